@@ -1,0 +1,1 @@
+"""What `make bench` runs: this engine, the limit it is held to, and other ways, in one run."""

@@ -1,0 +1,184 @@
+"""Measure every way on both workloads in one run: `python -m bench.run`, or `make bench`.
+
+Rounds are interleaved (round 1 of all ways, then round 2 of all), so that drift of the machine
+hits all alike. Each measurement has an empty database, a checkpoint just before it and a process
+of its own, and counts only if every row arrived. Exit code 1 means that a way failed.
+"""
+
+import argparse
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from rich.console import Console
+
+from bench.encoded import encode, encoded_file
+from bench.report import Remark, Sample, show, summarize, write
+from bench.server import bench_server
+from bench.target import TABLES
+from bench.ways import Failed, Unavailable, last_line
+from bench.workloads import MAKERS, source_of
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELS = {
+    "limit": "limit",
+    "engine": "engine, load",
+    "migrate": "pipeline migrate",
+    "pgloader": "pgloader",
+    "pgloader-tuned": "pgloader, tuned",
+    "duckdb": "duckdb",
+    "orm": "orm",
+}
+OURS = {"limit", "engine", "migrate"}
+ONLY_ON = {"migrate": "rows"}
+ONCE = {"orm"}
+ORM_LARGEST_SCALE = 1.0
+
+
+class Incomplete(Exception):
+    """A way ended without an error, but rows are missing."""
+
+
+def main() -> int:
+    """Run the benchmark as the command line says, print the tables, write the results."""
+    arguments = _arguments()
+    console = Console()
+    samples: list[Sample] = []
+    remarks: list[Remark] = []
+    with bench_server() as fresh:
+        for workload in arguments.workload:
+            console.print(f"{workload}: preparing the source", style="dim")
+            source = _prepared(workload, arguments.scale, fresh)
+            for entry in _rounds(source, workload, arguments, fresh):
+                if isinstance(entry, Remark):
+                    remarks.append(entry)
+                    words = entry.reason
+                else:
+                    samples.append(entry)
+                    words = f"{entry.seconds:.2f} s"
+                console.print(f"{workload}: {entry.way}: {words}", style="dim", markup=False)
+    results = summarize(samples, remarks)
+    title = f"scale {arguments.scale:g}, median of {arguments.rounds}"
+    show(console, results, remarks, title=title)
+    write(arguments.out, results)
+    return 1 if any(remark.failed for remark in remarks) else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.run", description=main.__doc__)
+    scale = float(os.environ.get("SCALE") or 1)
+    parser.add_argument("--scale", type=float, default=scale, help="size of the sources, or SCALE")
+    parser.add_argument("--workload", nargs="+", choices=list(MAKERS), default=list(MAKERS))
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="of all ways but orm, which runs once"
+    )
+    parser.add_argument("--ways", help=f"comma list of {', '.join(LABELS)}")
+    parser.add_argument("--skip-orm", action="store_true", help="it takes minutes")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results.json")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.scale <= 0:
+        parser.error("--rounds must be at least 1 and --scale above 0")
+    too_large = arguments.scale > ORM_LARGEST_SCALE and arguments.ways is None
+    arguments.ways = arguments.ways.split(",") if arguments.ways else list(LABELS)
+    if unknown := set(arguments.ways) - set(LABELS):
+        parser.error(f"unknown ways: {', '.join(sorted(unknown))}")
+    if arguments.skip_orm or too_large:
+        arguments.ways = [way for way in arguments.ways if way != "orm"]
+    return arguments
+
+
+def _prepared(workload: str, scale: float, fresh: Callable[[], str]) -> Path:
+    source = source_of(workload, scale)
+    if not encoded_file(source, TABLES[0]).exists():
+        encode(source, fresh())
+    return source
+
+
+def _rounds(
+    source: Path, workload: str, arguments: argparse.Namespace, fresh: Callable[[], str]
+) -> Iterator[Sample | Remark]:
+    """Run all rounds of one workload; a way that fails is not tried again."""
+    ways = [way for way in arguments.ways if ONLY_ON.get(way, workload) == workload]
+    for number in range(arguments.rounds):
+        for way in list(ways):
+            if number > 0 and way in ONCE:
+                continue
+            try:
+                yield from _measure(way, source, workload, fresh())
+            except (Unavailable, Incomplete, Failed) as error:
+                ways.remove(way)
+                failed = isinstance(error, Failed) or (
+                    isinstance(error, Incomplete) and way in OURS
+                )
+                prefix = "not available: " if isinstance(error, Unavailable) else ""
+                yield Remark(workload, LABELS[way], prefix + str(error), failed)
+
+
+def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
+    """Run one way once in a child process.
+
+    Raises:
+        Unavailable: its tool is not installed.
+        Failed: the child ended with an error, or left no table.
+        Incomplete: rows are missing in the target.
+    """
+    if way == "engine":
+        samples = _engine_samples(workload, _child("bench.engine", str(source), url))
+    else:
+        answer = _child("bench.ways", way, str(source), url)
+        if "unavailable" in answer:
+            raise Unavailable(answer["unavailable"])
+        samples = [Sample(workload, LABELS[way], answer["seconds"], answer["peak_mib"])]
+    _demand_all_rows(source, url, samples[0].seconds)
+    return samples
+
+
+def _engine_samples(workload: str, answer: dict[str, float]) -> list[Sample]:
+    load, peak = answer["load_seconds"], answer["peak_mib"]
+    return [
+        Sample(workload, "engine, load", load, peak),
+        Sample(workload, "engine, load and proof", load + answer["proof_seconds"], peak),
+        Sample(workload, "engine, again", answer["again_seconds"], peak),
+        Sample(workload, "snapshot", answer["snapshot_seconds"], None),
+        Sample(workload, "snapshot, again", answer["again_snapshot_seconds"], None),
+    ]
+
+
+def _child(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failed(last_line(done.stderr) or f"exit code {done.returncode}")
+    answer: dict[str, Any] = json.loads(last_line(done.stdout))
+    return answer
+
+
+def _demand_all_rows(source: Path, url: str, seconds: float) -> None:
+    with (
+        closing(sqlite3.connect(source)) as reader,
+        closing(psycopg2.connect(url)) as target,
+        target.cursor() as cursor,
+    ):
+        for table in TABLES:
+            count = f"SELECT count(*) FROM {table.name}"
+            try:
+                cursor.execute(count)
+            except psycopg2.Error as error:
+                raise Failed(last_line(str(error).partition("\n")[0])) from error
+            (there,) = cursor.fetchone() or (0,)
+            (here,) = reader.execute(count).fetchone()
+            if there != here:
+                raise Incomplete(
+                    f"moved {there:,} of {here:,} rows of {table.name}, in {seconds:.2f} s"
+                )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

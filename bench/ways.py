@@ -1,0 +1,210 @@
+"""The ways to move the four tables that this engine is compared with.
+
+Each takes a source and the URL of an empty database, and returns wall-clock seconds and the peak
+memory of the process that did the work. `python -m bench.ways WAY SOURCE URL` runs one in a process
+of its own and prints one line of JSON, so that its peak memory is its alone.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+from bench.encoded import encoded_file
+from bench.memory import children_peak_mib, peak_mib
+from bench.target import TABLES
+from bench.workloads import DATA
+
+_COPY_BYTES = 64 << 10
+_PGLOADER_TUNED = "WITH prefetch rows = 25, batch size = 20 MB"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall-clock seconds, and the peak resident memory of the working process in MiB."""
+
+    seconds: float
+    peak_mib: float
+
+
+class Unavailable(Exception):
+    """The tool of a way, or a part of it, is not installed."""
+
+
+class Failed(Exception):
+    """The program of a way ended with an error; the message is its last words."""
+
+
+def limit(source: Path, url: str) -> Measured:
+    """Load pre-encoded binary COPY files into bare tables, then add keys; commit per table."""
+
+    def work() -> None:
+        with closing(psycopg2.connect(url)) as connection:
+            for table in TABLES:
+                with (
+                    connection,
+                    connection.cursor() as cursor,
+                    encoded_file(source, table).open("rb") as file,
+                ):
+                    cursor.execute(table.create)
+                    copy = f"COPY {table.name} FROM STDIN (FORMAT binary)"
+                    cursor.copy_expert(copy, file, _COPY_BYTES)
+                    for statement in table.keys:
+                        cursor.execute(statement)
+
+    return _here(work)
+
+
+def orm(source: Path, url: str) -> Measured:
+    """Move as the plan does, see `bench.orm`."""
+    from bench.orm import move
+
+    return _here(lambda: move(source, url))
+
+
+def duckdb(source: Path, url: str) -> Measured:
+    """Insert from DuckDB's SQLite scanner into its PostgreSQL scanner: bare tables, then keys.
+
+    Raises:
+        Unavailable: DuckDB or one of the two extensions is neither installed nor to be had.
+    """
+    try:
+        import duckdb as library
+    except ImportError as error:
+        raise Unavailable("duckdb is not installed") from error
+    connection = library.connect(config={"extension_directory": str(DATA / "duckdb")})
+    for name in ("sqlite_scanner", "postgres_scanner"):
+        try:
+            connection.execute(_load_extension(name, library.__version__))
+        except library.Error as error:
+            raise Unavailable(str(error).partition("\n")[0]) from error
+
+    def work() -> None:
+        _statements(url, [table.create for table in TABLES])
+        connection.execute(f"ATTACH '{source}' AS source (TYPE sqlite, READ_ONLY)")
+        connection.execute(f"ATTACH '{url}' AS target (TYPE postgres)")
+        for table in TABLES:
+            columns = ", ".join(table.columns)
+            connection.execute(
+                f"INSERT INTO target.public.{table.name} ({columns}) "
+                f"SELECT {columns} FROM source.{table.name}"
+            )
+        _statements(url, [statement for table in TABLES for statement in table.keys])
+
+    return _here(work)
+
+
+def pgloader(source: Path, url: str) -> Measured:
+    """Run pgloader with its defaults on the four tables, from process start to exit.
+
+    It makes the tables itself, with wider types, primary and foreign keys, and no other index.
+    """
+    return _pgloader(source, url, options="")
+
+
+def pgloader_tuned(source: Path, url: str) -> Measured:
+    """Run pgloader with batches small enough for large BLOBs, from process start to exit."""
+    return _pgloader(source, url, options=_PGLOADER_TUNED)
+
+
+def migrate(source: Path, url: str) -> Measured:
+    """Run `pipeline migrate`, as a user does, from process start to exit."""
+    urls = {"SQLITE_DATABASE_URL": f"sqlite:///{source}", "DATABASE_URL": url}
+    return _program([str(Path(sys.executable).with_name("pipeline")), "migrate"], urls)
+
+
+WAYS: dict[str, Callable[[Path, str], Measured]] = {
+    "limit": limit,
+    "migrate": migrate,
+    "pgloader": pgloader,
+    "pgloader-tuned": pgloader_tuned,
+    "duckdb": duckdb,
+    "orm": orm,
+}
+
+
+def _here(work: Callable[[], None]) -> Measured:
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    return Measured(seconds, peak_mib())
+
+
+def _program(command: list[str], variables: dict[str, str]) -> Measured:
+    began = time.perf_counter()
+    done = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise Failed(last_line(done.stderr) or last_line(done.stdout) or "it said nothing")
+    return Measured(seconds, children_peak_mib())
+
+
+def last_line(output: str) -> str:
+    """Return the last line that is not blank, or an empty string."""
+    return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
+
+
+def _pgloader(source: Path, url: str, *, options: str) -> Measured:
+    program = shutil.which("pgloader")
+    if program is None:
+        raise Unavailable("pgloader is not installed")
+    names = ", ".join(f"'{table.name}'" for table in TABLES)
+    with tempfile.TemporaryDirectory() as folder:
+        command = Path(folder) / "bench.load"
+        command.write_text(
+            f"LOAD DATABASE FROM sqlite://{source} INTO {_pgloader_url(url)} {options} "
+            f"INCLUDING ONLY TABLE NAMES LIKE {names};"
+        )
+        return _program([program, "--root-dir", folder, str(command)], {})
+
+
+def _pgloader_url(url: str) -> str:
+    """Rewrite a URL for pgloader, which names a socket's directory in a form of its own."""
+    parts = parse_dsn(url)
+    host = parts["host"]
+    place = f"unix:{host}" if host.startswith("/") else host
+    return f"postgresql://{parts['user']}@{place}:{parts.get('port', '5432')}/{parts['dbname']}"
+
+
+def _load_extension(name: str, version: str) -> str:
+    """Return the SQL that loads a DuckDB extension: from its Python package, else downloaded."""
+    package = importlib.util.find_spec(f"duckdb_extension_{name}")
+    if package is not None and package.origin is not None:
+        extensions = Path(package.origin).parent / "extensions"
+        return f"LOAD '{extensions / f'v{version}' / f'{name}.duckdb_extension'}'"
+    return f"INSTALL {name}; LOAD {name}"
+
+
+def _statements(url: str, statements: list[str]) -> None:
+    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def main(way: str, source: str, url: str) -> int:
+    """Run one way and print what was measured, or why it is not available, as JSON."""
+    try:
+        print(json.dumps(asdict(WAYS[way](Path(source), url))))
+    except Unavailable as reason:
+        print(json.dumps({"unavailable": str(reason)}))
+    except Failed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Move tables from SQLite to PostgreSQL and prove that every value arrived."""

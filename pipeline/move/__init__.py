@@ -1,0 +1,1 @@
+"""How a table moves: SQL and Arrow, no Dagster."""

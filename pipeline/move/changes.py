@@ -1,0 +1,306 @@
+"""What differs between source and target, found by reading both sides value by value.
+
+The source arrives in ranges of keys; the target is read in tiles that cover all keys between and
+beyond them, so a row that only the target has cannot hide. BLOBs are hashed where they lie: the
+source's by this process, the target's by its server. JSON texts that are not the same letter by
+letter are handed to PostgreSQL, which knows when two of them mean the same.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy.dialects.postgresql import JSONB
+
+from pipeline.move.contract import quoted
+from pipeline.move.digest import ColumnDigest
+from pipeline.move.extract import BATCH_ROWS, Range
+from pipeline.move.landing import Landing
+from pipeline.move.sift import Sifted
+from pipeline.move.target import Target
+
+_TILE_ROWS = 2 * BATCH_ROWS
+
+
+@dataclass(frozen=True)
+class Differing:
+    """Values of one column that differ: keys and both values as they are compared."""
+
+    column: str
+    keys: pa.Array
+    source: pa.Array
+    target: pa.Array
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs within one tile.
+
+    Attributes:
+        sifted: the source rows, None for the tile behind the last of them.
+        missing: keys that only the source has.
+        extra: keys that only the target has.
+        differing: values that are not the same, by column.
+        lost: values whose conversion cannot be undone, by column.
+    """
+
+    sifted: Sifted | None
+    missing: pa.Array
+    extra: pa.Array
+    differing: tuple[Differing, ...] = ()
+    lost: tuple["Lost", ...] = ()
+
+    @property
+    def nothing(self) -> bool:
+        """Whether both sides are equal here."""
+        return not (len(self.missing) or len(self.extra) or self.differing)
+
+    def to_write(self, key: str) -> pa.RecordBatch | None:
+        """The source rows that the target needs, as COPY takes them."""
+        if self.sifted is None:
+            return None
+        keys = self.sifted.batch.column(key)
+        wanted = [self.missing, *(d.keys for d in self.differing)]
+        picked = pc.is_in(keys, pa.concat_arrays([array.cast(keys.type) for array in wanted]))
+        return self.sifted.batch.filter(picked)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Values that were changed in a way that cannot be undone.
+
+    Attributes:
+        column: their column.
+        keys: the rows' keys.
+        originals: the source's values, as text.
+        kept: the target's values, as text.
+    """
+
+    column: str
+    keys: pa.Array
+    originals: pa.Array
+    kept: pa.Array
+
+
+@dataclass
+class Totals:
+    """What a whole comparison has seen.
+
+    Attributes:
+        source_rows: rows read from the source.
+        target_rows: rows read from the target.
+        source: digest per column of what was read from the source.
+        target: digest per column of what was read from the target.
+    """
+
+    source_rows: int = 0
+    target_rows: int = 0
+    source: dict[str, ColumnDigest] = field(default_factory=dict)
+    target: dict[str, ColumnDigest] = field(default_factory=dict)
+
+    def add(self, column: str, source: pa.Array, target: pa.Array) -> None:
+        """Digest a column of one tile."""
+        self.source.setdefault(column, ColumnDigest()).update(source)
+        self.target.setdefault(column, ColumnDigest()).update(target)
+
+
+def compare(
+    target: Target, landing: Landing, batches: Iterable[Sifted], totals: Totals
+) -> Iterator[Changes]:
+    """Read both sides and tell, tile by tile, what differs; totals grow along the way."""
+    after: Any = None
+    for sifted in batches:
+        yield from _compare_tile(target, landing, sifted, after, totals)
+        after = sifted.part.last
+    extra = _keys_beyond(target, landing, after)
+    totals.target_rows += len(extra)
+    yield Changes(None, pa.array([], extra.type), extra)
+
+
+def _compare_tile(
+    target: Target, landing: Landing, sifted: Sifted, after: Any, totals: Totals
+) -> Iterator[Changes]:
+    key = landing.key.name
+    ours = sifted.batch
+    theirs = _tile(target, landing, after=after, part=sifted.part)
+    totals.source_rows += ours.num_rows
+    our_keys = ours.column(key)
+    if theirs is None:
+        all_keys = _tile_keys(target, landing, after=after, part=sifted.part)
+        extra = all_keys.filter(pc.invert(pc.is_in(all_keys, our_keys)))
+        theirs = _rows_with(target, landing, all_keys.filter(pc.is_in(all_keys, our_keys)))
+        totals.target_rows += len(extra)
+    else:
+        keys = theirs.column(key)
+        extra = keys.slice(0, 0)
+        if not keys.equals(our_keys):
+            known = pc.is_in(keys, our_keys)
+            extra = keys.filter(pc.invert(known))
+            totals.target_rows += len(extra)
+            theirs = theirs.filter(known)
+    totals.target_rows += theirs.num_rows
+    their_keys = theirs.column(key)
+    missing = our_keys.slice(0, 0)
+    common = ours
+    chosen: pa.Array | None = None
+    if not their_keys.equals(our_keys):
+        chosen = pc.is_in(our_keys, their_keys)
+        missing = our_keys.filter(pc.invert(chosen))
+        common = ours.filter(chosen)
+    differing, lost = [], []
+    for column in landing.columns:
+        name, cast = column.name, landing.casts[column.name]
+        source = cast.source_form(common.column(name))
+        there = cast.target_form(theirs.column(name))
+        lossy = sifted.lossy.get(name)
+        if lossy is not None and chosen is not None:
+            lossy = lossy.filter(chosen)
+        differs = _unequal(source, there)
+        if differs is not None and isinstance(column.type, JSONB):
+            really = _json_unequal(target, source, there, differs)
+            lossy = _json_lossy(source, there, differs)
+            source = pc.if_else(really, source, there)
+            differs = really if pc.any(really).as_py() else None
+        totals.add(name, source, there)
+        if differs is not None:
+            differing.append(
+                Differing(
+                    name, their_keys.filter(differs), source.filter(differs), there.filter(differs)
+                )
+            )
+        if lossy is not None and pc.any(lossy).as_py():
+            raw = sifted.raw.column(name)
+            raw = raw if chosen is None else raw.filter(chosen)
+            lost.append(
+                Lost(
+                    name,
+                    their_keys.filter(lossy).cast(pa.string()),
+                    raw.filter(lossy).cast(pa.string()),
+                    there.filter(lossy).cast(pa.string()),
+                )
+            )
+    yield Changes(sifted, missing, extra, tuple(differing), tuple(lost))
+
+
+def _outputs(landing: Landing) -> str:
+    return ", ".join(
+        f"{landing.casts[c.name].target(quoted(c.name))} AS {quoted(c.name)}"
+        for c in landing.columns
+    )
+
+
+def _key_sql(landing: Landing) -> str:
+    text = landing.casts[landing.key.name].raw == pa.string()
+    return quoted(landing.key.name) + (' COLLATE "C"' if text else "")
+
+
+def _between(landing: Landing, after: Any, part: Range) -> tuple[str, tuple[Any, ...]]:
+    key = _key_sql(landing)
+    if after is None:
+        return f"{key} <= $1", (part.last,)
+    return f"{key} > $1 AND {key} <= $2", (after, part.last)
+
+
+def _tile(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.RecordBatch | None:
+    """The target's rows up to the end of a range; None when there are far more than ours."""
+    where, bounds = _between(landing, after, part)
+    found = target.arrow(
+        f"SELECT {_outputs(landing)} FROM {quoted(landing.name)} WHERE {where}"
+        f" ORDER BY {_key_sql(landing)} LIMIT {_TILE_ROWS + 1}",
+        bounds,
+    )
+    return None if found.num_rows > _TILE_ROWS else _plain(found)
+
+
+def _tile_keys(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.Array:
+    where, bounds = _between(landing, after, part)
+    return _keys(target, landing, where, bounds)
+
+
+def _keys_beyond(target: Target, landing: Landing, after: Any) -> pa.Array:
+    if after is None:
+        return _keys(target, landing, "true", ())
+    return _keys(target, landing, f"{_key_sql(landing)} > $1", (after,))
+
+
+def _keys(target: Target, landing: Landing, where: str, bounds: tuple[Any, ...]) -> pa.Array:
+    key = _key_sql(landing)
+    found = target.arrow(
+        f"SELECT {quoted(landing.key.name)} FROM {quoted(landing.name)} WHERE {where} ORDER BY {key}",
+        bounds,
+    )
+    return _plain(found).column(0)
+
+
+def _rows_with(target: Target, landing: Landing, keys: pa.Array) -> pa.RecordBatch:
+    return _plain(
+        target.arrow(
+            f"SELECT {_outputs(landing)} FROM {quoted(landing.name)}"
+            f" WHERE {quoted(landing.key.name)} = ANY($1) ORDER BY {_key_sql(landing)}",
+            (keys.to_pylist(),),
+        )
+    )
+
+
+def _plain(table: pa.Table) -> pa.RecordBatch:
+    """One batch of plain types: extension types are replaced by what they store."""
+    columns = []
+    for column in table.columns:
+        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        columns.append(array.storage if isinstance(array, pa.ExtensionArray) else array)
+    return pa.RecordBatch.from_arrays(columns, names=table.schema.names)
+
+
+def _unequal(source: pa.Array, target: pa.Array) -> pa.Array | None:
+    """Where two columns differ, None for nowhere; NULL equals NULL and nothing else."""
+    if source.equals(target):
+        return None
+    one_null = pc.xor(source.is_null(), target.is_null())
+    differs = pc.or_(one_null, pc.fill_null(pc.not_equal(source, target), False))
+    return differs if pc.any(differs).as_py() else None
+
+
+def _json_unequal(
+    target: Target, source: pa.Array, there: pa.Array, differs: pa.Array
+) -> pa.Array:
+    """Where two columns of JSON texts differ in meaning, as PostgreSQL's jsonb sees it."""
+    at = np.flatnonzero(differs.to_numpy(zero_copy_only=False))
+    ours, theirs = source.take(pa.array(at)), there.take(pa.array(at))
+    found = target.arrow(
+        "SELECT (n - 1)::integer FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
+        " WHERE a::jsonb IS DISTINCT FROM b::jsonb",
+        (ours.to_pylist(), theirs.to_pylist()),
+    )
+    really = np.zeros(len(source), dtype=bool)
+    really[at[found.column(0).to_numpy()]] = True
+    return pa.array(really)
+
+
+def _json_lossy(source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array | None:
+    """Where jsonb dropped a member because its name occurred twice.
+
+    Fewer quotation marks than the source had are the sign; only those texts are parsed.
+    """
+    fewer = pc.greater(pc.count_substring(source, '"'), pc.count_substring(there, '"'))
+    suspects = pc.fill_null(pc.and_(differs, fewer), False)
+    if not pc.any(suspects).as_py():
+        return None
+    at = np.flatnonzero(suspects.to_numpy(zero_copy_only=False)).tolist()
+    lossy = np.zeros(len(source), dtype=bool)
+    lossy[[i for i in at if _repeats_a_name(source[i].as_py())]] = True
+    return pa.array(lossy)
+
+
+def _repeats_a_name(text: str) -> bool:
+    repeated = []
+
+    def members(pairs: list[tuple[str, Any]]) -> None:
+        if len({name for name, _ in pairs}) < len(pairs):
+            repeated.append(True)
+
+    json.loads(text, object_pairs_hook=members)
+    return bool(repeated)

@@ -1,0 +1,218 @@
+"""What the target demands of a row, as SQL that SQLite can run.
+
+The contract knows everything that a row can be judged by alone: storage classes, NOT NULL,
+ranges, lengths, dates, JSON and CHECKs, the last on the value as it will arrive. Parents and
+whatever only PostgreSQL can know are found when the rows are set down; their reasons are told
+here as well, so that a rejected row always gets every reason that applies.
+"""
+
+import hashlib
+import json
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.visitors import replacement_traverse
+
+from pipeline.move.landing import Landing
+from pipeline.move.types import Rule
+
+_CHUNK = 400
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier, whatever it is made of."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a row is rejected."""
+
+    code: str
+    column: str | None
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.message}" if self.column else self.message
+
+
+@dataclass(frozen=True)
+class StoredValue:
+    """A source value as it is stored: its storage class and its exact bytes."""
+
+    column: str
+    storage: str
+    value: bytes | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A source row that stays out of the target, whole.
+
+    Attributes:
+        handle: what names the row in the source for certain (its rowid).
+        key: its primary key as text, None if it has none.
+    """
+
+    handle: str
+    key: str | None
+    reasons: tuple[Reason, ...]
+    values: tuple[StoredValue, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same row with the same reasons."""
+        seen = hashlib.md5(repr(self.reasons).encode(), usedforsecurity=False)
+        for value in self.values:
+            size = -1 if value.value is None else len(value.value)
+            seen.update(f"{value.column}\0{value.storage}\0{size}\0".encode())
+            seen.update(value.value or b"")
+        return seen.hexdigest()
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The rules of one landing; every rule belongs to a column."""
+
+    landing: Landing
+    rules: tuple[tuple[str, Rule], ...]
+
+    def violated(self, *, always: bool = False) -> str:
+        """SQL that is true exactly for the rows that break a rule (or an ``always`` rule)."""
+        rules = [rule.violated for _, rule in self.rules if rule.always or not always]
+        return "(" + " OR ".join(f"({rule})" for rule in rules) + ") IS TRUE"
+
+    def explain(
+        self,
+        source: sqlite3.Connection,
+        handles: Iterable[object],
+        *,
+        handle_column: str,
+        held: dict[str, set[str]],
+        known: dict[str, Reason],
+    ) -> Iterator[Rejected]:
+        """Read rejected rows whole, with every reason that applies, one at a time.
+
+        Args:
+            source: a connection whose ``text_factory`` is bytes.
+            handles: what names the rows, integers or text.
+            handle_column: the column of the source that holds the handle.
+            held: keys in quarantine by parent table.
+            known: reasons found elsewhere, by handle as text.
+        """
+        sql = self._explain_sql(handle_column)
+        for parent, keys in held.items():
+            name = quoted(f"held {parent}")
+            source.execute(f"DROP TABLE IF EXISTS temp.{name}")
+            source.execute(f"CREATE TEMP TABLE {name} (key TEXT PRIMARY KEY)")
+            source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
+        waiting = iter(handles)
+        while chunk := list(islice(waiting, _CHUNK)):
+            for row in source.execute(sql, (json.dumps(chunk),)):
+                yield self._rejected(row, known)
+
+    def _explain_sql(self, handle_column: str) -> str:
+        outputs = [f"CAST({handle_column} AS TEXT)", f"CAST({quoted(self.landing.key.name)} AS TEXT)"]
+        for column in self.landing.columns:
+            name = quoted(column.name)
+            outputs += [f"typeof({name})", name]
+        outputs += [f"({rule.violated}) IS TRUE" for _, rule in self.rules]
+        for column, parent in self.landing.parents:
+            outputs += list(_parent_sql(column.name, parent))
+        return (
+            f"SELECT {', '.join(outputs)} FROM {quoted(self.landing.name)} AS r"
+            f" WHERE {handle_column} IN (SELECT value FROM json_each(?)) ORDER BY {handle_column}"
+        )
+
+    def _rejected(self, row: Sequence[object], known: dict[str, Reason]) -> Rejected:
+        columns = self.landing.columns
+        handle, key = _text(row[0]) or "", _text(row[1])
+        rest = row[2 + 2 * len(columns) :]
+        reasons = [
+            Reason(rule.code, column, rule.message)
+            for (column, rule), violated in zip(self.rules, rest, strict=False)
+            if violated
+        ]
+        for index, (column, parent) in enumerate(self.landing.parents):
+            at = len(self.rules) + 2 * index
+            if rest[at]:
+                message = f"refers to a row of {parent.name} that is not in the source"
+                reasons.append(Reason("orphan", column.name, message))
+            elif rest[at + 1]:
+                message = f"refers to a row of {parent.name} that is in quarantine"
+                reasons.append(Reason("held", column.name, message))
+        extra = known.get(handle)
+        if extra and not (reasons and extra.code in ("held", "refused")):
+            reasons.append(extra)
+        values = tuple(
+            _stored(column.name, _text(row[2 + 2 * i]) or "null", row[3 + 2 * i])
+            for i, column in enumerate(columns)
+        )
+        return Rejected(handle, key, tuple(reasons), values)
+
+
+def contract_of(landing: Landing) -> Contract:
+    """Compile the contract of a landing."""
+    rules: list[tuple[str, Rule]] = []
+    for column in landing.columns:
+        name, cast = quoted(column.name), landing.casts[column.name]
+        if not column.nullable:
+            rules.append((column.name, Rule("null", "is NULL", f"{name} IS NULL")))
+        rules.append((column.name, cast.storage_rule(name)))
+        rules += [(column.name, rule) for rule in cast.rules(name)]
+    return Contract(landing, (*rules, *_checks(landing)))
+
+
+def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
+    def as_it_arrives(element: object, **_: object) -> object:
+        if isinstance(element, sa.Column):
+            cast = landing.casts[element.name]
+            return sa.literal_column(cast.checked_as(quoted(element.name)), element.type)
+        return None
+
+    for check in landing.table.constraints:
+        if isinstance(check, sa.CheckConstraint):
+            names = [column.name for column in check.columns]
+            if not set(names) <= set(landing.casts):
+                continue
+            condition = replacement_traverse(check.sqltext, {}, as_it_arrives)  # type: ignore[arg-type]
+            sql = condition.compile(
+                dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+            )
+            shown = check.sqltext.compile(
+                dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
+            )
+            message = f"breaks the rule {str(shown).replace(landing.name + '.', '')}"
+            yield names[0], Rule("check", message, f"NOT ({sql})")
+
+
+def _parent_sql(column: str, parent: sa.Table) -> tuple[str, str]:
+    key = quoted(next(iter(parent.primary_key.columns)).name)
+    name = f"r.{quoted(column)}"
+    exists = f"EXISTS (SELECT 1 FROM {quoted(parent.name)} AS p WHERE p.{key} = {name})"
+    held = f"CAST({name} AS TEXT) IN (SELECT key FROM temp.{quoted(f'held {parent.name}')})"
+    return f"{name} IS NOT NULL AND NOT {exists}", f"{name} IS NOT NULL AND {held}"
+
+
+def _text(value: object) -> str | None:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+
+
+def _stored(column: str, storage: str, value: object) -> StoredValue:
+    match value:
+        case None | bytes():
+            return StoredValue(column, storage, value)
+        case int():
+            return StoredValue(column, storage, str(value).encode())
+        case float():
+            return StoredValue(column, storage, _ieee754(value))
+    raise TypeError(f"SQLite returned {type(value)} for {column}")
+
+
+def _ieee754(value: float) -> bytes:
+    return struct.pack(">d", value)

@@ -1,0 +1,64 @@
+"""Values that changed in a way that cannot be undone: their originals, in the ledger."""
+
+import pyarrow as pa
+
+from pipeline.move.changes import Lost
+from pipeline.move.findings import Lossy
+from pipeline.move.target import Target
+
+_NOW = "pipeline_conversions"
+_COLUMNS = "table_name, source_key, column_name, storage, original, kept_as"
+
+
+def begin(target: Target) -> None:
+    """Start to collect; what was collected before is forgotten."""
+    target.run(
+        f"DROP TABLE IF EXISTS pg_temp.{_NOW}",
+        f"CREATE TEMPORARY TABLE {_NOW} (LIKE migration.conversions) ON COMMIT DROP",
+    )
+
+
+def collect(target: Target, table: str, lost: Lost) -> None:
+    """Add the originals of one batch."""
+    rows = len(lost.keys)
+    storage = "real" if pa.types.is_floating(lost.originals.type) else "text"
+    batch = pa.record_batch(
+        {
+            "table_name": pa.array([table] * rows, pa.string()),
+            "source_key": lost.keys,
+            "column_name": pa.array([lost.column] * rows, pa.string()),
+            "storage": pa.array([storage] * rows, pa.string()),
+            "original": lost.originals.cast(pa.string()),
+            "kept_as": lost.kept,
+        }
+    )
+    target.copy(_NOW, batch, temporary=True)
+
+
+def replace(target: Target, table: str) -> tuple[Lossy, ...]:
+    """Make the ledger hold exactly what was collected for a table; rows that stay are untouched."""
+    target.rows(
+        "DELETE FROM migration.conversions c WHERE table_name = $1 AND NOT EXISTS (SELECT"
+        f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*)) RETURNING 1",
+        (table,),
+    )
+    target.run(
+        f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
+        " ON CONFLICT DO NOTHING"
+    )
+    return summary(target, table)
+
+
+def summary(target: Target, table: str) -> tuple[Lossy, ...]:
+    """How many values of which column were changed, with examples."""
+    found = target.rows(
+        "SELECT column_name, count(*), (array_agg(source_key ORDER BY source_key))[1:3],"
+        " (array_agg(original ORDER BY source_key))[1:3],"
+        " (array_agg(kept_as ORDER BY source_key))[1:3]"
+        " FROM migration.conversions WHERE table_name = $1 GROUP BY 1 ORDER BY 1",
+        (table,),
+    )
+    return tuple(
+        Lossy(table, column, values, tuple(zip(keys, originals, kept, strict=True)))
+        for column, values, keys, originals, kept in found
+    )

@@ -1,0 +1,129 @@
+"""What can go wrong, as types whose text says what, where and what to do.
+
+Data faults and wrong settings are terminal. Only ``Transient`` ones are worth another try.
+"""
+
+import re
+from typing import Self
+
+TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+
+
+class PipelineError(Exception):
+    """A failure that a person can act on; ``str()`` is one sentence with its remedy."""
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        super().__init__(f"{problem.rstrip('.')}. {remedy.rstrip('.')}.")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class SettingsError(PipelineError):
+    """A setting is missing or cannot be used."""
+
+
+class SourceError(PipelineError):
+    """The SQLite database cannot be read as declared."""
+
+
+class TargetError(PipelineError):
+    """The PostgreSQL database cannot be written as declared.
+
+    Attributes:
+        sqlstate: PostgreSQL's five-character code, or None when no server answered.
+    """
+
+    sqlstate: str | None = None
+
+    @classmethod
+    def from_driver(cls, error: BaseException, *, where: str) -> Self:
+        """Translate a driver's error; codes from PostgreSQL's Appendix A."""
+        text = first_line(str(error))
+        state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+        for codes, pattern, problem, remedy in _KNOWN:
+            if state in codes or (state is None and re.search(pattern, str(error))):
+                break
+        else:
+            problem, remedy = text, "Nothing was changed; read the message and run again"
+        made = (Transient if state in TRANSIENT_STATES else cls)(
+            f"{where}: {problem}" + ("" if problem == text else f" ({text})"), remedy=remedy
+        )
+        made.sqlstate = state
+        return made  # type: ignore[return-value]
+
+
+class Transient(TargetError):
+    """The target could not serve now; the same call may succeed later."""
+
+
+class ShapeError(TargetError):
+    """A table of the target has another shape than the declared one."""
+
+
+class LockedError(Transient):
+    """Another run holds the target."""
+
+
+class TooManyDeletes(TargetError):
+    """A move would delete more of the target than the set share."""
+
+
+def first_line(text: str) -> str:
+    """The first sentence of a driver's message, without its prefix and without a password."""
+    text = re.sub(r"(postgres(?:ql)?(?:\+\w+)?://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
+    text = re.sub(r"^.*?(ERROR|FATAL|could not|connection to)(:?)", r"\1\2", text, flags=re.S)
+    line = text.strip().splitlines()[0] if text.strip() else "no message"
+    return re.sub(r"^(ERROR|FATAL):\s*", "", line).strip()
+
+
+_KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (
+    (
+        frozenset({"28P01", "28000"}),
+        r"password authentication failed|no password supplied",
+        "the server refused this user or password",
+        "Check user and password in DATABASE_URL",
+    ),
+    (
+        frozenset({"3D000"}),
+        r"database \".*\" does not exist",
+        "the database does not exist",
+        "Check the database name at the end of DATABASE_URL, or create it",
+    ),
+    (
+        frozenset({"42501"}),
+        r"permission denied",
+        "the user lacks a right",
+        "Grant the user CREATE on the database and ownership of the moved tables",
+    ),
+    (
+        frozenset({"53100"}),
+        r"No space left on device",
+        "the server's disk is full",
+        "Free space on the server; the table was rolled back, so run again afterwards",
+    ),
+    (
+        frozenset({"57014"}),
+        r"statement timeout",
+        "a statement was cancelled by its time limit",
+        "Raise statement_timeout for this user and run again",
+    ),
+    (
+        frozenset({"55P03"}),
+        r"lock timeout",
+        "a table stayed locked by someone else",
+        "Wait for the other session to finish, or end it, and run again",
+    ),
+    (
+        frozenset({"57P01", "57P02", "57P03", "08006", "08003", "08000"}),
+        r"server closed the connection|terminating connection|SSL SYSCALL|no connection to the",
+        "the connection was cut by the server",
+        "The table was rolled back; run again",
+    ),
+    (
+        frozenset({"08001", "08004"}),
+        r"could not connect|connection refused|Connection refused|could not translate|timeout "
+        r"expired|No such file or directory|connection to server",
+        "no server answers there",
+        "Check host and port in DATABASE_URL and that the server is running",
+    ),
+)

@@ -1,0 +1,299 @@
+"""SQLite to Arrow record batches, sized by bytes.
+
+A survey looks once at every row, in key order, without reading what is in its BLOBs: it judges
+the row by the contract, finds duplicate keys and cuts the table into ranges of keys whose rows
+fit into one batch. A read delivers one range as one batch, with the Arrow types that the casts
+expect; rejected rows are left out.
+"""
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_manager
+import adbc_driver_sqlite
+import adbc_driver_sqlite.dbapi as adbc_sqlite
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.move.contract import Contract, Reason, quoted
+from pipeline.move.errors import SourceError
+from pipeline.move.landing import Landing, SourceColumn
+from pipeline.move.snapshot import Snapshot, unreadable
+
+BATCH_BYTES = 8 * 2**20
+BATCH_ROWS = 65_536
+_VALUE_BYTES = 8
+
+DUPLICATE = Reason("duplicate_key", None, "shares its primary key with another row")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Rows of one batch: their keys lie between ``first`` and ``last``, both included."""
+
+    first: Any
+    last: Any
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at a table found.
+
+    Attributes:
+        rows: all rows of the source table, rejected ones included.
+        bytes: their values, as stored.
+        ranges: keys in ascending order, cut so that a range fits into one batch.
+        rejected: handles of the rows that break the contract, ascending.
+        duplicates: those of them that share their key.
+    """
+
+    rows: int
+    bytes: int
+    ranges: tuple[Range, ...]
+    rejected: tuple[Any, ...]
+    duplicates: frozenset[Any]
+
+
+@dataclass
+class _Cutter:
+    """Collects the stream of a survey."""
+
+    rows: int = 0
+    bytes: int = 0
+    ranges: list[Range] = field(default_factory=list)
+    rejected: list[Any] = field(default_factory=list)
+    duplicates: set[Any] = field(default_factory=set)
+    last_key: Any = None
+    last_handle: Any = None
+
+    def take(self, keys: pa.Array, handles: pa.Array, sizes: Any, bad: pa.Array) -> None:
+        self.rows += len(keys)
+        self.bytes += int(sizes.sum())
+        self.rejected += pc.filter(handles, pc.equal(bad, 1)).to_pylist()
+        if keys.null_count:
+            there = keys.is_valid()
+            sizes = sizes[there.to_numpy(zero_copy_only=False)]
+            keys, handles = keys.filter(there), handles.filter(there)
+        if not len(keys):
+            return
+        same = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy(zero_copy_only=False)
+        for at in np.flatnonzero(same).tolist():
+            self.duplicates.update((handles[at].as_py(), handles[at + 1].as_py()))
+        if self.ranges and keys[0].as_py() == self.last_key:
+            self.duplicates.update((self.last_handle, handles[0].as_py()))
+        self.last_key, self.last_handle = keys[-1].as_py(), handles[-1].as_py()
+        self._cut(keys, sizes)
+
+    def _cut(self, keys: pa.Array, sizes: Any) -> None:
+        ends = np.cumsum(sizes)
+        start, before = 0, 0
+        while start < len(keys):
+            stop = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
+            stop = min(max(stop, start + 1), start + BATCH_ROWS)
+            self.ranges.append(
+                Range(
+                    keys[start].as_py(),
+                    keys[stop - 1].as_py(),
+                    stop - start,
+                    int(ends[stop - 1] - before),
+                )
+            )
+            start, before = stop, int(ends[stop - 1])
+
+    def survey(self) -> Survey:
+        rejected = sorted({*self.rejected, *self.duplicates})
+        return Survey(
+            self.rows,
+            self.bytes,
+            tuple(self.ranges),
+            tuple(rejected),
+            frozenset(self.duplicates),
+        )
+
+
+class Source:
+    """Read access to one snapshot; every reader has a connection of its own."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        """Open the snapshot; nothing is read yet."""
+        self.snapshot = snapshot
+        self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
+        self._handle_columns: dict[str, str] = {}
+
+    @property
+    def path(self) -> Path:
+        """The file that the application writes."""
+        return self.snapshot.source
+
+    @contextmanager
+    def sqlite(self) -> Iterator[sqlite3.Connection]:
+        """A connection of Python's own, for few rows: TEXT arrives as bytes."""
+        with closing(sqlite3.connect(self._uri, uri=True)) as connection:
+            connection.text_factory = bytes
+            connection.execute("PRAGMA trusted_schema = OFF")
+            yield connection
+
+    def columns(self, table: str) -> tuple[SourceColumn, ...]:
+        """The columns of a table, as the source declares them."""
+        with self.sqlite() as connection:
+            connection.text_factory = str
+            return tuple(
+                SourceColumn(name, declared)
+                for _, name, declared, *_ in connection.execute(
+                    f"PRAGMA table_info({quoted(table)})"
+                )
+            )
+
+    def handle_column(self, landing: Landing) -> str:
+        """SQL for what names a row for certain: the rowid, or the key where there is none."""
+        if landing.name not in self._handle_columns:
+            self._handle_columns[landing.name] = self._find_handle_column(landing)
+        return self._handle_columns[landing.name]
+
+    def _find_handle_column(self, landing: Landing) -> str:
+        with self.sqlite() as connection:
+            connection.text_factory = str
+            info = list(connection.execute(f"PRAGMA table_info({quoted(landing.name)})"))
+            without_rowid = any(
+                row[2] == "table" and row[4]
+                for row in connection.execute(f"PRAGMA table_list({quoted(landing.name)})")
+            )
+        key = landing.key.name
+        names = {row[1].lower() for row in info}
+        primary = [row for row in info if row[5]]
+        is_rowid = len(primary) == 1 and primary[0][1] == key and primary[0][2].upper() == "INTEGER"
+        if without_rowid or is_rowid:
+            return quoted(key)
+        return next(name for name in ("rowid", "_rowid_", "oid") if name not in names)
+
+    def count(self, table: str) -> int:
+        """All rows of a table."""
+        with self.sqlite() as connection:
+            (rows,) = connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()
+        return int(rows)
+
+    def survey(self, landing: Landing, contract: Contract) -> Survey:
+        """Look once at every row of a table."""
+        key = quoted(landing.key.name)
+        cast = landing.casts[landing.key.name]
+        sizes = " + ".join(
+            f"ifnull(octet_length({quoted(column.name)}), 0)"
+            for column in landing.columns
+            if landing.casts[column.name].raw in (pa.string(), pa.binary())
+        )
+        fixed = _VALUE_BYTES * len(landing.columns)
+        handle = self.handle_column(landing)
+        handle_is_key = handle == key
+        sentinel = f"{cast.sentinel}, {cast.sentinel if handle_is_key else '0'}, 0, 0"
+        sql = (
+            f"SELECT {sentinel} UNION ALL SELECT * FROM ("
+            f"SELECT {cast.guarded_read(key)}, {handle}, {fixed} + {sizes or '0'},"
+            f" {contract.violated(always=True)} FROM {quoted(landing.name)} ORDER BY {key} LIMIT -1)"
+        )
+        cutter = _Cutter()
+        with self._reader(BATCH_ROWS) as cursor:
+            cursor.execute(sql)
+            first = True
+            for batch in cursor.fetch_record_batch():
+                rows = batch.slice(1) if first else batch
+                first = False
+                keys, handles, sizes_, bad = rows.columns
+                cutter.take(keys, handles, sizes_.to_numpy(), bad)
+        return cutter.survey()
+
+    def read(
+        self, landing: Landing, part: Range, *, without: Collection[Any] = ()
+    ) -> pa.RecordBatch:
+        """Deliver one range, raw: SQLite's values in the casts' ``raw`` types.
+
+        Args:
+            landing: the table.
+            part: what to read.
+            without: handles of rows to leave out; their values may be of any storage class.
+        """
+        casts = landing.casts
+        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        sentinels = [f"{casts[c.name].sentinel} AS {quoted(c.name)}" for c in landing.columns]
+        if without:
+            outputs = [casts[c.name].guarded_read(quoted(c.name)) for c in landing.columns]
+            outputs.append(handle)
+            sentinels.append(casts[landing.key.name].sentinel if handle == key else "0")
+        else:
+            outputs = [casts[c.name].read(quoted(c.name)) for c in landing.columns]
+        sql = (
+            f"SELECT {', '.join(sentinels)} UNION ALL SELECT * FROM (SELECT {', '.join(outputs)}"
+            f" FROM {quoted(landing.name)} WHERE {key} BETWEEN ? AND ? ORDER BY {key} LIMIT -1)"
+        )
+        with self._reader(part.rows + 1) as cursor:
+            cursor.execute(sql, (part.first, part.last))
+            batch = _one_batch(cursor.fetch_arrow_table().slice(1))
+        if without:
+            handles = batch.column(batch.num_columns - 1)
+            left_out = pa.array(list(without), handles.type)
+            batch = batch.select(range(batch.num_columns - 1)).filter(
+                pc.invert(pc.is_in(handles, left_out))
+            )
+        self._check_types(landing, batch)
+        return batch
+
+    def judge(self, landing: Landing, contract: Contract, part: Range) -> list[Any]:
+        """Handles of the rows of a range that break the contract."""
+        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        sql = (
+            f"SELECT {handle} FROM {quoted(landing.name)}"
+            f" WHERE {key} BETWEEN ? AND ? AND {contract.violated()}"
+        )
+        return self._handles(sql, (part.first, part.last))
+
+    def handles_of(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
+        """Handles of the rows with these keys."""
+        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        return self._handles(
+            f"SELECT {handle} FROM {quoted(landing.name)}"
+            f" WHERE {key} IN (SELECT value FROM json_each(?)) ORDER BY {handle}",
+            (json.dumps(list(keys)),),
+        )
+
+    def _handles(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        with self.sqlite() as connection:
+            connection.text_factory = str
+            return [handle for (handle,) in connection.execute(sql, parameters)]
+
+    def _check_types(self, landing: Landing, batch: pa.RecordBatch) -> None:
+        for column, name in zip(batch.columns, batch.schema.names, strict=True):
+            expected = landing.casts[name].raw
+            if column.type != expected:
+                raise SourceError(
+                    f"{landing.name}.{name} of {self.path} was read as {column.type}"
+                    f" where {expected} was expected",
+                    remedy="The file changed under the reader; run again",
+                )
+
+    @contextmanager
+    def _reader(self, rows: int) -> Iterator[Any]:
+        try:
+            with (
+                adbc_sqlite.connect(self._uri) as connection,
+                connection.cursor() as cursor,
+            ):
+                cursor.adbc_statement.set_options(
+                    **{adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value: str(rows)}
+                )
+                yield cursor
+        except adbc_driver_manager.Error as error:
+            raise unreadable(self.path, error) from error
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    batches = table.combine_chunks().to_batches()
+    if batches:
+        return batches[0]
+    return pa.RecordBatch.from_pylist([], schema=table.schema)

@@ -1,0 +1,166 @@
+"""What a check can find, as values. Text for people is made at the edge, by ``say``."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+OFFENDERS = 20
+"""A check names at most this many offenders; its figures count all of them."""
+
+
+@dataclass(frozen=True)
+class RowMissing:
+    """A clean source row that the target lacks."""
+
+    table: str
+    key: Any
+
+
+@dataclass(frozen=True)
+class RowExtra:
+    """A target row that no clean source row accounts for."""
+
+    table: str
+    key: Any
+
+
+@dataclass(frozen=True)
+class ValueDiffers:
+    """One value that is not the same on both sides."""
+
+    table: str
+    key: Any
+    column: str
+    source: Any
+    target: Any
+
+
+@dataclass(frozen=True)
+class NotConserved:
+    """source = moved + quarantined does not hold."""
+
+    table: str
+    source_rows: int
+    target_rows: int
+    quarantined_rows: int
+
+
+@dataclass(frozen=True)
+class DigestDiffers:
+    """A column's digest over all rows is not the same on both sides."""
+
+    table: str
+    column: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A target row whose parent is absent."""
+
+    table: str
+    key: Any
+    column: str
+    parent: str
+
+
+@dataclass(frozen=True)
+class SequenceBehind:
+    """The next id that a sequence gives out is taken already."""
+
+    table: str
+    sequence: str
+    next_value: int
+    largest_id: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Source and declared schema disagree about a column."""
+
+    table: str
+    column: str
+    kind: Literal["carried", "missing", "retyped"]
+    detail: str
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """How many rows of a table are kept aside for one reason."""
+
+    table: str
+    reason: str
+    column: str | None
+    rows: int
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """How many values of a column were changed in a way that cannot be undone."""
+
+    table: str
+    column: str
+    values: int
+    examples: tuple[tuple[str, str, str], ...] = ()
+
+
+Finding = (
+    RowMissing
+    | RowExtra
+    | ValueDiffers
+    | NotConserved
+    | DigestDiffers
+    | Orphan
+    | SequenceBehind
+    | Drift
+    | Quarantined
+    | Lossy
+)
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The outcome of one check of one table.
+
+    Attributes:
+        name: conservation, keys, digests, foreign_keys, sequences (all blocking), drift,
+            quarantine or conversions (warnings).
+        blocking: when it fails, the table is rolled back and its children do not move.
+        figures: what was counted, by name.
+    """
+
+    name: str
+    passed: bool
+    blocking: bool
+    findings: tuple[Finding, ...] = ()
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def say(finding: Finding) -> str:
+    """One sentence for people."""
+    match finding:
+        case RowMissing(table, key):
+            return f"{table} {key}: in the source, not in the target"
+        case RowExtra(table, key):
+            return f"{table} {key}: in the target, not in the source"
+        case ValueDiffers(table, key, column, source, target):
+            return f"{table} {key}, {column}: source {source!r}, target {target!r}"
+        case NotConserved(table, source_rows, target_rows, quarantined_rows):
+            return (
+                f"{table}: {source_rows} source rows, but {target_rows} in the target"
+                f" and {quarantined_rows} in quarantine"
+            )
+        case DigestDiffers(table, column, source, target):
+            return f"{table}.{column}: digest {source} in the source, {target} in the target"
+        case Orphan(table, key, column, parent):
+            return f"{table} {key}: {column} points to a row of {parent} that is not there"
+        case SequenceBehind(table, sequence, next_value, largest_id):
+            return f"{table}: {sequence} would give out {next_value}, ids go up to {largest_id}"
+        case Drift(table, column, kind, detail):
+            return f"{table}.{column}: {kind}, {detail}"
+        case Quarantined(table, reason, column, rows, _):
+            where = f"{table}.{column}" if column else table
+            return f"{where}: {rows} in quarantine, {reason}"
+        case Lossy(table, column, values, _):
+            return f"{table}.{column}: {values} values changed, originals kept in the ledger"

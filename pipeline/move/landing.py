@@ -1,0 +1,118 @@
+"""What a table will look like in the target, given what the source really has.
+
+The declared table is the rule. Columns that only the source has are carried along, nullable;
+declared columns that the source lacks stay at their default. Both are drift and are reported.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move.errors import SourceError
+from pipeline.move.findings import Drift
+from pipeline.move.types import Cast, carried_type, cast_of
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column as SQLite declares it."""
+
+    name: str
+    declared: str
+
+
+@dataclass(frozen=True)
+class Landing:
+    """A declared table and one source, matched.
+
+    Attributes:
+        table: the declared table with the carried columns added.
+        columns: the columns that move, in the target's order.
+        drift: where source and declaration disagree.
+    """
+
+    table: sa.Table
+    columns: tuple[sa.Column[Any], ...]
+    drift: tuple[Drift, ...]
+
+    @property
+    def name(self) -> str:
+        """The table's name, the same on both sides."""
+        return self.table.name
+
+    @property
+    def key(self) -> sa.Column[Any]:
+        """The one column of the primary key."""
+        return next(iter(self.table.primary_key.columns))
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """Names of the columns that only the source declares."""
+        return frozenset(drift.column for drift in self.drift if drift.kind == "carried")
+
+    @cached_property
+    def casts(self) -> dict[str, Cast]:
+        """The cast of every moving column, by name."""
+        return {column.name: cast_of(column) for column in self.columns}
+
+    @property
+    def parents(self) -> tuple[tuple[sa.Column[Any], sa.Table], ...]:
+        """Every foreign key as (column, table it refers to)."""
+        return tuple(
+            (key.parent, key.column.table)
+            for key in sorted(self.table.foreign_keys, key=lambda key: key.parent.name)
+        )
+
+
+def match(declared: sa.Table, source_columns: Sequence[SourceColumn]) -> Landing:
+    """Match a declared table with the columns that the source has.
+
+    Raises:
+        SourceError: the source lacks a column without which rows cannot move.
+    """
+    everything = sa.MetaData(naming_convention=declared.metadata.naming_convention)
+    for table in declared.metadata.sorted_tables:
+        table.to_metadata(everything)
+    table = everything.tables[declared.name]
+    found = {column.name: column for column in source_columns}
+    drift = [*_missing(table, found), *_retyped(table, found)]
+    for column in source_columns:
+        if column.name not in table.columns:
+            kind = carried_type(column.declared)
+            table.append_column(sa.Column(column.name, kind, nullable=True))
+            drift.append(
+                Drift(table.name, column.name, "carried", f"added to the target as {kind}")
+            )
+    moving = tuple(column for column in table.columns if column.name in found)
+    return Landing(table, moving, tuple(drift))
+
+
+def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
+    drift = []
+    for column in table.columns:
+        if column.name in found:
+            continue
+        if column.primary_key or not (column.nullable or column.server_default is not None):
+            raise SourceError(
+                f"Table {table.name} of the source has no column {column.name}",
+                remedy="Check that SQLITE_DATABASE_URL names the right file and version",
+            )
+        drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
+    return drift
+
+
+def _retyped(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
+    drift = []
+    for column in table.columns:
+        source = found.get(column.name)
+        if source is None or not source.declared:
+            continue
+        expected = cast_of(column).storage
+        actual = cast_of(sa.Column(column.name, carried_type(source.declared))).storage
+        if not set(expected) & set(actual):
+            detail = f"declared {source.declared} in the source, {column.type} in the target"
+            drift.append(Drift(table.name, column.name, "retyped", detail))
+    return drift

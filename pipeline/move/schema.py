@@ -1,0 +1,210 @@
+"""DDL of the target, compiled from the declarations, and what is there already.
+
+A table that is missing or empty is filled bare and gets its keys and indexes afterwards: that is
+a factor of four. DDL is transactional, so nobody sees the table in between.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
+
+from pipeline.move.contract import quoted
+from pipeline.move.errors import ShapeError
+from pipeline.move.landing import Landing
+from pipeline.move.target import Target
+from pipeline.tables import ledger
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Present:
+    """What the target holds under a table's name.
+
+    Attributes:
+        exists: whether there is a table.
+        rows: whether it has any row.
+        types: column name -> type, as PostgreSQL writes it.
+        required: columns that are NOT NULL and have no default.
+        primary_key: name of the primary key constraint.
+        referenced: whether another table's foreign key needs the primary key.
+        constraints: foreign key, unique and CHECK constraints by name.
+        indexes: names of indexes that belong to no constraint.
+    """
+
+    exists: bool
+    rows: bool = False
+    types: dict[str, str] | None = None
+    required: frozenset[str] = frozenset()
+    primary_key: str | None = None
+    referenced: bool = False
+    constraints: frozenset[str] = frozenset()
+    indexes: frozenset[str] = frozenset()
+
+
+def compiled(element: Any) -> str:
+    """DDL as PostgreSQL reads it, on one line."""
+    return " ".join(str(element.compile(dialect=_DIALECT)).split())
+
+
+def type_name(column: sa.Column[Any]) -> str:
+    """A declared type in the words of PostgreSQL's ``format_type``."""
+    name = column.type.compile(dialect=_DIALECT).lower().replace(", ", ",")
+    return name.replace("varchar", "character varying").replace(
+        "float(53)", "double precision"
+    )
+
+
+def look(target: Target, table: str) -> Present:
+    """See what the target holds under a name, in schema ``public``."""
+    name = f"to_regclass('public.{quoted(table)}')"
+    if not target.value(f"SELECT count(*) FROM pg_class WHERE oid = {name} AND relkind IN ('r', 'p')"):
+        if target.value(f"SELECT {name} IS NOT NULL"):
+            raise ShapeError(
+                f"public.{table} of the target is no table",
+                remedy="Rename or drop what bears that name",
+            )
+        return Present(exists=False)
+    columns = target.rows(
+        "SELECT attname::text, format_type(atttypid, atttypmod),"
+        " attnotnull AND NOT atthasdef AND attidentity = ''"
+        f" FROM pg_attribute WHERE attrelid = {name} AND attnum > 0 AND NOT attisdropped"
+    )
+    constraints = target.rows(
+        f"SELECT conname::text, contype::text FROM pg_constraint WHERE conrelid = {name}"
+    )
+    indexes = target.rows(
+        f"SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        f" WHERE i.indrelid = {name} AND NOT EXISTS"
+        " (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid)"
+    )
+    return Present(
+        exists=True,
+        rows=target.value(f"SELECT EXISTS (SELECT FROM {quoted(table)})"),
+        types={attribute: kind for attribute, kind, _ in columns},
+        required=frozenset(attribute for attribute, _, needed in columns if needed),
+        primary_key=next((n for n, kind in constraints if kind == "p"), None),
+        referenced=target.value(
+            f"SELECT EXISTS (SELECT FROM pg_constraint WHERE confrelid = {name} AND contype = 'f')"
+        ),
+        constraints=frozenset(n for n, kind in constraints if kind in ("f", "u", "c")),
+        indexes=frozenset(n for (n,) in indexes),
+    )
+
+
+def check_shape(landing: Landing, present: Present) -> None:
+    """Refuse a table of the same name with another shape.
+
+    Raises:
+        ShapeError: names every column that differs.
+    """
+    if not present.exists:
+        return
+    types = present.types or {}
+    wrong = []
+    for column in landing.table.columns:
+        actual, expected = types.get(column.name), type_name(column)
+        if actual is None and column.name not in landing.carried:
+            wrong.append(f"{column.name} is missing")
+        elif actual is not None and actual != expected:
+            wrong.append(f"{column.name} is {actual} instead of {expected}")
+    declared = {column.name for column in landing.table.columns}
+    wrong += [f"{name} is required there but unknown here" for name in present.required - declared]
+    if wrong:
+        raise ShapeError(
+            f"Table {landing.name} of the target has another shape: {'; '.join(sorted(wrong))}",
+            remedy="Rename or drop that table, or point DATABASE_URL at another database",
+        )
+
+
+def prepare(landing: Landing, present: Present) -> list[str]:
+    """DDL that makes the table able to take rows: the table, and columns it still lacks."""
+    if not present.exists:
+        return [*_create(landing)]
+    types = present.types or {}
+    return [
+        f"ALTER TABLE {quoted(landing.name)} ADD COLUMN {compiled(CreateColumn(column))}"
+        for column in landing.table.columns
+        if column.name not in types
+    ]
+
+
+def strip(landing: Landing, present: Present) -> list[str]:
+    """DDL that takes keys and indexes off an empty table, except a key that others refer to."""
+    if not present.exists:
+        return []
+    name = quoted(landing.name)
+    foreign = {key.name for key in _foreign_keys(landing.table)} & present.constraints
+    own = {index.name for index in landing.table.indexes} & present.indexes
+    drops = [f"ALTER TABLE {name} DROP CONSTRAINT {quoted(str(key))}" for key in sorted(map(str, foreign))]
+    drops += [f"DROP INDEX {quoted(str(index))}" for index in sorted(map(str, own))]
+    if present.primary_key and not present.referenced:
+        drops.append(f"ALTER TABLE {name} DROP CONSTRAINT {quoted(present.primary_key)}")
+    return drops
+
+
+def foreign_keys(landing: Landing, present: Present) -> list[str]:
+    """DDL for the foreign keys that are not there."""
+    return [
+        compiled(AddConstraint(key))
+        for key in _foreign_keys(landing.table)
+        if key.name not in present.constraints
+    ]
+
+
+def keys(landing: Landing, present: Present) -> list[str]:
+    """DDL for the primary key and other constraints that are not there."""
+    table = landing.table
+    missing = [] if present.primary_key else [compiled(AddConstraint(table.primary_key))]
+    for constraint in sorted(table.constraints, key=lambda c: str(c.name)):
+        unique = isinstance(constraint, sa.UniqueConstraint)
+        check = isinstance(constraint, sa.CheckConstraint) and present.exists
+        if (unique or check) and constraint.name not in present.constraints:
+            missing.append(compiled(AddConstraint(constraint)))
+    return missing
+
+
+def indexes(landing: Landing, present: Present) -> list[str]:
+    """DDL for the indexes that are not there."""
+    return [
+        compiled(CreateIndex(index))
+        for index in sorted(landing.table.indexes, key=lambda index: str(index.name))
+        if index.name not in present.indexes
+    ]
+
+
+def ledger_ddl() -> list[str]:
+    """DDL of the ledger, harmless where it exists."""
+    return [
+        f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}",
+        *(
+            compiled(CreateTable(table, if_not_exists=True))
+            for table in ledger.metadata.sorted_tables
+        ),
+    ]
+
+
+def _create(landing: Landing) -> list[str]:
+    table = landing.table
+    lines = [compiled(CreateColumn(column)) for column in table.columns]
+    compiler = _DIALECT.ddl_compiler(_DIALECT, None)
+    lines += [
+        " ".join(compiler.process(constraint).split())
+        for constraint in sorted(table.constraints, key=lambda c: str(c.name))
+        if isinstance(constraint, sa.CheckConstraint)
+    ]
+    statements = [f"CREATE TABLE {quoted(table.name)} ({', '.join(lines)})"]
+    for column in table.columns:
+        if mode := column.info.get("storage"):
+            statements.append(
+                f"ALTER TABLE {quoted(table.name)}"
+                f" ALTER COLUMN {quoted(column.name)} SET STORAGE {mode}"
+            )
+    return statements
+
+
+def _foreign_keys(table: sa.Table) -> list[sa.ForeignKeyConstraint]:
+    return sorted(table.foreign_key_constraints, key=lambda key: str(key.name))

@@ -1,0 +1,180 @@
+"""Clean rows of a table on their way to the target; the rejected ones are noted.
+
+A batch is trusted first: its casts raise, or PostgreSQL refuses it, if a row is not clean. Only
+then is its range judged by the contract, and from there on every further one. What the contract
+cannot foresee is found by cutting the batch in halves until the row stands alone.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from pipeline.move.contract import Contract, Reason
+from pipeline.move.extract import DUPLICATE, Range, Source, Survey
+from pipeline.move.landing import Landing
+from pipeline.move.types import Converted
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """One range, converted.
+
+    Attributes:
+        part: where it comes from.
+        batch: clean rows, as COPY takes them.
+        raw: the same rows as SQLite gave them.
+        lossy: column name -> where a value was changed in a way that cannot be undone.
+        judged: whether the contract has seen every row.
+    """
+
+    part: Range
+    batch: pa.RecordBatch
+    raw: pa.RecordBatch
+    lossy: dict[str, pa.Array]
+    judged: bool
+
+
+@dataclass
+class Sieve:
+    """Sifts one table of one snapshot.
+
+    Attributes:
+        rejected: handles of rejected rows, with the reason where the contract has none.
+    """
+
+    source: Source
+    landing: Landing
+    contract: Contract
+    survey: Survey
+    rejected: dict[Any, Reason | None] = field(default_factory=dict)
+    _judging: bool = False
+
+    def __post_init__(self) -> None:
+        """Take over what the survey has found."""
+        for handle in self.survey.rejected:
+            self.rejected[handle] = DUPLICATE if handle in self.survey.duplicates else None
+
+    def __iter__(self) -> Iterator[Sifted]:
+        """Every range, in key order."""
+        for part in self.survey.ranges:
+            yield self.sift(part)
+
+    def sift(self, part: Range, *, judge: bool = False) -> Sifted:
+        """Read and convert one range; reject what cannot be converted."""
+        self._judging = self._judging or judge
+        judged = self._judging
+        if judged:
+            for handle in self.source.judge(self.landing, self.contract, part):
+                self.rejected.setdefault(handle, None)
+        raw = self.source.read(self.landing, part, without=self.rejected.keys())
+        try:
+            batch, lossy = convert(self.landing, raw)
+        except pa.ArrowInvalid:
+            if not judged:
+                return self.sift(part, judge=True)
+            raw = self._convertible(raw)
+            batch, lossy = convert(self.landing, raw)
+        return Sifted(part, batch, raw, lossy, judged)
+
+    def reject(self, keys: list[Any], reason: Reason) -> None:
+        """Note rows that turned out not to be clean."""
+        for handle in self.source.handles_of(self.landing, keys):
+            self.rejected[handle] = reason
+
+    def _convertible(self, raw: pa.RecordBatch) -> pa.RecordBatch:
+        try:
+            convert(self.landing, raw)
+        except pa.ArrowInvalid as error:
+            if raw.num_rows > 1:
+                half = raw.num_rows // 2
+                halves = [self._convertible(raw.slice(0, half)), self._convertible(raw.slice(half))]
+                return pa.concat_batches(halves)
+            self.reject(
+                raw.column(self.landing.key.name).to_pylist(),
+                Reason("conversion", *_unconvertible(self.landing, raw, str(error))),
+            )
+            return raw.slice(0, 0)
+        return raw
+
+
+def convert(
+    landing: Landing, raw: pa.RecordBatch
+) -> tuple[pa.RecordBatch, dict[str, pa.Array]]:
+    """Convert every column of a batch.
+
+    Raises:
+        pa.ArrowInvalid: a value cannot be converted.
+    """
+    names = raw.schema.names
+    converted: dict[str, Converted] = {
+        name: landing.casts[name].convert(column)
+        for name, column in zip(names, raw.columns, strict=True)
+    }
+    lossy = {name: c.lossy for name, c in converted.items() if c.lossy is not None}
+    return pa.RecordBatch.from_arrays([converted[n].values for n in names], names=names), lossy
+
+
+def _unconvertible(landing: Landing, raw: pa.RecordBatch, message: str) -> tuple[str | None, str]:
+    for name, column in zip(raw.schema.names, raw.columns, strict=True):
+        try:
+            landing.casts[name].convert(column)
+        except pa.ArrowInvalid as error:
+            text = str(error)
+            if "UTF8" in text:
+                return name, "is not valid UTF-8"
+            return name, f"cannot be converted: {text.splitlines()[0]}"
+    return None, message
+
+
+_END = object()
+
+
+def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[T]:
+    """Compute the next items in a thread of their own while the caller works on one.
+
+    An exception of the thread is raised to the caller; when the caller stops early, the thread
+    ends at its next item.
+    """
+    waiting: queue.Queue[object] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(item: object) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+        except BaseException as error:
+            put(_Raised(error))
+        else:
+            put(_END)
+
+    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not _END:
+            if isinstance(item, _Raised):
+                raise item.error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()
+
+
+@dataclass(frozen=True)
+class _Raised:
+    error: BaseException

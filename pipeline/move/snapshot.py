@@ -1,0 +1,174 @@
+"""One consistent, private copy of the source, taken while the application goes on writing.
+
+Bulk readers never touch the live file: they bring their own SQLite library, and two libraries on
+one file in one process drop each other's POSIX locks ("How To Corrupt An SQLite Database File",
+section 2.2.1). The copy belongs to one run, is never written again once it is taken, and can
+therefore be opened as immutable, without any lock.
+"""
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline.move.contract import quoted
+from pipeline.move.errors import SourceError
+
+MAGIC = b"SQLite format 3\x00"
+BUSY_SECONDS = 30.0
+"""How long a locked source is waited for."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A finished copy.
+
+    Attributes:
+        path: the copy; immutable from now on.
+        source: the file it was taken from.
+        bytes: its size.
+        seconds: how long the copy took.
+    """
+
+    path: Path
+    source: Path
+    bytes: int
+    seconds: float
+
+
+def take_snapshot(
+    source: Path, into: Path, *, tables: Iterable[sa.Table], busy_seconds: float = BUSY_SECONDS
+) -> Snapshot:
+    """Copy the source in one step and prepare the copy for reading in key order.
+
+    Args:
+        source: the live SQLite file; it is opened read-only.
+        into: the file to make; an older one is replaced.
+        tables: the tables that will be read.
+        busy_seconds: how long a locked source is waited for.
+
+    Raises:
+        SourceError: the file is missing, empty, encrypted, no database, truncated, locked, lacks
+            one of the tables, or there is no room for the copy.
+    """
+    started = time.perf_counter()
+    _look_at(source)
+    size = source.stat().st_size
+    into.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(into.parent).free
+    if free < size * 1.1:
+        raise SourceError(
+            f"The copy of {source} needs {size / 2**20:.0f} MiB in {into.parent},"
+            f" which has {free / 2**20:.0f} MiB free",
+            remedy="Free some space there and run again",
+        )
+    into.unlink(missing_ok=True)
+    try:
+        _copy(source, into, busy_seconds=busy_seconds)
+        with closing(sqlite3.connect(into)) as copy:
+            copy.execute("PRAGMA trusted_schema = OFF")
+            copy.execute("PRAGMA journal_mode = OFF")
+            copy.execute("PRAGMA synchronous = OFF")
+            for table in tables:
+                _prepare(copy, table, source)
+            copy.commit()
+    except sqlite3.DatabaseError as error:
+        into.unlink(missing_ok=True)
+        raise unreadable(source, error) from error
+    return Snapshot(into, source, size, time.perf_counter() - started)
+
+
+def unreadable(source: Path, error: Exception) -> SourceError:
+    """Translate what SQLite says of a file that it cannot read."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return SourceError(
+            f"The source {source} stayed locked by another program",
+            remedy="Let that program finish its transaction, then run again",
+        )
+    if "malformed" in text or "not a database" in text or "I/O" in text or "corrupt" in text:
+        return SourceError(
+            f"The source {source} is damaged or truncated ({text.splitlines()[0]})",
+            remedy="Restore it from a backup, or recover it with `sqlite3 FILE .recover`",
+        )
+    return SourceError(
+        f"The source {source} cannot be read ({text.splitlines()[0]})",
+        remedy="Check the file and its permissions",
+    )
+
+
+def _look_at(source: Path) -> None:
+    if not source.exists():
+        raise SourceError(
+            f"There is no source at {source}",
+            remedy="Set SQLITE_DATABASE_URL to sqlite:///PATH of the SQLite file",
+        )
+    if not source.is_file():
+        raise SourceError(
+            f"The source {source} is not a file", remedy="Name the SQLite file itself"
+        )
+    try:
+        with source.open("rb") as file:
+            head = file.read(100)
+    except OSError as error:
+        raise SourceError(
+            f"The source {source} cannot be opened ({error.strerror})",
+            remedy="Give this user the right to read it",
+        ) from error
+    if not head:
+        raise SourceError(
+            f"The source {source} is empty (0 bytes)",
+            remedy="Check that SQLITE_DATABASE_URL names the right file",
+        )
+    if head[:16] != MAGIC:
+        looks_random = sum(byte > 127 for byte in head[:64]) > 16
+        raise SourceError(
+            f"The source {source} is {'encrypted, or ' if looks_random else ''}no SQLite database",
+            remedy="Export a plain SQLite copy first"
+            if looks_random
+            else "Check that SQLITE_DATABASE_URL names the right file",
+        )
+    page = int.from_bytes(head[16:18], "big")
+    page = 65536 if page == 1 else page
+    if source.stat().st_size < page or source.stat().st_size % page:
+        raise SourceError(
+            f"The source {source} is truncated: its size is not a whole number of pages",
+            remedy="Copy it again, or restore it from a backup",
+        )
+
+
+def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
+    deadline = time.monotonic() + busy_seconds
+
+    def stop_when_locked(status: int, _remaining: int, _total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+
+    with (
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as live,
+        closing(sqlite3.connect(into)) as copy,
+    ):
+        live.execute("PRAGMA trusted_schema = OFF")
+        copy.execute("PRAGMA synchronous = OFF")
+        copy.execute("PRAGMA journal_mode = OFF")
+        live.backup(copy, progress=stop_when_locked, sleep=0.05)
+
+
+def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path) -> None:
+    """Check that the table is there, and index its key where the source does not."""
+    kind = copy.execute("SELECT type FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
+    if kind is None or kind[0] != "table":
+        raise SourceError(
+            f"The source {source} has no table {table.name}",
+            remedy="Check that SQLITE_DATABASE_URL names the application's database",
+        )
+    key = next(iter(table.primary_key.columns)).name
+    columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
+    if key in columns and not columns[key][5]:
+        index = quoted(f"pipeline key of {table.name}")
+        copy.execute(f"CREATE INDEX {index} ON {quoted(table.name)} ({quoted(key)})")

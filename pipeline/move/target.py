@@ -1,0 +1,179 @@
+"""One session with the target: transactions, savepoints, COPY in and out, one lock.
+
+The session runs in the driver's autocommit mode and says BEGIN itself: only so can a failed
+COPY be undone to a savepoint and the rest of the transaction go on.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi as adbc_postgresql
+import pyarrow as pa
+
+from pipeline.move.errors import LockedError, TargetError, Transient
+
+LOCK_KEY = 0x6D6967726174  # "migrat"
+"""The advisory lock that a writer of the target holds, whatever it writes."""
+
+LOCK_SECONDS = 30.0
+_DATA_FAULTS = ("21", "22", "23", "44", "54")
+_SESSION = (
+    "SET application_name = 'pipeline'",
+    "SET client_min_messages = warning",
+    "SET statement_timeout = 0",
+    "SET idle_in_transaction_session_timeout = 0",
+    "SET lock_timeout = '60s'",
+    "SET timezone = 'UTC'",
+    "SET search_path = public",
+)
+
+
+class DataFault(Exception):
+    """PostgreSQL refused a value; what was sent with it can be undone to a savepoint."""
+
+    def __init__(self, error: BaseException, sqlstate: str) -> None:
+        """Keep the code and the sentence of the server."""
+        message = next((line for line in str(error).splitlines() if "ERROR:" in line), str(error))
+        super().__init__(message.split("ERROR:")[-1].strip())
+        self.sqlstate = sqlstate
+
+
+class Target:
+    """A connection to the target.
+
+    Every method raises ``DataFault`` when a value was refused and ``TargetError`` for the rest.
+    """
+
+    def __init__(self, connection: Any, shown: str) -> None:
+        """Use ``Target.connect``."""
+        self._connection = connection
+        self._shown = shown
+        self._cursor = connection.cursor()
+
+    @classmethod
+    @contextmanager
+    def connect(cls, url: str, *, shown: str) -> Iterator[Self]:
+        """Open a session.
+
+        Args:
+            url: a libpq URL, ``postgresql://...``.
+            shown: what error messages call this database; holds no password.
+        """
+        try:
+            connection = adbc_postgresql.connect(url, autocommit=True)
+        except adbc_driver_manager.Error as error:
+            raise TargetError.from_driver(error, where=shown) from error
+        target = cls(connection, shown)
+        try:
+            target.run("; ".join(_SESSION))
+            yield target
+        finally:
+            with contextlib.suppress(adbc_driver_manager.Error):
+                target._cursor.close()
+                connection.close()
+
+    def run(self, *statements: str) -> None:
+        """Execute statements that return nothing."""
+        for statement in statements:
+            with self._translated():
+                self._cursor.executescript(statement)
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Execute a query for few rows."""
+        table = self.arrow(sql, parameters)
+        columns = [column.to_pylist() for column in table.columns]
+        return list(zip(*columns, strict=True))
+
+    def value(self, sql: str, parameters: Sequence[object] = ()) -> Any:
+        """Execute a query for one value."""
+        return self.rows(sql, parameters)[0][0]
+
+    def arrow(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
+        """Execute a query; the result is held in memory."""
+        with self._translated(), self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+            return cursor.fetch_arrow_table()
+
+    def copy(self, table: str, batch: pa.RecordBatch, *, temporary: bool = False) -> None:
+        """COPY a batch into an existing table, by column name."""
+        schema: dict[str, Any] = {"temporary": True} if temporary else {}
+        name = table
+        if "." in table:
+            schema["db_schema_name"], name = table.split(".")
+        with self._translated():
+            self._cursor.adbc_ingest(name, batch, mode="append", **schema)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit at the end, or roll back on any exception."""
+        self.run("BEGIN")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(TargetError, DataFault):
+                self.run("ROLLBACK")
+            raise
+        self.run("COMMIT")
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what happened inside on a ``DataFault``; it is raised on."""
+        self.run("SAVEPOINT here")
+        try:
+            yield
+        except DataFault:
+            self.run("ROLLBACK TO SAVEPOINT here", "RELEASE SAVEPOINT here")
+            raise
+        self.run("RELEASE SAVEPOINT here")
+
+    @contextmanager
+    def lock(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold the target against other runs of this pipeline.
+
+        Raises:
+            LockedError: somebody else held it for that long; the message says who.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.value(f"SELECT pg_try_advisory_lock({LOCK_KEY})"):
+            if time.monotonic() > deadline:
+                raise LockedError(
+                    f"{self._shown} is held by {self._holder()}",
+                    remedy="Wait until that run ends, then run again",
+                )
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(TargetError):
+                self.rows(f"SELECT pg_advisory_unlock({LOCK_KEY})")
+
+    def _holder(self) -> str:
+        found = self.rows(
+            "SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),"
+            " to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_locks l"
+            " JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
+            f" AND l.classid = {LOCK_KEY >> 32} AND l.objid = {LOCK_KEY & 0xFFFFFFFF}"
+        )
+        if not found:
+            return "another run"
+        pid, host, since = found[0]
+        return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except adbc_driver_manager.Error as error:
+            state = getattr(error, "sqlstate", None)
+            if state and state.startswith(_DATA_FAULTS):
+                raise DataFault(error, state) from error
+            raise TargetError.from_driver(error, where=self._shown) from error
+
+
+def transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later."""
+    return isinstance(error, Transient)

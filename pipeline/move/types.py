@@ -1,0 +1,388 @@
+"""How a value travels: SQLite storage class, Arrow, PostgreSQL.
+
+One ``Cast`` per PostgreSQL type says which storage classes it accepts, which further rules a
+value must meet (as SQL that SQLite can run), how it is read, how whole columns of it become
+Arrow, and in which form both sides are compared. A cast is total on values that meet its rules;
+it raises ``pa.ArrowInvalid`` on others. What it changes in a way that cannot be undone it marks.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+Array = pa.Array
+"""A column of one batch."""
+
+UTC_MICROSECONDS = pa.timestamp("us", "UTC")
+_NAIVE_MICROSECONDS = pa.timestamp("us")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must meet: ``violated`` is SQL that is true where it does not.
+
+    An ``always`` rule is one that neither a cast nor PostgreSQL would notice, so every row is
+    held against it; the others are looked up only when a batch fails.
+    """
+
+    code: str
+    message: str
+    violated: str
+    always: bool = False
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A column on its way: the values, and where they lost something (None: nowhere)."""
+
+    values: Array
+    lossy: Array | None = None
+
+
+def _as_is(values: Array) -> Array:
+    return values
+
+
+def _same(expression: str) -> str:
+    return expression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """The way of one PostgreSQL type.
+
+    Attributes:
+        storage: SQLite storage classes that are accepted beside ``null``.
+        sentinel: SQL literal that fixes the reader's Arrow type.
+        raw: the Arrow type that the reader then delivers.
+        rules: column expression -> rules beyond the storage class.
+        checked_as: column expression -> the SQLite value that CHECK constraints speak of.
+        read: column expression -> what SQLite is asked for.
+        convert: raw column -> column as COPY takes it.
+        target: column expression -> what PostgreSQL is asked for when it is read back.
+        source_form: converted column -> the form in which both sides are compared.
+        target_form: column as read back -> the form in which both sides are compared.
+    """
+
+    storage: tuple[str, ...]
+    sentinel: str
+    raw: pa.DataType
+    rules: Callable[[str], tuple[Rule, ...]] = lambda _: ()
+    checked_as: Callable[[str], str] = _same
+    read: Callable[[str], str] = _same
+    convert: Callable[[Array], Converted]
+    target: Callable[[str], str] = _same
+    source_form: Callable[[Array], Array] = _as_is
+    target_form: Callable[[Array], Array] = _as_is
+
+    def storage_rule(self, expression: str) -> Rule:
+        """The rule that a value is null or of an accepted storage class."""
+        violated = " AND ".join(f"typeof({expression}) <> '{s}'" for s in (*self.storage, "null"))
+        return Rule("type", f"is not {' or '.join(self.storage)}", violated, always=True)
+
+    def guarded_read(self, expression: str) -> str:
+        """Like ``read``, but NULL where the storage class is not accepted."""
+        accepted = ", ".join(f"'{s}'" for s in self.storage)
+        return f"CASE WHEN typeof({expression}) IN ({accepted}) THEN {self.read(expression)} END"
+
+
+def cast_of(column: sa.Column[Any]) -> Cast:
+    """The cast of a declared column.
+
+    Raises:
+        NotImplementedError: the declared type has no cast; the message names the column.
+    """
+    kind = column.type
+    match kind:
+        case JSONB():
+            return _JSONB
+        case sa.Boolean():
+            return _BOOLEAN
+        case sa.BigInteger():
+            return _integer(bits=64)
+        case sa.Integer():
+            return _integer(bits=32)
+        case sa.Double():
+            return _DOUBLE
+        case sa.Numeric() if kind.precision is not None:
+            return _numeric(precision=kind.precision, scale=kind.scale or 0)
+        case sa.String():
+            return _text(length=kind.length)
+        case sa.DateTime(timezone=True):
+            return _TIMESTAMPTZ
+        case sa.LargeBinary():
+            return _BYTEA
+    raise NotImplementedError(f"{column} is declared as {kind!r}, which has no cast")
+
+
+def carried_type(declared: str) -> sa.types.TypeEngine[Any]:
+    """The type of a column that only the source declares.
+
+    Names are read as SQLite reads them (section 3.1 of its documentation of datatypes), after
+    the names that applications use for moments, truth values and JSON.
+    """
+    name = declared.upper()
+    if name.startswith(("DATETIME", "TIMESTAMP")):
+        return sa.DateTime(timezone=True)
+    if name.startswith("JSON"):
+        return JSONB()
+    if name.startswith("BOOL"):
+        return sa.Boolean()
+    if "INT" in name:
+        return sa.BigInteger()
+    if any(word in name for word in ("CHAR", "CLOB", "TEXT")):
+        return sa.Text()
+    if "BLOB" in name:
+        return sa.LargeBinary()
+    if any(word in name for word in ("REAL", "FLOA", "DOUB", "NUMERIC", "DECIMAL")):
+        return sa.Double()
+    return sa.Text()
+
+
+def _integer(*, bits: int) -> Cast:
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    wire = pa.int32() if bits == 32 else pa.int64()
+
+    def rules(c: str) -> tuple[Rule, ...]:
+        if bits == 64:
+            return ()
+        violated = f"typeof({c}) = 'integer' AND {c} NOT BETWEEN {low} AND {high}"
+        return (Rule("range", f"is not between {low} and {high}", violated),)
+
+    return Cast(
+        storage=("integer",),
+        sentinel="0",
+        raw=pa.int64(),
+        rules=rules,
+        convert=lambda values: Converted(values.cast(wire)),
+    )
+
+
+_BOOLEAN = Cast(
+    storage=("integer",),
+    sentinel="0",
+    raw=pa.int64(),
+    rules=lambda c: (Rule("range", "is neither 0 nor 1", f"{c} NOT IN (0, 1)", always=True),),
+    convert=lambda values: Converted(values.cast(pa.bool_())),
+)
+
+_FINITE = "abs({c}) <= 1.7976931348623157e308"
+
+
+def _finite_rule(c: str) -> Rule:
+    return Rule(
+        "range", "is infinite", f"typeof({c}) = 'real' AND NOT {_FINITE.format(c=c)}"
+    )
+
+
+_DOUBLE = Cast(
+    storage=("real", "integer"),
+    sentinel="0.5",
+    raw=pa.float64(),
+    rules=lambda c: (
+        Rule(
+            "range",
+            "is an integer that a double cannot hold exactly",
+            f"typeof({c}) = 'integer' AND {c} NOT BETWEEN -9007199254740992 AND 9007199254740992",
+            always=True,
+        ),
+    ),
+    convert=lambda values: Converted(values),
+)
+
+
+def _no_nul(c: str) -> Rule:
+    return Rule("nul", "holds a NUL character", f"instr({c}, char(0)) > 0")
+
+
+def _text(*, length: int | None) -> Cast:
+    def rules(c: str) -> tuple[Rule, ...]:
+        found = [_no_nul(c)]
+        if length is not None:
+            found.append(
+                Rule("length", f"is longer than {length} characters", f"length({c}) > {length}")
+            )
+        return tuple(found)
+
+    def convert(values: Array) -> Converted:
+        values.validate(full=True)
+        # PostgreSQL cuts excess blanks off without a word, so length is judged here.
+        if length is not None and (pc.max(pc.binary_length(values)).as_py() or 0) > length:
+            if pc.max(pc.utf8_length(values)).as_py() > length:
+                raise pa.ArrowInvalid(f"a text is longer than {length} characters")
+        return Converted(values)
+
+    return Cast(
+        storage=("text",), sentinel="''", raw=pa.string(), rules=rules, convert=convert
+    )
+
+
+def _json_read(c: str) -> str:
+    shortest = f"printf('%!.15g', {c})"
+    real = f"CASE WHEN CAST({shortest} AS REAL) = {c} THEN {shortest} ELSE printf('%!.17g', {c}) END"
+    return f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {real} ELSE CAST({c} AS TEXT) END"
+
+
+def _json_convert(values: Array) -> Converted:
+    values.validate(full=True)
+    return Converted(pa.ExtensionArray.from_storage(pa.json_(pa.string()), values))
+
+
+_JSONB = Cast(
+    storage=("text", "integer", "real"),
+    sentinel="''",
+    raw=pa.string(),
+    rules=lambda c: (
+        _no_nul(c),
+        _finite_rule(c),
+        Rule("json", "is not valid JSON", f"typeof({c}) = 'text' AND NOT json_valid({c})"),
+    ),
+    read=_json_read,
+    convert=_json_convert,
+    target=lambda c: f"{c}::text",
+    source_form=lambda values: values.storage,
+)
+
+
+def _numeric(*, precision: int, scale: int) -> Cast:
+    wire = pa.decimal128(precision, scale)
+    limit = 10 ** (precision - scale)
+
+    def rules(c: str) -> tuple[Rule, ...]:
+        violated = f"typeof({c}) IN ('real', 'integer') AND NOT abs(round({c}, {scale})) < {limit}"
+        return (
+            Rule("range", f"has more than {precision - scale} digits before the point", violated),
+        )
+
+    def convert(values: Array) -> Converted:
+        factor = float(10**scale)
+        rounded = pc.divide(pc.round(pc.multiply(values, factor)), factor)
+        exact = pc.equal(rounded, values)
+        if pc.all(exact, min_count=0).as_py():
+            return Converted(pc.round(values, scale).cast(wire))
+        return Converted(_round_decimal(values, scale).cast(wire), pc.invert(exact))
+
+    return Cast(
+        storage=("real", "integer"),
+        sentinel="0.5",
+        raw=pa.float64(),
+        rules=rules,
+        checked_as=lambda c: f"round({c}, {scale})",
+        convert=convert,
+        target=lambda c: f"{c}::text",
+        target_form=lambda values: values.cast(wire),
+    )
+
+
+def _round_decimal(values: Array, scale: int) -> Array:
+    """Round what a person reads, ties away from zero, as PostgreSQL's numeric does.
+
+    A double is nearest to 2.675 without being it; its shortest decimal text is what was meant.
+    """
+    seen = pc.if_else(pc.less(pc.abs(values), 1e-30), 0.0, values)
+    exact = seen.cast(pa.string()).cast(pa.decimal256(76, 46))
+    return pc.round(exact, scale, round_mode="half_towards_infinity")
+
+
+_HOUR_ONLY = len("2025-08-06 03")
+_YEAR_ONE = -62_135_596_800_000_000
+"""0001-01-01 in microseconds before 1970: the first moment that both databases can write."""
+
+_MOMENT = (
+    r"^(?P<moment>\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)"
+    r"(?P<more>\d*) *(?P<zone>Z|[+-]\d\d:\d\d)?$"
+)
+
+
+def _moment_rules(c: str) -> tuple[Rule, ...]:
+    accepted = " AND ".join(
+        (
+            f"{c} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'",
+            f"{c} NOT GLOB '*[^-0-9T:.+Z ]*'",
+            f"{c} GLOB '*[0-9Z]'",
+            f"(length({c}) = 10 OR substr({c}, 11, 2) GLOB '[ T][0-9]')",
+            f"substr({c}, 12, 2) < '24'",
+            f"substr({c}, 1, 4) > '0000'",
+            f"(substr({c}, 9, 2) < '29' OR date(substr({c}, 1, 10)) = substr({c}, 1, 10))",
+            f"julianday({c}) IS NOT NULL",
+        )
+    )
+    return (
+        _no_nul(c),
+        Rule("date", "is not a date", f"typeof({c}) = 'text' AND ({accepted}) IS NOT TRUE"),
+    )
+
+
+def _moment_convert(values: Array) -> Converted:
+    try:
+        found = Converted(values.cast(_NAIVE_MICROSECONDS).cast(UTC_MICROSECONDS))
+    except pa.ArrowInvalid:
+        found = _mixed_moments(values)
+    else:
+        if pc.any(pc.equal(pc.binary_length(values), _HOUR_ONLY)).as_py():
+            raise pa.ArrowInvalid("a text is a date with an hour only")
+    first = pc.min(found.values).cast(pa.int64()).as_py()
+    if first is not None and first < _YEAR_ONE:
+        raise pa.ArrowInvalid("a date lies before the year 1")
+    return found
+
+
+def _mixed_moments(values: Array) -> Converted:
+    """Moments with offsets, or with more than six digits of a second; naive ones are UTC."""
+    parts = pc.extract_regex(values, _MOMENT)
+    if parts.null_count != values.null_count:
+        raise pa.ArrowInvalid("a text is not a date")
+    moment = pc.struct_field(parts, "moment").cast(_NAIVE_MICROSECONDS).cast(pa.int64())
+    more = pc.struct_field(parts, "more")
+    zone = pc.struct_field(parts, "zone")
+    up = pc.greater_equal(pc.utf8_slice_codeunits(more, 0, 1), "5").cast(pa.int64())
+    offset = pc.if_else(pc.is_in(zone, value_set=pa.array(["", "Z"])), "+00:00", zone)
+    minutes = pc.add(
+        pc.multiply(pc.utf8_slice_codeunits(offset, 1, 3).cast(pa.int64()), 60),
+        pc.utf8_slice_codeunits(offset, 4, 6).cast(pa.int64()),
+    )
+    signed = pc.if_else(pc.equal(pc.utf8_slice_codeunits(offset, 0, 1), "-"), pc.negate(minutes), minutes)
+    instant = pc.subtract(pc.add(moment, up), pc.multiply(signed, 60_000_000))
+    return Converted(instant.cast(UTC_MICROSECONDS), pc.match_substring_regex(more, "[1-9]"))
+
+
+_TIMESTAMPTZ = Cast(
+    storage=("text",),
+    sentinel="''",
+    raw=pa.string(),
+    rules=_moment_rules,
+    convert=_moment_convert,
+    target_form=lambda values: values.cast(UTC_MICROSECONDS),
+)
+
+
+def md5_of_each(values: Array) -> Array:
+    """MD5 of every BLOB of a batch, as PostgreSQL's ``md5()`` writes it; NULL stays NULL."""
+    _, offsets, data = values.buffers()
+    if data is None or not len(values):
+        return pa.array([b and hashlib.md5(b).hexdigest() for b in values.to_pylist()], pa.string())
+    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    view = memoryview(data)
+    sums = [hashlib.md5(view[a:b], usedforsecurity=False).hexdigest() for a, b in pairwise(ends.tolist())]
+    found = pa.array(sums, pa.string())
+    if not values.null_count:
+        return found
+    return cast(Array, pc.if_else(values.is_valid(), found, pa.scalar(None, pa.string())))
+
+
+_BYTEA = Cast(
+    storage=("blob",),
+    sentinel="x'00'",
+    raw=pa.binary(),
+    convert=lambda values: Converted(values),
+    target=lambda c: f"md5({c})",
+    source_form=md5_of_each,
+)

@@ -1,0 +1,269 @@
+"""The proof of one table: both databases are read again, and what they hold is compared.
+
+Nothing here trusts what the load counted. The source is read without the contract: every row that
+is not in quarantine must be in the target, value by value, and nothing else may be there.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.move import quarantine
+from pipeline.move.changes import Changes, Totals, compare
+from pipeline.move.contract import quoted
+from pipeline.move.errors import PipelineError
+from pipeline.move.extract import Source, Survey
+from pipeline.move.findings import (
+    OFFENDERS,
+    CheckResult,
+    DigestDiffers,
+    Finding,
+    Lossy,
+    NotConserved,
+    Orphan,
+    RowExtra,
+    RowMissing,
+    SequenceBehind,
+    ValueDiffers,
+)
+from pipeline.move.landing import Landing
+from pipeline.move.sift import Sifted, convert
+from pipeline.move.target import Target
+
+
+class ProofFailed(PipelineError):
+    """A blocking check failed; the table was rolled back.
+
+    Attributes:
+        checks: the outcome of every check.
+    """
+
+    def __init__(self, table: str, checks: tuple[CheckResult, ...]) -> None:
+        """Name the checks that failed."""
+        failed = ", ".join(check.name for check in checks if check.blocking and not check.passed)
+        super().__init__(
+            f"{table} was rolled back: the proof failed ({failed})",
+            remedy="Look at the named rows in the check's result; the target is as it was before",
+        )
+        self.table = table
+        self.checks = checks
+
+
+@dataclass
+class Compared:
+    """What a comparison of both sides found.
+
+    Attributes:
+        totals: rows and digests of both sides.
+        missing: how many rows only the source has.
+        extra: how many rows only the target has.
+        differing: how many values differ, by column.
+        rows: offending rows, named up to a limit.
+        values: offending values, named up to a limit.
+    """
+
+    totals: Totals = field(default_factory=Totals)
+    missing: int = 0
+    extra: int = 0
+    differing: dict[str, int] = field(default_factory=dict)
+    rows: list[Finding] = field(default_factory=list)
+    values: list[Finding] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not (self.missing or self.extra or self.differing)
+
+
+def examine(
+    target: Target,
+    landing: Landing,
+    batches: Iterable[Sifted],
+    *,
+    on_changes: Callable[[Changes], None],
+) -> Compared:
+    """Compare both sides, tile by tile, and count and name what differs."""
+    found = Compared()
+    for changes in compare(target, landing, batches, found.totals):
+        _note(landing.name, changes, found)
+        on_changes(changes)
+    return found
+
+
+def _note(table: str, changes: Changes, found: Compared) -> None:
+    found.missing += len(changes.missing)
+    found.extra += len(changes.extra)
+    room = max(0, OFFENDERS - len(found.rows))
+    found.rows += [RowMissing(table, key) for key in changes.missing[:room].to_pylist()]
+    room = max(0, OFFENDERS - len(found.rows))
+    found.rows += [RowExtra(table, key) for key in changes.extra[:room].to_pylist()]
+    for differing in changes.differing:
+        column = differing.column
+        found.differing[column] = found.differing.get(column, 0) + len(differing.keys)
+        room = max(0, OFFENDERS - len(found.values))
+        found.values += [
+            ValueDiffers(table, key, column, ours, theirs)
+            for key, ours, theirs in zip(
+                differing.keys[:room].to_pylist(),
+                differing.source[:room].to_pylist(),
+                differing.target[:room].to_pylist(),
+                strict=True,
+            )
+        ]
+
+
+def as_found(
+    source: Source, landing: Landing, survey: Survey, *, without: set[Any]
+) -> Iterator[Sifted]:
+    """Every source row that is not in quarantine, judged by nobody.
+
+    Raises:
+        PipelineError: a row can neither be converted nor is it in quarantine.
+    """
+    for part in survey.ranges:
+        raw = source.read(landing, part, without=without)
+        try:
+            batch, lossy = convert(landing, raw)
+        except pa.ArrowInvalid as error:
+            raise PipelineError(
+                f"{landing.name}: a row between {part.first} and {part.last} is neither movable"
+                f" nor in quarantine ({error})",
+                remedy="Move the table again",
+            ) from error
+        yield Sifted(part, batch, raw, lossy, judged=False)
+
+
+def checks_of(
+    target: Target, source: Source, landing: Landing, compared: Compared, lossy: tuple[Lossy, ...]
+) -> tuple[CheckResult, ...]:
+    """Turn what was found into the results of all checks of a table."""
+    return (
+        conservation(target, source, landing),
+        _keys(landing, compared),
+        _digests(landing, compared),
+        foreign_keys(target, landing),
+        sequences(target, landing),
+        CheckResult("drift", not landing.drift, False, landing.drift),
+        _quarantine(target, landing),
+        CheckResult(
+            "conversions", not lossy, False, lossy, {"values": sum(found.values for found in lossy)}
+        ),
+    )
+
+
+def conservation(target: Target, source: Source, landing: Landing) -> CheckResult:
+    """Source = moved + quarantined, each counted where it lies."""
+    ours = source.count(landing.name)
+    theirs = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
+    aside = target.value(
+        "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
+    )
+    passed = ours == theirs + aside
+    return CheckResult(
+        "conservation",
+        passed,
+        True,
+        () if passed else (NotConserved(landing.name, ours, theirs, aside),),
+        {"source_rows": ours, "moved": theirs, "quarantined": aside},
+    )
+
+
+def _keys(landing: Landing, compared: Compared) -> CheckResult:
+    return CheckResult(
+        "keys",
+        not (compared.missing or compared.extra),
+        True,
+        tuple(compared.rows),
+        {
+            "compared": compared.totals.target_rows,
+            "missing": compared.missing,
+            "extra": compared.extra,
+        },
+    )
+
+
+def _digests(landing: Landing, compared: Compared) -> CheckResult:
+    digests = {
+        column.name: (
+            compared.totals.source[column.name].hexdigest(),
+            compared.totals.target[column.name].hexdigest(),
+        )
+        for column in landing.columns
+        if column.name in compared.totals.source
+    }
+    unequal = tuple(
+        DigestDiffers(landing.name, column, ours, theirs)
+        for column, (ours, theirs) in digests.items()
+        if ours != theirs
+    )
+    return CheckResult(
+        "digests",
+        not (unequal or compared.differing),
+        True,
+        (*compared.values, *unequal),
+        {
+            "values_compared": compared.totals.source_rows * len(digests),
+            "values_differing": sum(compared.differing.values()),
+            "digests": {column: theirs for column, (_, theirs) in digests.items()},
+        },
+    )
+
+
+def foreign_keys(target: Target, landing: Landing) -> CheckResult:
+    """No row without its parent, counted row by row, and every constraint is valid."""
+    orphans: list[Finding] = []
+    figures: dict[str, Any] = {}
+    key = quoted(landing.key.name)
+    for column, parent in landing.parents:
+        name, parent_key = quoted(column.name), quoted(next(iter(parent.primary_key.columns)).name)
+        lonely = (
+            f" FROM {quoted(landing.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
+            f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
+        )
+        count = target.value(f"SELECT count(*){lonely}")
+        figures[f"orphans by {column.name}"] = count
+        if count:
+            keys = target.rows(f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}")
+            orphans += [Orphan(landing.name, k, column.name, parent.name) for (k,) in keys]
+    valid = target.value(
+        "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated"
+        f" AND conrelid = to_regclass('public.{quoted(landing.name)}')"
+    )
+    figures["valid constraints"] = valid
+    passed = not orphans and valid >= len(landing.parents)
+    return CheckResult("foreign_keys", passed, True, tuple(orphans), figures)
+
+
+def sequences(target: Target, landing: Landing) -> CheckResult:
+    """The next id is larger than every id."""
+    name = sequence_of(target, landing)
+    if name is None:
+        return CheckResult("sequences", True, True, (), {"sequence": "none"})
+    upcoming = target.value(
+        f"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {name}"
+    )
+    largest = target.value(
+        f"SELECT coalesce(max({quoted(landing.key.name)}), 0)::bigint FROM {quoted(landing.name)}"
+    )
+    behind = SequenceBehind(landing.name, name, upcoming, largest)
+    passed = upcoming > largest
+    return CheckResult(
+        "sequences", passed, True, () if passed else (behind,), {"next": upcoming, "largest": largest}
+    )
+
+
+def sequence_of(target: Target, landing: Landing) -> str | None:
+    """The sequence that gives out ids, quoted, or None."""
+    found = target.value(
+        "SELECT pg_get_serial_sequence($1, $2)",
+        (f"public.{quoted(landing.name)}", landing.key.name),
+    )
+    return None if found is None else str(found)
+
+
+def _quarantine(target: Target, landing: Landing) -> CheckResult:
+    reasons = quarantine.summary(target, landing.name)
+    rows = len(quarantine.handles(target, landing.name))
+    return CheckResult("quarantine", not rows, False, reasons, {"rows": rows})

@@ -1,0 +1,157 @@
+"""The four tables of the learning application that move to PostgreSQL.
+
+The declarations are the target's schema, word for word the plan's DDL. Their order is the order
+of the move: a table comes after every table that it refers to. Three keys of ``info`` go beyond
+DDL: a table's ``description`` and ``changed_by`` (the column that tells when a row changed) and a
+column's ``description`` and ``storage`` (PostgreSQL's storage mode).
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+NAMES = {
+    "pk": "%(table_name)s_pkey",
+    "fk": "%(table_name)s_%(column_0_name)s_fkey",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "uq": "%(table_name)s_%(column_0_name)s_key",
+}
+"""PostgreSQL's own names for constraints, so that declared and hand-written DDL agree."""
+
+metadata = sa.MetaData(naming_convention=NAMES)
+
+
+def _moment(name: str, description: str) -> sa.Column[object]:
+    return sa.Column(
+        name,
+        sa.DateTime(timezone=True),
+        server_default=sa.text("now()"),
+        info={"description": description},
+    )
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column(
+        "id",
+        sa.Integer,
+        primary_key=True,
+        info={"description": "Survives the move; files and cards are named after it."},
+    )
+
+
+def _refers_to(name: str, parent: str) -> sa.Column[int]:
+    return sa.Column(
+        name,
+        sa.Integer,
+        sa.ForeignKey(f"{parent}.id", ondelete="CASCADE"),
+        info={"description": f"The row of {parent} that this one belongs to."},
+    )
+
+
+learning_content = sa.Table(
+    "learning_content",
+    metadata,
+    _id(),
+    sa.Column("title", sa.String(200), nullable=False),
+    sa.Column("content_type", sa.String(50), nullable=False),
+    sa.Column("language", sa.String(10), nullable=False, server_default="thai"),
+    sa.Column("native_text", sa.Text, nullable=False),
+    sa.Column("translation", sa.Text, nullable=False),
+    sa.Column("ipa", sa.Text, nullable=False),
+    sa.Column("difficulty_level", sa.Integer),
+    sa.Column("tags", JSONB, info={"description": "A list of strings."}),
+    sa.Column("content_metadata", JSONB),
+    _moment("created_at", "When the content was written."),
+    _moment("updated_at", "When the content last changed."),
+    info={
+        "description": "What is learned: a word or phrase, its translation and its sound.",
+        "changed_by": "updated_at",
+    },
+)
+sa.Index("idx_learning_content_type", learning_content.c.content_type)
+sa.Index("idx_learning_content_language", learning_content.c.language)
+sa.Index("idx_learning_content_title", learning_content.c.title)
+sa.Index("idx_learning_content_tags", learning_content.c.tags, postgresql_using="gin")
+sa.Index(
+    "idx_learning_content_metadata", learning_content.c.content_metadata, postgresql_using="gin"
+)
+
+content_fragments = sa.Table(
+    "content_fragments",
+    metadata,
+    _id(),
+    sa.Column("native_text", sa.Text, nullable=False),
+    sa.Column("body_text", sa.Text, nullable=False),
+    sa.Column("ipa", sa.Text),
+    sa.Column("extra", sa.Text),
+    sa.Column("fragment_type", sa.String(50), nullable=False),
+    sa.Column("fragment_metadata", JSONB),
+    _moment("created_at", "When the fragment was written."),
+    _moment("updated_at", "When the fragment last changed."),
+    _refers_to("learning_content_id", "learning_content"),
+    info={
+        "description": "Examples, meanings and tips that belong to a content.",
+        "changed_by": "updated_at",
+    },
+)
+sa.Index("idx_fragment_type", content_fragments.c.fragment_type)
+sa.Index("idx_fragment_text", content_fragments.c.native_text)
+sa.Index("idx_fragment_content", content_fragments.c.learning_content_id)
+
+fragment_assets = sa.Table(
+    "fragment_assets",
+    metadata,
+    _id(),
+    _refers_to("fragment_id", "content_fragments"),
+    sa.Column("asset_type", sa.String(20), nullable=False),
+    sa.Column(
+        "asset_data",
+        sa.LargeBinary,
+        nullable=False,
+        info={
+            "description": "The file itself. Compressed already, so PostgreSQL does not try.",
+            "storage": "EXTERNAL",
+        },
+    ),
+    sa.Column("asset_metadata", JSONB),
+    _moment("created_at", "When the file was made; making it anew moves it forward."),
+    sa.Column("created_by", sa.String(100)),
+    info={
+        "description": "Audio, images and videos of the fragments, kept in the database.",
+        "changed_by": "created_at",
+    },
+)
+fragment_assets.append_constraint(
+    sa.CheckConstraint(
+        fragment_assets.c.asset_type.in_(["audio", "image", "video"]), name="asset_type"
+    )
+)
+sa.Index(
+    "idx_fragment_asset_type", fragment_assets.c.fragment_id, fragment_assets.c.asset_type
+)
+sa.Index("idx_fragment_asset_created", fragment_assets.c.created_at)
+
+rankings = sa.Table(
+    "rankings",
+    metadata,
+    _id(),
+    _refers_to("fragment_id", "content_fragments"),
+    _refers_to("asset_id", "fragment_assets"),
+    sa.Column("rank_score", sa.Numeric(3, 2), server_default=sa.text("0.0")),
+    sa.Column("assessed_by", sa.String(100), nullable=False),
+    sa.Column("assessment_notes", sa.Text),
+    _moment("created_at", "When the rating was given."),
+    _moment("updated_at", "When the rating last changed."),
+    info={
+        "description": "Ratings of fragments and of their assets, 0 to 5.",
+        "changed_by": "updated_at",
+    },
+)
+rankings.append_constraint(
+    sa.CheckConstraint(
+        sa.and_(rankings.c.rank_score >= sa.text("0.0"), rankings.c.rank_score <= sa.text("5.0")),
+        name="rank_score",
+    )
+)
+sa.Index("idx_rankings_fragment", rankings.c.fragment_id)
+sa.Index("idx_rankings_asset", rankings.c.asset_id)
+sa.Index("idx_rankings_score", rankings.c.rank_score.desc())

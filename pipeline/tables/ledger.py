@@ -1,0 +1,64 @@
+"""The ledger: what the pipeline itself remembers, in schema ``migration`` of the target.
+
+Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and why, one row of
+``quarantine_values`` per column keeps the value's SQLite storage class and its exact bytes
+(text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754).
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+SCHEMA = "migration"
+
+metadata = sa.MetaData(schema=SCHEMA)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("handle", sa.Text, primary_key=True),
+    sa.Column("source_key", sa.Text),
+    sa.Column("reasons", JSONB, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+)
+
+quarantine_values = sa.Table(
+    "quarantine_values",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("handle", sa.Text, primary_key=True),
+    sa.Column("column_name", sa.Text, primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("value", sa.LargeBinary),
+    sa.ForeignKeyConstraint(
+        ["table_name", "handle"],
+        [quarantine.c.table_name, quarantine.c.handle],
+        ondelete="CASCADE",
+    ),
+)
+
+conversions = sa.Table(
+    "conversions",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("source_key", sa.Text, primary_key=True),
+    sa.Column("column_name", sa.Text, primary_key=True),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("original", sa.Text, nullable=False),
+    sa.Column("kept_as", sa.Text, nullable=False),
+)
+
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("run_id", sa.Text, primary_key=True),
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("proven_at", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    sa.Column("source_rows", sa.BigInteger, nullable=False),
+    sa.Column("target_rows", sa.BigInteger, nullable=False),
+    sa.Column("quarantined_rows", sa.BigInteger, nullable=False),
+    sa.Column("digests", JSONB, nullable=False),
+)
