@@ -10,6 +10,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+WAYS = (
+    "limit",
+    "snapshot",
+    "engine, load",
+    "engine, load and proof",
+    "snapshot, again",
+    "engine, again",
+    "pipeline migrate",
+    "pgloader",
+    "pgloader, tuned",
+    "duckdb",
+    "orm",
+)
 RATIO_GOALS = {
     ("rows", "engine, load"): 1.5,
     ("blobs", "engine, load"): 1.5,
@@ -45,7 +58,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Remark:
-    """Why a way has no number; `failed` when it should have had one."""
+    """Why a way has no number; `failed` when that is a fault of the benchmark or the engine."""
 
     workload: str
     way: str
@@ -62,7 +75,7 @@ class Verdict:
 
 
 def summarize(samples: Sequence[Sample], remarks: Sequence[Remark]) -> list[Result]:
-    """Give one result for each workload and way, in the order in which they first ran."""
+    """Give one result for each workload and way, workloads as they ran, ways as in `WAYS`."""
     keys = dict.fromkeys(
         [(sample.workload, sample.way) for sample in samples]
         + [(remark.workload, remark.way) for remark in remarks]
@@ -70,7 +83,9 @@ def summarize(samples: Sequence[Sample], remarks: Sequence[Remark]) -> list[Resu
     workloads = list(dict.fromkeys(workload for workload, _ in keys))
     seconds = {key: _median(samples, key) for key in keys}
     results = []
-    for workload, way in sorted(keys, key=lambda key: workloads.index(key[0])):
+    for workload, way in sorted(
+        keys, key=lambda key: (workloads.index(key[0]), WAYS.index(key[1]))
+    ):
         taken, limit = seconds[workload, way], seconds.get((workload, "limit"))
         ratio = taken / limit if taken is not None and limit is not None else None
         peaks = [
@@ -88,7 +103,7 @@ def verdicts(result: Result, results: Sequence[Result]) -> list[Verdict]:
     goal = RATIO_GOALS.get((result.workload, result.way))
     if goal is not None:
         aim = RATIO_AIMS.get(result.way)
-        words = f"ratio ≤ {goal}" + (f" (aim {aim})" if aim is not None else "")
+        words = f"≤ {goal}" + (f" (aim {aim})" if aim is not None else "")
         ratio = result.ratio_to_limit
         found.append(Verdict(words, None if ratio is None else ratio <= goal))
     if result.way == "engine, load and proof":
@@ -96,7 +111,7 @@ def verdicts(result: Result, results: Sequence[Result]) -> list[Verdict]:
         words = f"peak ≤ {ENGINE_PEAK_MIB:g} MiB"
         found.append(Verdict(words, None if peak is None else peak <= ENGINE_PEAK_MIB))
     if result.way == "pipeline migrate":
-        found.append(Verdict("faster than pgloader", _beats_pgloader(result, results)))
+        found.append(Verdict("< pgloader", _beats_pgloader(result, results)))
     return found
 
 
@@ -106,10 +121,10 @@ def show(
     """Print one table per workload, and below it why some ways have no number."""
     for workload in dict.fromkeys(result.workload for result in results):
         table = Table(title=f"{workload}, {title}", box=box.SIMPLE_HEAD, title_justify="left")
-        table.add_column("way")
+        table.add_column("way", no_wrap=True)
         for heading in ("median s", "ratio", "peak MiB"):
             table.add_column(heading, justify="right")
-        table.add_column("goal")
+        table.add_column("goal", no_wrap=True)
         table.add_column("holds")
         for result in results:
             if result.workload == workload:

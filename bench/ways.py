@@ -88,7 +88,7 @@ def duckdb(source: Path, url: str) -> Measured:
         try:
             connection.execute(_load_extension(name, library.__version__))
         except library.Error as error:
-            raise Unavailable(str(error).partition("\n")[0]) from error
+            raise Unavailable(f"no extension {name} here, and no download") from error
 
     def work() -> None:
         _statements(url, [table.create for table in TABLES])
@@ -142,14 +142,30 @@ def _here(work: Callable[[], None]) -> Measured:
 
 
 def _program(command: list[str], variables: dict[str, str]) -> Measured:
+    """Time a program from start to exit.
+
+    It gets no terminal: pgloader out of memory would open a debugger there and wait.
+    """
     began = time.perf_counter()
     done = subprocess.run(
-        command, env=os.environ | variables, capture_output=True, text=True, check=False
+        command,
+        env=os.environ | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
     )
     seconds = time.perf_counter() - began
     if done.returncode != 0:
-        raise Failed(last_line(done.stderr) or last_line(done.stdout) or "it said nothing")
+        raise Failed(_last_words(done.stderr) or _last_words(done.stdout) or "it said nothing")
     return Measured(seconds, children_peak_mib())
+
+
+def _last_words(output: str) -> str:
+    """Return the line that tells why a program ended: out of memory, else its last one."""
+    exhausted = (line for line in output.splitlines() if line.startswith("Heap exhausted"))
+    return next(exhausted, last_line(output))
 
 
 def last_line(output: str) -> str:

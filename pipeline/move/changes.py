@@ -7,20 +7,22 @@ letter are handed to PostgreSQL, which knows when two of them mean the same.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.contract import quoted
 from pipeline.move.digest import ColumnDigest
 from pipeline.move.extract import BATCH_ROWS, Range
 from pipeline.move.landing import Landing
-from pipeline.move.sift import Sifted
+from pipeline.move.sift import Sifted, ahead
 from pipeline.move.target import Target
 
 _TILE_ROWS = 2 * BATCH_ROWS
@@ -93,7 +95,7 @@ class Totals:
     Attributes:
         source_rows: rows read from the source.
         target_rows: rows read from the target.
-        source: digest per column of what was read from the source.
+        source: digest per column of what was read from the source, once it was not equal.
         target: digest per column of what was read from the target.
     """
 
@@ -102,31 +104,74 @@ class Totals:
     source: dict[str, ColumnDigest] = field(default_factory=dict)
     target: dict[str, ColumnDigest] = field(default_factory=dict)
 
-    def add(self, column: str, source: pa.Array, target: pa.Array) -> None:
-        """Digest a column of one tile."""
-        self.source.setdefault(column, ColumnDigest()).update(source)
-        self.target.setdefault(column, ColumnDigest()).update(target)
+    def add(self, column: str, source: pa.Array, target: pa.Array, *, equal: bool) -> None:
+        """Digest a column of one tile; as long as all was equal, one digest speaks for both."""
+        theirs = self.target.setdefault(column, ColumnDigest())
+        if not equal and column not in self.source:
+            self.source[column] = theirs.copy()
+        theirs.update(target)
+        if column in self.source:
+            self.source[column].update(source)
+
+    def digests(self) -> dict[str, tuple[str, str]]:
+        """Both sides' digests, by column."""
+        return {
+            column: (self.source.get(column, theirs).hexdigest(), theirs.hexdigest())
+            for column, theirs in self.target.items()
+        }
 
 
 def compare(
-    target: Target, landing: Landing, batches: Iterable[Sifted], totals: Totals
+    target: Target,
+    landing: Landing,
+    ranges: Sequence[Range],
+    batches: Iterable[Sifted],
+    totals: Totals,
 ) -> Iterator[Changes]:
-    """Read both sides and tell, tile by tile, what differs; totals grow along the way."""
+    """Read both sides and tell, tile by tile, what differs; totals grow along the way.
+
+    Args:
+        target: the session; tiles are read by a thread of their own.
+        landing: the table.
+        ranges: where the source's batches begin and end.
+        batches: the source's rows, one batch per range; another thread asks for them.
+        totals: what was seen so far.
+    """
     after: Any = None
-    for sifted in batches:
-        yield from _compare_tile(target, landing, sifted, after, totals)
-        after = sifted.part.last
+
+    def with_forms() -> Iterator[tuple[Sifted, dict[str, pa.Array]]]:
+        for sifted in batches:
+            yield sifted, {
+                name: cast.source_form(sifted.batch.column(name))
+                for name, cast in landing.casts.items()
+            }
+
+    def tiles() -> Iterator[pa.RecordBatch | None]:
+        last: Any = None
+        for part in ranges:
+            yield _tile(target, landing, after=last, part=part)
+            last = part.last
+
+    with closing(ahead(with_forms())) as ours, closing(ahead(tiles(), depth=1)) as theirs:
+        for (sifted, forms), tile in zip(ours, theirs, strict=True):
+            yield _compare_tile(target, landing, sifted, forms, tile, after, totals)
+            after = sifted.part.last
     extra = _keys_beyond(target, landing, after)
     totals.target_rows += len(extra)
     yield Changes(None, pa.array([], extra.type), extra)
 
 
 def _compare_tile(
-    target: Target, landing: Landing, sifted: Sifted, after: Any, totals: Totals
-) -> Iterator[Changes]:
+    target: Target,
+    landing: Landing,
+    sifted: Sifted,
+    forms: dict[str, pa.Array],
+    theirs: pa.RecordBatch | None,
+    after: Any,
+    totals: Totals,
+) -> Changes:
     key = landing.key.name
     ours = sifted.batch
-    theirs = _tile(target, landing, after=after, part=sifted.part)
     totals.source_rows += ours.num_rows
     our_keys = ours.column(key)
     if theirs is None:
@@ -145,16 +190,14 @@ def _compare_tile(
     totals.target_rows += theirs.num_rows
     their_keys = theirs.column(key)
     missing = our_keys.slice(0, 0)
-    common = ours
     chosen: pa.Array | None = None
     if not their_keys.equals(our_keys):
         chosen = pc.is_in(our_keys, their_keys)
         missing = our_keys.filter(pc.invert(chosen))
-        common = ours.filter(chosen)
     differing, lost = [], []
     for column in landing.columns:
         name, cast = column.name, landing.casts[column.name]
-        source = cast.source_form(common.column(name))
+        source = forms[name] if chosen is None else forms[name].filter(chosen)
         there = cast.target_form(theirs.column(name))
         lossy = sifted.lossy.get(name)
         if lossy is not None and chosen is not None:
@@ -165,7 +208,7 @@ def _compare_tile(
             lossy = _json_lossy(source, there, differs)
             source = pc.if_else(really, source, there)
             differs = really if pc.any(really).as_py() else None
-        totals.add(name, source, there)
+        totals.add(name, source, there, equal=differs is None)
         if differs is not None:
             differing.append(
                 Differing(
@@ -183,7 +226,7 @@ def _compare_tile(
                     there.filter(lossy).cast(pa.string()),
                 )
             )
-    yield Changes(sifted, missing, extra, tuple(differing), tuple(lost))
+    return Changes(sifted, missing, extra, tuple(differing), tuple(lost))
 
 
 def _outputs(landing: Landing) -> str:
@@ -198,42 +241,45 @@ def _key_sql(landing: Landing) -> str:
     return quoted(landing.key.name) + (' COLLATE "C"' if text else "")
 
 
-def _between(landing: Landing, after: Any, part: Range) -> tuple[str, tuple[Any, ...]]:
-    key = _key_sql(landing)
-    if after is None:
-        return f"{key} <= $1", (part.last,)
-    return f"{key} > $1 AND {key} <= $2", (after, part.last)
-
-
 def _tile(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.RecordBatch | None:
     """The target's rows up to the end of a range; None when there are far more than ours."""
-    where, bounds = _between(landing, after, part)
-    found = target.arrow(
-        f"SELECT {_outputs(landing)} FROM {quoted(landing.name)} WHERE {where}"
-        f" ORDER BY {_key_sql(landing)} LIMIT {_TILE_ROWS + 1}",
-        bounds,
-    )
+    with target.bounds(after, part.last):
+        found = target.arrow(
+            f"SELECT {_outputs(landing)} FROM {quoted(landing.name)} WHERE {_within(landing, after)}"
+            f" ORDER BY {_key_sql(landing)} LIMIT {_TILE_ROWS + 1}"
+        )
     return None if found.num_rows > _TILE_ROWS else _plain(found)
 
 
 def _tile_keys(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.Array:
-    where, bounds = _between(landing, after, part)
-    return _keys(target, landing, where, bounds)
+    with target.bounds(after, part.last):
+        return _keys(target, landing, _within(landing, after))
 
 
 def _keys_beyond(target: Target, landing: Landing, after: Any) -> pa.Array:
     if after is None:
-        return _keys(target, landing, "true", ())
-    return _keys(target, landing, f"{_key_sql(landing)} > $1", (after,))
+        return _keys(target, landing, "true")
+    with target.bounds(after, after):
+        return _keys(target, landing, f"{_key_sql(landing)} > {_bound(landing, 'low')}")
 
 
-def _keys(target: Target, landing: Landing, where: str, bounds: tuple[Any, ...]) -> pa.Array:
-    key = _key_sql(landing)
+def _keys(target: Target, landing: Landing, where: str) -> pa.Array:
     found = target.arrow(
-        f"SELECT {quoted(landing.key.name)} FROM {quoted(landing.name)} WHERE {where} ORDER BY {key}",
-        bounds,
+        f"SELECT {quoted(landing.key.name)} FROM {quoted(landing.name)} WHERE {where}"
+        f" ORDER BY {_key_sql(landing)}"
     )
     return _plain(found).column(0)
+
+
+def _within(landing: Landing, after: Any) -> str:
+    key = _key_sql(landing)
+    up_to = f"{key} <= {_bound(landing, 'high')}"
+    return up_to if after is None else f"{key} > {_bound(landing, 'low')} AND {up_to}"
+
+
+def _bound(landing: Landing, end: str) -> str:
+    kind = landing.key.type.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+    return f"current_setting('pipeline.{end}')::{kind}"
 
 
 def _rows_with(target: Target, landing: Landing, keys: pa.Array) -> pa.RecordBatch:

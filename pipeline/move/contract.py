@@ -85,6 +85,8 @@ class Contract:
     def violated(self, *, always: bool = False) -> str:
         """SQL that is true exactly for the rows that break a rule (or an ``always`` rule)."""
         rules = [rule.violated for _, rule in self.rules if rule.always or not always]
+        if not rules:
+            return "0"
         return "(" + " OR ".join(f"({rule})" for rule in rules) + ") IS TRUE"
 
     def explain(
@@ -163,7 +165,7 @@ def contract_of(landing: Landing) -> Contract:
         name, cast = quoted(column.name), landing.casts[column.name]
         if not column.nullable:
             rules.append((column.name, Rule("null", "is NULL", f"{name} IS NULL")))
-        rules.append((column.name, cast.storage_rule(name)))
+        rules.append((column.name, cast.storage_rule(name, landing.declared[column.name])))
         rules += [(column.name, rule) for rule in cast.rules(name)]
     return Contract(landing, (*rules, *_checks(landing)))
 

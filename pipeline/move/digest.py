@@ -33,6 +33,13 @@ class ColumnDigest:
         else:
             self._fixed(column)
 
+    def copy(self) -> "ColumnDigest":
+        """Another digest that goes on from here."""
+        other = ColumnDigest()
+        other._lengths, other._values = self._lengths.copy(), self._values.copy()
+        other._type = self._type
+        return other
+
     def hexdigest(self) -> str:
         """The digest of all that was added."""
         whole = hashlib.blake2b(self._type.encode(), digest_size=_SIZE)

@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.move.contract import Contract, Reason, quoted
-from pipeline.move.errors import SourceError
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import Snapshot, unreadable
 
@@ -74,10 +73,11 @@ class _Cutter:
     last_key: Any = None
     last_handle: Any = None
 
-    def take(self, keys: pa.Array, handles: pa.Array, sizes: Any, bad: pa.Array) -> None:
+    def take(self, keys: pa.Array, handles: pa.Array, sizes: Any, bad: pa.Array | None) -> None:
         self.rows += len(keys)
         self.bytes += int(sizes.sum())
-        self.rejected += pc.filter(handles, pc.equal(bad, 1)).to_pylist()
+        if bad is not None:
+            self.rejected += pc.filter(handles, pc.equal(bad, 1)).to_pylist()
         if keys.null_count:
             there = keys.is_valid()
             sizes = sizes[there.to_numpy(zero_copy_only=False)]
@@ -192,37 +192,50 @@ class Source:
         fixed = _VALUE_BYTES * len(landing.columns)
         handle = self.handle_column(landing)
         handle_is_key = handle == key
-        sentinel = f"{cast.sentinel}, {cast.sentinel if handle_is_key else '0'}, 0, 0"
+        # A key that is the handle cannot be of another type; all others are read with care.
+        outputs = [f"{fixed} + {sizes or '0'}", key]
+        first = ["0", cast.sentinel]
+        broken = contract.violated(always=True)
+        if not handle_is_key:
+            outputs[1:] = [cast.guarded_read(key), handle]
+            first.append("0")
+            broken = f"{broken} OR {key} IS NULL OR {cast.storage_rule(key, '').violated}"
+        if broken != "0":
+            outputs.append(broken)
+            first.append("0")
         sql = (
-            f"SELECT {sentinel} UNION ALL SELECT * FROM ("
-            f"SELECT {cast.guarded_read(key)}, {handle}, {fixed} + {sizes or '0'},"
-            f" {contract.violated(always=True)} FROM {quoted(landing.name)} ORDER BY {key} LIMIT -1)"
+            f"SELECT {', '.join(first)} UNION ALL SELECT * FROM (SELECT {', '.join(outputs)}"
+            f" FROM {quoted(landing.name)} ORDER BY {key} LIMIT -1)"
         )
         cutter = _Cutter()
         with self._reader(BATCH_ROWS) as cursor:
             cursor.execute(sql)
-            first = True
+            start = 1
             for batch in cursor.fetch_record_batch():
-                rows = batch.slice(1) if first else batch
-                first = False
-                keys, handles, sizes_, bad = rows.columns
-                cutter.take(keys, handles, sizes_.to_numpy(), bad)
+                sizes_, keys, *more = batch.slice(start).columns
+                bad = more.pop() if broken != "0" else None
+                cutter.take(keys, more[0] if more else keys, sizes_.to_numpy(), bad)
+                start = 0
         return cutter.survey()
 
     def read(
-        self, landing: Landing, part: Range, *, without: Collection[Any] = ()
+        self, landing: Landing, part: Range, *, without: Collection[Any] | None = None
     ) -> pa.RecordBatch:
         """Deliver one range, raw: SQLite's values in the casts' ``raw`` types.
 
         Args:
             landing: the table.
             part: what to read.
-            without: handles of rows to leave out; their values may be of any storage class.
+            without: handles of rows to leave out; their values may be of any storage class. None
+                trusts every row, which is faster than leaving out none.
+
+        Raises:
+            pa.ArrowInvalid: a value is of another storage class than its column accepts.
         """
         casts = landing.casts
         key, handle = quoted(landing.key.name), self.handle_column(landing)
         sentinels = [f"{casts[c.name].sentinel} AS {quoted(c.name)}" for c in landing.columns]
-        if without:
+        if without is not None:
             outputs = [casts[c.name].guarded_read(quoted(c.name)) for c in landing.columns]
             outputs.append(handle)
             sentinels.append(casts[landing.key.name].sentinel if handle == key else "0")
@@ -235,7 +248,7 @@ class Source:
         with self._reader(part.rows + 1) as cursor:
             cursor.execute(sql, (part.first, part.last))
             batch = _one_batch(cursor.fetch_arrow_table().slice(1))
-        if without:
+        if without is not None:
             handles = batch.column(batch.num_columns - 1)
             left_out = pa.array(list(without), handles.type)
             batch = batch.select(range(batch.num_columns - 1)).filter(
@@ -271,11 +284,7 @@ class Source:
         for column, name in zip(batch.columns, batch.schema.names, strict=True):
             expected = landing.casts[name].raw
             if column.type != expected:
-                raise SourceError(
-                    f"{landing.name}.{name} of {self.path} was read as {column.type}"
-                    f" where {expected} was expected",
-                    remedy="The file changed under the reader; run again",
-                )
+                raise pa.ArrowInvalid(f"{name} holds {column.type} instead of {expected}")
 
     @contextmanager
     def _reader(self, rows: int) -> Iterator[Any]:

@@ -31,11 +31,13 @@ class Landing:
     Attributes:
         table: the declared table with the carried columns added.
         columns: the columns that move, in the target's order.
+        declared: the moving columns' types in the source, by name.
         drift: where source and declaration disagree.
     """
 
     table: sa.Table
     columns: tuple[sa.Column[Any], ...]
+    declared: dict[str, str]
     drift: tuple[Drift, ...]
 
     @property
@@ -87,7 +89,8 @@ def match(declared: sa.Table, source_columns: Sequence[SourceColumn]) -> Landing
                 Drift(table.name, column.name, "carried", f"added to the target as {kind}")
             )
     moving = tuple(column for column in table.columns if column.name in found)
-    return Landing(table, moving, tuple(drift))
+    types = {column.name: found[column.name].declared for column in moving}
+    return Landing(table, moving, types, tuple(drift))
 
 
 def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:

@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import sqlalchemy as sa
-
 from pipeline.move import conversions, load, quarantine, schema, verify
 from pipeline.move.changes import Changes
-from pipeline.move.contract import Contract, Rejected, contract_of, quoted
+from pipeline.move.contract import Contract, Rejected, quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
 from pipeline.move.extract import Source, Survey
 from pipeline.move.findings import CheckResult, Lossy
-from pipeline.move.landing import Landing, match
+from pipeline.move.landing import Landing
+from pipeline.move.prepare import Prepared
 from pipeline.move.sift import Sieve, Sifted, ahead
 from pipeline.move.target import Target
 
@@ -120,26 +119,6 @@ class _Work:
         return count
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A table that has been matched and surveyed, ready to move."""
-
-    landing: Landing
-    contract: Contract
-    survey: Survey
-
-
-def prepare(declared: sa.Table, source: Source) -> Prepared:
-    """Match a table with the source and look once at every row.
-
-    Raises:
-        SourceError: the source lacks what the table needs, or cannot be read.
-    """
-    landing = match(declared, source.columns(declared.name))
-    contract = contract_of(landing)
-    return Prepared(landing, contract, source.survey(landing, contract))
-
-
 def move_table(
     prepared: Prepared,
     *,
@@ -182,7 +161,7 @@ def move_table(
             _fill(work, present)
             way = "filled"
         with work.timed("sequence"):
-            _advance_sequence(target, landing)
+            _advance_sequence(target, landing, work.survey)
         with work.timed("quarantine"):
             _keep_rejected(work)
         if compared is None:
@@ -272,7 +251,9 @@ def _merge(
             count(changes.sifted)
 
     with work.timed("compare"):
-        compared = verify.examine(target, landing, ahead(iter(sieve)), on_changes=stage)
+        compared = verify.examine(
+            target, landing, work.survey, iter(sieve), on_changes=stage
+        )
     if compared.equal and not sieve.rejected:
         with work.timed("keys"):
             _build(work, schema.look(target, landing.name))
@@ -321,14 +302,16 @@ def _delete(work: _Work, keys: list[Any]) -> None:
         work.deleted += len(keys)
 
 
-def _advance_sequence(target: Target, landing: Landing) -> None:
-    """Let ids go on behind the largest one; a sequence is never turned back."""
+def _advance_sequence(target: Target, landing: Landing, survey: Survey) -> None:
+    """Let ids go on behind the largest one, rows in quarantine included; never turn back."""
     sequence = verify.sequence_of(target, landing)
     if sequence is not None:
+        largest = survey.ranges[-1].last if survey.ranges else 0
         target.rows(
-            f"SELECT setval('{sequence}', m) FROM (SELECT max({quoted(landing.key.name)}) AS m"
-            f" FROM {quoted(landing.name)}) AS t, {sequence} AS s"
-            " WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END"
+            f"SELECT setval($1::text::regclass, m) FROM (SELECT greatest($2::bigint,"
+            f" max({quoted(landing.key.name)})) AS m FROM {quoted(landing.name)}) AS t,"
+            f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
+            (sequence, largest),
         )
 
 
@@ -365,8 +348,8 @@ def _prove(work: _Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
             if changes.sifted is not None:
                 count(changes.sifted)
 
-        batches = ahead(verify.as_found(work.source, landing, work.survey, without=without))
-        compared = verify.examine(target, landing, batches, on_changes=note)
+        batches = verify.as_found(work.source, landing, work.survey, without=without)
+        compared = verify.examine(target, landing, work.survey, batches, on_changes=note)
         return compared, conversions.replace(target, landing.name)
 
 

@@ -72,13 +72,14 @@ class Sieve:
         if judged:
             for handle in self.source.judge(self.landing, self.contract, part):
                 self.rejected.setdefault(handle, None)
-        raw = self.source.read(self.landing, part, without=self.rejected.keys())
+        left_out = list(self.rejected) if judged or self.rejected else None
         try:
+            raw = self.source.read(self.landing, part, without=left_out)
             batch, lossy = convert(self.landing, raw)
         except pa.ArrowInvalid:
             if not judged:
                 return self.sift(part, judge=True)
-            raw = self._convertible(raw)
+            raw = self._convertible(self.source.read(self.landing, part, without=left_out))
             batch, lossy = convert(self.landing, raw)
         return Sifted(part, batch, raw, lossy, judged)
 

@@ -5,6 +5,7 @@ COPY be undone to a savepoint and the rest of the transaction go on.
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ LOCK_KEY = 0x6D6967726174  # "migrat"
 """The advisory lock that a writer of the target holds, whatever it writes."""
 
 LOCK_SECONDS = 30.0
+_SLICE_BYTES = 256 * 1024
 _DATA_FAULTS = ("21", "22", "23", "44", "54")
 _SESSION = (
     "SET application_name = 'pipeline'",
@@ -43,7 +45,7 @@ class DataFault(Exception):
 
 
 class Target:
-    """A connection to the target.
+    """A connection to the target; threads take turns, statement by statement.
 
     Every method raises ``DataFault`` when a value was refused and ``TargetError`` for the rest.
     """
@@ -53,6 +55,7 @@ class Target:
         self._connection = connection
         self._shown = shown
         self._cursor = connection.cursor()
+        self._mine = threading.RLock()
 
     @classmethod
     @contextmanager
@@ -105,7 +108,22 @@ class Target:
         if "." in table:
             schema["db_schema_name"], name = table.split(".")
         with self._translated():
-            self._cursor.adbc_ingest(name, batch, mode="append", **schema)
+            self._cursor.adbc_ingest(name, _in_slices(batch), mode="append", **schema)
+
+    @contextmanager
+    def bounds(self, low: object, high: object) -> Iterator[None]:
+        """Let queries inside ask ``current_setting('pipeline.low')`` and ``'pipeline.high'``.
+
+        The driver streams a query by COPY only when it has no parameters, and values have no
+        place in the text of a query; settings carry them. Other threads wait.
+        """
+        with self._mine:
+            self.rows(
+                "SELECT set_config('pipeline.low', $1, false),"
+                " set_config('pipeline.high', $2, false)",
+                (str(low), str(high)),
+            )
+            yield
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -121,14 +139,15 @@ class Target:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo what happened inside on a ``DataFault``; it is raised on."""
-        self.run("SAVEPOINT here")
-        try:
-            yield
-        except DataFault:
-            self.run("ROLLBACK TO SAVEPOINT here", "RELEASE SAVEPOINT here")
-            raise
-        self.run("RELEASE SAVEPOINT here")
+        """Undo what happened inside on a ``DataFault``; it is raised on. Other threads wait."""
+        with self._mine:
+            self.run("SAVEPOINT here")
+            try:
+                yield
+            except DataFault:
+                self.run("ROLLBACK TO SAVEPOINT here", "RELEASE SAVEPOINT here")
+                raise
+            self.run("RELEASE SAVEPOINT here")
 
     @contextmanager
     def lock(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
@@ -166,12 +185,23 @@ class Target:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
-            yield
+            with self._mine:
+                yield
         except adbc_driver_manager.Error as error:
             state = getattr(error, "sqlstate", None)
             if state and state.startswith(_DATA_FAULTS):
                 raise DataFault(error, state) from error
             raise TargetError.from_driver(error, where=self._shown) from error
+
+
+def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:
+    """A batch in pieces that fit into a socket's buffer.
+
+    While the server takes one piece from the buffer, the driver can encode the next.
+    """
+    rows = max(1, batch.num_rows * _SLICE_BYTES // max(1, batch.nbytes))
+    slices = [batch.slice(at, rows) for at in range(0, batch.num_rows, rows)]
+    return pa.RecordBatchReader.from_batches(batch.schema, slices)
 
 
 def transient(error: BaseException) -> bool:

@@ -29,8 +29,8 @@ _NAIVE_MICROSECONDS = pa.timestamp("us")
 class Rule:
     """What a value must meet: ``violated`` is SQL that is true where it does not.
 
-    An ``always`` rule is one that neither a cast nor PostgreSQL would notice, so every row is
-    held against it; the others are looked up only when a batch fails.
+    An ``always`` rule is one whose breach neither the reader, nor a cast, nor PostgreSQL would
+    notice, so every row is held against it; the others are looked up only when a batch fails.
     """
 
     code: str
@@ -67,6 +67,7 @@ class Cast:
         checked_as: column expression -> the SQLite value that CHECK constraints speak of.
         read: column expression -> what SQLite is asked for.
         convert: raw column -> column as COPY takes it.
+        convert_accepts_any: whether ``convert`` takes any text for good.
         target: column expression -> what PostgreSQL is asked for when it is read back.
         source_form: converted column -> the form in which both sides are compared.
         target_form: column as read back -> the form in which both sides are compared.
@@ -79,14 +80,24 @@ class Cast:
     checked_as: Callable[[str], str] = _same
     read: Callable[[str], str] = _same
     convert: Callable[[Array], Converted]
+    convert_accepts_any: bool = False
     target: Callable[[str], str] = _same
     source_form: Callable[[Array], Array] = _as_is
     target_form: Callable[[Array], Array] = _as_is
 
-    def storage_rule(self, expression: str) -> Rule:
-        """The rule that a value is null or of an accepted storage class."""
+    def storage_rule(self, expression: str, declared: str) -> Rule:
+        """The rule that a value is null or of an accepted storage class.
+
+        The reader notices what does not fit its Arrow type, with two exceptions: it writes
+        numbers as text, where the source's declared type has not done so already, and takes
+        anything for bytes.
+        """
+        unnoticed = self.raw == pa.binary() or (
+            self.raw == pa.string() and "integer" not in self.storage and self.convert_accepts_any
+        )
+        always = unnoticed and not (self.raw == pa.string() and affinity(declared) == "TEXT")
         violated = " AND ".join(f"typeof({expression}) <> '{s}'" for s in (*self.storage, "null"))
-        return Rule("type", f"is not {' or '.join(self.storage)}", violated, always=True)
+        return Rule("type", f"is not {' or '.join(self.storage)}", violated, always)
 
     def guarded_read(self, expression: str) -> str:
         """Like ``read``, but NULL where the storage class is not accepted."""
@@ -123,11 +134,25 @@ def cast_of(column: sa.Column[Any]) -> Cast:
     raise NotImplementedError(f"{column} is declared as {kind!r}, which has no cast")
 
 
+def affinity(declared: str) -> str:
+    """What SQLite makes of a declared type (section 3.1 of its documentation of datatypes)."""
+    name = declared.upper()
+    if "INT" in name:
+        return "INTEGER"
+    if any(word in name for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if not name or "BLOB" in name:
+        return "BLOB"
+    if any(word in name for word in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
 def carried_type(declared: str) -> sa.types.TypeEngine[Any]:
     """The type of a column that only the source declares.
 
-    Names are read as SQLite reads them (section 3.1 of its documentation of datatypes), after
-    the names that applications use for moments, truth values and JSON.
+    First come the names that applications use for moments, truth values and JSON, then SQLite's
+    own reading of the name.
     """
     name = declared.upper()
     if name.startswith(("DATETIME", "TIMESTAMP")):
@@ -136,15 +161,16 @@ def carried_type(declared: str) -> sa.types.TypeEngine[Any]:
         return JSONB()
     if name.startswith("BOOL"):
         return sa.Boolean()
-    if "INT" in name:
-        return sa.BigInteger()
-    if any(word in name for word in ("CHAR", "CLOB", "TEXT")):
+    if name.startswith("DATE") or not name:
         return sa.Text()
-    if "BLOB" in name:
-        return sa.LargeBinary()
-    if any(word in name for word in ("REAL", "FLOA", "DOUB", "NUMERIC", "DECIMAL")):
-        return sa.Double()
-    return sa.Text()
+    by_affinity: dict[str, sa.types.TypeEngine[Any]] = {
+        "INTEGER": sa.BigInteger(),
+        "TEXT": sa.Text(),
+        "BLOB": sa.LargeBinary(),
+        "REAL": sa.Double(),
+        "NUMERIC": sa.Double(),
+    }
+    return by_affinity[affinity(declared)]
 
 
 def _integer(*, bits: int) -> Cast:
@@ -166,12 +192,18 @@ def _integer(*, bits: int) -> Cast:
     )
 
 
+def _boolean_convert(values: Array) -> Converted:
+    if pc.any(pc.invert(pc.is_in(values, pa.array([0, 1, None], pa.int64())))).as_py():
+        raise pa.ArrowInvalid("a truth value is neither 0 nor 1")
+    return Converted(values.cast(pa.bool_()))
+
+
 _BOOLEAN = Cast(
     storage=("integer",),
     sentinel="0",
     raw=pa.int64(),
-    rules=lambda c: (Rule("range", "is neither 0 nor 1", f"{c} NOT IN (0, 1)", always=True),),
-    convert=lambda values: Converted(values.cast(pa.bool_())),
+    rules=lambda c: (Rule("range", "is neither 0 nor 1", f"{c} NOT IN (0, 1)"),),
+    convert=_boolean_convert,
 )
 
 _FINITE = "abs({c}) <= 1.7976931348623157e308"
@@ -221,7 +253,12 @@ def _text(*, length: int | None) -> Cast:
         return Converted(values)
 
     return Cast(
-        storage=("text",), sentinel="''", raw=pa.string(), rules=rules, convert=convert
+        storage=("text",),
+        sentinel="''",
+        raw=pa.string(),
+        rules=rules,
+        convert=convert,
+        convert_accepts_any=True,
     )
 
 

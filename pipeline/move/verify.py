@@ -80,13 +80,14 @@ class Compared:
 def examine(
     target: Target,
     landing: Landing,
+    survey: Survey,
     batches: Iterable[Sifted],
     *,
     on_changes: Callable[[Changes], None],
 ) -> Compared:
     """Compare both sides, tile by tile, and count and name what differs."""
     found = Compared()
-    for changes in compare(target, landing, batches, found.totals):
+    for changes in compare(target, landing, survey.ranges, batches, found.totals):
         _note(landing.name, changes, found)
         on_changes(changes)
     return found
@@ -123,8 +124,8 @@ def as_found(
         PipelineError: a row can neither be converted nor is it in quarantine.
     """
     for part in survey.ranges:
-        raw = source.read(landing, part, without=without)
         try:
+            raw = source.read(landing, part, without=without or None)
             batch, lossy = convert(landing, raw)
         except pa.ArrowInvalid as error:
             raise PipelineError(
@@ -140,7 +141,7 @@ def checks_of(
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of all checks of a table."""
     return (
-        conservation(target, source, landing),
+        _conservation(target, source, landing, compared.totals),
         _keys(landing, compared),
         _digests(landing, compared),
         foreign_keys(target, landing),
@@ -153,10 +154,11 @@ def checks_of(
     )
 
 
-def conservation(target: Target, source: Source, landing: Landing) -> CheckResult:
+def _conservation(
+    target: Target, source: Source, landing: Landing, totals: Totals
+) -> CheckResult:
     """Source = moved + quarantined, each counted where it lies."""
-    ours = source.count(landing.name)
-    theirs = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
+    ours, theirs = source.count(landing.name), totals.target_rows
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
@@ -185,14 +187,7 @@ def _keys(landing: Landing, compared: Compared) -> CheckResult:
 
 
 def _digests(landing: Landing, compared: Compared) -> CheckResult:
-    digests = {
-        column.name: (
-            compared.totals.source[column.name].hexdigest(),
-            compared.totals.target[column.name].hexdigest(),
-        )
-        for column in landing.columns
-        if column.name in compared.totals.source
-    }
+    digests = compared.totals.digests()
     unequal = tuple(
         DigestDiffers(landing.name, column, ours, theirs)
         for column, (ours, theirs) in digests.items()

@@ -1,0 +1,120 @@
+"""What the UI shows of a move: schema, counts, rates, reasons and a preview."""
+
+import dagster as dg
+import pandas as pd
+import sqlalchemy as sa
+
+from pipeline.move.contract import quoted
+from pipeline.move.findings import Quarantined, say
+from pipeline.move.mover import Move
+from pipeline.move.schema import type_name
+from pipeline.move.target import Target
+
+_PREVIEW_ROWS = 5
+_PREVIEW_LETTERS = 60
+
+
+def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:  # type: ignore[type-arg]
+    """What is known of a table before it has ever moved."""
+    constraints = ", ".join(sorted(str(c.name) for c in table.constraints))
+    return {
+        "dagster/column_schema": dg.MetadataValue.table_schema(
+            dg.TableSchema(
+                columns=[
+                    dg.TableColumn(
+                        column.name,
+                        type_name(column),
+                        description=column.info.get("description"),
+                        constraints=dg.TableColumnConstraints(
+                            nullable=bool(column.nullable), unique=bool(column.primary_key)
+                        ),
+                    )
+                    for column in table.columns
+                ]
+            )
+        ),
+        "dagster/table_name": dg.MetadataValue.text(f"public.{table.name}"),
+        "constraints": dg.MetadataValue.text(constraints),
+        "indexes": dg.MetadataValue.text(", ".join(sorted(str(i.name) for i in table.indexes))),
+    }
+
+
+def of_move(move: Move, preview: pd.DataFrame) -> dict[str, dg.MetadataValue]:  # type: ignore[type-arg]
+    """What a move did, for its materialization."""
+    loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
+    whole = sum(move.seconds.values())
+    shown: dict[str, dg.MetadataValue] = {  # type: ignore[type-arg]
+        "dagster/row_count": dg.MetadataValue.int(move.moved_rows),
+        "dagster/column_schema": dg.MetadataValue.table_schema(
+            dg.TableSchema(
+                columns=[dg.TableColumn(n, t, description=d or None) for n, t, d in move.columns]
+            )
+        ),
+        "way": dg.MetadataValue.text(move.way),
+        "source_rows": dg.MetadataValue.int(move.source_rows),
+        "source_bytes": dg.MetadataValue.int(move.source_bytes),
+        "written": dg.MetadataValue.int(move.written_rows),
+        "deleted": dg.MetadataValue.int(move.deleted_rows),
+        "quarantined": dg.MetadataValue.int(move.quarantined_rows),
+        "rows_per_second": dg.MetadataValue.int(round(move.source_rows / max(loading, 1e-3))),
+        "mib_per_second": dg.MetadataValue.float(
+            round(move.source_bytes / 2**20 / max(loading, 1e-3), 1)
+        ),
+        "seconds": dg.MetadataValue.float(round(whole, 3)),
+        "seconds_by_phase": dg.MetadataValue.json(
+            {phase: round(seconds, 3) for phase, seconds in move.seconds.items()}
+        ),
+    }
+    if len(preview):
+        shown["preview"] = dg.MetadataValue.md(markdown_table(preview))
+    reasons = [f for c in move.checks for f in c.findings if isinstance(f, Quarantined)]
+    if reasons:
+        shown["quarantine_reasons"] = dg.MetadataValue.json(
+            [{n: v for n, v in vars(reason).items() if n != "table"} for reason in reasons]
+        )
+        shown["quarantine"] = dg.MetadataValue.md(
+            markdown_table(
+                pd.DataFrame(
+                    [
+                        {
+                            "column": reason.column or "",
+                            "reason": reason.reason,
+                            "rows": reason.rows,
+                            "for example": ", ".join(reason.examples),
+                        }
+                        for reason in reasons
+                    ]
+                )
+            )
+        )
+    drift = next(check for check in move.checks if check.name == "drift")
+    if drift.findings:
+        shown["drift"] = dg.MetadataValue.text("; ".join(say(f) for f in drift.findings))
+    return shown
+
+
+def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
+    """The first rows of a moved table; BLOBs are shown as their size, long texts are cut."""
+    outputs = ", ".join(
+        f"octet_length({quoted(c.name)}) || ' bytes' AS {quoted(c.name)}"
+        if isinstance(c.type, sa.LargeBinary)
+        else f"left({quoted(c.name)}::text, {_PREVIEW_LETTERS}) AS {quoted(c.name)}"
+        for c in table.columns
+    )
+    key = quoted(next(iter(table.primary_key.columns)).name)
+    rows = target.rows(
+        f"SELECT {outputs} FROM {quoted(table.name)} ORDER BY {key} LIMIT {_PREVIEW_ROWS}"
+    )
+    return pd.DataFrame(rows, columns=[c.name for c in table.columns], dtype=object)
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A frame as Markdown; what would break out of its cell is escaped."""
+
+    def cell(value: object) -> str:
+        text = "" if value is None else str(value)
+        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + " --- |" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)

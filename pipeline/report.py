@@ -1,0 +1,172 @@
+"""What a run did, for people at a terminal, read from the run's own events."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import dagster as dg
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from pipeline.move.mover import Progress
+
+
+@dataclass
+class TableReport:
+    """What the events of a run say of one table."""
+
+    name: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    checks: dict[str, dg.AssetCheckEvaluation] = field(default_factory=dict)
+
+    @property
+    def proven(self) -> bool:
+        """Whether it was materialized and every blocking check passed."""
+        failed = [
+            c
+            for c in self.checks.values()
+            if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
+        ]
+        return bool(self.metadata) and bool(self.checks) and not failed
+
+
+def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
+    """The tables that a run touched, in the order of their first event."""
+    found: dict[str, TableReport] = {}
+    for event in events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            data: Any = event.event_specific_data
+            table = data.asset_key.to_user_string()
+            found.setdefault(table, TableReport(table)).checks[data.check_name] = data
+        elif event.is_step_materialization:
+            materialization = event.step_materialization_data.materialization
+            table = materialization.asset_key.to_user_string()
+            found.setdefault(table, TableReport(table)).metadata = {
+                name: getattr(value, "value", value)
+                for name, value in materialization.metadata.items()
+            }
+    return list(found.values())
+
+
+def failures_of(events: Iterable[dg.DagsterEvent]) -> Iterator[str]:
+    """One sentence per failed step; steps that were skipped for it are named too."""
+    for event in events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            said = data.user_failure_data.description if data.user_failure_data else None
+            cause = data.error
+            while said is None and cause is not None and cause.cause is not None:
+                cause = cause.cause
+            yield said or (cause.message.strip() if cause else "A step failed without a message.")
+        elif event.is_step_skipped:
+            yield f"{event.step_key} did not move, because a table before it failed."
+
+
+def show(console: Console, tables: list[TableReport]) -> None:
+    """Print what moved, what was set aside and why, and every check's result."""
+    moved = [table for table in tables if table.metadata]
+    if moved:
+        console.print(_moves(moved))
+    if any("quarantined" in t.metadata and t.metadata["quarantined"] for t in moved):
+        console.print(_quarantine(moved))
+    if any(table.checks for table in tables):
+        console.print(_checks(tables))
+
+
+def _grid(title: str, *columns: str, right: frozenset[int] = frozenset()) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for at, column in enumerate(columns):
+        table.add_column(
+            column,
+            justify="right" if at in right else "left",
+            overflow="fold",
+            no_wrap=at == 0 or at in right,
+        )
+    return table
+
+
+def _moves(tables: list[TableReport]) -> Table:
+    grid = _grid(
+        "Moved",
+        *("table", "way", "source", "moved", "written", "deleted", "quarantine", "MiB", "seconds"),
+        right=frozenset(range(2, 9)),
+    )
+    for table in tables:
+        m = table.metadata
+        counts = ("source_rows", "dagster/row_count", "written", "deleted", "quarantined")
+        grid.add_row(
+            table.name,
+            m["way"],
+            *(f"{m[name]:,}" for name in counts),
+            f"{m['source_bytes'] / 2**20:,.1f}",
+            f"{m['seconds']:.2f}",
+        )
+    return grid
+
+
+def _quarantine(tables: list[TableReport]) -> Table:
+    grid = _grid("In quarantine", "table", "rows", "why", "for example", right=frozenset({1}))
+    for table in tables:
+        for finding in table.metadata.get("quarantine_reasons", []):
+            why = f"{finding['column']} {finding['reason']}" if finding["column"] else finding["reason"]
+            grid.add_row(table.name, str(finding["rows"]), why, ", ".join(finding["examples"]))
+    return grid
+
+
+def _checks(tables: list[TableReport]) -> Table:
+    grid = _grid("Checks", "table", "check", "result", "figures")
+    for table in tables:
+        for name, check in table.checks.items():
+            failed = "[red]failed[/]" if check.severity == dg.AssetCheckSeverity.ERROR else "[yellow]warning[/]"
+            grid.add_row(table.name, name, "[green]passed[/]" if check.passed else failed, _safe(check.description))
+    return grid
+
+
+def _safe(text: str | None) -> str:
+    return (text or "").replace("[", "\\[")
+
+
+class Bars:
+    """A progress bar per table and phase; silent where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on this console."""
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not sys.stdout.isatty(),
+        )
+        self._tasks: dict[tuple[str, str], Any] = {}
+
+    def __enter__(self) -> Self:
+        """Start to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Remove the bars."""
+        self._bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far a phase is."""
+        name = (progress.table, progress.phase)
+        if name not in self._tasks:
+            label = f"{progress.table}, {progress.phase}"
+            self._tasks[name] = self._bars.add_task(label, total=progress.of_rows, rate="")
+        rate = f"{progress.bytes / 2**20 / max(progress.seconds, 1e-3):,.0f} MiB/s"
+        self._bars.update(self._tasks[name], completed=progress.rows, rate=rate)

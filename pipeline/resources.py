@@ -1,0 +1,108 @@
+"""Source and target as Dagster resources: opened at first use, closed when the run ends.
+
+They have no configuration, so no URL and no password ever stands in run configuration; both come
+from the settings of the process that runs the step.
+"""
+
+import contextlib
+import fcntl
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import PrivateAttr
+
+from pipeline import settings
+from pipeline.environment import Databases, databases
+from pipeline.move.extract import Source
+from pipeline.move.prepare import Preparer
+from pipeline.move.snapshot import take_snapshot
+from pipeline.move.target import Target
+
+
+class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """One consistent copy of the SQLite source for a whole run.
+
+    The copy is taken at first use and deleted when the run ends.
+    """
+
+    _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _preparer: Preparer | None = PrivateAttr(default=None)
+    _source: Source | None = PrivateAttr(default=None)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Delete the copy."""
+        self._exit.close()
+
+    def open(self, tables: Iterable[sa.Table], *, run_id: str) -> tuple[Source, Preparer]:
+        """The source, readable as it was when the run first asked.
+
+        Args:
+            tables: what the run will read.
+            run_id: names the copy.
+
+        Raises:
+            SourceError: the file cannot be read; nothing was changed.
+        """
+        if self._source is None or self._preparer is None:
+            found = databases(settings.load())
+            folder = self._exit.enter_context(_run_folder(found.snapshots, run_id))
+            snapshot = take_snapshot(found.source, folder / "source.db", tables=tables)
+            self._source = Source(snapshot)
+            self._preparer = self._exit.enter_context(Preparer.over(self._source))
+        return self._source, self._preparer
+
+
+class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """One session with the PostgreSQL target; while it is open, no other run can write."""
+
+    _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _target: Target | None = PrivateAttr(default=None)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Let the target go."""
+        self._exit.close()
+
+    def open(self) -> Target:
+        """The session.
+
+        Raises:
+            TargetError: no server answers, or it refuses this user.
+            LockedError: another run holds the target.
+        """
+        if self._target is None:
+            loaded = settings.load()
+            found: Databases = databases(loaded)
+            target = self._exit.enter_context(
+                Target.connect(found.target_url, shown=found.target_shown)
+            )
+            self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
+            self._target = target
+        return self._target
+
+
+@contextlib.contextmanager
+def _run_folder(snapshots: Path, run_id: str) -> Iterator[Path]:
+    """A folder of one run; folders of runs that were killed are cleared away."""
+    snapshots.mkdir(parents=True, exist_ok=True)
+    for old in snapshots.iterdir():
+        with contextlib.suppress(BlockingIOError), _held(old / "lock"):
+            shutil.rmtree(old, ignore_errors=True)
+    folder = snapshots / run_id
+    folder.mkdir(exist_ok=True)
+    try:
+        with _held(folder / "lock"):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a lock that the operating system lets go when the process dies."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield

@@ -1,0 +1,129 @@
+"""Environment and ``.env`` to typed settings; nothing else of the project reads the environment."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from pipeline.move.errors import SettingsError
+
+PROJECT = Path(__file__).resolve().parent.parent
+DAGSTER_URL = "PIPELINE_DAGSTER_URL"
+"""The variable by which dagster.yaml learns where Dagster keeps its runs."""
+
+
+class Settings(BaseSettings):
+    """What a user can set; every field has a default that works.
+
+    Attributes:
+        sqlite_database_url: the source, ``sqlite:///PATH``; None makes and uses a sample.
+        database_url: the target, ``postgresql://...``; None starts and uses the embedded server.
+        pipeline_home: where the sample, the embedded server's data and snapshots lie.
+        max_delete_share: a move stops when it would delete more of a table's rows than this.
+        lock_seconds: how long to wait for another run that holds the target.
+    """
+
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
+
+    sqlite_database_url: str | None = None
+    database_url: SecretStr | None = None
+    pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = PROJECT / ".pipeline"
+    max_delete_share: float = Field(default=0.25, ge=0, le=1)
+    lock_seconds: float = Field(default=30.0, ge=0)
+
+    @cached_property
+    def source_path(self) -> Path:
+        """The SQLite file.
+
+        Raises:
+            SettingsError: the URL is not of the form ``sqlite:///PATH``.
+        """
+        if not self.sqlite_database_url:
+            return self.sample_path
+        url = _parsed(self.sqlite_database_url, "SQLITE_DATABASE_URL")
+        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+            raise SettingsError(
+                "SQLITE_DATABASE_URL does not name an SQLite file",
+                remedy="Write it as sqlite:///PATH, with four slashes for an absolute path",
+            )
+        return Path(url.database)
+
+    @property
+    def sample_path(self) -> Path:
+        """Where the sample source is made."""
+        return self.pipeline_home / "sample.db"
+
+    @property
+    def snapshots(self) -> Path:
+        """Where runs keep their private copies of the source."""
+        return self.pipeline_home / "snapshots"
+
+    @property
+    def server_data(self) -> Path:
+        """The embedded server's data folder."""
+        return self.pipeline_home / "postgres"
+
+    @property
+    def given_target(self) -> URL | None:
+        """The target as set, None for the embedded server.
+
+        Raises:
+            SettingsError: the URL is not one of PostgreSQL.
+        """
+        if self.database_url is None or not self.database_url.get_secret_value():
+            return None
+        url = _parsed(self.database_url.get_secret_value(), "DATABASE_URL")
+        if url.get_backend_name() not in ("postgresql", "postgres"):
+            raise SettingsError(
+                "DATABASE_URL is not a PostgreSQL URL",
+                remedy="Write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
+            )
+        return url.set(drivername="postgresql")
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: a value cannot be used; the message names it.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(
+            f"{name} cannot be used: {first['msg']}", remedy="Correct it in the environment or .env"
+        ) from None
+
+
+def libpq(url: URL) -> str:
+    """A URL as PostgreSQL's own client library reads it, password included."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def shown(url: URL) -> str:
+    """A URL for people: host and database, no password."""
+    host = url.host or url.query.get("host", "local socket")
+    port = f":{url.port}" if url.port else ""
+    return f"PostgreSQL {url.database or ''} at {host}{port}"
+
+
+def dagster_url(url: URL) -> str:
+    """Where Dagster keeps its runs: the same database, in a schema ``dagster`` of its own."""
+    own = url.set(drivername="postgresql+psycopg2")
+    own = own.update_query_dict({"options": "-csearch_path=dagster"})
+    return own.render_as_string(hide_password=False)
+
+
+def _parsed(text: str, name: str) -> URL:
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        raise SettingsError(
+            f"{name} is not a URL", remedy="See .env.example for its form"
+        ) from None
