@@ -31,6 +31,7 @@ _WIDTH = None if sys.stdout.isatty() else 120
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
+_STATEMENT_MILLISECONDS = 60_000
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -97,6 +98,10 @@ def _run(job_name: str) -> int:
     """Run a job as Dagster would, with live output; returns the exit code."""
     started = time.perf_counter()
     with dg.DagsterInstance.get() as instance, _live():
+        # A run records some hundred events; without a pool each would open a connection.
+        instance.optimize_for_webserver(
+            statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
+        )
         job = defs.resolve_job_def(job_name)
         result = job.execute_in_process(
             instance=instance, raise_on_error=False, run_config=_QUIET, tags={"started by": "pipeline"}

@@ -137,11 +137,11 @@ def as_found(
 
 
 def checks_of(
-    target: Target, source: Source, landing: Landing, compared: Compared, lossy: tuple[Lossy, ...]
+    target: Target, landing: Landing, survey: Survey, compared: Compared, lossy: tuple[Lossy, ...]
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of all checks of a table."""
     return (
-        _conservation(target, source, landing, compared.totals),
+        _conservation(target, landing, survey, compared.totals),
         _keys(landing, compared),
         _digests(landing, compared),
         foreign_keys(target, landing),
@@ -155,10 +155,10 @@ def checks_of(
 
 
 def _conservation(
-    target: Target, source: Source, landing: Landing, totals: Totals
+    target: Target, landing: Landing, survey: Survey, totals: Totals
 ) -> CheckResult:
-    """Source = moved + quarantined, each counted where it lies."""
-    ours, theirs = source.count(landing.name), totals.target_rows
+    """Source = moved + quarantined: the survey's count, the rows read back, the ledger's rows."""
+    ours, theirs = survey.rows, totals.target_rows
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
