@@ -12,7 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 import psycopg2
-from psycopg2.extensions import cursor as Cursor
+from psycopg2 import extensions
 
 from bench.target import TABLES, Table
 
@@ -44,7 +44,7 @@ def encode(source: Path, url: str) -> None:
     unfinished.rename(final)
 
 
-def _fill(table: Table, reader: sqlite3.Connection, cursor: Cursor) -> None:
+def _fill(table: Table, reader: sqlite3.Connection, cursor: extensions.cursor) -> None:
     columns = ", ".join(table.columns)
     for batch in _batches(reader.execute(f"SELECT {columns} FROM {table.name} ORDER BY id")):
         cursor.copy_expert(f"COPY {table.name} ({columns}) FROM STDIN", batch)

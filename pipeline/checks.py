@@ -62,8 +62,8 @@ def summary(check: CheckResult) -> str:
     return ", ".join(shown).replace("_", " ") or "nothing to report"
 
 
-def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:  # type: ignore[type-arg]
-    shown: dict[str, dg.MetadataValue] = {}  # type: ignore[type-arg]
+def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:
+    shown: dict[str, dg.MetadataValue] = {}
     for name, value in check.figures.items():
         match value:
             case bool() | str():
@@ -80,7 +80,8 @@ def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:  # type: ignor
 def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
     """Findings as a table for people, at most as many as a check names."""
     rows = [
-        {"finding": type(finding).__name__, **_plain(finding)} for finding in list(findings)[:OFFENDERS]
+        {"finding": type(finding).__name__, **_plain(finding)}
+        for finding in list(findings)[:OFFENDERS]
     ]
     return pd.DataFrame(rows).fillna("")
 

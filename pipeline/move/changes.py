@@ -8,7 +8,6 @@ letter are handed to PostgreSQL, which knows when two of them mean the same.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,10 +140,13 @@ def compare(
 
     def with_forms() -> Iterator[tuple[Sifted, dict[str, pa.Array]]]:
         for sifted in batches:
-            yield sifted, {
-                name: cast.source_form(sifted.batch.column(name))
-                for name, cast in landing.casts.items()
-            }
+            yield (
+                sifted,
+                {
+                    name: cast.source_form(sifted.batch.column(name))
+                    for name, cast in landing.casts.items()
+                },
+            )
 
     def tiles() -> Iterator[pa.RecordBatch | None]:
         last: Any = None
@@ -152,7 +154,7 @@ def compare(
             yield _tile(target, landing, after=last, part=part)
             last = part.last
 
-    with closing(ahead(with_forms())) as ours, closing(ahead(tiles(), depth=1)) as theirs:
+    with ahead(with_forms()) as ours, ahead(tiles(), depth=1) as theirs:
         for (sifted, forms), tile in zip(ours, theirs, strict=True):
             yield _compare_tile(target, landing, sifted, forms, tile, after, totals)
             after = sifted.part.last
@@ -245,8 +247,8 @@ def _tile(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.Re
     """The target's rows up to the end of a range; None when there are far more than ours."""
     with target.bounds(after, part.last):
         found = target.arrow(
-            f"SELECT {_outputs(landing)} FROM {quoted(landing.name)} WHERE {_within(landing, after)}"
-            f" ORDER BY {_key_sql(landing)} LIMIT {_TILE_ROWS + 1}"
+            f"SELECT {_outputs(landing)} FROM {quoted(landing.name)}"
+            f" WHERE {_within(landing, after)} ORDER BY {_key_sql(landing)} LIMIT {_TILE_ROWS + 1}"
         )
     return None if found.num_rows > _TILE_ROWS else _plain(found)
 
@@ -310,9 +312,7 @@ def _unequal(source: pa.Array, target: pa.Array) -> pa.Array | None:
     return differs if pc.any(differs).as_py() else None
 
 
-def _json_unequal(
-    target: Target, source: pa.Array, there: pa.Array, differs: pa.Array
-) -> pa.Array:
+def _json_unequal(target: Target, source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array:
     """Where two columns of JSON texts differ in meaning, as PostgreSQL's jsonb sees it."""
     at = np.flatnonzero(differs.to_numpy(zero_copy_only=False))
     ours, theirs = source.take(pa.array(at)), there.take(pa.array(at))

@@ -38,6 +38,7 @@ class Reason:
     message: str
 
     def __str__(self) -> str:
+        """The reason in a few words."""
         return f"{self.column} {self.message}" if self.column else self.message
 
 
@@ -119,7 +120,10 @@ class Contract:
                 yield self._rejected(row, known)
 
     def _explain_sql(self, handle_column: str) -> str:
-        outputs = [f"CAST({handle_column} AS TEXT)", f"CAST({quoted(self.landing.key.name)} AS TEXT)"]
+        outputs = [
+            f"CAST({handle_column} AS TEXT)",
+            f"CAST({quoted(self.landing.key.name)} AS TEXT)",
+        ]
         for column in self.landing.columns:
             name = quoted(column.name)
             outputs += [f"typeof({name})", name]
@@ -182,7 +186,7 @@ def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
             names = [column.name for column in check.columns]
             if not set(names) <= set(landing.casts):
                 continue
-            condition = replacement_traverse(check.sqltext, {}, as_it_arrives)  # type: ignore[arg-type]
+            condition = replacement_traverse(check.sqltext, {}, as_it_arrives)
             sql = condition.compile(
                 dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
             )

@@ -4,7 +4,6 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 """
 
 import re
-from typing import Self
 
 TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
 
@@ -13,6 +12,7 @@ class PipelineError(Exception):
     """A failure that a person can act on; ``str()`` is one sentence with its remedy."""
 
     def __init__(self, problem: str, *, remedy: str) -> None:
+        """Say what is wrong where, and what to do about it."""
         super().__init__(f"{problem.rstrip('.')}. {remedy.rstrip('.')}.")
         self.problem = problem
         self.remedy = remedy
@@ -36,20 +36,23 @@ class TargetError(PipelineError):
     sqlstate: str | None = None
 
     @classmethod
-    def from_driver(cls, error: BaseException, *, where: str) -> Self:
+    def from_driver(cls, error: BaseException, *, where: str) -> "TargetError":
         """Translate a driver's error; codes from PostgreSQL's Appendix A."""
         text = first_line(str(error))
         state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-        for codes, pattern, problem, remedy in _KNOWN:
-            if state in codes or (state is None and re.search(pattern, str(error))):
-                break
+        known = [
+            (problem, remedy)
+            for codes, pattern, problem, remedy in _KNOWN
+            if state in codes or (state is None and re.search(pattern, str(error)))
+        ]
+        kind = Transient if state in TRANSIENT_STATES else TargetError
+        if known:
+            problem, remedy = known[0]
+            made = kind(f"{where}: {problem} ({text})", remedy=remedy)
         else:
-            problem, remedy = text, "Nothing was changed; read the message and run again"
-        made = (Transient if state in TRANSIENT_STATES else cls)(
-            f"{where}: {problem}" + ("" if problem == text else f" ({text})"), remedy=remedy
-        )
+            made = kind(f"{where}: {text}", remedy="Nothing was changed; run again afterwards")
         made.sqlstate = state
-        return made  # type: ignore[return-value]
+        return made
 
 
 class Transient(TargetError):

@@ -109,6 +109,7 @@ class _Cutter:
             start, before = stop, int(ends[stop - 1])
 
     def survey(self) -> Survey:
+        """What was collected."""
         rejected = sorted({*self.rejected, *self.duplicates})
         return Survey(
             self.rows,
@@ -173,78 +174,6 @@ class Source:
         if without_rowid or is_rowid:
             return quoted(key)
         return next(name for name in ("rowid", "_rowid_", "oid") if name not in names)
-
-    def survey(self) -> Survey:
-        rejected = sorted({*self.rejected, *self.duplicates})
-        return Survey(
-            self.rows,
-            self.bytes,
-            tuple(self.ranges),
-            tuple(rejected),
-            frozenset(self.duplicates),
-        )
-
-
-class Source:
-    """Read access to one snapshot; every reader has a connection of its own."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        """Open the snapshot; nothing is read yet."""
-        self.snapshot = snapshot
-        self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
-        self._handle_columns: dict[str, str] = {}
-
-    @property
-    def path(self) -> Path:
-        """The file that the application writes."""
-        return self.snapshot.source
-
-    @contextmanager
-    def sqlite(self) -> Iterator[sqlite3.Connection]:
-        """A connection of Python's own, for few rows: TEXT arrives as bytes."""
-        with closing(sqlite3.connect(self._uri, uri=True)) as connection:
-            connection.text_factory = bytes
-            connection.execute("PRAGMA trusted_schema = OFF")
-            yield connection
-
-    def columns(self, table: str) -> tuple[SourceColumn, ...]:
-        """The columns of a table, as the source declares them."""
-        with self.sqlite() as connection:
-            connection.text_factory = str
-            return tuple(
-                SourceColumn(name, declared)
-                for _, name, declared, *_ in connection.execute(
-                    f"PRAGMA table_info({quoted(table)})"
-                )
-            )
-
-    def handle_column(self, landing: Landing) -> str:
-        """SQL for what names a row for certain: the rowid, or the key where there is none."""
-        if landing.name not in self._handle_columns:
-            self._handle_columns[landing.name] = self._find_handle_column(landing)
-        return self._handle_columns[landing.name]
-
-    def _find_handle_column(self, landing: Landing) -> str:
-        with self.sqlite() as connection:
-            connection.text_factory = str
-            info = list(connection.execute(f"PRAGMA table_info({quoted(landing.name)})"))
-            without_rowid = any(
-                row[2] == "table" and row[4]
-                for row in connection.execute(f"PRAGMA table_list({quoted(landing.name)})")
-            )
-        key = landing.key.name
-        names = {row[1].lower() for row in info}
-        primary = [row for row in info if row[5]]
-        is_rowid = len(primary) == 1 and primary[0][1] == key and primary[0][2].upper() == "INTEGER"
-        if without_rowid or is_rowid:
-            return quoted(key)
-        return next(name for name in ("rowid", "_rowid_", "oid") if name not in names)
-
-    def count(self, table: str) -> int:
-        """All rows of a table."""
-        with self.sqlite() as connection:
-            (rows,) = connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()
-        return int(rows)
 
     def survey(self, landing: Landing, contract: Contract) -> Survey:
         """Look once at every row of a table."""

@@ -208,7 +208,8 @@ def _fill(work: _Work, present: schema.Present) -> None:
     with work.timed("load"):
         target.run(*schema.prepare(landing, present), *schema.strip(landing, present))
         target.run(f"LOCK TABLE {quoted(landing.name)} IN ACCESS EXCLUSIVE MODE")
-        load.fill(target, sieve, ahead(iter(sieve)), on_batch=work.counter("load"))
+        with ahead(iter(sieve)) as batches:
+            load.fill(target, sieve, batches, on_batch=work.counter("load"))
     with work.timed("keys"):
         bare = schema.look(target, landing.name)
         _build(work, bare)
@@ -251,9 +252,7 @@ def _merge(
             count(changes.sifted)
 
     with work.timed("compare"):
-        compared = verify.examine(
-            target, landing, work.survey, iter(sieve), on_changes=stage
-        )
+        compared = verify.examine(target, landing, work.survey, iter(sieve), on_changes=stage)
     if compared.equal and not sieve.rejected:
         with work.timed("keys"):
             _build(work, schema.look(target, landing.name))

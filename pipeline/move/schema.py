@@ -53,15 +53,15 @@ def compiled(element: Any) -> str:
 def type_name(column: sa.Column[Any]) -> str:
     """A declared type in the words of PostgreSQL's ``format_type``."""
     name = column.type.compile(dialect=_DIALECT).lower().replace(", ", ",")
-    return name.replace("varchar", "character varying").replace(
-        "float(53)", "double precision"
-    )
+    return name.replace("varchar", "character varying").replace("float(53)", "double precision")
 
 
 def look(target: Target, table: str) -> Present:
     """See what the target holds under a name, in schema ``public``."""
     name = f"to_regclass('public.{quoted(table)}')"
-    if not target.value(f"SELECT count(*) FROM pg_class WHERE oid = {name} AND relkind IN ('r', 'p')"):
+    if not target.value(
+        f"SELECT count(*) FROM pg_class WHERE oid = {name} AND relkind IN ('r', 'p')"
+    ):
         if target.value(f"SELECT {name} IS NOT NULL"):
             raise ShapeError(
                 f"public.{table} of the target is no table",
@@ -139,7 +139,10 @@ def strip(landing: Landing, present: Present) -> list[str]:
     name = quoted(landing.name)
     foreign = {key.name for key in _foreign_keys(landing.table)} & present.constraints
     own = {index.name for index in landing.table.indexes} & present.indexes
-    drops = [f"ALTER TABLE {name} DROP CONSTRAINT {quoted(str(key))}" for key in sorted(map(str, foreign))]
+    drops = [
+        f"ALTER TABLE {name} DROP CONSTRAINT {quoted(str(key))}"
+        for key in sorted(map(str, foreign))
+    ]
     drops += [f"DROP INDEX {quoted(str(index))}" for index in sorted(map(str, own))]
     if present.primary_key and not present.referenced:
         drops.append(f"ALTER TABLE {name} DROP CONSTRAINT {quoted(present.primary_key)}")
@@ -190,19 +193,19 @@ def ledger_ddl() -> list[str]:
 def _create(landing: Landing) -> list[str]:
     table = landing.table
     lines = [compiled(CreateColumn(column)) for column in table.columns]
-    compiler = _DIALECT.ddl_compiler(_DIALECT, None)
+    compiler = _DIALECT.ddl_compiler(_DIALECT, CreateTable(table))
     lines += [
         " ".join(compiler.process(constraint).split())
         for constraint in sorted(table.constraints, key=lambda c: str(c.name))
         if isinstance(constraint, sa.CheckConstraint)
     ]
     statements = [f"CREATE TABLE {quoted(table.name)} ({', '.join(lines)})"]
-    for column in table.columns:
-        if mode := column.info.get("storage"):
-            statements.append(
-                f"ALTER TABLE {quoted(table.name)}"
-                f" ALTER COLUMN {quoted(column.name)} SET STORAGE {mode}"
-            )
+    statements += [
+        f"ALTER TABLE {quoted(table.name)}"
+        f" ALTER COLUMN {quoted(column.name)} SET STORAGE {column.info['storage']}"
+        for column in table.columns
+        if "storage" in column.info
+    ]
     return statements
 
 

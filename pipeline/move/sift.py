@@ -8,6 +8,7 @@ cannot foresee is found by cutting the batch in halves until the row stands alon
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -104,9 +105,7 @@ class Sieve:
         return raw
 
 
-def convert(
-    landing: Landing, raw: pa.RecordBatch
-) -> tuple[pa.RecordBatch, dict[str, pa.Array]]:
+def convert(landing: Landing, raw: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, pa.Array]]:
     """Convert every column of a batch.
 
     Raises:
@@ -136,11 +135,12 @@ def _unconvertible(landing: Landing, raw: pa.RecordBatch, message: str) -> tuple
 _END = object()
 
 
-def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[T]:
+@contextmanager
+def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
     """Compute the next items in a thread of their own while the caller works on one.
 
-    An exception of the thread is raised to the caller; when the caller stops early, the thread
-    ends at its next item.
+    An exception of the thread is raised to the caller. When the caller leaves, the thread ends at
+    its next item, and it has ended before the caller goes on.
     """
     waiting: queue.Queue[object] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -166,11 +166,15 @@ def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[T]:
 
     thread = threading.Thread(target=work, name="ahead", daemon=True)
     thread.start()
-    try:
+
+    def results() -> Iterator[T]:
         while (item := waiting.get()) is not _END:
             if isinstance(item, _Raised):
                 raise item.error
             yield item  # type: ignore[misc]
+
+    try:
+        yield results()
     finally:
         stopped.set()
         thread.join()

@@ -10,16 +10,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
-
-Array = pa.Array
-"""A column of one batch."""
 
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 _NAIVE_MICROSECONDS = pa.timestamp("us")
@@ -43,11 +40,11 @@ class Rule:
 class Converted:
     """A column on its way: the values, and where they lost something (None: nowhere)."""
 
-    values: Array
-    lossy: Array | None = None
+    values: pa.Array
+    lossy: pa.Array | None = None
 
 
-def _as_is(values: Array) -> Array:
+def _as_is(values: pa.Array) -> pa.Array:
     return values
 
 
@@ -79,11 +76,11 @@ class Cast:
     rules: Callable[[str], tuple[Rule, ...]] = lambda _: ()
     checked_as: Callable[[str], str] = _same
     read: Callable[[str], str] = _same
-    convert: Callable[[Array], Converted]
+    convert: Callable[[pa.Array], Converted]
     convert_accepts_any: bool = False
     target: Callable[[str], str] = _same
-    source_form: Callable[[Array], Array] = _as_is
-    target_form: Callable[[Array], Array] = _as_is
+    source_form: Callable[[pa.Array], pa.Array] = _as_is
+    target_form: Callable[[pa.Array], pa.Array] = _as_is
 
     def storage_rule(self, expression: str, declared: str) -> Rule:
         """The rule that a value is null or of an accepted storage class.
@@ -192,7 +189,7 @@ def _integer(*, bits: int) -> Cast:
     )
 
 
-def _boolean_convert(values: Array) -> Converted:
+def _boolean_convert(values: pa.Array) -> Converted:
     if pc.any(pc.invert(pc.is_in(values, pa.array([0, 1, None], pa.int64())))).as_py():
         raise pa.ArrowInvalid("a truth value is neither 0 nor 1")
     return Converted(values.cast(pa.bool_()))
@@ -210,9 +207,7 @@ _FINITE = "abs({c}) <= 1.7976931348623157e308"
 
 
 def _finite_rule(c: str) -> Rule:
-    return Rule(
-        "range", "is infinite", f"typeof({c}) = 'real' AND NOT {_FINITE.format(c=c)}"
-    )
+    return Rule("range", "is infinite", f"typeof({c}) = 'real' AND NOT {_FINITE.format(c=c)}")
 
 
 _DOUBLE = Cast(
@@ -227,12 +222,19 @@ _DOUBLE = Cast(
             always=True,
         ),
     ),
-    convert=lambda values: Converted(values),
+    convert=Converted,
 )
 
 
 def _no_nul(c: str) -> Rule:
     return Rule("nul", "holds a NUL character", f"instr({c}, char(0)) > 0")
+
+
+def _longer_than(values: pa.Array, length: int) -> bool:
+    """Whether a text has more characters; they are counted only where bytes do not settle it."""
+    if (pc.max(pc.binary_length(values)).as_py() or 0) <= length:
+        return False
+    return bool(pc.max(pc.utf8_length(values)).as_py() > length)
 
 
 def _text(*, length: int | None) -> Cast:
@@ -244,12 +246,11 @@ def _text(*, length: int | None) -> Cast:
             )
         return tuple(found)
 
-    def convert(values: Array) -> Converted:
+    def convert(values: pa.Array) -> Converted:
         values.validate(full=True)
         # PostgreSQL cuts excess blanks off without a word, so length is judged here.
-        if length is not None and (pc.max(pc.binary_length(values)).as_py() or 0) > length:
-            if pc.max(pc.utf8_length(values)).as_py() > length:
-                raise pa.ArrowInvalid(f"a text is longer than {length} characters")
+        if length is not None and _longer_than(values, length):
+            raise pa.ArrowInvalid(f"a text is longer than {length} characters")
         return Converted(values)
 
     return Cast(
@@ -264,11 +265,15 @@ def _text(*, length: int | None) -> Cast:
 
 def _json_read(c: str) -> str:
     shortest = f"printf('%!.15g', {c})"
-    real = f"CASE WHEN CAST({shortest} AS REAL) = {c} THEN {shortest} ELSE printf('%!.17g', {c}) END"
-    return f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {real} ELSE CAST({c} AS TEXT) END"
+    real = (
+        f"CASE WHEN CAST({shortest} AS REAL) = {c} THEN {shortest} ELSE printf('%!.17g', {c}) END"
+    )
+    return (
+        f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {real} ELSE CAST({c} AS TEXT) END"
+    )
 
 
-def _json_convert(values: Array) -> Converted:
+def _json_convert(values: pa.Array) -> Converted:
     values.validate(full=True)
     return Converted(pa.ExtensionArray.from_storage(pa.json_(pa.string()), values))
 
@@ -299,7 +304,7 @@ def _numeric(*, precision: int, scale: int) -> Cast:
             Rule("range", f"has more than {precision - scale} digits before the point", violated),
         )
 
-    def convert(values: Array) -> Converted:
+    def convert(values: pa.Array) -> Converted:
         factor = float(10**scale)
         rounded = pc.divide(pc.round(pc.multiply(values, factor)), factor)
         exact = pc.equal(rounded, values)
@@ -319,7 +324,7 @@ def _numeric(*, precision: int, scale: int) -> Cast:
     )
 
 
-def _round_decimal(values: Array, scale: int) -> Array:
+def _round_decimal(values: pa.Array, scale: int) -> pa.Array:
     """Round what a person reads, ties away from zero, as PostgreSQL's numeric does.
 
     A double is nearest to 2.675 without being it; its shortest decimal text is what was meant.
@@ -358,7 +363,7 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
     )
 
 
-def _moment_convert(values: Array) -> Converted:
+def _moment_convert(values: pa.Array) -> Converted:
     try:
         found = Converted(values.cast(_NAIVE_MICROSECONDS).cast(UTC_MICROSECONDS))
     except pa.ArrowInvalid:
@@ -372,7 +377,7 @@ def _moment_convert(values: Array) -> Converted:
     return found
 
 
-def _mixed_moments(values: Array) -> Converted:
+def _mixed_moments(values: pa.Array) -> Converted:
     """Moments with offsets, or with more than six digits of a second; naive ones are UTC."""
     parts = pc.extract_regex(values, _MOMENT)
     if parts.null_count != values.null_count:
@@ -386,7 +391,9 @@ def _mixed_moments(values: Array) -> Converted:
         pc.multiply(pc.utf8_slice_codeunits(offset, 1, 3).cast(pa.int64()), 60),
         pc.utf8_slice_codeunits(offset, 4, 6).cast(pa.int64()),
     )
-    signed = pc.if_else(pc.equal(pc.utf8_slice_codeunits(offset, 0, 1), "-"), pc.negate(minutes), minutes)
+    signed = pc.if_else(
+        pc.equal(pc.utf8_slice_codeunits(offset, 0, 1), "-"), pc.negate(minutes), minutes
+    )
     instant = pc.subtract(pc.add(moment, up), pc.multiply(signed, 60_000_000))
     return Converted(instant.cast(UTC_MICROSECONDS), pc.match_substring_regex(more, "[1-9]"))
 
@@ -401,25 +408,28 @@ _TIMESTAMPTZ = Cast(
 )
 
 
-def md5_of_each(values: Array) -> Array:
+def md5_of_each(values: pa.Array) -> pa.Array:
     """MD5 of every BLOB of a batch, as PostgreSQL's ``md5()`` writes it; NULL stays NULL."""
     _, offsets, data = values.buffers()
-    if data is None or not len(values):
-        return pa.array([b and hashlib.md5(b).hexdigest() for b in values.to_pylist()], pa.string())
+    if not len(values):
+        return pa.array([], pa.string())
     ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-    view = memoryview(data)
-    sums = [hashlib.md5(view[a:b], usedforsecurity=False).hexdigest() for a, b in pairwise(ends.tolist())]
+    view = memoryview(data or b"")
+    sums = [
+        hashlib.md5(view[a:b], usedforsecurity=False).hexdigest()
+        for a, b in pairwise(ends.tolist())
+    ]
     found = pa.array(sums, pa.string())
     if not values.null_count:
         return found
-    return cast(Array, pc.if_else(values.is_valid(), found, pa.scalar(None, pa.string())))
+    return pc.if_else(values.is_valid(), found, pa.scalar(None, pa.string()))
 
 
 _BYTEA = Cast(
     storage=("blob",),
     sentinel="x'00'",
     raw=pa.binary(),
-    convert=lambda values: Converted(values),
+    convert=Converted,
     target=lambda c: f"md5({c})",
     source_form=md5_of_each,
 )

@@ -142,7 +142,7 @@ def checks_of(
     """Turn what was found into the results of all checks of a table."""
     return (
         _conservation(target, landing, survey, compared.totals),
-        _keys(landing, compared),
+        _keys(compared),
         _digests(landing, compared),
         foreign_keys(target, landing),
         sequences(target, landing),
@@ -154,9 +154,7 @@ def checks_of(
     )
 
 
-def _conservation(
-    target: Target, landing: Landing, survey: Survey, totals: Totals
-) -> CheckResult:
+def _conservation(target: Target, landing: Landing, survey: Survey, totals: Totals) -> CheckResult:
     """Source = moved + quarantined: the survey's count, the rows read back, the ledger's rows."""
     ours, theirs = survey.rows, totals.target_rows
     aside = target.value(
@@ -172,7 +170,7 @@ def _conservation(
     )
 
 
-def _keys(landing: Landing, compared: Compared) -> CheckResult:
+def _keys(compared: Compared) -> CheckResult:
     return CheckResult(
         "keys",
         not (compared.missing or compared.extra),
@@ -245,7 +243,11 @@ def sequences(target: Target, landing: Landing) -> CheckResult:
     behind = SequenceBehind(landing.name, name, upcoming, largest)
     passed = upcoming > largest
     return CheckResult(
-        "sequences", passed, True, () if passed else (behind,), {"next": upcoming, "largest": largest}
+        "sequences",
+        passed,
+        True,
+        () if passed else (behind,),
+        {"next": upcoming, "largest": largest},
     )
 
 

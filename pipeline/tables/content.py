@@ -125,9 +125,7 @@ fragment_assets.append_constraint(
         fragment_assets.c.asset_type.in_(["audio", "image", "video"]), name="asset_type"
     )
 )
-sa.Index(
-    "idx_fragment_asset_type", fragment_assets.c.fragment_id, fragment_assets.c.asset_type
-)
+sa.Index("idx_fragment_asset_type", fragment_assets.c.fragment_id, fragment_assets.c.asset_type)
 sa.Index("idx_fragment_asset_created", fragment_assets.c.created_at)
 
 rankings = sa.Table(

@@ -1,0 +1,48 @@
+# What you can do here; `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV) (once, about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: migrate
+migrate: $(READY) ## move the tables, prove them, print what happened
+	@$(BIN)/pipeline migrate
+
+.PHONY: dev
+dev: $(READY) ## open the Dagster UI on http://127.0.0.1:3000
+	@$(BIN)/pipeline dev
+
+.PHONY: test
+test: $(READY) ## run all tests
+	@$(BIN)/python -m pytest
+
+.PHONY: check
+check: $(READY) ## lint and type-check
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: $(READY) ## measure against the limit and other tools; SCALE=10 for ten times the rows
+	@$(BIN)/python -m bench.run
+
+.PHONY: lock
+lock: $(READY) ## pin the newest versions of all dependencies anew (needs uv)
+	@uv pip compile pyproject.toml --upgrade --all-extras --universal --generate-hashes \
+	  --no-strip-extras --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
