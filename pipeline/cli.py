@@ -13,12 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-import dagster as dg
 import typer
 from rich.console import Console
 
-from pipeline import environment, progress, report, settings
-from pipeline.definitions import defs
+from pipeline import environment, progress, report, runs, settings
 from pipeline.move.errors import PipelineError
 
 app = typer.Typer(
@@ -30,9 +28,6 @@ app = typer.Typer(
 _WIDTH = None if sys.stdout.isatty() else 120
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
-
-_STATEMENT_MILLISECONDS = 60_000
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def main() -> None:
@@ -95,21 +90,11 @@ def _ready() -> environment.Databases:
 
 
 def _run(job_name: str) -> int:
-    """Run a job as Dagster would, with live output; returns the exit code."""
+    """Run a job with live output; returns the exit code."""
     started = time.perf_counter()
-    with dg.DagsterInstance.get() as instance, _live():
-        # A run records some hundred events; without a pool each would open a connection.
-        instance.optimize_for_webserver(
-            statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
-        )
-        job = defs.resolve_job_def(job_name)
-        result = job.execute_in_process(
-            instance=instance,
-            raise_on_error=False,
-            run_config=_QUIET,
-            tags={"started by": "pipeline"},
-        )
-        tables = report.tables_of(result.all_events)
+    with runs.instance() as instance, _live():
+        result = runs.run(job_name, opened=instance)
+    tables = report.tables_of(result.all_events)
     report.show(console, tables)
     seconds = time.perf_counter() - started
     if result.success and all(table.proven for table in tables):

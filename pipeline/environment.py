@@ -11,7 +11,15 @@ from sqlalchemy.engine import URL
 from pipeline.embedded import ensure_server
 from pipeline.move.errors import TargetError
 from pipeline.sample import make_sample
-from pipeline.settings import DAGSTER_URL, PROJECT, Settings, dagster_url, libpq, shown
+from pipeline.settings import (
+    DAGSTER_FILES,
+    DAGSTER_URL,
+    PROJECT,
+    Settings,
+    dagster_url,
+    libpq,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,8 @@ def prepare_dagster(found: Databases, settings: Settings) -> None:
     """
     os.environ[DAGSTER_URL] = dagster_url(found.target)
     os.environ.setdefault("DAGSTER_HOME", str(PROJECT))
-    os.environ.setdefault("PIPELINE_HOME", str(settings.pipeline_home))
-    (settings.pipeline_home / "dagster").mkdir(parents=True, exist_ok=True)
+    os.environ[DAGSTER_FILES] = str(settings.dagster_files)
+    settings.dagster_files.mkdir(parents=True, exist_ok=True)
     try:
         connection = psycopg2.connect(found.target_url, connect_timeout=10)
         try:

@@ -103,7 +103,7 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
     )
     key = quoted(next(iter(table.primary_key.columns)).name)
     rows = target.rows(
-        f"SELECT {outputs} FROM {quoted(table.name)} ORDER BY {key} LIMIT {_PREVIEW_ROWS}"
+        f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
     )
     return pd.DataFrame(rows, columns=[c.name for c in table.columns], dtype=object)
 

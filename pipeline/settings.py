@@ -14,6 +14,8 @@ from pipeline.move.errors import SettingsError
 PROJECT = Path(__file__).resolve().parent.parent
 DAGSTER_URL = "PIPELINE_DAGSTER_URL"
 """The variable by which dagster.yaml learns where Dagster keeps its runs."""
+DAGSTER_FILES = "PIPELINE_DAGSTER_FILES"
+"""The variable by which dagster.yaml learns where Dagster keeps what steps print."""
 
 
 class Settings(BaseSettings):
@@ -63,6 +65,11 @@ class Settings(BaseSettings):
     def snapshots(self) -> Path:
         """Where runs keep their private copies of the source."""
         return self.pipeline_home / "snapshots"
+
+    @property
+    def dagster_files(self) -> Path:
+        """Where Dagster keeps what steps print."""
+        return self.pipeline_home / "dagster"
 
     @property
     def server_data(self) -> Path:

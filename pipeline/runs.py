@@ -1,0 +1,66 @@
+"""Run a job in this process, recorded in Dagster's instance like any other run.
+
+A run whose process was killed cannot say so itself. Every run started here carries the name of
+its process, and the next one reports those whose process is gone as failed.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+import psutil
+
+from pipeline.definitions import defs
+
+PROCESS = "pipeline/process"
+"""Tag that names a run's process: host, number and start, so that a reused number is no match."""
+
+_STATEMENT_MILLISECONDS = 60_000
+_UNDER_WAY = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@contextmanager
+def instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, on one connection.
+
+    A run records some hundred events; without a pool each would open a connection of its own.
+    """
+    with dg.DagsterInstance.get() as opened:
+        opened.optimize_for_webserver(
+            statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
+        )
+        yield opened
+
+
+def run(job_name: str, *, opened: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """Run a job to its end; its success or failure is in the result."""
+    _report_lost(opened)
+    return defs.resolve_job_def(job_name).execute_in_process(
+        instance=opened,
+        raise_on_error=False,
+        run_config=_QUIET,
+        tags={PROCESS: _process(os.getpid())},
+    )
+
+
+def _report_lost(opened: dg.DagsterInstance) -> None:
+    here = f"{socket.gethostname()} "
+    for under_way in opened.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+        process = under_way.tags.get(PROCESS, "")
+        if process.startswith(here) and process != _process(int(process.split()[1])):
+            opened.report_run_failed(under_way, "The process of this run was ended from outside.")
+
+
+def _process(number: int) -> str:
+    try:
+        started = int(psutil.Process(number).create_time())
+    except psutil.NoSuchProcess:
+        started = 0
+    return f"{socket.gethostname()} {number} {started}"
