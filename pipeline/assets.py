@@ -69,12 +69,14 @@ def _move(
     # None or nothing selected means the whole job.
     in_run = [t for t in family if not selected or dg.AssetKey(t.name) in selected]
     at = [t.name for t in in_run].index(table.name)
+    # First the lock, then the copy: who waits for another run must not move an older copy.
+    session = target.open()
     opened, preparer = source.open(in_run, run_id=context.run_id)
     prepared = preparer.prepared(table, upcoming=in_run[at + 1 :])
     return move_table(
         prepared,
         source=opened,
-        target=target.open(),
+        target=session,
         run_id=context.run_id,
         delete_share=settings.load().max_delete_share,
         on_progress=progress.reporter(context.log),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from pipeline.move.mover import OnProgress, Progress
+from pipeline.move.work import OnProgress, Progress
 
 LOG_SECONDS = 5.0
 """A table that takes longer than this says in the log how far it is, this often."""

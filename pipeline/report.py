@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from pipeline.move.mover import Progress
+from pipeline.move.work import Progress
 
 
 @dataclass

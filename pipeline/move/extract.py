@@ -270,6 +270,22 @@ class Source:
             (json.dumps(list(keys)),),
         )
 
+    def keys_of(self, landing: Landing, handles: Sequence[Any]) -> list[Any]:
+        """Keys of these rows, as far as they are of the type that a key must have."""
+        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        return self._handles(
+            f"SELECT {key} FROM {quoted(landing.name)}"
+            f" WHERE {handle} IN (SELECT value FROM json_each(?))"
+            f" AND typeof({key}) = '{landing.casts[landing.key.name].storage[0]}'",
+            (json.dumps(list(handles)),),
+        )
+
+    def handle_from(self, landing: Landing, text: str) -> Any:
+        """A handle as the source knows it, from how the ledger writes it."""
+        is_key = self.handle_column(landing) == quoted(landing.key.name)
+        is_text = is_key and landing.casts[landing.key.name].raw == pa.string()
+        return text if is_text else int(text)
+
     def _handles(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         with self.sqlite() as connection:
             connection.text_factory = str

@@ -1,8 +1,8 @@
 """Rows into the target, inside the table's one transaction.
 
-``fill`` sets rows down in a table without keys, or in a staging table that has the same NOT NULL
-and CHECK constraints; ``merge`` takes them from staging to the table. Both cut what PostgreSQL
-refuses in halves until the row stands alone, reject that row and go on.
+``set_down`` copies rows into a table without keys, or into a staging table that has the same NOT
+NULL and CHECK constraints; ``merge_stage`` takes them from staging to the table. Both cut what
+PostgreSQL refuses in halves until the row stands alone, reject that row and go on.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ _INDEXABLE_BYTES = 2_500
 _TOO_LONG = "54000"
 
 
-def fill(
+def set_down(
     target: Target,
     sieve: Sieve,
     batches: Iterable[Sifted],
@@ -133,11 +133,11 @@ def _build_around_long_rows(target: Target, sieve: Sieve, statement: str) -> Non
         f" INSERT INTO {STAGE} SELECT * FROM long",
         statement,
     )
-    merge(target, sieve)
+    merge_stage(target, sieve)
     target.run(f"DROP TABLE {STAGE}")
 
 
-def merge(target: Target, sieve: Sieve) -> None:
+def merge_stage(target: Target, sieve: Sieve) -> None:
     """Insert or update the table's rows from staging; reject what PostgreSQL refuses."""
     key = quoted(sieve.landing.key.name)
     order = sieve.landing.key.name
