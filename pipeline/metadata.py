@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.mover import Move
-from pipeline.move.schema import type_name
 from pipeline.move.target import Target
+from pipeline.move.types import type_name
 
 _PREVIEW_ROWS = 5
 _PREVIEW_LETTERS = 60
@@ -23,7 +23,7 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
                 columns=[
                     dg.TableColumn(
                         column.name,
-                        type_name(column),
+                        type_name(column.type),
                         description=column.info.get("description"),
                         constraints=dg.TableColumnConstraints(
                             nullable=bool(column.nullable), unique=bool(column.primary_key)

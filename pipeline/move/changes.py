@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.contract import quoted
@@ -23,6 +22,7 @@ from pipeline.move.extract import BATCH_ROWS, Range
 from pipeline.move.landing import Landing
 from pipeline.move.sift import Sifted, ahead
 from pipeline.move.target import Target
+from pipeline.move.types import type_name
 
 _TILE_ROWS = 2 * BATCH_ROWS
 
@@ -280,8 +280,7 @@ def _within(landing: Landing, after: Any) -> str:
 
 
 def _bound(landing: Landing, end: str) -> str:
-    kind = landing.key.type.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
-    return f"current_setting('pipeline.{end}')::{kind}"
+    return f"current_setting('pipeline.{end}')::{type_name(landing.key.type)}"
 
 
 def _rows_with(target: Target, landing: Landing, keys: pa.Array) -> pa.RecordBatch:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import Drift
-from pipeline.move.types import Cast, carried_type, cast_of
+from pipeline.move.types import Cast, carried_type, cast_of, type_name
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,8 @@ def match(declared: sa.Table, source_columns: Sequence[SourceColumn]) -> Landing
         if column.name not in table.columns:
             kind = carried_type(column.declared)
             table.append_column(sa.Column(column.name, kind, nullable=True))
-            drift.append(
-                Drift(table.name, column.name, "carried", f"added to the target as {kind}")
-            )
+            detail = f"added to the target as {type_name(kind)}"
+            drift.append(Drift(table.name, column.name, "carried", detail))
     moving = tuple(column for column in table.columns if column.name in found)
     types = {column.name: found[column.name].declared for column in moving}
     return Landing(table, moving, types, tuple(drift))

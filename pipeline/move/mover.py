@@ -19,6 +19,7 @@ from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
 from pipeline.move.prepare import Prepared
 from pipeline.move.target import Target
+from pipeline.move.types import type_name
 from pipeline.move.work import OnProgress, Work
 
 DELETE_SHARE = 0.25
@@ -116,7 +117,7 @@ def _move(work: Work, way: ways.Way, checks: tuple[CheckResult, ...]) -> Move:
         work.deleted,
         counted["quarantined"],
         tuple(
-            (column.name, schema.type_name(column), str(column.info.get("description", "")))
+            (column.name, type_name(column.type), str(column.info.get("description", "")))
             for column in work.landing.table.columns
         ),
         checks,

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
 
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
+from pipeline.move.types import DIALECT, type_name
 from pipeline.tables import ledger
-
-_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -47,13 +45,7 @@ class Present:
 
 def compiled(element: Any) -> str:
     """DDL as PostgreSQL reads it, on one line."""
-    return " ".join(str(element.compile(dialect=_DIALECT)).split())
-
-
-def type_name(column: sa.Column[Any]) -> str:
-    """A declared type in the words of PostgreSQL's ``format_type``."""
-    name = column.type.compile(dialect=_DIALECT).lower().replace(", ", ",")
-    return name.replace("varchar", "character varying").replace("float(53)", "double precision")
+    return " ".join(str(element.compile(dialect=DIALECT)).split())
 
 
 def look(target: Target, table: str) -> Present:
@@ -106,7 +98,7 @@ def check_shape(landing: Landing, present: Present) -> None:
     types = present.types or {}
     wrong = []
     for column in landing.table.columns:
-        actual, expected = types.get(column.name), type_name(column)
+        actual, expected = types.get(column.name), type_name(column.type)
         if actual is None and column.name not in landing.carried:
             wrong.append(f"{column.name} is missing")
         elif actual is not None and actual != expected:
@@ -193,7 +185,7 @@ def ledger_ddl() -> list[str]:
 def _create(landing: Landing) -> list[str]:
     table = landing.table
     lines = [compiled(CreateColumn(column)) for column in table.columns]
-    compiler = _DIALECT.ddl_compiler(_DIALECT, CreateTable(table))
+    compiler = DIALECT.ddl_compiler(DIALECT, CreateTable(table))
     lines += [
         " ".join(compiler.process(constraint).split())
         for constraint in sorted(table.constraints, key=lambda c: str(c.name))

@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 _NAIVE_MICROSECONDS = pa.timestamp("us")
 
@@ -129,6 +131,12 @@ def cast_of(column: sa.Column[Any]) -> Cast:
         case sa.LargeBinary():
             return _BYTEA
     raise NotImplementedError(f"{column} is declared as {kind!r}, which has no cast")
+
+
+def type_name(kind: sa.types.TypeEngine[Any]) -> str:
+    """A declared type in the words of PostgreSQL's ``format_type``."""
+    name = kind.compile(dialect=DIALECT).lower().replace(", ", ",")
+    return name.replace("varchar", "character varying").replace("float(53)", "double precision")
 
 
 def affinity(declared: str) -> str:
