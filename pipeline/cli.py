@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from pipeline import environment, progress, report, runs, settings
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, SettingsError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,6 +73,10 @@ def dev(
     try:
         while all(process.poll() is None for process in running):
             time.sleep(0.3)
+        raise SettingsError(
+            f"Dagster's UI or its daemon ended by itself; port {port} may be in use",
+            remedy="Read the lines above, or name another one with --port",
+        )
     except KeyboardInterrupt:
         pass
     finally:

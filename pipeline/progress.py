@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 from pipeline.move.work import OnProgress, Progress
 
-LOG_SECONDS = 5.0
+LOG_SECONDS = 2.0
 """A table that takes longer than this says in the log how far it is, this often."""
 
 _watcher: ContextVar[OnProgress | None] = ContextVar("watcher", default=None)

@@ -41,7 +41,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def source_path(self) -> Path:
-        """The SQLite file.
+        """The SQLite file; a relative path begins at the project's folder.
 
         Raises:
             SettingsError: the URL is not of the form ``sqlite:///PATH``.
@@ -54,7 +54,7 @@ class Settings(BaseSettings):
                 "SQLITE_DATABASE_URL does not name an SQLite file",
                 remedy="Write it as sqlite:///PATH, with four slashes for an absolute path",
             )
-        return Path(url.database)
+        return PROJECT / url.database
 
     @property
     def sample_path(self) -> Path:
