@@ -112,5 +112,5 @@ def _run(job_name: str) -> int:
 
 @contextmanager
 def _live() -> Iterator[None]:
-    with report.Bars(console) as bars, progress.watched_by(bars):
+    with report.Bars() as bars, progress.watched_by(bars):
         yield

@@ -1,5 +1,6 @@
 """What a run did, for people at a terminal, read from the run's own events."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -147,17 +148,18 @@ def _safe(text: str | None) -> str:
 class Bars:
     """A progress bar per table and phase; silent where there is no terminal."""
 
-    def __init__(self, console: Console) -> None:
-        """Draw on this console."""
+    def __init__(self) -> None:
+        """Draw on the terminal itself: while a step runs, Dagster keeps what it prints."""
+        self._terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
         self._bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
-            console=console,
+            console=Console(file=self._terminal),
             transient=True,
-            disable=not sys.stdout.isatty(),
+            disable=not self._terminal.isatty(),
         )
         self._tasks: dict[tuple[str, str], Any] = {}
 
@@ -174,6 +176,7 @@ class Bars:
     ) -> None:
         """Remove the bars."""
         self._bars.stop()
+        self._terminal.close()
 
     def __call__(self, progress: Progress) -> None:
         """Show how far a phase is."""
