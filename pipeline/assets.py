@@ -71,13 +71,13 @@ def _move(
     at = [t.name for t in in_run].index(table.name)
     # First the lock, then the copy: who waits for another run must not move an older copy.
     session = target.open()
-    opened, preparer = source.open(in_run, run_id=context.run_id)
+    opened, preparer = source.open(in_run, run_id=context.run.run_id)
     prepared = preparer.prepared(table, upcoming=in_run[at + 1 :])
     return move_table(
         prepared,
         source=opened,
         target=session,
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         delete_share=settings.load().max_delete_share,
         on_progress=progress.reporter(context.log),
     )

@@ -83,7 +83,7 @@ def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
         {"finding": type(finding).__name__, **_plain(finding)}
         for finding in list(findings)[:OFFENDERS]
     ]
-    return pd.DataFrame(rows).fillna("")
+    return pd.DataFrame(rows, dtype=object).fillna("")
 
 
 def _plain(finding: Finding) -> dict[str, object]:

@@ -49,11 +49,11 @@ class ColumnDigest:
         return whole.hexdigest()
 
     def _variable(self, column: pa.Array) -> None:
+        lengths = pc.binary_length(column)
         if column.null_count:
-            self._validity(column, pc.binary_length(column))
+            lengths = lengths.fill_null(-1)
             column = column.fill_null(b"" if pa.types.is_binary(column.type) else "")
-        else:
-            self._lengths.update(pc.binary_length(column).to_numpy().tobytes())
+        self._lengths.update(lengths.to_numpy().tobytes())
         _, offsets, data = column.buffers()
         ends = np.frombuffer(offsets, np.int32)
         start, stop = ends[column.offset], ends[column.offset + len(column)]
@@ -64,16 +64,15 @@ class ColumnDigest:
         if pa.types.is_boolean(column.type):
             column = column.cast(pa.uint8())
         width = column.type.bit_width // 8
-        if column.null_count:
-            lengths = pc.if_else(column.is_valid(), pa.scalar(width, pa.int32()), None)
-            self._validity(column, lengths)
-            column = column.fill_null(pa.scalar(0).cast(column.type))
-        else:
-            self._lengths.update(np.full(len(column), width, np.int32).tobytes())
+        lengths = np.full(len(column), width, np.int32)
         _, data = column.buffers()
-        self._values.update(
-            memoryview(data)[column.offset * width : (column.offset + len(column)) * width]
-        )
-
-    def _validity(self, _column: pa.Array, lengths: pa.Array) -> None:
-        self._lengths.update(lengths.fill_null(-1).cast(pa.int32()).to_numpy().tobytes())
+        bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
+        values = bytes_[column.offset * width : (column.offset + len(column)) * width]
+        if column.null_count:
+            # What lies under a NULL is undefined, so it is hashed as zeros.
+            null = column.is_null().to_numpy(zero_copy_only=False)
+            lengths[null] = -1
+            values = values.reshape(len(column), width).copy()
+            values[null] = 0
+        self._lengths.update(lengths.tobytes())
+        self._values.update(values.tobytes())

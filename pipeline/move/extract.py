@@ -28,6 +28,8 @@ from pipeline.move.snapshot import Snapshot, unreadable
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 65_536
 _VALUE_BYTES = 8
+_HIDDEN = 1
+"""What ``table_xinfo`` says of a column that is no data; a computed column is data."""
 
 DUPLICATE = Reason("duplicate_key", None, "shares its primary key with another row")
 
@@ -148,9 +150,10 @@ class Source:
             connection.text_factory = str
             return tuple(
                 SourceColumn(name, declared)
-                for _, name, declared, *_ in connection.execute(
-                    f"PRAGMA table_info({quoted(table)})"
+                for _, name, declared, _, _, _, hidden in connection.execute(
+                    f"PRAGMA table_xinfo({quoted(table)})"
                 )
+                if hidden != _HIDDEN
             )
 
     def handle_column(self, landing: Landing) -> str:

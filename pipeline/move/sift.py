@@ -47,6 +47,7 @@ class Sieve:
 
     Attributes:
         rejected: handles of rejected rows, with the reason where the contract has none.
+        judging: whether the contract looks at every row, and not only where a batch failed.
     """
 
     source: Source
@@ -54,7 +55,7 @@ class Sieve:
     contract: Contract
     survey: Survey
     rejected: dict[Any, Reason | None] = field(default_factory=dict)
-    _judging: bool = False
+    judging: bool = False
 
     def __post_init__(self) -> None:
         """Take over what the survey has found."""
@@ -68,8 +69,8 @@ class Sieve:
 
     def sift(self, part: Range, *, judge: bool = False) -> Sifted:
         """Read and convert one range; reject what cannot be converted."""
-        self._judging = self._judging or judge
-        judged = self._judging
+        self.judging = self.judging or judge
+        judged = self.judging
         if judged:
             for handle in self.source.judge(self.landing, self.contract, part):
                 self.rejected.setdefault(handle, None)

@@ -22,7 +22,8 @@ LOCK_KEY = 0x6D6967726174  # "migrat"
 
 LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
-_DATA_FAULTS = ("21", "22", "23", "44", "54")
+_DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
+"""Classes of SQLSTATE that refuse what was asked and leave the session whole."""
 _SESSION = (
     "SET application_name = 'pipeline'",
     "SET client_min_messages = warning",

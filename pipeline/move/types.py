@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
-DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+# No driver's style of parameters, which would double every percent sign.
+DIALECT = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 _NAIVE_MICROSECONDS = pa.timestamp("us")
 

@@ -5,13 +5,15 @@ is four times faster than into a table that has them. ``merge`` compares both si
 only what differs, so what is equal is not touched.
 """
 
+import contextlib
 from typing import Any, Literal
 
 from pipeline.move import conversions, load, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
-from pipeline.move.errors import TooManyDeletes
+from pipeline.move.errors import ShapeError, TooManyDeletes
 from pipeline.move.sift import ahead
+from pipeline.move.target import DataFault
 from pipeline.move.work import Work
 
 Way = Literal["filled", "merged", "unchanged"]
@@ -21,7 +23,8 @@ def fill(work: Work, present: schema.Present) -> None:
     """Fill a table that is missing or empty."""
     target, landing, sieve = work.target, work.landing, work.sieve
     with work.timed("load"):
-        target.run(*schema.prepare(landing, present), *schema.strip(landing, present))
+        target.run(*schema.prepare(landing, present))
+        _strip(work, present)
         with ahead(iter(sieve)) as batches:
             load.set_down(target, sieve, batches, on_batch=work.counter("load"))
     with work.timed("keys"):
@@ -42,6 +45,7 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
     """
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))
+    _build_keys(work, present)
     load.make_stage(target, landing)
     conversions.begin(target)
     gone: list[Any] = []
@@ -85,8 +89,26 @@ def _build(work: Work) -> None:
     target, sieve, landing = work.target, work.sieve, work.landing
     present = schema.look(target, landing.name)
     load.build(target, sieve, schema.foreign_keys(landing, present), on_fault="orphans")
-    load.build(target, sieve, schema.keys(landing, present), on_fault="never")
+    _build_keys(work, present)
     load.build(target, sieve, schema.indexes(landing, present), on_fault="long")
+
+
+def _build_keys(work: Work, present: schema.Present) -> None:
+    landing = work.landing
+    try:
+        load.build(work.target, work.sieve, schema.keys(landing, present), on_fault="never")
+    except DataFault as fault:
+        raise ShapeError(
+            f"Table {landing.name} of the target has rows that its keys forbid ({fault})",
+            remedy="Remove those rows from the target, then run again",
+        ) from fault
+
+
+def _strip(work: Work, present: schema.Present) -> None:
+    """Take keys and indexes off; one that something else of the target needs stays."""
+    for statement in schema.strip(work.landing, present):
+        with contextlib.suppress(DataFault), work.target.savepoint():
+            work.target.run(statement)
 
 
 def _stale(work: Work) -> list[Any]:
