@@ -1,6 +1,6 @@
 """Source and target as Dagster resources: opened at first use, closed when the run ends.
 
-They have no configuration, so no URL and no password ever stands in run configuration; both come
+Their configuration holds no URL, so no password ever stands in a run's configuration; URLs come
 from the settings of the process that runs the step.
 """
 
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import dagster as dg
 import sqlalchemy as sa
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from pipeline import settings
 from pipeline.environment import Databases, databases
 from pipeline.move.extract import Source
 from pipeline.move.prepare import Preparer
-from pipeline.move.snapshot import take_snapshot
+from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
 from pipeline.move.target import Target
 
 
@@ -27,6 +27,10 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     The copy is taken at first use and deleted when the run ends.
     """
+
+    busy_seconds: float = Field(
+        default=BUSY_SECONDS, description="How long to wait for a source that is locked."
+    )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _preparer: Preparer | None = PrivateAttr(default=None)
@@ -49,7 +53,9 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self._source is None or self._preparer is None:
             found = databases(settings.load())
             folder = self._exit.enter_context(_run_folder(found.snapshots, run_id))
-            snapshot = take_snapshot(found.source, folder / "source.db", tables=tables)
+            snapshot = take_snapshot(
+                found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
+            )
             self._source = Source(snapshot)
             self._preparer = self._exit.enter_context(Preparer.over(self._source))
         return self._source, self._preparer
@@ -57,6 +63,10 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     """One session with the PostgreSQL target; while it is open, no other run can write."""
+
+    application_name: str = Field(
+        default="pipeline", description="What the server's list of sessions calls this one."
+    )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
@@ -76,7 +86,11 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             loaded = settings.load()
             found: Databases = databases(loaded)
             target = self._exit.enter_context(
-                Target.connect(found.target_url, shown=found.target_shown)
+                Target.connect(
+                    found.target_url,
+                    shown=found.target_shown,
+                    application_name=self.application_name,
+                )
             )
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target

@@ -25,7 +25,6 @@ _SLICE_BYTES = 256 * 1024
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
 """Classes of SQLSTATE that refuse what was asked and leave the session whole."""
 _SESSION = (
-    "SET application_name = 'pipeline'",
     "SET client_min_messages = warning",
     "SET statement_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
@@ -60,12 +59,13 @@ class Target:
 
     @classmethod
     @contextmanager
-    def connect(cls, url: str, *, shown: str) -> Iterator[Self]:
+    def connect(cls, url: str, *, shown: str, application_name: str = "pipeline") -> Iterator[Self]:
         """Open a session.
 
         Args:
             url: a libpq URL, ``postgresql://...``.
             shown: what error messages call this database; holds no password.
+            application_name: what the server's list of sessions calls this one.
         """
         try:
             connection = adbc_postgresql.connect(url, autocommit=True)
@@ -74,6 +74,7 @@ class Target:
         target = cls(connection, shown)
         try:
             target.run("; ".join(_SESSION))
+            target.rows("SELECT set_config('application_name', $1, false)", (application_name,))
             yield target
         finally:
             with contextlib.suppress(adbc_driver_manager.Error):
