@@ -84,5 +84,7 @@ def prepare_dagster(found: Databases, settings: Settings) -> None:
                     cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
         finally:
             connection.close()
-    except psycopg2.Error as error:
-        raise TargetError.from_driver(error, where=found.target_shown) from error
+    except (psycopg2.Error, ValueError) as error:
+        # Not "from error": the driver's own text may repeat the URL.
+        url = found.target_url
+        raise TargetError.from_driver(error, where=found.target_shown, url=url) from None

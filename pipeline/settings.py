@@ -3,6 +3,7 @@
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
                 "DATABASE_URL is not a PostgreSQL URL",
                 remedy="Write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
             )
+        if "@" in (url.host or ""):
+            raise SettingsError(
+                "DATABASE_URL has an @ in its user or password",
+                remedy="Write it there as %40, a slash as %2F and a colon as %3A",
+            )
         return url.set(drivername="postgresql")
 
 
@@ -112,7 +118,15 @@ def load(**overrides: Any) -> Settings:
 
 def libpq(url: URL) -> str:
     """A URL as PostgreSQL's own client library reads it, password included."""
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+    user = quote(url.username or "", safe="")
+    password = f":{quote(str(url.password), safe='')}" if url.password is not None else ""
+    server = f"[{url.host}]" if url.host and ":" in url.host else url.host or ""
+    port = f":{url.port}" if url.port else ""
+    options = urlencode(url.normalized_query, doseq=True, quote_via=quote)
+    return (
+        f"postgresql://{user}{password}{'@' if user or password else ''}{server}{port}"
+        f"/{quote(url.database or '', safe='')}{'?' if options else ''}{options}"
+    )
 
 
 def shown(url: URL) -> str:

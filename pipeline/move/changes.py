@@ -21,7 +21,7 @@ from pipeline.move.digest import ColumnDigest
 from pipeline.move.extract import BATCH_ROWS, Range
 from pipeline.move.landing import Landing
 from pipeline.move.sift import Sifted, ahead
-from pipeline.move.target import Target
+from pipeline.move.target import DataFault, Target
 from pipeline.move.types import type_name
 
 _TILE_ROWS = 2 * BATCH_ROWS
@@ -77,7 +77,7 @@ class Lost:
     Attributes:
         column: their column.
         keys: the rows' keys.
-        originals: the source's values, as text.
+        originals: the source's values.
         kept: the target's values, as text.
     """
 
@@ -224,7 +224,7 @@ def _compare_tile(
                 Lost(
                     name,
                     their_keys.filter(lossy).cast(pa.string()),
-                    raw.filter(lossy).cast(pa.string()),
+                    raw.filter(lossy),
                     there.filter(lossy).cast(pa.string()),
                 )
             )
@@ -314,23 +314,40 @@ def _unequal(source: pa.Array, target: pa.Array) -> pa.Array | None:
 def _json_unequal(target: Target, source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array:
     """Where two columns of JSON texts differ in meaning, as PostgreSQL's jsonb sees it."""
     at = np.flatnonzero(differs.to_numpy(zero_copy_only=False))
-    ours, theirs = source.take(pa.array(at)), there.take(pa.array(at))
-    found = target.arrow(
-        "SELECT (n - 1)::integer FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
-        " WHERE a::jsonb IS DISTINCT FROM b::jsonb",
-        (ours.to_pylist(), theirs.to_pylist()),
-    )
+    ours, theirs = source.take(pa.array(at)).to_pylist(), there.take(pa.array(at)).to_pylist()
     really = np.zeros(len(source), dtype=bool)
-    really[at[found.column(0).to_numpy()]] = True
+    really[at[_unequal_at(target, ours, theirs)]] = True
     return pa.array(really)
 
 
-def _json_lossy(source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array | None:
-    """Where jsonb dropped a member because its name occurred twice.
+def _unequal_at(target: Target, ours: list[str | None], theirs: list[str | None]) -> list[int]:
+    """Positions at which two lists of JSON texts differ; what jsonb refuses differs from all."""
+    try:
+        with target.savepoint():
+            found = target.rows(
+                "SELECT (n - 1)::integer"
+                " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
+                " WHERE a::jsonb IS DISTINCT FROM b::jsonb",
+                (ours, theirs),
+            )
+    except DataFault:
+        half = len(ours) // 2
+        if not half:
+            return [0]
+        later = _unequal_at(target, ours[half:], theirs[half:])
+        return [*_unequal_at(target, ours[:half], theirs[:half]), *(half + n for n in later)]
+    return [n for (n,) in found]
 
-    Fewer quotation marks than the source had are the sign; only those texts are parsed.
+
+def _json_lossy(source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array | None:
+    r"""Where jsonb dropped a member because its name occurred twice.
+
+    Fewer quotation marks than the source had, written out or as \\u0022, are the sign; only those
+    texts are parsed.
     """
-    fewer = pc.greater(pc.count_substring(source, '"'), pc.count_substring(there, '"'))
+    escaped = pc.count_substring(source, "\\u0022")
+    marks = pc.add(pc.count_substring(source, '"'), escaped)
+    fewer = pc.greater(marks, pc.count_substring(there, '"'))
     suspects = pc.fill_null(pc.and_(differs, fewer), False)
     if not pc.any(suspects).as_py():
         return None
@@ -347,5 +364,9 @@ def _repeats_a_name(text: str) -> bool:
         if len({name for name, _ in pairs}) < len(pairs):
             repeated.append(True)
 
-    json.loads(text, object_pairs_hook=members)
+    try:
+        json.loads(text, object_pairs_hook=members, parse_int=str, parse_float=str)
+    except RecursionError:
+        # Too deep to be sure: keeping an original too many does no harm.
+        return True
     return bool(repeated)

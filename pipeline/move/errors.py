@@ -4,6 +4,7 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 """
 
 import re
+from urllib.parse import unquote
 
 TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
 
@@ -36,9 +37,15 @@ class TargetError(PipelineError):
     sqlstate: str | None = None
 
     @classmethod
-    def from_driver(cls, error: BaseException, *, where: str) -> "TargetError":
-        """Translate a driver's error; codes from PostgreSQL's Appendix A."""
-        text = first_line(str(error))
+    def from_driver(cls, error: BaseException, *, where: str, url: str = "") -> "TargetError":
+        """Translate a driver's error; codes from PostgreSQL's Appendix A.
+
+        Args:
+            error: what the driver raised.
+            where: what people call the database.
+            url: how it was reached; nothing of its password stays in the message.
+        """
+        text = without_password(first_line(str(error)), url)
         state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
         known = [
             (problem, remedy)
@@ -69,6 +76,22 @@ class LockedError(Transient):
 
 class TooManyDeletes(TargetError):
     """A move would delete more of the target than the set share."""
+
+
+def without_password(text: str, url: str) -> str:
+    """Strike out whatever a driver repeats of a URL's password, whole or in pieces."""
+    secrets = [url[: url.rfind("@")].partition("://")[2].partition(":")[2]] if "@" in url else []
+    secrets += re.findall(r"[?&]password=([^&]*)", url)
+    pieces = {
+        piece
+        for secret in secrets
+        for form in (secret, unquote(secret))
+        for piece in (form, *re.split(r"[^\w]+", form))
+        if len(piece) > 2
+    }
+    for piece in sorted(pieces, key=len, reverse=True):
+        text = text.replace(piece, "***")
+    return text
 
 
 def first_line(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.move.contract import Reason, quoted
 from pipeline.move.landing import Landing
@@ -33,6 +34,19 @@ def set_down(
     for sifted in batches:
         _set_down(target, sieve, sifted)
         on_batch(sifted)
+
+
+def stage(target: Target, sieve: Sieve, batch: pa.RecordBatch, sifted: Sifted) -> None:
+    """Set rows of a sifted range down in staging; reject what is not clean."""
+    try:
+        with target.savepoint():
+            target.copy(STAGE, batch, temporary=True)
+    except DataFault:
+        if not sifted.judged:
+            key = sieve.landing.key.name
+            clean = sieve.sift(sifted.part, judge=True).batch.column(key)
+            batch = batch.filter(pc.is_in(batch.column(key), clean))
+        set_down_singly(target, sieve, STAGE, batch, temporary=True)
 
 
 def _set_down(target: Target, sieve: Sieve, sifted: Sifted) -> None:

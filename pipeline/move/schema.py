@@ -30,6 +30,7 @@ class Present:
         primary_key: name of the primary key constraint.
         referenced: whether another table's foreign key needs the primary key.
         constraints: foreign key, unique and CHECK constraints by name.
+        unproven: those of them that were never validated.
         indexes: names of indexes that belong to no constraint.
     """
 
@@ -40,6 +41,7 @@ class Present:
     primary_key: str | None = None
     referenced: bool = False
     constraints: frozenset[str] = frozenset()
+    unproven: frozenset[str] = frozenset()
     indexes: frozenset[str] = frozenset()
 
 
@@ -66,7 +68,8 @@ def look(target: Target, table: str) -> Present:
         f" FROM pg_attribute WHERE attrelid = {name} AND attnum > 0 AND NOT attisdropped"
     )
     constraints = target.rows(
-        f"SELECT conname::text, contype::text FROM pg_constraint WHERE conrelid = {name}"
+        "SELECT conname::text, contype::text, convalidated FROM pg_constraint"
+        f" WHERE conrelid = {name}"
     )
     indexes = target.rows(
         f"SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
@@ -78,11 +81,12 @@ def look(target: Target, table: str) -> Present:
         rows=target.value(f"SELECT EXISTS (SELECT FROM {quoted(table)})"),
         types={attribute: kind for attribute, kind, _ in columns},
         required=frozenset(attribute for attribute, _, needed in columns if needed),
-        primary_key=next((n for n, kind in constraints if kind == "p"), None),
+        primary_key=next((n for n, kind, _ in constraints if kind == "p"), None),
         referenced=target.value(
             f"SELECT EXISTS (SELECT FROM pg_constraint WHERE confrelid = {name} AND contype = 'f')"
         ),
-        constraints=frozenset(n for n, kind in constraints if kind in ("f", "u", "c")),
+        constraints=frozenset(n for n, kind, _ in constraints if kind in ("f", "u", "c")),
+        unproven=frozenset(n for n, _, proven in constraints if not proven),
         indexes=frozenset(n for (n,) in indexes),
     )
 
@@ -142,12 +146,14 @@ def strip(landing: Landing, present: Present) -> list[str]:
 
 
 def foreign_keys(landing: Landing, present: Present) -> list[str]:
-    """DDL for the foreign keys that are not there."""
-    return [
-        compiled(AddConstraint(key))
-        for key in _foreign_keys(landing.table)
-        if key.name not in present.constraints
-    ]
+    """DDL for the foreign keys that are not there, or were never validated."""
+    missing, name = [], quoted(landing.name)
+    for key in _foreign_keys(landing.table):
+        if key.name not in present.constraints:
+            missing.append(compiled(AddConstraint(key)))
+        elif key.name in present.unproven:
+            missing.append(f"ALTER TABLE {name} VALIDATE CONSTRAINT {quoted(str(key.name))}")
+    return missing
 
 
 def keys(landing: Landing, present: Present) -> list[str]:

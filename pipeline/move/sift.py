@@ -74,7 +74,7 @@ class Sieve:
         if judged:
             for handle in self.source.judge(self.landing, self.contract, part):
                 self.rejected.setdefault(handle, None)
-        left_out = list(self.rejected) if judged or self.rejected else None
+        left_out = list(self.rejected)
         try:
             raw = self.source.read(self.landing, part, without=left_out)
             batch, lossy = convert(self.landing, raw)

@@ -69,8 +69,9 @@ class Target:
         """
         try:
             connection = adbc_postgresql.connect(url, autocommit=True)
-        except adbc_driver_manager.Error as error:
-            raise TargetError.from_driver(error, where=shown) from error
+        except (adbc_driver_manager.Error, ValueError) as error:
+            # Not "from error": the driver's own text may repeat the URL.
+            raise TargetError.from_driver(error, where=shown, url=url) from None
         target = cls(connection, shown)
         try:
             target.run("; ".join(_SESSION))

@@ -123,7 +123,7 @@ def cast_of(column: sa.Column[Any]) -> Cast:
             return _integer(bits=32)
         case sa.Double():
             return _DOUBLE
-        case sa.Numeric() if kind.precision is not None:
+        case sa.Numeric() if kind.precision is not None and kind.precision <= _DIGITS:
             return _numeric(precision=kind.precision, scale=kind.scale or 0)
         case sa.String():
             return _text(length=kind.length)
@@ -219,18 +219,17 @@ def _finite_rule(c: str) -> Rule:
     return Rule("range", "is infinite", f"typeof({c}) = 'real' AND NOT {_FINITE.format(c=c)}")
 
 
+def _exact_rule(c: str) -> Rule:
+    """The reader turns integers among reals into doubles, without a word."""
+    violated = f"typeof({c}) = 'integer' AND {c} NOT BETWEEN -{_EXACT} AND {_EXACT}"
+    return Rule("range", "is an integer that a double cannot hold exactly", violated, always=True)
+
+
 _DOUBLE = Cast(
     storage=("real", "integer"),
     sentinel="0.5",
     raw=pa.float64(),
-    rules=lambda c: (
-        Rule(
-            "range",
-            "is an integer that a double cannot hold exactly",
-            f"typeof({c}) = 'integer' AND {c} NOT BETWEEN -9007199254740992 AND 9007199254740992",
-            always=True,
-        ),
-    ),
+    rules=lambda c: (_exact_rule(c),),
     convert=Converted,
 )
 
@@ -309,9 +308,9 @@ def _numeric(*, precision: int, scale: int) -> Cast:
 
     def rules(c: str) -> tuple[Rule, ...]:
         violated = f"typeof({c}) IN ('real', 'integer') AND NOT abs(round({c}, {scale})) < {limit}"
-        return (
-            Rule("range", f"has more than {precision - scale} digits before the point", violated),
-        )
+        message = f"has more than {precision - scale} digits before the point"
+        exact = (_exact_rule(c),) if limit > _EXACT else ()
+        return (Rule("range", message, violated), *exact)
 
     def convert(values: pa.Array) -> Converted:
         factor = float(10**scale)
@@ -343,6 +342,12 @@ def _round_decimal(values: pa.Array, scale: int) -> pa.Array:
     return pc.round(exact, scale, round_mode="half_towards_infinity")
 
 
+_DIGITS = 38
+"""What Arrow's decimals hold."""
+
+_EXACT = 2**53
+"""Up to here a double holds every integer."""
+
 _HOUR_ONLY = len("2025-08-06 03")
 _YEAR_ONE = -62_135_596_800_000_000
 """0001-01-01 in microseconds before 1970: the first moment that both databases can write."""
@@ -362,7 +367,8 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
             f"(length({c}) = 10 OR substr({c}, 11, 2) GLOB '[ T][0-9]')",
             f"substr({c}, 12, 2) < '24'",
             f"substr({c}, 1, 4) > '0000'",
-            f"(substr({c}, 9, 2) < '29' OR date(substr({c}, 1, 10)) = substr({c}, 1, 10))",
+            f"(substr({c}, 9, 2) < '29' OR date(julianday(substr({c}, 1, 10)))"
+            f" = substr({c}, 1, 10))",
             f"julianday({c}) IS NOT NULL",
         )
     )

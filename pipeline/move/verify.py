@@ -62,6 +62,7 @@ class Compared:
         differing: how many values differ, by column.
         rows: offending rows, named up to a limit.
         values: offending values, named up to a limit.
+        foreign_keys: the check of that name, if it was made along the way.
     """
 
     totals: Totals = field(default_factory=Totals)
@@ -70,6 +71,7 @@ class Compared:
     differing: dict[str, int] = field(default_factory=dict)
     rows: list[Finding] = field(default_factory=list)
     values: list[Finding] = field(default_factory=list)
+    foreign_keys: CheckResult | None = None
 
     @property
     def equal(self) -> bool:
@@ -125,7 +127,7 @@ def as_found(
     """
     for part in survey.ranges:
         try:
-            raw = source.read(landing, part, without=without or None)
+            raw = source.read(landing, part, without=without)
             batch, lossy = convert(landing, raw)
         except pa.ArrowInvalid as error:
             raise PipelineError(
@@ -144,7 +146,7 @@ def checks_of(
         _conservation(target, landing, survey, compared.totals),
         _keys(compared),
         _digests(landing, compared),
-        foreign_keys(target, landing),
+        compared.foreign_keys or foreign_keys(target, landing),
         sequences(target, landing),
         CheckResult("drift", not landing.drift, False, landing.drift),
         _quarantine(target, landing),

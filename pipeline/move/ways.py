@@ -8,6 +8,8 @@ only what differs, so what is equal is not touched.
 import contextlib
 from typing import Any, Literal
 
+import sqlalchemy as sa
+
 from pipeline.move import conversions, load, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
@@ -58,21 +60,25 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
         for lost in changes.lost:
             conversions.collect(target, landing.name, lost)
         batch = None if changes.nothing else changes.to_write(landing.key.name)
-        if batch is not None:
-            load.set_down_singly(target, sieve, load.STAGE, batch, temporary=True)
         if changes.sifted is not None:
+            if batch is not None:
+                load.stage(target, sieve, batch, changes.sifted)
             count(changes.sifted)
 
     with work.timed("compare"):
         compared = verify.examine(target, landing, work.survey, iter(sieve), on_changes=stage)
-    equal = compared.equal and not sieve.rejected
+        compared.foreign_keys = verify.foreign_keys(target, landing)
+    equal = compared.equal and compared.foreign_keys.passed and not sieve.rejected
     if not equal:
         with work.timed("load"):
             load.drop_orphans(target, sieve, load.STAGE)
+            load.drop_orphans(target, sieve, quoted(landing.name))
             _delete(work, gone)
             work.written = target.value(f"SELECT count(*) FROM {load.STAGE}")
             load.merge_stage(target, sieve)
-            _delete(work, _stale(work))
+            stale = _stale(work)
+            _guard_deletes(work, work.deleted + len(stale))
+            _delete(work, stale)
     target.run(f"DROP TABLE {load.STAGE}")
     with work.timed("keys"):
         _build(work)
@@ -125,10 +131,34 @@ def _stale(work: Work) -> list[Any]:
 
 def _guard_deletes(work: Work, deletes: int) -> None:
     rows = work.target.value(f"SELECT count(*) FROM {quoted(work.landing.name)}")
+    _demand_share(work, work.landing.name, deletes, work.deleted + rows)
+
+
+def _guard_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
+    """Count what would go along with these rows in the tables that refer to them."""
+    for child in table.metadata.sorted_tables:
+        for foreign in child.foreign_keys:
+            if foreign.column.table is not table or child is table:
+                continue
+            if not schema.look(work.target, child.name).exists:
+                continue
+            key = quoted(next(iter(child.primary_key.columns)).name)
+            found = work.target.rows(
+                f"SELECT {key} FROM {quoted(child.name)}"
+                f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
+                (keys,),
+            )
+            if found:
+                rows = work.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
+                _demand_share(work, child.name, len(found), rows)
+                _guard_cascades(work, child, [k for (k,) in found])
+
+
+def _demand_share(work: Work, table: str, deletes: int, rows: int) -> None:
     if deletes > rows * work.delete_share:
         raise TooManyDeletes(
-            f"{work.landing.name}: at least {deletes} of {rows} rows of the target are not in the"
-            f" source {work.source.path}; at most {work.delete_share:.0%} may be deleted in a run",
+            f"{table}: at least {deletes} of {rows} rows of the target would be deleted, because"
+            f" {work.source.path} lacks them; at most {work.delete_share:.0%} may go in one run",
             remedy="Check that this is the right source; if it is, raise MAX_DELETE_SHARE",
         )
 
@@ -136,6 +166,7 @@ def _guard_deletes(work: Work, deletes: int) -> None:
 def _delete(work: Work, keys: list[Any]) -> None:
     if keys:
         name = quoted(work.landing.key.name)
+        _guard_cascades(work, work.landing.table, keys)
         work.target.rows(
             f"DELETE FROM {quoted(work.landing.name)} WHERE {name} = ANY($1) RETURNING 1", (keys,)
         )
