@@ -97,9 +97,11 @@ def without_password(text: str, url: str) -> str:
 def first_line(text: str) -> str:
     """The first sentence of a driver's message, without its prefix and without a password."""
     text = re.sub(r"(postgres(?:ql)?(?:\+\w+)?://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-    text = re.sub(r"^.*?(ERROR|FATAL|could not|connection to)(:?)", r"\1\2", text, flags=re.S)
-    line = text.strip().splitlines()[0] if text.strip() else "no message"
-    return re.sub(r"^(ERROR|FATAL):\s*", "", line).strip()
+    said = re.search(r"\b(?:ERROR|FATAL|PANIC):\s*(.*)", text)
+    if said and "connection to" not in text:
+        return said.group(1).strip()
+    text = re.sub(r"^.*?\[libpq\] (?:Failed to connect: )?", "", text.strip(), flags=re.S)
+    return text.splitlines()[0].strip() if text else "no message"
 
 
 _KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (

@@ -65,6 +65,14 @@ class Orphan:
 
 
 @dataclass(frozen=True)
+class KeyNotEnforced:
+    """A foreign key that the target does not have, or never validated."""
+
+    table: str
+    constraint: str
+
+
+@dataclass(frozen=True)
 class SequenceBehind:
     """The next id that a sequence gives out is taken already."""
 
@@ -112,6 +120,7 @@ Finding = (
     | NotConserved
     | DigestDiffers
     | Orphan
+    | KeyNotEnforced
     | SequenceBehind
     | Drift
     | Quarantined
@@ -155,6 +164,8 @@ def say(finding: Finding) -> str:
             return f"{table}.{column}: digest {source} in the source, {target} in the target"
         case Orphan(table, key, column, parent):
             return f"{table} {key}: {column} points to a row of {parent} that is not there"
+        case KeyNotEnforced(table, constraint):
+            return f"{table}: foreign key {constraint} is missing or was never validated"
         case SequenceBehind(table, sequence, next_value, largest_id):
             return f"{table}: {sequence} would give out {next_value}, ids go up to {largest_id}"
         case Drift(table, column, kind, detail):

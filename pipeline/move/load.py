@@ -1,8 +1,8 @@
 """Rows into the target, inside the table's one transaction.
 
-``set_down`` copies rows into a table without keys, or into a staging table that has the same NOT
-NULL and CHECK constraints; ``merge_stage`` takes them from staging to the table. Both cut what
-PostgreSQL refuses in halves until the row stands alone, reject that row and go on.
+``set_down`` copies rows into a table without keys; a ``Stage`` keeps rows beside a table that has
+them and merges them into it. Both cut what PostgreSQL refuses in halves until the row stands alone,
+reject that row and go on.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,47 +20,101 @@ STAGE = "pipeline_stage"
 _INDEXABLE_BYTES = 2_500
 """A row whose indexed texts are shorter than this fits into a B-tree (its limit is 2,704)."""
 
-_TOO_LONG = "54000"
+_NO_PARENT = "23503"
+
+
+class Stage:
+    """A temporary table with the columns, NOT NULL and CHECKs of the moved one."""
+
+    def __init__(self, target: Target, sieve: Sieve) -> None:
+        """Nothing is staged yet."""
+        self.target = target
+        self.sieve = sieve
+        self._made = False
+
+    def make(self) -> None:
+        """Make the table, unless it is there."""
+        if not self._made:
+            self.target.run(
+                f"CREATE TEMPORARY TABLE {STAGE}"
+                f" (LIKE {quoted(self.sieve.landing.name)} INCLUDING CONSTRAINTS) ON COMMIT DROP"
+            )
+            self._made = True
+
+    def add(self, batch: pa.RecordBatch, sifted: Sifted) -> None:
+        """Set rows of a sifted range down; reject what is not clean."""
+        self.make()
+        try:
+            with self.target.savepoint():
+                self.target.copy(STAGE, batch, temporary=True)
+        except DataFault:
+            if not sifted.judged:
+                key = self.sieve.landing.key.name
+                clean = self.sieve.sift(sifted.part, judge=True).batch.column(key)
+                batch = batch.filter(pc.is_in(batch.column(key), clean))
+            _set_down_singly(self.target, self.sieve, STAGE, batch, temporary=True)
+
+    def merge(self) -> None:
+        """Insert or update the table's rows from here; reject what PostgreSQL refuses."""
+        if not self._made:
+            return
+        landing = self.sieve.landing
+        key = quoted(landing.key.name)
+        staged = self.target.arrow(f"SELECT {key} FROM {STAGE} ORDER BY {key}{_collation(landing)}")
+        keys = staged.column(landing.key.name).to_pylist()
+        if keys:
+            _merge_between(self.target, self.sieve, keys)
+        self.target.run(f"DROP TABLE {STAGE}")
+        self._made = False
 
 
 def set_down(
-    target: Target,
-    sieve: Sieve,
-    batches: Iterable[Sifted],
-    *,
-    on_batch: Callable[[Sifted], None],
+    stage: Stage, batches: Iterable[Sifted], *, on_batch: Callable[[Sifted], None]
 ) -> None:
-    """Set sifted batches down in the bare table."""
+    """Set sifted batches down in the bare table; rows that may not fit into an index are staged."""
     for sifted in batches:
-        _set_down(target, sieve, sifted)
+        _set_down(stage, sifted)
         on_batch(sifted)
 
 
-def stage(target: Target, sieve: Sieve, batch: pa.RecordBatch, sifted: Sifted) -> None:
-    """Set rows of a sifted range down in staging; reject what is not clean."""
+def _set_down(stage: Stage, sifted: Sifted) -> None:
+    target, sieve = stage.target, stage.sieve
+    indexable = _indexable(sieve.landing, sifted.batch)
+    short = sifted.batch if indexable is None else sifted.batch.filter(indexable)
     try:
         with target.savepoint():
-            target.copy(STAGE, batch, temporary=True)
+            target.copy(sieve.landing.name, short)
     except DataFault:
         if not sifted.judged:
-            key = sieve.landing.key.name
-            clean = sieve.sift(sifted.part, judge=True).batch.column(key)
-            batch = batch.filter(pc.is_in(batch.column(key), clean))
-        set_down_singly(target, sieve, STAGE, batch, temporary=True)
+            _set_down(stage, sieve.sift(sifted.part, judge=True))
+            return
+        _set_down_singly(target, sieve, sieve.landing.name, short)
+    if indexable is not None:
+        stage.add(sifted.batch.filter(pc.invert(indexable)), sifted)
 
 
-def _set_down(target: Target, sieve: Sieve, sifted: Sifted) -> None:
-    try:
-        with target.savepoint():
-            target.copy(sieve.landing.name, sifted.batch)
-    except DataFault:
-        if not sifted.judged:
-            _set_down(target, sieve, sieve.sift(sifted.part, judge=True))
-        else:
-            set_down_singly(target, sieve, sieve.landing.name, sifted.batch)
+def _indexable(landing: Landing, batch: pa.RecordBatch) -> pa.Array | None:
+    """Which rows surely fit into every B-tree, None for all.
+
+    An index cannot be built around a row that was deleted in the same transaction, so rows with
+    long texts wait in staging until the indexes are there.
+    """
+    columns = {column.name for index in landing.table.indexes for column in index.columns}
+    texts = [
+        batch.column(name)
+        for name in sorted(columns & set(batch.schema.names))
+        if pa.types.is_string(batch.column(name).type)
+    ]
+    size: pa.Array | None = None
+    for text in texts:
+        bytes_ = pc.fill_null(pc.binary_length(text), 0)
+        size = bytes_ if size is None else pc.add(size, bytes_)
+    if size is None or (pc.max(size).as_py() or 0) <= _INDEXABLE_BYTES:
+        return None
+    return pc.less_equal(size, _INDEXABLE_BYTES)
 
 
-def set_down_singly(
+def _set_down_singly(
     target: Target, sieve: Sieve, table: str, batch: pa.RecordBatch, *, temporary: bool = False
 ) -> None:
     """COPY a batch; cut it in halves where PostgreSQL refuses it, and reject single rows."""
@@ -71,24 +125,16 @@ def set_down_singly(
             target.copy(table, batch, temporary=temporary)
     except DataFault as fault:
         if batch.num_rows == 1:
-            sieve.reject(batch.column(sieve.landing.key.name).to_pylist(), refusal(fault))
+            sieve.reject(batch.column(sieve.landing.key.name).to_pylist(), _refusal(fault))
             return
         half = batch.num_rows // 2
         for part in (batch.slice(0, half), batch.slice(half)):
-            set_down_singly(target, sieve, table, part, temporary=temporary)
+            _set_down_singly(target, sieve, table, part, temporary=temporary)
 
 
-def refusal(fault: DataFault) -> Reason:
+def _refusal(fault: DataFault) -> Reason:
     """The reason of a row that only PostgreSQL could know."""
     return Reason("refused", None, f"{fault} (SQLSTATE {fault.sqlstate})")
-
-
-def make_stage(target: Target, landing: Landing) -> None:
-    """An empty temporary table with the columns, NOT NULL and CHECKs of the table."""
-    target.run(
-        f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(landing.name)} INCLUDING CONSTRAINTS)"
-        " ON COMMIT DROP"
-    )
 
 
 def drop_orphans(target: Target, sieve: Sieve, table: str) -> int:
@@ -109,56 +155,17 @@ def drop_orphans(target: Target, sieve: Sieve, table: str) -> int:
     return removed
 
 
-def build(target: Target, sieve: Sieve, statements: Iterable[str], *, on_fault: str) -> None:
-    """Run DDL over the rows; take out the rows that stand in its way.
-
-    Args:
-        target: the session.
-        sieve: where rejected rows are noted.
-        statements: each adds one constraint or index.
-        on_fault: "orphans" when rows may lack a parent, "long" when indexed text may be too
-            long for a B-tree.
-    """
+def build_foreign_keys(target: Target, sieve: Sieve, statements: Iterable[str]) -> None:
+    """Add foreign keys; rows without their parent are taken out and rejected."""
     for statement in statements:
         try:
             with target.savepoint():
                 target.run(statement)
         except DataFault as fault:
-            if on_fault == "orphans" and fault.sqlstate == "23503":
-                drop_orphans(target, sieve, quoted(sieve.landing.name))
-                target.run(statement)
-            elif on_fault == "long" and fault.sqlstate == _TOO_LONG:
-                _build_around_long_rows(target, sieve, statement)
-            else:
+            if fault.sqlstate != _NO_PARENT:
                 raise
-
-
-def _build_around_long_rows(target: Target, sieve: Sieve, statement: str) -> None:
-    landing = sieve.landing
-    name = quoted(landing.name)
-    texts = " + ".join(
-        f"coalesce(octet_length({quoted(column.name)}), 0)"
-        for column in {c.name: c for index in landing.table.indexes for c in index.columns}.values()
-        if landing.casts[column.name].raw == pa.string()
-    )
-    make_stage(target, landing)
-    target.run(
-        f"WITH long AS (DELETE FROM {name} WHERE {texts} > {_INDEXABLE_BYTES} RETURNING *)"
-        f" INSERT INTO {STAGE} SELECT * FROM long",
-        statement,
-    )
-    merge_stage(target, sieve)
-    target.run(f"DROP TABLE {STAGE}")
-
-
-def merge_stage(target: Target, sieve: Sieve) -> None:
-    """Insert or update the table's rows from staging; reject what PostgreSQL refuses."""
-    key = quoted(sieve.landing.key.name)
-    order = sieve.landing.key.name
-    staged = target.arrow(f"SELECT {key} FROM {STAGE} ORDER BY {key}{_collation(sieve.landing)}")
-    keys = staged.column(order).to_pylist()
-    if keys:
-        _merge_between(target, sieve, keys)
+            drop_orphans(target, sieve, quoted(sieve.landing.name))
+            target.run(statement)
 
 
 def _merge_between(target: Target, sieve: Sieve, keys: list[Any]) -> None:
@@ -178,7 +185,7 @@ def _merge_between(target: Target, sieve: Sieve, keys: list[Any]) -> None:
             )
     except DataFault as fault:
         if len(keys) == 1:
-            sieve.reject(keys, refusal(fault))
+            sieve.reject(keys, _refusal(fault))
             return
         half = len(keys) // 2
         _merge_between(target, sieve, keys[:half])

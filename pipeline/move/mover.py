@@ -19,7 +19,7 @@ from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
 from pipeline.move.prepare import Prepared
 from pipeline.move.target import Target
-from pipeline.move.types import type_name
+from pipeline.move.types import largest_integer, type_name
 from pipeline.move.work import OnProgress, Work
 
 DELETE_SHARE = 0.25
@@ -148,11 +148,15 @@ def _advance_sequence(work: Work) -> None:
     landing, ranges = work.landing, work.survey.ranges
     sequence = verify.sequence_of(work.target, landing)
     if sequence is not None:
+        largest = ranges[-1].last if ranges else 0
+        if largest > largest_integer(landing.key.type):
+            # A key that the target has no room for must not use the sequence up.
+            largest = 0
         work.target.rows(
             f"SELECT setval($1::text::regclass, m) FROM (SELECT greatest($2::bigint,"
             f" max({quoted(landing.key.name)})) AS m FROM {quoted(landing.name)}) AS t,"
             f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
-            (sequence, ranges[-1].last if ranges else 0),
+            (sequence, largest),
         )
 
 

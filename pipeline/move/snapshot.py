@@ -20,6 +20,7 @@ from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 
 MAGIC = b"SQLite format 3\x00"
+_HEADER = 100
 BUSY_SECONDS = 30.0
 """How long a locked source is waited for."""
 
@@ -91,6 +92,12 @@ def unreadable(source: Path, error: Exception) -> SourceError:
             f"The source {source} stayed locked by another program",
             remedy="Let that program finish its transaction, then run again",
         )
+    if "readonly" in text:
+        return SourceError(
+            f"The source {source} has an unfinished transaction in {source.name}-journal, left by a"
+            " program that was killed",
+            remedy="Start and close the application once, so that it is rolled back, then run again",
+        )
     if "malformed" in text or "not a database" in text or "I/O" in text or "corrupt" in text:
         return SourceError(
             f"The source {source} is damaged or truncated ({text.splitlines()[0]})",
@@ -114,7 +121,7 @@ def _look_at(source: Path) -> None:
         )
     try:
         with source.open("rb") as file:
-            head = file.read(100)
+            head = file.read(_HEADER)
     except OSError as error:
         raise SourceError(
             f"The source {source} cannot be opened ({error.strerror})",
@@ -135,7 +142,7 @@ def _look_at(source: Path) -> None:
         )
     page = int.from_bytes(head[16:18], "big")
     page = 65536 if page == 1 else page
-    if source.stat().st_size < page or source.stat().st_size % page:
+    if len(head) < _HEADER or not page or source.stat().st_size % page:
         raise SourceError(
             f"The source {source} is truncated: its size is not a whole number of pages",
             remedy="Copy it again, or restore it from a backup",
@@ -144,13 +151,16 @@ def _look_at(source: Path) -> None:
 
 def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
     deadline = time.monotonic() + busy_seconds
+    uri = f"{source.absolute().as_uri()}?mode=ro"
 
     def stop_when_locked(status: int, _remaining: int, _total: int) -> None:
         if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
             raise sqlite3.OperationalError("database is locked")
 
     with (
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as live,
+        closing(
+            sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+        ) as live,
         closing(sqlite3.connect(into)) as copy,
     ):
         live.execute("PRAGMA trusted_schema = OFF")

@@ -179,6 +179,11 @@ def carried_type(declared: str) -> sa.types.TypeEngine[Any]:
     return by_affinity[affinity(declared)]
 
 
+def largest_integer(kind: sa.types.TypeEngine[Any]) -> int:
+    """The largest value of an integer type."""
+    return 2**63 - 1 if isinstance(kind, sa.BigInteger) else 2**31 - 1
+
+
 def _integer(*, bits: int) -> Cast:
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     wire = pa.int32() if bits == 32 else pa.int64()
@@ -212,11 +217,12 @@ _BOOLEAN = Cast(
     convert=_boolean_convert,
 )
 
-_FINITE = "abs({c}) <= 1.7976931348623157e308"
+_LARGEST = "1.7976931348623157e308"
 
 
 def _finite_rule(c: str) -> Rule:
-    return Rule("range", "is infinite", f"typeof({c}) = 'real' AND NOT {_FINITE.format(c=c)}")
+    violated = f"typeof({c}) = 'real' AND {c} NOT BETWEEN -{_LARGEST} AND {_LARGEST}"
+    return Rule("range", "is infinite", violated)
 
 
 def _exact_rule(c: str) -> Rule:

@@ -20,6 +20,7 @@ from pipeline.move.findings import (
     CheckResult,
     DigestDiffers,
     Finding,
+    KeyNotEnforced,
     Lossy,
     NotConserved,
     Orphan,
@@ -222,13 +223,17 @@ def foreign_keys(target: Target, landing: Landing) -> CheckResult:
         if count:
             keys = target.rows(f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}")
             orphans += [Orphan(landing.name, k, column.name, parent.name) for (k,) in keys]
-    valid = target.value(
-        "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated"
-        f" AND conrelid = to_regclass('public.{quoted(landing.name)}')"
-    )
-    figures["valid constraints"] = valid
-    passed = not orphans and valid >= len(landing.parents)
-    return CheckResult("foreign_keys", passed, True, tuple(orphans), figures)
+    valid = {
+        name
+        for (name,) in target.rows(
+            "SELECT conname::text FROM pg_constraint WHERE contype = 'f' AND convalidated"
+            f" AND conrelid = to_regclass('public.{quoted(landing.name)}')"
+        )
+    }
+    declared = {str(foreign.name) for foreign in landing.table.foreign_key_constraints}
+    figures["valid constraints"] = len(valid)
+    orphans += [KeyNotEnforced(landing.name, name) for name in sorted(declared - valid)]
+    return CheckResult("foreign_keys", not orphans, True, tuple(orphans), figures)
 
 
 def sequences(target: Target, landing: Landing) -> CheckResult:

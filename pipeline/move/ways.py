@@ -27,10 +27,12 @@ def fill(work: Work, present: schema.Present) -> None:
     with work.timed("load"):
         target.run(*schema.prepare(landing, present))
         _strip(work, present)
+        stage = load.Stage(target, sieve)
         with ahead(iter(sieve)) as batches:
-            load.set_down(target, sieve, batches, on_batch=work.counter("load"))
+            load.set_down(stage, batches, on_batch=work.counter("load"))
     with work.timed("keys"):
         _build(work)
+        stage.merge()
     with work.timed("analyze"):
         target.run(f"ANALYZE {quoted(landing.name)}")
     work.written = work.survey.rows - len(sieve.rejected)
@@ -48,7 +50,8 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))
     _build_keys(work, present)
-    load.make_stage(target, landing)
+    staged = load.Stage(target, sieve)
+    staged.make()
     conversions.begin(target)
     gone: list[Any] = []
     count = work.counter("compare")
@@ -62,7 +65,7 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
         batch = None if changes.nothing else changes.to_write(landing.key.name)
         if changes.sifted is not None:
             if batch is not None:
-                load.stage(target, sieve, batch, changes.sifted)
+                staged.add(batch, changes.sifted)
             count(changes.sifted)
 
     with work.timed("compare"):
@@ -75,11 +78,10 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
             load.drop_orphans(target, sieve, quoted(landing.name))
             _delete(work, gone)
             work.written = target.value(f"SELECT count(*) FROM {load.STAGE}")
-            load.merge_stage(target, sieve)
+            staged.merge()
             stale = _stale(work)
             _guard_deletes(work, work.deleted + len(stale))
             _delete(work, stale)
-    target.run(f"DROP TABLE {load.STAGE}")
     with work.timed("keys"):
         _build(work)
     return compared if equal else None
@@ -94,15 +96,15 @@ def _build(work: Work) -> None:
     """Add the foreign keys, keys and indexes that are not there."""
     target, sieve, landing = work.target, work.sieve, work.landing
     present = schema.look(target, landing.name)
-    load.build(target, sieve, schema.foreign_keys(landing, present), on_fault="orphans")
+    load.build_foreign_keys(target, sieve, schema.foreign_keys(landing, present))
     _build_keys(work, present)
-    load.build(target, sieve, schema.indexes(landing, present), on_fault="long")
+    target.run(*schema.indexes(landing, present))
 
 
 def _build_keys(work: Work, present: schema.Present) -> None:
     landing = work.landing
     try:
-        load.build(work.target, work.sieve, schema.keys(landing, present), on_fault="never")
+        work.target.run(*schema.keys(landing, present))
     except DataFault as fault:
         raise ShapeError(
             f"Table {landing.name} of the target has rows that its keys forbid ({fault})",
@@ -130,8 +132,10 @@ def _stale(work: Work) -> list[Any]:
 
 
 def _guard_deletes(work: Work, deletes: int) -> None:
-    rows = work.target.value(f"SELECT count(*) FROM {quoted(work.landing.name)}")
-    _demand_share(work, work.landing.name, deletes, work.deleted + rows)
+    if work.target_rows is None:
+        count = f"SELECT count(*) FROM {quoted(work.landing.name)}"
+        work.target_rows = int(work.target.value(count))
+    _demand_share(work, work.landing.name, deletes, work.target_rows)
 
 
 def _guard_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:

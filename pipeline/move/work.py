@@ -42,6 +42,7 @@ class Work:
         delete_share: the share of the target's rows that may be deleted.
         on_progress: told after every batch.
         sieve: the table's rows; rejected ones are noted there.
+        target_rows: rows that the target held before, once they were counted.
         written: rows inserted or updated so far.
         deleted: rows deleted so far.
         seconds: time by phase so far.
@@ -53,6 +54,7 @@ class Work:
     run_id: str
     delete_share: float
     on_progress: OnProgress
+    target_rows: int | None = None
     written: int = 0
     deleted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
