@@ -18,6 +18,7 @@ from rich.console import Console
 
 from pipeline import environment, progress, report, runs, settings
 from pipeline.move.errors import PipelineError, SettingsError
+from pipeline.move.snapshot import look_at
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,6 +50,7 @@ def _commands() -> None:
 def migrate() -> None:
     """Move the content tables and print what moved, what was set aside and what was proven."""
     found = _ready()
+    look_at(found.source)
     console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
     raise typer.Exit(_run("migrate"))
 
@@ -104,7 +106,7 @@ def _run(job_name: str) -> int:
     if result.success and all(table.proven for table in tables):
         console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")
         return 0
-    for sentence in report.failures_of(result.all_events):
+    for sentence in report.failures_of(result):
         errors.print(sentence, style="red", markup=False, soft_wrap=True)
     errors.print(f"failed after {seconds:.1f} s, run {result.run_id}", style="red")
     return 1

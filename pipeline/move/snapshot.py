@@ -58,7 +58,7 @@ def take_snapshot(
             one of the tables, or there is no room for the copy.
     """
     started = time.perf_counter()
-    _look_at(source)
+    look_at(source)
     size = source.stat().st_size
     into.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(into.parent).free
@@ -94,9 +94,9 @@ def unreadable(source: Path, error: Exception) -> SourceError:
         )
     if "readonly" in text:
         return SourceError(
-            f"The source {source} has an unfinished transaction in {source.name}-journal, left by a"
-            " program that was killed",
-            remedy="Start and close the application once, so that it is rolled back, then run again",
+            f"The source {source} has an unfinished transaction in {source.name}-journal,"
+            " left by a program that was killed",
+            remedy="Start and close the application once to roll it back, then run again",
         )
     if "malformed" in text or "not a database" in text or "I/O" in text or "corrupt" in text:
         return SourceError(
@@ -109,7 +109,12 @@ def unreadable(source: Path, error: Exception) -> SourceError:
     )
 
 
-def _look_at(source: Path) -> None:
+def look_at(source: Path) -> None:
+    """See whether a file can be an SQLite database at all.
+
+    Raises:
+        SourceError: it is missing, empty, encrypted, truncated or something else.
+    """
     if not source.exists():
         raise SourceError(
             f"There is no source at {source}",
@@ -158,9 +163,7 @@ def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
             raise sqlite3.OperationalError("database is locked")
 
     with (
-        closing(
-            sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
-        ) as live,
+        closing(sqlite3.connect(uri, uri=True, timeout=0)) as live,
         closing(sqlite3.connect(into)) as copy,
     ):
         live.execute("PRAGMA trusted_schema = OFF")

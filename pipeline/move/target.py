@@ -134,9 +134,13 @@ class Target:
         self.run("BEGIN")
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(TargetError, DataFault):
                 self.run("ROLLBACK")
+            if isinstance(error, DataFault):
+                raise TargetError(
+                    f"{self._shown}: {error}", remedy="Nothing was changed; mend what it names"
+                ) from error
             raise
         self.run("COMMIT")
 
@@ -178,6 +182,7 @@ class Target:
             "SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),"
             " to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_locks l"
             " JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
+            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             f" AND l.classid = {LOCK_KEY >> 32} AND l.objid = {LOCK_KEY & 0xFFFFFFFF}"
         )
         if not found:

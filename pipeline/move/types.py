@@ -283,7 +283,8 @@ def _json_read(c: str) -> str:
         f"CASE WHEN CAST({shortest} AS REAL) = {c} THEN {shortest} ELSE printf('%!.17g', {c}) END"
     )
     return (
-        f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {real} ELSE CAST({c} AS TEXT) END"
+        f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {real}"
+        f" WHEN 'integer' THEN CAST({c} AS TEXT) ELSE {c} END"
     )
 
 
@@ -292,6 +293,9 @@ def _json_convert(values: pa.Array) -> Converted:
     return Converted(pa.ExtensionArray.from_storage(pa.json_(pa.string()), values))
 
 
+_DEEP = 900
+"""Brackets that a JSON text needs to be nested deeper than every SQLite can judge."""
+
 _JSONB = Cast(
     storage=("text", "integer", "real"),
     sentinel="''",
@@ -299,7 +303,13 @@ _JSONB = Cast(
     rules=lambda c: (
         _no_nul(c),
         _finite_rule(c),
-        Rule("json", "is not valid JSON", f"typeof({c}) = 'text' AND NOT json_valid({c})"),
+        Rule(
+            "json",
+            "is not valid JSON",
+            # What is nested too deep for SQLite is left to PostgreSQL to judge.
+            f"typeof({c}) = 'text' AND NOT json_valid({c}) AND length({c})"
+            f" - length(replace(replace({c}, '[', ''), '{{', '')) < {_DEEP}",
+        ),
     ),
     read=_json_read,
     convert=_json_convert,
@@ -312,8 +322,15 @@ def _numeric(*, precision: int, scale: int) -> Cast:
     wire = pa.decimal128(precision, scale)
     limit = 10 ** (precision - scale)
 
+    def rounded(c: str) -> str:
+        # SQLite's own round() is off by one at times, and not alike in all its versions.
+        scaled = f"({c} * {10**scale}.0)"
+        whole = f"CAST({scaled} AS INTEGER)"
+        rest = f"({scaled} - {whole})"
+        return f"(({whole} + ({rest} >= 0.5) - ({rest} <= -0.5)) / {10**scale}.0)"
+
     def rules(c: str) -> tuple[Rule, ...]:
-        violated = f"typeof({c}) IN ('real', 'integer') AND NOT abs(round({c}, {scale})) < {limit}"
+        violated = f"typeof({c}) IN ('real', 'integer') AND NOT abs({rounded(c)}) < {limit}"
         message = f"has more than {precision - scale} digits before the point"
         exact = (_exact_rule(c),) if limit > _EXACT else ()
         return (Rule("range", message, violated), *exact)
@@ -331,7 +348,7 @@ def _numeric(*, precision: int, scale: int) -> Cast:
         sentinel="0.5",
         raw=pa.float64(),
         rules=rules,
-        checked_as=lambda c: f"round({c}, {scale})",
+        checked_as=rounded,
         convert=convert,
         target=lambda c: f"{c}::text",
         target_form=lambda values: values.cast(wire),
@@ -348,6 +365,7 @@ def _round_decimal(values: pa.Array, scale: int) -> pa.Array:
     return pc.round(exact, scale, round_mode="half_towards_infinity")
 
 
+_YEAR_10000 = 253_402_300_800_000_000
 _DIGITS = 38
 """What Arrow's decimals hold."""
 
@@ -360,7 +378,7 @@ _YEAR_ONE = -62_135_596_800_000_000
 
 _MOMENT = (
     r"^(?P<moment>\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)"
-    r"(?P<more>\d*) *(?P<zone>Z|[+-]\d\d:\d\d)?$"
+    r"(?P<more>\d*)(?: *(?P<zone>Z|[+-](?:0\d|1[0-4]):[0-5]\d))?$"
 )
 
 
@@ -375,7 +393,11 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
             f"substr({c}, 1, 4) > '0000'",
             f"(substr({c}, 9, 2) < '29' OR date(julianday(substr({c}, 1, 10)))"
             f" = substr({c}, 1, 10))",
-            f"julianday({c}) IS NOT NULL",
+            # A fraction near the end of the year 9999 is too much for SQLite, not for PostgreSQL.
+            f"julianday(CASE WHEN instr({c}, '.') THEN substr({c}, 1, 19) || CASE WHEN"
+            f" {c} GLOB '*[-+][0-9][0-9]:[0-9][0-9]' THEN substr({c}, -6) ELSE '' END"
+            f" ELSE {c} END) IS NOT NULL",
+            f"(instr({c}, '.') = 0 OR substr({c}, 20, 2) GLOB '.[0-9]')",
         )
     )
     return (
@@ -392,9 +414,9 @@ def _moment_convert(values: pa.Array) -> Converted:
     else:
         if pc.any(pc.equal(pc.binary_length(values), _HOUR_ONLY)).as_py():
             raise pa.ArrowInvalid("a text is a date with an hour only")
-    first = pc.min(found.values).cast(pa.int64()).as_py()
-    if first is not None and first < _YEAR_ONE:
-        raise pa.ArrowInvalid("a date lies before the year 1")
+    ends = pc.min_max(found.values.cast(pa.int64())).as_py()
+    if ends["min"] is not None and (ends["min"] < _YEAR_ONE or ends["max"] >= _YEAR_10000):
+        raise pa.ArrowInvalid("a date lies before the year 1 or after the year 9999")
     return found
 
 
@@ -406,6 +428,13 @@ def _mixed_moments(values: pa.Array) -> Converted:
     moment = pc.struct_field(parts, "moment").cast(_NAIVE_MICROSECONDS).cast(pa.int64())
     more = pc.struct_field(parts, "more")
     zone = pc.struct_field(parts, "zone")
+    size = pc.binary_length(pc.struct_field(parts, "moment"))
+    stray = pc.or_(
+        pc.and_(pc.not_equal(more, ""), pc.not_equal(size, len("2025-08-06 03:07:13.716509"))),
+        pc.and_(pc.not_equal(zone, ""), pc.less_equal(size, len("2025-08-06"))),
+    )
+    if pc.any(stray).as_py():
+        raise pa.ArrowInvalid("a date has digits or an offset where none can be")
     up = pc.greater_equal(pc.utf8_slice_codeunits(more, 0, 1), "5").cast(pa.int64())
     offset = pc.if_else(pc.is_in(zone, value_set=pa.array(["", "Z"])), "+00:00", zone)
     minutes = pc.add(

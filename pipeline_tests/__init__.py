@@ -1,0 +1,1 @@
+"""Tests on real databases: SQLite files, and a PostgreSQL that the tests start themselves."""

