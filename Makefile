@@ -45,4 +45,4 @@ bench: $(READY) ## measure against the limit and other tools; SCALE=10 for ten t
 .PHONY: lock
 lock: $(READY) ## pin the newest versions of all dependencies anew (needs uv)
 	@uv pip compile pyproject.toml --upgrade --all-extras --universal --generate-hashes \
-	  --no-strip-extras --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	  --no-strip-extras --no-annotate --no-header --quiet -o requirements.lock

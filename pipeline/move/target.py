@@ -15,7 +15,7 @@ import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc_postgresql
 import pyarrow as pa
 
-from pipeline.move.errors import LockedError, TargetError, Transient
+from pipeline.move.errors import LockedError, TargetError
 
 LOCK_KEY = 0x6D6967726174  # "migrat"
 """The advisory lock that a writer of the target holds, whatever it writes."""
@@ -210,8 +210,3 @@ def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:
     rows = max(1, batch.num_rows * _SLICE_BYTES // max(1, batch.nbytes))
     slices = [batch.slice(at, rows) for at in range(0, batch.num_rows, rows)]
     return pa.RecordBatchReader.from_batches(batch.schema, slices)
-
-
-def transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later."""
-    return isinstance(error, Transient)
