@@ -109,7 +109,7 @@ def cast_of(column: sa.Column[Any]) -> Cast:
     """The cast of a declared column.
 
     Raises:
-        NotImplementedError: the declared type has no cast; the message names the column.
+        TypeError: the declared type has no cast; the message names the column.
     """
     kind = column.type
     match kind:
@@ -131,7 +131,7 @@ def cast_of(column: sa.Column[Any]) -> Cast:
             return _TIMESTAMPTZ
         case sa.LargeBinary():
             return _BYTEA
-    raise NotImplementedError(f"{column} is declared as {kind!r}, which has no cast")
+    raise TypeError(f"{column} is declared as {kind!r}, which has no cast")
 
 
 def type_name(kind: sa.types.TypeEngine[Any]) -> str:
