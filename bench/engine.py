@@ -1,9 +1,10 @@
 """The engine alone: the first move of a source, then the move again with nothing changed.
 
-usage: python -m bench.engine SOURCE URL
+usage: python -m bench.engine load|engine SOURCE URL
 
-Prints one line of JSON. ``load_seconds`` is the whole of the first move but its proof:
-``proof_seconds`` is what re-reading and comparing both sides took inside the transactions.
+Prints one line of JSON, seconds by what they were spent on. ``engine`` moves as a run does.
+``load`` fills no table ahead, so that the seconds of the proof can be left out of it: what remains
+is the whole of the first move but re-reading and comparing both sides.
 """
 
 import json
@@ -14,47 +15,53 @@ from pathlib import Path
 
 from bench.memory import peak_mib
 from pipeline.move.extract import Source
-from pipeline.move.mover import Move, move_table
-from pipeline.move.prepare import Preparer
+from pipeline.move.mover import Mover
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
+from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
 
 
-def move_all(source: Path, url: str, folder: Path) -> tuple[float, float, list[Move]]:
+class InTurn(Mover):
+    """A mover that fills no table before its turn."""
+
+    def _begin(self, *_: object) -> None:
+        return None
+
+
+def move_all(
+    source: Path, url: str, folder: Path, *, mover_class: type[Mover] = Mover
+) -> tuple[float, float, list[Move]]:
     """Move every table; returns seconds of the snapshot, seconds of the moves, and the moves."""
     tables = metadata.sorted_tables
     snapshot = take_snapshot(source, folder / "snapshot.db", tables=tables)
     started = time.perf_counter()
-    moves = []
-    opened = Source(snapshot)
-    with Preparer.over(opened) as preparer, Target.connect(url, shown="bench") as target:
-        for at, table in enumerate(tables):
-            prepared = preparer.prepared(table, upcoming=tables[at + 1 :])
-            moves.append(move_table(prepared, source=opened, target=target, run_id="bench"))
+    with (
+        Target.connect(url, shown="bench") as target,
+        mover_class.over(Source(snapshot), target, run_id="bench") as mover,
+    ):
+        moves = [mover.move(table, upcoming=tables[at + 1 :]) for at, table in enumerate(tables)]
     return snapshot.seconds, time.perf_counter() - started, moves
 
 
-def main() -> None:
+def main(way: str, source: Path, url: str) -> None:
     """Measure and print."""
-    source, url = Path(sys.argv[1]), sys.argv[2]
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        snapshot, first, moves = move_all(source, url, Path(folder))
-        again_snapshot, again, _ = move_all(source, url, Path(folder))
-    proof = sum(move.seconds["prove"] for move in moves)
-    print(
-        json.dumps(
-            {
-                "snapshot_seconds": snapshot,
-                "load_seconds": first - proof,
-                "proof_seconds": proof,
-                "again_snapshot_seconds": again_snapshot,
-                "again_seconds": again,
-                "peak_mib": peak_mib(),
+    with tempfile.TemporaryDirectory(dir=source.parent) as name:
+        folder = Path(name)
+        if way == "load":
+            _, first, moves = move_all(source, url, folder, mover_class=InTurn)
+            found = {"engine, load": first - sum(move.seconds["prove"] for move in moves)}
+        else:
+            snapshot, first, _ = move_all(source, url, folder)
+            again_snapshot, again, _ = move_all(source, url, folder)
+            found = {
+                "snapshot": snapshot,
+                "engine, load and proof": first,
+                "snapshot, again": again_snapshot,
+                "engine, again": again,
             }
-        )
-    )
+    print(json.dumps(found | {"peak_mib": peak_mib()}))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -30,7 +30,8 @@ from bench.workloads import MAKERS, source_of
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = {
     "limit": "limit",
-    "engine": "engine, load",
+    "load": "engine, load",
+    "engine": "engine, load and proof",
     "migrate": "pipeline migrate",
     "pgloader": "pgloader",
     "pgloader-tuned": "pgloader, tuned",
@@ -41,14 +42,11 @@ FOREIGN_PROGRAMS = {"pgloader", "pgloader-tuned"}
 ONLY_ON = {"migrate": "rows"}
 ONCE = {"orm"}
 ORM_LARGEST_SCALE = 1.0
-ENGINE_KEYS = {
-    "snapshot_seconds",
-    "load_seconds",
-    "proof_seconds",
-    "again_seconds",
-    "again_snapshot_seconds",
-    "peak_mib",
+ENGINE = {
+    "load": {"engine, load"},
+    "engine": {"snapshot", "engine, load and proof", "snapshot, again", "engine, again"},
 }
+"""What the ways of this engine measure."""
 
 
 class Incomplete(Exception):
@@ -138,8 +136,8 @@ def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
         Failed: the child ended with an error, or left no table.
         Incomplete: rows are missing in the target.
     """
-    if way == "engine":
-        samples = _engine_samples(workload, _child("bench.engine", str(source), url))
+    if way in ENGINE:
+        samples = _engine_samples(way, workload, _child("bench.engine", way, str(source), url))
     else:
         answer = _child("bench.ways", way, str(source), url)
         if "unavailable" in answer:
@@ -149,17 +147,10 @@ def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
     return samples
 
 
-def _engine_samples(workload: str, answer: dict[str, float]) -> list[Sample]:
-    if missing := ENGINE_KEYS - answer.keys():
+def _engine_samples(way: str, workload: str, answer: dict[str, float]) -> list[Sample]:
+    if missing := ENGINE[way] - answer.keys():
         raise Failed(f"bench.engine did not print {', '.join(sorted(missing))}")
-    load, peak = answer["load_seconds"], answer["peak_mib"]
-    return [
-        Sample(workload, "engine, load", load, peak),
-        Sample(workload, "engine, load and proof", load + answer["proof_seconds"], peak),
-        Sample(workload, "engine, again", answer["again_seconds"], peak),
-        Sample(workload, "snapshot", answer["snapshot_seconds"], None),
-        Sample(workload, "snapshot, again", answer["again_snapshot_seconds"], None),
-    ]
+    return [Sample(workload, name, answer[name], answer["peak_mib"]) for name in ENGINE[way]]
 
 
 def _child(*arguments: str) -> dict[str, Any]:

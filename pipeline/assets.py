@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline import checks, metadata, progress, settings
+from pipeline import checks, metadata, progress
 from pipeline.move.errors import PipelineError, Transient
-from pipeline.move.mover import Move, move_table
+from pipeline.move.mover import Mover
 from pipeline.move.verify import ProofFailed
 from pipeline.resources import SourceDatabase, TargetDatabase
 
@@ -26,7 +26,7 @@ def table_assets(
 
 
 def _table_asset(
-    table: sa.Table, family: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+    table: sa.Table, tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
 ) -> dg.AssetsDefinition:
     parents = sorted({key.column.table.name for key in table.foreign_keys} - {table.name})
 
@@ -44,43 +44,42 @@ def _table_asset(
         context: dg.AssetExecutionContext, source: SourceDatabase, target: TargetDatabase
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         try:
-            move = _move(context, table, family, source, target)
+            mover = _mover(context, tables, source, target)
+            move = mover.move(
+                table,
+                upcoming=_selected(context, tables[tables.index(table) + 1 :]),
+                on_progress=progress.reporter(context.log),
+            )
         except ProofFailed as failed:
             yield from checks.results(table.name, failed.checks)
             raise _failure(failed) from failed
         except PipelineError as error:
             raise _failure(error) from error
         yield dg.MaterializeResult(
-            metadata=metadata.of_move(move, metadata.preview_of(target.open(), table)),
+            metadata=metadata.of_move(move, metadata.preview_of(mover.idle, table)),
             check_results=checks.results(table.name, move.checks),
         )
 
     return moved
 
 
-def _move(
+def _mover(
     context: dg.AssetExecutionContext,
-    table: sa.Table,
-    family: Sequence[sa.Table],
+    tables: Sequence[sa.Table],
     source: SourceDatabase,
     target: TargetDatabase,
-) -> Move:
+) -> Mover:
+    # First the lock, then the copy: who waits for another run must not move an older copy.
+    target.open()
+    run_id = context.run.run_id
+    return target.mover(source.open(_selected(context, tables), run_id=run_id), run_id=run_id)
+
+
+def _selected(context: dg.AssetExecutionContext, tables: Sequence[sa.Table]) -> list[sa.Table]:
+    """Those of the tables that this run moves."""
     selected = context.run.asset_selection
     # None or nothing selected means the whole job.
-    in_run = [t for t in family if not selected or dg.AssetKey(t.name) in selected]
-    at = [t.name for t in in_run].index(table.name)
-    # First the lock, then the copy: who waits for another run must not move an older copy.
-    session = target.open()
-    opened, preparer = source.open(in_run, run_id=context.run.run_id)
-    prepared = preparer.prepared(table, upcoming=in_run[at + 1 :])
-    return move_table(
-        prepared,
-        source=opened,
-        target=session,
-        run_id=context.run.run_id,
-        delete_share=settings.load().max_delete_share,
-        on_progress=progress.reporter(context.log),
-    )
+    return [table for table in tables if not selected or dg.AssetKey(table.name) in selected]
 
 
 def _failure(error: PipelineError) -> dg.Failure:

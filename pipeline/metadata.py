@@ -6,8 +6,8 @@ import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
-from pipeline.move.mover import Move
 from pipeline.move.target import Target
+from pipeline.move.transaction import Move
 from pipeline.move.types import type_name
 
 _PREVIEW_ROWS = 5

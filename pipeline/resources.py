@@ -17,7 +17,7 @@ from pipeline import settings
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
 from pipeline.move.extract import Source
-from pipeline.move.prepare import Preparer
+from pipeline.move.mover import Mover
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
 from pipeline.move.target import Target
 
@@ -33,14 +33,13 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
-    _preparer: Preparer | None = PrivateAttr(default=None)
     _source: Source | None = PrivateAttr(default=None)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Delete the copy."""
         self._exit.close()
 
-    def open(self, tables: Iterable[sa.Table], *, run_id: str) -> tuple[Source, Preparer]:
+    def open(self, tables: Iterable[sa.Table], *, run_id: str) -> Source:
         """The source, readable as it was when the run first asked.
 
         Args:
@@ -50,19 +49,18 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             SourceError: the file cannot be read; nothing was changed.
         """
-        if self._source is None or self._preparer is None:
+        if self._source is None:
             found = databases(settings.load())
             folder = self._exit.enter_context(_run_folder(found.snapshots, run_id))
             snapshot = take_snapshot(
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
             )
             self._source = Source(snapshot)
-            self._preparer = self._exit.enter_context(Preparer.over(self._source))
-        return self._source, self._preparer
+        return self._source
 
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One session with the PostgreSQL target; while it is open, no other run can write."""
+    """The PostgreSQL target; while a run has it open, no other run can write."""
 
     application_name: str = Field(
         default="pipeline", description="What the server's list of sessions calls this one."
@@ -70,6 +68,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
+    _mover: Mover | None = PrivateAttr(default=None)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
@@ -95,6 +94,19 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target
         return self._target
+
+    def mover(self, source: Source, *, run_id: str) -> Mover:
+        """What moves the tables of a run into this target.
+
+        Raises:
+            TargetError: no server answers, or it refuses this user.
+            LockedError: another run holds the target.
+        """
+        if self._mover is None:
+            share = settings.load().max_delete_share
+            mover = Mover.over(source, self.open(), run_id=run_id, delete_share=share)
+            self._mover = self._exit.enter_context(mover)
+        return self._mover
 
 
 @contextlib.contextmanager

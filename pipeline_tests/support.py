@@ -12,10 +12,11 @@ import psycopg2
 import sqlalchemy as sa
 
 from pipeline.move.extract import Source
-from pipeline.move.mover import DELETE_SHARE, Move, move_table
-from pipeline.move.prepare import Preparer
+from pipeline.move.mover import Mover
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
+from pipeline.move.transaction import Move
+from pipeline.move.work import DELETE_SHARE
 from pipeline.tables.content import metadata
 
 CONTENT_DDL = """
@@ -126,16 +127,13 @@ def move_all(
     with tempfile.TemporaryDirectory() as folder:
         snapshot = take_snapshot(source, Path(folder) / "source.db", tables=tables, busy_seconds=2)
         opened = Source(snapshot)
-        with Preparer.over(opened) as preparer, Target.connect(url, shown="the target") as target:
+        with (
+            Target.connect(url, shown="the target") as target,
+            Mover.over(opened, target, run_id=run_id, delete_share=delete_share) as mover,
+        ):
             return {
-                table.name: move_table(
-                    preparer.prepared(table),
-                    source=opened,
-                    target=target,
-                    run_id=run_id,
-                    delete_share=delete_share,
-                )
-                for table in tables
+                table.name: mover.move(table, upcoming=tables[at + 1 :])
+                for at, table in enumerate(tables)
             }
 
 

@@ -480,7 +480,7 @@ def test_runs_that_start_together_leave_each_other_their_copies(
     def run(number: int) -> bool:
         """Take a copy, use it, let it go."""
         resource = SourceDatabase()
-        opened, _ = resource.open([metadata.tables["rankings"]], run_id=f"run {number}")
+        opened = resource.open([metadata.tables["rankings"]], run_id=f"run {number}")
         with opened.sqlite() as copy:
             (rows,) = copy.execute("SELECT count(*) FROM rankings").fetchone()
         resource.teardown_after_execution(None)  # type: ignore[arg-type]

@@ -28,8 +28,8 @@ from pipeline.move.findings import (
     ValueDiffers,
 )
 from pipeline.move.landing import Landing, SourceColumn, match
-from pipeline.move.mover import Move
 from pipeline.move.target import Target
+from pipeline.move.transaction import Move
 from pipeline.move.verify import ProofFailed
 from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query, reasons

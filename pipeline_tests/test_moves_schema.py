@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.move.errors import PipelineError, ShapeError, SourceError
 from pipeline.move.findings import Drift
-from pipeline.move.mover import Move
+from pipeline.move.transaction import Move
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query

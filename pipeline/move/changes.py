@@ -301,7 +301,8 @@ def _plain(table: pa.Table) -> pa.RecordBatch:
     """One batch of plain types: extension types are replaced by what they store."""
     columns = []
     for column in table.columns:
-        array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+        # Concatenating a single chunk would copy it.
+        array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
         columns.append(array.storage if isinstance(array, pa.ExtensionArray) else array)
     return pa.RecordBatch.from_arrays(columns, names=table.schema.names)
 

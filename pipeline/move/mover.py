@@ -1,215 +1,126 @@
-"""A move: make one target table equal to its source table, and prove it, in one transaction.
+"""Moves the tables of one run, each in its own transaction, parents first.
 
-An empty target is filled, one with rows is merged into. Either way both sides are then read again;
-when anything is not equal, the whole transaction is rolled back. Moving twice changes nothing the
-second time.
+Building keys and proving keep one side busy at a time. Meanwhile the next tables are surveyed, and
+the next one is filled by a second session, if the target lacks it. Its keys and its proof wait for
+its turn, when its parents have been committed.
 """
 
-import json
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Self
 
-from pipeline.move import conversions, quarantine, schema, verify, ways
-from pipeline.move.changes import Changes
-from pipeline.move.contract import Rejected, quoted
-from pipeline.move.errors import ShapeError
+import sqlalchemy as sa
+
+from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
-from pipeline.move.findings import CheckResult, Lossy
-from pipeline.move.landing import Landing
-from pipeline.move.prepare import Prepared
+from pipeline.move.prepare import Prepared, prepare
 from pipeline.move.target import Target
-from pipeline.move.types import largest_integer, type_name
-from pipeline.move.work import OnProgress, Work
-
-DELETE_SHARE = 0.25
-"""A move may delete this share of a table's rows; more looks like a wrong source."""
+from pipeline.move.transaction import Begun, Move, begin, move_table
+from pipeline.move.work import DELETE_SHARE, OnProgress, Progress, Work
 
 
-@dataclass(frozen=True)
-class Move:
-    """What a move did and proved.
+class Mover:
+    """Two sessions that take turns, and a thread for each thing that is done ahead.
 
     Attributes:
-        table: its name.
-        way: "filled" (the target was empty), "merged" or "unchanged".
-        source_rows: rows of the source table.
-        source_bytes: bytes of their values.
-        moved_rows: rows of the target table now.
-        written_rows: rows inserted or updated.
-        deleted_rows: rows deleted.
-        quarantined_rows: rows in quarantine.
-        columns: the target's columns, as (name, type, description).
-        checks: outcome of every check; all blocking ones passed.
-        seconds: time per phase.
+        idle: the session that is not in a transaction.
     """
 
-    table: str
-    way: ways.Way
-    source_rows: int
-    source_bytes: int
-    moved_rows: int
-    written_rows: int
-    deleted_rows: int
-    quarantined_rows: int
-    columns: tuple[tuple[str, str, str], ...]
-    checks: tuple[CheckResult, ...]
-    seconds: dict[str, float]
+    def __init__(
+        self, source: Source, sessions: tuple[Target, Target], *, run_id: str, delete_share: float
+    ) -> None:
+        """Use ``Mover.over``."""
+        self.idle, self._second = sessions
+        self._source = source
+        self._run_id = run_id
+        self._delete_share = delete_share
+        self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
+        self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill")
+        self._prepared: dict[str, Future[Prepared]] = {}
+        self._begun: tuple[str, Future[Begun | None]] | None = None
+        self._listeners: dict[str, OnProgress] = {}
+        self._ended = threading.Event()
 
+    @classmethod
+    @contextmanager
+    def over(
+        cls, source: Source, target: Target, *, run_id: str, delete_share: float = DELETE_SHARE
+    ) -> Iterator[Self]:
+        """A mover for one run; what it has begun and not moved is undone at the end."""
+        with target.another() as second:
+            mover = cls(source, (target, second), run_id=run_id, delete_share=delete_share)
+            try:
+                yield mover
+            finally:
+                mover._end()
 
-def move_table(
-    prepared: Prepared,
-    *,
-    source: Source,
-    target: Target,
-    run_id: str,
-    delete_share: float = DELETE_SHARE,
-    on_progress: OnProgress = lambda _: None,
-) -> Move:
-    """Move one table; its parents have moved before.
+    def move(
+        self,
+        table: sa.Table,
+        *,
+        upcoming: Sequence[sa.Table] = (),
+        on_progress: OnProgress = lambda _: None,
+    ) -> Move:
+        """Move a table whose parents have moved before.
 
-    Raises:
-        ProofFailed: a blocking check failed; nothing was changed.
-        TooManyDeletes: more than the share of the target would go; nothing was changed.
-        ShapeError: the target holds another table of that name.
-        SourceError: the snapshot cannot be read.
-        TargetError: the target cannot be written.
-    """
-    landing = prepared.landing
-    work = Work(target, source, prepared, run_id, delete_share, on_progress)
-    with target.transaction():
-        target.run(*schema.ledger_ddl())
-        present = _locked(target, landing)
-        _check_parents(target, landing)
-        if present.rows:
-            compared = ways.merge(work, present)
-            way = ways.way_of(work)
-        else:
-            ways.fill(work, present)
-            compared, way = None, "filled"
-        with work.timed("sequence"):
-            _advance_sequence(work)
-        with work.timed("quarantine"):
-            quarantine.replace(target, landing.name, _rejected(work), run_id=run_id)
-        if compared is None:
-            compared, lossy = _prove(work)
-        else:
-            lossy = conversions.replace(target, landing.name)
-        with work.timed("prove"):
-            checks = verify.checks_of(target, landing, work.survey, compared, lossy)
-        if any(check.blocking and not check.passed for check in checks):
-            raise verify.ProofFailed(landing.name, checks)
-        _write_evidence(work, checks)
-        committing = time.perf_counter()
-    work.seconds["commit"] = time.perf_counter() - committing
-    return _move(work, way, checks)
+        Args:
+            table: the table that moves now.
+            upcoming: tables that move later in this run.
+            on_progress: told after every batch of this table.
 
+        Raises:
+            PipelineError: as ``move_table``; nothing was changed.
+        """
+        for each in (table, *upcoming):
+            if each.name not in self._prepared:
+                self._prepared[each.name] = self._surveys.submit(prepare, each, self._source)
+        self._listeners[table.name] = on_progress
+        begun = self._take_over(table)
+        work = begun.work if begun else self._work(self.idle, table)
 
-def _move(work: Work, way: ways.Way, checks: tuple[CheckResult, ...]) -> Move:
-    counted = checks[0].figures
-    return Move(
-        work.landing.name,
-        way,
-        counted["source_rows"],
-        work.survey.bytes,
-        counted["moved"],
-        work.written,
-        work.deleted,
-        counted["quarantined"],
-        tuple(
-            (column.name, type_name(column.type), str(column.info.get("description", "")))
-            for column in work.landing.table.columns
-        ),
-        checks,
-        work.seconds,
-    )
+        def on_filled() -> None:
+            if upcoming and self._begun is None:
+                ahead = self._fills.submit(self._begin, self._second, upcoming[0])
+                self._begun = upcoming[0].name, ahead
 
+        moved = move_table(work, begun=begun, on_filled=on_filled)
+        del self._prepared[table.name]
+        return moved
 
-def _locked(target: Target, landing: Landing) -> schema.Present:
-    """What the target holds, with other writers of the table shut out until the end."""
-    if schema.look(target, landing.name).exists:
-        target.run(f"LOCK TABLE {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
-    present = schema.look(target, landing.name)
-    schema.check_shape(landing, present)
-    return present
-
-
-def _check_parents(target: Target, landing: Landing) -> None:
-    for _, parent in landing.parents:
-        if parent.name != landing.name and not schema.look(target, parent.name).exists:
-            raise ShapeError(
-                f"{landing.name} refers to {parent.name}, which the target does not have",
-                remedy=f"Move {parent.name} first",
-            )
-
-
-def _advance_sequence(work: Work) -> None:
-    """Let ids go on behind the largest one, rows in quarantine included; never turn back."""
-    landing, ranges = work.landing, work.survey.ranges
-    sequence = verify.sequence_of(work.target, landing)
-    if sequence is not None:
-        largest = ranges[-1].last if ranges else 0
-        if largest > largest_integer(landing.key.type):
-            # A key that the target has no room for must not use the sequence up.
-            largest = 0
-        work.target.rows(
-            f"SELECT setval($1::text::regclass, m) FROM (SELECT greatest($2::bigint,"
-            f" max({quoted(landing.key.name)})) AS m FROM {quoted(landing.name)}) AS t,"
-            f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
-            (sequence, largest),
+    def _work(self, session: Target, table: sa.Table) -> Work:
+        prepared = self._prepared[table.name].result()
+        return Work(
+            session, self._source, prepared, self._run_id, self._delete_share, self._on_progress
         )
 
+    def _begin(self, session: Target, table: sa.Table) -> Begun | None:
+        return begin(self._work(session, table))
 
-def _rejected(work: Work) -> Iterator[Rejected]:
-    """Every rejected row, whole and with all its reasons."""
-    if not work.sieve.rejected:
-        return
-    held = quarantine.held_keys(work.target, [parent.name for _, parent in work.landing.parents])
-    known = {str(h): reason for h, reason in work.sieve.rejected.items() if reason is not None}
-    with work.source.sqlite() as connection:
-        yield from work.prepared.contract.explain(
-            connection,
-            sorted(work.sieve.rejected),
-            handle_column=work.source.handle_column(work.landing),
-            held=held,
-            known=known,
-        )
+    def _on_progress(self, progress: Progress) -> None:
+        if self._ended.is_set():
+            raise PipelineError(f"{progress.table} was not needed any more", remedy="Run again")
+        if progress.table in self._listeners:
+            self._listeners[progress.table](progress)
 
+    def _take_over(self, table: sa.Table) -> Begun | None:
+        """What was begun of this table; its session then is the one that moves."""
+        if self._begun is None or self._begun[0] != table.name:
+            return None
+        (_, ahead), self._begun = self._begun, None
+        begun = ahead.result()
+        if begun is not None:
+            self.idle, self._second = self._second, self.idle
+        return begun
 
-def _prove(work: Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
-    target, landing = work.target, work.landing
-    with work.timed("prove"):
-        aside = quarantine.handles(target, landing.name)
-        without = {work.source.handle_from(landing, handle) for handle in aside}
-        conversions.begin(target)
-        count = work.counter("prove")
-
-        def note(changes: Changes) -> None:
-            for lost in changes.lost:
-                conversions.collect(target, landing.name, lost)
-            if changes.sifted is not None:
-                count(changes.sifted)
-
-        batches = verify.as_found(work.source, landing, work.survey, without=without)
-        compared = verify.examine(target, landing, work.survey, batches, on_changes=note)
-        return compared, conversions.replace(target, landing.name)
-
-
-def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:
-    counted, digests = checks[0].figures, checks[2].figures["digests"]
-    work.target.rows(
-        "INSERT INTO migration.evidence"
-        " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
-        " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
-        " proven_at = now(), source_rows = EXCLUDED.source_rows,"
-        " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
-        " digests = EXCLUDED.digests RETURNING 1",
-        (
-            work.run_id,
-            work.landing.name,
-            counted["source_rows"],
-            counted["moved"],
-            counted["quarantined"],
-            json.dumps(digests),
-        ),
-    )
+    def _end(self) -> None:
+        self._ended.set()
+        self._surveys.shutdown(cancel_futures=True)
+        self._fills.shutdown(cancel_futures=True)
+        if self._begun is not None:
+            with contextlib.suppress(PipelineError, CancelledError):
+                begun = self._begun[1].result()
+                if begun is not None:
+                    begun.undo()

@@ -5,10 +5,11 @@ COPY be undone to a savepoint and the rest of the transaction go on.
 """
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 import adbc_driver_manager
@@ -44,16 +45,23 @@ class DataFault(Exception):
         self.sqlstate = sqlstate
 
 
+Another = Callable[[], AbstractContextManager["Target"]]
+
+
 class Target:
     """A connection to the target; threads take turns, statement by statement.
 
     Every method raises ``DataFault`` when a value was refused and ``TargetError`` for the rest.
+
+    Attributes:
+        another: opens one more session with the same database.
     """
 
-    def __init__(self, connection: Any, shown: str) -> None:
+    def __init__(self, connection: Any, shown: str, another: Another) -> None:
         """Use ``Target.connect``."""
         self._connection = connection
         self._shown = shown
+        self.another = another
         self._cursor = connection.cursor()
         self._mine = threading.RLock()
 
@@ -72,7 +80,8 @@ class Target:
         except (adbc_driver_manager.Error, ValueError) as error:
             # Not "from error": the driver's own text may repeat the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
-        target = cls(connection, shown)
+        again = functools.partial(cls.connect, url, shown=shown, application_name=application_name)
+        target = cls(connection, shown, again)
         try:
             target.run("; ".join(_SESSION))
             target.rows("SELECT set_config('application_name', $1, false)", (application_name,))

@@ -21,8 +21,12 @@ from pipeline.move.work import Work
 Way = Literal["filled", "merged", "unchanged"]
 
 
-def fill(work: Work, present: schema.Present) -> None:
-    """Fill a table that is missing or empty."""
+def fill(work: Work, present: schema.Present) -> load.Stage:
+    """Set rows down in a table that is missing or empty, without keys.
+
+    Returns:
+        Rows that wait until the indexes are there.
+    """
     target, landing, sieve = work.target, work.landing, work.sieve
     with work.timed("load"):
         target.run(*schema.prepare(landing, present))
@@ -30,12 +34,17 @@ def fill(work: Work, present: schema.Present) -> None:
         stage = load.Stage(target, sieve)
         with ahead(iter(sieve)) as batches:
             load.set_down(stage, batches, on_batch=work.counter("load"))
+    return stage
+
+
+def finish(work: Work, stage: load.Stage) -> None:
+    """Give a filled table its foreign keys, keys and indexes, and the planner its statistics."""
     with work.timed("keys"):
         _build(work)
         stage.merge()
     with work.timed("analyze"):
-        target.run(f"ANALYZE {quoted(landing.name)}")
-    work.written = work.survey.rows - len(sieve.rejected)
+        work.target.run(f"ANALYZE {quoted(work.landing.name)}")
+    work.written = work.survey.rows - len(work.sieve.rejected)
 
 
 def merge(work: Work, present: schema.Present) -> verify.Compared | None:

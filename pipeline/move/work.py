@@ -12,6 +12,9 @@ from pipeline.move.prepare import Prepared
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import Target
 
+DELETE_SHARE = 0.25
+"""A move may delete this share of a table's rows; more looks like a wrong source."""
+
 Phase = Literal["load", "compare", "prove"]
 
 
@@ -40,7 +43,7 @@ class Work:
         prepared: the table, matched and surveyed.
         run_id: the run that moves.
         delete_share: the share of the target's rows that may be deleted.
-        on_progress: told after every batch.
+        on_progress: told after every batch; what it raises ends the move.
         sieve: the table's rows; rejected ones are noted there.
         target_rows: rows that the target held before, once they were counted.
         written: rows inserted or updated so far.
@@ -52,8 +55,8 @@ class Work:
     source: Source
     prepared: Prepared
     run_id: str
-    delete_share: float
-    on_progress: OnProgress
+    delete_share: float = DELETE_SHARE
+    on_progress: OnProgress = lambda _: None
     target_rows: int | None = None
     written: int = 0
     deleted: int = 0

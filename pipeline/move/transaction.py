@@ -1,0 +1,254 @@
+"""One table's transaction: make it equal to its source table, and prove it, or change nothing.
+
+An empty target is filled, one with rows is merged into. Either way both sides are then read again;
+when anything is not equal, the whole transaction is rolled back. Moving twice changes nothing the
+second time.
+"""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from pipeline.move import conversions, load, quarantine, schema, verify, ways
+from pipeline.move.changes import Changes
+from pipeline.move.contract import Rejected, quoted
+from pipeline.move.errors import ShapeError
+from pipeline.move.findings import CheckResult, Lossy
+from pipeline.move.landing import Landing
+from pipeline.move.target import Target
+from pipeline.move.types import largest_integer, type_name
+from pipeline.move.work import Work
+
+
+@dataclass(frozen=True)
+class Move:
+    """What a move did and proved.
+
+    Attributes:
+        table: its name.
+        way: "filled" (the target was empty), "merged" or "unchanged".
+        source_rows: rows of the source table.
+        source_bytes: bytes of their values.
+        moved_rows: rows of the target table now.
+        written_rows: rows inserted or updated.
+        deleted_rows: rows deleted.
+        quarantined_rows: rows in quarantine.
+        columns: the target's columns, as (name, type, description).
+        checks: outcome of every check; all blocking ones passed.
+        seconds: time per phase.
+    """
+
+    table: str
+    way: ways.Way
+    source_rows: int
+    source_bytes: int
+    moved_rows: int
+    written_rows: int
+    deleted_rows: int
+    quarantined_rows: int
+    columns: tuple[tuple[str, str, str], ...]
+    checks: tuple[CheckResult, ...]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A table that the target lacked: filled, without keys, in a transaction that is still open.
+
+    Attributes:
+        work: the move under way.
+        stage: rows that wait until the indexes are there.
+        transaction: closing it without an exception commits.
+    """
+
+    work: Work
+    stage: load.Stage
+    transaction: contextlib.ExitStack
+
+    def undo(self) -> None:
+        """Roll back."""
+        with contextlib.suppress(_Undone), self.transaction:
+            raise _Undone
+
+
+class _Undone(Exception):
+    pass
+
+
+def begin(work: Work) -> Begun | None:
+    """Fill a table before its turn, while its parents are not yet there.
+
+    Returns:
+        None when the target has such a table: what it holds may depend on the moves before.
+
+    Raises:
+        SourceError: the snapshot cannot be read; nothing was changed.
+        TargetError: the target cannot be written; nothing was changed.
+    """
+    if schema.look(work.target, work.landing.name).exists:
+        return None
+    with contextlib.ExitStack() as transaction:
+        transaction.enter_context(work.target.transaction())
+        stage = ways.fill(work, schema.Present(exists=False))
+        return Begun(work, stage, transaction.pop_all())
+
+
+def move_table(
+    work: Work, *, begun: Begun | None = None, on_filled: Callable[[], None] = lambda: None
+) -> Move:
+    """Move one table; its parents have moved before.
+
+    Args:
+        work: the table, and the session that moves it.
+        begun: the same work, when the table has been filled before its turn.
+        on_filled: called when the target is about to be busy with keys.
+
+    Raises:
+        ProofFailed: a blocking check failed; nothing was changed.
+        TooManyDeletes: more than the share of the target would go; nothing was changed.
+        ShapeError: the target holds another table of that name.
+        SourceError: the snapshot cannot be read.
+        TargetError: the target cannot be written.
+    """
+    target, landing = work.target, work.landing
+    compared: verify.Compared | None = None
+    with begun.transaction if begun else target.transaction():
+        target.run(*schema.ledger_ddl())
+        present = schema.Present(exists=False) if begun else _locked(target, landing)
+        _check_parents(target, landing)
+        if present.rows:
+            compared = ways.merge(work, present)
+            way = ways.way_of(work)
+        else:
+            stage = begun.stage if begun else ways.fill(work, present)
+            on_filled()
+            ways.finish(work, stage)
+            way = "filled"
+        with work.timed("sequence"):
+            _advance_sequence(work)
+        with work.timed("quarantine"):
+            quarantine.replace(target, landing.name, _rejected(work), run_id=work.run_id)
+        if compared is None:
+            compared, lossy = _prove(work)
+        else:
+            lossy = conversions.replace(target, landing.name)
+        with work.timed("prove"):
+            checks = verify.checks_of(target, landing, work.survey, compared, lossy)
+        if any(check.blocking and not check.passed for check in checks):
+            raise verify.ProofFailed(landing.name, checks)
+        _write_evidence(work, checks)
+        committing = time.perf_counter()
+    work.seconds["commit"] = time.perf_counter() - committing
+    return _move(work, way, checks)
+
+
+def _move(work: Work, way: ways.Way, checks: tuple[CheckResult, ...]) -> Move:
+    counted = checks[0].figures
+    return Move(
+        work.landing.name,
+        way,
+        counted["source_rows"],
+        work.survey.bytes,
+        counted["moved"],
+        work.written,
+        work.deleted,
+        counted["quarantined"],
+        tuple(
+            (column.name, type_name(column.type), str(column.info.get("description", "")))
+            for column in work.landing.table.columns
+        ),
+        checks,
+        work.seconds,
+    )
+
+
+def _locked(target: Target, landing: Landing) -> schema.Present:
+    """What the target holds, with other writers of the table shut out until the end."""
+    if schema.look(target, landing.name).exists:
+        target.run(f"LOCK TABLE {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
+    present = schema.look(target, landing.name)
+    schema.check_shape(landing, present)
+    return present
+
+
+def _check_parents(target: Target, landing: Landing) -> None:
+    for _, parent in landing.parents:
+        if parent.name != landing.name and not schema.look(target, parent.name).exists:
+            raise ShapeError(
+                f"{landing.name} refers to {parent.name}, which the target does not have",
+                remedy=f"Move {parent.name} first",
+            )
+
+
+def _advance_sequence(work: Work) -> None:
+    """Let ids go on behind the largest one, rows in quarantine included; never turn back."""
+    landing, ranges = work.landing, work.survey.ranges
+    sequence = verify.sequence_of(work.target, landing)
+    if sequence is not None:
+        largest = ranges[-1].last if ranges else 0
+        if largest > largest_integer(landing.key.type):
+            # A key that the target has no room for must not use the sequence up.
+            largest = 0
+        work.target.rows(
+            f"SELECT setval($1::text::regclass, m) FROM (SELECT greatest($2::bigint,"
+            f" max({quoted(landing.key.name)})) AS m FROM {quoted(landing.name)}) AS t,"
+            f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
+            (sequence, largest),
+        )
+
+
+def _rejected(work: Work) -> Iterator[Rejected]:
+    """Every rejected row, whole and with all its reasons."""
+    if not work.sieve.rejected:
+        return
+    held = quarantine.held_keys(work.target, [parent.name for _, parent in work.landing.parents])
+    known = {str(h): reason for h, reason in work.sieve.rejected.items() if reason is not None}
+    with work.source.sqlite() as connection:
+        yield from work.prepared.contract.explain(
+            connection,
+            sorted(work.sieve.rejected),
+            handle_column=work.source.handle_column(work.landing),
+            held=held,
+            known=known,
+        )
+
+
+def _prove(work: Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
+    target, landing = work.target, work.landing
+    with work.timed("prove"):
+        aside = quarantine.handles(target, landing.name)
+        without = {work.source.handle_from(landing, handle) for handle in aside}
+        conversions.begin(target)
+        count = work.counter("prove")
+
+        def note(changes: Changes) -> None:
+            for lost in changes.lost:
+                conversions.collect(target, landing.name, lost)
+            if changes.sifted is not None:
+                count(changes.sifted)
+
+        batches = verify.as_found(work.source, landing, work.survey, without=without)
+        compared = verify.examine(target, landing, work.survey, batches, on_changes=note)
+        return compared, conversions.replace(target, landing.name)
+
+
+def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:
+    counted, digests = checks[0].figures, checks[2].figures["digests"]
+    work.target.rows(
+        "INSERT INTO migration.evidence"
+        " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
+        " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
+        " proven_at = now(), source_rows = EXCLUDED.source_rows,"
+        " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
+        " digests = EXCLUDED.digests RETURNING 1",
+        (
+            work.run_id,
+            work.landing.name,
+            counted["source_rows"],
+            counted["moved"],
+            counted["quarantined"],
+            json.dumps(digests),
+        ),
+    )
