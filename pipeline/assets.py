@@ -12,7 +12,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from pipeline import checks, metadata, progress
-from pipeline.move.errors import PipelineError, Transient
+from pipeline.move.errors import PipelineError
 from pipeline.move.mover import Mover
 from pipeline.move.verify import ProofFailed
 from pipeline.resources import SourceDatabase, TargetDatabase
@@ -52,9 +52,9 @@ def _table_asset(
             )
         except ProofFailed as failed:
             yield from checks.results(table.name, failed.checks)
-            raise _failure(failed) from failed
+            raise checks.failure(failed) from failed
         except PipelineError as error:
-            raise _failure(error) from error
+            raise checks.failure(error) from error
         yield dg.MaterializeResult(
             metadata=metadata.of_move(move, metadata.preview_of(mover.idle, table)),
             check_results=checks.results(table.name, move.checks),
@@ -80,7 +80,3 @@ def _selected(context: dg.AssetExecutionContext, tables: Sequence[sa.Table]) -> 
     selected = context.run.asset_selection
     # None or nothing selected means the whole job.
     return [table for table in tables if not selected or dg.AssetKey(table.name) in selected]
-
-
-def _failure(error: PipelineError) -> dg.Failure:
-    return dg.Failure(description=str(error), allow_retries=isinstance(error, Transient))

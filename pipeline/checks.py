@@ -1,13 +1,23 @@
-"""Findings to asset checks: what each check is called, says and shows."""
+"""Findings to asset checks: what each check is called, says and shows.
 
-from collections.abc import Iterable
+The checks of a move gate it, within its transaction. The standing checks of the same names, with a
+prefix, look at what is committed and need no move.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 import pandas as pd
 import sqlalchemy as sa
 
+from pipeline import progress, settings
 from pipeline.metadata import markdown_table
+from pipeline.move.errors import PipelineError, Transient
 from pipeline.move.findings import OFFENDERS, CheckResult, Finding, say
+from pipeline.move.prepare import prepare
+from pipeline.move.standing import NAMES, Sample, standing_checks
+from pipeline.resources import SourceDatabase, TargetDatabase
 
 DESCRIPTIONS = {
     "conservation": "Source rows = moved + quarantined, each counted where it lies.",
@@ -16,30 +26,86 @@ DESCRIPTIONS = {
     "foreign_keys": "Every row has its parent, and every foreign key is valid.",
     "sequences": "The next id is larger than every id there is.",
     "drift": "Source and declared schema agree on columns.",
+    "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",
     "quarantine": "No row waits in quarantine.",
     "conversions": "No value was changed in a way that cannot be undone.",
 }
-"""What every check of a move proves, by name."""
+"""What every check proves, by name."""
 
 BLOCKING = ("conservation", "keys", "digests", "foreign_keys", "sequences")
 """A move whose check of this name fails is rolled back, and its children do not run."""
+
+OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions")
+
+STANDING = "standing_"
+"""How the names of standing checks begin."""
 
 
 def specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
     """The checks that are evaluated within the move of a table."""
     return [
         dg.AssetCheckSpec(
-            name, asset=table.name, description=description, blocking=name in BLOCKING
+            name, asset=table.name, description=DESCRIPTIONS[name], blocking=name in BLOCKING
         )
-        for name, description in DESCRIPTIONS.items()
+        for name in OF_A_MOVE
     ]
 
 
-def results(table: str, checks: Iterable[CheckResult]) -> list[dg.AssetCheckResult]:
+def standing(tables: Sequence[sa.Table]) -> list[dg.AssetChecksDefinition]:
+    """The checks of what is committed, one step for each table."""
+    return [_standing(table, tables) for table in tables]
+
+
+def _standing(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=f"verify_{table.name}",
+        specs=[
+            dg.AssetCheckSpec(STANDING + name, asset=table.name, description=DESCRIPTIONS[name])
+            for name in NAMES
+        ],
+        can_subset=True,
+        description=f"Hold what is committed of {table.name} against source and declaration.",
+    )
+    def verified(
+        context: dg.AssetCheckExecutionContext, source: SourceDatabase, target: TargetDatabase
+    ) -> Iterator[dg.AssetCheckResult]:
+        loaded = settings.load()
+        run_id = context.run.run_id
+        seed = zlib.crc32(run_id.encode()) if loaded.verify_seed is None else loaded.verify_seed
+        try:
+            # First the lock, then the copy, so that no move comes between them.
+            session = target.open()
+            opened = source.open(tables, run_id=run_id)
+            with session.looking():
+                found = standing_checks(
+                    prepare(table, opened),
+                    source=opened,
+                    target=session,
+                    sample=Sample(round(loaded.verify_mib * 2**20), seed),
+                    only={
+                        key.name.removeprefix(STANDING) for key in context.selected_asset_check_keys
+                    },
+                    on_progress=progress.reporter(context.log),
+                )
+        except PipelineError as error:
+            raise failure(error) from error
+        yield from results(table.name, found, prefix=STANDING)
+
+    return verified
+
+
+def failure(error: PipelineError) -> dg.Failure:
+    """A step's failure, whose text is the error's own."""
+    return dg.Failure(description=str(error), allow_retries=isinstance(error, Transient))
+
+
+def results(
+    table: str, checks: Iterable[CheckResult], *, prefix: str = ""
+) -> list[dg.AssetCheckResult]:
     """Check results as Dagster shows them; offenders are named in a table."""
     return [
         dg.AssetCheckResult(
-            check_name=check.name,
+            check_name=prefix + check.name,
             asset_key=table,
             passed=check.passed,
             severity=(

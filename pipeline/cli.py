@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline import environment, progress, report, runs, settings
+from pipeline import environment, progress, report, settings
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.snapshot import look_at
 
@@ -41,18 +41,22 @@ def main() -> None:
         sys.exit(2)
 
 
-@app.callback()
-def _commands() -> None:
-    """Keep ``migrate`` a command of its own while it is the only one."""
-
-
 @app.command()
 def migrate() -> None:
     """Move the content tables and print what moved, what was set aside and what was proven."""
     found = _ready()
     look_at(found.source)
-    console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
+    _say_where(found)
     raise typer.Exit(_run("migrate"))
+
+
+@app.command()
+def verify() -> None:
+    """Check what is committed, value by value, against source, ledger and declaration."""
+    found = _ready()
+    look_at(found.source)
+    _say_where(found)
+    raise typer.Exit(_run("verify"))
 
 
 @app.command()
@@ -95,8 +99,15 @@ def _ready() -> environment.Databases:
     return found
 
 
+def _say_where(found: environment.Databases) -> None:
+    console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
+
+
 def _run(job_name: str) -> int:
     """Run a job with live output; returns the exit code."""
+    # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
+    from pipeline import runs
+
     started = time.perf_counter()
     with runs.instance() as instance, _live():
         result = runs.run(job_name, opened=instance)

@@ -1,18 +1,67 @@
-"""Jobs: what can be launched."""
+"""Jobs and schedules of a migration: what can be launched, and when it is."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-CONTENT = "content"
-"""The group of the learning application's tables."""
+from pipeline import settings
+from pipeline.move.errors import SettingsError
 
-migrate = dg.define_asset_job(
-    "migrate",
-    selection=dg.AssetSelection.groups(CONTENT),
-    description=(
-        "Move the four content tables from SQLite to PostgreSQL, parents first. Each table is one"
-        " transaction that commits only when its proof holds. Running it again writes only what"
-        " differs."
-    ),
-    # One process: a step of its own costs seconds, and all steps share one copy of the source.
-    executor_def=dg.in_process_executor,
-)
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as Job,
+    )
+
+
+def migrate(
+    moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
+) -> "Job":
+    """Move all tables."""
+    return _job(
+        "migrate",
+        dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing),
+        "Move the tables from SQLite to PostgreSQL, parents first. Each table is one transaction"
+        " that commits only when its proof holds. Running it again writes only what differs.",
+    )
+
+
+def verify(standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
+    """Check what is committed."""
+    return _job(
+        "verify",
+        dg.AssetSelection.checks(*standing),
+        "Hold what is committed against source, ledger and declaration. Both databases are read,"
+        " nothing is written.",
+    )
+
+
+def schedule(job: "Job", cron: str) -> dg.ScheduleDefinition:
+    """A schedule of a job, off until somebody switches it on.
+
+    Raises:
+        SettingsError: the expression or the time zone cannot be used.
+    """
+    zone = settings.load().schedule_zone
+    try:
+        return dg.ScheduleDefinition(
+            job=job,
+            cron_schedule=cron,
+            execution_timezone=zone,
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+        )
+    except (dg.DagsterInvalidDefinitionError, ValueError) as error:
+        raise SettingsError(
+            f"The schedule of {job.name} cannot be {cron!r} in time zone {zone!r}",
+            remedy=f"Correct {job.name.upper()}_CRON (such as 0 3 * * *) or SCHEDULE_ZONE",
+        ) from error
+
+
+def _job(name: str, selection: dg.AssetSelection, description: str) -> "Job":
+    return dg.define_asset_job(
+        name,
+        selection=selection,
+        description=description,
+        # One process: a step of its own costs seconds, and all steps share one copy of the source.
+        executor_def=dg.in_process_executor,
+    )

@@ -27,13 +27,13 @@ class TableReport:
 
     @property
     def proven(self) -> bool:
-        """Whether it was materialized and every blocking check passed."""
+        """Whether it was checked, and every check whose failure is an error passed."""
         failed = [
             c
             for c in self.checks.values()
             if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
         ]
-        return bool(self.metadata) and bool(self.checks) and not failed
+        return bool(self.checks) and not failed
 
 
 def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:

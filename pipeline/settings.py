@@ -28,6 +28,11 @@ class Settings(BaseSettings):
         pipeline_home: where the sample, the embedded server's data and snapshots lie.
         max_delete_share: a move stops when it would delete more of a table's rows than this.
         lock_seconds: how long to wait for another run that holds the target.
+        verify_mib: of a table with more, ``verify`` compares the values of so many MiB, chosen at
+            random; keys are always compared in full.
+        verify_seed: chooses them; None takes another choice in every run.
+        verify_cron: when the schedule of ``verify`` starts it, once that is switched on.
+        schedule_zone: time zone of every schedule.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -39,6 +44,10 @@ class Settings(BaseSettings):
     )
     max_delete_share: float = Field(default=0.25, ge=0, le=1)
     lock_seconds: float = Field(default=30.0, ge=0)
+    verify_mib: float = Field(default=4096, gt=0)
+    verify_seed: int | None = None
+    verify_cron: str = "0 3 * * *"
+    schedule_zone: str = "UTC"
 
     @cached_property
     def source_path(self) -> Path:

@@ -7,7 +7,7 @@ letter are handed to PostgreSQL, which knows when two of them mean the same.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,17 +93,20 @@ class Totals:
     Attributes:
         source_rows: rows read from the source.
         target_rows: rows read from the target.
+        values: values that were compared.
         source: digest per column of what was read from the source, once it was not equal.
         target: digest per column of what was read from the target.
     """
 
     source_rows: int = 0
     target_rows: int = 0
+    values: int = 0
     source: dict[str, ColumnDigest] = field(default_factory=dict)
     target: dict[str, ColumnDigest] = field(default_factory=dict)
 
     def add(self, column: str, source: pa.Array, target: pa.Array, *, equal: bool) -> None:
         """Digest a column of one tile; as long as all was equal, one digest speaks for both."""
+        self.values += len(target)
         theirs = self.target.setdefault(column, ColumnDigest())
         if not equal and column not in self.source:
             self.source[column] = theirs.copy()
@@ -125,6 +128,8 @@ def compare(
     ranges: Sequence[Range],
     batches: Iterable[Sifted],
     totals: Totals,
+    *,
+    keys_only: Container[Range] = (),
 ) -> Iterator[Changes]:
     """Read both sides and tell, tile by tile, what differs; totals grow along the way.
 
@@ -134,8 +139,12 @@ def compare(
         ranges: where the source's batches begin and end.
         batches: the source's rows, one batch per range; another thread asks for them.
         totals: what was seen so far.
+        keys_only: ranges of which only the keys are compared.
     """
     after: Any = None
+
+    def shape(part: Range) -> Landing:
+        return landing.of_keys if part in keys_only else landing
 
     def with_forms() -> Iterator[tuple[Sifted, dict[str, pa.Array]]]:
         for sifted in batches:
@@ -143,19 +152,19 @@ def compare(
                 sifted,
                 {
                     name: cast.source_form(sifted.batch.column(name))
-                    for name, cast in landing.casts.items()
+                    for name, cast in shape(sifted.part).casts.items()
                 },
             )
 
     def tiles() -> Iterator[pa.RecordBatch | None]:
         last: Any = None
         for part in ranges:
-            yield _tile(target, landing, after=last, part=part)
+            yield _tile(target, shape(part), after=last, part=part)
             last = part.last
 
     with ahead(with_forms()) as ours, ahead(tiles(), depth=1) as theirs:
         for (sifted, forms), tile in zip(ours, theirs, strict=True):
-            yield _compare_tile(target, landing, sifted, forms, tile, after, totals)
+            yield _compare_tile(target, shape(sifted.part), sifted, forms, tile, after, totals)
             after = sifted.part.last
     extra = _keys_beyond(target, landing, after)
     totals.target_rows += len(extra)

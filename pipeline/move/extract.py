@@ -196,6 +196,12 @@ class Source:
             return f"(typeof({quoted(key)}) || ':' || hex({quoted(key)}))"
         return next(name for name in ("rowid", "_rowid_", "oid") if name not in names)
 
+    def count(self, landing: Landing) -> int:
+        """Rows of a table, as SQLite counts them."""
+        with self.sqlite() as connection:
+            (rows,) = connection.execute(f"SELECT count(*) FROM {quoted(landing.name)}").fetchone()
+        return int(rows)
+
     def survey(self, landing: Landing, contract: Contract) -> Survey:
         """Look once at every row of a table."""
         key = quoted(landing.key.name)

@@ -113,6 +113,33 @@ class Lossy:
     examples: tuple[tuple[str, str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class Unaccounted:
+    """A source row that breaks its contract and is not in quarantine either."""
+
+    table: str
+    handle: str
+
+
+@dataclass(frozen=True)
+class NotComparable:
+    """The target's table is of another shape, so its values cannot be held against the source's."""
+
+    table: str
+    why: str
+
+
+@dataclass(frozen=True)
+class SchemaDiffers:
+    """A column, constraint or index is not as declared; None where it does not exist."""
+
+    table: str
+    kind: Literal["table", "column", "constraint", "index"]
+    name: str
+    declared: str | None
+    actual: str | None
+
+
 Finding = (
     RowMissing
     | RowExtra
@@ -125,6 +152,9 @@ Finding = (
     | Drift
     | Quarantined
     | Lossy
+    | Unaccounted
+    | NotComparable
+    | SchemaDiffers
 )
 
 
@@ -133,9 +163,10 @@ class CheckResult:
     """The outcome of one check of one table.
 
     Attributes:
-        name: conservation, keys, digests, foreign_keys, sequences (all blocking), drift,
+        name: conservation, keys, digests, foreign_keys, sequences, schema (all blocking), drift,
             quarantine or conversions (warnings).
-        blocking: when it fails, the table is rolled back and its children do not move.
+        blocking: when it fails within a move, the table is rolled back and its children do not
+            move.
         figures: what was counted, by name.
     """
 
@@ -175,3 +206,9 @@ def say(finding: Finding) -> str:
             return f"{where}: {rows} in quarantine, {reason}"
         case Lossy(table, column, values, _):
             return f"{table}.{column}: {values} values changed, originals kept in the ledger"
+        case Unaccounted(table, handle):
+            return f"{table}, row {handle}: neither movable nor in quarantine; move the table again"
+        case NotComparable(_, why):
+            return why
+        case SchemaDiffers(table, kind, name, declared, actual):
+            return f"{table}: {kind} {name} is {actual or 'missing'} instead of {declared}"

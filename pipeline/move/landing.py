@@ -5,7 +5,7 @@ declared columns that the source lacks stay at their default. Both are drift and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,11 @@ class Landing:
     def key(self) -> sa.Column[Any]:
         """The one column of the primary key."""
         return next(iter(self.table.primary_key.columns))
+
+    @cached_property
+    def of_keys(self) -> "Landing":
+        """The same table, with nothing but its key to read and compare."""
+        return replace(self, columns=(self.key,))
 
     @property
     def carried(self) -> frozenset[str]:

@@ -154,6 +154,24 @@ class Target:
         self.run("COMMIT")
 
     @contextmanager
+    def looking(self) -> Iterator[None]:
+        """One view of the whole database; what is done inside is undone at the end."""
+        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        try:
+            yield
+        finally:
+            self.run("ROLLBACK")
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Undo what happens inside, within a transaction."""
+        self.run("SAVEPOINT undone")
+        try:
+            yield
+        finally:
+            self.run("ROLLBACK TO SAVEPOINT undone", "RELEASE SAVEPOINT undone")
+
+    @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo what happened inside on a ``DataFault``; it is raised on. Other threads wait."""
         with self._mine:

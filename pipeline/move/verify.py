@@ -4,17 +4,17 @@ Nothing here trusts what the load counted. The source is read without the contra
 is not in quarantine must be in the target, value by value, and nothing else may be there.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.move import quarantine
+from pipeline.move import conversions, quarantine
 from pipeline.move.changes import Changes, Totals, compare
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
-from pipeline.move.extract import Source, Survey
+from pipeline.move.extract import Range, Source, Survey
 from pipeline.move.findings import (
     OFFENDERS,
     CheckResult,
@@ -87,10 +87,12 @@ def examine(
     batches: Iterable[Sifted],
     *,
     on_changes: Callable[[Changes], None],
+    keys_only: Container[Range] = (),
 ) -> Compared:
     """Compare both sides, tile by tile, and count and name what differs."""
     found = Compared()
-    for changes in compare(target, landing, survey.ranges, batches, found.totals):
+    compared = compare(target, landing, survey.ranges, batches, found.totals, keys_only=keys_only)
+    for changes in compared:
         _note(landing.name, changes, found)
         on_changes(changes)
     return found
@@ -144,22 +146,20 @@ def checks_of(
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of all checks of a table."""
     return (
-        _conservation(target, landing, survey, compared.totals),
-        _keys(compared),
-        _digests(landing, compared),
+        conservation(target, landing, survey.rows, compared.totals),
+        keys(compared),
+        digests(landing, compared),
         compared.foreign_keys or foreign_keys(target, landing),
         sequences(target, landing),
         CheckResult("drift", not landing.drift, False, landing.drift),
-        _quarantine(target, landing),
-        CheckResult(
-            "conversions", not lossy, False, lossy, {"values": sum(found.values for found in lossy)}
-        ),
+        in_quarantine(target, landing),
+        changed(lossy),
     )
 
 
-def _conservation(target: Target, landing: Landing, survey: Survey, totals: Totals) -> CheckResult:
-    """Source = moved + quarantined: the survey's count, the rows read back, the ledger's rows."""
-    ours, theirs = survey.rows, totals.target_rows
+def conservation(target: Target, landing: Landing, ours: int, totals: Totals) -> CheckResult:
+    """Source = moved + quarantined: rows counted, rows read back, the ledger's rows."""
+    theirs = totals.target_rows
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
@@ -173,7 +173,8 @@ def _conservation(target: Target, landing: Landing, survey: Survey, totals: Tota
     )
 
 
-def _keys(compared: Compared) -> CheckResult:
+def keys(compared: Compared) -> CheckResult:
+    """Both sides hold the same keys."""
     return CheckResult(
         "keys",
         not (compared.missing or compared.extra),
@@ -187,11 +188,12 @@ def _keys(compared: Compared) -> CheckResult:
     )
 
 
-def _digests(landing: Landing, compared: Compared) -> CheckResult:
-    digests = compared.totals.digests()
+def digests(landing: Landing, compared: Compared) -> CheckResult:
+    """Every value that was compared is equal."""
+    found = compared.totals.digests()
     unequal = tuple(
         DigestDiffers(landing.name, column, ours, theirs)
-        for column, (ours, theirs) in digests.items()
+        for column, (ours, theirs) in found.items()
         if ours != theirs
     )
     return CheckResult(
@@ -200,9 +202,9 @@ def _digests(landing: Landing, compared: Compared) -> CheckResult:
         True,
         (*compared.values, *unequal),
         {
-            "values_compared": compared.totals.source_rows * len(digests),
+            "values_compared": compared.totals.values,
             "values_differing": sum(compared.differing.values()),
-            "digests": {column: theirs for column, (_, theirs) in digests.items()},
+            "digests": {column: theirs for column, (_, theirs) in found.items()},
         },
     )
 
@@ -221,8 +223,8 @@ def foreign_keys(target: Target, landing: Landing) -> CheckResult:
         count = target.value(f"SELECT count(*){lonely}")
         figures[f"orphans by {column.name}"] = count
         if count:
-            keys = target.rows(f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}")
-            orphans += [Orphan(landing.name, k, column.name, parent.name) for (k,) in keys]
+            named = target.rows(f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}")
+            orphans += [Orphan(landing.name, k, column.name, parent.name) for (k,) in named]
     valid = {
         name
         for (name,) in target.rows(
@@ -267,7 +269,19 @@ def sequence_of(target: Target, landing: Landing) -> str | None:
     return None if found is None else str(found)
 
 
-def _quarantine(target: Target, landing: Landing) -> CheckResult:
+def in_quarantine(target: Target, landing: Landing) -> CheckResult:
+    """No row waits in quarantine."""
     reasons = quarantine.summary(target, landing.name)
     rows = len(quarantine.handles(target, landing.name))
     return CheckResult("quarantine", not rows, False, reasons, {"rows": rows})
+
+
+def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
+    """No value was changed in a way that cannot be undone."""
+    values = sum(found.values for found in lossy)
+    return CheckResult("conversions", not lossy, False, lossy, {"values": values})
+
+
+def conversions_kept(target: Target, landing: Landing) -> CheckResult:
+    """The same of a table that has moved, as the ledger tells."""
+    return changed(conversions.summary(target, landing.name))

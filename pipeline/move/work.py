@@ -88,15 +88,20 @@ class Work:
 
     def counter(self, phase: Phase) -> Callable[[Sifted], None]:
         """Count batches of a phase that begins now, and report after each."""
-        started, rows, size = time.perf_counter(), 0, 0
+        return counter(self.landing.name, phase, self.survey.rows, self.on_progress)
 
-        def count(sifted: Sifted) -> None:
-            nonlocal rows, size
-            rows += sifted.part.rows
-            size += sifted.part.bytes
-            seconds = time.perf_counter() - started
-            self.on_progress(
-                Progress(self.landing.name, phase, rows, self.survey.rows, size, seconds)
-            )
 
-        return count
+def counter(
+    table: str, phase: Phase, of_rows: int, on_progress: OnProgress
+) -> Callable[[Sifted], None]:
+    """Count batches of a phase that begins now, and report after each."""
+    started, rows, size = time.perf_counter(), 0, 0
+
+    def count(sifted: Sifted) -> None:
+        nonlocal rows, size
+        rows += sifted.part.rows
+        size += sifted.part.bytes
+        seconds = time.perf_counter() - started
+        on_progress(Progress(table, phase, rows, of_rows, size, seconds))
+
+    return count

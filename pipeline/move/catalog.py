@@ -1,0 +1,101 @@
+"""The declared schema against the real one, both in the words of PostgreSQL's catalog.
+
+The declared table is made as a temporary one, within the transaction and undone in it, so both
+definitions come from the same server and nothing needs to be parsed here.
+"""
+
+import re
+
+import sqlalchemy as sa
+
+from pipeline.move import schema
+from pipeline.move.contract import quoted
+from pipeline.move.findings import CheckResult, SchemaDiffers
+from pipeline.move.landing import Landing
+from pipeline.move.target import Target
+from pipeline.move.types import type_name
+
+Definitions = dict[tuple[str, str], str]
+"""(kind, name) -> definition; kinds are column, constraint and index."""
+
+_DEFINITIONS = """
+SELECT 'column', attname::text, format_type(atttypid, atttypmod)
+  || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END
+  || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
+  FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
+  WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped
+UNION ALL
+SELECT 'constraint', conname::text, pg_get_constraintdef(oid)
+  FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('p', 'f', 'u', 'c')
+UNION ALL
+SELECT 'index', c.relname::text, pg_get_indexdef(c.oid)
+  || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' NOT VALID' END
+  FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+  WHERE i.indrelid = {oid}
+"""
+_SCHEMA = re.compile(r"\b(?:public|pg_temp(?:_\d+)?)\.")
+
+
+def check(target: Target, landing: Landing) -> CheckResult:
+    """Columns, types, defaults, constraints and indexes are as declared, and valid.
+
+    What the target has beyond the declaration is counted, and is nobody's fault.
+
+    Args:
+        target: a session within a transaction.
+        landing: the declared table with what is carried along.
+    """
+    actual = _definitions(target, f"public.{quoted(landing.name)}")
+    with target.undone():
+        declared = _declared(target, landing)
+    if not actual:
+        findings = [SchemaDiffers(landing.name, "table", landing.name, "a table", None)]
+    else:
+        findings = [
+            SchemaDiffers(landing.name, kind, name, expected, actual.get((kind, name)))  # type: ignore[arg-type]
+            for (kind, name), expected in sorted(declared.items())
+            if actual.get((kind, name)) != expected
+        ]
+    return CheckResult(
+        "schema",
+        not findings,
+        True,
+        tuple(findings),
+        {
+            "declared": len(declared),
+            "differing": len(findings),
+            "more": len(set(actual) - set(declared)),
+        },
+    )
+
+
+def _definitions(target: Target, table: str) -> Definitions:
+    oid = target.value("SELECT to_regclass($1)::oid::bigint", (table,))
+    if oid is None:
+        return {}
+    return {
+        (kind, name): _SCHEMA.sub("", definition)
+        for kind, name, definition in target.rows(_DEFINITIONS.format(oid=oid))
+    }
+
+
+def _declared(target: Target, landing: Landing) -> Definitions:
+    absent = schema.Present(exists=False)
+    target.run("SET LOCAL search_path = pg_temp, public")
+    for parent in {parent.name: parent for _, parent in landing.parents}.values():
+        if parent is not landing.table:
+            target.run(_stub(parent))
+    target.run(
+        *schema.prepare(landing, absent),
+        *schema.keys(landing, absent),
+        *schema.foreign_keys(landing, absent),
+        *schema.indexes(landing, absent),
+    )
+    return _definitions(target, f"pg_temp.{quoted(landing.name)}")
+
+
+def _stub(parent: sa.Table) -> str:
+    key = next(iter(parent.primary_key.columns))
+    return (
+        f"CREATE TABLE {quoted(parent.name)} ({quoted(key.name)} {type_name(key.type)} PRIMARY KEY)"
+    )

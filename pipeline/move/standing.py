@@ -1,0 +1,156 @@
+"""Standing checks: what the target holds now, against source, ledger and declaration.
+
+They need no move. Both databases are read again, each in one view; nothing is written. Of a table
+larger than the sample, all keys are compared, and the values of a random part that a seed picks.
+"""
+
+import random
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.move import catalog, quarantine, schema, verify
+from pipeline.move.changes import Changes
+from pipeline.move.errors import ShapeError
+from pipeline.move.extract import Range, Source, Survey
+from pipeline.move.findings import OFFENDERS, CheckResult, Finding, NotComparable, Unaccounted
+from pipeline.move.landing import Landing
+from pipeline.move.prepare import Prepared
+from pipeline.move.sift import Sieve, Sifted
+from pipeline.move.target import Target
+from pipeline.move.work import OnProgress, counter
+
+BY_COMPARISON = ("conservation", "keys", "digests")
+"""Checks that need both sides read."""
+
+_SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
+    "foreign_keys": verify.foreign_keys,
+    "sequences": verify.sequences,
+    "schema": catalog.check,
+    "quarantine": verify.in_quarantine,
+    "conversions": verify.conversions_kept,
+}
+NAMES = (*BY_COMPARISON, *_SINGLY)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How much of a large table is compared value by value.
+
+    Attributes:
+        bytes: of a table with more, so many are picked.
+        seed: which ones; the same seed picks the same ranges of the same source.
+    """
+
+    bytes: int
+    seed: int
+
+
+def standing_checks(
+    prepared: Prepared,
+    *,
+    source: Source,
+    target: Target,
+    sample: Sample,
+    only: Collection[str] = NAMES,
+    on_progress: OnProgress = lambda _: None,
+) -> tuple[CheckResult, ...]:
+    """Check one committed table.
+
+    Args:
+        prepared: the table, matched and surveyed.
+        source: the snapshot.
+        target: a session within a transaction.
+        sample: how much to compare.
+        only: names of the checks to make.
+        on_progress: told after every batch.
+
+    Raises:
+        ShapeError: the target holds no such table.
+        SourceError: the snapshot cannot be read.
+        TargetError: the target does not answer.
+    """
+    landing = prepared.landing
+    checks: dict[str, CheckResult] = {}
+    if not target.value(
+        "SELECT to_regclass('migration.quarantine') IS NOT NULL"
+        " AND to_regclass('public.' || quote_ident($1)) IS NOT NULL",
+        (landing.name,),
+    ):
+        raise ShapeError(
+            f"{landing.name} has never been moved into the target", remedy="Move it first"
+        )
+    if set(BY_COMPARISON) & set(only):
+        try:
+            schema.check_shape(landing, schema.look(target, landing.name))
+        except ShapeError as error:
+            why = NotComparable(landing.name, str(error))
+            checks |= {name: CheckResult(name, False, True, (why,)) for name in BY_COMPARISON}
+        else:
+            compared = _compared(prepared, source, target, sample, on_progress)
+            checks |= {check.name: check for check in compared}
+    for name, make in _SINGLY.items():
+        if name in only:
+            checks[name] = make(target, landing)
+    return tuple(checks[name] for name in NAMES if name in only)
+
+
+def _compared(
+    prepared: Prepared, source: Source, target: Target, sample: Sample, on_progress: OnProgress
+) -> Iterator[CheckResult]:
+    landing, survey = prepared.landing, prepared.survey
+    aside = {
+        source.handle_from(landing, handle) for handle in quarantine.handles(target, landing.name)
+    }
+    sieve = Sieve(source, landing, prepared.contract, survey)
+    sieve.rejected |= dict.fromkeys(aside)
+    keys_only = _not_sampled(survey, sample)
+    count = counter(landing.name, "compare", survey.rows, on_progress)
+
+    def note(changes: Changes) -> None:
+        if changes.sifted is not None:
+            count(changes.sifted)
+
+    batches = _batches(sieve, keys_only)
+    compared = verify.examine(
+        target, landing, survey, batches, on_changes=note, keys_only=keys_only
+    )
+    unaccounted = [handle for handle in sieve.rejected if handle not in aside]
+    lost: tuple[Finding, ...] = tuple(
+        Unaccounted(landing.name, str(handle)) for handle in sorted(unaccounted)[:OFFENDERS]
+    )
+    kept = verify.conservation(target, landing, source.count(landing), compared.totals)
+    yield CheckResult(
+        kept.name,
+        kept.passed and not lost,
+        True,
+        (*kept.findings, *lost),
+        {**kept.figures, "unaccounted": len(unaccounted)},
+    )
+    yield verify.keys(compared)
+    equal = verify.digests(landing, compared)
+    if keys_only:
+        rows = survey.rows - sum(part.rows for part in keys_only)
+        equal.figures.update({"sampled_rows": rows, "of_rows": survey.rows, "seed": sample.seed})
+    yield equal
+
+
+def _batches(sieve: Sieve, keys_only: Collection[Range]) -> Iterator[Sifted]:
+    landing: Landing = sieve.landing
+    keys = Sieve(sieve.source, landing.of_keys, sieve.contract, sieve.survey, sieve.rejected)
+    for part in sieve.survey.ranges:
+        yield (keys if part in keys_only else sieve).sift(part)
+
+
+def _not_sampled(survey: Survey, sample: Sample) -> frozenset[Range]:
+    """The ranges of which only keys are compared."""
+    if survey.bytes <= sample.bytes:
+        return frozenset()
+    ranges: list[Any] = list(survey.ranges)
+    random.Random(sample.seed).shuffle(ranges)  # noqa: S311
+    size = 0
+    for at, part in enumerate(ranges):
+        if size >= sample.bytes:
+            return frozenset(ranges[at:])
+        size += part.bytes
+    return frozenset()
