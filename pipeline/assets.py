@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline import checks, metadata, progress
+from pipeline import checks, metadata, progress, settings
 from pipeline.move.errors import PipelineError
 from pipeline.move.mover import Mover
+from pipeline.move.plan import plan_tables
 from pipeline.move.verify import ProofFailed
 from pipeline.resources import SourceDatabase, TargetDatabase
 
@@ -61,6 +62,36 @@ def _table_asset(
         )
 
     return moved
+
+
+def plan_asset(
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+) -> dg.AssetsDefinition:
+    """The asset that tells what moving these tables would do."""
+
+    @dg.asset(
+        name="plan",
+        group_name=group,
+        kinds={"sqlite", "postgres"},
+        owners=list(owners),
+        description=(
+            "What a move would do, without touching the target: rows and bytes, what columns hold,"
+            " what would be rejected or lose something, drift, and how long it would take."
+        ),
+    )
+    def plan(
+        context: dg.AssetExecutionContext, source: SourceDatabase, target: TargetDatabase
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        try:
+            session = target.open()
+            opened = source.open(tables, run_id=context.run.run_id)
+            policies = settings.load().policies
+            plans = plan_tables(tables, source=opened, target=session, policies=policies)
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        return dg.MaterializeResult(metadata=metadata.of_plan(plans))
+
+    return plan
 
 
 def _mover(

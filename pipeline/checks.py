@@ -8,13 +8,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
-import pandas as pd
 import sqlalchemy as sa
 
-from pipeline import progress, settings
-from pipeline.metadata import markdown_table
+from pipeline import frames, progress, settings
 from pipeline.move.errors import PipelineError, Transient
-from pipeline.move.findings import OFFENDERS, CheckResult, Finding, say
+from pipeline.move.findings import CheckResult, say
 from pipeline.move.prepare import prepare
 from pipeline.move.standing import NAMES, Sample, standing_checks
 from pipeline.resources import SourceDatabase, TargetDatabase
@@ -78,7 +76,7 @@ def _standing(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecksDefi
             opened = source.open(tables, run_id=run_id)
             with session.looking():
                 found = standing_checks(
-                    prepare(table, opened),
+                    prepare(table, opened, loaded.policies),
                     source=opened,
                     target=session,
                     sample=Sample(round(loaded.verify_mib * 2**20), seed),
@@ -139,18 +137,5 @@ def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:
             case _:
                 shown[name] = dg.MetadataValue.json(value)
     if check.findings:
-        shown["offenders"] = dg.MetadataValue.md(markdown_table(offenders(check.findings)))
+        shown["offenders"] = dg.MetadataValue.md(frames.markdown(frames.offenders(check.findings)))
     return shown
-
-
-def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
-    """Findings as a table for people, at most as many as a check names."""
-    rows = [
-        {"finding": type(finding).__name__, **_plain(finding)}
-        for finding in list(findings)[:OFFENDERS]
-    ]
-    return pd.DataFrame(rows, dtype=object).fillna("")
-
-
-def _plain(finding: Finding) -> dict[str, object]:
-    return {name: value for name, value in vars(finding).items() if name != "table"}

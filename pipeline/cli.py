@@ -4,6 +4,7 @@ Exit codes: 0 when every blocking check passed, 1 when a run failed, 2 when noth
 because a setting or a database is not usable.
 """
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,13 +12,18 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
+import dagster as dg
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from pipeline import environment, progress, report, settings
+from pipeline.embedded import ensure_server
+from pipeline.metadata import PLAN
 from pipeline.move.errors import PipelineError, SettingsError
+from pipeline.move.plan import TablePlan
 from pipeline.move.snapshot import look_at
 
 app = typer.Typer(
@@ -42,6 +48,26 @@ def main() -> None:
 
 
 @app.command()
+def plan(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
+) -> None:
+    """Tell what a move would do, without touching the target."""
+    found = _ready()
+    look_at(found.source)
+    if not as_json:
+        _say_where(found)
+    result = _result_of("plan")
+    if not result.success:
+        raise typer.Exit(_failed(result))
+    (materialized,) = result.asset_materializations_for_node("plan")
+    data: Any = materialized.metadata[PLAN].value
+    if as_json:
+        print(json.dumps(data, ensure_ascii=False, indent=2))
+    else:
+        report.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+
+
+@app.command()
 def migrate() -> None:
     """Move the content tables and print what moved, what was set aside and what was proven."""
     found = _ready()
@@ -57,6 +83,23 @@ def verify() -> None:
     look_at(found.source)
     _say_where(found)
     raise typer.Exit(_run("verify"))
+
+
+@app.command()
+def selftest() -> None:
+    """Plant one fault at a time in a scratch copy, and show which check catches it."""
+    from pipeline.selftest import attack
+
+    outcomes = []
+    with console.status("moving a sample into a scratch database") as status:
+        for outcome in attack(ensure_server(settings.load().server_data)):
+            status.update(outcome.name)
+            outcomes.append(outcome)
+    report.show_outcomes(console, outcomes)
+    wrong = [outcome.name for outcome in outcomes if not outcome.right]
+    if wrong:
+        errors.print(f"not judged rightly: {', '.join(wrong)}", style="red")
+    raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()
@@ -104,22 +147,30 @@ def _say_where(found: environment.Databases) -> None:
 
 
 def _run(job_name: str) -> int:
-    """Run a job with live output; returns the exit code."""
+    """Run a job of tables with live output; returns the exit code."""
+    started = time.perf_counter()
+    result = _result_of(job_name)
+    tables = report.tables_of(result.all_events)
+    report.show(console, tables)
+    if result.success and all(table.proven for table in tables):
+        seconds = time.perf_counter() - started
+        console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")
+        return 0
+    return _failed(result)
+
+
+def _result_of(job_name: str) -> dg.ExecuteInProcessResult:
     # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
     from pipeline import runs
 
-    started = time.perf_counter()
     with runs.instance() as instance, _live():
-        result = runs.run(job_name, opened=instance)
-    tables = report.tables_of(result.all_events)
-    report.show(console, tables)
-    seconds = time.perf_counter() - started
-    if result.success and all(table.proven for table in tables):
-        console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")
-        return 0
+        return runs.run(job_name, opened=instance)
+
+
+def _failed(result: dg.ExecuteInProcessResult) -> int:
     for sentence in report.failures_of(result):
         errors.print(sentence, style="red", markup=False, soft_wrap=True)
-    errors.print(f"failed after {seconds:.1f} s, run {result.run_id}", style="red")
+    errors.print(f"failed, run {result.run_id}", style="red")
     return 1
 
 

@@ -36,6 +36,15 @@ def verify(standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
     )
 
 
+def plan(asset: dg.AssetsDefinition) -> "Job":
+    """Tell what a move would do."""
+    return _job(
+        "plan",
+        dg.AssetSelection.assets(asset),
+        "Tell what a move would do. Both databases are read, nothing is written.",
+    )
+
+
 def schedule(job: "Job", cron: str) -> dg.ScheduleDefinition:
     """A schedule of a job, off until somebody switches it on.
 

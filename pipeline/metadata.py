@@ -1,14 +1,22 @@
 """What the UI shows of a move: schema, counts, rates, reasons and a preview."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 import dagster as dg
 import pandas as pd
 import sqlalchemy as sa
 
+from pipeline import frames
 from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
+from pipeline.move.plan import TablePlan
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.types import type_name
+
+PLAN = "plan"
+"""Where the materialization of a plan keeps it as JSON."""
 
 _PREVIEW_ROWS = 5
 _PREVIEW_LETTERS = 60
@@ -66,30 +74,31 @@ def of_move(move: Move, preview: pd.DataFrame) -> dict[str, dg.MetadataValue]:
         ),
     }
     if len(preview):
-        shown["preview"] = dg.MetadataValue.md(markdown_table(preview))
+        shown["preview"] = dg.MetadataValue.md(frames.markdown(preview))
     reasons = [f for c in move.checks for f in c.findings if isinstance(f, Quarantined)]
     if reasons:
         shown["quarantine_reasons"] = dg.MetadataValue.json(
             [{n: v for n, v in vars(reason).items() if n != "table"} for reason in reasons]
         )
-        shown["quarantine"] = dg.MetadataValue.md(
-            markdown_table(
-                pd.DataFrame(
-                    [
-                        {
-                            "column": reason.column or "",
-                            "reason": reason.reason,
-                            "rows": reason.rows,
-                            "for example": ", ".join(reason.examples),
-                        }
-                        for reason in reasons
-                    ]
-                )
-            )
-        )
+        shown["quarantine"] = dg.MetadataValue.md(frames.markdown(frames.reasons(reasons)))
     drift = next(check for check in move.checks if check.name == "drift")
     if drift.findings:
         shown["drift"] = dg.MetadataValue.text("; ".join(say(f) for f in drift.findings))
+    return shown
+
+
+def of_plan(plans: Sequence[TablePlan]) -> dict[str, dg.MetadataValue]:
+    """What moves would do: a table each for people, everything as JSON for programs."""
+    shown: dict[str, dg.MetadataValue] = {
+        "rows": dg.MetadataValue.int(sum(plan.rows for plan in plans)),
+        "bytes": dg.MetadataValue.int(sum(plan.bytes for plan in plans)),
+        "rejected": dg.MetadataValue.int(sum(plan.rejected_rows for plan in plans)),
+        "seconds": dg.MetadataValue.float(round(sum(plan.seconds for plan in plans), 1)),
+    }
+    for title, frame in frames.of_plan(plans).items():
+        if len(frame):
+            shown[title.lower()] = dg.MetadataValue.md(frames.markdown(frame))
+    shown[PLAN] = dg.MetadataValue.json([asdict(plan) for plan in plans])
     return shown
 
 
@@ -106,15 +115,3 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
         f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
     )
     return pd.DataFrame(rows, columns=[c.name for c in table.columns], dtype=object)
-
-
-def markdown_table(frame: pd.DataFrame) -> str:
-    """A frame as Markdown; what would break out of its cell is escaped."""
-
-    def cell(value: object) -> str:
-        text = "" if value is None else str(value)
-        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
-
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + " --- |" * len(frame.columns)]
-    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)]
-    return "\n".join(lines)

@@ -2,19 +2,24 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
 import dagster as dg
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
+from pipeline import frames
+from pipeline.move.findings import Quarantined, say
+from pipeline.move.plan import TablePlan
 from pipeline.move.work import Progress
+from pipeline.selftest import Outcome
 
 
 @dataclass
@@ -81,6 +86,25 @@ def show(console: Console, tables: list[TableReport]) -> None:
         console.print(_checks(tables))
 
 
+def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:
+    """Print what moves would do."""
+    for title, frame in frames.of_plan(plans).items():
+        if len(frame):
+            console.print(_framed(title, frame))
+
+
+def _framed(title: str, frame: pd.DataFrame) -> Table:
+    numbers = frozenset(
+        at
+        for at, column in enumerate(frame.columns)
+        if column in ("rows", "MiB", "rejected", "values", "lossy values", "seconds")
+    )
+    grid = _grid(title, *map(str, frame.columns), right=numbers)
+    for row in frame.itertuples(index=False):
+        grid.add_row(*(_safe(str(value)) for value in row))
+    return grid
+
+
 def _grid(title: str, *columns: str, right: frozenset[int] = frozenset()) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for at, column in enumerate(columns):
@@ -113,16 +137,12 @@ def _moves(tables: list[TableReport]) -> Table:
 
 
 def _quarantine(tables: list[TableReport]) -> Table:
-    grid = _grid("In quarantine", "table", "rows", "why", "for example", right=frozenset({1}))
-    for table in tables:
-        for finding in table.metadata.get("quarantine_reasons", []):
-            why = (
-                f"{finding['column']} {finding['reason']}"
-                if finding["column"]
-                else finding["reason"]
-            )
-            grid.add_row(table.name, str(finding["rows"]), why, ", ".join(finding["examples"]))
-    return grid
+    found = [
+        Quarantined(table=table.name, **finding)
+        for table in tables
+        for finding in table.metadata.get("quarantine_reasons", [])
+    ]
+    return _framed("In quarantine", frames.reasons(found))
 
 
 def _checks(tables: list[TableReport]) -> Table:
@@ -141,6 +161,20 @@ def _checks(tables: list[TableReport]) -> Table:
                 _safe(check.description),
             )
     return grid
+
+
+def show_outcomes(console: Console, outcomes: Iterable[Outcome]) -> None:
+    """Print what was planted, which checks found it, and what they said."""
+    grid = _grid("Planted", "difference", "caught by", "as", "")
+    for outcome in outcomes:
+        finding = say(outcome.finding) if outcome.finding else "nothing to report"
+        grid.add_row(
+            outcome.name,
+            ", ".join(sorted(outcome.caught)) or "nobody",
+            _safe(finding),
+            "[green]right[/]" if outcome.right else "[red]wrong[/]",
+        )
+    console.print(grid)
 
 
 def _safe(text: str | None) -> str:

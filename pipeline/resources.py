@@ -103,8 +103,14 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             LockedError: another run holds the target.
         """
         if self._mover is None:
-            share = settings.load().max_delete_share
-            mover = Mover.over(source, self.open(), run_id=run_id, delete_share=share)
+            loaded = settings.load()
+            mover = Mover.over(
+                source,
+                self.open(),
+                run_id=run_id,
+                delete_share=loaded.max_delete_share,
+                policies=loaded.policies,
+            )
             self._mover = self._exit.enter_context(mover)
         return self._mover
 

@@ -4,19 +4,44 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
+from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipeline.move.errors import SettingsError
+from pipeline.move.policies import ExtraColumns, LossyConversions, Policies
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAGSTER_URL = "PIPELINE_DAGSTER_URL"
 """The variable by which dagster.yaml learns where Dagster keeps its runs."""
 DAGSTER_FILES = "PIPELINE_DAGSTER_FILES"
 """The variable by which dagster.yaml learns where Dagster keeps what steps print."""
+
+
+class PolicySettings(BaseSettings):
+    """Decisions about the data; each is named POLICY_... in the environment.
+
+    Attributes are those of ``Policies``, which says what they mean.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_prefix="POLICY_", extra="ignore"
+    )
+
+    naive_zone: str = "UTC"
+    forbidden_nulls: dict[str, str | int | float] = {}
+    extra_columns: ExtraColumns = "carry"
+    lossy_conversions: LossyConversions = "keep"
+
+    @field_validator("naive_zone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in available_timezones():
+            raise ValueError("there is no such time zone; write it like UTC or Asia/Bangkok")
+        return name
 
 
 class Settings(BaseSettings):
@@ -33,6 +58,7 @@ class Settings(BaseSettings):
         verify_seed: chooses them; None takes another choice in every run.
         verify_cron: when the schedule of ``verify`` starts it, once that is switched on.
         schedule_zone: time zone of every schedule.
+        policy: what is to be done where a person has to decide; POLICY_... in the environment.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -48,6 +74,12 @@ class Settings(BaseSettings):
     verify_seed: int | None = None
     verify_cron: str = "0 3 * * *"
     schedule_zone: str = "UTC"
+    policy: PolicySettings = Field(default_factory=PolicySettings)
+
+    @property
+    def policies(self) -> Policies:
+        """What is to be done where a person has to decide."""
+        return Policies(**self.policy.model_dump())
 
     @cached_property
     def source_path(self) -> Path:
@@ -75,6 +107,11 @@ class Settings(BaseSettings):
     def snapshots(self) -> Path:
         """Where runs keep their private copies of the source."""
         return self.pipeline_home / "snapshots"
+
+    @property
+    def reports(self) -> Path:
+        """Where runs leave their evidence, a folder each."""
+        return self.pipeline_home / "reports"
 
     @property
     def dagster_files(self) -> Path:

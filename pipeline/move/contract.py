@@ -16,12 +16,16 @@ from itertools import islice
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from pipeline.move.landing import Landing
 from pipeline.move.types import Rule
 
 _CHUNK = 400
+
+LOSSY = "lossy"
+"""The code of a reason that only a policy makes one."""
 
 
 def quoted(name: str) -> str:
@@ -109,15 +113,35 @@ class Contract:
             known: reasons found elsewhere, by handle as text.
         """
         sql = self._explain_sql(handle_column)
-        for parent, keys in held.items():
-            name = quoted(f"held {parent}")
-            source.execute(f"DROP TABLE IF EXISTS temp.{name}")
-            source.execute(f"CREATE TEMP TABLE {name} (key TEXT PRIMARY KEY)")
-            source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
+        _hold(source, held)
         waiting = iter(handles)
         while chunk := list(islice(waiting, _CHUNK)):
             for row in source.execute(sql, (json.dumps(chunk),)):
                 yield self._rejected(row, known)
+
+    def without_parent(
+        self, source: sqlite3.Connection, *, handle_column: str, held: dict[str, set[str]]
+    ) -> list[object]:
+        """Handles of the rows whose parent is not in the source, or is held back itself.
+
+        Args:
+            source: a connection of Python's own.
+            handle_column: the column of the source that holds the handle.
+            held: keys that are held back, by parent table.
+        """
+        _hold(source, held)
+        lonely = [
+            condition
+            for column, parent in self.landing.parents
+            for condition in _parent_sql(column.name, parent)
+        ]
+        if not lonely:
+            return []
+        found = source.execute(
+            f"SELECT {handle_column} FROM {quoted(self.landing.name)} AS r"
+            f" WHERE {' OR '.join(f'({condition})' for condition in lonely)}"
+        )
+        return [handle for (handle,) in found]
 
     def _explain_sql(self, handle_column: str) -> str:
         outputs = [
@@ -175,11 +199,23 @@ def contract_of(landing: Landing) -> Contract:
     rules: list[tuple[str, Rule]] = []
     for column in landing.columns:
         name, cast = quoted(column.name), landing.casts[column.name]
-        if not column.nullable:
+        if not column.nullable and column.name not in landing.fills:
             rules.append((column.name, Rule("null", "is NULL", f"{name} IS NULL")))
         rules.append((column.name, cast.storage_rule(name, landing.declared[column.name])))
         rules += [(column.name, rule) for rule in cast.rules(name)]
+        if isinstance(column.type, JSONB) and landing.policies.lossy_conversions != "keep":
+            message = "says the name of a member twice, of which jsonb keeps the last"
+            rules.append((column.name, Rule(LOSSY, message, repeats_a_name(name), always=True)))
     return Contract(landing, (*rules, *_checks(landing)))
+
+
+def repeats_a_name(column: str) -> str:
+    """SQL that is true for a JSON text with an object that says a name twice."""
+    return (
+        f"typeof({column}) = 'text' AND json_valid({column}) AND EXISTS (SELECT 1 FROM"
+        f" json_tree(CASE WHEN json_valid({column}) THEN {column} END) WHERE typeof(key) = 'text'"
+        " GROUP BY parent, key HAVING count(*) > 1)"
+    )
 
 
 def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
@@ -203,6 +239,15 @@ def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
             )
             message = f"breaks the rule {str(shown).replace(landing.name + '.', '')}"
             yield names[0], Rule("check", message, f"NOT ({sql})")
+
+
+def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
+    """Keep the keys that are held back in temporary tables, for ``_parent_sql``."""
+    for parent, keys in held.items():
+        name = quoted(f"held {parent}")
+        source.execute(f"DROP TABLE IF EXISTS temp.{name}")
+        source.execute(f"CREATE TEMP TABLE {name} (key TEXT PRIMARY KEY)")
+        source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
 
 
 def _parent_sql(column: str, parent: sa.Table) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """Values that changed in a way that cannot be undone: their originals, in the ledger."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.move.changes import Lost
 from pipeline.move.findings import Lossy
@@ -21,13 +22,14 @@ def begin(target: Target) -> None:
 def collect(target: Target, table: str, lost: Lost) -> None:
     """Add the originals of one batch."""
     rows = len(lost.keys)
-    storage = "real" if pa.types.is_floating(lost.originals.type) else "text"
+    stored = "real" if pa.types.is_floating(lost.originals.type) else "text"
+    storage = pc.if_else(lost.originals.is_null(), "null", stored)
     batch = pa.record_batch(
         {
             "table_name": pa.array([table] * rows, pa.string()),
             "source_key": lost.keys,
             "column_name": pa.array([lost.column] * rows, pa.string()),
-            "storage": pa.array([storage] * rows, pa.string()),
+            "storage": storage,
             "original": lost.originals.cast(pa.string()),
             "kept_as": lost.kept,
         }

@@ -74,6 +74,10 @@ class LockedError(Transient):
     """Another run holds the target."""
 
 
+class LossyConversion(PipelineError):
+    """A value would change in a way that cannot be undone, which the policy forbids."""
+
+
 class TooManyDeletes(TargetError):
     """A move would delete more of the target than the set share."""
 

@@ -88,7 +88,7 @@ class Drift:
 
     table: str
     column: str
-    kind: Literal["carried", "missing", "retyped"]
+    kind: Literal["carried", "ignored", "missing", "retyped"]
     detail: str
 
 
@@ -185,7 +185,7 @@ def say(finding: Finding) -> str:
         case RowExtra(table, key):
             return f"{table} {key}: in the target, not in the source"
         case ValueDiffers(table, key, column, source, target):
-            return f"{table} {key}, {column}: source {source!r}, target {target!r}"
+            return f"{table} {key}, {column}: source {_shown(source)}, target {_shown(target)}"
         case NotConserved(table, source_rows, target_rows, quarantined_rows):
             return (
                 f"{table}: {source_rows} source rows, but {target_rows} in the target"
@@ -212,3 +212,8 @@ def say(finding: Finding) -> str:
             return why
         case SchemaDiffers(table, kind, name, declared, actual):
             return f"{table}: {kind} {name} is {actual or 'missing'} instead of {declared}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a person would write it; a text in quotation marks, so that blanks are seen."""
+    return repr(value) if isinstance(value, str) else "NULL" if value is None else str(value)

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 import sqlalchemy as sa
 
-from pipeline.move.errors import SourceError
+from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
+from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.types import Cast, carried_type, cast_of, type_name
 
 
@@ -33,12 +35,14 @@ class Landing:
         columns: the columns that move, in the target's order.
         declared: the moving columns' types in the source, by name.
         drift: where source and declaration disagree.
+        policies: what a person decided.
     """
 
     table: sa.Table
     columns: tuple[sa.Column[Any], ...]
     declared: dict[str, str]
     drift: tuple[Drift, ...]
+    policies: Policies = DEFAULT
 
     @property
     def name(self) -> str:
@@ -63,7 +67,32 @@ class Landing:
     @cached_property
     def casts(self) -> dict[str, Cast]:
         """The cast of every moving column, by name."""
-        return {column.name: cast_of(column) for column in self.columns}
+        zone = self.policies.naive_zone
+        return {column.name: cast_of(column, naive_zone=zone) for column in self.columns}
+
+    @cached_property
+    def fills(self) -> dict[str, pa.Scalar]:
+        """What stands for a NULL that the target forbids, as COPY takes it, by column.
+
+        Raises:
+            SettingsError: a value is not of its column's type.
+        """
+        given = {
+            column.name: self.policies.forbidden_nulls[f"{self.name}.{column.name}"]
+            for column in self.columns
+            if not column.nullable and f"{self.name}.{column.name}" in self.policies.forbidden_nulls
+        }
+        return {name: self._fill(name, value) for name, value in given.items()}
+
+    def _fill(self, name: str, value: object) -> pa.Scalar:
+        cast = self.casts[name]
+        try:
+            return cast.convert(pa.array([value], cast.raw)).values[0]
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise SettingsError(
+                f"{value!r} cannot stand for NULL in {self.name}.{name} ({error})",
+                remedy="Correct POLICY_FORBIDDEN_NULLS",
+            ) from error
 
     @property
     def parents(self) -> tuple[tuple[sa.Column[Any], sa.Table], ...]:
@@ -74,11 +103,15 @@ class Landing:
         )
 
 
-def match(declared: sa.Table, source_columns: Sequence[SourceColumn]) -> Landing:
+def match(
+    declared: sa.Table, source_columns: Sequence[SourceColumn], policies: Policies = DEFAULT
+) -> Landing:
     """Match a declared table with the columns that the source has.
 
     Raises:
-        SourceError: the source lacks a column without which rows cannot move.
+        SourceError: the source lacks a column without which rows cannot move, or has more than
+            the policy of extra columns allows.
+        SettingsError: a value that shall stand for NULL is not of its column's type.
     """
     everything = sa.MetaData(naming_convention=declared.metadata.naming_convention)
     for table in declared.metadata.sorted_tables:
@@ -86,15 +119,39 @@ def match(declared: sa.Table, source_columns: Sequence[SourceColumn]) -> Landing
     table = everything.tables[declared.name]
     found = {column.name: column for column in source_columns}
     drift = [*_missing(table, found), *_retyped(table, found)]
-    for column in source_columns:
-        if column.name not in table.columns:
+    extra = [column for column in source_columns if column.name not in table.columns]
+    if extra and policies.extra_columns == "fail":
+        raise SourceError(
+            f"Table {table.name} of the source has columns that are not declared:"
+            f" {', '.join(column.name for column in extra)}",
+            remedy="Declare them, or set POLICY_EXTRA_COLUMNS to carry or ignore",
+        )
+    for column in extra:
+        if policies.extra_columns == "ignore":
+            drift.append(Drift(table.name, column.name, "ignored", "stays in the source"))
+        else:
             kind = carried_type(column.declared)
             table.append_column(sa.Column(column.name, kind, nullable=True))
             detail = f"added to the target as {type_name(kind)}"
             drift.append(Drift(table.name, column.name, "carried", detail))
     moving = tuple(column for column in table.columns if column.name in found)
+    _demand_columns(table, policies)
     types = {column.name: found[column.name].declared for column in moving}
-    return Landing(table, moving, types, tuple(drift))
+    landing = Landing(table, moving, types, tuple(drift), policies)
+    _ = landing.fills
+    return landing
+
+
+def _demand_columns(table: sa.Table, policies: Policies) -> None:
+    for name in policies.forbidden_nulls:
+        of_table, _, column = name.rpartition(".")
+        if of_table == table.name and (
+            column not in table.columns or table.columns[column].nullable
+        ):
+            raise SettingsError(
+                f"POLICY_FORBIDDEN_NULLS names {name}, which is no column that forbids NULL",
+                remedy='Correct it, as in {"content_fragments.native_text": ""}',
+            )
 
 
 def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:

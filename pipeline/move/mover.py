@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
+from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare
 from pipeline.move.target import Target
 from pipeline.move.transaction import Begun, Move, begin, move_table
@@ -30,13 +31,20 @@ class Mover:
     """
 
     def __init__(
-        self, source: Source, sessions: tuple[Target, Target], *, run_id: str, delete_share: float
+        self,
+        source: Source,
+        sessions: tuple[Target, Target],
+        *,
+        run_id: str,
+        delete_share: float,
+        policies: Policies,
     ) -> None:
         """Use ``Mover.over``."""
         self.idle, self._second = sessions
         self._source = source
         self._run_id = run_id
         self._delete_share = delete_share
+        self._policies = policies
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill")
         self._prepared: dict[str, Future[Prepared]] = {}
@@ -47,11 +55,20 @@ class Mover:
     @classmethod
     @contextmanager
     def over(
-        cls, source: Source, target: Target, *, run_id: str, delete_share: float = DELETE_SHARE
+        cls,
+        source: Source,
+        target: Target,
+        *,
+        run_id: str,
+        delete_share: float = DELETE_SHARE,
+        policies: Policies = DEFAULT,
     ) -> Iterator[Self]:
         """A mover for one run; what it has begun and not moved is undone at the end."""
         with target.another() as second:
-            mover = cls(source, (target, second), run_id=run_id, delete_share=delete_share)
+            sessions = (target, second)
+            mover = cls(
+                source, sessions, run_id=run_id, delete_share=delete_share, policies=policies
+            )
             try:
                 yield mover
             finally:
@@ -76,7 +93,9 @@ class Mover:
         """
         for each in (table, *upcoming):
             if each.name not in self._prepared:
-                self._prepared[each.name] = self._surveys.submit(prepare, each, self._source)
+                self._prepared[each.name] = self._surveys.submit(
+                    prepare, each, self._source, self._policies
+                )
         self._listeners[table.name] = on_progress
         begun = self._take_over(table)
         work = begun.work if begun else self._work(self.idle, table)

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from pipeline.move.contract import Contract, contract_of
 from pipeline.move.extract import Source, Survey
 from pipeline.move.landing import Landing, match
+from pipeline.move.policies import DEFAULT, Policies
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Prepared:
     survey: Survey
 
 
-def prepare(declared: sa.Table, source: Source) -> Prepared:
+def prepare(declared: sa.Table, source: Source, policies: Policies = DEFAULT) -> Prepared:
     """Match a table with the source and look once at every row.
 
     Raises:
         SourceError: the source lacks what the table needs, or cannot be read.
     """
-    landing = match(declared, source.columns(declared.name))
+    landing = match(declared, source.columns(declared.name), policies)
     contract = contract_of(landing)
     return Prepared(landing, contract, source.survey(landing, contract))

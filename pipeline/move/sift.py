@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.move.contract import Contract, Reason
+from pipeline.move.contract import LOSSY, Contract, Reason
 from pipeline.move.extract import DUPLICATE, Range, Source, Survey
 from pipeline.move.landing import Landing
 from pipeline.move.types import Converted
@@ -83,7 +84,28 @@ class Sieve:
                 return self.sift(part, judge=True)
             raw = self._convertible(self.source.read(self.landing, part, without=left_out))
             batch, lossy = convert(self.landing, raw)
+        if lossy and self.landing.policies.lossy_conversions != "keep":
+            batch, raw, lossy = self._without_lossy(batch, raw, lossy)
         return Sifted(part, batch, raw, lossy, judged)
+
+    def _without_lossy(
+        self, batch: pa.RecordBatch, raw: pa.RecordBatch, lossy: dict[str, pa.Array]
+    ) -> tuple[pa.RecordBatch, pa.RecordBatch, dict[str, pa.Array]]:
+        """Reject the rows whose values would lose something; what stands for a NULL may stay."""
+        keys = batch.column(self.landing.key.name)
+        lost = pa.array([False] * batch.num_rows)
+        for name, where in lossy.items():
+            there = pc.and_(pc.fill_null(where, False), raw.column(name).is_valid())
+            if pc.any(there).as_py():
+                reason = Reason(LOSSY, name, "would lose what cannot be undone")
+                self.reject(keys.filter(there).to_pylist(), reason)
+                lost = pc.or_(lost, there)
+        kept = pc.invert(lost)
+        return (
+            batch.filter(kept),
+            raw.filter(kept),
+            {name: where.filter(kept) for name, where in lossy.items()},
+        )
 
     def reject(self, keys: list[Any], reason: Reason) -> None:
         """Note rows that turned out not to be clean."""
@@ -117,8 +139,28 @@ def convert(landing: Landing, raw: pa.RecordBatch) -> tuple[pa.RecordBatch, dict
         name: landing.casts[name].convert(column)
         for name, column in zip(names, raw.columns, strict=True)
     }
+    for name, fill in landing.fills.items():
+        if name in converted:
+            converted[name] = _filled(converted[name], fill)
     lossy = {name: c.lossy for name, c in converted.items() if c.lossy is not None}
     return pa.RecordBatch.from_arrays([converted[n].values for n in names], names=names), lossy
+
+
+def _filled(converted: Converted, fill: pa.Scalar) -> Converted:
+    """Put a value where NULL is; that cannot be undone."""
+    values = converted.values
+    nulls = values.is_null()
+    if not values.null_count:
+        return converted
+    if isinstance(values, pa.ExtensionArray):
+        storage = pc.fill_null(values.storage, fill.value)
+        values = pa.ExtensionArray.from_storage(values.type, storage)
+    else:
+        values = pc.fill_null(values, fill)
+    lossy = (
+        nulls if converted.lossy is None else pc.or_(pc.fill_null(converted.lossy, False), nulls)
+    )
+    return Converted(values, lossy)
 
 
 def _unconvertible(landing: Landing, raw: pa.RecordBatch, message: str) -> tuple[str | None, str]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pipeline.move import conversions, load, quarantine, schema, verify, ways
 from pipeline.move.changes import Changes
-from pipeline.move.contract import Rejected, quoted
-from pipeline.move.errors import ShapeError
+from pipeline.move.contract import LOSSY, Rejected, quoted
+from pipeline.move.errors import LossyConversion, ShapeError
 from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
@@ -111,6 +111,7 @@ def move_table(
         ShapeError: the target holds another table of that name.
         SourceError: the snapshot cannot be read.
         TargetError: the target cannot be written.
+        LossyConversion: a value would lose something, and the policy forbids that.
     """
     target, landing = work.target, work.landing
     compared: verify.Compared | None = None
@@ -206,12 +207,24 @@ def _rejected(work: Work) -> Iterator[Rejected]:
     held = quarantine.held_keys(work.target, [parent.name for _, parent in work.landing.parents])
     known = {str(h): reason for h, reason in work.sieve.rejected.items() if reason is not None}
     with work.source.sqlite() as connection:
-        yield from work.prepared.contract.explain(
+        for row in work.prepared.contract.explain(
             connection,
             sorted(work.sieve.rejected),
             handle_column=work.source.handle_column(work.landing),
             held=held,
             known=known,
+        ):
+            _demand_lossless(work.landing, row)
+            yield row
+
+
+def _demand_lossless(landing: Landing, row: Rejected) -> None:
+    lossy = [str(reason) for reason in row.reasons if reason.code == LOSSY]
+    if lossy and landing.policies.lossy_conversions == "fail":
+        raise LossyConversion(
+            f"{landing.name} {row.key}: {'; '.join(lossy)}",
+            remedy="Nothing was changed; mend the value, or set POLICY_LOSSY_CONVERSIONS to keep"
+            " or quarantine",
         )
 
 

@@ -105,8 +105,12 @@ class Cast:
         return f"CASE WHEN typeof({expression}) IN ({accepted}) THEN {self.read(expression)} END"
 
 
-def cast_of(column: sa.Column[Any]) -> Cast:
+def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC") -> Cast:
     """The cast of a declared column.
+
+    Args:
+        column: it and its type.
+        naive_zone: the zone of moments that name none.
 
     Raises:
         TypeError: the declared type has no cast; the message names the column.
@@ -128,7 +132,7 @@ def cast_of(column: sa.Column[Any]) -> Cast:
         case sa.String():
             return _text(length=kind.length)
         case sa.DateTime(timezone=True):
-            return _TIMESTAMPTZ
+            return _timestamptz(naive_zone)
         case sa.LargeBinary():
             return _BYTEA
     raise TypeError(f"{column} is declared as {kind!r}, which has no cast")
@@ -406,12 +410,19 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
     )
 
 
-def _moment_convert(values: pa.Array) -> Converted:
+def _instants(naive: pa.Array, zone: str) -> pa.Array:
+    if zone == "UTC":
+        return naive.cast(UTC_MICROSECONDS)
+    return pc.assume_timezone(naive, zone).cast(UTC_MICROSECONDS)
+
+
+def _moment_convert(values: pa.Array, zone: str) -> Converted:
     try:
-        found = Converted(values.cast(_NAIVE_MICROSECONDS).cast(UTC_MICROSECONDS))
+        naive = values.cast(_NAIVE_MICROSECONDS)
     except pa.ArrowInvalid:
-        found = _mixed_moments(values)
+        found = _mixed_moments(values, zone)
     else:
+        found = Converted(_instants(naive, zone))
         if pc.any(pc.equal(pc.binary_length(values), _HOUR_ONLY)).as_py():
             raise pa.ArrowInvalid("a text is a date with an hour only")
     ends = pc.min_max(found.values.cast(pa.int64())).as_py()
@@ -420,12 +431,13 @@ def _moment_convert(values: pa.Array) -> Converted:
     return found
 
 
-def _mixed_moments(values: pa.Array) -> Converted:
-    """Moments with offsets, or with more than six digits of a second; naive ones are UTC."""
+def _mixed_moments(values: pa.Array, naive_zone: str) -> Converted:
+    """Moments with offsets, or with more than six digits of a second."""
     parts = pc.extract_regex(values, _MOMENT)
     if parts.null_count != values.null_count:
         raise pa.ArrowInvalid("a text is not a date")
-    moment = pc.struct_field(parts, "moment").cast(_NAIVE_MICROSECONDS).cast(pa.int64())
+    naive = pc.struct_field(parts, "moment").cast(_NAIVE_MICROSECONDS)
+    moment = naive.cast(pa.int64())
     more = pc.struct_field(parts, "more")
     zone = pc.struct_field(parts, "zone")
     size = pc.binary_length(pc.struct_field(parts, "moment"))
@@ -445,17 +457,22 @@ def _mixed_moments(values: pa.Array) -> Converted:
         pc.equal(pc.utf8_slice_codeunits(offset, 0, 1), "-"), pc.negate(minutes), minutes
     )
     instant = pc.subtract(pc.add(moment, up), pc.multiply(signed, 60_000_000))
+    if naive_zone != "UTC":
+        nowhere = pa.scalar(None, _NAIVE_MICROSECONDS)
+        here = _instants(pc.if_else(pc.equal(zone, ""), naive, nowhere), naive_zone)
+        instant = pc.coalesce(pc.add(here.cast(pa.int64()), up), instant)
     return Converted(instant.cast(UTC_MICROSECONDS), pc.match_substring_regex(more, "[1-9]"))
 
 
-_TIMESTAMPTZ = Cast(
-    storage=("text",),
-    sentinel="''",
-    raw=pa.string(),
-    rules=_moment_rules,
-    convert=_moment_convert,
-    target_form=lambda values: values.cast(UTC_MICROSECONDS),
-)
+def _timestamptz(naive_zone: str) -> Cast:
+    return Cast(
+        storage=("text",),
+        sentinel="''",
+        raw=pa.string(),
+        rules=_moment_rules,
+        convert=lambda values: _moment_convert(values, naive_zone),
+        target_form=lambda values: values.cast(UTC_MICROSECONDS),
+    )
 
 
 def md5_of_each(values: pa.Array) -> pa.Array:

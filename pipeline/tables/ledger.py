@@ -47,7 +47,7 @@ conversions = sa.Table(
     sa.Column("source_key", sa.Text, primary_key=True),
     sa.Column("column_name", sa.Text, primary_key=True),
     sa.Column("storage", sa.Text, nullable=False),
-    sa.Column("original", sa.Text, nullable=False),
+    sa.Column("original", sa.Text),
     sa.Column("kept_as", sa.Text, nullable=False),
 )
 

@@ -1,0 +1,196 @@
+"""The evidence of a run: what was moved and proven, as one HTML file and as JSON beside it.
+
+Every step adds its table's part and writes both files anew, so a run that fails half-way leaves
+the evidence of what was proven before. The HTML needs nothing from outside.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from pipeline import checks
+from pipeline.move.contract import quoted
+from pipeline.move.findings import OFFENDERS, CheckResult, say
+from pipeline.move.target import Target
+from pipeline.move.transaction import Move
+
+_PART = "part-"
+
+
+@dataclass(frozen=True)
+class BlobSizes:
+    """How large the BLOBs of a column are.
+
+    Attributes:
+        column: the column.
+        values: how many there are.
+        bytes: all of them together.
+        by_power: n -> how many have 2**n bytes or more, and less than 2**(n+1).
+    """
+
+    column: str
+    values: int
+    bytes: int
+    by_power: dict[int, int]
+
+
+@dataclass(frozen=True)
+class CheckEvidence:
+    """One check: its outcome in words, its figures, its offenders."""
+
+    name: str
+    proves: str
+    passed: bool
+    blocking: bool
+    summary: str
+    figures: dict[str, Any]
+    findings: list[str]
+    offenders: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TableEvidence:
+    """What a run did with a table, and what was proven of it.
+
+    Attributes:
+        table: its name.
+        at: when the step ended, ISO 8601 in UTC.
+        moved: the move's figures; None when the table was checked only, or rolled back.
+        seconds: time per phase.
+        blobs: sizes of the BLOBs the target holds now.
+        checks: every check that was made.
+        failure: why the step failed, None if it did not.
+    """
+
+    table: str
+    at: str
+    moved: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    blobs: list[BlobSizes] = field(default_factory=list)
+    checks: list[CheckEvidence] = field(default_factory=list)
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """A run and its tables, in the order in which their steps ended."""
+
+    run_id: str
+    job: str
+    source: str
+    target: str
+    tables: list[TableEvidence] = field(default_factory=list)
+
+    @property
+    def proven(self) -> bool:
+        """Whether no step failed and every blocking check passed."""
+        return all(
+            table.failure is None and all(c.passed for c in table.checks if c.blocking)
+            for table in self.tables
+        )
+
+
+def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
+    """The evidence of a table that moved."""
+    counted = move.checks[0].figures
+    return TableEvidence(
+        move.table,
+        _now(),
+        {
+            "way": move.way,
+            "source_rows": move.source_rows,
+            "source_bytes": move.source_bytes,
+            "moved": move.moved_rows,
+            "quarantined": counted["quarantined"],
+            "excluded": 0,
+            "written": move.written_rows,
+            "deleted": move.deleted_rows,
+        },
+        {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
+        blob_sizes(target, table),
+        [_check(check) for check in move.checks],
+    )
+
+
+def of_checks(
+    table: str, found: Sequence[CheckResult], *, failure: str | None = None
+) -> TableEvidence:
+    """The evidence of a table that was checked, or whose move was rolled back."""
+    return TableEvidence(
+        table, _now(), checks=[_check(check) for check in found], failure=failure
+    )
+
+
+def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
+    """How large the BLOBs of a committed table are; they are weighed, not read."""
+    found = []
+    for column in table.columns:
+        if isinstance(column.type, sa.LargeBinary):
+            size = f"octet_length({quoted(column.name)})"
+            rows = target.rows(
+                f"SELECT floor(log(2, greatest({size}, 1)))::integer, count(*), sum({size})::bigint"
+                f" FROM {quoted(table.name)} WHERE {quoted(column.name)} IS NOT NULL"
+                " GROUP BY 1 ORDER BY 1"
+            )
+            found.append(
+                BlobSizes(
+                    column.name,
+                    sum(count for _, count, _ in rows),
+                    sum(total for _, _, total in rows),
+                    {power: count for power, count, _ in rows},
+                )
+            )
+    return found
+
+
+def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
+    """Add a table's part to a run's evidence, and write HTML and JSON anew.
+
+    Returns:
+        The HTML file; ``evidence.json`` lies beside it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{_PART}{part.table}.json").write_text(json.dumps(asdict(part), default=str))
+    parts = [
+        TypeAdapter(TableEvidence).validate_json(path.read_text())
+        for path in folder.glob(f"{_PART}*.json")
+    ]
+    whole = replace(run, tables=sorted(parts, key=lambda part: part.at))
+    data = asdict(whole) | {"proven": whole.proven}
+    (folder / "evidence.json").write_text(json.dumps(data, indent=2, ensure_ascii=False))
+    html = folder / "evidence.html"
+    html.write_text(_environment().get_template("evidence.html.j2").render(run=whole))
+    return html
+
+
+def _check(check: CheckResult) -> CheckEvidence:
+    return CheckEvidence(
+        check.name,
+        checks.DESCRIPTIONS[check.name],
+        check.passed,
+        check.blocking,
+        checks.summary(check),
+        check.figures,
+        [say(finding) for finding in check.findings[:OFFENDERS]],
+        [
+            {"finding": type(finding).__name__} | {n: str(v) for n, v in vars(finding).items()}
+            for finding in check.findings[:OFFENDERS]
+        ],
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()  # noqa: UP017
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline"), autoescape=True, undefined=jinja2.StrictUndefined
+    )

@@ -1,0 +1,136 @@
+"""What people read as tables, for the terminal, the UI and the report alike."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pipeline.move.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
+from pipeline.move.plan import TablePlan
+
+Frames = dict[str, pd.DataFrame]
+
+
+def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
+    """Findings, at most as many as a check names."""
+    rows = [
+        {"finding": type(finding).__name__, **_without_table(finding)}
+        for finding in list(findings)[:OFFENDERS]
+    ]
+    return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def of_plan(plans: Sequence[TablePlan]) -> Frames:
+    """A plan: what would move, what would not and why, what would change."""
+    return {
+        "Would move": _frame(
+            {
+                "table": plan.table,
+                "rows": f"{plan.rows:,}",
+                "MiB": f"{plan.bytes / 2**20:,.1f}",
+                "rejected": f"{plan.rejected_rows:,}",
+                "lossy values": f"{sum(lossy.values for lossy in plan.lossy):,}",
+                "target holds": "no table" if plan.target_rows is None else f"{plan.target_rows:,}",
+                "seconds": f"{plan.seconds:.1f}",
+            }
+            for plan in plans
+        ),
+        "In the way": _frame(
+            {"table": plan.table, "obstacle": plan.obstacle} for plan in plans if plan.obstacle
+        ),
+        "Would be rejected": _frame(_reason(r) for plan in plans for r in plan.rejections),
+        "Would lose something": _frame(_lossy(lossy) for plan in plans for lossy in plan.lossy),
+        "Drift": _frame(
+            [
+                *(_drift(drift) for plan in plans for drift in plan.drift),
+                *(
+                    {
+                        "table": plan.table,
+                        "column": column,
+                        "drift": "target only",
+                        "detail": "stays as it is",
+                    }
+                    for plan in plans
+                    for column in plan.target_only
+                ),
+            ]
+        ),
+        "Columns": _frame(
+            {
+                "table": plan.table,
+                "column": column.name,
+                "source": column.source_type,
+                "target": column.target_type,
+                "holds": _counts(column.storage),
+            }
+            for plan in plans
+            for column in plan.columns
+        ),
+        "Dates": _frame(
+            {
+                "table": plan.table,
+                "column": column.name,
+                "form": form,
+                "values": f"{values:,}",
+            }
+            for plan in plans
+            for column in plan.columns
+            for form, values in column.date_formats.items()
+        ),
+    }
+
+
+def reasons(found: Iterable[Quarantined]) -> pd.DataFrame:
+    """Why rows are in quarantine, or would be."""
+    return _frame(_reason(each) for each in found)
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as Markdown; what would break out of its cell is escaped."""
+
+    def cell(value: object) -> str:
+        text = "" if value is None else str(value)
+        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+
+    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + " --- |" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), dtype=object).fillna("")
+
+
+def _without_table(finding: Finding) -> dict[str, object]:
+    return {name: value for name, value in vars(finding).items() if name != "table"}
+
+
+def _reason(found: Quarantined) -> dict[str, object]:
+    return {
+        "table": found.table,
+        "rows": f"{found.rows:,}",
+        "why": f"{found.column} {found.reason}" if found.column else found.reason,
+        "for example": ", ".join(found.examples),
+    }
+
+
+def _lossy(found: Lossy) -> dict[str, object]:
+    return {
+        "table": found.table,
+        "column": found.column,
+        "values": f"{found.values:,}",
+        "for example": "; ".join(f"{key}: {old} to {new}" for key, old, new in found.examples),
+    }
+
+
+def _drift(found: Drift) -> dict[str, object]:
+    return {
+        "table": found.table,
+        "column": found.column,
+        "drift": found.kind,
+        "detail": found.detail,
+    }
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())

@@ -1,0 +1,32 @@
+"""What a person decides where no rule can, with defaults that lose nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ExtraColumns = Literal["carry", "ignore", "fail"]
+LossyConversions = Literal["keep", "quarantine", "fail"]
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Decisions that hold for every table of a run.
+
+    Attributes:
+        naive_zone: the zone of dates that name none; an hour that does not exist there, or exists
+            twice, sends its row to quarantine.
+        forbidden_nulls: "table.column" -> the value that stands for a NULL that the target
+            forbids; where none is given, the row goes to quarantine.
+        extra_columns: columns that only the source has are carried along, ignored, or a reason to
+            stop.
+        lossy_conversions: a value that cannot be undone moves while its original is kept in the
+            ledger, sends its row to quarantine, or stops the move.
+    """
+
+    naive_zone: str = "UTC"
+    forbidden_nulls: Mapping[str, Any] = field(default_factory=dict)
+    extra_columns: ExtraColumns = "carry"
+    lossy_conversions: LossyConversions = "keep"
+
+
+DEFAULT = Policies()
