@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline import checks, metadata, progress, settings
+from pipeline import checks, evidence, metadata, progress, settings
 from pipeline.move.errors import PipelineError
 from pipeline.move.mover import Mover
 from pipeline.move.plan import plan_tables
@@ -52,12 +52,17 @@ def _table_asset(
                 on_progress=progress.reporter(context.log),
             )
         except ProofFailed as failed:
+            part = evidence.of_checks(table.name, failed.checks, failure=str(failed))
+            evidence.leave(context, part)
             yield from checks.results(table.name, failed.checks)
             raise checks.failure(failed) from failed
         except PipelineError as error:
             raise checks.failure(error) from error
+        report = evidence.leave(context, evidence.of_move(move, table, mover.idle))
         yield dg.MaterializeResult(
-            metadata=metadata.of_move(move, metadata.preview_of(mover.idle, table)),
+            metadata=metadata.of_move(
+                move, preview=metadata.preview_of(mover.idle, table), report=report
+            ),
             check_results=checks.results(table.name, move.checks),
         )
 

@@ -4,18 +4,15 @@ The checks of a move gate it, within its transaction. The standing checks of the
 prefix, look at what is committed and need no move.
 """
 
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline import frames, progress, settings
+from pipeline import frames
 from pipeline.move.errors import PipelineError, Transient
 from pipeline.move.findings import CheckResult, say
-from pipeline.move.prepare import prepare
-from pipeline.move.standing import NAMES, Sample, standing_checks
-from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.move.standing import NAMES
 
 DESCRIPTIONS = {
     "conservation": "Source rows = moved + quarantined, each counted where it lies.",
@@ -49,47 +46,12 @@ def specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def standing(tables: Sequence[sa.Table]) -> list[dg.AssetChecksDefinition]:
-    """The checks of what is committed, one step for each table."""
-    return [_standing(table, tables) for table in tables]
-
-
-def _standing(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
-    @dg.multi_asset_check(
-        name=f"verify_{table.name}",
-        specs=[
-            dg.AssetCheckSpec(STANDING + name, asset=table.name, description=DESCRIPTIONS[name])
-            for name in NAMES
-        ],
-        can_subset=True,
-        description=f"Hold what is committed of {table.name} against source and declaration.",
-    )
-    def verified(
-        context: dg.AssetCheckExecutionContext, source: SourceDatabase, target: TargetDatabase
-    ) -> Iterator[dg.AssetCheckResult]:
-        loaded = settings.load()
-        run_id = context.run.run_id
-        seed = zlib.crc32(run_id.encode()) if loaded.verify_seed is None else loaded.verify_seed
-        try:
-            # First the lock, then the copy, so that no move comes between them.
-            session = target.open()
-            opened = source.open(tables, run_id=run_id)
-            with session.looking():
-                found = standing_checks(
-                    prepare(table, opened, loaded.policies),
-                    source=opened,
-                    target=session,
-                    sample=Sample(round(loaded.verify_mib * 2**20), seed),
-                    only={
-                        key.name.removeprefix(STANDING) for key in context.selected_asset_check_keys
-                    },
-                    on_progress=progress.reporter(context.log),
-                )
-        except PipelineError as error:
-            raise failure(error) from error
-        yield from results(table.name, found, prefix=STANDING)
-
-    return verified
+def standing_specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
+    """The checks of what is committed of a table."""
+    return [
+        dg.AssetCheckSpec(STANDING + name, asset=table.name, description=DESCRIPTIONS[name])
+        for name in NAMES
+    ]
 
 
 def failure(error: PipelineError) -> dg.Failure:

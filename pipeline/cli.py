@@ -152,6 +152,9 @@ def _run(job_name: str) -> int:
     result = _result_of(job_name)
     tables = report.tables_of(result.all_events)
     report.show(console, tables)
+    evidence = settings.load().reports / result.run_id / "evidence.html"
+    if evidence.exists():
+        console.print(f"evidence {evidence}", markup=False, soft_wrap=True)
     if result.success and all(table.proven for table in tables):
         seconds = time.perf_counter() - started
         console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")

@@ -2,16 +2,17 @@
 
 import dagster as dg
 
-from pipeline import checks, jobs, settings
+from pipeline import jobs, settings
 from pipeline.assets import plan_asset, table_assets
 from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.standing import table_checks
 from pipeline.tables import content
 
 _GROUP, _OWNERS = "content", ["team:learning-content"]
 _tables = content.metadata.sorted_tables
 _plan = plan_asset(_tables, group=_GROUP, owners=_OWNERS)
 _moves = table_assets(_tables, group=_GROUP, owners=_OWNERS)
-_standing = checks.standing(_tables)
+_standing = table_checks(_tables)
 _migrate = jobs.migrate(_moves, _standing)
 _verify = jobs.verify(_standing)
 

@@ -11,15 +11,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import jinja2
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks
+from pipeline import checks, settings
+from pipeline.environment import databases
 from pipeline.move.contract import quoted
 from pipeline.move.findings import OFFENDERS, CheckResult, say
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
+
+REPORT = "pipeline/report"
+"""The tag of a run that tells where its evidence lies."""
 
 _PART = "part-"
 
@@ -123,9 +128,7 @@ def of_checks(
     table: str, found: Sequence[CheckResult], *, failure: str | None = None
 ) -> TableEvidence:
     """The evidence of a table that was checked, or whose move was rolled back."""
-    return TableEvidence(
-        table, _now(), checks=[_check(check) for check in found], failure=failure
-    )
+    return TableEvidence(table, _now(), checks=[_check(check) for check in found], failure=failure)
 
 
 def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
@@ -168,6 +171,21 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     html = folder / "evidence.html"
     html.write_text(_environment().get_template("evidence.html.j2").render(run=whole))
     return html
+
+
+def leave(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, part: TableEvidence
+) -> Path:
+    """Add a table's part to the evidence of the run under way, and link it from the run."""
+    loaded = settings.load()
+    found = databases(loaded)
+    run = RunEvidence(
+        context.run.run_id, context.run.job_name, str(found.source), found.target_shown
+    )
+    path = record(loaded.reports / run.run_id, run, part)
+    if REPORT not in context.run.tags:
+        context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
+    return path
 
 
 def _check(check: CheckResult) -> CheckEvidence:

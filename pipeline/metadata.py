@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import dagster as dg
 import pandas as pd
@@ -47,7 +48,7 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
     }
 
 
-def of_move(move: Move, preview: pd.DataFrame) -> dict[str, dg.MetadataValue]:
+def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.MetadataValue]:
     """What a move did, for its materialization."""
     loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
     whole = sum(move.seconds.values())
@@ -73,6 +74,7 @@ def of_move(move: Move, preview: pd.DataFrame) -> dict[str, dg.MetadataValue]:
             {phase: round(seconds, 3) for phase, seconds in move.seconds.items()}
         ),
     }
+    shown["report"] = dg.MetadataValue.path(report)
     if len(preview):
         shown["preview"] = dg.MetadataValue.md(frames.markdown(preview))
     reasons = [f for c in move.checks for f in c.findings if isinstance(f, Quarantined)]

@@ -1,0 +1,55 @@
+"""One factory: a declared table becomes the asset checks that look at what is committed of it."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline import checks, evidence, progress, settings
+from pipeline.move.errors import PipelineError
+from pipeline.move.prepare import prepare
+from pipeline.move.standing import Sample, standing_checks
+from pipeline.resources import SourceDatabase, TargetDatabase
+
+
+def table_checks(tables: Sequence[sa.Table]) -> list[dg.AssetChecksDefinition]:
+    """The checks of what is committed, one step for each table."""
+    return [_table_checks(table, tables) for table in tables]
+
+
+def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        name=f"verify_{table.name}",
+        specs=checks.standing_specs(table),
+        can_subset=True,
+        description=f"Hold what is committed of {table.name} against source and declaration.",
+    )
+    def verified(
+        context: dg.AssetCheckExecutionContext, source: SourceDatabase, target: TargetDatabase
+    ) -> Iterator[dg.AssetCheckResult]:
+        loaded = settings.load()
+        run_id = context.run.run_id
+        seed = zlib.crc32(run_id.encode()) if loaded.verify_seed is None else loaded.verify_seed
+        try:
+            # First the lock, then the copy, so that no move comes between them.
+            session = target.open()
+            opened = source.open(tables, run_id=run_id)
+            with session.looking():
+                found = standing_checks(
+                    prepare(table, opened, loaded.policies),
+                    source=opened,
+                    target=session,
+                    sample=Sample(round(loaded.verify_mib * 2**20), seed),
+                    only={
+                        key.name.removeprefix(checks.STANDING)
+                        for key in context.selected_asset_check_keys
+                    },
+                    on_progress=progress.reporter(context.log),
+                )
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        evidence.leave(context, evidence.of_checks(table.name, found))
+        yield from checks.results(table.name, found, prefix=checks.STANDING)
+
+    return verified
