@@ -89,7 +89,7 @@ def plan_asset(
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
             session = target.open()
-            opened = source.open(tables, run_id=context.run.run_id)
+            opened = source.open(tables, target=session, run_id=context.run.run_id)
             policies = settings.load().policies
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
         except PipelineError as error:
@@ -106,9 +106,9 @@ def _mover(
     target: TargetDatabase,
 ) -> Mover:
     # First the lock, then the copy: who waits for another run must not move an older copy.
-    target.open()
-    run_id = context.run.run_id
-    return target.mover(source.open(_selected(context, tables), run_id=run_id), run_id=run_id)
+    session, run_id = target.open(), context.run.run_id
+    opened = source.open(_selected(context, tables), target=session, run_id=run_id)
+    return target.mover(opened, run_id=run_id)
 
 
 def _selected(context: dg.AssetExecutionContext, tables: Sequence[sa.Table]) -> list[sa.Table]:

@@ -24,13 +24,14 @@ DESCRIPTIONS = {
     "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",
     "quarantine": "No row waits in quarantine.",
     "conversions": "No value was changed in a way that cannot be undone.",
+    "mended": "No value stands in the place of the source's because a person mended it.",
 }
 """What every check proves, by name."""
 
 BLOCKING = ("conservation", "keys", "digests", "foreign_keys", "sequences")
 """A move whose check of this name fails is rolled back, and its children do not run."""
 
-OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions")
+OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions", "mended")
 
 STANDING = "standing_"
 """How the names of standing checks begin."""

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import dagster as dg
@@ -19,12 +20,15 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import environment, progress, report, settings
+from pipeline import environment, progress, quarantine_files, report, settings
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
+from pipeline.move import mending, quarantine, schema
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.plan import TablePlan
 from pipeline.move.snapshot import look_at
+from pipeline.move.target import Target
+from pipeline.tables import content
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +37,8 @@ app = typer.Typer(
     help="Move tables from SQLite to PostgreSQL and prove that every value arrived.",
 )
 _WIDTH = None if sys.stdout.isatty() else 120
+kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
+app.add_typer(kept, name="quarantine")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -83,6 +89,62 @@ def verify() -> None:
     look_at(found.source)
     _say_where(found)
     raise typer.Exit(_run("verify"))
+
+
+@app.command()
+def redrive(
+    table: Annotated[
+        str | None, typer.Argument(help="Only this table and those that refer to it.")
+    ] = None,
+) -> None:
+    """Try rejected rows again, after a rule, a policy or a value was changed."""
+    found = _ready()
+    look_at(found.source)
+    names = _known(table)
+    with _target(found) as target:
+        waiting = [name for name in names if _in_quarantine(target, name)]
+    if not waiting:
+        console.print("quarantine is empty")
+        return
+    _say_where(found)
+    code = _run("redrive", tables=_with_children(waiting))
+    with _target(found) as target:
+        still = sum(_in_quarantine(target, name) for name in names)
+    console.print(f"{still:,} rows are still in quarantine")
+    raise typer.Exit(code)
+
+
+@kept.command("export")
+def export_quarantine(
+    path: Annotated[Path, typer.Argument(help="A file named .csv or .json.")],
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+) -> None:
+    """Write rejected rows to a file, a record for each value."""
+    with _target(_ready()) as target:
+        target.run(*schema.ledger_ddl())
+        records = quarantine_files.write(path, mending.export(target, _known(table)))
+    console.print(f"{records:,} values in {path}", markup=False)
+
+
+@kept.command("mend")
+def mend_quarantine(
+    path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
+) -> None:
+    """Take mended values in; the next redrive, move or verify uses them."""
+    with _target(_ready()) as target, target.lock(), target.transaction():
+        target.run(*schema.ledger_ddl())
+        changed = mending.take_in(target, quarantine_files.read(path))
+    console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
+
+
+@kept.command("forget")
+def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
+    """Let the source's own values of a table stand again."""
+    with _target(_ready()) as target, target.lock(), target.transaction():
+        target.run(*schema.ledger_ddl())
+        (name,) = _known(table)
+        gone = mending.forget(target, name)
+    console.print(f"{gone:,} mended values forgotten; run pipeline migrate to go by the source")
 
 
 @app.command()
@@ -146,28 +208,60 @@ def _say_where(found: environment.Databases) -> None:
     console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
 
 
-def _run(job_name: str) -> int:
+@contextmanager
+def _target(found: environment.Databases) -> Iterator[Target]:
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        yield target
+
+
+def _known(table: str | None) -> list[str]:
+    """Names of the tables that are meant.
+
+    Raises:
+        SettingsError: there is no such table.
+    """
+    names = [each.name for each in content.metadata.sorted_tables]
+    if table is not None and table not in names:
+        raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
+    return names if table is None else [table]
+
+
+def _in_quarantine(target: Target, table: str) -> int:
+    there = target.value("SELECT to_regclass('migration.quarantine') IS NOT NULL")
+    return len(quarantine.handles(target, table)) if there else 0
+
+
+def _with_children(names: list[str]) -> list[str]:
+    """These tables and all that refer to them: what is held waits for its parent."""
+    found = set(names)
+    for table in content.metadata.sorted_tables:
+        if {key.column.table.name for key in table.foreign_keys} & found:
+            found.add(table.name)
+    return sorted(found)
+
+
+def _run(job_name: str, *, tables: list[str] | None = None) -> int:
     """Run a job of tables with live output; returns the exit code."""
     started = time.perf_counter()
-    result = _result_of(job_name)
-    tables = report.tables_of(result.all_events)
-    report.show(console, tables)
+    result = _result_of(job_name, tables=tables)
+    found = report.tables_of(result.all_events)
+    report.show(console, found)
     evidence = settings.load().reports / result.run_id / "evidence.html"
     if evidence.exists():
         console.print(f"evidence {evidence}", markup=False, soft_wrap=True)
-    if result.success and all(table.proven for table in tables):
+    if result.success and all(table.proven for table in found):
         seconds = time.perf_counter() - started
         console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")
         return 0
     return _failed(result)
 
 
-def _result_of(job_name: str) -> dg.ExecuteInProcessResult:
+def _result_of(job_name: str, *, tables: list[str] | None = None) -> dg.ExecuteInProcessResult:
     # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
     from pipeline import runs
 
     with runs.instance() as instance, _live():
-        return runs.run(job_name, opened=instance)
+        return runs.run(job_name, opened=instance, tables=tables)
 
 
 def _failed(result: dg.ExecuteInProcessResult) -> int:

@@ -26,6 +26,19 @@ def migrate(
     )
 
 
+def redrive(
+    moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
+) -> "Job":
+    """Try rejected rows again."""
+    return _job(
+        "redrive",
+        dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing),
+        "Try rejected rows again, after a rule, a policy or a value was changed: the selected"
+        " tables are moved once more, parents first, and rows that now pass leave quarantine in"
+        " the same transaction.",
+    )
+
+
 def verify(standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
     """Check what is committed."""
     return _job(

@@ -6,7 +6,7 @@ from the settings of the process that runs the step.
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -16,6 +16,7 @@ from pydantic import Field, PrivateAttr
 from pipeline import settings
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
+from pipeline.move import mending
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
@@ -39,11 +40,12 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Delete the copy."""
         self._exit.close()
 
-    def open(self, tables: Iterable[sa.Table], *, run_id: str) -> Source:
+    def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:
         """The source, readable as it was when the run first asked.
 
         Args:
             tables: what the run will read.
+            target: its ledger knows which values a person has mended.
             run_id: names the copy.
 
         Raises:
@@ -56,6 +58,8 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
             )
             self._source = Source(snapshot)
+            names = [table.name for table in tables]
+            mending.apply(self._source, tables, mending.read(target, names))
         return self._source
 
 

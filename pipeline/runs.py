@@ -6,12 +6,13 @@ its process, and the next one reports those whose process is gone as failed.
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 import psutil
 
+from pipeline import checks
 from pipeline.definitions import defs
 
 PROCESS = "pipeline/process"
@@ -39,15 +40,33 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield opened
 
 
-def run(job_name: str, *, opened: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    """Run a job to its end; its success or failure is in the result."""
+def run(
+    job_name: str, *, opened: dg.DagsterInstance, tables: Collection[str] | None = None
+) -> dg.ExecuteInProcessResult:
+    """Run a job to its end; its success or failure is in the result.
+
+    Args:
+        job_name: the job.
+        opened: Dagster's instance.
+        tables: those of its assets that are run, None for all.
+    """
     _report_lost(opened)
-    return defs.resolve_job_def(job_name).execute_in_process(
+    return _job(job_name, tables).execute_in_process(
         instance=opened,
         raise_on_error=False,
         run_config=_QUIET,
         tags={PROCESS: _process(os.getpid())},
     )
+
+
+def _job(name: str, tables: Collection[str] | None) -> dg.JobDefinition:
+    job = defs.resolve_job_def(name)
+    if tables is None:
+        return job
+    assets = {dg.AssetKey(table) for table in tables}
+    # Without this, the standing checks of these assets would come along.
+    gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in checks.OF_A_MOVE}
+    return job.get_subset(asset_selection=assets, asset_check_selection=gates)
 
 
 def _report_lost(opened: dg.DagsterInstance) -> None:

@@ -34,7 +34,7 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
         try:
             # First the lock, then the copy, so that no move comes between them.
             session = target.open()
-            opened = source.open(tables, run_id=run_id)
+            opened = source.open(tables, target=session, run_id=run_id)
             with session.looking():
                 found = standing_checks(
                     prepare(table, opened, loaded.policies),

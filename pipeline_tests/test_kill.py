@@ -480,7 +480,9 @@ def test_runs_that_start_together_leave_each_other_their_copies(
     def run(number: int) -> bool:
         """Take a copy, use it, let it go."""
         resource = SourceDatabase()
-        opened = resource.open([metadata.tables["rankings"]], run_id=f"run {number}")
+        with Target.connect(target_url, shown="the target") as target:
+            rankings = [metadata.tables["rankings"]]
+            opened = resource.open(rankings, target=target, run_id=f"run {number}")
         with opened.sqlite() as copy:
             (rows,) = copy.execute("SELECT count(*) FROM rankings").fetchone()
         resource.teardown_after_execution(None)  # type: ignore[arg-type]

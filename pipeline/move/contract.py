@@ -177,7 +177,7 @@ class Contract:
                 message = f"refers to a row of {parent.name} that is in quarantine"
                 reasons.append(Reason("held", column.name, message))
         values = tuple(
-            _stored(column.name, _text(row[2 + 2 * i]) or "null", row[3 + 2 * i])
+            stored(column.name, _text(row[2 + 2 * i]) or "null", row[3 + 2 * i])
             for i, column in enumerate(columns)
         )
         reasons += [
@@ -274,7 +274,8 @@ def is_utf8(value: bytes) -> bool:
     return True
 
 
-def _stored(column: str, storage: str, value: object) -> StoredValue:
+def stored(column: str, storage: str, value: object) -> StoredValue:
+    """A value as Python's sqlite3 gives it, with texts as bytes."""
     match value:
         case None | bytes():
             return StoredValue(column, storage, value)

@@ -74,6 +74,10 @@ class LockedError(Transient):
     """Another run holds the target."""
 
 
+class MendError(PipelineError):
+    """What a person mended cannot be taken in."""
+
+
 class LossyConversion(PipelineError):
     """A value would change in a way that cannot be undone, which the policy forbids."""
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.move.contract import Contract, Reason, is_utf8, quoted
+from pipeline.move.findings import Mended
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import Snapshot, unreadable
 
@@ -138,13 +139,19 @@ class _Cutter:
 
 
 class Source:
-    """Read access to one snapshot; every reader has a connection of its own."""
+    """Read access to one snapshot; every reader has a connection of its own.
+
+    Attributes:
+        snapshot: the file that is read.
+        mended: values of it that a person mended, by table.
+    """
 
     def __init__(self, snapshot: Snapshot) -> None:
         """Open the snapshot; nothing is read yet."""
         self.snapshot = snapshot
         self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
         self._handle_columns: dict[str, str] = {}
+        self.mended: dict[str, list[Mended]] = {}
 
     @property
     def path(self) -> Path:

@@ -114,6 +114,18 @@ class Lossy:
 
 
 @dataclass(frozen=True)
+class Mended:
+    """A value that a person mended; it holds while the source still has what was mended."""
+
+    table: str
+    handle: str
+    column: str
+    was: str
+    now: str
+    holds: bool
+
+
+@dataclass(frozen=True)
 class Unaccounted:
     """A source row that breaks its contract and is not in quarantine either."""
 
@@ -152,6 +164,7 @@ Finding = (
     | Drift
     | Quarantined
     | Lossy
+    | Mended
     | Unaccounted
     | NotComparable
     | SchemaDiffers
@@ -164,7 +177,7 @@ class CheckResult:
 
     Attributes:
         name: conservation, keys, digests, foreign_keys, sequences, schema (all blocking), drift,
-            quarantine or conversions (warnings).
+            quarantine, conversions or mended (warnings).
         blocking: when it fails within a move, the table is rolled back and its children do not
             move.
         figures: what was counted, by name.
@@ -206,6 +219,9 @@ def say(finding: Finding) -> str:
             return f"{where}: {rows} in quarantine, {reason}"
         case Lossy(table, column, values, _):
             return f"{table}.{column}: {values} values changed, originals kept in the ledger"
+        case Mended(table, handle, column, was, now, holds):
+            outdated = "" if holds else "; the source has changed since, so this is not used"
+            return f"{table}, row {handle}, {column}: {was!r} was mended to {now!r}{outdated}"
         case Unaccounted(table, handle):
             return f"{table}, row {handle}: neither movable nor in quarantine; move the table again"
         case NotComparable(_, why):

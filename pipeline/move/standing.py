@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.move import catalog, quarantine, schema, verify
+from pipeline.move import catalog, mending, quarantine, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Range, Source, Survey
@@ -30,7 +30,8 @@ _SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
     "quarantine": verify.in_quarantine,
     "conversions": verify.conversions_kept,
 }
-NAMES = (*BY_COMPARISON, *_SINGLY)
+MENDED = "mended"
+NAMES = (*BY_COMPARISON, *_SINGLY, MENDED)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def standing_checks(
     for name, make in _SINGLY.items():
         if name in only:
             checks[name] = make(target, landing)
+    if MENDED in only:
+        checks[MENDED] = mending.check(source, landing.name)
     return tuple(checks[name] for name in NAMES if name in only)
 
 

@@ -136,7 +136,7 @@ def move_table(
         else:
             lossy = conversions.replace(target, landing.name)
         with work.timed("prove"):
-            checks = verify.checks_of(target, landing, work.survey, compared, lossy)
+            checks = verify.checks_of(work.source, target, landing, work.survey, compared, lossy)
         if any(check.blocking and not check.passed for check in checks):
             raise verify.ProofFailed(landing.name, checks)
         _write_evidence(work, checks)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.move import conversions, quarantine
+from pipeline.move import conversions, mending, quarantine
 from pipeline.move.changes import Changes, Totals, compare
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
@@ -142,7 +142,12 @@ def as_found(
 
 
 def checks_of(
-    target: Target, landing: Landing, survey: Survey, compared: Compared, lossy: tuple[Lossy, ...]
+    source: Source,
+    target: Target,
+    landing: Landing,
+    survey: Survey,
+    compared: Compared,
+    lossy: tuple[Lossy, ...],
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of all checks of a table."""
     return (
@@ -154,6 +159,7 @@ def checks_of(
         CheckResult("drift", not landing.drift, False, landing.drift),
         in_quarantine(target, landing),
         changed(lossy),
+        mending.check(source, landing.name),
     )
 
 

@@ -2,7 +2,8 @@
 
 Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and why, one row of
 ``quarantine_values`` per column keeps the value's SQLite storage class and its exact bytes
-(text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754).
+(text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754). ``mended``
+keeps values in the same form: what a person put in the place of what the source had.
 """
 
 import sqlalchemy as sa
@@ -49,6 +50,19 @@ conversions = sa.Table(
     sa.Column("storage", sa.Text, nullable=False),
     sa.Column("original", sa.Text),
     sa.Column("kept_as", sa.Text, nullable=False),
+)
+
+mended = sa.Table(
+    "mended",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("handle", sa.Text, primary_key=True),
+    sa.Column("column_name", sa.Text, primary_key=True),
+    sa.Column("was_storage", sa.Text, nullable=False),
+    sa.Column("was_value", sa.LargeBinary),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("value", sa.LargeBinary),
+    sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
 )
 
 evidence = sa.Table(

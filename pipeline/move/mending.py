@@ -1,0 +1,247 @@
+"""Values of rejected rows that a person mended.
+
+They are kept in the ledger and put into every run's private copy of the source, so that contract,
+load and proof see the mended value; the source itself is never written. A mend holds for as long
+as the source still has the value that was mended: whoever corrects the source has the last word.
+"""
+
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move import quarantine
+from pipeline.move.contract import StoredValue, is_utf8, quoted, stored
+from pipeline.move.errors import MendError
+from pipeline.move.extract import Source
+from pipeline.move.findings import OFFENDERS, CheckResult, Mended
+from pipeline.move.landing import match
+from pipeline.move.target import Target
+
+FIELDS = ("table", "handle", "key", "column", "storage", "value", "reasons")
+"""What a record of an export says; ``storage`` and ``value`` may be changed and fed back."""
+
+_HEX = "text hex"
+"""The storage of a text that no file of text can hold: it is written as hexadecimal digits."""
+
+
+@dataclass(frozen=True)
+class Mend:
+    """A value of a rejected row, as it was in the source and as it shall be."""
+
+    table: str
+    handle: str
+    was: StoredValue
+    now: StoredValue
+
+
+def export(target: Target, tables: Iterable[str]) -> Iterator[dict[str, str]]:
+    """Quarantine as records, one for each value of each row."""
+    for table in tables:
+        for row in quarantine.read(target, table):
+            for value in row.values:
+                storage, text = _written(value)
+                concerning = [r for r in row.reasons if r.column in (None, value.column)]
+                yield {
+                    "table": table,
+                    "handle": row.handle,
+                    "key": row.key or "",
+                    "column": value.column,
+                    "storage": storage,
+                    "value": text,
+                    "reasons": "; ".join(str(reason) for reason in concerning),
+                }
+
+
+def take_in(target: Target, records: Iterable[Mapping[str, Any]]) -> int:
+    """Note every value that differs from quarantine's; returns how many there are.
+
+    Args:
+        target: a session within a transaction.
+        records: as ``export`` gives them; those that were not changed may be left out.
+
+    Raises:
+        MendError: a record is malformed, or its row is not in quarantine; it names the record.
+    """
+    changed = 0
+    for number, record in enumerate(records, start=1):
+        table, handle, column = (
+            str(record.get(name, "")) for name in ("table", "handle", "column")
+        )
+        there = target.rows(
+            "SELECT storage, value FROM migration.quarantine_values"
+            " WHERE table_name = $1 AND handle = $2 AND column_name = $3",
+            (table, handle, column),
+        )
+        if not there:
+            raise MendError(
+                f"Record {number}: {column or 'no column'} of row {handle or '(none)'} of"
+                f" {table or 'no table'} is not in quarantine",
+                remedy="Export quarantine again, and mend that file",
+            )
+        now = _read(number, record, column)
+        if now != StoredValue(column, *there[0]):
+            _note(target, table, handle, StoredValue(column, *there[0]), now)
+            changed += 1
+    return changed
+
+
+def forget(target: Target, table: str) -> int:
+    """Let the source's values of a table stand again; returns how many mends there were."""
+    gone = target.rows("DELETE FROM migration.mended WHERE table_name = $1 RETURNING 1", (table,))
+    return len(gone)
+
+
+def read(target: Target, tables: Iterable[str]) -> list[Mend]:
+    """Every mend of these tables; none where the ledger has not been made."""
+    if not target.value("SELECT to_regclass('migration.mended') IS NOT NULL"):
+        return []
+    return [
+        Mend(table, handle, StoredValue(column, *was), StoredValue(column, *now))
+        for table in tables
+        for handle, column, was, now in _mended(target, table)
+    ]
+
+
+def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> None:
+    """Put mended values into the private copy, and note in it which of them hold.
+
+    Raises:
+        MendError: the copy's own schema has no room for a value.
+    """
+    declared = {table.name: table for table in tables}
+    with closing(sqlite3.connect(source.snapshot.path)) as copy:
+        copy.text_factory = bytes
+        copy.execute("PRAGMA trusted_schema = OFF")
+        copy.execute("PRAGMA journal_mode = OFF")
+        copy.execute("PRAGMA ignore_check_constraints = ON")
+        _drop_triggers(copy)
+        for mend in mends:
+            if mend.table in declared:
+                holds = _apply(copy, source, declared[mend.table], mend)
+                finding = Mended(
+                    mend.table,
+                    mend.handle,
+                    mend.now.column,
+                    _written(mend.was)[1],
+                    _written(mend.now)[1],
+                    holds,
+                )
+                source.mended.setdefault(mend.table, []).append(finding)
+        copy.commit()
+
+
+def check(source: Source, table: str) -> CheckResult:
+    """No value was mended by a person; those that were are named."""
+    found = source.mended.get(table, [])
+    return CheckResult(
+        "mended",
+        not found,
+        False,
+        tuple(found[:OFFENDERS]),
+        {"values": len(found), "outdated": sum(not mended.holds for mended in found)},
+    )
+
+
+def _mended(target: Target, table: str) -> Iterator[tuple[str, str, Any, Any]]:
+    for handle, column, *values in target.rows(
+        "SELECT handle, column_name, was_storage, was_value, storage, value"
+        " FROM migration.mended WHERE table_name = $1 ORDER BY handle, column_name",
+        (table,),
+    ):
+        yield handle, column, values[:2], values[2:]
+
+
+def _note(target: Target, table: str, handle: str, was: StoredValue, now: StoredValue) -> None:
+    target.rows(
+        "INSERT INTO migration.mended"
+        " (table_name, handle, column_name, was_storage, was_value, storage, value)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (table_name, handle, column_name)"
+        " DO UPDATE SET storage = EXCLUDED.storage, value = EXCLUDED.value, since = now()"
+        " RETURNING 1",
+        (table, handle, was.column, was.storage, was.value, now.storage, now.value),
+    )
+
+
+def _drop_triggers(copy: sqlite3.Connection) -> None:
+    """A trigger of the application must not answer to a mend."""
+    names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for (name,) in names:
+        copy.execute(f"DROP TRIGGER {quoted(name.decode())}")
+
+
+def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, mend: Mend) -> bool:
+    landing = match(table, source.columns(table.name))
+    column = quoted(mend.now.column)
+    where = f"{quoted(table.name)} WHERE {source.handle_column(landing)} = ?"
+    handle = source.handle_from(landing, mend.handle)
+    found = copy.execute(f"SELECT typeof({column}), {column} FROM {where}", (handle,)).fetchone()
+    if found is None or stored(mend.was.column, found[0].decode(), found[1]) != mend.was:
+        return False
+    slot = "CAST(? AS TEXT)" if mend.now.storage == "text" else "?"
+    name, _, condition = where.partition(" WHERE ")
+    try:
+        copy.execute(
+            f"UPDATE {name} SET {column} = {slot} WHERE {condition}", (_native(mend.now), handle)
+        )
+    except sqlite3.Error as error:
+        raise MendError(
+            f"{mend.table}, row {mend.handle}: {mend.now.column} cannot be"
+            f" {_written(mend.now)[1]!r} ({error})",
+            remedy=f"Mend it otherwise, or run pipeline quarantine forget {mend.table}",
+        ) from error
+    return True
+
+
+def _native(value: StoredValue) -> object:
+    match value:
+        case StoredValue(storage="integer", value=bytes(digits)):
+            return int(digits)
+        case StoredValue(storage="real", value=bytes(eight)):
+            return struct.unpack(">d", eight)[0]
+    return value.value
+
+
+def _written(value: StoredValue) -> tuple[str, str]:
+    """A stored value as a file of text has it: storage and value."""
+    match value:
+        case StoredValue(value=None):
+            return "null", ""
+        case StoredValue(storage="real", value=bytes(eight)):
+            return "real", repr(struct.unpack(">d", eight)[0])
+        case StoredValue(storage="blob", value=bytes(data)):
+            return "blob", data.hex()
+        case StoredValue(storage="text", value=bytes(text)) if not is_utf8(text) or b"\0" in text:
+            return _HEX, text.hex()
+    return value.storage, (value.value or b"").decode()
+
+
+def _read(number: int, record: Mapping[str, Any], column: str) -> StoredValue:
+    storage, text = str(record.get("storage", "")), str(record.get("value") or "")
+    try:
+        match storage:
+            case "null":
+                return StoredValue(column, "null", None)
+            case "integer":
+                return StoredValue(column, "integer", str(int(text)).encode())
+            case "real":
+                return StoredValue(column, "real", struct.pack(">d", float(text)))
+            case "text":
+                return StoredValue(column, "text", text.encode())
+            case "blob":
+                return StoredValue(column, "blob", bytes.fromhex(text))
+            case "text hex":
+                return StoredValue(column, "text", bytes.fromhex(text))
+    except ValueError as error:
+        raise MendError(
+            f"Record {number}: {text[:60]!r} is no {storage} ({error})",
+            remedy=f"Correct the value of {column}, or its storage",
+        ) from error
+    raise MendError(
+        f"Record {number}: storage {storage!r} of {column} is unknown",
+        remedy=f"Write null, integer, real, text, blob (hexadecimal) or {_HEX}",
+    )
