@@ -5,7 +5,9 @@ the evidence of what was proven before. The HTML needs nothing from outside.
 """
 
 import json
-from collections.abc import Sequence
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +29,8 @@ REPORT = "pipeline/report"
 """The tag of a run that tells where its evidence lies."""
 
 _PART = "part-"
+_ROOM = 600
+_LEAD = 40
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,26 @@ class BlobSizes:
         column: the column.
         values: how many there are.
         bytes: all of them together.
-        by_power: n -> how many have 2**n bytes or more, and less than 2**(n+1).
+        by_power: n -> how many have 2**n bytes or more, and less than 2**(n+1); empty ones are
+            with those of one byte.
     """
 
     column: str
     values: int
     bytes: int
     by_power: dict[int, int]
+
+    @property
+    def histogram(self) -> list[tuple[str, int, float]]:
+        """From the smallest to the largest: the sizes, how many, and percent of the most."""
+        if not self.by_power:
+            return []
+        most = max(self.by_power.values())
+        return [
+            (_between(power), count, 100 * count / most)
+            for power in range(min(self.by_power), max(self.by_power) + 1)
+            for count in [self.by_power.get(power, 0)]
+        ]
 
 
 @dataclass(frozen=True)
@@ -82,6 +99,32 @@ class TableEvidence:
     checks: list[CheckEvidence] = field(default_factory=list)
     failure: str | None = None
 
+    @property
+    def proven(self) -> bool:
+        """Whether the step did not fail and every blocking check passed."""
+        return self.failure is None and all(c.passed for c in self.checks if c.blocking)
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Blocking checks of a move that this run did not make."""
+        made = {check.name for check in self.checks}
+        return [name for name in checks.BLOCKING if name not in made]
+
+    @property
+    def rows(self) -> dict[str, int] | None:
+        """Where the source's rows are, None when they were not counted.
+
+        ``missing`` rows of the source are nowhere, ``surplus`` ones are more than it has.
+        """
+        counted = next((c.figures for c in self.checks if c.name == "conservation"), {})
+        found = self.moved or counted
+        if "source_rows" not in found:
+            return None
+        source = int(found["source_rows"])
+        parts = {name: int(found.get(name, 0)) for name in ("moved", "quarantined", "excluded")}
+        lost = source - sum(parts.values())
+        return {"source": source, **parts, "missing": max(lost, 0), "surplus": max(-lost, 0)}
+
 
 @dataclass(frozen=True)
 class RunEvidence:
@@ -96,10 +139,17 @@ class RunEvidence:
     @property
     def proven(self) -> bool:
         """Whether no step failed and every blocking check passed."""
-        return all(
-            table.failure is None and all(c.passed for c in table.checks if c.blocking)
-            for table in self.tables
-        )
+        return all(table.proven for table in self.tables)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a bar; where it begins and how wide it is, in percent of the bar."""
+
+    name: str
+    value: float
+    begin: float
+    width: float
 
 
 def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
@@ -167,10 +217,16 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     ]
     whole = replace(run, tables=sorted(parts, key=lambda part: part.at))
     data = asdict(whole) | {"proven": whole.proven}
-    (folder / "evidence.json").write_text(json.dumps(data, indent=2, ensure_ascii=False))
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    (folder / "evidence.json").write_text(text, encoding="utf-8")
     html = folder / "evidence.html"
-    html.write_text(_environment().get_template("evidence.html.j2").render(run=whole))
+    html.write_text(render(whole), encoding="utf-8")
     return html
+
+
+def render(run: RunEvidence) -> str:
+    """The evidence as an HTML page that needs nothing from outside."""
+    return _environment().get_template("evidence.html.j2").render(run=run)
 
 
 def leave(
@@ -198,7 +254,7 @@ def _check(check: CheckResult) -> CheckEvidence:
         check.figures,
         [say(finding) for finding in check.findings[:OFFENDERS]],
         [
-            {"finding": type(finding).__name__} | {n: str(v) for n, v in vars(finding).items()}
+            {"finding": type(finding).__name__} | {n: _plain(v) for n, v in vars(finding).items()}
             for finding in check.findings[:OFFENDERS]
         ],
     )
@@ -208,7 +264,129 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat()  # noqa: UP017
 
 
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it, with NULL told apart from any text."""
+    match value:
+        case None | bool() | int():
+            return value
+        case tuple() | list():
+            return [_plain(each) for each in value]
+    return str(value)
+
+
+def pieces(values: Mapping[str, float]) -> list[Piece]:
+    """A bar of values that are not zero, to scale; the widths add up to all of it."""
+    whole, begin, found = sum(values.values()), 0.0, []
+    for name, value in values.items():
+        if value:
+            found.append(Piece(name, value, 100 * begin / whole, 100 * value / whole))
+            begin += value
+    return found
+
+
+def share(part: float, whole: float) -> str:
+    """Percent; nothing but nothing is 0 %, and nothing but everything is 100 %."""
+    if part in (0, whole):
+        return "100 %" if part else "0 %"
+    percent = 100 * part / whole
+    if percent < 0.01:
+        return "under 0.01 %"
+    return "over 99.99 %" if percent > 99.99 else f"{percent:.2f} %"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit in which people read them."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    at = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    number = f"{count / 1024**at:,.1f}".removesuffix(".0")
+    return f"{number} {units[at]}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it."""
+    if seconds < 0.001:
+        return "under 1 ms"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def shown(value: Any, other: Any = None) -> Iterator[tuple[str, str]]:
+    """A value in pieces, cut where it is long, with everything in it that nobody could see.
+
+    Args:
+        value: what is shown.
+        other: a text that it should equal; the part that is not the same is pointed out.
+
+    Yields:
+        The kind of a piece (text, differs, unseen, cut, nothing), and its text.
+    """
+    if value is None or value == "":
+        yield "nothing", "NULL" if value is None else "empty text"
+        return
+    text = str(value)
+    begin, end = _unequal(text, other) if isinstance(other, str) else (len(text), len(text))
+    first = max(0, min(begin - _LEAD, len(text) - _ROOM))
+    last = first + _ROOM
+    if first:
+        yield "cut", f"{first:,} characters before"
+    for kind, run in (
+        ("text", text[first : min(begin, last)]),
+        ("differs", text[begin : min(end, last)]),
+        ("text", text[end:last]),
+    ):
+        yield from _seen(kind, run)
+    if last < len(text):
+        yield "cut", f"{len(text) - last:,} characters more"
+
+
+def _unequal(text: str, other: str) -> tuple[int, int]:
+    """Where the part of a text that another one has not begins and ends; letters stay whole."""
+    begin = len(os.path.commonprefix([text, other]))
+    rest = min(len(text), len(other)) - begin
+    end = len(text) - len(os.path.commonprefix([text[::-1], other[::-1]])[:rest])
+    while begin and (_joins(text, begin) or _joins(other, begin)):
+        begin -= 1
+    while _joins(text, end):
+        end += 1
+    return begin, end
+
+
+def _joins(text: str, at: int) -> bool:
+    """Whether a sign, such as a vowel above its consonant, belongs to the letter before it."""
+    return at < len(text) and unicodedata.category(text[at]).startswith("M")
+
+
+def _seen(kind: str, text: str) -> Iterator[tuple[str, str]]:
+    run = ""
+    for letter in text:
+        if unicodedata.category(letter)[0] in "CZ" and letter != " ":
+            if run:
+                yield kind, run
+            yield "unseen", "line end" if letter == "\n" else f"U+{ord(letter):04X}"
+            run = letter if letter == "\n" else ""
+        else:
+            run += letter
+    if run:
+        yield kind, run
+
+
+def _between(power: int) -> str:
+    """The sizes that a power of two stands for."""
+    return f"{size(2**power)} to {size(2 ** (power + 1))}" if power else "under 2 B"
+
+
 def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"), autoescape=True, undefined=jinja2.StrictUndefined
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.filters |= {"share": share, "size": size, "duration": duration, "shown": shown}
+    made.globals["pieces"] = pieces
+    return made

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg2
 import sqlalchemy as sa
 
+from pipeline.move import mending
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
 from pipeline.move.snapshot import take_snapshot
@@ -127,14 +128,13 @@ def move_all(
     with tempfile.TemporaryDirectory() as folder:
         snapshot = take_snapshot(source, Path(folder) / "source.db", tables=tables, busy_seconds=2)
         opened = Source(snapshot)
-        with (
-            Target.connect(url, shown="the target") as target,
-            Mover.over(opened, target, run_id=run_id, delete_share=delete_share) as mover,
-        ):
-            return {
-                table.name: mover.move(table, upcoming=tables[at + 1 :])
-                for at, table in enumerate(tables)
-            }
+        with Target.connect(url, shown="the target") as target:
+            mending.apply(opened, tables, mending.read(target, [table.name for table in tables]))
+            with Mover.over(opened, target, run_id=run_id, delete_share=delete_share) as mover:
+                return {
+                    table.name: mover.move(table, upcoming=tables[at + 1 :])
+                    for at, table in enumerate(tables)
+                }
 
 
 def query(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

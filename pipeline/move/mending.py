@@ -5,6 +5,7 @@ load and proof see the mended value; the source itself is never written. A mend 
 as the source still has the value that was mended: whoever corrects the source has the last word.
 """
 
+import math
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -227,9 +228,9 @@ def _read(number: int, record: Mapping[str, Any], column: str) -> StoredValue:
             case "null":
                 return StoredValue(column, "null", None)
             case "integer":
-                return StoredValue(column, "integer", str(int(text)).encode())
+                return StoredValue(column, "integer", str(_int64(text)).encode())
             case "real":
-                return StoredValue(column, "real", struct.pack(">d", float(text)))
+                return StoredValue(column, "real", struct.pack(">d", _number(text)))
             case "text":
                 return StoredValue(column, "text", text.encode())
             case "blob":
@@ -245,3 +246,17 @@ def _read(number: int, record: Mapping[str, Any], column: str) -> StoredValue:
         f"Record {number}: storage {storage!r} of {column} is unknown",
         remedy=f"Write null, integer, real, text, blob (hexadecimal) or {_HEX}",
     )
+
+
+def _int64(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("SQLite's integers have 64 bits")
+    return number
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if math.isnan(number):
+        raise ValueError("SQLite keeps NULL instead")
+    return number
