@@ -2,7 +2,8 @@
 
 usage: python -m bench.engine load|engine SOURCE URL
 
-Prints one line of JSON, seconds by what they were spent on. ``engine`` moves as a run does.
+Prints one line of JSON, seconds by what they were spent on. ``engine`` moves as a run does, moves
+again, and checks what is committed as ``verify`` does.
 ``load`` fills no table ahead, so that the seconds of the proof can be left out of it: what remains
 is the whole of the first move but re-reading and comparing both sides.
 """
@@ -16,7 +17,9 @@ from pathlib import Path
 from bench.memory import peak_mib
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
+from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
+from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
@@ -44,6 +47,24 @@ def move_all(
     return snapshot.seconds, time.perf_counter() - started, moves
 
 
+def verify_all(source: Path, url: str, folder: Path) -> float:
+    """Check every value of what is committed; returns seconds, those of the snapshot aside."""
+    tables = metadata.sorted_tables
+    opened = Source(take_snapshot(source, folder / "snapshot.db", tables=tables))
+    everything = Sample(bytes=2**62, seed=0)
+    started = time.perf_counter()
+    with Target.connect(url, shown="bench") as target:
+        for table in tables:
+            with target.looking():
+                found = standing_checks(
+                    prepare(table, opened), source=opened, target=target, sample=everything
+                )
+            failed = [check.name for check in found if check.blocking and not check.passed]
+            if failed:
+                raise SystemExit(f"{table.name}: {', '.join(failed)} failed")
+    return time.perf_counter() - started
+
+
 def main(way: str, source: Path, url: str) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory(dir=source.parent) as name:
@@ -54,11 +75,13 @@ def main(way: str, source: Path, url: str) -> None:
         else:
             snapshot, first, _ = move_all(source, url, folder)
             again_snapshot, again, _ = move_all(source, url, folder)
+            verified = verify_all(source, url, folder)
             found = {
                 "snapshot": snapshot,
                 "engine, load and proof": first,
                 "snapshot, again": again_snapshot,
                 "engine, again": again,
+                "verify": verified,
             }
     print(json.dumps(found | {"peak_mib": peak_mib()}))
 

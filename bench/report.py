@@ -17,6 +17,7 @@ WAYS = (
     "engine, load and proof",
     "snapshot, again",
     "engine, again",
+    "verify",
     "pipeline migrate",
     "pgloader",
     "pgloader, tuned",
@@ -30,6 +31,8 @@ RATIO_GOALS = {
     ("blobs", "engine, load and proof"): 2.5,
     ("rows", "engine, again"): 0.75,
     ("blobs", "engine, again"): 1.5,
+    ("rows", "verify"): 2.0,
+    ("blobs", "verify"): 2.0,
 }
 RATIO_AIMS = {"engine, load": 1.25}
 ENGINE_PEAK_MIB = 400.0

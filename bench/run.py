@@ -44,7 +44,7 @@ ONCE = {"orm"}
 ORM_LARGEST_SCALE = 1.0
 ENGINE = {
     "load": {"engine, load"},
-    "engine": {"snapshot", "engine, load and proof", "snapshot, again", "engine, again"},
+    "engine": {"snapshot", "engine, load and proof", "snapshot, again", "engine, again", "verify"},
 }
 """What the ways of this engine measure."""
 
