@@ -74,15 +74,22 @@ def plan_asset(
 ) -> dg.AssetsDefinition:
     """The asset that tells what moving these tables would do."""
 
-    @dg.asset(
-        name="plan",
-        group_name=group,
-        kinds={"sqlite", "postgres"},
-        owners=list(owners),
-        description=(
-            "What a move would do, without touching the target: rows and bytes, what columns hold,"
-            " what would be rejected or lose something, drift, and how long it would take."
-        ),
+    # An asset's own step would bear its name, which the job of that name has already.
+    @dg.multi_asset(
+        name="make_plan",
+        specs=[
+            dg.AssetSpec(
+                "plan",
+                group_name=group,
+                kinds={"sqlite", "postgres"},
+                owners=list(owners),
+                description=(
+                    "What a move would do, without touching the target: rows and bytes, what"
+                    " columns hold, what would be rejected or lose something, drift, and how long"
+                    " it would take."
+                ),
+            )
+        ],
     )
     def plan(
         context: dg.AssetExecutionContext, source: SourceDatabase, target: TargetDatabase

@@ -65,7 +65,7 @@ def plan(
     result = _result_of("plan")
     if not result.success:
         raise typer.Exit(_failed(result))
-    (materialized,) = result.asset_materializations_for_node("plan")
+    (materialized,) = result.asset_materializations_for_node("make_plan")
     data: Any = materialized.metadata[PLAN].value
     if as_json:
         print(json.dumps(data, ensure_ascii=False, indent=2))

@@ -29,8 +29,9 @@ REPORT = "pipeline/report"
 """The tag of a run that tells where its evidence lies."""
 
 _PART = "part-"
-_ROOM = 600
+_ROOM = 400
 _LEAD = 40
+_AM = "\u0e33\u0eb3"
 
 
 @dataclass(frozen=True)
@@ -356,8 +357,8 @@ def _unequal(text: str, other: str) -> tuple[int, int]:
 
 
 def _joins(text: str, at: int) -> bool:
-    """Whether a sign, such as a vowel above its consonant, belongs to the letter before it."""
-    return at < len(text) and unicodedata.category(text[at]).startswith("M")
+    """Whether a sign, such as a vowel above its consonant, is drawn onto the letter before it."""
+    return at < len(text) and (unicodedata.category(text[at])[0] == "M" or text[at] in _AM)
 
 
 def _seen(kind: str, text: str) -> Iterator[tuple[str, str]]:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.checks import DESCRIPTIONS
+from pipeline.checks import OF_A_MOVE
 from pipeline.sample import make_sample
 from pipeline.settings import libpq
 from pipeline.tables import content
@@ -142,7 +142,7 @@ def test_every_check_of_every_table_is_printed(moved: Moved) -> None:
     results = {
         (table, check): moved.first.row(table, check)[0]
         for table in TABLES
-        for check in DESCRIPTIONS
+        for check in OF_A_MOVE
     }
     warnings = {key for key, result in results.items() if result == "warning"}
     assert {key for key, result in results.items() if result != "passed"} == warnings

@@ -87,9 +87,18 @@ class Contract:
     landing: Landing
     rules: tuple[tuple[str, Rule], ...]
 
-    def violated(self, *, always: bool = False) -> str:
-        """SQL that is true exactly for the rows that break a rule (or an ``always`` rule)."""
-        rules = [rule.violated for _, rule in self.rules if rule.always or not always]
+    def violated(self, *, always: bool = False, cast: bool = True) -> str:
+        """SQL that is true exactly for the rows that break a rule.
+
+        Args:
+            always: only those rules that every row is held against.
+            cast: also those rules whose breach makes a cast fail.
+        """
+        rules = [
+            rule.violated
+            for _, rule in self.rules
+            if (rule.always or not always) and (cast or not rule.cast)
+        ]
         if not rules:
             return "0"
         return "(" + " OR ".join(f"({rule})" for rule in rules) + ") IS TRUE"
@@ -130,11 +139,10 @@ class Contract:
             held: keys that are held back, by parent table.
         """
         _hold(source, held)
-        lonely = [
-            condition
-            for column, parent in self.landing.parents
-            for condition in _parent_sql(column.name, parent)
-        ]
+        lonely = []
+        for column, parent in self.landing.parents:
+            orphan, waiting = _parent_sql(column.name, parent)
+            lonely += [orphan, waiting] if held[parent.name] else [orphan]
         if not lonely:
             return []
         found = source.execute(

@@ -278,12 +278,14 @@ class Source:
         self._check_types(landing, batch)
         return batch
 
-    def judge(self, landing: Landing, contract: Contract, part: Range) -> list[Any]:
-        """Handles of the rows of a range that break the contract."""
+    def judge(
+        self, landing: Landing, contract: Contract, part: Range, *, cast: bool = True
+    ) -> list[Any]:
+        """Handles of the rows of a range that break the contract; ``cast`` as in ``violated``."""
         key, handle = quoted(landing.key.name), self.handle_column(landing)
         sql = (
             f"SELECT {handle} FROM {quoted(landing.name)}"
-            f" WHERE {key} BETWEEN ? AND ? AND {contract.violated()}"
+            f" WHERE {key} BETWEEN ? AND ? AND {contract.violated(cast=cast)}"
         )
         return self._handles(sql, (part.first, part.last))
 

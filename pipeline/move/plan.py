@@ -5,12 +5,12 @@ of a value (an index entry that is too long, a character that jsonb has no place
 the move itself.
 """
 
+import re
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,14 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import schema
-from pipeline.move.contract import Rejected, quoted, repeats_a_name
+from pipeline.move.changes import repeats_a_name
+from pipeline.move.contract import Rejected, quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.findings import Drift, Lossy, Quarantined
 from pipeline.move.landing import Landing
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare
-from pipeline.move.sift import Sieve
+from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import Target
 from pipeline.move.types import type_name
 
@@ -112,14 +113,18 @@ def _plan_table(
     rejected_keys: dict[str, set[str]],
 ) -> TablePlan:
     landing, survey = prepared.landing, prepared.survey
-    sieve = Sieve(source, landing, prepared.contract, survey, judging=True)
+    sieve = Sieve(source, landing, prepared.contract, survey)
     started = time.perf_counter()
-    lossy = _lossy(sieve)
+    met = _Met()
+    for part in survey.ranges:
+        # A breach of the other rules shows when the range is converted.
+        for handle in source.judge(landing, prepared.contract, part, cast=False):
+            sieve.rejected.setdefault(handle, None)
+        met.take(landing, sieve.sift(part))
     reading = time.perf_counter() - started
     with source.sqlite() as connection:
-        lossy += _repeated_names(connection, landing)
         rejected = list(_rejected(connection, sieve, rejected_keys))
-        columns = tuple(_profile(connection, landing))
+        columns = tuple(_profile(connection, landing, met.forms))
     rejected_keys[landing.name] = {row.key for row in rejected if row.key is not None}
     present = schema.look(target, landing.name)
     return TablePlan(
@@ -129,7 +134,7 @@ def _plan_table(
         columns,
         len(rejected),
         _counted(landing.name, rejected),
-        tuple(lossy),
+        met.found(landing.name),
         landing.drift,
         _rows(target, landing) if present.exists else None,
         tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns})),
@@ -147,41 +152,98 @@ def _throughput(target: Target) -> float:
     return _PROBE_BYTES / max(time.perf_counter() - started, 1e-6)
 
 
-def _lossy(sieve: Sieve) -> list[Lossy]:
-    counts: Counter[str] = Counter()
-    examples: dict[str, list[tuple[str, str, str]]] = {}
-    key = sieve.landing.key.name
-    for sifted in sieve:
-        for name, where in sifted.lossy.items():
-            counts[name] += pc.sum(where).as_py() or 0
-            shown = examples.setdefault(name, [])
-            room = _EXAMPLES - len(shown)
-            if room > 0:
-                batches = (sifted.batch.column(key), sifted.raw.column(name))
-                keys, raw = (column.filter(where).slice(0, room) for column in batches)
-                kept = sifted.batch.column(name).filter(where).slice(0, room)
-                texts = (column.cast(pa.string()).to_pylist() for column in (keys, raw, kept))
-                shown += zip(*texts, strict=True)
-    table = sieve.landing.name
-    return [Lossy(table, n, count, tuple(examples[n])) for n, count in counts.items() if count]
+@dataclass
+class _Met:
+    """What reading all clean rows has shown.
+
+    Attributes:
+        lossy: values that would lose something, by column.
+        examples: a few of them, as (key, source value, target value).
+        forms: how many texts of a column have which form of a date.
+    """
+
+    lossy: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    forms: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def take(self, landing: Landing, sifted: Sifted) -> None:
+        keys = sifted.batch.column(landing.key.name)
+        for column in landing.columns:
+            name, raw = column.name, sifted.raw.column(column.name)
+            if name in sifted.lossy:
+                kept = sifted.batch.column(name)
+                self._lose(name, sifted.lossy[name], keys, raw, kept)
+            if isinstance(column.type, JSONB):
+                repeats = pa.array(_repeating(raw), pa.bool_())
+                self._lose(name, repeats, keys, raw, pa.array(["the last of each name"] * len(raw)))
+            if isinstance(column.type, sa.DateTime):
+                self.forms.setdefault(name, Counter()).update(_date_forms(raw))
+
+    def _lose(
+        self, name: str, where: pa.Array, keys: pa.Array, originals: pa.Array, kept: pa.Array
+    ) -> None:
+        count = pc.sum(where).as_py() or 0
+        self.lossy[name] += count
+        shown = self.examples.setdefault(name, [])
+        room = _EXAMPLES - len(shown)
+        if count and room > 0:
+            columns = (column.filter(where).slice(0, room) for column in (keys, originals, kept))
+            texts = (column.cast(pa.string()).to_pylist() for column in columns)
+            shown += zip(*texts, strict=True)
+
+    def found(self, table: str) -> tuple[Lossy, ...]:
+        """Columns whose values would lose something."""
+        return tuple(
+            Lossy(table, name, count, tuple(self.examples[name]))
+            for name, count in self.lossy.items()
+            if count
+        )
 
 
-def _repeated_names(connection: sqlite3.Connection, landing: Landing) -> list[Lossy]:
-    """JSON objects that say a name twice; jsonb keeps the last."""
-    found = []
-    for column in landing.columns:
-        if not isinstance(column.type, JSONB):
-            continue
-        name, key = quoted(column.name), quoted(landing.key.name)
-        repeated = f" FROM {quoted(landing.name)} WHERE {repeats_a_name(name)}"
-        (count,) = connection.execute(f"SELECT count(*){repeated}").fetchone()
-        if count:
-            rows = connection.execute(
-                f"SELECT CAST({key} AS TEXT), {name}{repeated} ORDER BY {key} LIMIT {_EXAMPLES}"
-            )
-            examples = tuple((_text(k), _text(v), "the last of each name") for k, v in rows)
-            found.append(Lossy(landing.name, column.name, count, examples))
-    return found
+def _repeating(texts: pa.Array) -> list[bool]:
+    """Where a JSON object says a name twice; jsonb keeps the last."""
+    return [text is not None and repeats_a_name(text) for text in texts.to_pylist()]
+
+
+def _date_forms(texts: pa.Array) -> Counter[str]:
+    """How many texts have which form, such as ``YYYY-MM-DD HH:MM:SS.ffffff``.
+
+    Texts that agree in length and in the letters that tell forms apart are counted together.
+    """
+    marks = [pc.binary_length(texts)]
+    marks += [pc.utf8_slice_codeunits(texts, at, at + 1) for at in (10, 16, 19)]
+    marks += [pc.utf8_slice_codeunits(texts, -6, -5), pc.utf8_slice_codeunits(texts, -1)]
+    names = [str(at) for at in range(len(marks))]
+    alike = pa.table([*marks, texts], names=[*names, "text"]).group_by(names)
+    counted = alike.aggregate([("text", "min"), ("text", "count")])
+    forms: Counter[str] = Counter()
+    for text, count in zip(
+        counted.column("text_min").to_pylist(),
+        counted.column("text_count").to_pylist(),
+        strict=True,
+    ):
+        if text is not None:
+            forms[_date_form(text)] += count
+    return forms
+
+
+_FORM = re.compile(
+    r"\d{4}-\d\d-\d\d(?:(?P<between>[ T])\d\d:\d\d(?P<seconds>:\d\d)?(?:\.(?P<fraction>\d+))?)?"
+    r"(?P<blank> *)(?P<zone>Z|[+-]\d\d:\d\d)?"
+)
+
+
+def _date_form(text: str) -> str:
+    found = _FORM.fullmatch(text)
+    if found is None:
+        return "no date"
+    form = "YYYY-MM-DD"
+    if found["between"]:
+        form += f"{found['between']}HH:MM" + (":SS" if found["seconds"] else "")
+    if found["fraction"]:
+        form += "." + "f" * len(found["fraction"])
+    zone = found["zone"] or ""
+    return form + found["blank"] + ("+HH:MM" if len(zone) > 1 else zone)
 
 
 def _rejected(
@@ -217,38 +279,28 @@ def _counted(table: str, rejected: Iterable[Rejected]) -> tuple[Quarantined, ...
     )
 
 
-def _profile(connection: sqlite3.Connection, landing: Landing) -> Iterator[ColumnPlan]:
-    connection.text_factory = str
-    table = quoted(landing.name)
-    for column in landing.columns:
-        name = quoted(column.name)
-        storage = dict(
-            connection.execute(f"SELECT typeof({name}), count(*) FROM {table} GROUP BY 1")
-        )
-        formats: dict[str, int] = {}
-        if isinstance(column.type, sa.DateTime):
-            formats = dict(
-                connection.execute(
-                    f"SELECT {_date_form(name)}, count(*) FROM {table}"
-                    f" WHERE typeof({name}) = 'text' GROUP BY 1 ORDER BY 2 DESC"
-                )
-            )
-        declared = landing.declared[column.name]
-        yield ColumnPlan(column.name, declared, type_name(column.type), storage, formats)
+_CLASSES = ("null", "integer", "real", "text", "blob")
 
 
-def _date_form(name: str) -> str:
-    """SQL for the form of a text that may be a date, such as ``YYYY-MM-DD HH:MM:SS.ffffff``."""
-    fraction = f"substr({name}, instr({name}, '.') + 1)"
-    digits = f"length({fraction}) - length(ltrim({fraction}, '0123456789'))"
-    return (
-        f"CASE WHEN {name} NOT GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*' THEN 'no date'"
-        f" WHEN length({name}) = 10 THEN 'YYYY-MM-DD' ELSE 'YYYY-MM-DD' || substr({name}, 11, 1)"
-        f" || CASE WHEN substr({name}, 17, 1) = ':' THEN 'HH:MM:SS' ELSE 'HH:MM' END"
-        f" || CASE WHEN instr({name}, '.') THEN '.' || substr('fffffffff', 1, {digits}) ELSE '' END"
-        f" || CASE WHEN {name} GLOB '*Z' THEN 'Z' WHEN {name} GLOB"
-        " '*[-+][0-9][0-9]:[0-9][0-9]' THEN '+HH:MM' ELSE '' END END"
+def _profile(
+    connection: sqlite3.Connection, landing: Landing, forms: dict[str, Counter[str]]
+) -> Iterator[ColumnPlan]:
+    """What columns hold; storage classes of all of them are counted in one scan."""
+    sums = ", ".join(
+        f"sum(typeof({quoted(column.name)}) = '{storage}')"
+        for column in landing.columns
+        for storage in _CLASSES
     )
+    counts = connection.execute(f"SELECT {sums} FROM {quoted(landing.name)}").fetchone()
+    for at, column in enumerate(landing.columns):
+        of_column = counts[at * len(_CLASSES) : (at + 1) * len(_CLASSES)]
+        yield ColumnPlan(
+            column.name,
+            landing.declared[column.name],
+            type_name(column.type),
+            {storage: n for storage, n in zip(_CLASSES, of_column, strict=True) if n},
+            dict(forms.get(column.name, Counter()).most_common()),
+        )
 
 
 def _rows(target: Target, landing: Landing) -> int:
@@ -261,7 +313,3 @@ def _obstacle(landing: Landing, present: schema.Present) -> str | None:
     except ShapeError as error:
         return str(error)
     return None
-
-
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -31,12 +31,14 @@ class Rule:
 
     An ``always`` rule is one whose breach neither the reader, nor a cast, nor PostgreSQL would
     notice, so every row is held against it; the others are looked up only when a batch fails.
+    The breach of a rule that is ``cast`` makes the cast fail.
     """
 
     code: str
     message: str
     violated: str
     always: bool = False
+    cast: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def _integer(*, bits: int) -> Cast:
         if bits == 64:
             return ()
         violated = f"typeof({c}) = 'integer' AND {c} NOT BETWEEN {low} AND {high}"
-        return (Rule("range", f"is not between {low} and {high}", violated),)
+        return (Rule("range", f"is not between {low} and {high}", violated, cast=True),)
 
     return Cast(
         storage=("integer",),
@@ -217,7 +219,7 @@ _BOOLEAN = Cast(
     storage=("integer",),
     sentinel="0",
     raw=pa.int64(),
-    rules=lambda c: (Rule("range", "is neither 0 nor 1", f"{c} NOT IN (0, 1)"),),
+    rules=lambda c: (Rule("range", "is neither 0 nor 1", f"{c} NOT IN (0, 1)", cast=True),),
     convert=_boolean_convert,
 )
 
@@ -260,7 +262,12 @@ def _text(*, length: int | None) -> Cast:
         found = [_no_nul(c)]
         if length is not None:
             found.append(
-                Rule("length", f"is longer than {length} characters", f"length({c}) > {length}")
+                Rule(
+                    "length",
+                    f"is longer than {length} characters",
+                    f"length({c}) > {length}",
+                    cast=True,
+                )
             )
         return tuple(found)
 
@@ -406,7 +413,12 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
     )
     return (
         _no_nul(c),
-        Rule("date", "is not a date", f"typeof({c}) = 'text' AND ({accepted}) IS NOT TRUE"),
+        Rule(
+            "date",
+            "is not a date",
+            f"typeof({c}) = 'text' AND ({accepted}) IS NOT TRUE",
+            cast=True,
+        ),
     )
 
 
