@@ -183,7 +183,7 @@ def test_materializations_and_check_evaluations_are_stored(moved: Moved) -> None
         " FROM dagster.asset_check_executions GROUP BY 1",
     )
     assert {key: counts for key, *counts in checks} == {
-        f'["{table}"]': [16, 8, 16] for table in TABLES
+        f'["{table}"]': [18, 9, 18] for table in TABLES
     }
 
 
