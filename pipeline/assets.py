@@ -44,21 +44,23 @@ def _table_asset(
     def moved(
         context: dg.AssetExecutionContext, source: SourceDatabase, target: TargetDatabase
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
+        selected = _selected(context, tables)
+        planned = [each.name for each in selected]
         try:
-            mover = _mover(context, tables, source, target)
+            mover = _mover(context, selected, source, target)
             move = mover.move(
                 table,
-                upcoming=_selected(context, tables[tables.index(table) + 1 :]),
+                upcoming=selected[selected.index(table) + 1 :],
                 on_progress=progress.reporter(context.log),
             )
-        except ProofFailed as failed:
-            part = evidence.of_checks(table.name, failed.checks, failure=str(failed))
-            evidence.leave(context, part)
-            yield from checks.results(table.name, failed.checks)
-            raise checks.failure(failed) from failed
         except PipelineError as error:
+            found = error.checks if isinstance(error, ProofFailed) else ()
+            part = evidence.of_checks(table.name, found, failure=str(error))
+            evidence.leave(context, part, planned=planned)
+            yield from checks.results(table.name, found)
             raise checks.failure(error) from error
-        report = evidence.leave(context, evidence.of_move(move, table, mover.idle))
+        part = evidence.of_move(move, table, mover.idle)
+        report = evidence.leave(context, part, planned=planned)
         yield dg.MaterializeResult(
             metadata=metadata.of_move(
                 move, preview=metadata.preview_of(mover.idle, table), report=report
@@ -114,7 +116,7 @@ def _mover(
 ) -> Mover:
     # First the lock, then the copy: who waits for another run must not move an older copy.
     session, run_id = target.open(), context.run.run_id
-    opened = source.open(_selected(context, tables), target=session, run_id=run_id)
+    opened = source.open(tables, target=session, run_id=run_id)
     return target.mover(opened, run_id=run_id)
 
 

@@ -5,20 +5,18 @@ the evidence of what was proven before. The HTML needs nothing from outside.
 """
 
 import json
-import os
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
-import jinja2
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, settings
+from pipeline import checks, evidence_page, settings
 from pipeline.environment import databases
 from pipeline.move.contract import quoted
 from pipeline.move.findings import OFFENDERS, CheckResult, say
@@ -29,9 +27,6 @@ REPORT = "pipeline/report"
 """The tag of a run that tells where its evidence lies."""
 
 _PART = "part-"
-_ROOM = 400
-_LEAD = 40
-_AM = "\u0e33\u0eb3"
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class BlobSizes:
             return []
         most = max(self.by_power.values())
         return [
-            (_between(power), count, 100 * count / most)
+            (evidence_page.between(power), count, 100 * count / most)
             for power in range(min(self.by_power), max(self.by_power) + 1)
             for count in [self.by_power.get(power, 0)]
         ]
@@ -129,28 +124,34 @@ class TableEvidence:
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """A run and its tables, in the order in which their steps ended."""
+    """A run and its tables, in the order in which their steps ended.
+
+    Attributes:
+        tables: those whose step has ended.
+        planned: names of the tables that the run was started for.
+    """
 
     run_id: str
     job: str
     source: str
     target: str
     tables: list[TableEvidence] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """Tables that the run has not come to."""
+        there = {table.table for table in self.tables}
+        return [name for name in self.planned if name not in there]
 
     @property
     def proven(self) -> bool:
-        """Whether no step failed and every blocking check passed."""
-        return all(table.proven for table in self.tables)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of a bar; where it begins and how wide it is, in percent of the bar."""
-
-    name: str
-    value: float
-    begin: float
-    width: float
+        """Whether every table was come to, no step failed and every blocking check passed."""
+        return (
+            bool(self.tables)
+            and not self.missing
+            and all(table.proven and not table.unchecked for table in self.tables)
+        )
 
 
 def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
@@ -211,38 +212,52 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
         The HTML file; ``evidence.json`` lies beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{_PART}{part.table}.json").write_text(json.dumps(asdict(part), default=str))
+    name = f"{_PART}{quote(part.table, safe='')}.json"
+    _write(folder / name, json.dumps(asdict(part), default=str))
     parts = [
         TypeAdapter(TableEvidence).validate_json(path.read_text())
         for path in folder.glob(f"{_PART}*.json")
     ]
     whole = replace(run, tables=sorted(parts, key=lambda part: part.at))
     data = asdict(whole) | {"proven": whole.proven}
-    text = json.dumps(data, indent=2, ensure_ascii=False)
-    (folder / "evidence.json").write_text(text, encoding="utf-8")
-    html = folder / "evidence.html"
-    html.write_text(render(whole), encoding="utf-8")
-    return html
-
-
-def render(run: RunEvidence) -> str:
-    """The evidence as an HTML page that needs nothing from outside."""
-    return _environment().get_template("evidence.html.j2").render(run=run)
+    _write(folder / "evidence.json", json.dumps(data, indent=2, ensure_ascii=False))
+    _write(folder / "evidence.html", evidence_page.render(whole))
+    return folder / "evidence.html"
 
 
 def leave(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, part: TableEvidence
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    part: TableEvidence,
+    *,
+    planned: Iterable[str],
 ) -> Path:
-    """Add a table's part to the evidence of the run under way, and link it from the run."""
+    """Add a table's part to the evidence of the run under way, and link it from the run.
+
+    Args:
+        context: of the step.
+        part: what the step did and proved.
+        planned: names of all tables of the run.
+    """
     loaded = settings.load()
     found = databases(loaded)
     run = RunEvidence(
-        context.run.run_id, context.run.job_name, str(found.source), found.target_shown
+        context.run.run_id,
+        context.run.job_name,
+        str(found.source),
+        found.target_shown,
+        planned=list(planned),
     )
     path = record(loaded.reports / run.run_id, run, part)
     if REPORT not in context.run.tags:
         context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
     return path
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole: whoever is killed leaves the old one."""
+    fresh = path.with_suffix(".fresh")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 def _check(check: CheckResult) -> CheckEvidence:
@@ -273,121 +288,3 @@ def _plain(value: Any) -> Any:
         case tuple() | list():
             return [_plain(each) for each in value]
     return str(value)
-
-
-def pieces(values: Mapping[str, float]) -> list[Piece]:
-    """A bar of values that are not zero, to scale; the widths add up to all of it."""
-    whole, begin, found = sum(values.values()), 0.0, []
-    for name, value in values.items():
-        if value:
-            found.append(Piece(name, value, 100 * begin / whole, 100 * value / whole))
-            begin += value
-    return found
-
-
-def share(part: float, whole: float) -> str:
-    """Percent; nothing but nothing is 0 %, and nothing but everything is 100 %."""
-    if part in (0, whole):
-        return "100 %" if part else "0 %"
-    percent = 100 * part / whole
-    if percent < 0.01:
-        return "under 0.01 %"
-    return "over 99.99 %" if percent > 99.99 else f"{percent:.2f} %"
-
-
-def size(count: int) -> str:
-    """Bytes in the unit in which people read them."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    at = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
-    number = f"{count / 1024**at:,.1f}".removesuffix(".0")
-    return f"{number} {units[at]}"
-
-
-def duration(seconds: float) -> str:
-    """A time as people read it."""
-    if seconds < 0.001:
-        return "under 1 ms"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def shown(value: Any, other: Any = None) -> Iterator[tuple[str, str]]:
-    """A value in pieces, cut where it is long, with everything in it that nobody could see.
-
-    Args:
-        value: what is shown.
-        other: a text that it should equal; the part that is not the same is pointed out.
-
-    Yields:
-        The kind of a piece (text, differs, unseen, cut, nothing), and its text.
-    """
-    if value is None or value == "":
-        yield "nothing", "NULL" if value is None else "empty text"
-        return
-    text = str(value)
-    begin, end = _unequal(text, other) if isinstance(other, str) else (len(text), len(text))
-    first = max(0, min(begin - _LEAD, len(text) - _ROOM))
-    last = first + _ROOM
-    if first:
-        yield "cut", f"{first:,} characters before"
-    for kind, run in (
-        ("text", text[first : min(begin, last)]),
-        ("differs", text[begin : min(end, last)]),
-        ("text", text[end:last]),
-    ):
-        yield from _seen(kind, run)
-    if last < len(text):
-        yield "cut", f"{len(text) - last:,} characters more"
-
-
-def _unequal(text: str, other: str) -> tuple[int, int]:
-    """Where the part of a text that another one has not begins and ends; letters stay whole."""
-    begin = len(os.path.commonprefix([text, other]))
-    rest = min(len(text), len(other)) - begin
-    end = len(text) - len(os.path.commonprefix([text[::-1], other[::-1]])[:rest])
-    while begin and (_joins(text, begin) or _joins(other, begin)):
-        begin -= 1
-    while _joins(text, end):
-        end += 1
-    return begin, end
-
-
-def _joins(text: str, at: int) -> bool:
-    """Whether a sign, such as a vowel above its consonant, is drawn onto the letter before it."""
-    return at < len(text) and (unicodedata.category(text[at])[0] == "M" or text[at] in _AM)
-
-
-def _seen(kind: str, text: str) -> Iterator[tuple[str, str]]:
-    run = ""
-    for letter in text:
-        if unicodedata.category(letter)[0] in "CZ" and letter != " ":
-            if run:
-                yield kind, run
-            yield "unseen", "line end" if letter == "\n" else f"U+{ord(letter):04X}"
-            run = letter if letter == "\n" else ""
-        else:
-            run += letter
-    if run:
-        yield kind, run
-
-
-def _between(power: int) -> str:
-    """The sizes that a power of two stands for."""
-    return f"{size(2**power)} to {size(2 ** (power + 1))}" if power else "under 2 B"
-
-
-def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {"share": share, "size": size, "duration": duration, "shown": shown}
-    made.globals["pieces"] = pieces
-    return made

@@ -70,7 +70,7 @@ class Settings(BaseSettings):
     )
     max_delete_share: float = Field(default=0.25, ge=0, le=1)
     lock_seconds: float = Field(default=30.0, ge=0)
-    verify_mib: float = Field(default=4096, gt=0)
+    verify_mib: float = Field(default=4096, gt=0, allow_inf_nan=False)
     verify_seed: int | None = None
     verify_cron: str = "0 3 * * *"
     schedule_zone: str = "UTC"

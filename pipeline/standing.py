@@ -28,10 +28,11 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
     def verified(
         context: dg.AssetCheckExecutionContext, source: SourceDatabase, target: TargetDatabase
     ) -> Iterator[dg.AssetCheckResult]:
-        loaded = settings.load()
         run_id = context.run.run_id
-        seed = zlib.crc32(run_id.encode()) if loaded.verify_seed is None else loaded.verify_seed
         try:
+            loaded = settings.load()
+            by_run = zlib.crc32(run_id.encode())
+            seed = by_run if loaded.verify_seed is None else loaded.verify_seed
             # First the lock, then the copy, so that no move comes between them.
             session = target.open()
             opened = source.open(tables, target=session, run_id=run_id)
@@ -48,8 +49,18 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
                     on_progress=progress.reporter(context.log),
                 )
         except PipelineError as error:
+            part = evidence.of_checks(table.name, (), failure=str(error))
+            evidence.leave(context, part, planned=_planned(context, tables))
             raise checks.failure(error) from error
-        evidence.leave(context, evidence.of_checks(table.name, found))
+        part = evidence.of_checks(table.name, found)
+        evidence.leave(context, part, planned=_planned(context, tables))
         yield from checks.results(table.name, found, prefix=checks.STANDING)
 
     return verified
+
+
+def _planned(context: dg.AssetCheckExecutionContext, tables: Sequence[sa.Table]) -> list[str]:
+    """Names of the tables of which this run makes any check."""
+    selected = context.run.asset_check_selection
+    checked = {key.asset_key.to_user_string() for key in selected or ()}
+    return [table.name for table in tables if not checked or table.name in checked]

@@ -4,8 +4,6 @@ The declared table is made as a temporary one, within the transaction and undone
 definitions come from the same server and nothing needs to be parsed here.
 """
 
-import re
-
 import sqlalchemy as sa
 
 from pipeline.move import schema
@@ -20,20 +18,25 @@ Definitions = dict[tuple[str, str], str]
 
 _DEFINITIONS = """
 SELECT 'column', attname::text, format_type(atttypid, atttypmod)
-  || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END
-  || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid), '')
-  FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
+  || CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || c.collname ELSE '' END
+  || CASE WHEN NOT attnotnull THEN '' WHEN n.convalidated IS FALSE THEN ' NOT NULL NOT VALID'
+     ELSE ' NOT NULL' END
+  || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid, true), '')
+  FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = atttypid
+  LEFT JOIN pg_collation AS c ON c.oid = attcollation
+  LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
+  LEFT JOIN pg_constraint AS n ON n.conrelid = attrelid AND n.contype = 'n'
+    AND n.conkey = ARRAY[attnum]
   WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped
 UNION ALL
-SELECT 'constraint', conname::text, pg_get_constraintdef(oid)
+SELECT 'constraint', conname::text, pg_get_constraintdef(oid, true)
   FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('p', 'f', 'u', 'c')
 UNION ALL
-SELECT 'index', c.relname::text, pg_get_indexdef(c.oid)
+SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
   || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' NOT VALID' END
   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
   WHERE i.indrelid = {oid}
 """
-_SCHEMA = re.compile(r"\b(?:public|pg_temp(?:_\d+)?)\.")
 
 
 def check(target: Target, landing: Landing) -> CheckResult:
@@ -74,7 +77,7 @@ def _definitions(target: Target, table: str) -> Definitions:
     if oid is None:
         return {}
     return {
-        (kind, name): _SCHEMA.sub("", definition)
+        (kind, name): definition
         for kind, name, definition in target.rows(_DEFINITIONS.format(oid=oid))
     }
 

@@ -192,12 +192,15 @@ def _compare_tile(
         theirs = _rows_with(target, landing, all_keys.filter(pc.is_in(all_keys, our_keys)))
         totals.target_rows += len(extra)
     else:
+        theirs, repeated = _without_repeated(theirs, key)
         keys = theirs.column(key)
-        extra = keys.slice(0, 0)
+        extra = repeated
+        totals.target_rows += len(repeated)
         if not keys.equals(our_keys):
             known = pc.is_in(keys, our_keys)
-            extra = keys.filter(pc.invert(known))
-            totals.target_rows += len(extra)
+            unknown = keys.filter(pc.invert(known))
+            extra = pa.concat_arrays([repeated, unknown])
+            totals.target_rows += len(unknown)
             theirs = theirs.filter(known)
     totals.target_rows += theirs.num_rows
     their_keys = theirs.column(key)
@@ -242,6 +245,18 @@ def _compare_tile(
                 )
             )
     return Changes(sifted, missing, extra, tuple(differing), tuple(lost))
+
+
+def _without_repeated(theirs: pa.RecordBatch, key: str) -> tuple[pa.RecordBatch, pa.Array]:
+    """Rows with keys of their own, and the keys of further rows; a lost key lets them in."""
+    keys = theirs.column(key)
+    if len(keys) < 2:
+        return theirs, keys.slice(0, 0)
+    again = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1))
+    if not pc.any(again).as_py():
+        return theirs, keys.slice(0, 0)
+    first = pa.concat_arrays([pa.array([True]), pc.invert(again)])
+    return theirs.filter(first), keys.filter(pc.invert(first))
 
 
 def _outputs(landing: Landing) -> str:

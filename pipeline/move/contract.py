@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import JSONB
@@ -26,6 +27,7 @@ _CHUNK = 400
 
 LOSSY = "lossy"
 """The code of a reason that only a policy makes one."""
+LOSES = "would lose what cannot be undone"
 
 
 def quoted(name: str) -> str:
@@ -151,6 +153,23 @@ class Contract:
         )
         return [handle for (handle,) in found]
 
+    def _losses(self, values: Iterable[StoredValue]) -> Iterator[Reason]:
+        """Values that would lose something, although their row is rejected anyway."""
+        for value in values:
+            cast = self.landing.casts[value.column]
+            found: object = value.value
+            if value.storage == "real":
+                (found,) = struct.unpack(">d", value.value or b"")
+            elif value.storage != "text":
+                continue
+            try:
+                lossy = cast.convert(pa.array([found]).cast(cast.raw)).lossy
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                # Its rule has told already what it is.
+                continue
+            if lossy is not None and lossy[0].as_py():
+                yield Reason(LOSSY, value.column, LOSES)
+
     def _explain_sql(self, handle_column: str) -> str:
         outputs = [
             f"CAST({handle_column} AS TEXT)",
@@ -195,6 +214,8 @@ class Contract:
             and "text" in self.landing.casts[value.column].storage
             and not is_utf8(value.value or b"")
         ]
+        if self.landing.policies.lossy_conversions != "keep":
+            reasons += self._losses(values)
         extra = known.get(handle)
         explained = extra in reasons or (reasons and extra and extra.code in ("held", "refused"))
         if extra and not explained:
@@ -229,8 +250,11 @@ def repeats_a_name(column: str) -> str:
 def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
     def as_it_arrives(element: object, **_: object) -> object:
         if isinstance(element, sa.Column):
-            cast = landing.casts[element.name]
-            return sa.literal_column(cast.checked_as(quoted(element.name)), element.type)
+            value = landing.casts[element.name].checked_as(quoted(element.name))
+            if element.name in landing.fills:
+                given = landing.policies.forbidden_nulls[f"{landing.name}.{element.name}"]
+                value = f"ifnull({value}, {_literal(given)})"
+            return sa.literal_column(value, element.type)
         return None
 
     for check in landing.table.constraints:
@@ -247,6 +271,10 @@ def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
             )
             message = f"breaks the rule {str(shown).replace(landing.name + '.', '')}"
             yield names[0], Rule("check", message, f"NOT ({sql})")
+
+
+def _literal(value: object) -> str:
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
 
 
 def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
@@ -271,6 +299,14 @@ def _text(value: object) -> str | None:
         return None
     # Shown to people and kept in a column of text, which has no place for NUL.
     return value.decode("utf-8", "replace").replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+def forbidden_loss(landing: Landing, row: Rejected) -> str | None:
+    """What a row would lose, where the policy is to stop; else None."""
+    lossy = [str(reason) for reason in row.reasons if reason.code == LOSSY]
+    if not lossy or landing.policies.lossy_conversions != "fail":
+        return None
+    return f"{landing.name} {row.key}: {'; '.join(lossy)}"
 
 
 def is_utf8(value: bytes) -> bool:

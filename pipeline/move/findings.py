@@ -83,6 +83,32 @@ class SequenceBehind:
 
 
 @dataclass(frozen=True)
+class SequenceEnded:
+    """A sequence that has no further id to give out."""
+
+    table: str
+    sequence: str
+
+
+@dataclass(frozen=True)
+class QuarantineOutdated:
+    """A row in quarantine that is not kept as the source has it now."""
+
+    table: str
+    handle: str
+
+
+@dataclass(frozen=True)
+class OriginalMissing:
+    """A value that lost something, whose original is not in the ledger."""
+
+    table: str
+    key: str
+    column: str
+    original: str | None
+
+
+@dataclass(frozen=True)
 class Drift:
     """Source and declared schema disagree about a column."""
 
@@ -161,6 +187,9 @@ Finding = (
     | Orphan
     | KeyNotEnforced
     | SequenceBehind
+    | SequenceEnded
+    | QuarantineOutdated
+    | OriginalMissing
     | Drift
     | Quarantined
     | Lossy
@@ -212,6 +241,12 @@ def say(finding: Finding) -> str:
             return f"{table}: foreign key {constraint} is missing or was never validated"
         case SequenceBehind(table, sequence, next_value, largest_id):
             return f"{table}: {sequence} would give out {next_value}, ids go up to {largest_id}"
+        case SequenceEnded(table, sequence):
+            return f"{table}: {sequence} has no further id to give out"
+        case QuarantineOutdated(table, handle):
+            return f"{table}, row {handle}: quarantine has not what the source has; move it again"
+        case OriginalMissing(table, key, column, original):
+            return f"{table} {key}, {column}: the ledger lacks the original {_shown(original)}"
         case Drift(table, column, kind, detail):
             return f"{table}.{column}: {kind}, {detail}"
         case Quarantined(table, reason, column, rows, _):

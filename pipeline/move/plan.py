@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import schema
 from pipeline.move.changes import repeats_a_name
-from pipeline.move.contract import Rejected, quoted
+from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.findings import Drift, Lossy, Quarantined
@@ -114,33 +114,59 @@ def _plan_table(
 ) -> TablePlan:
     landing, survey = prepared.landing, prepared.survey
     sieve = Sieve(source, landing, prepared.contract, survey)
-    started = time.perf_counter()
+    held = {parent.name: rejected_keys.get(parent.name, set()) for _, parent in landing.parents}
+    handle = source.handle_column(landing)
     met = _Met()
-    for part in survey.ranges:
-        # A breach of the other rules shows when the range is converted.
-        for handle in source.judge(landing, prepared.contract, part, cast=False):
-            sieve.rejected.setdefault(handle, None)
-        met.take(landing, sieve.sift(part))
-    reading = time.perf_counter() - started
     with source.sqlite() as connection:
-        rejected = list(_rejected(connection, sieve, rejected_keys))
+        lonely = prepared.contract.without_parent(connection, handle_column=handle, held=held)
+        sieve.rejected |= {each: None for each in lonely if each not in sieve.rejected}
+        started = time.perf_counter()
+        for part in survey.ranges:
+            # A breach of the other rules shows when the range is converted.
+            for each in source.judge(landing, prepared.contract, part, cast=False):
+                sieve.rejected.setdefault(each, None)
+            met.take(landing, sieve.sift(part))
+        reading = time.perf_counter() - started
+        known = {str(h): reason for h, reason in sieve.rejected.items() if reason is not None}
+        for row in prepared.contract.explain(
+            connection, sorted(sieve.rejected), handle_column=handle, held=held, known=known
+        ):
+            met.reject(landing, row)
         columns = tuple(_profile(connection, landing, met.forms))
-    rejected_keys[landing.name] = {row.key for row in rejected if row.key is not None}
-    present = schema.look(target, landing.name)
+    rejected_keys[landing.name] = met.rejected_keys
+    target_rows, target_only, obstacle = _met_in_target(target, landing)
     return TablePlan(
         landing.name,
         survey.rows,
         survey.bytes,
         columns,
-        len(rejected),
-        _counted(landing.name, rejected),
+        met.rejected,
+        met.rejections(landing.name),
         met.found(landing.name),
         landing.drift,
-        _rows(target, landing) if present.exists else None,
-        tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns})),
-        _obstacle(landing, present),
+        target_rows,
+        target_only,
+        met.forbidden or obstacle,
         2 * (reading + survey.bytes / bytes_per_second) + survey.rows * _SECONDS_PER_ROW,
     )
+
+
+def _met_in_target(
+    target: Target, landing: Landing
+) -> tuple[int | None, tuple[str, ...], str | None]:
+    """Rows of the target's table, columns that only it has, and what is in the way."""
+    try:
+        present = schema.look(target, landing.name)
+        rows = (
+            target.value(f"SELECT count(*) FROM {quoted(landing.name)}") if present.exists else None
+        )
+        only = tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns}))
+        schema.check_shape(landing, present)
+    except ShapeError as error:
+        if "is no table" in error.problem:
+            return None, (), str(error)
+        return rows, only, str(error)
+    return rows, only, None
 
 
 def _throughput(target: Target) -> float:
@@ -154,14 +180,24 @@ def _throughput(target: Target) -> float:
 
 @dataclass
 class _Met:
-    """What reading all clean rows has shown.
+    """What reading all rows has shown.
 
     Attributes:
+        rejected: rows that would be rejected.
+        rejected_keys: their keys.
+        reasons: how many of them for which reason.
+        offenders: a few of their keys, by reason.
+        forbidden: why the move would stop, None if it would not.
         lossy: values that would lose something, by column.
         examples: a few of them, as (key, source value, target value).
         forms: how many texts of a column have which form of a date.
     """
 
+    rejected: int = 0
+    rejected_keys: set[str] = field(default_factory=set)
+    reasons: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    offenders: dict[tuple[str, str | None], list[str]] = field(default_factory=dict)
+    forbidden: str | None = None
     lossy: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
     forms: dict[str, Counter[str]] = field(default_factory=dict)
@@ -178,6 +214,31 @@ class _Met:
                 self._lose(name, repeats, keys, raw, pa.array(["the last of each name"] * len(raw)))
             if isinstance(column.type, sa.DateTime):
                 self.forms.setdefault(name, Counter()).update(_date_forms(raw))
+
+    def reject(self, landing: Landing, row: Rejected) -> None:
+        """Count a row that would be rejected."""
+        self.rejected += 1
+        if row.key is not None:
+            self.rejected_keys.add(row.key)
+        for reason in row.reasons:
+            why = (reason.message, reason.column)
+            self.reasons[why] += 1
+            if self.reasons[why] <= _EXAMPLES:
+                self.offenders.setdefault(why, []).append(row.key or row.handle)
+        self.forbidden = self.forbidden or forbidden_loss(landing, row)
+        for column, value in zip(landing.columns, row.values, strict=True):
+            if isinstance(column.type, sa.DateTime) and value.storage == "text":
+                text = (value.value or b"").decode("utf-8", "replace")
+                self.forms.setdefault(column.name, Counter())[_date_form(text)] += 1
+
+    def rejections(self, table: str) -> tuple[Quarantined, ...]:
+        """Why rows would be rejected, the most frequent reason first."""
+        return tuple(
+            Quarantined(table, message, column, rows, tuple(self.offenders[message, column]))
+            for (message, column), rows in sorted(
+                self.reasons.items(), key=lambda item: (-item[1], str(item))
+            )
+        )
 
     def _lose(
         self, name: str, where: pa.Array, keys: pa.Array, originals: pa.Array, kept: pa.Array
@@ -212,7 +273,8 @@ def _date_forms(texts: pa.Array) -> Counter[str]:
     """
     marks = [pc.binary_length(texts)]
     marks += [pc.utf8_slice_codeunits(texts, at, at + 1) for at in (10, 16, 19)]
-    marks += [pc.utf8_slice_codeunits(texts, -6, -5), pc.utf8_slice_codeunits(texts, -1)]
+    ends = ((-7, -6), (-6, -5), (-1, None))
+    marks += [pc.utf8_slice_codeunits(texts, at, to) for at, to in ends]
     names = [str(at) for at in range(len(marks))]
     alike = pa.table([*marks, texts], names=[*names, "text"]).group_by(names)
     counted = alike.aggregate([("text", "min"), ("text", "count")])
@@ -246,39 +308,6 @@ def _date_form(text: str) -> str:
     return form + found["blank"] + ("+HH:MM" if len(zone) > 1 else zone)
 
 
-def _rejected(
-    connection: sqlite3.Connection, sieve: Sieve, rejected_keys: dict[str, set[str]]
-) -> Iterator[Rejected]:
-    landing = sieve.landing
-    handle = sieve.source.handle_column(landing)
-    held = {parent.name: rejected_keys.get(parent.name, set()) for _, parent in landing.parents}
-    handles = {
-        *sieve.rejected,
-        *sieve.contract.without_parent(connection, handle_column=handle, held=held),
-    }
-    known = {str(h): reason for h, reason in sieve.rejected.items() if reason is not None}
-    yield from sieve.contract.explain(
-        connection, sorted(handles), handle_column=handle, held=held, known=known
-    )
-
-
-def _counted(table: str, rejected: Iterable[Rejected]) -> tuple[Quarantined, ...]:
-    counts: Counter[tuple[str, str | None]] = Counter()
-    examples: dict[tuple[str, str | None], list[str]] = {}
-    for row in rejected:
-        for reason in row.reasons:
-            why = (reason.message, reason.column)
-            counts[why] += 1
-            if counts[why] <= _EXAMPLES:
-                examples.setdefault(why, []).append(row.key or row.handle)
-    return tuple(
-        Quarantined(table, message, column, rows, tuple(examples[message, column]))
-        for (message, column), rows in sorted(
-            counts.items(), key=lambda item: (-item[1], str(item))
-        )
-    )
-
-
 _CLASSES = ("null", "integer", "real", "text", "blob")
 
 
@@ -301,15 +330,3 @@ def _profile(
             {storage: n for storage, n in zip(_CLASSES, of_column, strict=True) if n},
             dict(forms.get(column.name, Counter()).most_common()),
         )
-
-
-def _rows(target: Target, landing: Landing) -> int:
-    return int(target.value(f"SELECT count(*) FROM {quoted(landing.name)}"))
-
-
-def _obstacle(landing: Landing, present: schema.Present) -> str | None:
-    try:
-        schema.check_shape(landing, present)
-    except ShapeError as error:
-        return str(error)
-    return None

@@ -98,17 +98,22 @@ def read(target: Target, table: str) -> list[Rejected]:
             handle,
             key,
             tuple(Reason(**reason) for reason in json.loads(reasons)),
-            tuple(
-                StoredValue(*value)
-                for value in target.rows(
-                    "SELECT column_name, storage, value FROM migration.quarantine_values"
-                    " WHERE table_name = $1 AND handle = $2 ORDER BY position",
-                    (table, handle),
-                )
-            ),
+            values_of(target, table, handle),
         )
         for handle, key, reasons in rows
     ]
+
+
+def values_of(target: Target, table: str, handle: str) -> tuple[StoredValue, ...]:
+    """The values of a row in quarantine, as the source stored them."""
+    return tuple(
+        StoredValue(*value)
+        for value in target.rows(
+            "SELECT column_name, storage, value FROM migration.quarantine_values"
+            " WHERE table_name = $1 AND handle = $2 ORDER BY position",
+            (table, handle),
+        )
+    )
 
 
 def _remove(target: Target, table: str, gone: list[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.move.contract import LOSSY, Contract, Reason
+from pipeline.move.contract import LOSES, LOSSY, Contract, Reason
 from pipeline.move.extract import DUPLICATE, Range, Source, Survey
 from pipeline.move.landing import Landing
 from pipeline.move.types import Converted
@@ -97,7 +97,7 @@ class Sieve:
         for name, where in lossy.items():
             there = pc.and_(pc.fill_null(where, False), raw.column(name).is_valid())
             if pc.any(there).as_py():
-                reason = Reason(LOSSY, name, "would lose what cannot be undone")
+                reason = Reason(LOSSY, name, LOSES)
                 self.reject(keys.filter(there).to_pylist(), reason)
                 lost = pc.or_(lost, there)
         kept = pc.invert(lost)

@@ -9,15 +9,24 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.move import catalog, mending, quarantine, schema, verify
+from pipeline.move import catalog, conversions, mending, quarantine, schema, verify
 from pipeline.move.changes import Changes
-from pipeline.move.errors import ShapeError
+from pipeline.move.contract import quoted
+from pipeline.move.errors import ShapeError, TargetError
 from pipeline.move.extract import Range, Source, Survey
-from pipeline.move.findings import OFFENDERS, CheckResult, Finding, NotComparable, Unaccounted
+from pipeline.move.findings import (
+    OFFENDERS,
+    CheckResult,
+    Finding,
+    NotComparable,
+    OriginalMissing,
+    QuarantineOutdated,
+    Unaccounted,
+)
 from pipeline.move.landing import Landing
 from pipeline.move.prepare import Prepared
 from pipeline.move.sift import Sieve, Sifted
-from pipeline.move.target import Target
+from pipeline.move.target import DataFault, Target
 from pipeline.move.work import OnProgress, counter
 
 BY_COMPARISON = ("conservation", "keys", "digests")
@@ -84,18 +93,27 @@ def standing_checks(
     if set(BY_COMPARISON) & set(only):
         try:
             schema.check_shape(landing, schema.look(target, landing.name))
-        except ShapeError as error:
-            why = NotComparable(landing.name, str(error))
-            checks |= {name: CheckResult(name, False, True, (why,)) for name in BY_COMPARISON}
-        else:
-            compared = _compared(prepared, source, target, sample, on_progress)
-            checks |= {check.name: check for check in compared}
+            # What is collected on the way is forgotten again.
+            with target.undone():
+                compared = list(_compared(prepared, source, target, sample, on_progress))
+        except (TargetError, DataFault) as error:
+            compared = [_impossible(name, landing, error) for name in BY_COMPARISON]
+        checks |= {check.name: check for check in compared}
     for name, make in _SINGLY.items():
         if name in only:
-            checks[name] = make(target, landing)
+            try:
+                with target.undone():
+                    checks[name] = make(target, landing)
+            except (TargetError, DataFault) as error:
+                checks[name] = _impossible(name, landing, error)
     if MENDED in only:
         checks[MENDED] = mending.check(source, landing.name)
     return tuple(checks[name] for name in NAMES if name in only)
+
+
+def _impossible(name: str, landing: Landing, error: Exception) -> CheckResult:
+    """A check that cannot be made has failed; the others are made all the same."""
+    return CheckResult(name, False, True, (NotComparable(landing.name, str(error)),))
 
 
 def _compared(
@@ -109,33 +127,84 @@ def _compared(
     sieve.rejected |= dict.fromkeys(aside)
     keys_only = _not_sampled(survey, sample)
     count = counter(landing.name, "compare", survey.rows, on_progress)
+    conversions.begin(target)
 
     def note(changes: Changes) -> None:
+        for lost in changes.lost:
+            conversions.collect(target, landing.name, lost)
         if changes.sifted is not None:
             count(changes.sifted)
 
-    batches = _batches(sieve, keys_only)
     compared = verify.examine(
-        target, landing, survey, batches, on_changes=note, keys_only=keys_only
+        target,
+        landing,
+        survey,
+        _batches(sieve, keys_only),
+        on_changes=note,
+        keys_only=keys_only,
     )
-    unaccounted = [handle for handle in sieve.rejected if handle not in aside]
-    lost: tuple[Finding, ...] = tuple(
-        Unaccounted(landing.name, str(handle)) for handle in sorted(unaccounted)[:OFFENDERS]
-    )
-    kept = verify.conservation(target, landing, source.count(landing), compared.totals)
+    yield _conserved(prepared, source, target, sieve, aside)
+    yield verify.keys(compared)
+    equal = verify.digests(landing, compared)
+    lacking = conversions.lacking(target, landing.name, limit=OFFENDERS)
+    originals = tuple(OriginalMissing(landing.name, *each) for each in lacking)
+    figures: dict[str, Any] = {"originals_missing": len(lacking)} if lacking else {}
+    if keys_only:
+        rows = survey.rows - sum(part.rows for part in keys_only)
+        figures |= {"sampled_rows": rows, "of_rows": survey.rows, "seed": sample.seed}
     yield CheckResult(
+        equal.name,
+        equal.passed and not originals,
+        True,
+        (*equal.findings, *originals),
+        {**equal.figures, **figures},
+    )
+
+
+def _conserved(
+    prepared: Prepared, source: Source, target: Target, sieve: Sieve, aside: set[Any]
+) -> CheckResult:
+    """Conservation by real counts; what is not in the target is in quarantine as it is now."""
+    landing = prepared.landing
+    unaccounted = [handle for handle in sieve.rejected if handle not in aside]
+    outdated = _outdated(prepared, source, target, aside)
+    lost: tuple[Finding, ...] = (
+        *(Unaccounted(landing.name, str(handle)) for handle in sorted(unaccounted)[:OFFENDERS]),
+        *(QuarantineOutdated(landing.name, handle) for handle in outdated[:OFFENDERS]),
+    )
+    rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
+    kept = verify.conservation(target, landing, source.count(landing), rows)
+    return CheckResult(
         kept.name,
         kept.passed and not lost,
         True,
         (*kept.findings, *lost),
-        {**kept.figures, "unaccounted": len(unaccounted)},
+        {
+            **kept.figures,
+            "unaccounted": len(unaccounted),
+            **({"outdated": len(outdated)} if outdated else {}),
+        },
     )
-    yield verify.keys(compared)
-    equal = verify.digests(landing, compared)
-    if keys_only:
-        rows = survey.rows - sum(part.rows for part in keys_only)
-        equal.figures.update({"sampled_rows": rows, "of_rows": survey.rows, "seed": sample.seed})
-    yield equal
+
+
+def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any]) -> list[str]:
+    """Handles in quarantine whose values are not those of the source's row."""
+    landing = prepared.landing
+    missing = {str(handle) for handle in aside}
+    differing = []
+    with source.sqlite() as connection:
+        rows = prepared.contract.explain(
+            connection,
+            sorted(aside),
+            handle_column=source.handle_column(landing),
+            held={parent.name: set() for _, parent in landing.parents},
+            known={},
+        )
+        for row in rows:
+            missing.discard(row.handle)
+            if quarantine.values_of(target, landing.name, row.handle) != row.values:
+                differing.append(row.handle)
+    return sorted([*missing, *differing])
 
 
 def _batches(sieve: Sieve, keys_only: Collection[Range]) -> Iterator[Sifted]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.move import conversions, load, quarantine, schema, verify, ways
 from pipeline.move.changes import Changes
-from pipeline.move.contract import LOSSY, Rejected, quoted
+from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import LossyConversion, ShapeError
 from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
@@ -219,10 +219,10 @@ def _rejected(work: Work) -> Iterator[Rejected]:
 
 
 def _demand_lossless(landing: Landing, row: Rejected) -> None:
-    lossy = [str(reason) for reason in row.reasons if reason.code == LOSSY]
-    if lossy and landing.policies.lossy_conversions == "fail":
+    forbidden = forbidden_loss(landing, row)
+    if forbidden:
         raise LossyConversion(
-            f"{landing.name} {row.key}: {'; '.join(lossy)}",
+            forbidden,
             remedy="Nothing was changed; mend the value, or set POLICY_LOSSY_CONVERSIONS to keep"
             " or quarantine",
         )

@@ -27,6 +27,7 @@ from pipeline.move.findings import (
     RowExtra,
     RowMissing,
     SequenceBehind,
+    SequenceEnded,
     ValueDiffers,
 )
 from pipeline.move.landing import Landing
@@ -151,7 +152,7 @@ def checks_of(
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of all checks of a table."""
     return (
-        conservation(target, landing, survey.rows, compared.totals),
+        conservation(target, landing, survey.rows, compared.totals.target_rows),
         keys(compared),
         digests(landing, compared),
         compared.foreign_keys or foreign_keys(target, landing),
@@ -163,9 +164,8 @@ def checks_of(
     )
 
 
-def conservation(target: Target, landing: Landing, ours: int, totals: Totals) -> CheckResult:
-    """Source = moved + quarantined: rows counted, rows read back, the ledger's rows."""
-    theirs = totals.target_rows
+def conservation(target: Target, landing: Landing, ours: int, theirs: int) -> CheckResult:
+    """Source = moved + quarantined: the source's rows, the target's, the ledger's."""
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
@@ -249,30 +249,36 @@ def sequences(target: Target, landing: Landing) -> CheckResult:
     name = sequence_of(target, landing)
     if name is None:
         return CheckResult("sequences", True, True, (), {"sequence": "none"})
-    upcoming = target.value(
-        f"SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM {name}"
+    ((upcoming, last),) = target.rows(
+        "SELECT CASE WHEN is_called THEN last_value + seqincrement ELSE last_value END, seqmax"
+        f" FROM {name}, pg_sequence WHERE seqrelid = to_regclass($1)",
+        (name,),
     )
     largest = target.value(
         f"SELECT coalesce(max({quoted(landing.key.name)}), 0)::bigint FROM {quoted(landing.name)}"
     )
-    behind = SequenceBehind(landing.name, name, upcoming, largest)
-    passed = upcoming > largest
-    return CheckResult(
-        "sequences",
-        passed,
-        True,
-        () if passed else (behind,),
-        {"next": upcoming, "largest": largest},
-    )
+    findings: list[Finding] = []
+    if upcoming <= largest:
+        findings.append(SequenceBehind(landing.name, name, upcoming, largest))
+    if upcoming > last:
+        findings.append(SequenceEnded(landing.name, name))
+    figures = {"next": upcoming, "largest": largest}
+    return CheckResult("sequences", not findings, True, tuple(findings), figures)
 
 
 def sequence_of(target: Target, landing: Landing) -> str | None:
-    """The sequence that gives out ids, quoted, or None."""
-    found = target.value(
-        "SELECT pg_get_serial_sequence($1, $2)",
-        (f"public.{quoted(landing.name)}", landing.key.name),
+    """The sequence that gives out ids, quoted, or None: of an identity, or of a default."""
+    table, key = f"public.{quoted(landing.name)}", landing.key.name
+    found = target.rows(
+        "SELECT coalesce(pg_get_serial_sequence($1, $2), (SELECT format('%I.%I', n.nspname,"
+        " c.relname) FROM pg_attribute a JOIN pg_attrdef f ON (f.adrelid, f.adnum) ="
+        " (a.attrelid, a.attnum) JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass"
+        " AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass JOIN pg_class c"
+        " ON c.oid = d.refobjid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE a.attrelid = to_regclass($1) AND a.attname = $2 LIMIT 1))",
+        (table, key),
     )
-    return None if found is None else str(found)
+    return None if found[0][0] is None else str(found[0][0])
 
 
 def in_quarantine(target: Target, landing: Landing) -> CheckResult:
