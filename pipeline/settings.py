@@ -4,8 +4,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
-from zoneinfo import available_timezones
 
+import pydantic_settings
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
@@ -13,6 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pipeline.move.errors import SettingsError
 from pipeline.move.policies import ExtraColumns, LossyConversions, Policies
+from pipeline.move.types import knows_zone
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAGSTER_URL = "PIPELINE_DAGSTER_URL"
@@ -39,8 +40,8 @@ class PolicySettings(BaseSettings):
     @field_validator("naive_zone")
     @classmethod
     def _known(cls, name: str) -> str:
-        if name not in available_timezones():
-            raise ValueError("there is no such time zone; write it like UTC or Asia/Bangkok")
+        if not knows_zone(name):
+            raise ValueError("no moment can be placed in it; write it like UTC or Asia/Bangkok")
         return name
 
 
@@ -153,13 +154,19 @@ def load(**overrides: Any) -> Settings:
         SettingsError: a value cannot be used; the message names it.
     """
     try:
-        return Settings(**overrides)
+        return Settings(policy=PolicySettings(), **overrides)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(
-            f"{name} cannot be used: {first['msg']}", remedy="Correct it in the environment or .env"
-        ) from None
+        prefix = (
+            PolicySettings.model_config["env_prefix"] if error.title == "PolicySettings" else ""
+        )
+        name, why = f"{prefix}{first['loc'][0]}".upper(), first["msg"]
+    except pydantic_settings.SettingsError as error:
+        # Only the policies have a setting that is parsed before it is validated.
+        name, why = "POLICY_FORBIDDEN_NULLS", f"it is no JSON object ({error.__cause__})"
+    raise SettingsError(
+        f"{name} cannot be used: {why}", remedy="Correct it in the environment or .env"
+    )
 
 
 def libpq(url: URL) -> str:

@@ -1,5 +1,6 @@
 """One factory: a declared table becomes the asset checks that look at what is committed of it."""
 
+import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -50,7 +51,9 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
                 )
         except PipelineError as error:
             part = evidence.of_checks(table.name, (), failure=str(error))
-            evidence.leave(context, part, planned=_planned(context, tables))
+            # Where the settings are wrong there is no place for it.
+            with contextlib.suppress(PipelineError):
+                evidence.leave(context, part, planned=_planned(context, tables))
             raise checks.failure(error) from error
         part = evidence.of_checks(table.name, found)
         evidence.leave(context, part, planned=_planned(context, tables))

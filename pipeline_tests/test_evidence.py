@@ -303,7 +303,17 @@ def test_a_table_that_is_recorded_again_replaces_its_part(tmp_path: Path) -> Non
         ([checked("t", result("drift", False))], True),
         ([checked("t", result("quarantine", False, rows=3))], True),
     ],
-    ids=["failed", "one failed", "check", "one check", "passed", "some checks", "nothing", "drift", "quarantine"],
+    ids=[
+        "failed",
+        "one failed",
+        "check",
+        "one check",
+        "passed",
+        "some checks",
+        "nothing",
+        "drift",
+        "quarantine",
+    ],
 )
 def test_only_a_failure_or_a_blocking_check_takes_the_proof_away(
     tables: list[TableEvidence], proven: bool

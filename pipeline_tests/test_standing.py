@@ -1266,12 +1266,3 @@ def test_a_wrong_schedule_is_one_sentence(
         "The schedule of verify cannot be 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
         " (such as 0 3 * * *) or SCHEDULE_ZONE."
     ]
-
-
-def test_a_sample_without_end_is_no_traceback(
-    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VERIFY_MIB", "inf")
-    result = verify_job(("rankings", "keys"))
-    failures = [e.step_failure_data for e in result.all_events if e.is_step_failure]
-    assert all(failure.user_failure_data for failure in failures), failures

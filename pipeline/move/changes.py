@@ -6,8 +6,6 @@ source's by this process, the target's by its server. JSON texts that are not th
 letter are handed to PostgreSQL, which knows when two of them mean the same.
 """
 
-import json
-import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,12 +18,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pipeline.move.contract import quoted
 from pipeline.move.digest import ColumnDigest
 from pipeline.move.extract import BATCH_ROWS, Range
+from pipeline.move.json_texts import repeats_a_name
 from pipeline.move.landing import Landing
 from pipeline.move.sift import Sifted, ahead
 from pipeline.move.target import DataFault, Target
 
 _TILE_ROWS = 2 * BATCH_ROWS
-_STRING = re.compile(r'"([^"]*)"\s*(:?)')
 
 
 @dataclass(frozen=True)
@@ -186,23 +184,8 @@ def _compare_tile(
     ours = sifted.batch
     totals.source_rows += ours.num_rows
     our_keys = ours.column(key)
-    if theirs is None:
-        all_keys = _tile_keys(target, landing, after=after, part=sifted.part)
-        extra = all_keys.filter(pc.invert(pc.is_in(all_keys, our_keys)))
-        theirs = _rows_with(target, landing, all_keys.filter(pc.is_in(all_keys, our_keys)))
-        totals.target_rows += len(extra)
-    else:
-        theirs, repeated = _without_repeated(theirs, key)
-        keys = theirs.column(key)
-        extra = repeated
-        totals.target_rows += len(repeated)
-        if not keys.equals(our_keys):
-            known = pc.is_in(keys, our_keys)
-            unknown = keys.filter(pc.invert(known))
-            extra = pa.concat_arrays([repeated, unknown])
-            totals.target_rows += len(unknown)
-            theirs = theirs.filter(known)
-    totals.target_rows += theirs.num_rows
+    theirs, extra = _matched(target, landing, sifted, theirs, after)
+    totals.target_rows += theirs.num_rows + len(extra)
     their_keys = theirs.column(key)
     missing = our_keys.slice(0, 0)
     chosen: pa.Array | None = None
@@ -220,7 +203,9 @@ def _compare_tile(
         differs = _unequal(source, there)
         if differs is not None and isinstance(column.type, JSONB):
             really = _json_unequal(target, source, there, differs)
-            lossy = _json_lossy(source, there, differs)
+            repeated = _json_lossy(source, there, differs)
+            if repeated is not None:
+                lossy = repeated if lossy is None else pc.or_(lossy, repeated)
             source = pc.if_else(really, source, there)
             differs = really if pc.any(really).as_py() else None
         totals.add(name, source, there, equal=differs is None)
@@ -245,6 +230,28 @@ def _compare_tile(
                 )
             )
     return Changes(sifted, missing, extra, tuple(differing), tuple(lost))
+
+
+def _matched(
+    target: Target, landing: Landing, sifted: Sifted, theirs: pa.RecordBatch | None, after: Any
+) -> tuple[pa.RecordBatch, pa.Array]:
+    """The target's rows whose keys the source has, each once, and the keys of all further rows."""
+    key = landing.key.name
+    our_keys = sifted.batch.column(key)
+    if theirs is None:
+        keys = _tile_keys(target, landing, after=after, part=sifted.part)
+        known = pc.is_in(keys, our_keys)
+        extra = keys.filter(pc.invert(known))
+        theirs, repeated = _without_repeated(
+            _rows_with(target, landing, pc.unique(keys.filter(known))), key
+        )
+        return theirs, pa.concat_arrays([extra, repeated])
+    theirs, repeated = _without_repeated(theirs, key)
+    keys = theirs.column(key)
+    if keys.equals(our_keys):
+        return theirs, repeated
+    known = pc.is_in(keys, our_keys)
+    return theirs.filter(known), pa.concat_arrays([repeated, keys.filter(pc.invert(known))])
 
 
 def _without_repeated(theirs: pa.RecordBatch, key: str) -> tuple[pa.RecordBatch, pa.Array]:
@@ -386,24 +393,3 @@ def _json_lossy(source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Arra
     lossy = np.zeros(len(source), dtype=bool)
     lossy[[i for i in at if repeats_a_name(source[i].as_py())]] = True
     return pa.array(lossy)
-
-
-def repeats_a_name(text: str) -> bool:
-    """Whether an object in a JSON text says the name of a member twice."""
-    if "\\" not in text:
-        # Most texts have no name twice at all, in whatever object.
-        names = [name for name, colon in _STRING.findall(text) if colon]
-        if len(set(names)) == len(names):
-            return False
-    repeated = []
-
-    def members(pairs: list[tuple[str, Any]]) -> None:
-        if len({name for name, _ in pairs}) < len(pairs):
-            repeated.append(True)
-
-    try:
-        json.loads(text, object_pairs_hook=members, parse_int=str, parse_float=str)
-    except RecursionError:
-        # Too deep to be sure: keeping an original too many does no harm.
-        return True
-    return bool(repeated)

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.visitors import replacement_traverse
 
+from pipeline.move.json_texts import repeats_a_name
 from pipeline.move.landing import Landing
 from pipeline.move.types import Rule
 
@@ -162,6 +163,11 @@ class Contract:
                 (found,) = struct.unpack(">d", value.value or b"")
             elif value.storage != "text":
                 continue
+            if isinstance(self.landing.table.columns[value.column].type, JSONB):
+                text = (value.value or b"").decode("utf-8", "replace")
+                if repeats_a_name(text):
+                    yield Reason(LOSSY, value.column, LOSES)
+                continue
             try:
                 lossy = cast.convert(pa.array([found]).cast(cast.raw)).lossy
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -232,19 +238,7 @@ def contract_of(landing: Landing) -> Contract:
             rules.append((column.name, Rule("null", "is NULL", f"{name} IS NULL")))
         rules.append((column.name, cast.storage_rule(name, landing.declared[column.name])))
         rules += [(column.name, rule) for rule in cast.rules(name)]
-        if isinstance(column.type, JSONB) and landing.policies.lossy_conversions != "keep":
-            message = "says the name of a member twice, of which jsonb keeps the last"
-            rules.append((column.name, Rule(LOSSY, message, repeats_a_name(name), always=True)))
     return Contract(landing, (*rules, *_checks(landing)))
-
-
-def repeats_a_name(column: str) -> str:
-    """SQL that is true for a JSON text with an object that says a name twice."""
-    return (
-        f"typeof({column}) = 'text' AND json_valid({column}) AND EXISTS (SELECT 1 FROM"
-        f" json_tree(CASE WHEN json_valid({column}) THEN {column} END) WHERE typeof(key) = 'text'"
-        " GROUP BY parent, key HAVING count(*) > 1)"
-    )
 
 
 def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
@@ -302,11 +296,10 @@ def _text(value: object) -> str | None:
 
 
 def forbidden_loss(landing: Landing, row: Rejected) -> str | None:
-    """What a row would lose, where the policy is to stop; else None."""
-    lossy = [str(reason) for reason in row.reasons if reason.code == LOSSY]
-    if not lossy or landing.policies.lossy_conversions != "fail":
+    """What a row would lose that nothing else rejects, where the policy is to stop; else None."""
+    if landing.policies.lossy_conversions != "fail" or {r.code for r in row.reasons} != {LOSSY}:
         return None
-    return f"{landing.name} {row.key}: {'; '.join(lossy)}"
+    return f"{landing.name} {row.key}: {'; '.join(map(str, row.reasons))}"
 
 
 def is_utf8(value: bytes) -> bool:

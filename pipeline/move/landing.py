@@ -4,7 +4,9 @@ The declared table is the rule. Columns that only the source has are carried alo
 declared columns that the source lacks stay at their default. Both are drift and are reported.
 """
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -86,11 +88,19 @@ class Landing:
 
     def _fill(self, name: str, value: object) -> pa.Scalar:
         cast = self.casts[name]
+        if cast.raw == pa.binary() and isinstance(value, str):
+            value = value.encode(errors="surrogatepass")
+        rules = [cast.storage_rule("v", ""), *cast.rules("v")]
         try:
+            with closing(sqlite3.connect(":memory:")) as judge:
+                for rule in rules:
+                    sql = f"SELECT ({rule.violated}) IS TRUE FROM (SELECT ? AS v)"
+                    if judge.execute(sql, (value,)).fetchone()[0]:
+                        raise ValueError(f"it {rule.message}")
             return cast.convert(pa.array([value], cast.raw)).values[0]
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (ValueError, OverflowError) as error:
             raise SettingsError(
-                f"{value!r} cannot stand for NULL in {self.name}.{name} ({error})",
+                f"{value!r} cannot stand for NULL in {self.name}.{name}: {error}",
                 remedy="Correct POLICY_FORBIDDEN_NULLS",
             ) from error
 
@@ -145,9 +155,8 @@ def match(
 def _demand_columns(table: sa.Table, policies: Policies) -> None:
     for name in policies.forbidden_nulls:
         of_table, _, column = name.rpartition(".")
-        if of_table == table.name and (
-            column not in table.columns or table.columns[column].nullable
-        ):
+        declared = table.metadata.tables.get(of_table)
+        if declared is None or column not in declared.columns or declared.columns[column].nullable:
             raise SettingsError(
                 f"POLICY_FORBIDDEN_NULLS names {name}, which is no column that forbids NULL",
                 remedy='Correct it, as in {"content_fragments.native_text": ""}',

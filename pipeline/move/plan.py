@@ -18,11 +18,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import schema
-from pipeline.move.changes import repeats_a_name
 from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.findings import Drift, Lossy, Quarantined
+from pipeline.move.json_texts import repeats_a_name
 from pipeline.move.landing import Landing
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare

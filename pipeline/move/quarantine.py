@@ -3,6 +3,7 @@
 A row whose value and reasons are unchanged is not touched, so ``since`` tells how long it waits.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -114,6 +115,24 @@ def values_of(target: Target, table: str, handle: str) -> tuple[StoredValue, ...
             (table, handle),
         )
     )
+
+
+def digests(target: Target, table: str) -> dict[str, set[tuple[str, str, str | None]]]:
+    """What is kept of every row, as (column, storage, MD5 of the value), by handle."""
+    found: dict[str, set[tuple[str, str, str | None]]] = {}
+    for handle, *value in target.rows(
+        "SELECT handle, column_name, storage, md5(value) FROM migration.quarantine_values"
+        " WHERE table_name = $1",
+        (table,),
+    ):
+        column, storage, digest = value
+        found.setdefault(handle, set()).add((column, storage, digest))
+    return found
+
+
+def md5_of(value: bytes | None) -> str | None:
+    """The MD5 of a stored value, as PostgreSQL's ``md5()`` writes it."""
+    return None if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
 
 
 def _remove(target: Target, table: str, gone: list[str]) -> None:

@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.contract import LOSES, LOSSY, Contract, Reason
 from pipeline.move.extract import DUPLICATE, Range, Source, Survey
+from pipeline.move.json_texts import repeats_a_name
 from pipeline.move.landing import Landing
 from pipeline.move.types import Converted
 
@@ -84,9 +86,24 @@ class Sieve:
                 return self.sift(part, judge=True)
             raw = self._convertible(self.source.read(self.landing, part, without=left_out))
             batch, lossy = convert(self.landing, raw)
-        if lossy and self.landing.policies.lossy_conversions != "keep":
+        if self.landing.policies.lossy_conversions != "keep":
+            lossy |= self._repeating(raw)
             batch, raw, lossy = self._without_lossy(batch, raw, lossy)
         return Sifted(part, batch, raw, lossy, judged)
+
+    def _repeating(self, raw: pa.RecordBatch) -> dict[str, pa.Array]:
+        """Where a JSON text says a name twice, of which jsonb keeps the last."""
+        return {
+            column.name: pa.array(
+                [
+                    text is not None and repeats_a_name(text)
+                    for text in raw.column(column.name).to_pylist()
+                ],
+                pa.bool_(),
+            )
+            for column in self.landing.columns
+            if isinstance(column.type, JSONB) and column.name not in self.landing.fills
+        }
 
     def _without_lossy(
         self, batch: pa.RecordBatch, raw: pa.RecordBatch, lossy: dict[str, pa.Array]

@@ -159,8 +159,11 @@ class Target:
         self.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:
             yield
-        finally:
-            self.run("ROLLBACK")
+        except BaseException:
+            with contextlib.suppress(TargetError, DataFault):
+                self.run("ROLLBACK")
+            raise
+        self.run("ROLLBACK")
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -168,8 +171,15 @@ class Target:
         self.run("SAVEPOINT undone")
         try:
             yield
-        finally:
-            self.run("ROLLBACK TO SAVEPOINT undone", "RELEASE SAVEPOINT undone")
+        except BaseException:
+            # What went wrong is worth telling, not that the session is gone.
+            with contextlib.suppress(TargetError, DataFault):
+                self._undo()
+            raise
+        self._undo()
+
+    def _undo(self) -> None:
+        self.run("ROLLBACK TO SAVEPOINT undone", "RELEASE SAVEPOINT undone")
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:

@@ -9,8 +9,10 @@ it raises ``pa.ArrowInvalid`` on others. What it changes in a way that cannot be
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 import pyarrow as pa
@@ -376,6 +378,9 @@ def _round_decimal(values: pa.Array, scale: int) -> pa.Array:
     return pc.round(exact, scale, round_mode="half_towards_infinity")
 
 
+_FAR = pa.scalar(datetime(2037, 1, 1), _NAIVE_MICROSECONDS)
+"""From here on Arrow knows a zone's standard time only."""
+
 _YEAR_10000 = 253_402_300_800_000_000
 _DIGITS = 38
 """What Arrow's decimals hold."""
@@ -422,10 +427,41 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
     )
 
 
+def knows_zone(name: str) -> bool:
+    """Whether moments of a time zone can be placed."""
+    if name not in available_timezones():
+        return False
+    try:
+        _instants(pa.array([datetime(2025, 1, 15, 12), datetime(2040, 1, 15, 12)]), name)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _instants(naive: pa.Array, zone: str) -> pa.Array:
+    """Moments of a zone; an hour that is missing or doubled there raises."""
     if zone == "UTC":
         return naive.cast(UTC_MICROSECONDS)
-    return pc.assume_timezone(naive, zone).cast(UTC_MICROSECONDS)
+    far = pc.fill_null(pc.greater_equal(naive, _FAR), False)
+    near = pc.if_else(far, pa.scalar(None, naive.type), naive)
+    found = pc.assume_timezone(near, zone).cast(UTC_MICROSECONDS)
+    if not pc.any(far).as_py():
+        return found
+    beyond = pc.if_else(far, naive, pa.scalar(None, naive.type)).to_pylist()
+    placed = pa.array([_placed(moment, ZoneInfo(zone)) for moment in beyond], UTC_MICROSECONDS)
+    return pc.coalesce(found, placed)
+
+
+def _placed(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
+    if moment is None:
+        return None
+    local = moment.replace(tzinfo=zone)
+    if local.utcoffset() != local.replace(fold=1).utcoffset():
+        raise pa.ArrowInvalid(f"{moment} is missing or doubled in {zone.key}")
+    try:
+        return local.astimezone(timezone.utc)  # noqa: UP017
+    except OverflowError as error:
+        raise pa.ArrowInvalid(f"{moment} is too far away") from error
 
 
 def _moment_convert(values: pa.Array, zone: str) -> Converted:
