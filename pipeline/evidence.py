@@ -212,8 +212,10 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
         The HTML file; ``evidence.json`` lies beside it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{_PART}{quote(part.table, safe='')}.json"
-    _write(folder / name, json.dumps(asdict(part), default=str))
+    path = folder / f"{_PART}{quote(part.table, safe='')}.json"
+    if path.exists():
+        part = _joined(TypeAdapter(TableEvidence).validate_json(path.read_text()), part)
+    _write(path, json.dumps(asdict(part), default=str))
     parts = [
         TypeAdapter(TableEvidence).validate_json(path.read_text())
         for path in folder.glob(f"{_PART}*.json")
@@ -251,6 +253,18 @@ def leave(
     if REPORT not in context.run.tags:
         context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
     return path
+
+
+def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:
+    """One part of a table that was moved and then checked again in the same run."""
+    if before.moved is None or now.moved is not None:
+        return now
+    again = {check.name: check for check in now.checks}
+    kept = []
+    for check in before.checks:
+        later = again.pop(check.name, check)
+        kept.append(later if check.passed else check)
+    return replace(before, at=now.at, checks=[*kept, *again.values()], failure=now.failure)
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ Frames = dict[str, pd.DataFrame]
 def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
     """Findings, at most as many as a check names."""
     rows = [
-        {"finding": type(finding).__name__, **_without_table(finding)}
+        {"finding": _words(type(finding).__name__), **_without_table(finding)}
         for finding in list(findings)[:OFFENDERS]
     ]
     return pd.DataFrame(rows, dtype=object).fillna("")
@@ -102,7 +102,23 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _without_table(finding: Finding) -> dict[str, object]:
-    return {name: value for name, value in vars(finding).items() if name != "table"}
+    return {name: _plain(value) for name, value in vars(finding).items() if name != "table"}
+
+
+def _words(name: str) -> str:
+    """``RowMissing`` as people write it."""
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
+
+
+def _plain(value: object) -> object:
+    match value:
+        case None:
+            return "NULL"
+        case [[_, _, _], *_] if isinstance(value, tuple):
+            return "; ".join(f"{key}: {old} to {new}" for key, old, new in value)
+        case tuple():
+            return ", ".join(map(str, value))
+    return value
 
 
 def _reason(found: Quarantined) -> dict[str, object]:

@@ -79,7 +79,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         self._exit.close()
 
     def open(self) -> Target:
-        """The session.
+        """A session that is in no transaction.
 
         Raises:
             TargetError: no server answers, or it refuses this user.
@@ -97,7 +97,8 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target
-        return self._target
+        # While a table is filled ahead, one of the mover's two sessions is not free.
+        return self._mover.idle if self._mover else self._target
 
     def mover(self, source: Source, *, run_id: str) -> Mover:
         """What moves the tables of a run into this target.

@@ -1,5 +1,6 @@
 """What Dagster loads and shows: assets, checks, the job, and what a run records of a table."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_a_failed_check_names_its_offenders_in_a_table(
     assert digests.severity == dg.AssetCheckSeverity.ERROR
     head, _, first, *_ = str(digests.metadata["offenders"].value).splitlines()
     assert head == "| finding | key | column | source | target |"
-    assert first == "| ValueDiffers | 2 | body_text | I eat rice | changed on the way |"
+    assert first == "| value differs | 2 | body_text | I eat rice | changed on the way |"
     keys = {key.to_user_string() for key in materialized(result)}
     assert keys == {"learning_content"}
 
@@ -257,3 +258,20 @@ def test_one_process_can_run_the_job_again(
         ways.append({shown(result, table)["way"] for table in TABLES})
         assert list((tmp_path / "home" / "snapshots").iterdir()) == []
     assert ways == [{"filled"}, {"unchanged"}]
+
+
+@pytest.mark.usefixtures("settings")
+def test_everything_materialized_at_once_moves_and_checks_each_table(
+    defs: dg.Definitions, source: SourceFile, tmp_path: Path
+) -> None:
+    source.add_family(contents=2)
+    whole = defs.resolve_implicit_global_asset_job_def()
+    result = whole.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    assert result.success
+    (folder,) = (tmp_path / "home" / "reports").iterdir()
+    left = json.loads((folder / "evidence.json").read_text())
+    assert left["proven"]
+    for table in left["tables"]:
+        assert table["moved"]["way"] == "filled"
+        names = [check["name"] for check in table["checks"]]
+        assert len(names) == len(set(names)) == 10

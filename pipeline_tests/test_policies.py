@@ -455,6 +455,25 @@ def test_a_name_that_is_no_column_which_forbids_null_is_one_sentence(
     assert str(caught.value).startswith(f"POLICY_FORBIDDEN_NULLS names {name}, which is no column")
 
 
+@pytest.mark.parametrize("value", [5, 1.5, "null", '"unknown"'])
+def test_a_value_for_json_is_any_json(
+    things: SourceFile, target_url: str, tmp_path: Path, value: Any
+) -> None:
+    move_things(things, target_url, tmp_path, _THINGS | {"things.doc": value})
+    kept = query(target_url, "SELECT doc::text FROM things ORDER BY id")
+    assert kept == [(str(value),), ('{"spaced": 1}',)]
+
+
+def test_a_value_for_null_hides_no_other_loss(
+    things: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    things.run("UPDATE things SET doc = ? WHERE id = 2", (REPEATED["at the top"],))
+    policies = Policies(forbidden_nulls=_THINGS, lossy_conversions="quarantine")
+    move = moved(things, target_url, tmp_path, tables=[THINGS], policies=policies)["things"]
+    assert (move.moved_rows, move.quarantined_rows) == (1, 1)
+    assert set(reasons(target_url, "things")) == {"2"}
+
+
 # Columns that only the source has.
 
 
@@ -678,6 +697,14 @@ def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     found = settings.load().policies
     assert found == Policies("Asia/Bangkok", fills, "ignore", "fail")
     assert [type(value) for value in found.forbidden_nulls.values()] == [str, int, float]
+
+
+@pytest.mark.parametrize("value", ["strict", '{"naive_zone": "Mars/Base"}'])
+def test_a_variable_of_somebody_else_is_no_policy(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("POLICY", value)
+    assert settings.load().policies == DEFAULT
 
 
 BAD_SETTINGS = [

@@ -958,6 +958,18 @@ def test_what_the_ledger_lost_is_found(moved: Moved, loss: str) -> None:
     assert broken(standing(moved.url, moved.source, "rankings", planted=LEDGER[loss]))
 
 
+def test_originals_that_the_ledger_lost_are_all_counted(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    lossy = "2025-08-06 03:07:13.1234567"
+    source.add("learning_content", *({"created_at": lossy} for _ in range(25)))
+    move_all(source.path, target_url, tables=TABLES[:1])
+    copy, planted = opened(source.path, tmp_path), "DELETE FROM migration.conversions"
+    check = standing(target_url, copy, "learning_content", planted=planted)["digests"]
+    assert len(check.findings) == 20
+    assert 25 in check.figures.values()
+
+
 def test_quarantine_is_not_read_row_by_row(
     source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
