@@ -59,7 +59,6 @@ class Settings(BaseSettings):
         verify_seed: chooses them; None takes another choice in every run.
         verify_cron: when the schedule of ``verify`` starts it, once that is switched on.
         schedule_zone: time zone of every schedule.
-        policy: what is to be done where a person has to decide; POLICY_... in the environment.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -75,12 +74,11 @@ class Settings(BaseSettings):
     verify_seed: int | None = None
     verify_cron: str = "0 3 * * *"
     schedule_zone: str = "UTC"
-    policy: PolicySettings = Field(default_factory=PolicySettings)
 
-    @property
+    @cached_property
     def policies(self) -> Policies:
-        """What is to be done where a person has to decide."""
-        return Policies(**self.policy.model_dump())
+        """What is to be done where a person has to decide; POLICY_... in the environment."""
+        return Policies(**PolicySettings().model_dump())
 
     @cached_property
     def source_path(self) -> Path:
@@ -154,7 +152,9 @@ def load(**overrides: Any) -> Settings:
         SettingsError: a value cannot be used; the message names it.
     """
     try:
-        return Settings(policy=PolicySettings(), **overrides)
+        loaded = Settings(**overrides)
+        _ = loaded.policies
+        return loaded
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         prefix = (

@@ -539,6 +539,20 @@ def test_a_row_that_is_rejected_and_lossy_gets_every_reason(
     assert {reason.column for reason in reasons} == {broken, "created_at"}
 
 
+@pytest.mark.parametrize("text", ["0001-01-01 00:00+07:00", "2025-03-30 02:30:00"])
+def test_an_orphan_that_cannot_be_converted_gets_every_reason(
+    source: SourceFile, target_url: str, tmp_path: Path, text: str
+) -> None:
+    source.add_family(contents=1)
+    source.add("content_fragments", {"id": 9, "learning_content_id": 99, "created_at": text})
+    berlin = Policies(naive_zone="Europe/Berlin")
+    plans = planned(source, target_url, tmp_path, policies=berlin)
+    moves = moved(source, target_url, tmp_path, policies=berlin)
+    _agrees(plans["content_fragments"], moves["content_fragments"])
+    reasons = found_by(moves["content_fragments"], Quarantined)
+    assert {reason.column for reason in reasons} == {"learning_content_id", "created_at"}
+
+
 def test_a_value_for_null_that_breaks_a_check_is_foreseen(tmp_path: Path, target_url: str) -> None:
     ddl = CONTENT_DDL.replace("asset_type VARCHAR(20) NOT NULL", "asset_type VARCHAR(20)")
     source = SourceFile.make(tmp_path / "source.db", ddl)

@@ -660,6 +660,18 @@ def test_a_row_that_is_rejected_anyway_loses_nothing_and_stops_nothing(
     assert (move.moved_rows, move.quarantined_rows) == (1, 1)
 
 
+@pytest.mark.parametrize("lossy", ["keep", "quarantine", "fail"])
+def test_a_table_without_a_clean_row_moves_under_every_policy(
+    source: SourceFile, target_url: str, tmp_path: Path, lossy: Any
+) -> None:
+    source.add("learning_content", {"id": 1, "title": "x" * 201})
+    policies = Policies(lossy_conversions=lossy)
+    (plan,) = planned(source, target_url, tmp_path, tables=CONTENT, policies=policies).values()
+    move = move_content(source, target_url, tmp_path, policies)
+    assert (move.moved_rows, move.quarantined_rows, plan.rejected_rows) == (0, 1, 1)
+    assert check_content(source, target_url, tmp_path, policies) == set()
+
+
 REPEATED = {
     "at the top": '{"a": 1, "a": 2}',
     "the same value": '{"a": 1, "a": 1}',

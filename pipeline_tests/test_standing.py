@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.move import changes, extract
+from pipeline.move import changes, extract, mending
 from pipeline.move import standing as standing_module
 from pipeline.move.errors import ShapeError, Transient
 from pipeline.move.extract import Source
@@ -968,6 +969,43 @@ def test_originals_that_the_ledger_lost_are_all_counted(
     check = standing(target_url, copy, "learning_content", planted=planted)["digests"]
     assert len(check.findings) == 20
     assert 25 in check.figures.values()
+
+
+def test_quarantine_is_not_held_in_memory_as_a_whole(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.run(
+        "INSERT INTO learning_content (id, title, content_type, language, native_text, translation,"
+        " ipa) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)"
+        " SELECT i, hex(randomblob(101)), 'a', 'b', 'c', 'd', 'e' FROM n"
+    )
+    move_all(source.path, target_url, tables=TABLES[:1])
+    copy = opened(source.path, tmp_path)
+    tracemalloc.start()
+    try:
+        found = standing(target_url, copy, "learning_content")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found["quarantine"].figures == {"rows": 4000}
+    assert not broken(found)
+    assert peak < 10 * 2**20
+
+
+def test_a_mended_value_that_waits_for_its_redrive_is_no_loss(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.add("learning_content", {"id": 1}, {"id": 2, "title": "x" * 201})
+    move_all(source.path, target_url, tables=TABLES[:1])
+    names = {"table": "learning_content", "handle": "2", "column": "title"}
+    copy = opened(source.path, tmp_path)
+    with Target.connect(target_url, shown="the target") as target:
+        with target.transaction():
+            assert mending.take_in(target, [names | {"storage": "text", "value": "short"}]) == 1
+        mending.apply(copy, TABLES, mending.read(target, ["learning_content"]))
+    found = standing(target_url, copy, "learning_content")
+    assert found["mended"].figures == {"values": 1, "outdated": 0}
+    assert not broken(found)
 
 
 def test_quarantine_is_not_read_row_by_row(

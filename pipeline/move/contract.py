@@ -154,6 +154,22 @@ class Contract:
         )
         return [handle for (handle,) in found]
 
+    def _unplaceable(
+        self, values: Iterable[StoredValue], told: Sequence[Reason]
+    ) -> Iterator[Reason]:
+        """Moments that keep every rule, and that the cast finds no place for."""
+        wrong = {reason.column for reason in told}
+        for value in values:
+            kind = self.landing.table.columns[value.column].type
+            if value.storage != "text" or not isinstance(kind, sa.DateTime):
+                continue
+            if value.column not in wrong and is_utf8(value.value or b""):
+                cast = self.landing.casts[value.column]
+                try:
+                    cast.convert(pa.array([value.value]).cast(cast.raw))
+                except pa.ArrowInvalid as error:
+                    yield Reason("conversion", value.column, cannot_be_converted(error))
+
     def _losses(self, values: Iterable[StoredValue]) -> Iterator[Reason]:
         """Values that would lose something, although their row is rejected anyway."""
         for value in values:
@@ -220,6 +236,7 @@ class Contract:
             and "text" in self.landing.casts[value.column].storage
             and not is_utf8(value.value or b"")
         ]
+        reasons += self._unplaceable(values, reasons)
         if self.landing.policies.lossy_conversions != "keep":
             reasons += self._losses(values)
         extra = known.get(handle)
@@ -293,6 +310,11 @@ def _text(value: object) -> str | None:
         return None
     # Shown to people and kept in a column of text, which has no place for NUL.
     return value.decode("utf-8", "replace").replace("\0", "\N{SYMBOL FOR NULL}")
+
+
+def cannot_be_converted(error: pa.ArrowInvalid) -> str:
+    """What a cast says of a value, as the message of a reason."""
+    return f"cannot be converted: {str(error).splitlines()[0]}"
 
 
 def forbidden_loss(landing: Landing, row: Rejected) -> str | None:

@@ -51,19 +51,19 @@ def replace(target: Target, table: str) -> tuple[Lossy, ...]:
     return summary(target, table)
 
 
-def lacking(target: Target, table: str, *, limit: int) -> list[tuple[str, str, str | None]]:
-    """Collected originals that the ledger has not, as (key, column, original)."""
-    return [
-        (key, column, original)
-        for key, column, original in target.rows(
-            f"SELECT source_key, column_name, original FROM {_NOW} AS n WHERE NOT EXISTS (SELECT"
-            " FROM migration.conversions AS c WHERE c.table_name = $1 AND c.source_key ="
-            " n.source_key AND c.column_name = n.column_name AND (n.storage, n.original) IS NOT"
-            " DISTINCT FROM (c.storage, c.original))"
-            f" ORDER BY 1, 2 LIMIT {limit}",
-            (table,),
-        )
-    ]
+def lacking(
+    target: Target, table: str, *, limit: int
+) -> tuple[int, list[tuple[str, str, str | None]]]:
+    """Collected originals that the ledger has not: how many, some as (key, column, original)."""
+    found = target.rows(
+        f"SELECT source_key, column_name, original, count(*) OVER () FROM {_NOW} AS n WHERE NOT"
+        " EXISTS (SELECT FROM migration.conversions AS c WHERE c.table_name = $1 AND"
+        " c.source_key = n.source_key AND c.column_name = n.column_name AND"
+        " (n.storage, n.original) IS NOT DISTINCT FROM (c.storage, c.original))"
+        f" ORDER BY 1, 2 LIMIT {limit}",
+        (table,),
+    )
+    return found[0][3] if found else 0, [(key, column, old) for key, column, old, _ in found]
 
 
 def summary(target: Target, table: str) -> tuple[Lossy, ...]:

@@ -4,6 +4,7 @@ The declared table is the rule. Columns that only the source has are carried alo
 declared columns that the source lacks stay at their default. Both are drift and are reported.
 """
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
@@ -88,6 +90,8 @@ class Landing:
 
     def _fill(self, name: str, value: object) -> pa.Scalar:
         cast = self.casts[name]
+        if isinstance(self.table.columns[name].type, JSONB) and not isinstance(value, str):
+            value = json.dumps(value)
         if cast.raw == pa.binary() and isinstance(value, str):
             value = value.encode(errors="surrogatepass")
         rules = [cast.storage_rule("v", ""), *cast.rules("v")]

@@ -117,21 +117,28 @@ def values_of(target: Target, table: str, handle: str) -> tuple[StoredValue, ...
     )
 
 
-def digests(target: Target, table: str) -> dict[str, set[tuple[str, str, str | None]]]:
-    """What is kept of every row, as (column, storage, MD5 of the value), by handle."""
-    found: dict[str, set[tuple[str, str, str | None]]] = {}
-    for handle, *value in target.rows(
+Digests = set[tuple[str, str, str | None]]
+"""Values of a row, as (column, storage, MD5 of the value)."""
+
+
+def digests(target: Target, table: str, of: list[str]) -> dict[str, Digests]:
+    """What is kept of some rows, by handle."""
+    found: dict[str, Digests] = {}
+    for handle, column, storage, digest in target.rows(
         "SELECT handle, column_name, storage, md5(value) FROM migration.quarantine_values"
-        " WHERE table_name = $1",
-        (table,),
+        " WHERE table_name = $1 AND handle = ANY($2)",
+        (table, of),
     ):
-        column, storage, digest = value
         found.setdefault(handle, set()).add((column, storage, digest))
     return found
 
 
-def md5_of(value: bytes | None) -> str | None:
-    """The MD5 of a stored value, as PostgreSQL's ``md5()`` writes it."""
+def digests_of(row: Rejected) -> Digests:
+    """The same of a row that was just read from the source."""
+    return {(value.column, value.storage, _md5(value.value)) for value in row.values}
+
+
+def _md5(value: bytes | None) -> str | None:
     return None if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move.contract import LOSES, LOSSY, Contract, Reason
+from pipeline.move.contract import LOSES, LOSSY, Contract, Reason, cannot_be_converted
 from pipeline.move.extract import DUPLICATE, Range, Source, Survey
 from pipeline.move.json_texts import repeats_a_name
 from pipeline.move.landing import Landing
@@ -87,7 +87,8 @@ class Sieve:
             raw = self._convertible(self.source.read(self.landing, part, without=left_out))
             batch, lossy = convert(self.landing, raw)
         if self.landing.policies.lossy_conversions != "keep":
-            lossy |= self._repeating(raw)
+            for name, repeats in self._repeating(raw).items():
+                lossy[name] = pc.or_(lossy[name], repeats) if name in lossy else repeats
             batch, raw, lossy = self._without_lossy(batch, raw, lossy)
         return Sifted(part, batch, raw, lossy, judged)
 
@@ -102,7 +103,7 @@ class Sieve:
                 pa.bool_(),
             )
             for column in self.landing.columns
-            if isinstance(column.type, JSONB) and column.name not in self.landing.fills
+            if isinstance(column.type, JSONB)
         }
 
     def _without_lossy(
@@ -110,7 +111,7 @@ class Sieve:
     ) -> tuple[pa.RecordBatch, pa.RecordBatch, dict[str, pa.Array]]:
         """Reject the rows whose values would lose something; what stands for a NULL may stay."""
         keys = batch.column(self.landing.key.name)
-        lost = pa.array([False] * batch.num_rows)
+        lost = pa.array([False] * batch.num_rows, pa.bool_())
         for name, where in lossy.items():
             there = pc.and_(pc.fill_null(where, False), raw.column(name).is_valid())
             if pc.any(there).as_py():
@@ -188,7 +189,7 @@ def _unconvertible(landing: Landing, raw: pa.RecordBatch, message: str) -> tuple
             text = str(error)
             if "UTF8" in text:
                 return name, "is not valid UTF-8"
-            return name, f"cannot be converted: {text.splitlines()[0]}"
+            return name, cannot_be_converted(error)
     return None, message
 
 

@@ -33,6 +33,7 @@ from pipeline.move.findings import (
 from pipeline.move.landing import Landing
 from pipeline.move.sift import Sifted, convert
 from pipeline.move.target import Target
+from pipeline.move.types import largest_integer
 
 
 class ProofFailed(PipelineError):
@@ -260,7 +261,8 @@ def sequences(target: Target, landing: Landing) -> CheckResult:
     findings: list[Finding] = []
     if upcoming <= largest:
         findings.append(SequenceBehind(landing.name, name, upcoming, largest))
-    if upcoming > last:
+    # Where the type itself has no further number, no sequence can help.
+    if upcoming > last and last < largest_integer(landing.key.type):
         findings.append(SequenceEnded(landing.name, name))
     figures = {"next": upcoming, "largest": largest}
     return CheckResult("sequences", not findings, True, tuple(findings), figures)
