@@ -110,7 +110,8 @@ def redrive(
     code = _run("redrive", tables=_with_children(waiting))
     with _target(found) as target:
         still = sum(_in_quarantine(target, name) for name in names)
-    console.print(f"{still:,} rows are still in quarantine")
+    of = f" of {table}" if table else ""
+    console.print(f"{still:,} rows{of} are still in quarantine")
     raise typer.Exit(code)
 
 
@@ -134,7 +135,10 @@ def mend_quarantine(
     with _target(_ready()) as target, target.lock(), target.transaction():
         target.run(*schema.ledger_ddl())
         changed = mending.take_in(target, quarantine_files.read(path))
-    console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
+    if changed:
+        console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
+    else:
+        console.print("nothing in this file differs from quarantine")
 
 
 @kept.command("forget")
@@ -199,6 +203,13 @@ def dev(
 
 def _ready() -> environment.Databases:
     loaded = settings.load()
+    try:
+        loaded.pipeline_home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"PIPELINE_HOME cannot be {loaded.pipeline_home} ({error.strerror})",
+            remedy="Name a folder that can be written",
+        ) from error
     found = environment.databases(loaded)
     environment.prepare_dagster(found, loaded)
     return found

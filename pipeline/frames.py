@@ -105,6 +105,12 @@ def _without_table(finding: Finding) -> dict[str, object]:
     return {name: _plain(value) for name, value in vars(finding).items() if name != "table"}
 
 
+def _changed(examples: Iterable[tuple[str, str | None, str]]) -> str:
+    return "; ".join(
+        f"{key}: {'NULL' if old is None else old} to {new}" for key, old, new in examples
+    )
+
+
 def _words(name: str) -> str:
     """``RowMissing`` as people write it."""
     return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
@@ -115,7 +121,7 @@ def _plain(value: object) -> object:
         case None:
             return "NULL"
         case [[_, _, _], *_] if isinstance(value, tuple):
-            return "; ".join(f"{key}: {old} to {new}" for key, old, new in value)
+            return _changed(value)
         case tuple():
             return ", ".join(map(str, value))
     return value
@@ -135,7 +141,7 @@ def _lossy(found: Lossy) -> dict[str, object]:
         "table": found.table,
         "column": found.column,
         "values": f"{found.values:,}",
-        "for example": "; ".join(f"{key}: {old} to {new}" for key, old, new in found.examples),
+        "for example": _changed(found.examples),
     }
 
 

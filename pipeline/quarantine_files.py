@@ -17,8 +17,13 @@ def write(path: Path, records: Iterable[dict[str, str]]) -> int:
     """Write records; returns how many.
 
     Raises:
-        MendError: the file is named neither .csv nor .json, or cannot be written.
+        MendError: the file exists, is named neither .csv nor .json, or cannot be written.
     """
+    if path.exists():
+        raise MendError(
+            f"{path} is there already, and may hold what somebody mended",
+            remedy="Name another file, or remove it",
+        )
     written = list(records)
     try:
         if _form(path) == ".json":

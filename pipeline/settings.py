@@ -137,7 +137,7 @@ class Settings(BaseSettings):
                 "DATABASE_URL is not a PostgreSQL URL",
                 remedy="Write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
             )
-        if "@" in (url.host or ""):
+        if "@" in f"{url.host}{url.database}":
             raise SettingsError(
                 "DATABASE_URL has an @ in its user or password",
                 remedy="Write it there as %40, a slash as %2F and a colon as %3A",

@@ -238,7 +238,7 @@ def test_the_commands_export_mend_redrive_and_forget(
     assert "1 values mended" in pipeline("quarantine", "mend", str(file), **usual).out
     done = pipeline("redrive", "learning_content", **usual)
     assert done.code == 0, done.err
-    assert "0 rows are still in quarantine" in done.out
+    assert "0 rows of learning_content are still in quarantine" in done.out
     assert "standing" not in done.out
     done = pipeline("quarantine", "forget", "learning_content", **usual)
     assert "1 mended values forgotten" in done.out

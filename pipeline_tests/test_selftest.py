@@ -45,7 +45,7 @@ NAMED = {
 def databases(server: URL) -> set[str]:
     names = query(libpq(server), "SELECT datname::text FROM pg_database")
     # Other tests of this session have databases of their own.
-    return {name for (name,) in names if not name.startswith(("test_", "planned_"))}
+    return {name for (name,) in names if not name.startswith(("test_", "planned_", "shared_"))}
 
 
 @pytest.fixture(autouse=True)

@@ -136,7 +136,7 @@ class Lossy:
     table: str
     column: str
     values: int
-    examples: tuple[tuple[str, str, str], ...] = ()
+    examples: tuple[tuple[str, str | None, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -223,8 +223,8 @@ def _demand_lossless(landing: Landing, row: Rejected) -> None:
     if forbidden:
         raise LossyConversion(
             forbidden,
-            remedy="Nothing was changed; mend the value, or set POLICY_LOSSY_CONVERSIONS to keep"
-            " or quarantine",
+            remedy=f"Nothing of {landing.name} was changed; mend the value in the source, or set"
+            " POLICY_LOSSY_CONVERSIONS to keep or quarantine",
         )
 
 
