@@ -140,9 +140,7 @@ def test_every_quarantine_reason_is_printed_with_an_example(moved: Moved) -> Non
 
 def test_every_check_of_every_table_is_printed(moved: Moved) -> None:
     results = {
-        (table, check): moved.first.row(table, check)[0]
-        for table in TABLES
-        for check in OF_A_MOVE
+        (table, check): moved.first.row(table, check)[0] for table in TABLES for check in OF_A_MOVE
     }
     warnings = {key for key, result in results.items() if result == "warning"}
     assert {key for key, result in results.items() if result != "passed"} == warnings

@@ -497,7 +497,7 @@ _SPOILS = st.one_of(
 
 
 @hypothesis_settings(
-    max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(spoils=st.lists(_SPOILS, min_size=5, max_size=25))
 def test_plan_and_move_reject_the_same_rows_for_the_same_reasons(

@@ -651,8 +651,8 @@ def test_a_lossy_value_stops_the_move_and_nothing_changes(
         move_content(source, target_url, tmp_path, never)
     assert str(caught.value).startswith(f"learning_content 1: {named} ")
     assert str(caught.value).endswith(
-        "Nothing was changed; mend the value, or set POLICY_LOSSY_CONVERSIONS to keep or"
-        " quarantine."
+        "Nothing of learning_content was changed; mend the value in the source, or set"
+        " POLICY_LOSSY_CONVERSIONS to keep or quarantine."
     )
     if already:
         assert query(target_url, everything) == before

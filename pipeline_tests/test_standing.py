@@ -130,10 +130,11 @@ class Moved:
 
 @contextmanager
 def new_database(server: URL, name: str) -> Iterator[str]:
-    """The URL of a database that is dropped afterwards."""
+    """The URL of a database that is dropped afterwards; no commit waits for the disk."""
     with closing(psycopg2.connect(libpq(server))) as connection:
         connection.autocommit = True
         connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.cursor().execute(f"ALTER DATABASE {name} SET synchronous_commit TO off")
         yield libpq(server.set(database=name))
         connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -927,17 +928,15 @@ def test_a_range_that_holds_far_more_in_the_target_is_compared_all_the_same(
 
 def test_nothing_is_written_to_the_target(moved: Moved, in_ranges: Prepared) -> None:
     before = _contents(moved.url)
-    with moved.session.looking():
-        assert len(checked(in_ranges, moved.source, moved.session, sample=Sample(300, 1))) == len(
-            NAMES
-        )
-        counted = moved.session.value(
+    with Target.connect(moved.url, shown="the target") as target, target.looking():
+        assert len(checked(in_ranges, moved.source, target, sample=Sample(300, 1))) == len(NAMES)
+        counted = target.value(
             "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_xact_all_tables"
             " WHERE schemaname IN ('public', 'migration')"
         )
         assert counted == 0
-        assert moved.session.value("SELECT count(*) FROM pg_class WHERE relpersistence = 't'") == 0
-        setting = moved.session.value("SELECT current_setting('search_path')")
+        assert target.value("SELECT count(*) FROM pg_class WHERE relpersistence = 't'") == 0
+        setting = target.value("SELECT current_setting('search_path')")
     assert setting == "public"
     assert _contents(moved.url) == before
 
