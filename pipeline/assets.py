@@ -6,7 +6,6 @@ table is rolled back, the asset is not materialized and its children do not run.
 twice changes nothing the second time.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -55,12 +54,9 @@ def _table_asset(
                 on_progress=progress.reporter(context.log),
             )
         except PipelineError as error:
-            found = error.checks if isinstance(error, ProofFailed) else ()
-            part = evidence.of_checks(table.name, found, failure=str(error))
-            # Where the settings are wrong there is no place for it.
-            with contextlib.suppress(PipelineError):
-                evidence.leave(context, part, planned=planned)
-            yield from checks.results(table.name, found)
+            evidence.leave_failure(context, table.name, error, planned=planned)
+            if isinstance(error, ProofFailed):
+                yield from checks.results(table.name, error.checks)
             raise checks.failure(error) from error
         part = evidence.of_move(move, table, mover.idle)
         report = evidence.leave(context, part, planned=planned)

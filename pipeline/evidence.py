@@ -4,6 +4,7 @@ Every step adds its table's part and writes both files anew, so a run that fails
 the evidence of what was proven before. The HTML needs nothing from outside.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,9 +20,11 @@ from pydantic import TypeAdapter
 from pipeline import checks, evidence_page, settings
 from pipeline.environment import databases
 from pipeline.move.contract import quoted
+from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
+from pipeline.move.verify import ProofFailed
 
 REPORT = "pipeline/report"
 """The tag of a run that tells where its evidence lies."""
@@ -253,6 +256,20 @@ def leave(
     if REPORT not in context.run.tags:
         context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
     return path
+
+
+def leave_failure(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    table: str,
+    error: PipelineError,
+    *,
+    planned: Iterable[str],
+) -> None:
+    """Add to the evidence that the step of a table failed, and the checks that say why."""
+    found = error.checks if isinstance(error, ProofFailed) else ()
+    # Where the settings are wrong there is no place for it.
+    with contextlib.suppress(PipelineError):
+        leave(context, of_checks(table, found, failure=str(error)), planned=planned)
 
 
 def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:

@@ -20,7 +20,7 @@ def migrate(
     """Move all tables."""
     return _job(
         "migrate",
-        dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing),
+        _moves_alone(moves, standing),
         "Move the tables from SQLite to PostgreSQL, parents first. Each table is one transaction"
         " that commits only when its proof holds. Running it again writes only what differs.",
     )
@@ -32,7 +32,7 @@ def redrive(
     """Try rejected rows again."""
     return _job(
         "redrive",
-        dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing),
+        _moves_alone(moves, standing),
         "Try rejected rows again, after a rule, a policy or a value was changed: the selected"
         " tables are moved once more, parents first, and rows that now pass leave quarantine in"
         " the same transaction.",
@@ -77,6 +77,13 @@ def schedule(job: "Job", cron: str) -> dg.ScheduleDefinition:
             f"The schedule of {job.name} cannot be {cron!r} in time zone {zone!r}",
             remedy=f"Correct {job.name.upper()}_CRON (such as 0 3 * * *) or SCHEDULE_ZONE",
         ) from error
+
+
+def _moves_alone(
+    moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
+) -> dg.AssetSelection:
+    """Assets bring all their checks along; those that look at what is committed stay out."""
+    return dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing)
 
 
 def _job(name: str, selection: dg.AssetSelection, description: str) -> "Job":

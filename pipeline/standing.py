@@ -1,6 +1,5 @@
 """One factory: a declared table becomes the asset checks that look at what is committed of it."""
 
-import contextlib
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -50,10 +49,8 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
                     on_progress=progress.reporter(context.log),
                 )
         except PipelineError as error:
-            part = evidence.of_checks(table.name, (), failure=str(error))
-            # Where the settings are wrong there is no place for it.
-            with contextlib.suppress(PipelineError):
-                evidence.leave(context, part, planned=_planned(context, tables))
+            planned = _planned(context, tables)
+            evidence.leave_failure(context, table.name, error, planned=planned)
             raise checks.failure(error) from error
         part = evidence.of_checks(table.name, found)
         evidence.leave(context, part, planned=_planned(context, tables))

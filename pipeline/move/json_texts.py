@@ -4,7 +4,15 @@ import json
 import re
 from typing import Any
 
+import pyarrow as pa
+
 _STRING = re.compile(r'"([^"]*)"\s*(:?)')
+
+
+def repeating(texts: pa.Array) -> pa.Array:
+    """Where an object in a JSON text says the name of a member twice, of which jsonb keeps one."""
+    found = [text is not None and repeats_a_name(text) for text in texts.to_pylist()]
+    return pa.array(found, pa.bool_())
 
 
 def repeats_a_name(text: str) -> bool:

@@ -22,7 +22,7 @@ from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.findings import Drift, Lossy, Quarantined
-from pipeline.move.json_texts import repeats_a_name
+from pipeline.move.json_texts import repeating
 from pipeline.move.landing import Landing
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare
@@ -155,16 +155,15 @@ def _met_in_target(
     target: Target, landing: Landing
 ) -> tuple[int | None, tuple[str, ...], str | None]:
     """Rows of the target's table, columns that only it has, and what is in the way."""
+    rows: int | None = None
+    only: tuple[str, ...] = ()
     try:
         present = schema.look(target, landing.name)
-        rows = (
-            target.value(f"SELECT count(*) FROM {quoted(landing.name)}") if present.exists else None
-        )
+        if present.exists:
+            rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
         only = tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns}))
         schema.check_shape(landing, present)
     except ShapeError as error:
-        if "is no table" in error.problem:
-            return None, (), str(error)
         return rows, only, str(error)
     return rows, only, None
 
@@ -210,8 +209,9 @@ class _Met:
                 kept = sifted.batch.column(name)
                 self._lose(name, sifted.lossy[name], keys, raw, kept)
             if isinstance(column.type, JSONB):
-                repeats = pa.array(_repeating(raw), pa.bool_())
-                self._lose(name, repeats, keys, raw, pa.array(["the last of each name"] * len(raw)))
+                self._lose(
+                    name, repeating(raw), keys, raw, pa.array(["the last of each name"] * len(raw))
+                )
             if isinstance(column.type, sa.DateTime):
                 self.forms.setdefault(name, Counter()).update(_date_forms(raw))
 
@@ -259,11 +259,6 @@ class _Met:
             for name, count in self.lossy.items()
             if count
         )
-
-
-def _repeating(texts: pa.Array) -> list[bool]:
-    """Where a JSON object says a name twice; jsonb keeps the last."""
-    return [text is not None and repeats_a_name(text) for text in texts.to_pylist()]
 
 
 def _date_forms(texts: pa.Array) -> Counter[str]:

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.contract import LOSES, LOSSY, Contract, Reason, cannot_be_converted
 from pipeline.move.extract import DUPLICATE, Range, Source, Survey
-from pipeline.move.json_texts import repeats_a_name
+from pipeline.move.json_texts import repeating
 from pipeline.move.landing import Landing
 from pipeline.move.types import Converted
 
@@ -95,13 +95,7 @@ class Sieve:
     def _repeating(self, raw: pa.RecordBatch) -> dict[str, pa.Array]:
         """Where a JSON text says a name twice, of which jsonb keeps the last."""
         return {
-            column.name: pa.array(
-                [
-                    text is not None and repeats_a_name(text)
-                    for text in raw.column(column.name).to_pylist()
-                ],
-                pa.bool_(),
-            )
+            column.name: repeating(raw.column(column.name))
             for column in self.landing.columns
             if isinstance(column.type, JSONB)
         }
