@@ -1,25 +1,33 @@
-"""The engine alone: the first move of a source, then the move again with nothing changed.
+"""The engine alone: the first move of a source, the move again, and syncs of what changed.
 
-usage: python -m bench.engine load|engine SOURCE URL
+usage: python -m bench.engine load|engine|sync SOURCE URL
 
 Prints one line of JSON, seconds by what they were spent on. ``engine`` moves as a run does, moves
 again, and checks what is committed as ``verify`` does.
 ``load`` fills no table ahead, so that the seconds of the proof can be left out of it: what remains
 is the whole of the first move but re-reading and comparing both sides.
+``sync`` moves a copy of the source, then lets the target follow: nothing changed, then a thousand
+rows, a quarter in each table; by dates and sizes, and then the same with the source tracked.
 """
 
 import json
+import shutil
+import sqlite3
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from bench.memory import peak_mib
+from pipeline.move import tracking
 from pipeline.move.extract import Source
+from pipeline.move.live import pinned
 from pipeline.move.mover import Mover
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
+from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
@@ -65,6 +73,62 @@ def verify_all(source: Path, url: str, folder: Path) -> float:
     return time.perf_counter() - started
 
 
+def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
+    """Seconds of syncs, connecting included."""
+    tables = metadata.sorted_tables
+    copy = folder / "source.db"
+    found = {}
+    for way, tracked in (("sync", False), ("sync, tracked", True)):
+        shutil.copyfile(source, copy)
+        with closing(sqlite3.connect(copy)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        if tracked:
+            tracking.switch_on(copy, tables)
+        move_all(copy, url, folder)
+        _settle()
+        _sync(copy, url, folder)
+        found[f"{way}, nothing changed"] = _sync(copy, url, folder)
+        _change(copy, rows=1_000)
+        found[f"{way}, 1,000 changes"] = _sync(copy, url, folder)
+    return found
+
+
+def _settle() -> None:
+    """Wait until a write would show in the file's time."""
+    time.sleep(1.1)
+
+
+def _change(source: Path, *, rows: int) -> None:
+    """Date rows anew, as many in each table, spread evenly over the keys."""
+    tables = metadata.sorted_tables
+    with closing(sqlite3.connect(source)) as connection, connection:
+        for table in tables:
+            (last,) = connection.execute(f"SELECT max(id) FROM {table.name}").fetchone()
+            step = max(1, last // (rows // len(tables)))
+            keys = [(key,) for key in range(1, last + 1, step)][: rows // len(tables)]
+            connection.executemany(
+                f"UPDATE {table.name} SET {table.info['changed_by']} = '2030-01-01 00:00:00.000001'"
+                " WHERE id = ?",
+                keys,
+            )
+
+
+def _sync(source: Path, url: str, folder: Path) -> float:
+    tables = metadata.sorted_tables
+    started = time.perf_counter()
+    with (
+        Target.connect(url, shown="bench") as target,
+        pinned(source, folder / "live", tables=tables) as live,
+    ):
+        reason = why_whole(tables, live=live, target=target)
+        if reason:
+            raise SystemExit(f"nothing is known of what changed: {reason}")
+        syncer = Syncer(live, target, run_id="bench")
+        for at, table in enumerate(tables):
+            syncer.move(table, upcoming=tables[at + 1 :])
+    return time.perf_counter() - started
+
+
 def main(way: str, source: Path, url: str) -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory(dir=source.parent) as name:
@@ -72,6 +136,8 @@ def main(way: str, source: Path, url: str) -> None:
         if way == "load":
             _, first, moves = move_all(source, url, folder, mover_class=InTurn)
             found = {"engine, load": first - sum(move.seconds["prove"] for move in moves)}
+        elif way == "sync":
+            found = sync_after(source, url, folder)
         else:
             snapshot, first, _ = move_all(source, url, folder)
             again_snapshot, again, _ = move_all(source, url, folder)

@@ -18,6 +18,10 @@ WAYS = (
     "snapshot, again",
     "engine, again",
     "verify",
+    "sync, nothing changed",
+    "sync, 1,000 changes",
+    "sync, tracked, nothing changed",
+    "sync, tracked, 1,000 changes",
     "pipeline migrate",
     "pgloader",
     "pgloader, tuned",
@@ -34,6 +38,13 @@ RATIO_GOALS = {
     ("rows", "verify"): 2.0,
     ("blobs", "verify"): 2.0,
 }
+SECOND_GOALS = {
+    "sync, nothing changed": 0.3,
+    "sync, 1,000 changes": 1.0,
+    "sync, tracked, nothing changed": 0.3,
+    "sync, tracked, 1,000 changes": 1.0,
+}
+"""What a schedule every few minutes can bear; on a source ten times as large, half more."""
 RATIO_AIMS = {"engine, load": 1.25}
 ENGINE_PEAK_MIB = 400.0
 
@@ -113,6 +124,10 @@ def verdicts(result: Result, results: Sequence[Result]) -> list[Verdict]:
         peak = result.peak_mib
         words = f"peak ≤ {ENGINE_PEAK_MIB:g} MiB"
         found.append(Verdict(words, None if peak is None else peak <= ENGINE_PEAK_MIB))
+    if result.way in SECOND_GOALS and result.workload == "rows":
+        goal = SECOND_GOALS[result.way]
+        taken = result.seconds
+        found.append(Verdict(f"≤ {goal:g} s", None if taken is None else taken <= goal))
     if result.way == "pipeline migrate":
         found.append(Verdict("< pgloader", _beats_pgloader(result, results)))
     return found

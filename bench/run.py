@@ -32,6 +32,7 @@ LABELS = {
     "limit": "limit",
     "load": "engine, load",
     "engine": "engine, load and proof",
+    "sync": "sync",
     "migrate": "pipeline migrate",
     "pgloader": "pgloader",
     "pgloader-tuned": "pgloader, tuned",
@@ -45,6 +46,12 @@ ORM_LARGEST_SCALE = 1.0
 ENGINE = {
     "load": {"engine, load"},
     "engine": {"snapshot", "engine, load and proof", "snapshot, again", "engine, again", "verify"},
+    "sync": {
+        "sync, nothing changed",
+        "sync, 1,000 changes",
+        "sync, tracked, nothing changed",
+        "sync, tracked, 1,000 changes",
+    },
 }
 """What the ways of this engine measure."""
 
@@ -125,7 +132,12 @@ def _rounds(
                 ways.remove(way)
                 failed = not isinstance(error, Unavailable) and way not in FOREIGN_PROGRAMS
                 prefix = "not available: " if isinstance(error, Unavailable) else ""
-                yield Remark(workload, LABELS[way], prefix + str(error), failed)
+                yield Remark(workload, _label(way), prefix + str(error), failed)
+
+
+def _label(way: str) -> str:
+    """What a failure of a way is called in the report."""
+    return min(ENGINE[way]) if way in ENGINE else LABELS[way]
 
 
 def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:

@@ -3,31 +3,78 @@
 Materializing the asset moves the table: it is made equal to the source's table and proven in one
 transaction. The checks that gate it are evaluated inside that transaction; when one fails, the
 table is rolled back, the asset is not materialized and its children do not run. Moving a table
-twice changes nothing the second time.
+twice changes nothing the second time. Where the run's configuration says so, only what changed in
+the source since it was read last is looked at, if that can be known.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 
 import dagster as dg
 import sqlalchemy as sa
+from pydantic import Field
 
 from pipeline import checks, evidence, metadata, progress, settings
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, Transient
 from pipeline.move.mover import Mover
 from pipeline.move.plan import plan_tables
+from pipeline.move.sync import Syncer, why_whole
+from pipeline.move.target import Target
+from pipeline.move.transaction import TableMover
 from pipeline.move.verify import ProofFailed
-from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.resources import MakeMover, SourceDatabase, TargetDatabase
+from pipeline.settings import Settings
+
+RETRIES = 3
+"""How often a move is tried again whose connection was lost, after 1, 2 and 4 seconds."""
+
+
+class MoveConfig(dg.Config):
+    """How a table is moved."""
+
+    only_changes: bool = Field(
+        default=False,
+        description=(
+            "Look only at what changed in the source since it was read last; where that cannot be"
+            " known, every value is looked at all the same."
+        ),
+    )
+    retry_rejected: bool = Field(
+        default=False,
+        description="Try rows in quarantine again even if the source was not written since.",
+    )
+
+
+def only_changes(names: Iterable[str], *, retry_rejected: bool = False) -> dict[str, object]:
+    """The part of a run's configuration by which these tables move only what changed."""
+    config = MoveConfig(only_changes=True, retry_rejected=retry_rejected)
+    return {"ops": {name: {"config": config.model_dump()} for name in names}}
 
 
 def table_assets(
-    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str], every: timedelta
 ) -> list[dg.AssetsDefinition]:
-    """The assets that move these tables, parents before children."""
-    return [_table_asset(table, tables, group=group, owners=owners) for table in tables]
+    """The assets that move these tables, parents before children.
+
+    Args:
+        tables: parents before children.
+        group: the assets' group.
+        owners: the assets' owners.
+        every: how often the target is meant to follow the source.
+    """
+    return [
+        _table_asset(table, tables, group=group, owners=owners, every=every) for table in tables
+    ]
 
 
 def _table_asset(
-    table: sa.Table, tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+    table: sa.Table,
+    tables: Sequence[sa.Table],
+    *,
+    group: str,
+    owners: Sequence[str],
+    every: timedelta,
 ) -> dg.AssetsDefinition:
     parents = sorted({key.column.table.name for key in table.foreign_keys} - {table.name})
 
@@ -40,24 +87,42 @@ def _table_asset(
         description=str(table.info["description"]),
         metadata=metadata.declared(table),
         check_specs=checks.specs(table),
+        # One tick may fail, or be skipped while a longer run is under way.
+        freshness_policy=dg.FreshnessPolicy.time_window(
+            warn_window=2 * every, fail_window=4 * every
+        ),
     )
     def moved(
-        context: dg.AssetExecutionContext, source: SourceDatabase, target: TargetDatabase
+        context: dg.AssetExecutionContext,
+        config: MoveConfig,
+        source: SourceDatabase,
+        target: TargetDatabase,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         selected = _selected(context, tables)
         planned = [each.name for each in selected]
         try:
-            mover = _mover(context, selected, source, target)
+            make = _mover(context, selected, source)
+            if config.only_changes:
+                make = _syncer(context, selected, source, config)
+            mover = target.mover(make)
             move = mover.move(
                 table,
                 upcoming=selected[selected.index(table) + 1 :],
                 on_progress=progress.reporter(context.log),
             )
         except PipelineError as error:
+            if isinstance(error, Transient) and context.retry_number < RETRIES:
+                target.reset()
+                wait = 2**context.retry_number
+                context.log.warning(f"{error} Trying again in {wait} s.")
+                raise dg.RetryRequested(RETRIES, seconds_to_wait=wait) from error
             evidence.leave_failure(context, table.name, error, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks)
             raise checks.failure(error) from error
+        if config.only_changes and table is selected[-1]:
+            # While the live file is pinned, an application without WAL cannot commit.
+            source.release()
         part = evidence.of_move(move, table, mover.idle)
         report = evidence.leave(context, part, planned=planned)
         yield dg.MaterializeResult(
@@ -108,15 +173,53 @@ def plan_asset(
 
 
 def _mover(
+    context: dg.AssetExecutionContext, tables: Sequence[sa.Table], source: SourceDatabase
+) -> MakeMover:
+    """What moves tables as a whole."""
+
+    @contextlib.contextmanager
+    def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
+        # First the lock, then the copy: who waits for another run must not move an older copy.
+        run_id = context.run.run_id
+        opened = source.open(tables, target=session, run_id=run_id)
+        share, policies = loaded.max_delete_share, loaded.policies
+        with Mover.over(
+            opened, session, run_id=run_id, delete_share=share, policies=policies
+        ) as mover:
+            yield mover
+
+    return make
+
+
+def _syncer(
     context: dg.AssetExecutionContext,
     tables: Sequence[sa.Table],
     source: SourceDatabase,
-    target: TargetDatabase,
-) -> Mover:
-    # First the lock, then the copy: who waits for another run must not move an older copy.
-    session, run_id = target.open(), context.run.run_id
-    opened = source.open(tables, target=session, run_id=run_id)
-    return target.mover(opened, run_id=run_id)
+    config: MoveConfig,
+) -> MakeMover:
+    """What moves changes of tables, or all of them where these cannot be known."""
+
+    @contextlib.contextmanager
+    def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
+        run_id, policies = context.run.run_id, loaded.policies
+        live = source.pin(tables, run_id=run_id)
+        whole = why_whole(tables, live=live, target=session, policies=policies)
+        if whole is None:
+            yield Syncer(
+                live,
+                session,
+                run_id=run_id,
+                delete_share=loaded.max_delete_share,
+                policies=policies,
+                retry_rejected=config.retry_rejected,
+            )
+        else:
+            context.log.info(f"Every value is looked at, because {whole}.")
+            source.release()
+            with _mover(context, tables, source)(session, loaded) as mover:
+                yield mover
+
+    return make
 
 
 def _selected(context: dg.AssetExecutionContext, tables: Sequence[sa.Table]) -> list[sa.Table]:

@@ -10,7 +10,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from pipeline import frames
-from pipeline.move.errors import PipelineError, Transient
+from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult, say
 from pipeline.move.standing import NAMES
 
@@ -24,6 +24,7 @@ DESCRIPTIONS = {
     "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",
     "quarantine": "No row waits in quarantine.",
     "conversions": "No value was changed in a way that cannot be undone.",
+    "conflicts": "No row was changed in the target as well; of those that were, one side is kept.",
     "mended": "No value stands in the place of the source's because a person mended it.",
 }
 """What every check proves, by name."""
@@ -31,7 +32,7 @@ DESCRIPTIONS = {
 BLOCKING = ("conservation", "keys", "digests", "foreign_keys", "sequences")
 """A move whose check of this name fails is rolled back, and its children do not run."""
 
-OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions", "mended")
+OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions", "mended", "conflicts")
 
 STANDING = "standing_"
 """How the names of standing checks begin."""
@@ -57,7 +58,7 @@ def standing_specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
 
 def failure(error: PipelineError) -> dg.Failure:
     """A step's failure, whose text is the error's own."""
-    return dg.Failure(description=str(error), allow_retries=isinstance(error, Transient))
+    return dg.Failure(description=str(error), allow_retries=False)
 
 
 def results(

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from rich.console import Console
 from pipeline import environment, progress, quarantine_files, report, settings
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
-from pipeline.move import mending, quarantine, schema
+from pipeline.move import mending, quarantine, schema, tracking
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.plan import TablePlan
 from pipeline.move.snapshot import look_at
@@ -39,6 +39,8 @@ app = typer.Typer(
 _WIDTH = None if sys.stdout.isatty() else 120
 kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
 app.add_typer(kept, name="quarantine")
+tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
+app.add_typer(tracked, name="track")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -83,6 +85,54 @@ def migrate() -> None:
 
 
 @app.command()
+def sync(
+    full: Annotated[
+        bool, typer.Option("--full", help="Look at every value, not only at what changed.")
+    ] = False,
+) -> None:
+    """Let the target follow the source: move what changed, and prove it."""
+    found = _ready()
+    look_at(found.source)
+    _say_where(found)
+    raise typer.Exit(_run("sync", config={} if full else None))
+
+
+@tracked.command("on")
+def track_on() -> None:
+    """Write triggers and a log of changes into the source; sync then sees every change."""
+    source = _source()
+    tracking.switch_on(source, content.metadata.sorted_tables)
+    console.print(
+        f"every change of {source} is tracked; the next sync looks at every value once",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@tracked.command("off")
+def track_off() -> None:
+    """Remove the triggers and the log from the source."""
+    source = _source()
+    there = tracking.switch_off(source)
+    said = "is not tracked any more" if there else "was not tracked"
+    console.print(f"{source} {said}", markup=False, soft_wrap=True)
+
+
+@tracked.command("status")
+def track_status() -> None:
+    """Tell which tables of the source are tracked."""
+    source = _source()
+    found = tracking.status(source, content.metadata.sorted_tables)
+    if found.entries is None:
+        console.print(f"{source} is not tracked", markup=False, soft_wrap=True)
+        return
+    console.print(f"tracked   {', '.join(found.tracked) or 'nothing'}")
+    if found.untracked:
+        console.print(f"not so    {', '.join(found.untracked)}; run pipeline track on")
+    console.print(f"the log has {found.entries:,} entries")
+
+
+@app.command()
 def verify() -> None:
     """Check what is committed, value by value, against source, ledger and declaration."""
     found = _ready()
@@ -122,7 +172,7 @@ def export_quarantine(
 ) -> None:
     """Write rejected rows to a file, a record for each value."""
     with _target(_ready()) as target:
-        target.run(*schema.ledger_ddl())
+        schema.make_ledger(target)
         records = quarantine_files.write(path, mending.export(target, _known(table)))
     console.print(f"{records:,} values in {path}", markup=False)
 
@@ -133,7 +183,7 @@ def mend_quarantine(
 ) -> None:
     """Take mended values in; the next redrive, move or verify uses them."""
     with _target(_ready()) as target, target.lock(), target.transaction():
-        target.run(*schema.ledger_ddl())
+        schema.make_ledger(target)
         changed = mending.take_in(target, quarantine_files.read(path))
     if changed:
         console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
@@ -145,7 +195,7 @@ def mend_quarantine(
 def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
     with _target(_ready()) as target, target.lock(), target.transaction():
-        target.run(*schema.ledger_ddl())
+        schema.make_ledger(target)
         (name,) = _known(table)
         gone = mending.forget(target, name)
     console.print(f"{gone:,} mended values forgotten; run pipeline migrate to go by the source")
@@ -215,6 +265,20 @@ def _ready() -> environment.Databases:
     return found
 
 
+def _source() -> Path:
+    """The source file alone; the target is not needed.
+
+    Raises:
+        SettingsError: no source is set.
+    """
+    loaded = settings.load()
+    if not loaded.sqlite_database_url and not loaded.sample_path.exists():
+        raise SettingsError(
+            "There is no source yet", remedy="Set SQLITE_DATABASE_URL, or run pipeline migrate"
+        )
+    return loaded.source_path
+
+
 def _say_where(found: environment.Databases) -> None:
     console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
 
@@ -251,10 +315,15 @@ def _with_children(names: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _run(job_name: str, *, tables: list[str] | None = None) -> int:
+def _run(
+    job_name: str,
+    *,
+    tables: list[str] | None = None,
+    config: Mapping[str, object] | None = None,
+) -> int:
     """Run a job of tables with live output; returns the exit code."""
     started = time.perf_counter()
-    result = _result_of(job_name, tables=tables)
+    result = _result_of(job_name, tables=tables, config=config)
     found = report.tables_of(result.all_events)
     report.show(console, found)
     evidence = settings.load().reports / result.run_id / "evidence.html"
@@ -267,12 +336,17 @@ def _run(job_name: str, *, tables: list[str] | None = None) -> int:
     return _failed(result)
 
 
-def _result_of(job_name: str, *, tables: list[str] | None = None) -> dg.ExecuteInProcessResult:
+def _result_of(
+    job_name: str,
+    *,
+    tables: list[str] | None = None,
+    config: Mapping[str, object] | None = None,
+) -> dg.ExecuteInProcessResult:
     # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
     from pipeline import runs
 
     with runs.instance() as instance, _live():
-        return runs.run(job_name, opened=instance, tables=tables)
+        return runs.run(job_name, opened=instance, tables=tables, config=config)
 
 
 def _failed(result: dg.ExecuteInProcessResult) -> int:

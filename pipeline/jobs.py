@@ -1,12 +1,11 @@
-"""Jobs and schedules of a migration: what can be launched, and when it is."""
+"""Jobs of a migration: what can be launched."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pipeline import settings
-from pipeline.move.errors import SettingsError
+from pipeline.assets import only_changes
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -26,6 +25,21 @@ def migrate(
     )
 
 
+def sync(
+    moves: Sequence[dg.AssetsDefinition],
+    standing: Sequence[dg.AssetChecksDefinition],
+    housekeeping: dg.AssetsDefinition,
+) -> "Job":
+    """Let the target follow the source."""
+    return _job(
+        "sync",
+        _moves_alone(moves, standing) | dg.AssetSelection.assets(housekeeping),
+        "Let the target follow the source: move what changed since the source was read last, and"
+        " prove it. Where that cannot be known, every value is looked at.",
+        config=only_changes(_names(moves)),
+    )
+
+
 def redrive(
     moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
 ) -> "Job":
@@ -33,9 +47,9 @@ def redrive(
     return _job(
         "redrive",
         _moves_alone(moves, standing),
-        "Try rejected rows again, after a rule, a policy or a value was changed: the selected"
-        " tables are moved once more, parents first, and rows that now pass leave quarantine in"
-        " the same transaction.",
+        "Try rejected rows again, after a rule, a policy or a value was changed, parents first;"
+        " rows that now pass leave quarantine in the transaction in which they arrive.",
+        config=only_changes(_names(moves), retry_rejected=True),
     )
 
 
@@ -58,27 +72,6 @@ def plan(asset: dg.AssetsDefinition) -> "Job":
     )
 
 
-def schedule(job: "Job", cron: str) -> dg.ScheduleDefinition:
-    """A schedule of a job, off until somebody switches it on.
-
-    Raises:
-        SettingsError: the expression or the time zone cannot be used.
-    """
-    zone = settings.load().schedule_zone
-    try:
-        return dg.ScheduleDefinition(
-            job=job,
-            cron_schedule=cron,
-            execution_timezone=zone,
-            default_status=dg.DefaultScheduleStatus.STOPPED,
-        )
-    except (dg.DagsterInvalidDefinitionError, ValueError) as error:
-        raise SettingsError(
-            f"The schedule of {job.name} cannot be {cron!r} in time zone {zone!r}",
-            remedy=f"Correct {job.name.upper()}_CRON (such as 0 3 * * *) or SCHEDULE_ZONE",
-        ) from error
-
-
 def _moves_alone(
     moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
 ) -> dg.AssetSelection:
@@ -86,9 +79,20 @@ def _moves_alone(
     return dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing)
 
 
-def _job(name: str, selection: dg.AssetSelection, description: str) -> "Job":
+def _names(moves: Sequence[dg.AssetsDefinition]) -> list[str]:
+    return [move.key.to_user_string() for move in moves]
+
+
+def _job(
+    name: str,
+    selection: dg.AssetSelection,
+    description: str,
+    *,
+    config: dict[str, object] | None = None,
+) -> "Job":
     return dg.define_asset_job(
         name,
+        config=config,
         selection=selection,
         description=description,
         # One process: a step of its own costs seconds, and all steps share one copy of the source.

@@ -53,7 +53,7 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
     loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
     whole = sum(move.seconds.values())
     shown: dict[str, dg.MetadataValue] = {
-        "dagster/row_count": dg.MetadataValue.int(move.moved_rows),
+        "dagster/row_count": dg.MetadataValue.int(move.target_rows),
         "dagster/column_schema": dg.MetadataValue.table_schema(
             dg.TableSchema(
                 columns=[dg.TableColumn(n, t, description=d or None) for n, t, d in move.columns]
@@ -62,18 +62,25 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
         "way": dg.MetadataValue.text(move.way),
         "source_rows": dg.MetadataValue.int(move.source_rows),
         "source_bytes": dg.MetadataValue.int(move.source_bytes),
+        "moved": dg.MetadataValue.int(move.moved_rows),
         "written": dg.MetadataValue.int(move.written_rows),
         "deleted": dg.MetadataValue.int(move.deleted_rows),
+        "cascaded": dg.MetadataValue.int(move.cascaded_rows),
         "quarantined": dg.MetadataValue.int(move.quarantined_rows),
         "rows_per_second": dg.MetadataValue.int(round(move.source_rows / max(loading, 1e-3))),
         "mib_per_second": dg.MetadataValue.float(
-            round(move.source_bytes / 2**20 / max(loading, 1e-3), 1)
+            float(round(move.source_bytes / 2**20 / max(loading, 1e-3), 1))
         ),
-        "seconds": dg.MetadataValue.float(round(whole, 3)),
+        "seconds": dg.MetadataValue.float(float(round(whole, 3))),
         "seconds_by_phase": dg.MetadataValue.json(
             {phase: round(seconds, 3) for phase, seconds in move.seconds.items()}
         ),
     }
+    if move.newest is not None:
+        shown["newest_source_change"] = dg.MetadataValue.timestamp(move.newest)
+    if move.newest is not None and move.before is not None:
+        lag = max((move.newest - move.before).total_seconds(), 0.0)
+        shown["lag_seconds"] = dg.MetadataValue.float(lag)
     shown["report"] = dg.MetadataValue.path(report)
     if len(preview):
         shown["preview"] = dg.MetadataValue.md(frames.markdown(preview))

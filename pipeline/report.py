@@ -51,6 +51,8 @@ def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
             found.setdefault(table, TableReport(table)).checks[data.check_name] = data
         elif event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
+            if "way" not in materialization.metadata:
+                continue
             table = materialization.asset_key.to_user_string()
             found.setdefault(table, TableReport(table)).metadata = {
                 name: getattr(value, "value", value)
@@ -77,7 +79,7 @@ def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
 
 def show(console: Console, tables: list[TableReport]) -> None:
     """Print what moved, what was set aside and why, and every check's result."""
-    moved = [table for table in tables if table.metadata]
+    moved = [table for table in tables if "way" in table.metadata]
     if moved:
         console.print(_moves(moved))
     if any("quarantined" in t.metadata and t.metadata["quarantined"] for t in moved):
@@ -120,12 +122,13 @@ def _grid(title: str, *columns: str, right: frozenset[int] = frozenset()) -> Tab
 def _moves(tables: list[TableReport]) -> Table:
     grid = _grid(
         "Moved",
-        *("table", "way", "source", "moved", "written", "deleted", "quarantine", "MiB", "seconds"),
-        right=frozenset(range(2, 9)),
+        *("table", "way", "source", "moved", "written", "deleted", "cascaded", "quarantine"),
+        *("MiB", "seconds"),
+        right=frozenset(range(2, 10)),
     )
     for table in tables:
         m = table.metadata
-        counts = ("source_rows", "dagster/row_count", "written", "deleted", "quarantined")
+        counts = ("source_rows", "moved", "written", "deleted", "cascaded", "quarantined")
         grid.add_row(
             table.name,
             m["way"],

@@ -6,7 +6,7 @@ from the settings of the process that runs the step.
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -18,15 +18,19 @@ from pipeline.environment import Databases, databases
 from pipeline.locks import locked
 from pipeline.move import mending
 from pipeline.move.extract import Source
-from pipeline.move.mover import Mover
+from pipeline.move.live import LiveSource, pinned
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
 from pipeline.move.target import Target
+from pipeline.move.transaction import TableMover
+from pipeline.settings import Settings
+
+MakeMover = Callable[[Target, Settings], contextlib.AbstractContextManager[TableMover]]
 
 
 class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One consistent copy of the SQLite source for a whole run.
+    """One consistent view of the SQLite source for a whole run: a copy, or the pinned live file.
 
-    The copy is taken at first use and deleted when the run ends.
+    It is taken at first use; what was copied is deleted when the run ends.
     """
 
     busy_seconds: float = Field(
@@ -35,9 +39,10 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _source: Source | None = PrivateAttr(default=None)
+    _live: LiveSource | None = PrivateAttr(default=None)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Delete the copy."""
+        """Let the live file go, and delete what was copied."""
         self._exit.close()
 
     def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:
@@ -62,6 +67,24 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             mending.apply(self._source, tables, mending.read(target, names))
         return self._source
 
+    def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
+        """The live source as it was when the run first asked; ``release`` ends that.
+
+        Raises:
+            SourceError: the file cannot be read; nothing was changed.
+        """
+        if self._live is None:
+            found = databases(settings.load())
+            folder = self._exit.enter_context(_run_folder(found.snapshots, f"{run_id}-live"))
+            live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
+            self._live = self._exit.enter_context(live)
+        return self._live
+
+    def release(self) -> None:
+        """Let the source go; whoever asks next gets another view of it."""
+        self._live = self._source = None
+        self._exit.close()
+
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The PostgreSQL target; while a run has it open, no other run can write."""
@@ -72,7 +95,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
-    _mover: Mover | None = PrivateAttr(default=None)
+    _mover: TableMover | None = PrivateAttr(default=None)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
@@ -100,24 +123,20 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         # While a table is filled ahead, one of the mover's two sessions is not free.
         return self._mover.idle if self._mover else self._target
 
-    def mover(self, source: Source, *, run_id: str) -> Mover:
-        """What moves the tables of a run into this target.
+    def mover(self, make: MakeMover) -> TableMover:
+        """What moves the tables of a run into this target; made at first use.
 
         Raises:
-            TargetError: no server answers, or it refuses this user.
-            LockedError: another run holds the target.
+            PipelineError: source or target is not usable; nothing was changed.
         """
         if self._mover is None:
-            loaded = settings.load()
-            mover = Mover.over(
-                source,
-                self.open(),
-                run_id=run_id,
-                delete_share=loaded.max_delete_share,
-                policies=loaded.policies,
-            )
-            self._mover = self._exit.enter_context(mover)
+            self._mover = self._exit.enter_context(make(self.open(), settings.load()))
         return self._mover
+
+    def reset(self) -> None:
+        """Let the target go, so that another attempt makes a connection of its own."""
+        self._target = self._mover = None
+        self._exit.close()
 
 
 @contextlib.contextmanager

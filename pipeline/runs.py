@@ -6,8 +6,9 @@ its process, and the next one reports those whose process is gone as failed.
 
 import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import psutil
@@ -41,7 +42,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def run(
-    job_name: str, *, opened: dg.DagsterInstance, tables: Collection[str] | None = None
+    job_name: str,
+    *,
+    opened: dg.DagsterInstance,
+    tables: Collection[str] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a job to its end; its success or failure is in the result.
 
@@ -49,12 +54,17 @@ def run(
         job_name: the job.
         opened: Dagster's instance.
         tables: those of its assets that are run, None for all.
+        config: the run's configuration; None for the job's own.
     """
     _report_lost(opened)
-    return _job(job_name, tables).execute_in_process(
+    job = _job(job_name, tables)
+    own: Mapping[str, Any] = (job.run_config or {}) if config is None else config
+    if tables is not None and "ops" in own:
+        own = {**own, "ops": {name: own["ops"][name] for name in tables}}
+    return job.execute_in_process(
         instance=opened,
         raise_on_error=False,
-        run_config=_QUIET,
+        run_config={**own, **_QUIET},
         tags={PROCESS: _process(os.getpid())},
     )
 

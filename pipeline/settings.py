@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipeline.move.errors import SettingsError
-from pipeline.move.policies import ExtraColumns, LossyConversions, Policies
+from pipeline.move.policies import Conflicts, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,6 +36,7 @@ class PolicySettings(BaseSettings):
     forbidden_nulls: dict[str, str | int | float] = {}
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
+    conflicts: Conflicts = "target"
 
     @field_validator("naive_zone")
     @classmethod
@@ -58,7 +59,10 @@ class Settings(BaseSettings):
             random; keys are always compared in full.
         verify_seed: chooses them; None takes another choice in every run.
         verify_cron: when the schedule of ``verify`` starts it, once that is switched on.
+        sync_cron: when the schedule of ``sync`` starts it, once that is switched on.
+        sync_on: whether that schedule and the sensor on the source file are on from the start.
         schedule_zone: time zone of every schedule.
+        keep_runs: how many runs of each job are remembered, with their events and evidence.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -73,7 +77,10 @@ class Settings(BaseSettings):
     verify_mib: float = Field(default=4096, gt=0, allow_inf_nan=False)
     verify_seed: int | None = None
     verify_cron: str = "0 3 * * *"
+    sync_cron: str = "*/15 * * * *"
+    sync_on: bool = False
     schedule_zone: str = "UTC"
+    keep_runs: int = Field(default=500, ge=10)
 
     @cached_property
     def policies(self) -> Policies:

@@ -36,7 +36,7 @@ def exported(url: str) -> list[dict[str, str]]:
 
 def feed_back(url: str, records: list[dict[str, Any]]) -> int:
     with Target.connect(url, shown="the target") as target, target.transaction():
-        target.run(*schema.ledger_ddl())
+        schema.make_ledger(target)
         return mending.take_in(target, records)
 
 

@@ -59,13 +59,15 @@ class Changes:
         """Whether both sides are equal here."""
         return not (len(self.missing) or len(self.extra) or self.differing)
 
-    def to_write(self, key: str) -> pa.RecordBatch | None:
-        """The source rows that the target needs, as COPY takes them."""
-        if self.sifted is None:
+    def to_write(self, key: str, *, kept: pa.Array | None = None) -> pa.RecordBatch | None:
+        """The source rows that the target needs, as COPY takes them; kept keys are left out."""
+        if self.sifted is None or self.nothing:
             return None
         keys = self.sifted.batch.column(key)
         wanted = [self.missing, *(d.keys for d in self.differing)]
         picked = pc.is_in(keys, pa.concat_arrays([array.cast(keys.type) for array in wanted]))
+        if kept is not None:
+            picked = pc.and_(picked, pc.invert(pc.is_in(keys, kept.cast(keys.type))))
         return self.sifted.batch.filter(picked)
 
 
@@ -130,6 +132,7 @@ def compare(
     totals: Totals,
     *,
     keys_only: Container[Range] = (),
+    kept: Sequence[Any] = (),
 ) -> Iterator[Changes]:
     """Read both sides and tell, tile by tile, what differs; totals grow along the way.
 
@@ -140,6 +143,7 @@ def compare(
         batches: the source's rows, one batch per range; another thread asks for them.
         totals: what was seen so far.
         keys_only: ranges of which only the keys are compared.
+        kept: keys of rows that may differ.
     """
     after: Any = None
 
@@ -164,11 +168,30 @@ def compare(
 
     with ahead(with_forms()) as ours, ahead(tiles(), depth=1) as theirs:
         for (sifted, forms), tile in zip(ours, theirs, strict=True):
-            yield _compare_tile(target, shape(sifted.part), sifted, forms, tile, after, totals)
+            seen = shape(sifted.part)
+            yield _compare_tile(target, seen, sifted, forms, tile, after, totals, kept)
             after = sifted.part.last
     extra = _keys_beyond(target, landing, after)
     totals.target_rows += len(extra)
     yield Changes(None, pa.array([], extra.type), extra)
+
+
+def compare_singly(
+    target: Target,
+    landing: Landing,
+    batches: Iterable[Sifted],
+    totals: Totals,
+    *,
+    kept: Sequence[Any] = (),
+) -> Iterator[Changes]:
+    """The same for rows of which each is looked up by its key; what lies between is not read."""
+    for sifted in batches:
+        forms = {
+            name: cast.source_form(sifted.batch.column(name))
+            for name, cast in landing.casts.items()
+        }
+        theirs = _rows_with(target, landing, sifted.batch.column(landing.key.name))
+        yield _compare_tile(target, landing, sifted, forms, theirs, None, totals, kept)
 
 
 def _compare_tile(
@@ -179,6 +202,7 @@ def _compare_tile(
     theirs: pa.RecordBatch | None,
     after: Any,
     totals: Totals,
+    kept: Sequence[Any],
 ) -> Changes:
     key = landing.key.name
     ours = sifted.batch
@@ -192,6 +216,7 @@ def _compare_tile(
     if not their_keys.equals(our_keys):
         chosen = pc.is_in(our_keys, their_keys)
         missing = our_keys.filter(pc.invert(chosen))
+    may_differ = pc.is_in(their_keys, pa.array(kept, their_keys.type)) if kept else None
     differing, lost = [], []
     for column in landing.columns:
         name, cast = column.name, landing.casts[column.name]
@@ -200,6 +225,9 @@ def _compare_tile(
         lossy = sifted.lossy.get(name)
         if lossy is not None and chosen is not None:
             lossy = lossy.filter(chosen)
+        if may_differ is not None:
+            source = pc.if_else(may_differ, there, source)
+            lossy = None if lossy is None else pc.and_(lossy, pc.invert(may_differ))
         differs = _unequal(source, there)
         if differs is not None and isinstance(column.type, JSONB):
             really = _json_unequal(target, source, there, differs)
@@ -321,6 +349,11 @@ def _bound(landing: Landing, end: str) -> str:
 
 
 def _rows_with(target: Target, landing: Landing, keys: pa.Array) -> pa.RecordBatch:
+    if not len(keys):
+        # The driver takes a list of nothing for texts.
+        return _plain(
+            target.arrow(f"SELECT {_outputs(landing)} FROM {quoted(landing.name)} LIMIT 0")
+        )
     return _plain(
         target.arrow(
             f"SELECT {_outputs(landing)} FROM {quoted(landing.name)}"

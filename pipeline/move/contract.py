@@ -114,6 +114,7 @@ class Contract:
         handle_column: str,
         held: dict[str, set[str]],
         known: dict[str, Reason],
+        everything: str = "",
     ) -> Iterator[Rejected]:
         """Read rejected rows whole, with every reason that applies, one at a time.
 
@@ -123,8 +124,9 @@ class Contract:
             handle_column: the column of the source that holds the handle.
             held: keys in quarantine by parent table.
             known: reasons found elsewhere, by handle as text.
+            everything: prefix of the names of tables in which parents are looked up.
         """
-        sql = self._explain_sql(handle_column)
+        sql = self._explain_sql(handle_column, everything)
         _hold(source, held)
         waiting = iter(handles)
         while chunk := list(islice(waiting, _CHUNK)):
@@ -192,7 +194,7 @@ class Contract:
             if lossy is not None and lossy[0].as_py():
                 yield Reason(LOSSY, value.column, LOSES)
 
-    def _explain_sql(self, handle_column: str) -> str:
+    def _explain_sql(self, handle_column: str, everything: str) -> str:
         outputs = [
             f"CAST({handle_column} AS TEXT)",
             f"CAST({quoted(self.landing.key.name)} AS TEXT)",
@@ -202,7 +204,7 @@ class Contract:
             outputs += [f"typeof({name})", name]
         outputs += [f"({rule.violated}) IS TRUE" for _, rule in self.rules]
         for column, parent in self.landing.parents:
-            outputs += list(_parent_sql(column.name, parent))
+            outputs += list(_parent_sql(column.name, parent, everything))
         return (
             f"SELECT {', '.join(outputs)} FROM {quoted(self.landing.name)} AS r"
             f" WHERE {handle_column} IN (SELECT value FROM json_each(?)) ORDER BY {handle_column}"
@@ -297,10 +299,11 @@ def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
         source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
 
 
-def _parent_sql(column: str, parent: sa.Table) -> tuple[str, str]:
+def _parent_sql(column: str, parent: sa.Table, everything: str = "") -> tuple[str, str]:
     key = quoted(next(iter(parent.primary_key.columns)).name)
     name = f"r.{quoted(column)}"
-    exists = f"EXISTS (SELECT 1 FROM {quoted(parent.name)} AS p WHERE p.{key} = {name})"
+    among = f"{everything}{quoted(parent.name)}"
+    exists = f"EXISTS (SELECT 1 FROM {among} AS p WHERE p.{key} = {name})"
     held = f"CAST({name} AS TEXT) IN (SELECT key FROM temp.{quoted(f'held {parent.name}')})"
     return f"{name} IS NOT NULL AND NOT {exists}", f"{name} IS NOT NULL AND {held}"
 

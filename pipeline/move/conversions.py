@@ -1,5 +1,8 @@
 """Values that changed in a way that cannot be undone: their originals, in the ledger."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,13 +40,23 @@ def collect(target: Target, table: str, lost: Lost) -> None:
     target.copy(_NOW, batch, temporary=True)
 
 
-def replace(target: Target, table: str) -> tuple[Lossy, ...]:
-    """Make the ledger hold exactly what was collected for a table; rows that stay are untouched."""
-    target.rows(
+def replace(target: Target, table: str, *, among: Sequence[Any] | None = None) -> tuple[Lossy, ...]:
+    """Make the ledger hold exactly what was collected for a table; rows that stay are untouched.
+
+    Args:
+        target: the session.
+        table: the table.
+        among: keys of the rows that were looked at, None for all.
+    """
+    outdated = (
         "DELETE FROM migration.conversions c WHERE table_name = $1 AND NOT EXISTS (SELECT"
-        f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*)) RETURNING 1",
-        (table,),
+        f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*))"
     )
+    if among is None:
+        target.rows(f"{outdated} RETURNING 1", (table,))
+    elif among:
+        texts = [str(key) for key in among]
+        target.rows(f"{outdated} AND source_key = ANY($2) RETURNING 1", (table, texts))
     target.run(
         f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
         " ON CONFLICT DO NOTHING"

@@ -48,13 +48,14 @@ class TargetError(PipelineError):
         text = without_password(first_line(str(error)), url)
         state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
         known = [
-            (problem, remedy)
+            (codes, problem, remedy)
             for codes, pattern, problem, remedy in _KNOWN
             if state in codes or (state is None and re.search(pattern, str(error)))
         ]
-        kind = Transient if state in TRANSIENT_STATES else TargetError
+        passing = state in TRANSIENT_STATES or any(codes & _CONNECTION for codes, *_ in known)
+        kind = Transient if passing else TargetError
         if known:
-            problem, remedy = known[0]
+            _, problem, remedy = known[0]
             made = kind(f"{where}: {problem} ({text})", remedy=remedy)
         else:
             made = kind(f"{where}: {text}", remedy="Nothing was changed; run again afterwards")
@@ -70,7 +71,7 @@ class ShapeError(TargetError):
     """A table of the target has another shape than the declared one."""
 
 
-class LockedError(Transient):
+class LockedError(TargetError):
     """Another run holds the target."""
 
 
@@ -80,6 +81,10 @@ class MendError(PipelineError):
 
 class LossyConversion(PipelineError):
     """A value would change in a way that cannot be undone, which the policy forbids."""
+
+
+class ConflictError(TargetError):
+    """A row was changed on both sides, which the policy forbids."""
 
 
 class TooManyDeletes(TargetError):
@@ -111,6 +116,9 @@ def first_line(text: str) -> str:
     text = re.sub(r"^.*?\[libpq\] (?:Failed to connect: )?", "", text.strip(), flags=re.S)
     return text.splitlines()[0].strip() if text else "no message"
 
+
+_CONNECTION = frozenset({"08006", "08001"})
+"""SQLSTATEs of a connection that was lost, or not made."""
 
 _KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (
     (
@@ -151,7 +159,8 @@ _KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (
     ),
     (
         frozenset({"57P01", "57P02", "57P03", "08006", "08003", "08000"}),
-        r"server closed the connection|terminating connection|SSL SYSCALL|no connection to the",
+        r"server closed the connection|terminating connection|SSL SYSCALL|no connection to the"
+        r"|could not (receive|send) data|Connection reset|Broken pipe|connection not open",
         "the connection was cut by the server",
         "The table was rolled back; run again",
     ),

@@ -20,11 +20,14 @@ import adbc_driver_sqlite.dbapi as adbc_sqlite
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import sqlalchemy as sa
 
+from pipeline.move import tracking
 from pipeline.move.contract import Contract, Reason, is_utf8, quoted
 from pipeline.move.findings import Mended
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import Snapshot, unreadable
+from pipeline.move.tracking import Position
 
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 65_536
@@ -144,13 +147,17 @@ class Source:
     Attributes:
         snapshot: the file that is read.
         mended: values of it that a person mended, by table.
+        everything: prefix of the names of tables that hold all rows of the source.
     """
+
+    everything = ""
 
     def __init__(self, snapshot: Snapshot) -> None:
         """Open the snapshot; nothing is read yet."""
         self.snapshot = snapshot
         self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
         self._handle_columns: dict[str, str] = {}
+        self._positions: dict[str, Position | None] = {}
         self.mended: dict[str, list[Mended]] = {}
 
     @property
@@ -166,31 +173,56 @@ class Source:
             connection.execute("PRAGMA trusted_schema = OFF")
             yield connection
 
+    @contextmanager
+    def writable(self) -> Iterator[sqlite3.Connection]:
+        """A connection that changes the private copy: triggers and CHECKs do not answer to it."""
+        with closing(sqlite3.connect(self.snapshot.path)) as connection:
+            connection.text_factory = bytes
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA journal_mode = OFF")
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+            for (name,) in connection.execute(triggers).fetchall():
+                connection.execute(f"DROP TRIGGER {quoted(name.decode())}")
+            yield connection
+            connection.commit()
+
     def columns(self, table: str) -> tuple[SourceColumn, ...]:
         """The columns of a table, as the source declares them."""
+        return self._columns(table, "")
+
+    def _columns(self, table: str, schema: str) -> tuple[SourceColumn, ...]:
         with self.sqlite() as connection:
             connection.text_factory = str
             return tuple(
                 SourceColumn(name, declared)
                 for _, name, declared, _, _, _, hidden in connection.execute(
-                    f"PRAGMA table_xinfo({quoted(table)})"
+                    f"PRAGMA {schema}table_xinfo({quoted(table)})"
                 )
                 if hidden != _HIDDEN
             )
 
+    def position(self, table: sa.Table) -> Position | None:
+        """Where the log of changes ends; None where the table is not tracked."""
+        if table.name not in self._positions:
+            with self.sqlite() as connection:
+                self._positions[table.name] = tracking.position(connection, table)
+        return self._positions[table.name]
+
     def handle_column(self, landing: Landing) -> str:
         """SQL for what names a row for certain: the rowid, or the key where there is none."""
         if landing.name not in self._handle_columns:
-            self._handle_columns[landing.name] = self._find_handle_column(landing)
+            self._handle_columns[landing.name] = self._find_handle_column(landing, "main")
         return self._handle_columns[landing.name]
 
-    def _find_handle_column(self, landing: Landing) -> str:
+    def _find_handle_column(self, landing: Landing, schema: str) -> str:
+        name = quoted(landing.name)
         with self.sqlite() as connection:
             connection.text_factory = str
-            info = list(connection.execute(f"PRAGMA table_info({quoted(landing.name)})"))
+            info = list(connection.execute(f"PRAGMA {schema}.table_info({name})"))
             without_rowid = any(
                 row[2] == "table" and row[4]
-                for row in connection.execute(f"PRAGMA table_list({quoted(landing.name)})")
+                for row in connection.execute(f"PRAGMA {schema}.table_list({name})")
             )
         key = landing.key.name
         names = {row[1].lower() for row in info}

@@ -152,6 +152,18 @@ class Mended:
 
 
 @dataclass(frozen=True)
+class Conflict:
+    """One value of a row that was changed in the target since the source was read last."""
+
+    table: str
+    key: Any
+    column: str
+    source: Any
+    target: Any
+    kept: Literal["source", "target"]
+
+
+@dataclass(frozen=True)
 class Unaccounted:
     """A source row that breaks its contract and is not in quarantine either."""
 
@@ -194,6 +206,7 @@ Finding = (
     | Quarantined
     | Lossy
     | Mended
+    | Conflict
     | Unaccounted
     | NotComparable
     | SchemaDiffers
@@ -206,7 +219,7 @@ class CheckResult:
 
     Attributes:
         name: conservation, keys, digests, foreign_keys, sequences, schema (all blocking), drift,
-            quarantine, conversions or mended (warnings).
+            quarantine, conversions, mended or conflicts (warnings).
         blocking: when it fails within a move, the table is rolled back and its children do not
             move.
         figures: what was counted, by name.
@@ -257,6 +270,11 @@ def say(finding: Finding) -> str:
         case Mended(table, handle, column, was, now, holds):
             outdated = "" if holds else "; the source has changed since, so this is not used"
             return f"{table}, row {handle}, {column}: {was!r} was mended to {now!r}{outdated}"
+        case Conflict(table, key, column, source, target, kept):
+            return (
+                f"{table} {key}, {column}: source {_shown(source)}, target {_shown(target)}, which"
+                f" is newer; the {kept}'s is kept"
+            )
         case Unaccounted(table, handle):
             return f"{table}, row {handle}: neither movable nor in quarantine; move the table again"
         case NotComparable(_, why):

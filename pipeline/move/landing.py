@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
 from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.types import Cast, carried_type, cast_of, type_name
+from pipeline.move.types import ByteSize, Cast, carried_type, cast_of, type_name
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,23 @@ class Landing:
     def of_keys(self) -> "Landing":
         """The same table, with nothing but its key to read and compare."""
         return replace(self, columns=(self.key,))
+
+    @cached_property
+    def of_versions(self) -> "Landing":
+        """The same table, with what tells of a change: key, date of change, sizes of BLOBs."""
+        changed_by = self.table.info.get("changed_by")
+        telling = [c for c in self.columns if c.name == changed_by]
+        sizes = [
+            sa.Column(column.name, ByteSize())
+            for column in self.columns
+            if isinstance(column.type, sa.LargeBinary)
+        ]
+        return replace(self, columns=(self.key, *telling, *sizes))
+
+    @property
+    def sized(self) -> frozenset[str]:
+        """Names of the columns of which only the size is compared."""
+        return frozenset(c.name for c in self.columns if isinstance(c.type, ByteSize))
 
     @property
     def carried(self) -> frozenset[str]:

@@ -8,8 +8,7 @@ as the source still has the value that was mended: whoever corrects the source h
 import math
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,30 +114,32 @@ def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> 
         MendError: the copy's own schema has no room for a value.
     """
     declared = {table.name: table for table in tables}
-    with closing(sqlite3.connect(source.snapshot.path)) as copy:
-        copy.text_factory = bytes
-        copy.execute("PRAGMA trusted_schema = OFF")
-        copy.execute("PRAGMA journal_mode = OFF")
-        copy.execute("PRAGMA ignore_check_constraints = ON")
-        _drop_triggers(copy)
+    for table in declared.values():
+        # It can be told only while the triggers are there.
+        source.position(table)
+    with source.writable() as copy:
         for mend in mends:
             if mend.table in declared:
                 holds = _apply(copy, source, declared[mend.table], mend)
-                finding = Mended(
-                    mend.table,
-                    mend.handle,
-                    mend.now.column,
-                    _written(mend.was)[1],
-                    _written(mend.now)[1],
-                    holds,
-                )
-                source.mended.setdefault(mend.table, []).append(finding)
-        copy.commit()
+                source.mended.setdefault(mend.table, []).append(_finding(mend, holds=holds))
+
+
+def _finding(mend: Mend, *, holds: bool) -> Mended:
+    was, now = _written(mend.was)[1], _written(mend.now)[1]
+    return Mended(mend.table, mend.handle, mend.now.column, was, now, holds)
 
 
 def check(source: Source, table: str) -> CheckResult:
     """No value was mended by a person; those that were are named."""
-    found = source.mended.get(table, [])
+    return _result(source.mended.get(table, []))
+
+
+def check_kept(target: Target, table: str) -> CheckResult:
+    """The same of a table whose source has not been written since it was looked at."""
+    return _result([_finding(mend, holds=True) for mend in read(target, [table])])
+
+
+def _result(found: Sequence[Mended]) -> CheckResult:
     return CheckResult(
         "mended",
         not found,
@@ -166,13 +167,6 @@ def _note(target: Target, table: str, handle: str, was: StoredValue, now: Stored
         " RETURNING 1",
         (table, handle, was.column, was.storage, was.value, now.storage, now.value),
     )
-
-
-def _drop_triggers(copy: sqlite3.Connection) -> None:
-    """A trigger of the application must not answer to a mend."""
-    names = copy.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for (name,) in names:
-        copy.execute(f"DROP TRIGGER {quoted(name.decode())}")
 
 
 def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, mend: Mend) -> bool:

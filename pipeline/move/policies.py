@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 ExtraColumns = Literal["carry", "ignore", "fail"]
 LossyConversions = Literal["keep", "quarantine", "fail"]
+Conflicts = Literal["target", "source", "fail"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ class Policies:
             stop.
         lossy_conversions: a value that cannot be undone moves while its original is kept in the
             ledger, sends its row to quarantine, or stops the move.
+        conflicts: a row that was changed in the target since the source was read last, and is not
+            what the source has: the target's or the source's version stays, or the move stops.
     """
 
     naive_zone: str = "UTC"
     forbidden_nulls: Mapping[str, Any] = field(default_factory=dict)
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
+    conflicts: Conflicts = "target"
 
 
 DEFAULT = Policies()

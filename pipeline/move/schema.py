@@ -4,6 +4,7 @@ A table that is missing or empty is filled bare and gets its keys and indexes af
 a factor of four. DDL is transactional, so nobody sees the table in between.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,44 +51,49 @@ def compiled(element: Any) -> str:
     return " ".join(str(element.compile(dialect=DIALECT)).split())
 
 
+_LOOK = """
+SELECT json_build_object(
+  'kind', relkind,
+  'columns', (SELECT coalesce(json_agg(json_build_array(attname,
+      format_type(atttypid, atttypmod), attnotnull AND NOT atthasdef AND attidentity = '')), '[]')
+    FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+  'constraints', (SELECT coalesce(json_agg(json_build_array(conname, contype, convalidated)), '[]')
+    FROM pg_constraint WHERE conrelid = c.oid),
+  'indexes', (SELECT coalesce(json_agg(n.relname), '[]')
+    FROM pg_index AS i JOIN pg_class AS n ON n.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint AS k
+      WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid)),
+  'referenced', EXISTS (SELECT FROM pg_constraint WHERE confrelid = c.oid AND contype = 'f')
+)::text FROM pg_class AS c WHERE oid = to_regclass($1)
+"""
+
+
 def look(target: Target, table: str) -> Present:
-    """See what the target holds under a name, in schema ``public``."""
-    name = f"to_regclass('public.{quoted(table)}')"
-    if not target.value(
-        f"SELECT count(*) FROM pg_class WHERE oid = {name} AND relkind IN ('r', 'p')"
-    ):
-        if target.value(f"SELECT {name} IS NOT NULL"):
-            raise ShapeError(
-                f"public.{table} of the target is no table",
-                remedy="Rename or drop what bears that name",
-            )
+    """See what the target holds under a name, in schema ``public``.
+
+    Raises:
+        ShapeError: the name belongs to something else than a table.
+    """
+    found = target.rows(_LOOK, (f"public.{quoted(table)}",))
+    if not found:
         return Present(exists=False)
-    columns = target.rows(
-        "SELECT attname::text, format_type(atttypid, atttypmod),"
-        " attnotnull AND NOT atthasdef AND attidentity = ''"
-        f" FROM pg_attribute WHERE attrelid = {name} AND attnum > 0 AND NOT attisdropped"
-    )
-    constraints = target.rows(
-        "SELECT conname::text, contype::text, convalidated FROM pg_constraint"
-        f" WHERE conrelid = {name}"
-    )
-    indexes = target.rows(
-        f"SELECT c.relname::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
-        f" WHERE i.indrelid = {name} AND NOT EXISTS"
-        " (SELECT FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid)"
-    )
+    met = json.loads(found[0][0])
+    if met["kind"] not in ("r", "p"):
+        raise ShapeError(
+            f"public.{table} of the target is no table",
+            remedy="Rename or drop what bears that name",
+        )
+    columns, constraints = met["columns"], met["constraints"]
     return Present(
         exists=True,
         rows=target.value(f"SELECT EXISTS (SELECT FROM {quoted(table)})"),
         types={attribute: kind for attribute, kind, _ in columns},
         required=frozenset(attribute for attribute, _, needed in columns if needed),
         primary_key=next((n for n, kind, _ in constraints if kind == "p"), None),
-        referenced=target.value(
-            f"SELECT EXISTS (SELECT FROM pg_constraint WHERE confrelid = {name} AND contype = 'f')"
-        ),
+        referenced=met["referenced"],
         constraints=frozenset(n for n, kind, _ in constraints if kind in ("f", "u", "c")),
         unproven=frozenset(n for n, _, proven in constraints if not proven),
-        indexes=frozenset(n for (n,) in indexes),
+        indexes=frozenset(met["indexes"]),
     )
 
 
@@ -177,15 +183,17 @@ def indexes(landing: Landing, present: Present) -> list[str]:
     ]
 
 
-def ledger_ddl() -> list[str]:
-    """DDL of the ledger, harmless where it exists."""
-    return [
-        f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}",
-        *(
-            compiled(CreateTable(table, if_not_exists=True))
-            for table in ledger.metadata.sorted_tables
-        ),
-    ]
+def make_ledger(target: Target) -> None:
+    """Make the ledger's tables, as far as they are not there."""
+    tables = ledger.metadata.sorted_tables
+    there = target.value(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)"
+        " AND relname = ANY($2) AND relkind = 'r'",
+        (ledger.SCHEMA, [table.name for table in tables]),
+    )
+    if there < len(tables):
+        target.run(f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}")
+        target.run(*(compiled(CreateTable(table, if_not_exists=True)) for table in tables))
 
 
 def _create(landing: Landing) -> list[str]:

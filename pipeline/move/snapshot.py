@@ -24,6 +24,9 @@ _HEADER = 100
 BUSY_SECONDS = 30.0
 """How long a locked source is waited for."""
 
+_SETTLED_SECONDS = 1.0
+"""Two writes within the grain of a file system's clock leave the same time."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -34,12 +37,14 @@ class Snapshot:
         source: the file it was taken from.
         bytes: its size.
         seconds: how long the copy took.
+        seen: what the file looked like just before, see ``seen_of``.
     """
 
     path: Path
     source: Path
     bytes: int
     seconds: float
+    seen: str | None = None
 
 
 def take_snapshot(
@@ -59,6 +64,7 @@ def take_snapshot(
     """
     started = time.perf_counter()
     look_at(source)
+    seen = seen_of(source)
     size = source.stat().st_size
     into.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(into.parent).free
@@ -81,7 +87,26 @@ def take_snapshot(
     except sqlite3.DatabaseError as error:
         into.unlink(missing_ok=True)
         raise unreadable(source, error) from error
-    return Snapshot(into, source, size, time.perf_counter() - started)
+    return Snapshot(into, source, size, time.perf_counter() - started, seen)
+
+
+def seen_of(source: Path) -> str | None:
+    """What a file looks like from outside; it looks otherwise once it has been written.
+
+    Returns:
+        None while it was written so recently that a further write might not show in its time.
+    """
+    looks = [str(source.absolute())]
+    for path in (source, source.with_name(f"{source.name}-wal")):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            looks.append("none")
+            continue
+        if time.time_ns() - found.st_mtime_ns < _SETTLED_SECONDS * 10**9:
+            return None
+        looks.append(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}")
+    return "; ".join(looks)
 
 
 def unreadable(source: Path, error: Exception) -> SourceError:
@@ -174,14 +199,27 @@ def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
 
 def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path) -> None:
     """Check that the table is there, and index its key where the source does not."""
-    kind = copy.execute("SELECT type FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
-    if kind is None or kind[0] != "table":
-        raise SourceError(
-            f"The source {source} has no table {table.name}",
-            remedy="Check that SQLITE_DATABASE_URL names the application's database",
-        )
+    demand_table(copy, table, source)
     key = next(iter(table.primary_key.columns)).name
     columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
     if key in columns and not columns[key][5]:
         index = quoted(f"pipeline key of {table.name}")
         copy.execute(f"CREATE INDEX {index} ON {quoted(table.name)} ({quoted(key)})")
+
+
+def demand_table(
+    connection: sqlite3.Connection, table: sa.Table, source: Path, *, schema: str = "main"
+) -> None:
+    """Check that a connection sees a table.
+
+    Raises:
+        SourceError: it is not there, or is a view.
+    """
+    kind = connection.execute(
+        f"SELECT type FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
+    ).fetchone()
+    if kind is None or kind[0] != "table":
+        raise SourceError(
+            f"The source {source} has no table {table.name}",
+            remedy="Check that SQLITE_DATABASE_URL names the application's database",
+        )

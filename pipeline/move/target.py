@@ -204,7 +204,7 @@ class Target:
         while not self.value(f"SELECT pg_try_advisory_lock({LOCK_KEY})"):
             if time.monotonic() > deadline:
                 raise LockedError(
-                    f"{self._shown} is held by {self._holder()}",
+                    f"{self._shown} is held by {self.holder() or 'another run'}",
                     remedy="Wait until that run ends, then run again",
                 )
             time.sleep(0.2)
@@ -214,7 +214,8 @@ class Target:
             with contextlib.suppress(TargetError):
                 self.rows(f"SELECT pg_advisory_unlock({LOCK_KEY})")
 
-    def _holder(self) -> str:
+    def holder(self) -> str | None:
+        """Who holds the target, None if nobody does."""
         found = self.rows(
             "SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),"
             " to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_locks l"
@@ -223,7 +224,7 @@ class Target:
             f" AND l.classid = {LOCK_KEY >> 32} AND l.objid = {LOCK_KEY & 0xFFFFFFFF}"
         )
         if not found:
-            return "another run"
+            return None
         pid, host, since = found[0]
         return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
 

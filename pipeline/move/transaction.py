@@ -1,17 +1,31 @@
 """One table's transaction: make it equal to its source table, and prove it, or change nothing.
 
-An empty target is filled, one with rows is merged into. Either way both sides are then read again;
-when anything is not equal, the whole transaction is rolled back. Moving twice changes nothing the
-second time.
+An empty target is filled, one with rows is merged into; where it is known which rows may have
+changed, only those are looked at. Either way both sides are then read again; when anything is not
+equal, the whole transaction is rolled back. Moving twice changes nothing the second time.
 """
 
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
 
-from pipeline.move import conversions, load, quarantine, schema, verify, ways
+import sqlalchemy as sa
+
+from pipeline.move import (
+    cascades,
+    conflicts,
+    conversions,
+    load,
+    quarantine,
+    schema,
+    verify,
+    watermarks,
+    ways,
+)
 from pipeline.move.changes import Changes
 from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import LossyConversion, ShapeError
@@ -19,7 +33,8 @@ from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
 from pipeline.move.types import largest_integer, type_name
-from pipeline.move.work import Work
+from pipeline.move.watermarks import Watermark
+from pipeline.move.work import OnProgress, Work
 
 
 @dataclass(frozen=True)
@@ -28,13 +43,18 @@ class Move:
 
     Attributes:
         table: its name.
-        way: "filled" (the target was empty), "merged" or "unchanged".
-        source_rows: rows of the source table.
+        way: "filled" (the target was empty), "merged", "synced" (only what may have changed was
+            looked at) or "unchanged".
+        source_rows: rows of the source table; of a sync, those that were looked at.
         source_bytes: bytes of their values.
-        moved_rows: rows of the target table now.
+        moved_rows: how many of them the target has now.
         written_rows: rows inserted or updated.
         deleted_rows: rows deleted.
+        cascaded_rows: rows that had gone before, with a row of another table that they referred to.
         quarantined_rows: rows in quarantine.
+        target_rows: rows of the target table now.
+        newest: the largest date of change of any row of the source, None if none has one.
+        before: the same when the source was read last.
         columns: the target's columns, as (name, type, description).
         checks: outcome of every check; all blocking ones passed.
         seconds: time per phase.
@@ -47,10 +67,42 @@ class Move:
     moved_rows: int
     written_rows: int
     deleted_rows: int
+    cascaded_rows: int
     quarantined_rows: int
+    target_rows: int
+    newest: datetime | None
+    before: datetime | None
     columns: tuple[tuple[str, str, str], ...]
     checks: tuple[CheckResult, ...]
     seconds: dict[str, float]
+
+
+class TableMover(Protocol):
+    """What moves the tables of a run, one after the other.
+
+    Attributes:
+        idle: a session that is in no transaction between two moves.
+    """
+
+    idle: Target
+
+    def move(
+        self,
+        table: sa.Table,
+        *,
+        upcoming: Sequence[sa.Table] = (),
+        on_progress: OnProgress = lambda _: None,
+    ) -> Move:
+        """Move a table whose parents have moved before.
+
+        Args:
+            table: the table that moves now.
+            upcoming: tables that move later in this run.
+            on_progress: told after every batch of this table.
+
+        Raises:
+            PipelineError: as ``move_table``; nothing was changed.
+        """
 
 
 @dataclass(frozen=True)
@@ -108,6 +160,7 @@ def move_table(
     Raises:
         ProofFailed: a blocking check failed; nothing was changed.
         TooManyDeletes: more than the share of the target would go; nothing was changed.
+        ConflictError: a row was changed on both sides, and the policy is to stop.
         ShapeError: the target holds another table of that name.
         SourceError: the snapshot cannot be read.
         TargetError: the target cannot be written.
@@ -116,10 +169,14 @@ def move_table(
     target, landing = work.target, work.landing
     compared: verify.Compared | None = None
     with begun.transaction if begun else target.transaction():
-        target.run(*schema.ledger_ddl())
+        schema.make_ledger(target)
         present = schema.Present(exists=False) if begun else _locked(target, landing)
         _check_parents(target, landing)
-        if present.rows:
+        work.follow(watermarks.read(target, landing.name))
+        if work.changed is not None:
+            ways.merge_changed(work, work.changed, present)
+            way: ways.Way = "synced"
+        elif present.rows:
             compared = ways.merge(work, present)
             way = ways.way_of(work)
         else:
@@ -136,33 +193,84 @@ def move_table(
         else:
             lossy = conversions.replace(target, landing.name)
         with work.timed("prove"):
-            checks = verify.checks_of(work.source, target, landing, work.survey, compared, lossy)
+            checks = (*_checks(work, compared, lossy), work.conflicts.check())
         if any(check.blocking and not check.passed for check in checks):
             raise verify.ProofFailed(landing.name, checks)
-        _write_evidence(work, checks)
+        if work.changed is None:
+            _write_evidence(work, checks)
+        cascaded = cascades.forget(target, landing.name)
+        rows = _rows_now(work, checks, cascaded)
+        _remember(work, rows)
         committing = time.perf_counter()
     work.seconds["commit"] = time.perf_counter() - committing
-    return _move(work, way, checks)
+    return _move(work, way, checks, rows=rows, cascaded=cascaded)
 
 
-def _move(work: Work, way: ways.Way, checks: tuple[CheckResult, ...]) -> Move:
+def _move(
+    work: Work, way: ways.Way, checks: tuple[CheckResult, ...], *, rows: int, cascaded: int
+) -> Move:
+    """What was done, and what is told of it."""
     counted = checks[0].figures
     return Move(
-        work.landing.name,
-        way,
-        counted["source_rows"],
-        work.survey.bytes,
-        counted["moved"],
-        work.written,
-        work.deleted,
-        counted["quarantined"],
-        tuple(
-            (column.name, type_name(column.type), str(column.info.get("description", "")))
-            for column in work.landing.table.columns
-        ),
-        checks,
-        work.seconds,
+        table=work.landing.name,
+        way=way,
+        source_rows=counted["source_rows"],
+        source_bytes=work.survey.bytes,
+        moved_rows=counted["moved"],
+        written_rows=work.written,
+        deleted_rows=work.deleted,
+        cascaded_rows=cascaded,
+        quarantined_rows=counted["quarantined"],
+        target_rows=rows,
+        newest=work.newest,
+        before=work.mark.newest if work.mark else None,
+        columns=columns_of(work.landing),
+        checks=checks,
+        seconds=work.seconds,
     )
+
+
+def columns_of(landing: Landing) -> tuple[tuple[str, str, str], ...]:
+    """The target's columns, as (name, type, description)."""
+    return tuple(
+        (column.name, type_name(column.type), str(column.info.get("description", "")))
+        for column in landing.table.columns
+    )
+
+
+def _checks(
+    work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...]
+) -> tuple[CheckResult, ...]:
+    changed, ours, theirs = work.changed, work.survey.rows, compared.totals.target_rows
+    if changed is not None:
+        compared.foreign_keys = verify.foreign_keys(
+            work.target, work.landing, among=changed.touched
+        )
+        if changed.source_rows is not None:
+            ours = changed.source_rows
+            theirs = work.target.value(f"SELECT count(*) FROM {quoted(work.landing.name)}")
+    return verify.checks_of(
+        work.source, work.target, work.landing, compared, lossy, rows=(ours, theirs)
+    )
+
+
+def _rows_now(work: Work, checks: tuple[CheckResult, ...], cascaded: int) -> int:
+    """Rows of the target; where nobody counted all of them, the last count goes on."""
+    if work.changed is None or work.changed.source_rows is not None or work.mark is None:
+        return int(checks[0].figures["moved"])
+    touched = int(checks[0].figures["moved"])
+    return work.mark.rows - cascaded + touched - work.touched_before
+
+
+def _remember(work: Work, rows: int) -> None:
+    """Write down up to where the source was read."""
+    target, landing = work.target, work.landing
+    conflicts.replace(target, landing.name, work.conflicts.values)
+    position = work.source.position(landing.table)
+    mark = Watermark(
+        work.newest, rows, watermarks.rules_of(landing), work.source.snapshot.seen, position
+    )
+    watermarks.write(target, landing.name, mark, run_id=work.run_id)
 
 
 def _locked(target: Target, landing: Landing) -> schema.Present:
@@ -213,6 +321,7 @@ def _rejected(work: Work) -> Iterator[Rejected]:
             handle_column=work.source.handle_column(work.landing),
             held=held,
             known=known,
+            everything=work.source.everything,
         ):
             _demand_lossless(work.landing, row)
             yield row
@@ -229,22 +338,35 @@ def _demand_lossless(landing: Landing, row: Rejected) -> None:
 
 
 def _prove(work: Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
-    target, landing = work.target, work.landing
+    target, landing, changed = work.target, work.landing, work.changed
     with work.timed("prove"):
         aside = quarantine.handles(target, landing.name)
         without = {work.source.handle_from(landing, handle) for handle in aside}
         conversions.begin(target)
-        count = work.counter("prove")
+        count, seen = work.counter("prove"), set[Any]()
 
         def note(changes: Changes) -> None:
             for lost in changes.lost:
                 conversions.collect(target, landing.name, lost)
             if changes.sifted is not None:
+                work.see(changes.sifted)
                 count(changes.sifted)
+                if changed is not None:
+                    seen.update(changes.sifted.batch.column(landing.key.name).to_pylist())
 
-        batches = verify.as_found(work.source, landing, work.survey, without=without)
-        compared = verify.examine(target, landing, work.survey, batches, on_changes=note)
-        return compared, conversions.replace(target, landing.name)
+        compared = verify.examine(
+            target,
+            landing,
+            work.survey,
+            verify.as_found(work.source, landing, work.survey, without=without),
+            on_changes=note,
+            kept=work.conflicts.kept,
+            singly=changed is not None,
+        )
+        if changed is None:
+            return compared, conversions.replace(target, landing.name)
+        compared.note_extra(landing.name, set(ways.there(work, changed.touched)) - seen)
+        return compared, conversions.replace(target, landing.name, among=changed.touched)
 
 
 def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:

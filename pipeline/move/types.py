@@ -109,6 +109,10 @@ class Cast:
         return f"CASE WHEN typeof({expression}) IN ({accepted}) THEN {self.read(expression)} END"
 
 
+class ByteSize(sa.types.UserDefinedType[int]):
+    """Stands for a BLOB of which only the size is read; no table is declared with it."""
+
+
 def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC") -> Cast:
     """The cast of a declared column.
 
@@ -139,6 +143,8 @@ def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC") -> Cast:
             return _timestamptz(naive_zone)
         case sa.LargeBinary():
             return _BYTEA
+        case ByteSize():
+            return _BYTE_SIZE
     raise TypeError(f"{column} is declared as {kind!r}, which has no cast")
 
 
@@ -539,6 +545,14 @@ def md5_of_each(values: pa.Array) -> pa.Array:
         return found
     return pc.if_else(values.is_valid(), found, pa.scalar(None, pa.string()))
 
+
+_BYTE_SIZE = Cast(
+    storage=("integer",),
+    sentinel="0",
+    raw=pa.int64(),
+    convert=Converted,
+    target=lambda c: f"octet_length({c})::bigint",
+)
 
 _BYTEA = Cast(
     storage=("blob",),

@@ -4,14 +4,14 @@ Nothing here trusts what the load counted. The source is read without the contra
 is not in quarantine must be in the target, value by value, and nothing else may be there.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.move import conversions, mending, quarantine
-from pipeline.move.changes import Changes, Totals, compare
+from pipeline.move.changes import Changes, Totals, compare, compare_singly
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Range, Source, Survey
@@ -81,6 +81,11 @@ class Compared:
         """Whether nothing differs."""
         return not (self.missing or self.extra or self.differing)
 
+    def note_extra(self, table: str, keys: Collection[Any]) -> None:
+        """Count and name rows that only the target has."""
+        self.extra += len(keys)
+        self.rows += [RowExtra(table, key) for key in sorted(keys)[:OFFENDERS]]
+
 
 def examine(
     target: Target,
@@ -90,10 +95,28 @@ def examine(
     *,
     on_changes: Callable[[Changes], None],
     keys_only: Container[Range] = (),
+    kept: Sequence[Any] = (),
+    singly: bool = False,
 ) -> Compared:
-    """Compare both sides, tile by tile, and count and name what differs."""
+    """Compare both sides, tile by tile, and count and name what differs.
+
+    Args:
+        target: the session.
+        landing: the table.
+        survey: of the rows that the source gives.
+        batches: those rows.
+        on_changes: told what differs in each tile.
+        keys_only: ranges of which only the keys are compared.
+        kept: keys of rows that may differ.
+        singly: rows of the target are looked up by their keys; none can be too many.
+    """
     found = Compared()
-    compared = compare(target, landing, survey.ranges, batches, found.totals, keys_only=keys_only)
+    if singly:
+        compared = compare_singly(target, landing, batches, found.totals, kept=kept)
+    else:
+        compared = compare(
+            target, landing, survey.ranges, batches, found.totals, keys_only=keys_only, kept=kept
+        )
     for changes in compared:
         _note(landing.name, changes, found)
         on_changes(changes)
@@ -147,18 +170,28 @@ def checks_of(
     source: Source,
     target: Target,
     landing: Landing,
-    survey: Survey,
     compared: Compared,
     lossy: tuple[Lossy, ...],
+    *,
+    rows: tuple[int, int],
 ) -> tuple[CheckResult, ...]:
-    """Turn what was found into the results of all checks of a table."""
+    """Turn what was found into the results of the checks of a table.
+
+    Args:
+        source: it knows what was mended.
+        target: the session.
+        landing: the table.
+        compared: what a comparison of both sides found.
+        lossy: values that were changed in a way that cannot be undone.
+        rows: how many the source has and how many the target.
+    """
     return (
-        conservation(target, landing, survey.rows, compared.totals.target_rows),
+        conservation(target, landing, *rows),
         keys(compared),
         digests(landing, compared),
         compared.foreign_keys or foreign_keys(target, landing),
         sequences(target, landing),
-        CheckResult("drift", not landing.drift, False, landing.drift),
+        drift(landing),
         in_quarantine(target, landing),
         changed(lossy),
         mending.check(source, landing.name),
@@ -216,8 +249,16 @@ def digests(landing: Landing, compared: Compared) -> CheckResult:
     )
 
 
-def foreign_keys(target: Target, landing: Landing) -> CheckResult:
-    """No row without its parent, counted row by row, and every constraint is valid."""
+def foreign_keys(
+    target: Target, landing: Landing, *, among: Sequence[Any] | None = None
+) -> CheckResult:
+    """No row without its parent, counted row by row, and every constraint is valid.
+
+    Args:
+        target: the session.
+        landing: the table.
+        among: keys of the rows that are looked at; None for all.
+    """
     orphans: list[Finding] = []
     figures: dict[str, Any] = {}
     key = quoted(landing.key.name)
@@ -227,10 +268,16 @@ def foreign_keys(target: Target, landing: Landing) -> CheckResult:
             f" FROM {quoted(landing.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
             f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
         )
-        count = target.value(f"SELECT count(*){lonely}")
+        parameters: tuple[object, ...] = ()
+        if among is not None:
+            lonely += f" AND r.{key} = ANY($1)" if among else " AND false"
+            parameters = (list(among),) if among else ()
+        count = target.value(f"SELECT count(*){lonely}", parameters)
         figures[f"orphans by {column.name}"] = count
         if count:
-            named = target.rows(f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}")
+            named = target.rows(
+                f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}", parameters
+            )
             orphans += [Orphan(landing.name, k, column.name, parent.name) for (k,) in named]
     valid = {
         name
@@ -281,6 +328,11 @@ def sequence_of(target: Target, landing: Landing) -> str | None:
         (table, key),
     )
     return None if found[0][0] is None else str(found[0][0])
+
+
+def drift(landing: Landing) -> CheckResult:
+    """Source and declared schema agree."""
+    return CheckResult("drift", not landing.drift, False, landing.drift)
 
 
 def in_quarantine(target: Target, landing: Landing) -> CheckResult:

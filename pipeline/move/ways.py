@@ -1,24 +1,26 @@
-"""The two ways to make a table equal to its source, inside the move's transaction.
+"""The ways to make a table equal to its source, inside the move's transaction.
 
 ``fill`` sets rows down in a bare table and builds keys, foreign keys and indexes afterwards, which
 is four times faster than into a table that has them. ``merge`` compares both sides and writes
-only what differs, so what is equal is not touched.
+only what differs, so what is equal is not touched; ``merge_changed`` looks at those rows alone that
+may have changed.
 """
 
 import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pipeline.move import conversions, load, schema, verify
+from pipeline.move import cascades, conversions, load, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
 from pipeline.move.sift import ahead
 from pipeline.move.target import DataFault
-from pipeline.move.work import Work
+from pipeline.move.work import Changed, Work
 
-Way = Literal["filled", "merged", "unchanged"]
+Way = Literal["filled", "merged", "unchanged", "synced"]
 
 
 def fill(work: Work, present: schema.Present) -> load.Stage:
@@ -55,45 +57,97 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
 
     Raises:
         TooManyDeletes: more than the share of the table would go.
+        ConflictError: a row was changed on both sides, and the policy is to stop.
     """
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))
     _build_keys(work, present)
-    staged = load.Stage(target, sieve)
-    staged.make()
     conversions.begin(target)
-    gone: list[Any] = []
-    count = work.counter("compare")
+    staged, gone = load.Stage(target, sieve), list[Any]()
+    stage, count = _stager(work, staged), work.counter("compare")
 
-    def stage(changes: Changes) -> None:
+    def note(changes: Changes) -> None:
         if len(changes.extra):
             _guard_deletes(work, len(gone) + len(changes.extra))
             gone.extend(changes.extra.to_pylist())
         for lost in changes.lost:
             conversions.collect(target, landing.name, lost)
-        batch = None if changes.nothing else changes.to_write(landing.key.name)
+        stage(changes)
         if changes.sifted is not None:
-            if batch is not None:
-                staged.add(batch, changes.sifted)
+            work.see(changes.sifted)
             count(changes.sifted)
 
     with work.timed("compare"):
-        compared = verify.examine(target, landing, work.survey, iter(sieve), on_changes=stage)
+        compared = verify.examine(target, landing, work.survey, iter(sieve), on_changes=note)
         compared.foreign_keys = verify.foreign_keys(target, landing)
     equal = compared.equal and compared.foreign_keys.passed and not sieve.rejected
     if not equal:
         with work.timed("load"):
-            load.drop_orphans(target, sieve, load.STAGE)
             load.drop_orphans(target, sieve, quoted(landing.name))
-            _delete(work, gone)
-            work.written = target.value(f"SELECT count(*) FROM {load.STAGE}")
-            staged.merge()
-            stale = _stale(work)
-            _guard_deletes(work, work.deleted + len(stale))
-            _delete(work, stale)
+            _write(work, staged, gone)
     with work.timed("keys"):
         _build(work)
     return compared if equal else None
+
+
+def merge_changed(work: Work, changed: Changed, present: schema.Present) -> None:
+    """Write what differs of the rows that may have changed.
+
+    Raises:
+        TooManyDeletes: more than the share of the table would go.
+        ConflictError: a row was changed on both sides, and the policy is to stop.
+    """
+    target, landing, sieve = work.target, work.landing, work.sieve
+    target.run(*schema.prepare(landing, present))
+    _build_keys(work, present)
+    staged = load.Stage(target, sieve)
+    with work.timed("compare"):
+        before = there(work, changed.touched)
+        work.touched_before = len(before)
+        doomed = sorted(set(before) & set(changed.gone))
+        _guard_deletes(work, len(doomed))
+        verify.examine(
+            target, landing, work.survey, iter(sieve), on_changes=_stager(work, staged), singly=True
+        )
+    with work.timed("load"):
+        _write(work, staged, doomed)
+    with work.timed("keys"):
+        _build(work)
+
+
+def there(work: Work, keys: Sequence[Any]) -> list[Any]:
+    """Those of some keys that the target has."""
+    if not keys:
+        return []
+    name = quoted(work.landing.key.name)
+    found = work.target.rows(
+        f"SELECT {name} FROM {quoted(work.landing.name)} WHERE {name} = ANY($1)", (list(keys),)
+    )
+    return [key for (key,) in found]
+
+
+def _stager(work: Work, staged: load.Stage) -> Callable[[Changes], None]:
+    """What stages the source rows that the target needs."""
+    staged.make()
+
+    def stage(changes: Changes) -> None:
+        kept = work.conflicts.settle(changes)
+        batch = changes.to_write(work.landing.key.name, kept=kept)
+        if batch is not None and changes.sifted is not None:
+            staged.add(batch, changes.sifted)
+
+    return stage
+
+
+def _write(work: Work, staged: load.Stage, gone: list[Any]) -> None:
+    """Delete what is gone, merge what is staged, delete older versions of what was rejected."""
+    load.drop_orphans(work.target, work.sieve, load.STAGE)
+    _delete(work, gone)
+    work.written = work.target.value(f"SELECT count(*) FROM {load.STAGE}")
+    staged.merge()
+    stale = _stale(work)
+    _guard_deletes(work, work.deleted + len(stale))
+    _delete(work, stale)
 
 
 def way_of(work: Work) -> Way:
@@ -130,25 +184,35 @@ def _strip(work: Work, present: schema.Present) -> None:
 
 def _stale(work: Work) -> list[Any]:
     """Keys of rejected rows that the target still holds in an older version."""
-    keys = work.source.keys_of(work.landing, list(work.sieve.rejected))
-    if not keys:
-        return []
-    name = quoted(work.landing.key.name)
-    found = work.target.rows(
-        f"SELECT {name} FROM {quoted(work.landing.name)} WHERE {name} = ANY($1)", (keys,)
-    )
-    return [key for (key,) in found]
+    return there(work, work.source.keys_of(work.landing, list(work.sieve.rejected)))
 
 
 def _guard_deletes(work: Work, deletes: int) -> None:
+    if not deletes:
+        return
     if work.target_rows is None:
         count = f"SELECT count(*) FROM {quoted(work.landing.name)}"
         work.target_rows = int(work.target.value(count))
-    _demand_share(work, work.landing.name, deletes, work.target_rows)
+    _demand_share(
+        work, work.landing.name, deletes, work.target_rows, f"{work.source.path} lacks them"
+    )
 
 
-def _guard_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
-    """Count what would go along with these rows in the tables that refer to them."""
+def _delete(work: Work, keys: list[Any]) -> None:
+    if keys:
+        name = quoted(work.landing.key.name)
+        _note_cascades(work, work.landing.table, keys)
+        gone = work.target.rows(
+            f"DELETE FROM {quoted(work.landing.name)} WHERE {name} = ANY($1) RETURNING 1", (keys,)
+        )
+        work.deleted += len(gone)
+
+
+def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
+    """Count and note what goes along with these rows in the tables that refer to them.
+
+    A run that is killed before their own tables' turn finds the notes in the ledger.
+    """
     for child in table.metadata.sorted_tables:
         for foreign in child.foreign_keys:
             if foreign.column.table is not table or child is table:
@@ -163,24 +227,18 @@ def _guard_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
             )
             if found:
                 rows = work.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
-                _demand_share(work, child.name, len(found), rows)
-                _guard_cascades(work, child, [k for (k,) in found])
+                why = f"rows of {table.name} that they belong to are deleted"
+                _demand_share(work, child.name, len(found), rows, why)
+                along = [k for (k,) in found]
+                cascades.note(work.target, child.name, along, parent=table.name)
+                _note_cascades(work, child, along)
 
 
-def _demand_share(work: Work, table: str, deletes: int, rows: int) -> None:
+def _demand_share(work: Work, table: str, deletes: int, rows: int, why: str) -> None:
     if deletes > rows * work.delete_share:
         raise TooManyDeletes(
             f"{table}: at least {deletes} of {rows} rows of the target would be deleted, because"
-            f" {work.source.path} lacks them; at most {work.delete_share:.0%} may go in one run",
-            remedy="Check that this is the right source; if it is, raise MAX_DELETE_SHARE",
+            f" {why}; at most {work.delete_share:.0%} may go in one run",
+            remedy=f"Check that {work.source.path} is the right source; if it is, raise"
+            " MAX_DELETE_SHARE",
         )
-
-
-def _delete(work: Work, keys: list[Any]) -> None:
-    if keys:
-        name = quoted(work.landing.key.name)
-        _guard_cascades(work, work.landing.table, keys)
-        work.target.rows(
-            f"DELETE FROM {quoted(work.landing.name)} WHERE {name} = ANY($1) RETURNING 1", (keys,)
-        )
-        work.deleted += len(keys)

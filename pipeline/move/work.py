@@ -4,13 +4,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.move.conflicts import Conflicts
 from pipeline.move.extract import Source, Survey
 from pipeline.move.landing import Landing
 from pipeline.move.prepare import Prepared
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import Target
+from pipeline.move.watermarks import Watermark
 
 DELETE_SHARE = 0.25
 """A move may delete this share of a table's rows; more looks like a wrong source."""
@@ -33,6 +39,28 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Changed:
+    """What may have changed; the source of such a work holds no other rows.
+
+    Attributes:
+        keys: keys of rows that the source has.
+        gone: keys of rows that the source does not have any more.
+        source_rows: rows of the source in all, None where nobody has counted them.
+        newest: the largest date of change of any row of the source that was seen.
+    """
+
+    keys: tuple[Any, ...]
+    gone: tuple[Any, ...]
+    source_rows: int | None
+    newest: datetime | None
+
+    @property
+    def touched(self) -> list[Any]:
+        """All keys that are looked at."""
+        return [*self.keys, *self.gone]
+
+
 @dataclass
 class Work:
     """What the phases of one move share.
@@ -44,8 +72,13 @@ class Work:
         run_id: the run that moves.
         delete_share: the share of the target's rows that may be deleted.
         on_progress: told after every batch; what it raises ends the move.
+        changed: what has changed; None when every row is looked at.
+        mark: up to where the source was read before, None if it never was.
         sieve: the table's rows; rejected ones are noted there.
+        conflicts: rows that were changed on both sides.
+        newest: the largest date of change that was read so far.
         target_rows: rows that the target held before, once they were counted.
+        touched_before: how many of the rows that may have changed the target held before.
         written: rows inserted or updated so far.
         deleted: rows deleted so far.
         seconds: time by phase so far.
@@ -57,15 +90,45 @@ class Work:
     run_id: str
     delete_share: float = DELETE_SHARE
     on_progress: OnProgress = lambda _: None
+    changed: Changed | None = None
+    mark: Watermark | None = None
     target_rows: int | None = None
+    touched_before: int = 0
     written: int = 0
     deleted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    newest: datetime | None = None
     sieve: Sieve = field(init=False)
+    conflicts: Conflicts = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with every row that the survey did not reject."""
         self.sieve = Sieve(self.source, self.landing, self.prepared.contract, self.survey)
+        self.conflicts = Conflicts(
+            self.landing.name, self.changed_by, None, self.landing.policies.conflicts
+        )
+        if self.changed is not None:
+            self.newest = self.changed.newest
+
+    @property
+    def changed_by(self) -> str | None:
+        """The column that tells when a row changed, as far as it moves."""
+        name = self.landing.table.info.get("changed_by")
+        return name if name in self.landing.casts else None
+
+    def follow(self, mark: Watermark | None) -> None:
+        """Go on from where the source was read before."""
+        self.mark = mark
+        if mark is not None:
+            self.conflicts.newest = mark.newest
+            if self.changed is not None and self.changed.source_rows is None:
+                # Counting them all would cost more than what changed.
+                self.target_rows = mark.rows
+
+    def see(self, sifted: Sifted) -> None:
+        """Note the largest date of change of some rows of the source."""
+        if self.changed_by is not None:
+            self.newest = later(self.newest, sifted, self.changed_by)
 
     @property
     def landing(self) -> Landing:
@@ -89,6 +152,16 @@ class Work:
     def counter(self, phase: Phase) -> Callable[[Sifted], None]:
         """Count batches of a phase that begins now, and report after each."""
         return counter(self.landing.name, phase, self.survey.rows, self.on_progress)
+
+
+def later(newest: datetime | None, sifted: Sifted, changed_by: str) -> datetime | None:
+    """The larger of a date and all dates of a column."""
+    dates = sifted.batch.column(changed_by)
+    if not pa.types.is_timestamp(dates.type):
+        return newest
+    largest: datetime | None = pc.max(dates).as_py()
+    found = [date for date in (newest, largest) if date is not None]
+    return max(found, default=None)
 
 
 def counter(

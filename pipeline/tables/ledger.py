@@ -4,6 +4,9 @@ Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and 
 ``quarantine_values`` per column keeps the value's SQLite storage class and its exact bytes
 (text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754). ``mended``
 keeps values in the same form: what a person put in the place of what the source had.
+``watermarks`` tell up to where the source has been read; they are written with the rows they
+speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
+as they are, ``cascaded`` the keys of rows that went with their parent until their own table's turn.
 """
 
 import sqlalchemy as sa
@@ -63,6 +66,39 @@ mended = sa.Table(
     sa.Column("storage", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary),
     sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+)
+
+watermarks = sa.Table(
+    "watermarks",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("newest", sa.DateTime(timezone=True)),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("rules", sa.Text, nullable=False),
+    sa.Column("seen", sa.Text),
+    sa.Column("change", sa.BigInteger),
+    sa.Column("token", sa.Text),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+)
+
+conflicts = sa.Table(
+    "conflicts",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("source_key", sa.Text, primary_key=True),
+    sa.Column("column_name", sa.Text, primary_key=True),
+    sa.Column("source_value", sa.Text),
+    sa.Column("target_value", sa.Text),
+    sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+)
+
+cascaded = sa.Table(
+    "cascaded",
+    metadata,
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("target_key", sa.Text, primary_key=True),
+    sa.Column("parent", sa.Text, nullable=False),
 )
 
 evidence = sa.Table(

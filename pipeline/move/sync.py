@@ -1,0 +1,255 @@
+"""What changed in the source since it was read last moves; all the rest is left alone.
+
+Which rows may have changed is told by the source's log of changes, where it keeps one, and else by
+holding the keys, dates of change and BLOB sizes of all rows on both sides against each other, so
+that a date that comes late, equals another one or goes back is no matter. These rows are carried
+into a private file, judged, merged and proven like those of a whole move. What neither log nor
+date shows (an update that touches no date, without tracking) is not seen here.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move import cascades, conflicts, mending, quarantine, schema, verify, watermarks
+from pipeline.move.changes import Changes
+from pipeline.move.contract import contract_of
+from pipeline.move.findings import CheckResult
+from pipeline.move.landing import Landing, match
+from pipeline.move.live import LiveSource
+from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.prepare import Prepared, prepare
+from pipeline.move.sift import Sieve, ahead
+from pipeline.move.target import Target
+from pipeline.move.transaction import Move, columns_of, move_table
+from pipeline.move.watermarks import Watermark
+from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Work, counter, later
+
+
+def why_whole(
+    tables: Sequence[sa.Table], *, live: LiveSource, target: Target, policies: Policies = DEFAULT
+) -> str | None:
+    """Why every value of the tables must be looked at; None where what changed is enough.
+
+    Raises:
+        SourceError: the source lacks what a table needs.
+    """
+    schema.make_ledger(target)
+    for table in tables:
+        landing = match(table, live.columns(table.name), policies)
+        mark = watermarks.read(target, table.name)
+        present = schema.look(target, table.name)
+        if mark is None or not present.exists:
+            return f"{table.name} has not been moved into this target before"
+        if mark.rules != watermarks.rules_of(landing):
+            return f"columns or policies of {table.name} are other ones than before"
+        if {column.name for column in landing.columns} - set(present.types or {}):
+            return f"the target's {table.name} lacks a column"
+        tracked = live.position(table) is not None
+        if tracked != (mark.position is not None):
+            return f"tracking of {table.name} was switched {'on' if tracked else 'off'}"
+        if mark.position is not None and not live.continues(mark.position):
+            return f"the log of changes of {table.name} is not the one that was read before"
+    return None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Rows that may have changed.
+
+    Attributes:
+        keys: their keys, in the source or in the target.
+        handles: what names further ones in the source.
+        source_rows: rows of the source in all, None where nobody has counted them.
+        newest: the largest date of change that was seen.
+    """
+
+    keys: tuple[Any, ...] = ()
+    handles: tuple[Any, ...] = ()
+    source_rows: int | None = None
+    newest: datetime | None = None
+
+
+class Syncer:
+    """Moves what changed of the tables of one run, each in its own transaction, parents first.
+
+    Attributes:
+        idle: the session, in no transaction between two moves.
+    """
+
+    def __init__(
+        self,
+        live: LiveSource,
+        session: Target,
+        *,
+        run_id: str,
+        delete_share: float = DELETE_SHARE,
+        policies: Policies = DEFAULT,
+        retry_rejected: bool = False,
+    ) -> None:
+        """Sync what a pinned source has; ``why_whole`` has found no reason against it.
+
+        Args:
+            live: the pinned source.
+            session: the target.
+            run_id: the run that moves.
+            delete_share: the share of a table's rows that may be deleted.
+            policies: what a person decided.
+            retry_rejected: rows in quarantine are tried even if the source was not written since.
+        """
+        self.idle = session
+        self._live = live
+        self._run_id = run_id
+        self._delete_share = delete_share
+        self._policies = policies
+        self._retry_rejected = retry_rejected
+        self._found: dict[str, _Found | None] = {}
+
+    def move(
+        self,
+        table: sa.Table,
+        *,
+        upcoming: Sequence[sa.Table] = (),
+        on_progress: OnProgress = lambda _: None,
+    ) -> Move:
+        """Move what changed of a table whose parents have moved before.
+
+        Raises:
+            PipelineError: as ``move_table``; nothing was changed.
+        """
+        if table.name not in self._found:
+            self._look([table, *upcoming], on_progress)
+        landing, found = self._landing(table), self._found[table.name]
+        mark = watermarks.read(self.idle, table.name)
+        # Rows that went with a parent may still be in the source.
+        cascaded = tuple(cascades.keys(self.idle, landing))
+        if found is None and not (cascaded or self._retry_rejected) and mark is not None:
+            return _unchanged(self.idle, landing, mark)
+        found = found or _Found(newest=mark.newest if mark else None)
+        prepared, changed = self._take(table, landing, found, cascaded)
+        work = Work(
+            self.idle,
+            self._live,
+            prepared,
+            self._run_id,
+            self._delete_share,
+            on_progress,
+            changed=changed,
+        )
+        return move_table(work)
+
+    def _landing(self, table: sa.Table) -> Landing:
+        return match(table, self._live.columns(table.name), self._policies)
+
+    def _look(self, tables: Sequence[sa.Table], on_progress: OnProgress) -> None:
+        """Find the rows that may have changed, of all tables that this run moves."""
+        to_compare = []
+        for table in tables:
+            landing, mark = self._landing(table), watermarks.read(self.idle, table.name)
+            if mark is not None and self._is_where_it_was(landing, mark):
+                self._found[table.name] = None
+            elif mark is not None and mark.position is not None:
+                logged = self._live.changed_keys(table.name, mark.position)
+                kept = conflicts.keys(self.idle, landing)
+                self._found[table.name] = _Found((*logged, *kept), newest=mark.newest)
+            else:
+                to_compare.append(landing)
+        # While the versions of one table are compared, those of the next are copied.
+        with ahead(self._versions(to_compare)) as versions:
+            for sieve in versions:
+                self._found[sieve.landing.name] = self._compare(sieve, on_progress)
+
+    def _is_where_it_was(self, landing: Landing, mark: Watermark) -> bool:
+        """Whether the source has surely not been written since."""
+        if mark.position is not None:
+            return mark.position == self._live.position(landing.table)
+        seen = self._live.snapshot.seen
+        return seen is not None and seen == mark.seen
+
+    def _versions(self, landings: Sequence[Landing]) -> Iterator[Sieve]:
+        """Keys, dates of change and sizes of all rows of tables."""
+        for landing in landings:
+            versions = self._live.take_versions(landing)
+            narrow = landing.of_versions
+            contract = contract_of(narrow)
+            yield Sieve(versions, narrow, contract, versions.survey(narrow, contract))
+
+    def _compare(self, sieve: Sieve, on_progress: OnProgress) -> _Found:
+        """Hold the versions of all rows of a table against the target's."""
+        landing, survey = sieve.landing, sieve.survey
+        count = counter(landing.name, "compare", survey.rows, on_progress)
+        changed_by = str(landing.table.info.get("changed_by"))
+        keys: list[Any] = []
+        newest: datetime | None = None
+
+        def note(changes: Changes) -> None:
+            nonlocal newest
+            for array in (changes.missing, changes.extra, *(d.keys for d in changes.differing)):
+                keys.extend(array.to_pylist())
+            if changes.sifted is not None:
+                count(changes.sifted)
+                if changed_by in landing.casts:
+                    newest = later(newest, changes.sifted, changed_by)
+
+        verify.examine(self.idle, landing, survey, iter(sieve), on_changes=note)
+        return _Found(tuple(keys), tuple(sieve.rejected), survey.rows, newest)
+
+    def _take(
+        self, table: sa.Table, landing: Landing, found: _Found, cascaded: tuple[Any, ...]
+    ) -> tuple[Prepared, Changed]:
+        """Carry the rows that may have changed, and those that wait, into the private file."""
+        live = self._live
+        mends = mending.read(self.idle, [table.name])
+        waiting = quarantine.handles(self.idle, table.name) | {mend.handle for mend in mends}
+        handles = [live.handle_from(landing, handle) for handle in sorted(waiting)]
+        keys = list(dict.fromkeys((*found.keys, *cascaded)))
+        live.take_rows(landing, keys=keys, handles=[*found.handles, *handles])
+        mending.apply(live, [table], mends)
+        prepared = prepare(table, live, self._policies)
+        changed = Changed(
+            tuple(live.keys(landing)),
+            tuple(live.lacking(landing, keys)),
+            found.source_rows,
+            found.newest,
+        )
+        return prepared, changed
+
+
+def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
+    """What is told of a table whose source has not been written since."""
+    with target.looking():
+        nothing = verify.Compared()
+        checks = (
+            CheckResult(
+                "conservation", True, True, (), {"source_rows": 0, "moved": 0, "quarantined": 0}
+            ),
+            verify.keys(nothing),
+            verify.digests(landing, nothing),
+            verify.foreign_keys(target, landing, among=()),
+            verify.sequences(target, landing),
+            verify.drift(landing),
+            verify.in_quarantine(target, landing),
+            verify.conversions_kept(target, landing),
+            mending.check_kept(target, landing.name),
+            conflicts.check_kept(target, landing.name),
+        )
+    return Move(
+        table=landing.name,
+        way="synced",
+        source_rows=0,
+        source_bytes=0,
+        moved_rows=0,
+        written_rows=0,
+        deleted_rows=0,
+        cascaded_rows=0,
+        quarantined_rows=0,
+        target_rows=mark.rows,
+        newest=mark.newest,
+        before=mark.newest,
+        columns=columns_of(landing),
+        checks=checks,
+        seconds={},
+    )

@@ -1,0 +1,273 @@
+"""Exact tracking of what changed in the source, by triggers; it is off until somebody asks for it.
+
+Every insert, update and delete of a tracked table notes the row's key in one log table of the
+source, within the application's own transaction. A run reads the log and never writes it; triggers
+cut it to its newest entries. Each entry carries a random token, so that a log that is not the one
+that was read before (switched off and on again, cut too short, restored from a backup) is known by
+the token of the last entry read.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move.contract import quoted
+from pipeline.move.errors import SourceError
+from pipeline.move.snapshot import look_at, unreadable
+
+LOG = "pipeline_changes"
+KEPT_CHANGES = 1_000_000
+"""Entries that the log holds at most; who comes later than that must compare everything."""
+
+_LOG_DDL = (
+    f"CREATE TABLE {LOG} (change INTEGER PRIMARY KEY, table_name TEXT, key,"
+    " token BLOB NOT NULL DEFAULT (randomblob(8)))"
+)
+_BUSY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the log: the number of an entry, and its token in hexadecimal digits."""
+
+    change: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a source is tracked.
+
+    Attributes:
+        tracked: names of the tables whose triggers are there.
+        untracked: names of those whose triggers are missing or altered.
+        entries: entries of the log, None where there is no log.
+    """
+
+    tracked: tuple[str, ...]
+    untracked: tuple[str, ...]
+    entries: int | None
+
+
+def switch_on(source: Path, tables: Iterable[sa.Table]) -> None:
+    """Install the log and the triggers, or mend what is left of them; all or nothing.
+
+    Where nothing is missing, nothing is written.
+
+    Raises:
+        SourceError: the file cannot be written, lacks a table, or has a unique index whose
+            conflicts cannot be tracked.
+    """
+    with _writing(source) as connection:
+        names = [table.name for table in tables]
+        if _there(connection) and all(_complete(connection, table) for table in tables):
+            return
+        _remove(connection)
+        connection.execute(_LOG_DDL)
+        for table, name in zip(tables, names, strict=True):
+            if not connection.execute(f"PRAGMA table_info({quoted(name)})").fetchall():
+                raise SourceError(
+                    f"The source {source} has no table {name}",
+                    remedy="Check that SQLITE_DATABASE_URL names the application's database",
+                )
+            for statement in _triggers(connection, table).values():
+                connection.execute(statement)
+        connection.execute(f"INSERT INTO {LOG} (table_name) VALUES (NULL)")
+
+
+def switch_off(source: Path) -> bool:
+    """Remove triggers and log; returns whether there were any.
+
+    Raises:
+        SourceError: the file cannot be written.
+    """
+    with _writing(source) as connection:
+        return _remove(connection)
+
+
+def status(source: Path, tables: Iterable[sa.Table]) -> Status:
+    """Look whether a source is tracked; nothing is written.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    look_at(source)
+    uri = f"{source.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection:
+            there = _there(connection)
+            whole = {table.name: there and _complete(connection, table) for table in tables}
+            count = f"SELECT count(*) FROM {LOG}"
+            entries = connection.execute(count).fetchone()[0] if there else None
+    except sqlite3.DatabaseError as error:
+        raise unreadable(source, error) from error
+    return Status(
+        tuple(name for name, complete in whole.items() if complete),
+        tuple(name for name, complete in whole.items() if not complete),
+        entries,
+    )
+
+
+def position(
+    connection: sqlite3.Connection, table: sa.Table, *, schema: str = "main"
+) -> Position | None:
+    """The newest entry of the log; None where the table is not tracked.
+
+    Args:
+        connection: one that sees the source.
+        table: the table.
+        schema: the name by which the connection knows the source.
+    """
+    if not _there(connection, schema) or not _complete(connection, table, schema):
+        return None
+    found = connection.execute(
+        f"SELECT change, hex(token) FROM {schema}.{LOG} ORDER BY change DESC LIMIT 1"
+    ).fetchone()
+    return Position(found[0], _text(found[1])) if found else None
+
+
+def continues(connection: sqlite3.Connection, after: Position, *, schema: str) -> bool:
+    """Whether the log still holds the very entry that was read last."""
+    found = connection.execute(
+        f"SELECT hex(token) FROM {schema}.{LOG} WHERE change = ?", (after.change,)
+    ).fetchone()
+    return found is not None and _text(found[0]) == after.token
+
+
+def changed_keys(
+    connection: sqlite3.Connection, table: str, after: Position, *, schema: str
+) -> list[Any]:
+    """Keys of the rows of a table that were written or deleted since, each once."""
+    found = connection.execute(
+        f"SELECT DISTINCT key FROM {schema}.{LOG} WHERE change > ? AND table_name = ?",
+        (after.change, table),
+    )
+    return [key for (key,) in found]
+
+
+def _triggers(
+    connection: sqlite3.Connection, table: sa.Table, schema: str = "main"
+) -> dict[str, str]:
+    """Name -> statement of every trigger of a table."""
+    key = quoted(next(iter(table.primary_key.columns)).name)
+    name = table.name.replace("'", "''")
+
+    def trigger(when: str, event: str, *keys: str) -> tuple[str, str]:
+        called = f"{LOG}_{table.name}_{when}_{event}".lower()
+        notes = " ".join(
+            f"INSERT INTO {LOG} (table_name, key) SELECT '{name}', {each};" for each in keys
+        )
+        cut = f"DELETE FROM {LOG} WHERE change <= (SELECT max(change) FROM {LOG}) - {KEPT_CHANGES};"
+        return called, (
+            f"CREATE TRIGGER {quoted(called)} {when} {event} ON {quoted(table.name)}"
+            f" BEGIN {notes} {cut} END"
+        )
+
+    found = dict(
+        (
+            trigger("AFTER", "INSERT", f"NEW.{key}"),
+            trigger("AFTER", "DELETE", f"OLD.{key}"),
+            trigger("AFTER", "UPDATE", f"OLD.{key}", f"NEW.{key} WHERE NEW.{key} IS NOT OLD.{key}"),
+        )
+    )
+    # A row that goes because REPLACE makes room for another one fires no trigger of its own.
+    rivals = [
+        " AND ".join(f"r.{quoted(column)} = NEW.{quoted(column)}" for column in columns)
+        for columns in _unique_indexes(connection, table, schema)
+    ]
+    if rivals:
+        replaced = f"r.{key} FROM {quoted(table.name)} AS r WHERE {' OR '.join(rivals)}"
+        found |= dict(trigger("BEFORE", event, replaced) for event in ("INSERT", "UPDATE"))
+    return found
+
+
+def _unique_indexes(
+    connection: sqlite3.Connection, table: sa.Table, schema: str
+) -> Iterator[list[str]]:
+    """Columns of every unique index but the primary key's.
+
+    Raises:
+        SourceError: an index is partial, or on an expression.
+    """
+    for row in connection.execute(f"PRAGMA {schema}.index_list({quoted(table.name)})").fetchall():
+        _, index, unique, origin, partial = row
+        if not unique or _text(origin) == "pk":
+            continue
+        info = connection.execute(f"PRAGMA {schema}.index_info({quoted(_text(index))})").fetchall()
+        columns = [None if column is None else _text(column) for _, _, column in info]
+        if partial or None in columns:
+            raise SourceError(
+                f"{table.name} cannot be tracked: its unique index {_text(index)} is partial or on"
+                " an expression, so what REPLACE deletes because of it would not be noticed",
+                remedy="Sync without tracking, by dates and sizes",
+            )
+        yield [column for column in columns if column is not None]
+
+
+def _there(connection: sqlite3.Connection, schema: str = "main") -> bool:
+    found = connection.execute(
+        f"SELECT count(*) FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?", (LOG,)
+    ).fetchone()
+    return bool(found[0])
+
+
+def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "main") -> bool:
+    """Whether all triggers of a table are there, word for word."""
+    there = {
+        _text(name): _text(sql)
+        for name, sql in connection.execute(
+            f"SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = ?"
+            f" AND name LIKE '{LOG}%'",
+            (table.name,),
+        )
+    }
+    try:
+        return there == _triggers(connection, table, schema)
+    except SourceError:
+        return False
+
+
+def _remove(connection: sqlite3.Connection) -> bool:
+    names = connection.execute(
+        f"SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE '{LOG}%'"
+    ).fetchall()
+    for (name,) in names:
+        connection.execute(f"DROP TRIGGER {quoted(name)}")
+    there = _there(connection)
+    connection.execute(f"DROP TABLE IF EXISTS {LOG}")
+    return there or bool(names)
+
+
+@contextmanager
+def _writing(source: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction that writes the source."""
+    look_at(source)
+    uri = f"{source.absolute().as_uri()}?mode=rw"
+    try:
+        with closing(
+            sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        if "readonly" in str(error):
+            raise SourceError(
+                f"The source {source} cannot be written, which tracking needs",
+                remedy="Give this user the right to write it, or sync without tracking",
+            ) from error
+        raise unreadable(source, error) from error
+
+
+def _text(value: Any) -> str:
+    # A connection for rows of the source delivers texts as bytes.
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,144 @@
+"""When a sync is started by itself: by the clock, and when the source file has been written.
+
+A tick that finds a run under way is skipped and says so; two runs never write one target together.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pipeline import settings
+from pipeline.environment import databases
+from pipeline.move.errors import PipelineError, SettingsError
+from pipeline.move.snapshot import look_at, seen_of
+from pipeline.move.target import Target
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as Job,
+    )
+
+SENSOR_SECONDS = 30
+"""How often the source file is looked at."""
+
+_STARTING_SECONDS = 60.0
+"""A run that is older than this holds the target, or its process is gone."""
+
+_WAITING = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+Tick = Iterator[dg.RunRequest | dg.SkipReason]
+
+
+def schedule(job: "Job", cron: str, *, on: bool = False) -> dg.ScheduleDefinition:
+    """A schedule of a job that skips a tick while a run is under way.
+
+    Args:
+        job: what is started.
+        cron: when.
+        on: whether it runs without being switched on first.
+
+    Raises:
+        SettingsError: the expression or the time zone cannot be used.
+    """
+    zone = settings.load().schedule_zone
+    status = dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
+
+    def tick(context: dg.ScheduleEvaluationContext) -> Tick:
+        reason = under_way(context.instance)
+        yield dg.SkipReason(reason) if reason else dg.RunRequest()
+
+    try:
+        return dg.ScheduleDefinition(
+            job=job,
+            cron_schedule=cron,
+            execution_timezone=zone,
+            default_status=status,
+            execution_fn=tick,
+        )
+    except (dg.DagsterInvalidDefinitionError, ValueError) as error:
+        raise _unusable(job.name, cron, zone) from error
+
+
+def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
+    """A sensor that starts a job when the source file has been written.
+
+    Args:
+        job: what is started.
+        on: whether it runs without being switched on first.
+    """
+    status = dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name="source_written",
+        job=job,
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=status,
+        description=f"Start {job.name} when the source file has been written since the last time.",
+    )
+    def source_written(context: dg.SensorEvaluationContext) -> Tick:
+        source = settings.load().source_path
+        try:
+            look_at(source)
+        except PipelineError as error:
+            yield dg.SkipReason(str(error))
+            return
+        # While the file is being written, it looks like nothing that was seen before.
+        seen = seen_of(source)
+        if seen is not None and seen == context.cursor:
+            yield dg.SkipReason(f"{source} has not been written since it was last looked at.")
+        elif reason := under_way(context.instance):
+            yield dg.SkipReason(reason)
+        else:
+            context.update_cursor(seen or "")
+            yield dg.RunRequest()
+
+    return source_written
+
+
+def interval(cron: str) -> timedelta:
+    """The time from one tick of a cron expression to the next.
+
+    Raises:
+        SettingsError: the expression or the time zone cannot be used.
+    """
+    zone = settings.load().schedule_zone
+    try:
+        ticks = dg.TimeWindowPartitionsDefinition(
+            start=datetime(2026, 1, 5),
+            fmt="%Y-%m-%d %H:%M",
+            cron_schedule=cron,
+            timezone=zone,
+        )
+        first = ticks.get_first_partition_key()
+        window = ticks.time_window_for_partition_key(str(first))
+    except (dg.DagsterInvalidDefinitionError, ValueError, KeyError) as error:
+        raise _unusable("sync", cron, zone) from error
+    return timedelta(seconds=window.end.timestamp() - window.start.timestamp())
+
+
+def under_way(instance: dg.DagsterInstance) -> str | None:
+    """Which run holds the target or is about to, as a sentence; None if there is none."""
+    now = datetime.now(timezone.utc)  # noqa: UP017
+    for record in instance.get_run_records(dg.RunsFilter(statuses=_WAITING)):
+        run = record.dagster_run
+        starting = now - record.create_timestamp < timedelta(seconds=_STARTING_SECONDS)
+        if starting or run.status == dg.DagsterRunStatus.QUEUED:
+            return f"Run {run.run_id} of {run.job_name} is under way."
+    found = databases(settings.load())
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        holder = target.holder()
+    return f"{found.target_shown} is held by {holder}." if holder else None
+
+
+def _unusable(job: str, cron: str, zone: str) -> SettingsError:
+    return SettingsError(
+        f"The schedule of {job} cannot be {cron!r} in time zone {zone!r}",
+        remedy=f"Correct {job.upper()}_CRON (such as 0 3 * * *) or SCHEDULE_ZONE",
+    )
