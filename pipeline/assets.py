@@ -15,8 +15,8 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
-from pipeline import checks, evidence, metadata, progress, settings
-from pipeline.move.errors import PipelineError, Transient
+from pipeline import attempts, checks, evidence, metadata, progress, settings
+from pipeline.move.errors import PipelineError
 from pipeline.move.mover import Mover
 from pipeline.move.plan import plan_tables
 from pipeline.move.sync import Syncer, why_whole
@@ -25,9 +25,6 @@ from pipeline.move.transaction import TableMover
 from pipeline.move.verify import ProofFailed
 from pipeline.resources import MakeMover, SourceDatabase, TargetDatabase
 from pipeline.settings import Settings
-
-RETRIES = 3
-"""How often a move is tried again whose connection was lost, after 1, 2 and 4 seconds."""
 
 
 class MoveConfig(dg.Config):
@@ -46,9 +43,8 @@ class MoveConfig(dg.Config):
     )
 
 
-def only_changes(names: Iterable[str], *, retry_rejected: bool = False) -> dict[str, object]:
-    """The part of a run's configuration by which these tables move only what changed."""
-    config = MoveConfig(only_changes=True, retry_rejected=retry_rejected)
+def run_config(names: Iterable[str], config: MoveConfig) -> dict[str, object]:
+    """The part of a run's configuration that says how these tables are moved."""
     return {"ops": {name: {"config": config.model_dump()} for name in names}}
 
 
@@ -110,25 +106,21 @@ def _table_asset(
                 upcoming=selected[selected.index(table) + 1 :],
                 on_progress=progress.reporter(context.log),
             )
+            if config.only_changes and table is selected[-1]:
+                # While the live file is pinned, an application without WAL cannot commit.
+                source.release()
+            part = evidence.of_move(move, table, mover.idle)
+            preview = metadata.preview_of(mover.idle, table)
         except PipelineError as error:
-            if isinstance(error, Transient) and context.retry_number < RETRIES:
-                target.reset()
-                wait = 2**context.retry_number
-                context.log.warning(f"{error} Trying again in {wait} s.")
-                raise dg.RetryRequested(RETRIES, seconds_to_wait=wait) from error
+            if attempts.worthwhile(context, error):
+                attempts.again(context, error, target)
             evidence.leave_failure(context, table.name, error, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks)
             raise checks.failure(error) from error
-        if config.only_changes and table is selected[-1]:
-            # While the live file is pinned, an application without WAL cannot commit.
-            source.release()
-        part = evidence.of_move(move, table, mover.idle)
         report = evidence.leave(context, part, planned=planned)
         yield dg.MaterializeResult(
-            metadata=metadata.of_move(
-                move, preview=metadata.preview_of(mover.idle, table), report=report
-            ),
+            metadata=metadata.of_move(move, preview=preview, report=report),
             check_results=checks.results(table.name, move.checks),
         )
 

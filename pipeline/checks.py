@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pipeline import frames
 from pipeline.move.errors import PipelineError
-from pipeline.move.findings import CheckResult, say
+from pipeline.move.findings import CheckResult, Conflict, say
 from pipeline.move.standing import NAMES
 
 DESCRIPTIONS = {
@@ -83,7 +83,8 @@ def results(
 def summary(check: CheckResult) -> str:
     """A check's outcome in a line."""
     shown = [f"{n} {v:,}" for n, v in check.figures.items() if isinstance(v, int)]
-    if not check.passed and (check.blocking or not shown):
+    told = check.blocking or any(isinstance(finding, Conflict) for finding in check.findings)
+    if not check.passed and (told or not shown):
         more = len(check.findings) - 3
         said = "; ".join(say(finding) for finding in check.findings[:3])
         return said + (f"; and {more} more" if more > 0 else "") or "failed"

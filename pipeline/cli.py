@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,19 +94,16 @@ def sync(
     found = _ready()
     look_at(found.source)
     _say_where(found)
-    raise typer.Exit(_run("sync", config={} if full else None))
+    raise typer.Exit(_run("sync", full=full))
 
 
 @tracked.command("on")
 def track_on() -> None:
     """Write triggers and a log of changes into the source; sync then sees every change."""
     source = _source()
-    tracking.switch_on(source, content.metadata.sorted_tables)
-    console.print(
-        f"every change of {source} is tracked; the next sync looks at every value once",
-        markup=False,
-        soft_wrap=True,
-    )
+    installed = tracking.switch_on(source, content.metadata.sorted_tables)
+    more = "; the next sync looks at every value once" if installed else " already"
+    console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
 
 
 @tracked.command("off")
@@ -129,7 +126,7 @@ def track_status() -> None:
     console.print(f"tracked   {', '.join(found.tracked) or 'nothing'}")
     if found.untracked:
         console.print(f"not so    {', '.join(found.untracked)}; run pipeline track on")
-    console.print(f"the log has {found.entries:,} entries")
+    console.print(f"the log has {found.entries:,} {'entry' if found.entries == 1 else 'entries'}")
 
 
 @app.command()
@@ -315,15 +312,10 @@ def _with_children(names: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _run(
-    job_name: str,
-    *,
-    tables: list[str] | None = None,
-    config: Mapping[str, object] | None = None,
-) -> int:
+def _run(job_name: str, *, tables: list[str] | None = None, full: bool = False) -> int:
     """Run a job of tables with live output; returns the exit code."""
     started = time.perf_counter()
-    result = _result_of(job_name, tables=tables, config=config)
+    result = _result_of(job_name, tables=tables, full=full)
     found = report.tables_of(result.all_events)
     report.show(console, found)
     evidence = settings.load().reports / result.run_id / "evidence.html"
@@ -337,16 +329,13 @@ def _run(
 
 
 def _result_of(
-    job_name: str,
-    *,
-    tables: list[str] | None = None,
-    config: Mapping[str, object] | None = None,
+    job_name: str, *, tables: list[str] | None = None, full: bool = False
 ) -> dg.ExecuteInProcessResult:
     # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
     from pipeline import runs
 
     with runs.instance() as instance, _live():
-        return runs.run(job_name, opened=instance, tables=tables, config=config)
+        return runs.run(job_name, opened=instance, tables=tables, full=full)
 
 
 def _failed(result: dg.ExecuteInProcessResult) -> int:

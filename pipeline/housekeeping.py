@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from pipeline import checks, settings
+from pipeline import attempts, checks, settings
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline.resources import TargetDatabase
@@ -18,12 +18,20 @@ from pipeline.settings import Settings
 
 AT_ONCE = 50
 """Runs that are forgotten in one go; a schedule adds one at a time."""
-
-_ENDED = [
-    dg.DagsterRunStatus.SUCCESS,
-    dg.DagsterRunStatus.FAILURE,
-    dg.DagsterRunStatus.CANCELED,
-]
+_OUTDATED = """
+WITH ended AS (
+  SELECT id, run_id, row_number() OVER (PARTITION BY pipeline_name ORDER BY id DESC) AS number
+    FROM dagster.runs WHERE status IN ('SUCCESS', 'FAILURE', 'CANCELED')
+), telling AS (
+  SELECT last_run_id AS run_id FROM dagster.asset_keys WHERE last_run_id IS NOT NULL
+  UNION SELECT run_id FROM (SELECT DISTINCT ON (asset_key, check_name) run_id
+    FROM dagster.asset_check_executions WHERE run_id IS NOT NULL
+    ORDER BY asset_key, check_name, id DESC) AS newest
+)
+SELECT run_id FROM ended WHERE number > $1::bigint AND run_id NOT IN (SELECT run_id FROM telling)
+  ORDER BY id LIMIT $2::bigint
+"""
+"""Runs that are too many; those that tell the last word of an asset or a check are not."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
         try:
             found = tidy(context.instance, target.open(), settings.load())
         except PipelineError as error:
+            if attempts.worthwhile(context, error):
+                attempts.again(context, error, target)
             raise checks.failure(error) from error
         return dg.MaterializeResult(
             metadata={
@@ -75,10 +85,13 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
 
 def tidy(instance: dg.DagsterInstance, target: Target, loaded: Settings) -> Kept:
     """Forget what is older than the newest runs of each job."""
-    outdated = _outdated(instance, keep=loaded.keep_runs)
+    there = target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL")
+    found = target.rows(_OUTDATED, (loaded.keep_runs, AT_ONCE)) if there else []
+    outdated = [run_id for (run_id,) in found]
     for run_id in outdated:
         instance.delete_run(run_id)
-        shutil.rmtree(loaded.reports / run_id, ignore_errors=True)
+        for folder in (loaded.reports, loaded.dagster_files, loaded.dagster_files / "storage"):
+            shutil.rmtree(folder / run_id, ignore_errors=True)
     if outdated:
         _forget(target, outdated)
     return Kept(
@@ -87,20 +100,6 @@ def tidy(instance: dg.DagsterInstance, target: Target, loaded: Settings) -> Kept
         _size(target, "dagster"),
         _size(target, "migration"),
     )
-
-
-def _outdated(instance: dg.DagsterInstance, *, keep: int) -> list[str]:
-    """The oldest of the ended runs that are too many, some of each job."""
-    found: list[str] = []
-    for job in sorted({run.job_name for run in instance.get_runs(limit=keep)}):
-        ended = dg.RunsFilter(job_name=job, statuses=_ENDED)
-        too_many = instance.get_runs_count(ended) - keep
-        if too_many > 0:
-            oldest = instance.get_run_records(
-                ended, limit=min(too_many, AT_ONCE), order_by="id", ascending=True
-            )
-            found += [record.dagster_run.run_id for record in oldest]
-    return found
 
 
 def _forget(target: Target, runs: list[str]) -> None:

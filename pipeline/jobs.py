@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pipeline.assets import only_changes
+from pipeline.assets import MoveConfig, run_config
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -36,7 +36,7 @@ def sync(
         _moves_alone(moves, standing) | dg.AssetSelection.assets(housekeeping),
         "Let the target follow the source: move what changed since the source was read last, and"
         " prove it. Where that cannot be known, every value is looked at.",
-        config=only_changes(_names(moves)),
+        config=run_config(_names(moves), MoveConfig(only_changes=True)),
     )
 
 
@@ -49,7 +49,7 @@ def redrive(
         _moves_alone(moves, standing),
         "Try rejected rows again, after a rule, a policy or a value was changed, parents first;"
         " rows that now pass leave quarantine in the transaction in which they arrive.",
-        config=only_changes(_names(moves), retry_rejected=True),
+        config=run_config(_names(moves), MoveConfig(only_changes=True, retry_rejected=True)),
     )
 
 

@@ -6,14 +6,18 @@ its process, and the next one reports those whose process is gone as failed.
 
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 import psutil
+import psycopg2
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
 
 from pipeline import checks
+from pipeline.assets import MoveConfig, run_config
 from pipeline.definitions import defs
 
 PROCESS = "pipeline/process"
@@ -32,8 +36,10 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def instance() -> Iterator[dg.DagsterInstance]:
     """Dagster's instance, on one connection.
 
-    A run records some hundred events; without a pool each would open a connection of its own.
+    A run records some hundred events; without a pool each would open a connection of its own. One
+    that the server has cut is noticed before it is used.
     """
+    sa.event.listen(QueuePool, "checkout", _ping)
     with dg.DagsterInstance.get() as opened:
         opened.optimize_for_webserver(
             statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
@@ -46,7 +52,7 @@ def run(
     *,
     opened: dg.DagsterInstance,
     tables: Collection[str] | None = None,
-    config: Mapping[str, Any] | None = None,
+    full: bool = False,
 ) -> dg.ExecuteInProcessResult:
     """Run a job to its end; its success or failure is in the result.
 
@@ -54,17 +60,20 @@ def run(
         job_name: the job.
         opened: Dagster's instance.
         tables: those of its assets that are run, None for all.
-        config: the run's configuration; None for the job's own.
+        full: every value is looked at, whatever the job's own configuration says.
     """
     _report_lost(opened)
     job = _job(job_name, tables)
-    own: Mapping[str, Any] = (job.run_config or {}) if config is None else config
-    if tables is not None and "ops" in own:
-        own = {**own, "ops": {name: own["ops"][name] for name in tables}}
+    config = dict(job.run_config or {})
+    names = config.get("ops", {}) if tables is None else tables
+    if full:
+        config |= run_config(names, MoveConfig())
+    elif "ops" in config:
+        config["ops"] = {name: config["ops"][name] for name in names}
     return job.execute_in_process(
         instance=opened,
         raise_on_error=False,
-        run_config={**own, **_QUIET},
+        run_config=config | _QUIET,
         tags={PROCESS: _process(os.getpid())},
     )
 
@@ -77,6 +86,14 @@ def _job(name: str, tables: Collection[str] | None) -> dg.JobDefinition:
     # Without this, the standing checks of these assets would come along.
     gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in checks.OF_A_MOVE}
     return job.get_subset(asset_selection=assets, asset_check_selection=gates)
+
+
+def _ping(connection: Any, *_: object) -> None:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except psycopg2.Error as error:
+        raise sa.exc.DisconnectionError from error
 
 
 def _report_lost(opened: dg.DagsterInstance) -> None:

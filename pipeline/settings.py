@@ -199,7 +199,8 @@ def shown(url: URL) -> str:
 def dagster_url(url: URL) -> str:
     """Where Dagster keeps its runs: the same database, in a schema ``dagster`` of its own."""
     own = url.set(drivername="postgresql+psycopg2")
-    own = own.update_query_dict({"options": "-csearch_path=dagster"})
+    # Dagster fills some columns with the server's local time and reads them as UTC.
+    own = own.update_query_dict({"options": "-csearch_path=dagster -ctimezone=UTC"})
     return own.render_as_string(hide_password=False)
 
 

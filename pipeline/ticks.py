@@ -3,6 +3,8 @@
 A tick that finds a run under way is skipped and says so; two runs never write one target together.
 """
 
+import itertools
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -25,6 +27,9 @@ SENSOR_SECONDS = 30
 
 _STARTING_SECONDS = 60.0
 """A run that is older than this holds the target, or its process is gone."""
+
+_AGAIN_SECONDS = 300.0
+"""After a run that failed the sensor waits so long before it starts another one."""
 
 _WAITING = [
     dg.DagsterRunStatus.QUEUED,
@@ -91,7 +96,8 @@ def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
             return
         # While the file is being written, it looks like nothing that was seen before.
         seen = seen_of(source)
-        if seen is not None and seen == context.cursor:
+        again = _failed_long_ago(context.instance, job.name)
+        if seen is not None and seen == context.cursor and not again:
             yield dg.SkipReason(f"{source} has not been written since it was last looked at.")
         elif reason := under_way(context.instance):
             yield dg.SkipReason(reason)
@@ -103,24 +109,39 @@ def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
 
 
 def interval(cron: str) -> timedelta:
-    """The time from one tick of a cron expression to the next.
+    """The longest time from one tick of a cron expression to the next.
 
     Raises:
         SettingsError: the expression or the time zone cannot be used.
     """
     zone = settings.load().schedule_zone
     try:
-        ticks = dg.TimeWindowPartitionsDefinition(
-            start=datetime(2026, 1, 5),
-            fmt="%Y-%m-%d %H:%M",
-            cron_schedule=cron,
-            timezone=zone,
-        )
-        first = ticks.get_first_partition_key()
-        window = ticks.time_window_for_partition_key(str(first))
+        # A week shows the rhythm of most; a rarer one needs some years.
+        ticks = _ticks(cron, zone, days=9)
+        if len(ticks) < 2:
+            ticks = _ticks(cron, zone, days=9 * 366)
     except (dg.DagsterInvalidDefinitionError, ValueError, KeyError) as error:
         raise _unusable("sync", cron, zone) from error
-    return timedelta(seconds=window.end.timestamp() - window.start.timestamp())
+    if len(ticks) < 2:
+        raise _unusable("sync", cron, zone)
+    return max(later - tick for tick, later in itertools.pairwise(ticks))
+
+
+def _ticks(cron: str, zone: str, *, days: int) -> list[datetime]:
+    start, form = datetime(2000, 1, 3), "%Y-%m-%d %H:%M"
+    windows = dg.TimeWindowPartitionsDefinition(
+        start=start, end=start + timedelta(days=days), fmt=form, cron_schedule=cron, timezone=zone
+    )
+    return [datetime.strptime(key, form) for key in windows.get_partition_keys()]
+
+
+def _failed_long_ago(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether the last run of a job failed, so long ago that it is worth another one."""
+    last = instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
+    if not last or last[0].dagster_run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    ended = last[0].end_time or 0.0
+    return time.time() - ended > _AGAIN_SECONDS
 
 
 def under_way(instance: dg.DagsterInstance) -> str | None:

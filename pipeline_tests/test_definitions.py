@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from pipeline.checks import BLOCKING
+from pipeline.checks import BLOCKING, STANDING
 from pipeline.tables import content
 from pipeline_tests.support import SourceFile, move_all, query
 from pipeline_tests.test_cli import CHANGE_ON_INSERT, TABLES, usable
@@ -32,7 +32,7 @@ for w in caught:
 """
 CHECKS = {
     *("conservation", "keys", "digests", "foreign_keys", "sequences"),
-    *("drift", "quarantine", "conversions", "mended"),
+    *("drift", "quarantine", "conversions", "mended", "conflicts"),
 }
 
 
@@ -95,6 +95,7 @@ def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) 
         "fragment_assets": {"content_fragments"},
         "rankings": {"content_fragments", "fragment_assets"},
         "plan": set(),
+        "housekeeping": set(),
     }
 
 
@@ -107,8 +108,18 @@ def test_an_asset_says_what_it_is_and_whose(defs: dg.Definitions, table: str) ->
     assert node.description == content.metadata.tables[table].info["description"]
 
 
+def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Definitions) -> None:
+    node = defs.resolve_asset_graph().get(dg.AssetKey("housekeeping"))
+    assert node.group_name == "content"
+    assert node.kinds == {"postgres"}
+    assert node.owners == ["team:learning-content"]
+    assert node.description is not None
+    assert "KEEP_RUNS" in node.description
+    assert node.check_keys == set()
+
+
 @pytest.mark.parametrize("table", TABLES)
-def test_an_asset_has_nine_checks_of_which_five_block(defs: dg.Definitions, table: str) -> None:
+def test_an_asset_has_ten_checks_of_which_five_block(defs: dg.Definitions, table: str) -> None:
     (asset,) = [a for a in defs.resolve_all_asset_specs() if a.key == dg.AssetKey(table)]
     (defined,) = [d for d in defs.assets or () if d.key == asset.key]
     specs = list(defined.check_specs)
@@ -118,9 +129,39 @@ def test_an_asset_has_nine_checks_of_which_five_block(defs: dg.Definitions, tabl
     assert all(spec.description for spec in specs)
 
 
-def test_the_job_moves_the_four_tables(defs: dg.Definitions) -> None:
-    selected = defs.resolve_job_def("migrate").asset_layer.selected_asset_keys
-    assert {key.to_user_string() for key in selected} == set(TABLES)
+JOBS = {
+    "plan": {"plan"},
+    "migrate": set(TABLES),
+    "redrive": set(TABLES),
+    "sync": {*TABLES, "housekeeping"},
+    "verify": set[str](),
+}
+
+
+@pytest.mark.parametrize(("job", "assets"), JOBS.items())
+def test_a_job_materializes_its_assets_alone(
+    defs: dg.Definitions, job: str, assets: set[str]
+) -> None:
+    layer = defs.resolve_job_def(job).asset_layer
+    assert {key.to_user_string() for key in layer.selected_asset_keys} == assets
+    checks = layer.asset_graph.asset_check_keys
+    standing = {key for key in checks if key.name.startswith(STANDING)}
+    made = {(key.asset_key.to_user_string(), key.name) for key in checks - standing}
+    assert made == {(table, check) for table in assets & set(TABLES) for check in CHECKS}
+    assert bool(standing) == (job == "verify")
+
+
+def test_there_is_no_other_job_schedule_or_sensor(defs: dg.Definitions) -> None:
+    jobs = {job.name for job in defs.resolve_all_job_defs()}
+    assert {name for name in jobs if not name.startswith("__")} == set(JOBS)
+    schedules = [each for each in defs.schedules or () if isinstance(each, dg.ScheduleDefinition)]
+    assert {(each.name, each.job_name) for each in schedules} == {
+        ("sync_schedule", "sync"),
+        ("verify_schedule", "verify"),
+    }
+    assert [(each.name, each.job_name) for each in defs.sensors or ()] == [
+        ("source_written", "sync")
+    ]
 
 
 @pytest.mark.parametrize("resource", ["source", "target"])
@@ -274,4 +315,4 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
     for table in left["tables"]:
         assert table["moved"]["way"] == "filled"
         names = [check["name"] for check in table["checks"]]
-        assert len(names) == len(set(names)) == 10
+        assert len(names) == len(set(names)) == 11

@@ -1257,8 +1257,11 @@ def test_the_job_does_not_run_while_another_run_holds_the_target(
 def test_the_schedule_is_there_and_off() -> None:
     from pipeline.definitions import defs
 
-    (schedule,) = [s for s in defs.schedules or () if isinstance(s, dg.ScheduleDefinition)]
-    assert schedule.job_name == "verify"
+    (schedule,) = [
+        each
+        for each in defs.schedules or ()
+        if isinstance(each, dg.ScheduleDefinition) and each.job_name == "verify"
+    ]
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * *", "UTC")
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
 

@@ -294,8 +294,9 @@ def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
     """Keep the keys that are held back in temporary tables, for ``_parent_sql``."""
     for parent, keys in held.items():
         name = quoted(f"held {parent}")
-        source.execute(f"DROP TABLE IF EXISTS temp.{name}")
-        source.execute(f"CREATE TEMP TABLE {name} (key TEXT PRIMARY KEY)")
+        # A table cannot be dropped while another statement of the connection reads.
+        source.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (key TEXT PRIMARY KEY)")
+        source.execute(f"DELETE FROM temp.{name}")
         source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
 
 

@@ -228,7 +228,7 @@ class Source:
         names = {row[1].lower() for row in info}
         primary = [row for row in info if row[5]]
         is_rowid = len(primary) == 1 and primary[0][1] == key and primary[0][2].upper() == "INTEGER"
-        if is_rowid:
+        if is_rowid and not without_rowid:
             return quoted(key)
         if without_rowid:
             # Its key is all it has, and that may be of any storage class.

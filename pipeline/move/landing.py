@@ -144,10 +144,7 @@ def match(
             the policy of extra columns allows.
         SettingsError: a value that shall stand for NULL is not of its column's type.
     """
-    everything = sa.MetaData(naming_convention=declared.metadata.naming_convention)
-    for table in declared.metadata.sorted_tables:
-        table.to_metadata(everything)
-    table = everything.tables[declared.name]
+    table = declared
     found = {column.name: column for column in source_columns}
     drift = [*_missing(table, found), *_retyped(table, found)]
     extra = [column for column in source_columns if column.name not in table.columns]
@@ -157,6 +154,8 @@ def match(
             f" {', '.join(column.name for column in extra)}",
             remedy="Declare them, or set POLICY_EXTRA_COLUMNS to carry or ignore",
         )
+    if extra and policies.extra_columns == "carry":
+        table = _copy(declared)
     for column in extra:
         if policies.extra_columns == "ignore":
             drift.append(Drift(table.name, column.name, "ignored", "stays in the source"))
@@ -171,6 +170,14 @@ def match(
     landing = Landing(table, moving, types, tuple(drift), policies)
     _ = landing.fills
     return landing
+
+
+def _copy(declared: sa.Table) -> sa.Table:
+    """A table that may get further columns, among copies of those that it refers to."""
+    everything = sa.MetaData(naming_convention=declared.metadata.naming_convention)
+    for table in declared.metadata.sorted_tables:
+        table.to_metadata(everything)
+    return everything.tables[declared.name]
 
 
 def _demand_columns(table: sa.Table, policies: Policies) -> None:

@@ -1,14 +1,15 @@
 """The live source, seen as it was at one moment, without a copy of all of it.
 
-One connection pins a view of the live file and carries rows from it into two private files, within
-SQLite: ``versions`` get the key, date of change and sizes of every row, ``changes`` the whole of
-those rows that are asked for. Both are read like any snapshot. The pinned view is a read
+One connection pins a view of the live file and carries rows from it into private files, within
+SQLite: the versions of all rows (key, date of change, sizes of BLOBs), and the whole of those rows
+that are asked for. The private files are read like any snapshot. The pinned view is a read
 transaction: in WAL mode it blocks nobody, in another mode nobody can commit while it lasts.
 """
 
+import itertools
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import tracking
-from pipeline.move.contract import quoted
+from pipeline.move.contract import is_utf8, quoted
 from pipeline.move.extract import Source
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import (
@@ -30,7 +31,10 @@ from pipeline.move.snapshot import (
 from pipeline.move.tracking import Position
 from pipeline.move.types import affinity
 
-_LIVE, _VERSIONS = "live", "versions"
+VERSIONS_AT_ONCE = 4
+"""So many tables' versions can be read while those of a further one are written."""
+
+_LIVE = "live"
 
 
 class LiveSource(Source):
@@ -38,16 +42,17 @@ class LiveSource(Source):
 
     Attributes:
         snapshot: the private file of whole rows.
-        versions: the private file of keys, dates and sizes.
     """
 
     everything = f"{_LIVE}."
 
-    def __init__(self, changes: Snapshot, versions: Source, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, changes: Snapshot, versions: Sequence[Source], connection: sqlite3.Connection
+    ) -> None:
         """Use ``pinned``."""
         super().__init__(changes)
-        self.versions = versions
         self._connection = connection
+        self._versions = itertools.cycle(enumerate(versions))
 
     @contextmanager
     def sqlite(self) -> Iterator[sqlite3.Connection]:
@@ -56,6 +61,8 @@ class LiveSource(Source):
         self._connection.text_factory = bytes
         try:
             yield self._connection
+        except sqlite3.DatabaseError as error:
+            raise unreadable(self.path, error) from error
         finally:
             self._connection.text_factory = before
 
@@ -72,52 +79,111 @@ class LiveSource(Source):
     def position(self, table: sa.Table) -> Position | None:
         """Where the log of changes ends; None where the table is not tracked."""
         if table.name not in self._positions:
-            found = tracking.position(self._connection, table, schema=_LIVE)
+            with self.sqlite() as connection:
+                found = tracking.position(connection, table, schema=_LIVE)
             self._positions[table.name] = found
         return self._positions[table.name]
 
     def continues(self, after: Position) -> bool:
         """Whether the log still holds the entry that was read last."""
-        return tracking.continues(self._connection, after, schema=_LIVE)
-
-    def changed_keys(self, table: str, after: Position) -> list[Any]:
-        """Keys of rows that were written or deleted since, each once."""
         with self.sqlite() as connection:
-            connection.text_factory = str
-            return tracking.changed_keys(connection, table, after, schema=_LIVE)
+            return tracking.continues(connection, after, schema=_LIVE)
+
+    def changed_keys(self, landing: Landing, after: Position) -> list[Any]:
+        """Keys of rows that were written or deleted since, as far as they are of a key's type."""
+        query, parameters = tracking.changed_since(landing.name, after, schema=_LIVE)
+        storage = landing.casts[landing.key.name].storage[0]
+        with self.sqlite() as connection:
+            found = connection.execute(
+                f"SELECT DISTINCT key FROM ({query}) WHERE typeof(key) = ?", (*parameters, storage)
+            ).fetchall()
+        keys = [key for (key,) in found]
+        return [k.decode() for k in keys if is_utf8(k)] if storage == "text" else keys
+
+    def renumbers(self, landing: Landing) -> bool:
+        """Whether VACUUM may give rows of a table other handles."""
+        return self._has_rowid(landing) and self.handle_column(landing) != quoted(landing.key.name)
+
+    def strayed(
+        self, landing: Landing, rows: Sequence[tuple[Any, str | None]], after: Position
+    ) -> bool:
+        """Whether handles do not name their rows any more, although nobody wrote these.
+
+        Args:
+            landing: the table.
+            rows: handles, and keys as text.
+            after: the entry of the log that was read last.
+        """
+        if not rows:
+            return False
+        handle, key = self.handle_column(landing), quoted(landing.key.name)
+        log, found = tracking.changed_since(landing.name, after, schema=_LIVE)
+        (strayed,) = self._handles(
+            "SELECT count(*) FROM json_each(?) AS w WHERE NOT EXISTS"
+            f" (SELECT 1 FROM {_LIVE}.{quoted(landing.name)} AS r WHERE r.{handle} = w.value ->> 0"
+            f" AND CAST(r.{key} AS TEXT) IS w.value ->> 1)"
+            f" AND NOT EXISTS ({log} AND CAST(key AS TEXT) IS w.value ->> 1)",
+            (json.dumps(list(rows)), *found),
+        )
+        return bool(strayed)
+
+    def handle_column(self, landing: Landing) -> str:
+        """SQL for what names a row for certain, in the live file and in the private ones."""
+        if landing.name not in self._handle_columns:
+            self._handle_columns[landing.name] = self._find_handle_column(landing, _LIVE)
+        return self._handle_columns[landing.name]
 
     def take_versions(self, landing: Landing) -> Source:
-        """Copy key, date of change and sizes of every row; the file they are in."""
-        with self._readable():
-            key = quoted(landing.key.name)
-            outputs = [
-                f"CASE WHEN typeof({c}) = 'blob' THEN length({c}) WHEN {c} IS NOT NULL THEN {c} END"
-                if size
-                else c
-                for column in landing.of_versions.columns
-                for c, size in [(quoted(column.name), column.name in landing.of_versions.sized)]
-            ]
-            self._make(landing, _VERSIONS, [column.name for column in landing.of_versions.columns])
-            self._fill(landing, _VERSIONS, outputs, f"ORDER BY {key}")
-        return self.versions
+        """Copy key, date of change and sizes of every row.
 
-    def take_rows(self, landing: Landing, *, keys: Sequence[Any], handles: Collection[Any]) -> None:
-        """Copy whole rows; those that the source does not have are left out."""
-        with self._readable():
-            names = [column.name for column in self.columns(landing.name)]
+        Returns:
+            A file that is not written again before so many further tables have been asked for.
+        """
+        narrow = landing.of_versions
+        outputs = {quoted(column.name): quoted(column.name) for column in narrow.columns}
+        for name in map(quoted, sorted(narrow.sized)):
+            outputs[name] = f"CASE typeof({name}) WHEN 'blob' THEN length({name}) ELSE {name} END"
+        at, versions = next(self._versions)
+        with self.sqlite():
+            self._make(landing, _slot(at), list(narrow.casts), untyped=narrow.sized)
+            self._fill(landing, _slot(at), outputs, f"ORDER BY {quoted(landing.key.name)}")
+        return versions
+
+    def take_rows(
+        self,
+        landing: Landing,
+        *,
+        keys: Sequence[Any],
+        handles: Collection[Any],
+        after: Position | None = None,
+    ) -> None:
+        """Copy whole rows; those that the source does not have are left out.
+
+        Args:
+            landing: the table.
+            keys: keys of rows.
+            handles: what names further ones.
+            after: further ones are those that the log names after this entry.
+        """
+        names = [column.name for column in self.columns(landing.name)]
+        outputs = {quoted(name): quoted(name) for name in names}
+        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        there = f"SELECT {handle} FROM main.{quoted(landing.name)}"
+        each = "SELECT value FROM json_each(?)"
+        wanted: list[tuple[str, tuple[Any, ...]]] = [
+            (f"{key} IN ({each})", (json.dumps(list(keys)),)),
+            (f"{handle} IN ({each})", (json.dumps(list(handles)),)),
+        ]
+        if after is not None:
+            # A key of any type, and none at all.
+            log, found = tracking.changed_since(landing.name, after, schema=_LIVE)
+            wanted.append((f"{key} IN ({log})", found))
+            wanted.append((f"{key} IS NULL AND EXISTS ({log} AND key IS NULL)", found))
+        with self.sqlite():
             self._make(landing, "main", names)
-            key, handle = quoted(landing.key.name), self.handle_column(landing)
-            for column, wanted in ((key, list(keys)), (handle, list(handles))):
-                if wanted:
-                    self._fill(
-                        landing,
-                        "main",
-                        [quoted(name) for name in names],
-                        f"WHERE {column} IN (SELECT value FROM json_each(?))"
-                        f" AND {handle} NOT IN (SELECT {self.handle_column(landing)}"
-                        f" FROM main.{quoted(landing.name)})",
-                        (json.dumps(wanted),),
-                    )
+            for condition, parameters in wanted:
+                rest = f"WHERE {condition} AND {handle} NOT IN ({there})"
+                self._fill(landing, "main", outputs, rest, parameters)
 
     def keys(self, landing: Landing) -> list[Any]:
         """Keys of the rows that were asked for, as far as they are of a key's type."""
@@ -129,72 +195,58 @@ class LiveSource(Source):
 
     def lacking(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
         """Those of some keys that the live source does not have."""
-        key = quoted(landing.key.name)
-        found = self._connection.execute(
-            f"SELECT value FROM json_each(?) WHERE NOT EXISTS"
-            f" (SELECT 1 FROM {_LIVE}.{quoted(landing.name)} AS r WHERE r.{key} = value)",
+        table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
+        return self._handles(
+            "SELECT value FROM json_each(?)"
+            f" WHERE NOT EXISTS (SELECT 1 FROM {table} AS r WHERE r.{key} = value)",
             (json.dumps(list(keys)),),
         )
-        return [value for (value,) in found]
 
-    def handle_column(self, landing: Landing) -> str:
-        """SQL for what names a row for certain, in the live file and in the private ones."""
-        if landing.name not in self._handle_columns:
-            self._handle_columns[landing.name] = self._find_handle_column(landing, _LIVE)
-        return self._handle_columns[landing.name]
-
-    def _make(self, landing: Landing, schema: str, names: Sequence[str]) -> None:
+    def _make(
+        self, landing: Landing, schema: str, names: Iterable[str], *, untyped: Collection[str] = ()
+    ) -> None:
         """An empty private table, in which a row is named as in the live file."""
-        handle, key = self.handle_column(landing), landing.key.name
+        handle, key, table = self.handle_column(landing), landing.key.name, quoted(landing.name)
         declared = {column.name: column.declared for column in self.columns(landing.name)}
-        types = {name: _type_word(declared[name]) for name in names}
+        types = {name: "" if name in untyped else _type_word(declared[name]) for name in names}
         options = ""
         if handle == quoted(key):
             types[key] = "INTEGER PRIMARY KEY"
-        elif handle.startswith("("):
+        elif not self._has_rowid(landing):
             types[key] += " PRIMARY KEY"
             options = " WITHOUT ROWID"
-        if schema == _VERSIONS:
-            # A column that only tells a size must keep it as it is.
-            types |= dict.fromkeys(landing.of_versions.sized, "")
         columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
-        table = f"{schema}.{quoted(landing.name)}"
-        self._connection.execute(f"DROP TABLE IF EXISTS {table}")
-        self._connection.execute(f"CREATE TABLE {table} ({columns}){options}")
-        if handle != quoted(key) and not options:
-            index = quoted(f"pipeline key of {landing.name}")
+        # A table cannot be dropped while another statement of the connection reads.
+        self._connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {schema}.{table} ({columns}){options}"
+        )
+        self._connection.execute(f"DELETE FROM {schema}.{table}")
+        if "PRIMARY KEY" not in types[key]:
+            index = f"{schema}.{quoted(f'pipeline key of {landing.name}')}"
             self._connection.execute(
-                f"CREATE INDEX {schema}.{index} ON {quoted(landing.name)} ({quoted(key)})"
+                f"CREATE INDEX IF NOT EXISTS {index} ON {table} ({quoted(key)})"
             )
 
     def _fill(
         self,
         landing: Landing,
         schema: str,
-        outputs: Sequence[str],
+        outputs: dict[str, str],
         rest: str,
         parameters: tuple[Any, ...] = (),
     ) -> None:
-        handle = self.handle_column(landing)
-        names = (
-            [quoted(column.name) for column in landing.of_versions.columns]
-            if schema == _VERSIONS
-            else list(outputs)
-        )
-        if handle != quoted(landing.key.name) and not handle.startswith("("):
-            names, outputs = [handle, *names], [handle, *outputs]
+        """Carry rows into a private table; ``outputs`` are its columns and what they get."""
+        handle, table = self.handle_column(landing), quoted(landing.name)
+        if self._has_rowid(landing):
+            outputs = outputs | {handle: handle}
         self._connection.execute(
-            f"INSERT INTO {schema}.{quoted(landing.name)} ({', '.join(names)})"
-            f" SELECT {', '.join(outputs)} FROM {_LIVE}.{quoted(landing.name)} {rest}",
+            f"INSERT INTO {schema}.{table} ({', '.join(outputs)})"
+            f" SELECT {', '.join(outputs.values())} FROM {_LIVE}.{table} {rest}",
             parameters,
         )
 
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise unreadable(self.path, error) from error
+    def _has_rowid(self, landing: Landing) -> bool:
+        return not self._handle_is_text(landing)
 
 
 @contextmanager
@@ -216,12 +268,15 @@ def pinned(
     look_at(source)
     seen = seen_of(source)
     folder.mkdir(parents=True, exist_ok=True)
-    changes, versions = folder / "changes.db", folder / "versions.db"
-    for path in (changes, versions):
-        path.unlink(missing_ok=True)
+    changes = Snapshot(folder / "changes.db", source, 0, 0.0, seen)
+    versions = [
+        Snapshot(folder / f"{_slot(at)}.db", source, 0, 0.0, seen) for at in range(VERSIONS_AT_ONCE)
+    ]
+    for private in (changes, *versions):
+        private.path.unlink(missing_ok=True)
     with closing(
         sqlite3.connect(
-            changes.absolute().as_uri(),
+            changes.path.absolute().as_uri(),
             uri=True,
             timeout=busy_seconds,
             isolation_level=None,
@@ -231,12 +286,12 @@ def pinned(
     ) as connection:
         try:
             connection.execute("PRAGMA trusted_schema = OFF")
-            live = f"{source.absolute().as_uri()}?mode=ro"
-            for uri, name in ((versions.absolute().as_uri(), _VERSIONS), (live, _LIVE)):
-                connection.execute(f"ATTACH ? AS {name}", (uri,))
-            for name in ("main", _VERSIONS):
-                connection.execute(f"PRAGMA {name}.journal_mode = OFF")
-                connection.execute(f"PRAGMA {name}.synchronous = OFF")
+            for at, private in enumerate(versions):
+                connection.execute(f"ATTACH ? AS {_slot(at)}", (private.path.absolute().as_uri(),))
+            for schema in ("main", *map(_slot, range(VERSIONS_AT_ONCE))):
+                connection.execute(f"PRAGMA {schema}.journal_mode = OFF")
+                connection.execute(f"PRAGMA {schema}.synchronous = OFF")
+            connection.execute(f"ATTACH ? AS {_LIVE}", (f"{source.absolute().as_uri()}?mode=ro",))
             # A statement that has not ended keeps its view of the file, across transactions that
             # write the private ones.
             pin = connection.execute(f"SELECT 1 FROM {_LIVE}.sqlite_master UNION ALL SELECT 2")
@@ -245,15 +300,18 @@ def pinned(
                 demand_table(connection, table, source, schema=_LIVE)
         except sqlite3.DatabaseError as error:
             raise unreadable(source, error) from error
-        opened = Source(Snapshot(versions, source, 0, 0.0, seen))
         try:
-            yield LiveSource(Snapshot(changes, source, 0, 0.0, seen), opened, connection)
+            yield LiveSource(changes, [Source(each) for each in versions], connection)
         finally:
             pin.close()
 
 
+def _slot(at: int) -> str:
+    """The name by which the connection knows one of the files of versions."""
+    return f"versions{at}"
+
+
 def _type_word(declared: str) -> str:
     """A declared type as it may stand in DDL; one with odd letters by its affinity."""
-    plain = declared.replace("_", "").replace(" ", "")
-    plain = plain.replace("(", "").replace(")", "").replace(",", "").replace(".", "")
+    plain = declared.translate(str.maketrans("", "", " _(),."))
     return declared if plain.isalnum() and plain.isascii() else affinity(declared)

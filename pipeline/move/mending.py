@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import quarantine
+from pipeline.move import quarantine, watermarks
 from pipeline.move.contract import StoredValue, is_utf8, quoted, stored
 from pipeline.move.errors import MendError
 from pipeline.move.extract import Source
@@ -93,7 +93,21 @@ def take_in(target: Target, records: Iterable[Mapping[str, Any]]) -> int:
 def forget(target: Target, table: str) -> int:
     """Let the source's values of a table stand again; returns how many mends there were."""
     gone = target.rows("DELETE FROM migration.mended WHERE table_name = $1 RETURNING 1", (table,))
+    if gone:
+        # Which rows had mended values is not known any more, so all have to be looked at.
+        watermarks.forget(target, table)
     return len(gone)
+
+
+def newer_than_watermark(target: Target, table: str) -> bool:
+    """Whether a value of a table was mended since the table has moved."""
+    return bool(
+        target.value(
+            "SELECT EXISTS (SELECT FROM migration.mended AS m JOIN migration.watermarks AS w"
+            " USING (table_name) WHERE table_name = $1 AND m.since >= w.at)",
+            (table,),
+        )
+    )
 
 
 def read(target: Target, tables: Iterable[str]) -> list[Mend]:

@@ -25,6 +25,14 @@ def prepare(declared: sa.Table, source: Source, policies: Policies = DEFAULT) ->
     Raises:
         SourceError: the source lacks what the table needs, or cannot be read.
     """
-    landing = match(declared, source.columns(declared.name), policies)
+    return survey(match(declared, source.columns(declared.name), policies), source)
+
+
+def survey(landing: Landing, source: Source) -> Prepared:
+    """Look once at every row of a table that has been matched.
+
+    Raises:
+        SourceError: the source cannot be read.
+    """
     contract = contract_of(landing)
     return Prepared(landing, contract, source.survey(landing, contract))

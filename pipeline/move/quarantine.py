@@ -43,6 +43,15 @@ def handles(target: Target, table: str) -> set[str]:
     }
 
 
+def keys(target: Target, table: str) -> dict[str, str | None]:
+    """Handle -> key, as text, of the rows in quarantine."""
+    return dict(
+        target.rows(
+            "SELECT handle, source_key FROM migration.quarantine WHERE table_name = $1", (table,)
+        )
+    )
+
+
 def replace(target: Target, table: str, rejected: Iterable[Rejected], *, run_id: str) -> int:
     """Make quarantine hold exactly these rows of a table; returns how many.
 

@@ -51,6 +51,11 @@ def compiled(element: Any) -> str:
     return " ".join(str(element.compile(dialect=DIALECT)).split())
 
 
+def exists(target: Target, table: str) -> bool:
+    """Whether the target has something under a name, in schema ``public``."""
+    return bool(target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table)}",)))
+
+
 _LOOK = """
 SELECT json_build_object(
   'kind', relkind,

@@ -21,9 +21,10 @@ from pipeline.move.findings import CheckResult
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
 from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.prepare import Prepared, prepare
+from pipeline.move.prepare import Prepared, survey
 from pipeline.move.sift import Sieve, ahead
 from pipeline.move.target import Target
+from pipeline.move.tracking import Position
 from pipeline.move.transaction import Move, columns_of, move_table
 from pipeline.move.watermarks import Watermark
 from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Work, counter, later
@@ -53,7 +54,23 @@ def why_whole(
             return f"tracking of {table.name} was switched {'on' if tracked else 'off'}"
         if mark.position is not None and not live.continues(mark.position):
             return f"the log of changes of {table.name} is not the one that was read before"
+        if mark.position is not None and live.strayed(
+            landing, _waiting(live, target, landing), mark.position
+        ):
+            return f"rows of {table.name} in quarantine are not where they were in the source"
     return None
+
+
+def _waiting(live: LiveSource, target: Target, landing: Landing) -> list[tuple[Any, str | None]]:
+    """Rows in quarantine whose handles may come to name other rows, as (handle, key)."""
+    if not live.renumbers(landing):
+        return []
+    return [
+        (live.handle_from(landing, handle), key)
+        for handle, key in quarantine.keys(target, landing.name).items()
+        # As text, a key may be known no more.
+        if key is None or not {"\N{REPLACEMENT CHARACTER}", "\N{SYMBOL FOR NULL}"} & set(key)
+    ]
 
 
 @dataclass(frozen=True)
@@ -63,12 +80,14 @@ class _Found:
     Attributes:
         keys: their keys, in the source or in the target.
         handles: what names further ones in the source.
+        after: further ones are those that the log names after this entry.
         source_rows: rows of the source in all, None where nobody has counted them.
         newest: the largest date of change that was seen.
     """
 
     keys: tuple[Any, ...] = ()
     handles: tuple[Any, ...] = ()
+    after: Position | None = None
     source_rows: int | None = None
     newest: datetime | None = None
 
@@ -106,6 +125,8 @@ class Syncer:
         self._delete_share = delete_share
         self._policies = policies
         self._retry_rejected = retry_rejected
+        self._landings: dict[str, Landing] = {}
+        self._marks: dict[str, Watermark | None] = {}
         self._found: dict[str, _Found | None] = {}
 
     def move(
@@ -122,14 +143,17 @@ class Syncer:
         """
         if table.name not in self._found:
             self._look([table, *upcoming], on_progress)
-        landing, found = self._landing(table), self._found[table.name]
-        mark = watermarks.read(self.idle, table.name)
+        landing, found = self._landings[table.name], self._found[table.name]
+        mark = self._marks[table.name]
         # Rows that went with a parent may still be in the source.
         cascaded = tuple(cascades.keys(self.idle, landing))
-        if found is None and not (cascaded or self._retry_rejected) and mark is not None:
+        # What was held waits for its parent, whenever that has moved.
+        parents = [parent.name for _, parent in landing.parents]
+        waited = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
+        if found is None and not (cascaded or waited) and mark is not None:
             return _unchanged(self.idle, landing, mark)
         found = found or _Found(newest=mark.newest if mark else None)
-        prepared, changed = self._take(table, landing, found, cascaded)
+        prepared, changed = self._take(landing, found, cascaded)
         work = Work(
             self.idle,
             self._live,
@@ -141,20 +165,21 @@ class Syncer:
         )
         return move_table(work)
 
-    def _landing(self, table: sa.Table) -> Landing:
-        return match(table, self._live.columns(table.name), self._policies)
-
     def _look(self, tables: Sequence[sa.Table], on_progress: OnProgress) -> None:
         """Find the rows that may have changed, of all tables that this run moves."""
         to_compare = []
         for table in tables:
-            landing, mark = self._landing(table), watermarks.read(self.idle, table.name)
+            landing = match(table, self._live.columns(table.name), self._policies)
+            mark = watermarks.read(self.idle, table.name)
+            self._landings[table.name], self._marks[table.name] = landing, mark
             if mark is not None and self._is_where_it_was(landing, mark):
                 self._found[table.name] = None
             elif mark is not None and mark.position is not None:
-                logged = self._live.changed_keys(table.name, mark.position)
+                logged = self._live.changed_keys(landing, mark.position)
                 kept = conflicts.keys(self.idle, landing)
-                self._found[table.name] = _Found((*logged, *kept), newest=mark.newest)
+                self._found[table.name] = _Found(
+                    (*logged, *kept), after=mark.position, newest=mark.newest
+                )
             else:
                 to_compare.append(landing)
         # While the versions of one table are compared, those of the next are copied.
@@ -163,7 +188,11 @@ class Syncer:
                 self._found[sieve.landing.name] = self._compare(sieve, on_progress)
 
     def _is_where_it_was(self, landing: Landing, mark: Watermark) -> bool:
-        """Whether the source has surely not been written since."""
+        """Whether the source and what a person decided are as they were then."""
+        if mending.newer_than_watermark(self.idle, landing.name):
+            return False
+        if self._policies.conflicts != "target" and conflicts.keys(self.idle, landing):
+            return False
         if mark.position is not None:
             return mark.position == self._live.position(landing.table)
         seen = self._live.snapshot.seen
@@ -195,23 +224,25 @@ class Syncer:
                     newest = later(newest, changes.sifted, changed_by)
 
         verify.examine(self.idle, landing, survey, iter(sieve), on_changes=note)
-        return _Found(tuple(keys), tuple(sieve.rejected), survey.rows, newest)
+        return _Found(tuple(keys), tuple(sieve.rejected), source_rows=survey.rows, newest=newest)
 
     def _take(
-        self, table: sa.Table, landing: Landing, found: _Found, cascaded: tuple[Any, ...]
+        self, landing: Landing, found: _Found, cascaded: tuple[Any, ...]
     ) -> tuple[Prepared, Changed]:
         """Carry the rows that may have changed, and those that wait, into the private file."""
         live = self._live
-        mends = mending.read(self.idle, [table.name])
-        waiting = quarantine.handles(self.idle, table.name) | {mend.handle for mend in mends}
+        mends = mending.read(self.idle, [landing.name])
+        waiting = quarantine.handles(self.idle, landing.name) | {mend.handle for mend in mends}
         handles = [live.handle_from(landing, handle) for handle in sorted(waiting)]
         keys = list(dict.fromkeys((*found.keys, *cascaded)))
-        live.take_rows(landing, keys=keys, handles=[*found.handles, *handles])
-        mending.apply(live, [table], mends)
-        prepared = prepare(table, live, self._policies)
+        live.take_rows(landing, keys=keys, handles=[*found.handles, *handles], after=found.after)
+        mending.apply(live, [landing.table], mends)
+        prepared = survey(landing, live)
+        # A key may have been mended as well.
+        taken = tuple(live.keys(landing))
         changed = Changed(
-            tuple(live.keys(landing)),
-            tuple(live.lacking(landing, keys)),
+            taken,
+            tuple(set(live.lacking(landing, keys)) - set(taken)),
             found.source_rows,
             found.newest,
         )
@@ -222,6 +253,7 @@ def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
     """What is told of a table whose source has not been written since."""
     with target.looking():
         nothing = verify.Compared()
+        waiting = len(quarantine.handles(target, landing.name))
         checks = (
             CheckResult(
                 "conservation", True, True, (), {"source_rows": 0, "moved": 0, "quarantined": 0}
@@ -245,7 +277,7 @@ def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
         written_rows=0,
         deleted_rows=0,
         cascaded_rows=0,
-        quarantined_rows=0,
+        quarantined_rows=waiting,
         target_rows=mark.rows,
         newest=mark.newest,
         before=mark.newest,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
-from pipeline.move.snapshot import look_at, unreadable
+from pipeline.move.snapshot import demand_table, look_at, unreadable
 
 LOG = "pipeline_changes"
 KEPT_CHANGES = 1_000_000
@@ -54,30 +54,33 @@ class Status:
     entries: int | None
 
 
-def switch_on(source: Path, tables: Iterable[sa.Table]) -> None:
+def switch_on(source: Path, tables: Iterable[sa.Table]) -> bool:
     """Install the log and the triggers, or mend what is left of them; all or nothing.
 
-    Where nothing is missing, nothing is written.
+    Returns:
+        False where nothing was missing, so that nothing was written.
 
     Raises:
         SourceError: the file cannot be written, lacks a table, or has a unique index whose
             conflicts cannot be tracked.
     """
+    tables = list(tables)
     with _writing(source) as connection:
-        names = [table.name for table in tables]
         if _there(connection) and all(_complete(connection, table) for table in tables):
-            return
+            return False
         _remove(connection)
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (LOG,)).fetchone():
+            raise SourceError(
+                f"The source {source} has a table {LOG} of its own, the name of the log of changes",
+                remedy="Sync without tracking, by dates and sizes",
+            )
         connection.execute(_LOG_DDL)
-        for table, name in zip(tables, names, strict=True):
-            if not connection.execute(f"PRAGMA table_info({quoted(name)})").fetchall():
-                raise SourceError(
-                    f"The source {source} has no table {name}",
-                    remedy="Check that SQLITE_DATABASE_URL names the application's database",
-                )
+        for table in tables:
+            demand_table(connection, table, source)
             for statement in _triggers(connection, table).values():
                 connection.execute(statement)
         connection.execute(f"INSERT INTO {LOG} (table_name) VALUES (NULL)")
+    return True
 
 
 def switch_off(source: Path) -> bool:
@@ -139,15 +142,10 @@ def continues(connection: sqlite3.Connection, after: Position, *, schema: str) -
     return found is not None and _text(found[0]) == after.token
 
 
-def changed_keys(
-    connection: sqlite3.Connection, table: str, after: Position, *, schema: str
-) -> list[Any]:
-    """Keys of the rows of a table that were written or deleted since, each once."""
-    found = connection.execute(
-        f"SELECT DISTINCT key FROM {schema}.{LOG} WHERE change > ? AND table_name = ?",
-        (after.change, table),
-    )
-    return [key for (key,) in found]
+def changed_since(table: str, after: Position, *, schema: str) -> tuple[str, tuple[Any, ...]]:
+    """A query for keys of the rows of a table that were written or deleted since."""
+    query = f"SELECT key FROM {schema}.{LOG} WHERE change > ? AND table_name = ?"
+    return query, (after.change, table)
 
 
 def _triggers(
@@ -177,8 +175,11 @@ def _triggers(
     )
     # A row that goes because REPLACE makes room for another one fires no trigger of its own.
     rivals = [
-        " AND ".join(f"r.{quoted(column)} = NEW.{quoted(column)}" for column in columns)
-        for columns in _unique_indexes(connection, table, schema)
+        " AND ".join(
+            f"r.{quoted(column)} = NEW.{quoted(column)} COLLATE {quoted(order)}"
+            for column, order in columns
+        )
+        for columns in _unique(connection, table, schema)
     ]
     if rivals:
         replaced = f"r.{key} FROM {quoted(table.name)} AS r WHERE {' OR '.join(rivals)}"
@@ -186,61 +187,76 @@ def _triggers(
     return found
 
 
-def _unique_indexes(
+def _unique(
     connection: sqlite3.Connection, table: sa.Table, schema: str
-) -> Iterator[list[str]]:
-    """Columns of every unique index but the primary key's.
+) -> Iterator[list[tuple[str, str]]]:
+    """Columns, each with its collation, that are unique together, the key alone left out.
 
     Raises:
         SourceError: an index is partial, or on an expression.
     """
-    for row in connection.execute(f"PRAGMA {schema}.index_list({quoted(table.name)})").fetchall():
-        _, index, unique, origin, partial = row
-        if not unique or _text(origin) == "pk":
+    key, name = next(iter(table.primary_key.columns)).name, quoted(table.name)
+    info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
+    primary = [_text(row[1]) for row in info if row[5]]
+    if len(primary) == 1 and primary != [key]:
+        # Of a rowid by another name there is no index.
+        yield [(primary[0], "BINARY")]
+    for row in connection.execute(f"PRAGMA {schema}.index_list({name})").fetchall():
+        _, index, unique, _, partial = row
+        if not unique:
             continue
-        info = connection.execute(f"PRAGMA {schema}.index_info({quoted(_text(index))})").fetchall()
-        columns = [None if column is None else _text(column) for _, _, column in info]
-        if partial or None in columns:
+        told = connection.execute(f"PRAGMA {schema}.index_xinfo({quoted(_text(index))})").fetchall()
+        columns = [
+            (None if column is None else _text(column), _text(order))
+            for _, _, column, _, order, of_key in told
+            if of_key
+        ]
+        named = [(column, order) for column, order in columns if column is not None]
+        if partial or len(named) < len(columns):
             raise SourceError(
                 f"{table.name} cannot be tracked: its unique index {_text(index)} is partial or on"
                 " an expression, so what REPLACE deletes because of it would not be noticed",
                 remedy="Sync without tracking, by dates and sizes",
             )
-        yield [column for column in columns if column is not None]
+        if named != [(key, "BINARY")]:
+            yield named
 
 
 def _there(connection: sqlite3.Connection, schema: str = "main") -> bool:
     found = connection.execute(
-        f"SELECT count(*) FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?", (LOG,)
+        f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?", (LOG,)
     ).fetchone()
-    return bool(found[0])
+    return found is not None and _text(found[0]) == _LOG_DDL
 
 
 def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "main") -> bool:
     """Whether all triggers of a table are there, word for word."""
-    there = {
-        _text(name): _text(sql)
-        for name, sql in connection.execute(
-            f"SELECT name, sql FROM {schema}.sqlite_master WHERE type = 'trigger' AND tbl_name = ?"
-            f" AND name LIKE '{LOG}%'",
-            (table.name,),
-        )
-    }
+    there = {name: sql for name, sql, on in _our_triggers(connection, schema) if on == table.name}
     try:
         return there == _triggers(connection, table, schema)
     except SourceError:
         return False
 
 
+def _our_triggers(
+    connection: sqlite3.Connection, schema: str = "main"
+) -> list[tuple[str, str, str]]:
+    """Triggers that write the log, as (name, statement, table)."""
+    found = connection.execute(
+        f"SELECT name, sql, tbl_name FROM {schema}.sqlite_master WHERE type = 'trigger'"
+        f" AND name GLOB '{LOG}_*' AND instr(sql, 'INSERT INTO {LOG} ') > 0"
+    )
+    return [(_text(name), _text(sql), _text(table)) for name, sql, table in found]
+
+
 def _remove(connection: sqlite3.Connection) -> bool:
-    names = connection.execute(
-        f"SELECT name FROM sqlite_master WHERE type = 'trigger' AND name LIKE '{LOG}%'"
-    ).fetchall()
-    for (name,) in names:
-        connection.execute(f"DROP TRIGGER {quoted(name)}")
     there = _there(connection)
-    connection.execute(f"DROP TABLE IF EXISTS {LOG}")
-    return there or bool(names)
+    triggers = _our_triggers(connection)
+    for name, *_ in triggers:
+        connection.execute(f"DROP TRIGGER {quoted(name)}")
+    if there:
+        connection.execute(f"DROP TABLE {LOG}")
+    return there or bool(triggers)
 
 
 @contextmanager

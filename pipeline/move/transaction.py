@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -275,16 +275,18 @@ def _remember(work: Work, rows: int) -> None:
 
 def _locked(target: Target, landing: Landing) -> schema.Present:
     """What the target holds, with other writers of the table shut out until the end."""
-    if schema.look(target, landing.name).exists:
-        target.run(f"LOCK TABLE {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
     present = schema.look(target, landing.name)
+    if present.exists:
+        target.run(f"LOCK TABLE {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
+        rows = target.value(f"SELECT EXISTS (SELECT FROM {quoted(landing.name)})")
+        present = replace(present, rows=rows)
     schema.check_shape(landing, present)
     return present
 
 
 def _check_parents(target: Target, landing: Landing) -> None:
     for _, parent in landing.parents:
-        if parent.name != landing.name and not schema.look(target, parent.name).exists:
+        if parent.name != landing.name and not schema.exists(target, parent.name):
             raise ShapeError(
                 f"{landing.name} refers to {parent.name}, which the target does not have",
                 remedy=f"Move {parent.name} first",

@@ -1,6 +1,7 @@
 """Up to where a table's source has been read; committed with the rows that it speaks of."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -39,9 +40,7 @@ def rules_of(landing: Landing) -> str:
 
 
 def read(target: Target, table: str) -> Watermark | None:
-    """The watermark of a table; None if it has none."""
-    if not target.value("SELECT to_regclass('migration.watermarks') IS NOT NULL"):
-        return None
+    """The watermark of a table; None if it has none. The ledger is there."""
     found = target.rows(
         "SELECT newest, rows, rules, seen, change, token FROM migration.watermarks"
         " WHERE table_name = $1",
@@ -53,18 +52,34 @@ def read(target: Target, table: str) -> Watermark | None:
     return Watermark(newest, rows, rules, seen, None if change is None else Position(change, token))
 
 
+def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
+    """Whether one of some tables has moved after another."""
+    if not tables:
+        return False
+    return bool(
+        target.value(
+            "SELECT EXISTS (SELECT FROM migration.watermarks AS a JOIN migration.watermarks AS b"
+            " ON a.at > b.at WHERE a.table_name = ANY($1) AND b.table_name = $2)",
+            (list(tables), than),
+        )
+    )
+
+
+def forget(target: Target, table: str) -> None:
+    """Let the next run look at every value of a table."""
+    target.rows("DELETE FROM migration.watermarks WHERE table_name = $1 RETURNING 1", (table,))
+
+
 def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:
-    """Note a watermark; one that says the same is not touched."""
+    """Note a watermark."""
     position = mark.position
     target.rows(
-        "INSERT INTO migration.watermarks AS w"
+        "INSERT INTO migration.watermarks"
         " (table_name, newest, rows, rules, seen, change, token, run_id)"
         " VALUES ($1, $2::timestamptz, $3, $4, $5, $6, $7, $8) ON CONFLICT (table_name) DO UPDATE"
         " SET newest = EXCLUDED.newest, rows = EXCLUDED.rows, rules = EXCLUDED.rules,"
         " seen = EXCLUDED.seen, change = EXCLUDED.change, token = EXCLUDED.token,"
-        " run_id = EXCLUDED.run_id, at = now() WHERE (w.newest, w.rows, w.rules, w.seen, w.change,"
-        " w.token) IS DISTINCT FROM (EXCLUDED.newest, EXCLUDED.rows, EXCLUDED.rules,"
-        " EXCLUDED.seen, EXCLUDED.change, EXCLUDED.token) RETURNING 1",
+        " run_id = EXCLUDED.run_id, at = now() RETURNING 1",
         (
             table,
             None if mark.newest is None else mark.newest.isoformat(),

@@ -217,7 +217,7 @@ def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
         for foreign in child.foreign_keys:
             if foreign.column.table is not table or child is table:
                 continue
-            if not schema.look(work.target, child.name).exists:
+            if not schema.exists(work.target, child.name):
                 continue
             key = quoted(next(iter(child.primary_key.columns)).name)
             found = work.target.rows(
