@@ -97,10 +97,11 @@ def _table_asset(
         selected = _selected(context, tables)
         planned = [each.name for each in selected]
         try:
-            make = _mover(context, selected, source)
             if config.only_changes:
                 make = _syncer(context, selected, source, config)
-            mover = target.mover(make)
+            else:
+                make = _mover(context, selected, source)
+            mover = target.mover(make, way=str(config))
             move = mover.move(
                 table,
                 upcoming=selected[selected.index(table) + 1 :],
@@ -112,8 +113,7 @@ def _table_asset(
             part = evidence.of_move(move, table, mover.idle)
             preview = metadata.preview_of(mover.idle, table)
         except PipelineError as error:
-            if attempts.worthwhile(context, error):
-                attempts.again(context, error, target)
+            attempts.try_again(context, error, target)
             evidence.leave_failure(context, table.name, error, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks)
@@ -194,6 +194,11 @@ def _syncer(
     @contextlib.contextmanager
     def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
         run_id, policies = context.run.run_id, loaded.policies
+        if source.copied:
+            # This run looks at every value already.
+            with _mover(context, tables, source)(session, loaded) as mover:
+                yield mover
+            return
         live = source.pin(tables, run_id=run_id)
         whole = why_whole(tables, live=live, target=session, policies=policies)
         if whole is None:

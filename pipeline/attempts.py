@@ -1,7 +1,5 @@
 """How a step ends that failed: it is tried again when the connection was lost, and only then."""
 
-from typing import NoReturn
-
 import dagster as dg
 
 from pipeline.move.errors import PipelineError, Transient
@@ -11,20 +9,19 @@ RETRIES = 3
 """How often a step is tried again, after 1, 2 and 4 seconds."""
 
 
-def worthwhile(context: dg.AssetExecutionContext, error: PipelineError) -> bool:
-    """Whether another attempt may succeed, and there have not been too many."""
-    return isinstance(error, Transient) and context.retry_number < RETRIES
-
-
-def again(
+def try_again(
     context: dg.AssetExecutionContext, error: PipelineError, target: TargetDatabase
-) -> NoReturn:
-    """Try a step again, with a connection of its own.
+) -> None:
+    """Try a step again, with a connection of its own, if that may help.
+
+    Returns:
+        Where another attempt cannot succeed, or there have been enough.
 
     Raises:
-        dg.RetryRequested: always.
+        dg.RetryRequested: there is to be another one.
     """
-    target.reset()
-    wait = 2**context.retry_number
-    context.log.warning(f"{error} Trying again in {wait} s.")
-    raise dg.RetryRequested(RETRIES, seconds_to_wait=wait) from error
+    if isinstance(error, Transient) and context.retry_number < RETRIES:
+        target.reset()
+        wait = 2**context.retry_number
+        context.log.warning(f"{error} Trying again in {wait} s.")
+        raise dg.RetryRequested(RETRIES, seconds_to_wait=wait) from error

@@ -68,8 +68,7 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
         try:
             found = tidy(context.instance, target.open(), settings.load())
         except PipelineError as error:
-            if attempts.worthwhile(context, error):
-                attempts.again(context, error, target)
+            attempts.try_again(context, error, target)
             raise checks.failure(error) from error
         return dg.MaterializeResult(
             metadata={

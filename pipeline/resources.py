@@ -17,6 +17,7 @@ from pipeline import settings
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
 from pipeline.move import mending
+from pipeline.move.errors import SettingsError
 from pipeline.move.extract import Source
 from pipeline.move.live import LiveSource, pinned
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
@@ -80,6 +81,11 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._live = self._exit.enter_context(live)
         return self._live
 
+    @property
+    def copied(self) -> bool:
+        """Whether this run has a copy of the whole source."""
+        return self._source is not None
+
     def release(self) -> None:
         """Let the source go; whoever asks next gets another view of it."""
         self._live = self._source = None
@@ -96,6 +102,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
     _mover: TableMover | None = PrivateAttr(default=None)
+    _way: str = PrivateAttr(default="")
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
@@ -123,14 +130,25 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         # While a table is filled ahead, one of the mover's two sessions is not free.
         return self._mover.idle if self._mover else self._target
 
-    def mover(self, make: MakeMover) -> TableMover:
+    def mover(self, make: MakeMover, *, way: str) -> TableMover:
         """What moves the tables of a run into this target; made at first use.
 
+        Args:
+            make: makes it.
+            way: how it moves them; all tables of a run are moved in one way.
+
         Raises:
+            SettingsError: another table of the run was moved in another way.
             PipelineError: source or target is not usable; nothing was changed.
         """
         if self._mover is None:
             self._mover = self._exit.enter_context(make(self.open(), settings.load()))
+            self._way = way
+        if way != self._way:
+            raise SettingsError(
+                "The tables of this run are configured to be moved in different ways",
+                remedy="Give all of them the same only_changes and retry_rejected",
+            )
         return self._mover
 
     def reset(self) -> None:

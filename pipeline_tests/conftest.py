@@ -23,6 +23,12 @@ hypothesis_settings.load_profile("suite")
 _numbers = itertools.count()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no worker is left with one of them at the end."""
+    first = ("test_ui.py", "test_sync_commands.py", "test_kill.py", "test_sync_faults.py")
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else 9)
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let no test see the settings of whoever runs it."""

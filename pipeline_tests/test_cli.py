@@ -218,7 +218,9 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
     content.metadata.create_all(engine)
     engine.dispose()
     query(target_url, CHANGE_ON_INSERT)
-    constraints = "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
+    constraints = (
+        "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1"
+    )
     before = sorted(query(target_url, constraints))
     ran = pipeline("migrate", **usable(source, target_url, tmp_path))
     assert ran.code == 1

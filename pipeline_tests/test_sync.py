@@ -1500,3 +1500,49 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
 def test_every_table_of_the_project_is_known_to_these_tests() -> None:
     assert list(PARENTS) == NAMES
     assert isinstance(TABLES[0], sa.Table)
+
+
+def test_a_kept_row_stays_kept_while_the_source_goes_on_elsewhere(
+    source: SourceFile, target_url: str, mode: str
+) -> None:
+    source.add("learning_content", {"id": 1}, {"id": 2})
+    begin(source, target_url, mode)
+    theirs = "UPDATE learning_content SET title = 'theirs', updated_at = %s WHERE id = 1"
+    query(target_url, theirs, (LATER,))
+    update = "UPDATE learning_content SET title = ?, updated_at = ? WHERE id = ?"
+    source.run(update, ("ours", "2025-08-20 00:00:00", 1))
+    for title, date in (("a", LATEST), ("b", "2026-01-02 00:00:00")):
+        source.run(update, (title, date, 2))
+        moves = sync(source, target_url)
+        assert check(moves["learning_content"], "conflicts").figures == {"rows": 1, "kept": 1}
+        titles = query(target_url, "SELECT title FROM learning_content ORDER BY id")
+        assert titles == [("theirs",), (title,)]
+    source.run(update, ("ours again", "2026-01-03 00:00:00", 1))
+    assert check(sync(source, target_url)["learning_content"], "conflicts").passed
+    titles = query(target_url, "SELECT title FROM learning_content ORDER BY id")
+    assert titles == [("ours again",), ("b",)]
+    assert query(target_url, "SELECT * FROM migration.conflicts") == []
+
+
+def test_a_kept_row_is_not_forgotten_when_only_rejected_rows_are_tried_again(
+    source: SourceFile, target_url: str, mode: str
+) -> None:
+    source.add("learning_content", {"id": 1})
+    age(source.path)
+    begin(source, target_url, mode)
+    query(target_url, "UPDATE learning_content SET title = 'theirs', updated_at = %s", (LATER,))
+    source.run("UPDATE learning_content SET title = 'ours', updated_at = '2025-08-20 00:00:00'")
+    age(source.path)
+    sync(source, target_url)
+    noted = query(target_url, "SELECT source_key, column_name FROM migration.conflicts ORDER BY 2")
+    assert noted == [("1", "title"), ("1", "updated_at")]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Target.connect(target_url, shown="the target") as target,
+        pinned(source.path, Path(folder), tables=TABLES, busy_seconds=2) as live,
+    ):
+        syncer = Syncer(live, target, run_id="again", delete_share=1, retry_rejected=True)
+        for at, table in enumerate(TABLES):
+            syncer.move(table, upcoming=TABLES[at + 1 :])
+    sql = "SELECT source_key, column_name FROM migration.conflicts ORDER BY 2"
+    assert query(target_url, sql) == noted

@@ -190,8 +190,7 @@ def test_a_change_without_a_date_is_found_when_every_value_is_looked_at(
     changes = runs.run("sync", opened=instance)
     assert shown(changes, "learning_content")["way"] == "synced"
     assert query(target_url, "SELECT title FROM learning_content") == [("word 1",)]
-    everything = {"ops": {table: {"config": {"only_changes": False}} for table in TABLES}}
-    whole = runs.run("sync", opened=instance, config=everything)
+    whole = runs.run("sync", opened=instance, full=True)
     assert [row[0] for row in figures(whole).values()] == ["merged", *["unchanged"] * 3]
     assert query(target_url, "SELECT title FROM learning_content") == [("b",)]
 

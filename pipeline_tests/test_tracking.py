@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_written_is_named(source: SourceFile) -> None:
     with closing(sqlite3.connect(source.path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tracking, "_BUSY_SECONDS", 0.1)
+            patch.setattr(tracking, "BUSY_SECONDS", 0.1)
             with pytest.raises(SourceError, match="locked"):
                 tracking.switch_on(source.path, TABLES)
 

@@ -1,8 +1,9 @@
-"""Rows that were changed on both sides.
+"""Rows that somebody changed in the target.
 
 A date of change in the target that is newer than the source's, and newer than any that the source
-had when it was read last, was not put there by a move: somebody wrote the target. Where the source
-has run behind its own clock, the second condition does not hold, and its version moves as usual.
+had when it was read last, was not put there by a move: somebody wrote the target. Such a row stays
+one until the source has a newer date. Where the source has run ahead of its clock, the second
+condition does not hold, and its version moves as usual; a row that the source deletes is deleted.
 """
 
 from collections.abc import Iterable
@@ -13,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.move import policies
 from pipeline.move.changes import Changes
 from pipeline.move.errors import ConflictError
 from pipeline.move.findings import OFFENDERS, CheckResult, Conflict
@@ -26,25 +26,28 @@ class Conflicts:
     """The conflicts of one table in one run.
 
     Attributes:
-        table: its name.
-        changed_by: its column that tells when a row changed; None where it has none.
-        newest: the largest of those dates that the source had when it was read last.
-        policy: which version stays.
-        rows: how many rows were changed on both sides.
+        landing: the table.
+        newest: the largest date of change that the source had when it was read last.
+        known: keys of rows that were left as they are before.
+        rows: how many rows somebody changed.
         values: their values that differ.
         kept: keys of those that stay as the target has them.
     """
 
-    table: str
-    changed_by: str | None
-    newest: datetime | None
-    policy: policies.Conflicts
+    landing: Landing
+    newest: datetime | None = None
+    known: list[Any] = field(default_factory=list)
     rows: int = 0
     values: list[Conflict] = field(default_factory=list)
     kept: list[Any] = field(default_factory=list)
 
+    def follow(self, target: Target, newest: datetime | None) -> None:
+        """Go on from where the source was read before."""
+        self.newest = newest
+        self.known = keys(target, self.landing)
+
     def settle(self, changes: Changes) -> pa.Array | None:
-        """Note what was changed on both sides; returns keys of rows that must not be overwritten.
+        """Note what somebody changed; returns keys of rows that must not be overwritten.
 
         Raises:
             ConflictError: there are such rows, and the policy is to stop.
@@ -53,11 +56,11 @@ class Conflicts:
         if keys is None:
             return None
         self.rows += len(keys)
-        kept = "source" if self.policy == "source" else "target"
+        kept = "source" if self.landing.policies.conflicts == "source" else "target"
         for differing in changes.differing:
             where = pc.is_in(differing.keys, keys)
             self.values += [
-                Conflict(self.table, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
+                Conflict(self.landing.name, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
                 for key, ours, theirs in zip(
                     differing.keys.filter(where).to_pylist(),
                     differing.source.filter(where).to_pylist(),
@@ -65,10 +68,11 @@ class Conflicts:
                     strict=True,
                 )
             ]
-        if self.policy == "fail":
+        if self.landing.policies.conflicts == "fail":
+            table = self.landing.name
             raise ConflictError(
-                f"{self.table}: {len(keys)} rows were changed in the target since the source was"
-                f" read last, such as {self.table} {keys[0].as_py()}",
+                f"{table}: {len(keys)} rows were changed in the target since the source was read"
+                f" last, such as {table} {keys[0].as_py()}",
                 remedy="Set POLICY_CONFLICTS to target or source to say which version stays",
             )
         if kept == "source":
@@ -77,7 +81,7 @@ class Conflicts:
         return keys
 
     def check(self) -> CheckResult:
-        """No row was changed on both sides."""
+        """No row was changed in the target."""
         self.values.sort(key=lambda value: str(value.key))
         return CheckResult(
             "conflicts",
@@ -88,16 +92,16 @@ class Conflicts:
         )
 
     def _newer_in_target(self, changes: Changes) -> pa.Array | None:
-        if self.newest is None:
-            return None
         for differing in changes.differing:
-            if differing.column == self.changed_by:
+            if differing.column == self.landing.changed_by:
                 there = differing.target
-                newer = pc.and_(
-                    pc.greater(there, differing.source),
-                    pc.greater(there, pa.scalar(self.newest, there.type)),
-                )
-                keys = differing.keys.filter(pc.fill_null(newer, False))
+                known = pa.array(self.known, differing.keys.type)
+                ours = pc.is_in(differing.keys, known)
+                if self.newest is not None:
+                    beyond = pc.greater(there, pa.scalar(self.newest, there.type))
+                    ours = pc.or_(ours, pc.fill_null(beyond, False))
+                newer = pc.and_(pc.fill_null(pc.greater(there, differing.source), False), ours)
+                keys = differing.keys.filter(newer)
                 return keys if len(keys) else None
         return None
 
@@ -110,22 +114,6 @@ def keys(target: Target, landing: Landing) -> list[Any]:
         (landing.name,),
     )
     return [kind(key) for (key,) in found]
-
-
-def check_kept(target: Target, table: str) -> CheckResult:
-    """No row was changed on both sides, as the ledger tells."""
-    found = target.rows(
-        "SELECT source_key, column_name, source_value, target_value FROM migration.conflicts"
-        " WHERE table_name = $1 ORDER BY 1, 2",
-        (table,),
-    )
-    values = tuple(
-        Conflict(table, key, column, ours, theirs, "target") for key, column, ours, theirs in found
-    )
-    rows = len({value.key for value in values})
-    return CheckResult(
-        "conflicts", not rows, False, values[:OFFENDERS], {"rows": rows, "kept": rows}
-    )
 
 
 def replace(target: Target, table: str, values: Iterable[Conflict]) -> None:
@@ -143,11 +131,12 @@ def replace(target: Target, table: str, values: Iterable[Conflict]) -> None:
         for value in values
         if value.kept == "target"
     }
-    for key, column, *_ in sorted(there - now, key=str):
+    settled = sorted({(key, column) for key, column, *_ in there - now})
+    if settled:
         target.rows(
-            "DELETE FROM migration.conflicts WHERE table_name = $1 AND source_key = $2"
-            " AND column_name = $3 RETURNING 1",
-            (table, key, column),
+            "DELETE FROM migration.conflicts WHERE table_name = $1 AND (source_key, column_name)"
+            " IN (SELECT * FROM unnest($2::text[], $3::text[])) RETURNING 1",
+            (table, *map(list, zip(*settled, strict=True))),
         )
     added = sorted(now - there, key=str)
     if added:

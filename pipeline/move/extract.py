@@ -279,6 +279,24 @@ class Source:
                 start = 0
         return cutter.survey()
 
+    def cut(self, landing: Landing) -> Survey:
+        """Cut a table of small rows, whose handle is their key, without looking at the rows."""
+        table, key = quoted(landing.name), quoted(landing.key.name)
+        size = _VALUE_BYTES * len(landing.columns)
+        ranges: list[Range] = []
+        with self.sqlite() as connection:
+            while True:
+                after = f"WHERE {key} > {ranges[-1].last}" if ranges else ""
+                first, last, rows = connection.execute(
+                    f"SELECT min(k), max(k), count(*) FROM (SELECT {key} AS k FROM {table} {after}"
+                    f" ORDER BY {key} LIMIT {BATCH_ROWS})"
+                ).fetchone()
+                if not rows:
+                    break
+                ranges.append(Range(first, last, rows, rows * size))
+        counted = sum(part.rows for part in ranges)
+        return Survey(counted, counted * size, tuple(ranges), (), frozenset())
+
     def read(
         self, landing: Landing, part: Range, *, without: Collection[Any] = ()
     ) -> pa.RecordBatch:
@@ -333,16 +351,32 @@ class Source:
     def keys_of(self, landing: Landing, handles: Sequence[Any]) -> list[Any]:
         """Keys of these rows, as far as they are of the type that a key must have."""
         key, handle = quoted(landing.key.name), self.handle_column(landing)
-        return self._handles(
-            f"SELECT {key} FROM {quoted(landing.name)}"
-            f" WHERE {handle} IN (SELECT value FROM json_each(?))"
-            f" AND typeof({key}) = '{landing.casts[landing.key.name].storage[0]}'",
+        return self._sound_keys(
+            landing,
+            f"SELECT {key} AS key FROM {quoted(landing.name)}"
+            f" WHERE {handle} IN (SELECT value FROM json_each(?))",
             (json.dumps(list(handles)),),
         )
 
+    def _sound_keys(
+        self, landing: Landing, query: str, parameters: tuple[Any, ...] = ()
+    ) -> list[Any]:
+        """Each ``key`` of a query once, as far as it is of the type that a key must have."""
+        storage = landing.casts[landing.key.name].storage[0]
+        with self.sqlite() as connection:
+            found = connection.execute(
+                f"SELECT DISTINCT key FROM ({query}) WHERE typeof(key) = '{storage}'", parameters
+            ).fetchall()
+        keys = [key for (key,) in found]
+        return [key.decode() for key in keys if is_utf8(key)] if storage == "text" else keys
+
     def handle_from(self, landing: Landing, text: str) -> Any:
-        """A handle as the source knows it, from how the ledger writes it."""
-        return text if self._handle_is_text(landing) else int(text)
+        """A handle as the source knows it, from how the ledger writes it.
+
+        That of a source which named its rows otherwise stays a text, and names none.
+        """
+        number = text.removeprefix("-").isdecimal()
+        return int(text) if number and not self._handle_is_text(landing) else text
 
     def _handle_is_text(self, landing: Landing) -> bool:
         return self.handle_column(landing).startswith("(")

@@ -63,11 +63,16 @@ class Landing:
         """The same table, with nothing but its key to read and compare."""
         return replace(self, columns=(self.key,))
 
+    @property
+    def changed_by(self) -> str | None:
+        """The column that tells when a row changed, if it moves."""
+        name = self.table.info.get("changed_by")
+        return name if name in self.casts else None
+
     @cached_property
     def of_versions(self) -> "Landing":
         """The same table, with what tells of a change: key, date of change, sizes of BLOBs."""
-        changed_by = self.table.info.get("changed_by")
-        telling = [c for c in self.columns if c.name == changed_by]
+        telling = [c for c in self.columns if c.name == self.changed_by]
         sizes = [
             sa.Column(column.name, ByteSize())
             for column in self.columns

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import tracking
-from pipeline.move.contract import is_utf8, quoted
+from pipeline.move.contract import quoted
 from pipeline.move.extract import Source
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import (
@@ -35,6 +35,8 @@ VERSIONS_AT_ONCE = 4
 """So many tables' versions can be read while those of a further one are written."""
 
 _LIVE = "live"
+_PRIVATE = ("journal_mode = OFF", "synchronous = OFF")
+"""Settings of the private files, which are written once and read once."""
 
 
 class LiveSource(Source):
@@ -91,14 +93,7 @@ class LiveSource(Source):
 
     def changed_keys(self, landing: Landing, after: Position) -> list[Any]:
         """Keys of rows that were written or deleted since, as far as they are of a key's type."""
-        query, parameters = tracking.changed_since(landing.name, after, schema=_LIVE)
-        storage = landing.casts[landing.key.name].storage[0]
-        with self.sqlite() as connection:
-            found = connection.execute(
-                f"SELECT DISTINCT key FROM ({query}) WHERE typeof(key) = ?", (*parameters, storage)
-            ).fetchall()
-        keys = [key for (key,) in found]
-        return [k.decode() for k in keys if is_utf8(k)] if storage == "text" else keys
+        return self._sound_keys(landing, *tracking.changed_since(landing.name, after, schema=_LIVE))
 
     def renumbers(self, landing: Landing) -> bool:
         """Whether VACUUM may give rows of a table other handles."""
@@ -188,10 +183,7 @@ class LiveSource(Source):
     def keys(self, landing: Landing) -> list[Any]:
         """Keys of the rows that were asked for, as far as they are of a key's type."""
         key = quoted(landing.key.name)
-        storage = landing.casts[landing.key.name].storage[0]
-        return self._handles(
-            f"SELECT {key} FROM main.{quoted(landing.name)} WHERE typeof({key}) = ?", (storage,)
-        )
+        return self._sound_keys(landing, f"SELECT {key} AS key FROM main.{quoted(landing.name)}")
 
     def lacking(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
         """Those of some keys that the live source does not have."""
@@ -289,8 +281,8 @@ def pinned(
             for at, private in enumerate(versions):
                 connection.execute(f"ATTACH ? AS {_slot(at)}", (private.path.absolute().as_uri(),))
             for schema in ("main", *map(_slot, range(VERSIONS_AT_ONCE))):
-                connection.execute(f"PRAGMA {schema}.journal_mode = OFF")
-                connection.execute(f"PRAGMA {schema}.synchronous = OFF")
+                for setting in _PRIVATE:
+                    connection.execute(f"PRAGMA {schema}.{setting}")
             connection.execute(f"ATTACH ? AS {_LIVE}", (f"{source.absolute().as_uri()}?mode=ro",))
             # A statement that has not ended keeps its view of the file, across transactions that
             # write the private ones.

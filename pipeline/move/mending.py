@@ -99,17 +99,6 @@ def forget(target: Target, table: str) -> int:
     return len(gone)
 
 
-def newer_than_watermark(target: Target, table: str) -> bool:
-    """Whether a value of a table was mended since the table has moved."""
-    return bool(
-        target.value(
-            "SELECT EXISTS (SELECT FROM migration.mended AS m JOIN migration.watermarks AS w"
-            " USING (table_name) WHERE table_name = $1 AND m.since >= w.at)",
-            (table,),
-        )
-    )
-
-
 def read(target: Target, tables: Iterable[str]) -> list[Mend]:
     """Every mend of these tables; none where the ledger has not been made."""
     if not target.value("SELECT to_regclass('migration.mended') IS NOT NULL"):
@@ -131,11 +120,12 @@ def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> 
     for table in declared.values():
         # It can be told only while the triggers are there.
         source.position(table)
+        source.mended[table.name] = []
     with source.writable() as copy:
         for mend in mends:
             if mend.table in declared:
                 holds = _apply(copy, source, declared[mend.table], mend)
-                source.mended.setdefault(mend.table, []).append(_finding(mend, holds=holds))
+                source.mended[mend.table].append(_finding(mend, holds=holds))
 
 
 def _finding(mend: Mend, *, holds: bool) -> Mended:
@@ -143,17 +133,8 @@ def _finding(mend: Mend, *, holds: bool) -> Mended:
     return Mended(mend.table, mend.handle, mend.now.column, was, now, holds)
 
 
-def check(source: Source, table: str) -> CheckResult:
+def check(found: Sequence[Mended]) -> CheckResult:
     """No value was mended by a person; those that were are named."""
-    return _result(source.mended.get(table, []))
-
-
-def check_kept(target: Target, table: str) -> CheckResult:
-    """The same of a table whose source has not been written since it was looked at."""
-    return _result([_finding(mend, holds=True) for mend in read(target, [table])])
-
-
-def _result(found: Sequence[Mended]) -> CheckResult:
     return CheckResult(
         "mended",
         not found,

@@ -25,10 +25,10 @@ def prepare(declared: sa.Table, source: Source, policies: Policies = DEFAULT) ->
     Raises:
         SourceError: the source lacks what the table needs, or cannot be read.
     """
-    return survey(match(declared, source.columns(declared.name), policies), source)
+    return surveyed(match(declared, source.columns(declared.name), policies), source)
 
 
-def survey(landing: Landing, source: Source) -> Prepared:
+def surveyed(landing: Landing, source: Source) -> Prepared:
     """Look once at every row of a table that has been matched.
 
     Raises:

@@ -113,7 +113,7 @@ def standing_checks(
             except (TargetError, DataFault) as error:
                 checks[name] = _impossible(name, landing, error)
     if MENDED in only:
-        checks[MENDED] = mending.check(source, landing.name)
+        checks[MENDED] = mending.check(source.mended.get(landing.name, []))
     return tuple(checks[name] for name in NAMES if name in only)
 
 
@@ -205,7 +205,7 @@ def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any
     with source.sqlite() as connection:
         rows = prepared.contract.explain(
             connection,
-            sorted(aside),
+            sorted(aside, key=str),
             handle_column=source.handle_column(landing),
             held={parent.name: set() for _, parent in landing.parents},
             known={},

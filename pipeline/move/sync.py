@@ -16,12 +16,12 @@ import sqlalchemy as sa
 
 from pipeline.move import cascades, conflicts, mending, quarantine, schema, verify, watermarks
 from pipeline.move.changes import Changes
-from pipeline.move.contract import contract_of
+from pipeline.move.contract import contract_of, quoted
 from pipeline.move.findings import CheckResult
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
 from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.prepare import Prepared, survey
+from pipeline.move.prepare import Prepared, surveyed
 from pipeline.move.sift import Sieve, ahead
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position
@@ -145,15 +145,16 @@ class Syncer:
             self._look([table, *upcoming], on_progress)
         landing, found = self._landings[table.name], self._found[table.name]
         mark = self._marks[table.name]
-        # Rows that went with a parent may still be in the source.
-        cascaded = tuple(cascades.keys(self.idle, landing))
-        # What was held waits for its parent, whenever that has moved.
+        # Rows that went with a parent may still be in the source, those that were kept may have
+        # been settled, and what was held waits for its parent, whenever that has moved.
+        also = (*cascades.keys(self.idle, landing), *conflicts.keys(self.idle, landing))
+        mends = mending.read(self.idle, [table.name])
         parents = [parent.name for _, parent in landing.parents]
-        waited = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
-        if found is None and not (cascaded or waited) and mark is not None:
+        waiting = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
+        if found is None and not (also or mends or waiting) and mark is not None:
             return _unchanged(self.idle, landing, mark)
         found = found or _Found(newest=mark.newest if mark else None)
-        prepared, changed = self._take(landing, found, cascaded)
+        prepared, changed = self._take(landing, found, also, mends)
         work = Work(
             self.idle,
             self._live,
@@ -176,23 +177,19 @@ class Syncer:
                 self._found[table.name] = None
             elif mark is not None and mark.position is not None:
                 logged = self._live.changed_keys(landing, mark.position)
-                kept = conflicts.keys(self.idle, landing)
                 self._found[table.name] = _Found(
-                    (*logged, *kept), after=mark.position, newest=mark.newest
+                    tuple(logged), after=mark.position, newest=mark.newest
                 )
             else:
                 to_compare.append(landing)
-        # While the versions of one table are compared, those of the next are copied.
-        with ahead(self._versions(to_compare)) as versions:
+        # While the versions of one table are compared, those of the next are copied. Children have
+        # more rows than their parents, and what is compared last overlaps with nothing.
+        with ahead(self._versions(to_compare[::-1])) as versions:
             for sieve in versions:
                 self._found[sieve.landing.name] = self._compare(sieve, on_progress)
 
     def _is_where_it_was(self, landing: Landing, mark: Watermark) -> bool:
-        """Whether the source and what a person decided are as they were then."""
-        if mending.newer_than_watermark(self.idle, landing.name):
-            return False
-        if self._policies.conflicts != "target" and conflicts.keys(self.idle, landing):
-            return False
+        """Whether the source has surely not been written since."""
         if mark.position is not None:
             return mark.position == self._live.position(landing.table)
         seen = self._live.snapshot.seen
@@ -204,13 +201,15 @@ class Syncer:
             versions = self._live.take_versions(landing)
             narrow = landing.of_versions
             contract = contract_of(narrow)
-            yield Sieve(versions, narrow, contract, versions.survey(narrow, contract))
+            unique = versions.handle_column(narrow) == quoted(narrow.key.name)
+            simple = unique and contract.violated(always=True) == "0"
+            survey = versions.cut(narrow) if simple else versions.survey(narrow, contract)
+            yield Sieve(versions, narrow, contract, survey)
 
     def _compare(self, sieve: Sieve, on_progress: OnProgress) -> _Found:
         """Hold the versions of all rows of a table against the target's."""
         landing, survey = sieve.landing, sieve.survey
         count = counter(landing.name, "compare", survey.rows, on_progress)
-        changed_by = str(landing.table.info.get("changed_by"))
         keys: list[Any] = []
         newest: datetime | None = None
 
@@ -220,24 +219,26 @@ class Syncer:
                 keys.extend(array.to_pylist())
             if changes.sifted is not None:
                 count(changes.sifted)
-                if changed_by in landing.casts:
-                    newest = later(newest, changes.sifted, changed_by)
+                newest = later(newest, changes.sifted, landing)
 
         verify.examine(self.idle, landing, survey, iter(sieve), on_changes=note)
         return _Found(tuple(keys), tuple(sieve.rejected), source_rows=survey.rows, newest=newest)
 
     def _take(
-        self, landing: Landing, found: _Found, cascaded: tuple[Any, ...]
+        self,
+        landing: Landing,
+        found: _Found,
+        also: tuple[Any, ...],
+        mends: Sequence[mending.Mend],
     ) -> tuple[Prepared, Changed]:
         """Carry the rows that may have changed, and those that wait, into the private file."""
         live = self._live
-        mends = mending.read(self.idle, [landing.name])
         waiting = quarantine.handles(self.idle, landing.name) | {mend.handle for mend in mends}
         handles = [live.handle_from(landing, handle) for handle in sorted(waiting)]
-        keys = list(dict.fromkeys((*found.keys, *cascaded)))
+        keys = list(dict.fromkeys((*found.keys, *also)))
         live.take_rows(landing, keys=keys, handles=[*found.handles, *handles], after=found.after)
         mending.apply(live, [landing.table], mends)
-        prepared = survey(landing, live)
+        prepared = surveyed(landing, live)
         # A key may have been mended as well.
         taken = tuple(live.keys(landing))
         changed = Changed(
@@ -265,8 +266,8 @@ def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
             verify.drift(landing),
             verify.in_quarantine(target, landing),
             verify.conversions_kept(target, landing),
-            mending.check_kept(target, landing.name),
-            conflicts.check_kept(target, landing.name),
+            mending.check(()),
+            conflicts.Conflicts(landing).check(),
         )
     return Move(
         table=landing.name,

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
-from pipeline.move.snapshot import demand_table, look_at, unreadable
+from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable
 
 LOG = "pipeline_changes"
 KEPT_CHANGES = 1_000_000
@@ -28,7 +28,6 @@ _LOG_DDL = (
     f"CREATE TABLE {LOG} (change INTEGER PRIMARY KEY, table_name TEXT, key,"
     " token BLOB NOT NULL DEFAULT (randomblob(8)))"
 )
-_BUSY_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def status(source: Path, tables: Iterable[sa.Table]) -> Status:
     look_at(source)
     uri = f"{source.absolute().as_uri()}?mode=ro"
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as connection:
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
             there = _there(connection)
             whole = {table.name: there and _complete(connection, table) for table in tables}
             count = f"SELECT count(*) FROM {LOG}"
@@ -266,7 +265,7 @@ def _writing(source: Path) -> Iterator[sqlite3.Connection]:
     uri = f"{source.absolute().as_uri()}?mode=rw"
     try:
         with closing(
-            sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
+            sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
         ) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:

@@ -52,7 +52,8 @@ class Move:
         deleted_rows: rows deleted.
         cascaded_rows: rows that had gone before, with a row of another table that they referred to.
         quarantined_rows: rows in quarantine.
-        target_rows: rows of the target table now.
+        target_rows: rows of the target table now; where only a log of changes was read, the last
+            count with what came and went since.
         newest: the largest date of change of any row of the source, None if none has one.
         before: the same when the source was read last.
         columns: the target's columns, as (name, type, description).

@@ -194,7 +194,7 @@ def checks_of(
         drift(landing),
         in_quarantine(target, landing),
         changed(lossy),
-        mending.check(source, landing.name),
+        mending.check(source.mended.get(landing.name, [])),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.move.contract import contract_of
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position
@@ -31,8 +32,9 @@ class Watermark:
 
 
 def rules_of(landing: Landing) -> str:
-    """A digest of columns, types and policies: other ones need every value to be looked at."""
+    """A digest of columns, rules and policies: other ones need every value to be looked at."""
     told = [(column.name, type_name(column.type)) for column in landing.columns]
+    told += [(column, repr(rule)) for column, rule in contract_of(landing).rules]
     policies = landing.policies
     told += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
     told += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]

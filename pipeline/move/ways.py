@@ -228,9 +228,9 @@ def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
             if found:
                 rows = work.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
                 why = f"rows of {table.name} that they belong to are deleted"
-                _demand_share(work, child.name, len(found), rows, why)
                 along = [k for (k,) in found]
-                cascades.note(work.target, child.name, along, parent=table.name)
+                noted = cascades.note(work.target, child.name, along, parent=table.name)
+                _demand_share(work, child.name, noted, rows, why)
                 _note_cascades(work, child, along)
 
 

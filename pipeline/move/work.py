@@ -67,7 +67,7 @@ class Work:
 
     Attributes:
         target: the session, inside the move's transaction.
-        source: the snapshot.
+        source: the snapshot, or the live file.
         prepared: the table, matched and surveyed.
         run_id: the run that moves.
         delete_share: the share of the target's rows that may be deleted.
@@ -104,31 +104,21 @@ class Work:
     def __post_init__(self) -> None:
         """Begin with every row that the survey did not reject."""
         self.sieve = Sieve(self.source, self.landing, self.prepared.contract, self.survey)
-        self.conflicts = Conflicts(
-            self.landing.name, self.changed_by, None, self.landing.policies.conflicts
-        )
+        self.conflicts = Conflicts(self.landing)
         if self.changed is not None:
             self.newest = self.changed.newest
-
-    @property
-    def changed_by(self) -> str | None:
-        """The column that tells when a row changed, as far as it moves."""
-        name = self.landing.table.info.get("changed_by")
-        return name if name in self.landing.casts else None
 
     def follow(self, mark: Watermark | None) -> None:
         """Go on from where the source was read before."""
         self.mark = mark
-        if mark is not None:
-            self.conflicts.newest = mark.newest
-            if self.changed is not None and self.changed.source_rows is None:
-                # Counting them all would cost more than what changed.
-                self.target_rows = mark.rows
+        self.conflicts.follow(self.target, mark.newest if mark else None)
+        if mark is not None and self.changed is not None and self.changed.source_rows is None:
+            # Counting them all would cost more than what changed.
+            self.target_rows = mark.rows
 
     def see(self, sifted: Sifted) -> None:
         """Note the largest date of change of some rows of the source."""
-        if self.changed_by is not None:
-            self.newest = later(self.newest, sifted, self.changed_by)
+        self.newest = later(self.newest, sifted, self.landing)
 
     @property
     def landing(self) -> Landing:
@@ -154,9 +144,11 @@ class Work:
         return counter(self.landing.name, phase, self.survey.rows, self.on_progress)
 
 
-def later(newest: datetime | None, sifted: Sifted, changed_by: str) -> datetime | None:
-    """The larger of a date and all dates of a column."""
-    dates = sifted.batch.column(changed_by)
+def later(newest: datetime | None, sifted: Sifted, landing: Landing) -> datetime | None:
+    """The larger of a date and all dates of change of some rows."""
+    if landing.changed_by is None:
+        return newest
+    dates = sifted.batch.column(landing.changed_by)
     if not pa.types.is_timestamp(dates.type):
         return newest
     largest: datetime | None = pc.max(dates).as_py()
