@@ -19,6 +19,8 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import psycopg2
+
 from bench.memory import peak_mib
 from pipeline.move import tracking
 from pipeline.move.extract import Source
@@ -85,7 +87,7 @@ def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
         if tracked:
             tracking.switch_on(copy, tables)
         move_all(copy, url, folder)
-        _settle()
+        _settle(url)
         _sync(copy, url, folder)
         found[f"{way}, nothing changed"] = _sync(copy, url, folder)
         _change(copy, rows=1_000)
@@ -93,8 +95,11 @@ def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
     return found
 
 
-def _settle() -> None:
-    """Wait until a write would show in the file's time."""
+def _settle(url: str) -> None:
+    """Wait until a write would show in the file's time, and what was moved is on the disk."""
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("CHECKPOINT")
     time.sleep(1.1)
 
 

@@ -1546,3 +1546,17 @@ def test_a_kept_row_is_not_forgotten_when_only_rejected_rows_are_tried_again(
             syncer.move(table, upcoming=TABLES[at + 1 :])
     sql = "SELECT source_key, column_name FROM migration.conflicts ORDER BY 2"
     assert query(target_url, sql) == noted
+
+
+def test_a_file_that_stays_the_same_is_not_written_again(
+    source: SourceFile, target_url: str, mode: str
+) -> None:
+    source.add_family(contents=1)
+    source.run("UPDATE fragment_assets SET asset_data = randomblob(4000000) WHERE id = 1")
+    begin(source, target_url, mode)
+    before = query(target_url, "SELECT pg_current_wal_lsn()")
+    source.run("UPDATE fragment_assets SET created_at = ? WHERE id = 1", (LATER,))
+    assert did(sync(source, target_url)) == {"fragment_assets": (1, 0, 0)}
+    ((written,),) = query(target_url, "SELECT pg_current_wal_lsn() - %s::pg_lsn", before[0])
+    assert written < 1_000_000
+    assert_sides_agree(source, target_url)

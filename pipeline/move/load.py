@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import sqlalchemy as sa
 
 from pipeline.move.contract import Reason, quoted
 from pipeline.move.landing import Landing
@@ -172,7 +173,11 @@ def _merge_between(target: Target, sieve: Sieve, keys: list[Any]) -> None:
     landing = sieve.landing
     key = quoted(landing.key.name)
     columns = [quoted(column.name) for column in landing.columns]
-    updates = ", ".join(f"{c} = EXCLUDED.{c}" for c in columns if c != key)
+    updates = ", ".join(
+        f"{quoted(column.name)} = {_newer(landing, column)}"
+        for column in landing.columns
+        if column is not landing.key
+    )
     collation = _collation(landing)
     try:
         with target.savepoint():
@@ -190,6 +195,15 @@ def _merge_between(target: Target, sieve: Sieve, keys: list[Any]) -> None:
         half = len(keys) // 2
         _merge_between(target, sieve, keys[:half])
         _merge_between(target, sieve, keys[half:])
+
+
+def _newer(landing: Landing, column: sa.Column[Any]) -> str:
+    """What an update sets a column to; a BLOB that stays the same is not written again."""
+    name = quoted(column.name)
+    if not isinstance(column.type, sa.LargeBinary):
+        return f"EXCLUDED.{name}"
+    old = f"{quoted(landing.name)}.{name}"
+    return f"CASE WHEN {old} IS DISTINCT FROM EXCLUDED.{name} THEN EXCLUDED.{name} ELSE {old} END"
 
 
 def _collation(landing: Landing) -> str:
