@@ -1,6 +1,6 @@
 """Sync in a loop against a random writer: after every tick both sides say the same.
 
-SOAK_SEEDS (default 1) says how many seeds each loop takes, SOAK_TICKS (default 20, for the slow
+SOAK_SEEDS (default 1) says how many seeds each loop takes, SOAK_TICKS (default 100, for the slow
 seeds 120) how many ticks. A seed decides the shape of the source, every statement that is written
 and every value; with the mode it is in the test's name, so a failing one can be run again.
 
@@ -617,7 +617,7 @@ def test_sync_follows_a_random_writer(
     rng = random.Random(f"{mode} {seed}")
     key = KEYS[seed % len(KEYS)]
     writer = begin(tmp_path / "soak.db", target_url, rng, tracked=mode == "tracked", key=key)
-    for number in range(int(os.environ.get("SOAK_TICKS", "120" if seed else "20"))):
+    for number in range(int(os.environ.get("SOAK_TICKS", "120" if seed else "100"))):
         try:
             tick(writer, target_url, number)
         except Exception:

@@ -7,15 +7,13 @@ from pipeline.move.landing import Landing
 from pipeline.move.target import Target
 
 
-def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> int:
-    """Note keys of rows that are about to go with their parent; returns how many there are now."""
+def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> None:
+    """Note keys of rows that are about to go with their parent."""
     target.rows(
         "INSERT INTO migration.cascaded (table_name, target_key, parent)"
         " SELECT $1, unnest($2::text[]), $3 ON CONFLICT DO NOTHING RETURNING 1",
         (table, [str(key) for key in keys], parent),
     )
-    count = "SELECT count(*) FROM migration.cascaded WHERE table_name = $1"
-    return int(target.value(count, (table,)))
 
 
 def keys(target: Target, landing: Landing) -> list[Any]:

@@ -161,7 +161,7 @@ def foreign_keys(landing: Landing, present: Present) -> list[str]:
     missing, name = [], quoted(landing.name)
     for key in _foreign_keys(landing.table):
         if key.name not in present.constraints:
-            missing.append(compiled(AddConstraint(key)))
+            missing.append(compiled(AddConstraint(key, isolate_from_table=False)))
         elif key.name in present.unproven:
             missing.append(f"ALTER TABLE {name} VALIDATE CONSTRAINT {quoted(str(key.name))}")
     return missing
@@ -170,12 +170,16 @@ def foreign_keys(landing: Landing, present: Present) -> list[str]:
 def keys(landing: Landing, present: Present) -> list[str]:
     """DDL for the primary key and other constraints that are not there."""
     table = landing.table
-    missing = [] if present.primary_key else [compiled(AddConstraint(table.primary_key))]
+    missing = (
+        []
+        if present.primary_key
+        else [compiled(AddConstraint(table.primary_key, isolate_from_table=False))]
+    )
     for constraint in sorted(table.constraints, key=lambda c: str(c.name)):
         unique = isinstance(constraint, sa.UniqueConstraint)
         check = isinstance(constraint, sa.CheckConstraint) and present.exists
         if (unique or check) and constraint.name not in present.constraints:
-            missing.append(compiled(AddConstraint(constraint)))
+            missing.append(compiled(AddConstraint(constraint, isolate_from_table=False)))
     return missing
 
 

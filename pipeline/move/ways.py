@@ -229,8 +229,8 @@ def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
                 rows = work.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
                 why = f"rows of {table.name} that they belong to are deleted"
                 along = [k for (k,) in found]
-                noted = cascades.note(work.target, child.name, along, parent=table.name)
-                _demand_share(work, child.name, noted, rows, why)
+                _demand_share(work, child.name, len(along), rows, why)
+                cascades.note(work.target, child.name, along, parent=table.name)
                 _note_cascades(work, child, along)
 
 
