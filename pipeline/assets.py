@@ -200,16 +200,18 @@ def _syncer(
                 yield mover
             return
         live = source.pin(tables, run_id=run_id)
+        syncer = Syncer(
+            live,
+            session,
+            run_id=run_id,
+            delete_share=loaded.max_delete_share,
+            policies=policies,
+            retry_rejected=config.retry_rejected,
+        )
         whole = why_whole(tables, live=live, target=session, policies=policies)
+        whole = whole or syncer.look(tables, on_progress=progress.reporter(context.log))
         if whole is None:
-            yield Syncer(
-                live,
-                session,
-                run_id=run_id,
-                delete_share=loaded.max_delete_share,
-                policies=policies,
-                retry_rejected=config.retry_rejected,
-            )
+            yield syncer
         else:
             context.log.info(f"Every value is looked at, because {whole}.")
             source.release()

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pipeline.move import cascades, conflicts, mending, quarantine, schema, verify, watermarks
 from pipeline.move.changes import Changes
 from pipeline.move.contract import contract_of, quoted
+from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
@@ -28,6 +29,9 @@ from pipeline.move.tracking import Position
 from pipeline.move.transaction import Move, columns_of, move_table
 from pipeline.move.watermarks import Watermark
 from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Work, counter, later
+
+MANY_ROWS = 250_000
+"""Keys of rows that may have changed are held in memory; of more, every value is looked at."""
 
 
 def why_whole(
@@ -109,7 +113,7 @@ class Syncer:
         policies: Policies = DEFAULT,
         retry_rejected: bool = False,
     ) -> None:
-        """Sync what a pinned source has; ``why_whole`` has found no reason against it.
+        """Sync what a pinned source has; ``why_whole`` and ``look`` find no reason against it.
 
         Args:
             live: the pinned source.
@@ -139,10 +143,13 @@ class Syncer:
         """Move what changed of a table whose parents have moved before.
 
         Raises:
-            PipelineError: as ``move_table``; nothing was changed.
+            PipelineError: as ``move_table``, or ``look`` has a reason against it; nothing was
+                changed.
         """
         if table.name not in self._found:
-            self._look([table, *upcoming], on_progress)
+            whole = self.look([table, *upcoming], on_progress=on_progress)
+            if whole is not None:
+                raise PipelineError(f"It is not enough to sync: {whole}", remedy="Sync in full")
         landing, found = self._landings[table.name], self._found[table.name]
         mark = self._marks[table.name]
         # Rows that went with a parent may still be in the source, those that were kept may have
@@ -166,8 +173,18 @@ class Syncer:
         )
         return move_table(work)
 
-    def _look(self, tables: Sequence[sa.Table], on_progress: OnProgress) -> None:
-        """Find the rows that may have changed, of all tables that this run moves."""
+    def look(
+        self, tables: Sequence[sa.Table], *, on_progress: OnProgress = lambda _: None
+    ) -> str | None:
+        """Find the rows that may have changed, of all tables that this run moves.
+
+        Returns:
+            Why every value must be looked at; None where these rows are enough.
+
+        Raises:
+            SourceError: the source cannot be read.
+            TargetError: the target does not answer.
+        """
         to_compare = []
         for table in tables:
             landing = match(table, self._live.columns(table.name), self._policies)
@@ -187,6 +204,10 @@ class Syncer:
         with ahead(self._versions(to_compare[::-1])) as versions:
             for sieve in versions:
                 self._found[sieve.landing.name] = self._compare(sieve, on_progress)
+        for name, found in self._found.items():
+            if found is not None and len(found.keys) + len(found.handles) > MANY_ROWS:
+                return f"more than {MANY_ROWS:,} rows of {name} may have changed"
+        return None
 
     def _is_where_it_was(self, landing: Landing, mark: Watermark) -> bool:
         """Whether the source has surely not been written since."""
@@ -215,8 +236,9 @@ class Syncer:
 
         def note(changes: Changes) -> None:
             nonlocal newest
-            for array in (changes.missing, changes.extra, *(d.keys for d in changes.differing)):
-                keys.extend(array.to_pylist())
+            if len(keys) <= MANY_ROWS:
+                arrays = (changes.missing, changes.extra, *(d.keys for d in changes.differing))
+                keys.extend(key for array in arrays for key in array.to_pylist())
             if changes.sifted is not None:
                 count(changes.sifted)
                 newest = later(newest, changes.sifted, landing)
