@@ -84,7 +84,7 @@ class LossyConversion(PipelineError):
 
 
 class ConflictError(TargetError):
-    """A row was changed on both sides, which the policy forbids."""
+    """Somebody changed a row in the target, which the policy forbids."""
 
 
 class TooManyDeletes(TargetError):

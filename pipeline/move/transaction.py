@@ -161,7 +161,7 @@ def move_table(
     Raises:
         ProofFailed: a blocking check failed; nothing was changed.
         TooManyDeletes: more than the share of the target would go; nothing was changed.
-        ConflictError: a row was changed on both sides, and the policy is to stop.
+        ConflictError: somebody changed a row in the target, and the policy is to stop.
         ShapeError: the target holds another table of that name.
         SourceError: the snapshot cannot be read.
         TargetError: the target cannot be written.

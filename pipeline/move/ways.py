@@ -57,7 +57,7 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
 
     Raises:
         TooManyDeletes: more than the share of the table would go.
-        ConflictError: a row was changed on both sides, and the policy is to stop.
+        ConflictError: somebody changed a row in the target, and the policy is to stop.
     """
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))
@@ -95,7 +95,7 @@ def merge_changed(work: Work, changed: Changed, present: schema.Present) -> None
 
     Raises:
         TooManyDeletes: more than the share of the table would go.
-        ConflictError: a row was changed on both sides, and the policy is to stop.
+        ConflictError: somebody changed a row in the target, and the policy is to stop.
     """
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))

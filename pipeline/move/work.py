@@ -75,7 +75,7 @@ class Work:
         changed: what has changed; None when every row is looked at.
         mark: up to where the source was read before, None if it never was.
         sieve: the table's rows; rejected ones are noted there.
-        conflicts: rows that were changed on both sides.
+        conflicts: rows that somebody changed in the target.
         newest: the largest date of change that was read so far.
         target_rows: rows that the target held before, once they were counted.
         touched_before: how many of the rows that may have changed the target held before.

@@ -16,24 +16,30 @@ SCHEMA = "migration"
 
 metadata = sa.MetaData(schema=SCHEMA)
 
+
+def _key(*names: str) -> list[sa.Column[str]]:
+    return [sa.Column(name, sa.Text, primary_key=True) for name in names]
+
+
+def _since(name: str = "since") -> sa.Column[object]:
+    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.text("now()"))
+
+
 quarantine = sa.Table(
     "quarantine",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("handle", sa.Text, primary_key=True),
+    *_key("table_name", "handle"),
     sa.Column("source_key", sa.Text),
     sa.Column("reasons", JSONB, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("run_id", sa.Text, nullable=False),
-    sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    _since(),
 )
 
 quarantine_values = sa.Table(
     "quarantine_values",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("handle", sa.Text, primary_key=True),
-    sa.Column("column_name", sa.Text, primary_key=True),
+    *_key("table_name", "handle", "column_name"),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("storage", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary),
@@ -47,9 +53,7 @@ quarantine_values = sa.Table(
 conversions = sa.Table(
     "conversions",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("source_key", sa.Text, primary_key=True),
-    sa.Column("column_name", sa.Text, primary_key=True),
+    *_key("table_name", "source_key", "column_name"),
     sa.Column("storage", sa.Text, nullable=False),
     sa.Column("original", sa.Text),
     sa.Column("kept_as", sa.Text, nullable=False),
@@ -58,20 +62,18 @@ conversions = sa.Table(
 mended = sa.Table(
     "mended",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("handle", sa.Text, primary_key=True),
-    sa.Column("column_name", sa.Text, primary_key=True),
+    *_key("table_name", "handle", "column_name"),
     sa.Column("was_storage", sa.Text, nullable=False),
     sa.Column("was_value", sa.LargeBinary),
     sa.Column("storage", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary),
-    sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    _since(),
 )
 
 watermarks = sa.Table(
     "watermarks",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
+    *_key("table_name"),
     sa.Column("newest", sa.DateTime(timezone=True)),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("rules", sa.Text, nullable=False),
@@ -79,34 +81,30 @@ watermarks = sa.Table(
     sa.Column("change", sa.BigInteger),
     sa.Column("token", sa.Text),
     sa.Column("run_id", sa.Text, nullable=False),
-    sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    _since("at"),
 )
 
 conflicts = sa.Table(
     "conflicts",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("source_key", sa.Text, primary_key=True),
-    sa.Column("column_name", sa.Text, primary_key=True),
+    *_key("table_name", "source_key", "column_name"),
     sa.Column("source_value", sa.Text),
     sa.Column("target_value", sa.Text),
-    sa.Column("since", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    _since(),
 )
 
 cascaded = sa.Table(
     "cascaded",
     metadata,
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("target_key", sa.Text, primary_key=True),
+    *_key("table_name", "target_key"),
     sa.Column("parent", sa.Text, nullable=False),
 )
 
 evidence = sa.Table(
     "evidence",
     metadata,
-    sa.Column("run_id", sa.Text, primary_key=True),
-    sa.Column("table_name", sa.Text, primary_key=True),
-    sa.Column("proven_at", sa.DateTime(timezone=True), server_default=sa.text("now()")),
+    *_key("run_id", "table_name"),
+    _since("proven_at"),
     sa.Column("source_rows", sa.BigInteger, nullable=False),
     sa.Column("target_rows", sa.BigInteger, nullable=False),
     sa.Column("quarantined_rows", sa.BigInteger, nullable=False),
