@@ -70,3 +70,9 @@ def target_url(database: URL) -> str:
 def source(tmp_path: Path) -> SourceFile:
     """An empty source in the application's schema."""
     return SourceFile.make(tmp_path / "source.db")
+
+
+@pytest.fixture(params=["dates", "tracked"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """Whether the source keeps a log of its changes."""
+    return str(request.param)

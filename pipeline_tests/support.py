@@ -2,15 +2,18 @@
 
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pytest
 import sqlalchemy as sa
 
+from pipeline import settings
+from pipeline.environment import databases, prepare_dagster
 from pipeline.move import mending
 from pipeline.move.extract import Source
 from pipeline.move.live import pinned
@@ -161,6 +164,18 @@ def sync_all(
             table.name: syncer.move(table, upcoming=tables[at + 1 :])
             for at, table in enumerate(tables)
         }
+
+
+def use(patch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    """Give settings to this process, and let Dagster keep its runs in their target."""
+    for name, value in variables.items():
+        patch.setenv(name, value)
+    # prepare_dagster sets these for the process; the patch takes them back.
+    for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
+        patch.setenv(name, "")
+    patch.setenv("DAGSTER_HOME", str(settings.PROJECT))
+    loaded = settings.load()
+    prepare_dagster(databases(loaded), loaded)
 
 
 def query(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

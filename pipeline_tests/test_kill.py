@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -64,7 +64,7 @@ Everything is imported once, so the moment of a kill lies within the move itself
 
 FIRST_USES = """
 import os
-from contextlib import closing
+from contextlib import closing, contextmanager
 import psycopg2
 from pipeline import environment, runs, settings
 for _ in range(2):
@@ -283,11 +283,13 @@ def wipe(url: str) -> None:
     )
 
 
-@pytest.fixture
-def mover(source: SourceFile, target_url: str, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process that moves the source to the target; its temporary files stay in the folder."""
+@contextmanager
+def program(
+    script: str, source: SourceFile, url: str, tmp_path: Path
+) -> Iterator["subprocess.Popen[str]"]:
+    """A process that works on source and target; its temporary files stay in the folder."""
     with subprocess.Popen(
-        [sys.executable, "-c", MOVER, str(source.path), target_url],
+        [sys.executable, "-c", script, str(source.path), url],
         env=environment(TMPDIR=tmp_path, PIPELINE_HOME=tmp_path / "home"),
         cwd=PROJECT,
         stdin=subprocess.PIPE,
@@ -296,6 +298,13 @@ def mover(source: SourceFile, target_url: str, tmp_path: Path) -> Iterator["subp
     ) as process:
         yield process
         process.communicate(timeout=60)
+
+
+@pytest.fixture
+def mover(source: SourceFile, target_url: str, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process that moves the source to the target."""
+    with program(MOVER, source, target_url, tmp_path) as process:
+        yield process
 
 
 def move(mover: "subprocess.Popen[str]", *, kill_after: float | None) -> tuple[int, float]:

@@ -17,14 +17,13 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 from sqlalchemy.engine import URL
 
-from pipeline import runs, settings
+from pipeline import runs
 from pipeline.attempts import RETRIES
 from pipeline.checks import OF_A_MOVE
-from pipeline.environment import databases, prepare_dagster
 from pipeline.move import tracking
 from pipeline.settings import libpq
 from pipeline.tables import content
-from pipeline_tests.support import SourceFile, query
+from pipeline_tests.support import SourceFile, query, use
 from pipeline_tests.test_cli import LINE_BREAKS_ONLY, TABLES, pipeline, usable
 from pipeline_tests.test_secrets import (  # noqa: F401 - login is a fixture
     Login,
@@ -50,14 +49,7 @@ def instance(
     source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dg.DagsterInstance]:
     """Dagster's own instance in the target; settings name the test's source and target."""
-    for name, value in usable(source, target_url, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    # prepare_dagster sets these for the process; monkeypatch takes them back.
-    for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("DAGSTER_HOME", str(settings.PROJECT))
-    loaded = settings.load()
-    prepare_dagster(databases(loaded), loaded)
+    use(monkeypatch, usable(source, target_url, tmp_path))
     with runs.instance() as opened:
         yield opened
 

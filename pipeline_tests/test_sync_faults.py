@@ -32,7 +32,7 @@ from pipeline.move.live import pinned
 from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.work import DELETE_SHARE
-from pipeline.settings import PROJECT, libpq
+from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests import test_kill, test_soak
 from pipeline_tests.support import DEFAULTS, SourceFile, move_all, query, sync_all
@@ -135,17 +135,9 @@ def follow(source: Path, url: str, *, busy_seconds: float = 2) -> str | None:
 def syncer(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A process that syncs the source to the target; its temporary files stay in the folder."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SYNCER, str(source.path), target_url],
-        env=environment(TMPDIR=tmp_path, PIPELINE_HOME=tmp_path / "home"),
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    """A process that syncs the source to the target."""
+    with test_kill.program(SYNCER, source, target_url, tmp_path) as process:
         yield process
-        process.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("mode", MODES)

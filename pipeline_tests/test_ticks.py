@@ -26,11 +26,11 @@ from dagster._core.remote_origin import (
 from sqlalchemy.engine import URL
 
 from pipeline import definitions, settings, ticks
-from pipeline.environment import databases, prepare_dagster
+from pipeline.environment import databases
 from pipeline.move.errors import SettingsError, Transient
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile, query
+from pipeline_tests.support import SourceFile, query, use
 from pipeline_tests.test_cli import TABLES, usable
 
 # Dagster itself asks Pydantic so for every resource without a field.
@@ -69,14 +69,7 @@ def instance(
     url: str, source: SourceFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dg.DagsterInstance]:
     """Dagster's own instance in the target, with no run in it; settings name source and target."""
-    for name, value in usable(source, url, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    # prepare_dagster sets these for the process; monkeypatch takes them back.
-    for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("DAGSTER_HOME", str(settings.PROJECT))
-    loaded = settings.load()
-    prepare_dagster(databases(loaded), loaded)
+    use(monkeypatch, usable(source, url, tmp_path))
     query(url, "DELETE FROM dagster.runs")
     with dg.DagsterInstance.get() as opened:
         yield opened
