@@ -20,7 +20,7 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import environment, progress, quarantine_files, report, settings
+from pipeline import environment, progress, quarantine_files, report, settings, storage
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
 from pipeline.move import mending, quarantine, schema, tracking
@@ -258,7 +258,7 @@ def _ready() -> environment.Databases:
             remedy="Name a folder that can be written",
         ) from error
     found = environment.databases(loaded)
-    environment.prepare_dagster(found, loaded)
+    storage.prepare(found, loaded)
     return found
 
 

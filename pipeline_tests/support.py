@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from pipeline import settings
-from pipeline.environment import databases, prepare_dagster
+from pipeline import settings, storage
+from pipeline.environment import databases
 from pipeline.move import mending
 from pipeline.move.extract import Source
 from pipeline.move.live import pinned
@@ -170,12 +170,12 @@ def use(patch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
     """Give settings to this process, and let Dagster keep its runs in their target."""
     for name, value in variables.items():
         patch.setenv(name, value)
-    # prepare_dagster sets these for the process; the patch takes them back.
+    # storage.prepare sets these for the process; the patch takes them back.
     for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
         patch.setenv(name, "")
     patch.setenv("DAGSTER_HOME", str(settings.PROJECT))
     loaded = settings.load()
-    prepare_dagster(databases(loaded), loaded)
+    storage.prepare(databases(loaded), loaded)
 
 
 def query(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

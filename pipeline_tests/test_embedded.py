@@ -15,7 +15,7 @@ import psutil
 import psycopg2
 import pytest
 
-from pipeline import environment, settings
+from pipeline import environment, settings, storage
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
@@ -319,13 +319,13 @@ def test_every_form_of_a_url_serves_both_drivers_and_dagster(
     url = target_url.replace("postgresql:", f"{form}:", 1)
     for name, value in test_cli.usable(source, url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    # What prepare_dagster sets for the process, monkeypatch takes back.
+    # What storage.prepare sets for the process, monkeypatch takes back.
     for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("DAGSTER_HOME", str(PROJECT))
     loaded = settings.load()
     found = environment.databases(loaded)
-    environment.prepare_dagster(found, loaded)
+    storage.prepare(found, loaded)
     with dg.DagsterInstance.get() as instance:
         assert instance.get_runs() == []
     with Target.connect(found.target_url, shown=found.target_shown) as target:

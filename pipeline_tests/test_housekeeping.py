@@ -17,9 +17,9 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import settings
+from pipeline import settings, storage
 from pipeline.checks import OF_A_MOVE
-from pipeline.environment import databases, prepare_dagster
+from pipeline.environment import databases
 from pipeline.housekeeping import AT_ONCE, Kept, tidy
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
@@ -171,13 +171,13 @@ def set_up(patch: pytest.MonkeyPatch, source: SourceFile, url: str, folder: Path
     """Let this process use a source, a target with Dagster's schema, and a folder."""
     for name, value in usable(source, url, folder).items():
         patch.setenv(name, value)
-    # prepare_dagster sets these for the process; monkeypatch takes them back.
+    # storage.prepare sets these for the process; monkeypatch takes them back.
     for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
         patch.setenv(name, "")
     patch.setenv("DAGSTER_HOME", str(settings.PROJECT))
     patch.delenv("KEEP_RUNS", raising=False)
     loaded = settings.load()
-    prepare_dagster(databases(loaded), loaded)
+    storage.prepare(databases(loaded), loaded)
 
 
 @pytest.fixture

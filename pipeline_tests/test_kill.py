@@ -66,7 +66,7 @@ FIRST_USES = """
 import os
 from contextlib import closing, contextmanager
 import psycopg2
-from pipeline import environment, runs, settings
+from pipeline import environment, runs, settings, storage
 for _ in range(2):
     with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as connection, connection:
         connection.cursor().execute("DROP SCHEMA IF EXISTS dagster CASCADE")
@@ -78,7 +78,7 @@ for _ in range(2):
             os.close(go)
             os.read(wait, 1)
             loaded = settings.load()
-            environment.prepare_dagster(environment.databases(loaded), loaded)
+            storage.prepare(environment.databases(loaded), loaded)
             with runs.instance() as opened:
                 opened.get_runs()
             os._exit(0)

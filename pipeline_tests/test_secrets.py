@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from pipeline import settings
-from pipeline.environment import Databases, prepare_dagster
+from pipeline import settings, storage
+from pipeline.environment import Databases
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline.settings import libpq, shown
@@ -139,7 +139,7 @@ def test_no_error_of_either_driver_shows_a_password(
 ) -> None:
     for name, value in usable(source, url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    # prepare_dagster sets these for the process; monkeypatch takes them back.
+    # storage.prepare sets these for the process; monkeypatch takes them back.
     for name in ("DAGSTER_HOME", settings.DAGSTER_URL, settings.DAGSTER_FILES):
         monkeypatch.setenv(name, "")
 
@@ -152,7 +152,7 @@ def test_no_error_of_either_driver_shows_a_password(
     def with_psycopg2() -> None:
         loaded = settings.load()
         assert loaded.given_target is not None
-        prepare_dagster(Databases(source.path, loaded.given_target, tmp_path), loaded)
+        storage.prepare(Databases(source.path, loaded.given_target, tmp_path), loaded)
 
     for connect in (with_adbc, with_psycopg2):
         with pytest.raises(PipelineError) as failed:

@@ -1,0 +1,1 @@
+"""The application's door to both databases: typed services, no Dagster."""

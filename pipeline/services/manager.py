@@ -1,0 +1,175 @@
+"""Sessions with both databases: contents in PostgreSQL, cards and vectors in SQLite."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+import sqlite_vec
+from sqlalchemy.orm import Session
+
+from pipeline import environment, settings
+from pipeline.move.errors import SourceError, TargetError, first_line
+from pipeline.services.errors import Refused
+
+BUSY_SECONDS = 5.0
+POOL_SIZE = 5
+_POOL_SECONDS = 10.0
+
+
+class HybridDatabaseManager:
+    """Two pools of connections, made once for a program and closed at its end.
+
+    A session commits when its block ends and is rolled back by an exception; it may commit in
+    between. Nothing spans both databases: who writes to both says in which order, and what is left
+    when it breaks off in between.
+
+    Attributes:
+        sqlite_path: the SQLite file; sqlite-vec is loaded into every connection.
+        shown: what messages call the PostgreSQL database; holds no password.
+    """
+
+    def __init__(
+        self,
+        sqlite_path: Path,
+        postgres_url: str,
+        *,
+        shown: str = "PostgreSQL",
+        pool_size: int = POOL_SIZE,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        """Nothing is connected before the first session.
+
+        Args:
+            sqlite_path: the application's file; it must exist.
+            postgres_url: ``postgresql://...``, with its password.
+            shown: what messages call it.
+            pool_size: connections that are kept open to each database, at most.
+            busy_seconds: how long a statement waits for another writer of the SQLite file.
+        """
+        self.sqlite_path = sqlite_path
+        self.shown = shown
+        self._url = postgres_url
+        self._postgres = sa.create_engine(
+            sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"),
+            pool_size=pool_size,
+            pool_timeout=_POOL_SECONDS,
+            pool_pre_ping=True,
+            connect_args={"application_name": "pipeline services", "options": "-ctimezone=UTC"},
+        )
+        self._sqlite = sa.create_engine(
+            f"sqlite:///{sqlite_path}",
+            pool_size=pool_size,
+            pool_timeout=_POOL_SECONDS,
+            connect_args={"timeout": busy_seconds},
+        )
+        sa.event.listen(self._sqlite, "connect", _load_vectors)
+
+    @classmethod
+    def of_settings(cls) -> Self:
+        """On the databases that the settings name.
+
+        Raises:
+            SettingsError: a URL is malformed.
+            TargetError: the embedded server does not start.
+        """
+        found = environment.databases(settings.load())
+        return cls(found.source, found.target_url, shown=found.target_shown)
+
+    @contextmanager
+    def get_postgres_session(self, *, snapshot: bool = False) -> Iterator[Session]:
+        """A session with PostgreSQL.
+
+        Args:
+            snapshot: read only, and everything as it was at the first statement.
+
+        Raises:
+            TargetError: the server does not answer or refuses.
+            Refused: a value or a key that the database does not take; nothing was changed.
+        """
+        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        engine = self._postgres.execution_options(**options) if snapshot else self._postgres
+        try:
+            with Session(engine) as session, session.begin():
+                yield session
+        except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+            raise Refused.by_database(error, where=self.shown) from error
+        except sa.exc.DBAPIError as error:
+            # Not "from error": the driver's own text may repeat the URL.
+            cause: Any = error.orig
+            raise TargetError.from_driver(cause, where=self.shown, url=self._url) from None
+        except sa.exc.TimeoutError as error:
+            raise TargetError(
+                f"{self.shown}: no connection of the pool became free",
+                remedy="End sessions before opening others, or take a larger pool",
+            ) from error
+
+    @contextmanager
+    def get_sqlite_session(self) -> Iterator[Session]:
+        """A session with the SQLite file.
+
+        Raises:
+            SourceError: the file is missing, locked, full or damaged.
+            Refused: a value or a key that the database does not take; nothing was changed.
+        """
+        if not self.sqlite_path.exists():
+            raise SourceError(
+                f"There is no SQLite file {self.sqlite_path}",
+                remedy="Check SQLITE_DATABASE_URL",
+            )
+        try:
+            with Session(self._sqlite) as session, session.begin():
+                yield session
+        except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+            raise Refused.by_database(error, where=str(self.sqlite_path)) from error
+        except sa.exc.DBAPIError as error:
+            raise _translated(error, self.sqlite_path) from error
+        except sa.exc.TimeoutError as error:
+            raise SourceError(
+                f"{self.sqlite_path}: no connection of the pool became free",
+                remedy="End sessions before opening others, or take a larger pool",
+            ) from error
+
+    def close(self) -> None:
+        """Close every connection of both pools."""
+        self._postgres.dispose()
+        self._sqlite.dispose()
+
+    def __enter__(self) -> Self:
+        """Use it within a block, and close it at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+
+_SQLITE_SAYS = (
+    ("locked", "somebody else is writing to it", "Try again when that has ended"),
+    ("full", "the disk is full", "Free space; what was begun was undone"),
+    ("readonly", "it cannot be written", "Give this user the right to write file and folder"),
+    ("malformed", "it is damaged", "Restore it from a backup"),
+    ("not a database", "it is no SQLite database", "Check SQLITE_DATABASE_URL"),
+    ("no such table", "it lacks a table", "Check that it is the application's file"),
+    ("unable to open", "it cannot be opened", "Check the path and its rights"),
+)
+
+
+def _translated(error: sa.exc.DBAPIError, path: Path) -> SourceError:
+    said = first_line(str(error.orig))
+    for words, problem, remedy in _SQLITE_SAYS:
+        if words in said:
+            return SourceError(f"{path}: {problem} ({said})", remedy=remedy)
+    return SourceError(f"{path}: {said}", remedy="What was begun was undone")
+
+
+def _load_vectors(connection: Any, _: object) -> None:
+    if not hasattr(connection, "enable_load_extension"):
+        raise SourceError(
+            "This Python's sqlite3 cannot load extensions, which sqlite-vec needs",
+            remedy="Use a Python whose sqlite3 has enable_load_extension",
+        )
+    connection.enable_load_extension(True)
+    sqlite_vec.load(connection)
+    connection.enable_load_extension(False)

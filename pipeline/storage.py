@@ -1,0 +1,45 @@
+"""Where Dagster keeps its runs, events and schedules: schema ``dagster`` of the target."""
+
+import os
+from contextlib import closing
+
+import dagster as dg
+import psycopg2
+
+from pipeline.environment import Databases
+from pipeline.move.errors import TargetError
+from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
+
+_FIRST_USE = 0x646167737465  # "dagste"
+_DAGSTER_IS_THERE = (
+    "SELECT to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs')"
+    " IS NOT NULL AND to_regclass('dagster.instigators') IS NOT NULL"
+)
+
+
+def prepare(found: Databases, settings: Settings) -> None:
+    """Make Dagster keep its runs in schema ``dagster`` of the target, as dagster.yaml says.
+
+    Raises:
+        TargetError: the target does not answer, or the user may not create a schema.
+    """
+    os.environ[DAGSTER_URL] = dagster_url(found.target)
+    os.environ.setdefault("DAGSTER_HOME", str(PROJECT))
+    os.environ[DAGSTER_FILES] = str(settings.dagster_files)
+    settings.dagster_files.mkdir(parents=True, exist_ok=True)
+    try:
+        with closing(psycopg2.connect(found.target_url, connect_timeout=10)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(_DAGSTER_IS_THERE)
+                if cursor.fetchone() == (True,):
+                    return
+                # Whoever comes first makes schema and tables; others wait for it here.
+                cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
+                cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
+                with dg.DagsterInstance.get():
+                    pass
+    except (psycopg2.Error, ValueError) as error:
+        # Not "from error": the driver's own text may repeat the URL.
+        url = found.target_url
+        raise TargetError.from_driver(error, where=found.target_shown, url=url) from None
