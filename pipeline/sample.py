@@ -49,6 +49,9 @@ CREATE TABLE vector_embeddings (
     id INTEGER NOT NULL PRIMARY KEY, card_id INTEGER NOT NULL REFERENCES anki_cards (id),
     embedding_type VARCHAR(50) NOT NULL, vector_data TEXT, vector_dimension INTEGER NOT NULL,
     created_at DATETIME);
+CREATE TABLE vector_search (
+    id INTEGER NOT NULL PRIMARY KEY, card_id INTEGER NOT NULL, embedding_type VARCHAR(50) NOT NULL,
+    vector BLOB NOT NULL);
 """
 
 # Each row has one fault. Columns that an INSERT leaves out are NULL and may be.
@@ -202,7 +205,7 @@ class _Word(NamedTuple):
 
 
 def make_sample(path: Path, *, seed: int = 7) -> None:
-    """Write a sample source with six tables, flawed rows included, to a new SQLite file.
+    """Write a sample source with seven tables, flawed rows included, to a new SQLite file.
 
     The file appears under its name only when it is complete. Missing folders are created.
 
@@ -244,7 +247,9 @@ def _fill(source: sqlite3.Connection, rng: random.Random) -> None:
     source.executescript(_FLAWS)
     contents = [i for (i,) in source.execute("SELECT id FROM learning_content ORDER BY id")]
     _insert(source, "anki_cards", [_card(rng, i, c) for i, c in enumerate(contents, 1)])
-    _insert(source, "vector_embeddings", _numbered(_embeddings(rng)))
+    embeddings = _numbered(_embeddings(rng))
+    _insert(source, "vector_embeddings", embeddings)
+    _insert(source, "vector_search", list(_searchable(embeddings)))
     source.commit()
 
 
@@ -330,11 +335,9 @@ def _rankings(rng: random.Random, owner: tuple[object, object]) -> Iterator[_Row
 
 
 def _card(rng: random.Random, number: int, content: int) -> _Row:
-    sent = number % 9 != 0
-    note = 1_754_000_000_000 + number * 1009 if sent else None
-    tags = json.dumps(["sync::success" if sent else "sync::new", rng.choice(["hard", "easy"])])
-    export_hash = rng.randbytes(32).hex() if sent else None
-    return number, note, "top-thai-2000", tags, *_stamps(rng), content, export_hash
+    """Return a card that waits for its first export."""
+    tags = json.dumps(["sync::new", rng.choice(["hard", "easy"])])
+    return number, None, "top-thai-2000", tags, *_stamps(rng), content, None
 
 
 def _embeddings(rng: random.Random) -> Iterator[_Row]:
@@ -342,6 +345,11 @@ def _embeddings(rng: random.Random) -> Iterator[_Row]:
         for side in ("front", "back", "combined"):
             vector = json.dumps([round(rng.gauss(0, 0.05), 6) for _ in range(384)])
             yield card, side, vector, 384, _stamps(rng)[0]
+
+
+def _searchable(embeddings: Iterable[_Row]) -> Iterator[_Row]:
+    for number, card, side, vector, *_ in embeddings:
+        yield number, card, side, np.array(json.loads(str(vector)), np.float32).tobytes()
 
 
 def _json(rng: random.Random, value: object) -> str | None:

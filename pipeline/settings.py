@@ -46,6 +46,45 @@ class PolicySettings(BaseSettings):
         return name
 
 
+class AnkiSettings(BaseSettings):
+    """Where Anki is and what its notes look like; each is named ANKI_... in the environment.
+
+    Attributes:
+        collection: the collection's file, when the desktop program is not running.
+        connect_url: where AnkiConnect listens, when it is; None of both makes a sample collection.
+        connect_key: AnkiConnect's ``apiKey``, if it has one.
+        timeout: how many seconds AnkiConnect may take to answer a request.
+        deck: where notes of new cards go.
+        note_type: the type of new notes.
+        fields: names of the note type's fields for front and back.
+        templates: a folder with ``front.html`` and ``back.html`` in place of the project's own.
+        cron: when the schedule of ``anki_sync`` starts it, once that is switched on.
+    """
+
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_prefix="ANKI_", extra="ignore")
+
+    collection: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
+    connect_url: str | None = None
+    connect_key: SecretStr | None = None
+    timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    deck: str = Field(default="top-thai-2000", min_length=1)
+    note_type: str = Field(default="Basic", min_length=1)
+    fields: tuple[str, str] = ("Front", "Back")
+    templates: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
+    cron: str = "0 * * * *"
+
+    @field_validator("connect_url")
+    @classmethod
+    def _http(cls, url: str | None) -> str | None:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("write it like http://127.0.0.1:8765")
+        return url or None
+
+
+_GROUPS: tuple[type[BaseSettings], ...] = (PolicySettings, AnkiSettings)
+"""Settings whose names begin with a prefix."""
+
+
 class Settings(BaseSettings):
     """What a user can set; every field has a default that works.
 
@@ -86,6 +125,16 @@ class Settings(BaseSettings):
     def policies(self) -> Policies:
         """What is to be done where a person has to decide; POLICY_... in the environment."""
         return Policies(**PolicySettings().model_dump())
+
+    @cached_property
+    def anki(self) -> AnkiSettings:
+        """Where Anki is and what its notes look like; ANKI_... in the environment."""
+        return AnkiSettings()
+
+    @property
+    def sample_collection(self) -> Path:
+        """Where the sample collection is made."""
+        return self.pipeline_home / "anki" / "collection.anki2"
 
     @cached_property
     def source_path(self) -> Path:
@@ -160,17 +209,17 @@ def load(**overrides: Any) -> Settings:
     """
     try:
         loaded = Settings(**overrides)
-        _ = loaded.policies
+        _ = loaded.policies, loaded.anki
         return loaded
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        prefix = (
-            PolicySettings.model_config["env_prefix"] if error.title == "PolicySettings" else ""
-        )
-        name, why = f"{prefix}{first['loc'][0]}".upper(), first["msg"]
+        prefix = {group.__name__: group.model_config["env_prefix"] for group in _GROUPS}
+        name, why = f"{prefix.get(error.title, '')}{first['loc'][0]}".upper(), first["msg"]
     except pydantic_settings.SettingsError as error:
-        # Only the policies have a setting that is parsed before it is validated.
-        name, why = "POLICY_FORBIDDEN_NULLS", f"it is no JSON object ({error.__cause__})"
+        # These are parsed as JSON before they are validated.
+        policy = "forbidden_nulls" in str(error)
+        name = "POLICY_FORBIDDEN_NULLS" if policy else "ANKI_FIELDS"
+        why = f"it is no JSON {'object' if policy else 'list of two names'} ({error.__cause__})"
     raise SettingsError(
         f"{name} cannot be used: {why}", remedy="Correct it in the environment or .env"
     )

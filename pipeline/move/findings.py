@@ -1,6 +1,7 @@
 """What a check can find, as values. Text for people is made at the edge, by ``say``."""
 
 from dataclasses import dataclass, field
+from functools import singledispatch
 from typing import Any, Literal
 
 OFFENDERS = 20
@@ -8,7 +9,12 @@ OFFENDERS = 20
 
 
 @dataclass(frozen=True)
-class RowMissing:
+class Finding:
+    """Something that is wrong with something."""
+
+
+@dataclass(frozen=True)
+class RowMissing(Finding):
     """A clean source row that the target lacks."""
 
     table: str
@@ -16,7 +22,7 @@ class RowMissing:
 
 
 @dataclass(frozen=True)
-class RowExtra:
+class RowExtra(Finding):
     """A target row that no clean source row accounts for."""
 
     table: str
@@ -24,7 +30,7 @@ class RowExtra:
 
 
 @dataclass(frozen=True)
-class ValueDiffers:
+class ValueDiffers(Finding):
     """One value that is not the same on both sides."""
 
     table: str
@@ -35,7 +41,7 @@ class ValueDiffers:
 
 
 @dataclass(frozen=True)
-class NotConserved:
+class NotConserved(Finding):
     """source = moved + quarantined does not hold."""
 
     table: str
@@ -45,7 +51,7 @@ class NotConserved:
 
 
 @dataclass(frozen=True)
-class DigestDiffers:
+class DigestDiffers(Finding):
     """A column's digest over all rows is not the same on both sides."""
 
     table: str
@@ -55,7 +61,7 @@ class DigestDiffers:
 
 
 @dataclass(frozen=True)
-class Orphan:
+class Orphan(Finding):
     """A target row whose parent is absent."""
 
     table: str
@@ -65,7 +71,7 @@ class Orphan:
 
 
 @dataclass(frozen=True)
-class KeyNotEnforced:
+class KeyNotEnforced(Finding):
     """A foreign key that the target does not have, or never validated."""
 
     table: str
@@ -73,7 +79,7 @@ class KeyNotEnforced:
 
 
 @dataclass(frozen=True)
-class SequenceBehind:
+class SequenceBehind(Finding):
     """The next id that a sequence gives out is taken already."""
 
     table: str
@@ -83,7 +89,7 @@ class SequenceBehind:
 
 
 @dataclass(frozen=True)
-class SequenceEnded:
+class SequenceEnded(Finding):
     """A sequence that has no further id to give out."""
 
     table: str
@@ -91,7 +97,7 @@ class SequenceEnded:
 
 
 @dataclass(frozen=True)
-class QuarantineOutdated:
+class QuarantineOutdated(Finding):
     """A row in quarantine that is not kept as the source has it now."""
 
     table: str
@@ -99,7 +105,7 @@ class QuarantineOutdated:
 
 
 @dataclass(frozen=True)
-class OriginalMissing:
+class OriginalMissing(Finding):
     """A value that lost something, whose original is not in the ledger."""
 
     table: str
@@ -109,7 +115,7 @@ class OriginalMissing:
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Finding):
     """Source and declared schema disagree about a column."""
 
     table: str
@@ -119,7 +125,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class Quarantined(Finding):
     """How many rows of a table are kept aside for one reason."""
 
     table: str
@@ -130,7 +136,7 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
-class Lossy:
+class Lossy(Finding):
     """How many values of a column were changed in a way that cannot be undone."""
 
     table: str
@@ -140,7 +146,7 @@ class Lossy:
 
 
 @dataclass(frozen=True)
-class Mended:
+class Mended(Finding):
     """A value that a person mended; it holds while the source still has what was mended."""
 
     table: str
@@ -152,7 +158,7 @@ class Mended:
 
 
 @dataclass(frozen=True)
-class Conflict:
+class Conflict(Finding):
     """One value of a row that was changed in the target since the source was read last."""
 
     table: str
@@ -164,7 +170,7 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Unaccounted:
+class Unaccounted(Finding):
     """A source row that breaks its contract and is not in quarantine either."""
 
     table: str
@@ -172,7 +178,7 @@ class Unaccounted:
 
 
 @dataclass(frozen=True)
-class NotComparable:
+class NotComparable(Finding):
     """The target's table is of another shape, so its values cannot be held against the source's."""
 
     table: str
@@ -180,7 +186,7 @@ class NotComparable:
 
 
 @dataclass(frozen=True)
-class SchemaDiffers:
+class SchemaDiffers(Finding):
     """A column, constraint or index is not as declared; None where it does not exist."""
 
     table: str
@@ -188,29 +194,6 @@ class SchemaDiffers:
     name: str
     declared: str | None
     actual: str | None
-
-
-Finding = (
-    RowMissing
-    | RowExtra
-    | ValueDiffers
-    | NotConserved
-    | DigestDiffers
-    | Orphan
-    | KeyNotEnforced
-    | SequenceBehind
-    | SequenceEnded
-    | QuarantineOutdated
-    | OriginalMissing
-    | Drift
-    | Quarantined
-    | Lossy
-    | Mended
-    | Conflict
-    | Unaccounted
-    | NotComparable
-    | SchemaDiffers
-)
 
 
 @dataclass(frozen=True)
@@ -232,6 +215,7 @@ class CheckResult:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
+@singledispatch
 def say(finding: Finding) -> str:
     """One sentence for people."""
     match finding:
@@ -281,6 +265,8 @@ def say(finding: Finding) -> str:
             return why
         case SchemaDiffers(table, kind, name, declared, actual):
             return f"{table}: {kind} {name} is {actual or 'missing'} instead of {declared}"
+        case _:
+            raise TypeError(f"nobody has said how to say {type(finding).__name__}")
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,10 @@
 """Sessions with both databases: contents in PostgreSQL, cards and vectors in SQLite."""
 
+import importlib
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +18,7 @@ from pipeline.services.errors import Refused
 
 BUSY_SECONDS = 5.0
 POOL_SIZE = 5
-_POOL_SECONDS = 10.0
+POOL_SECONDS = 10.0
 
 
 class HybridDatabaseManager:
@@ -37,6 +40,7 @@ class HybridDatabaseManager:
         *,
         shown: str = "PostgreSQL",
         pool_size: int = POOL_SIZE,
+        pool_seconds: float = POOL_SECONDS,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
         """Nothing is connected before the first session.
@@ -46,6 +50,7 @@ class HybridDatabaseManager:
             postgres_url: ``postgresql://...``, with its password.
             shown: what messages call it.
             pool_size: connections that are kept open to each database, at most.
+            pool_seconds: how long a session waits for a connection that others use.
             busy_seconds: how long a statement waits for another writer of the SQLite file.
         """
         self.sqlite_path = sqlite_path
@@ -54,17 +59,22 @@ class HybridDatabaseManager:
         self._postgres = sa.create_engine(
             sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"),
             pool_size=pool_size,
-            pool_timeout=_POOL_SECONDS,
+            max_overflow=0,
+            pool_timeout=pool_seconds,
             pool_pre_ping=True,
             connect_args={"application_name": "pipeline services", "options": "-ctimezone=UTC"},
         )
         self._sqlite = sa.create_engine(
             f"sqlite:///{sqlite_path}",
             pool_size=pool_size,
-            pool_timeout=_POOL_SECONDS,
+            max_overflow=0,
+            pool_timeout=pool_seconds,
             connect_args={"timeout": busy_seconds},
+            module=_driver(),
         )
         sa.event.listen(self._sqlite, "connect", _load_vectors)
+        for engine, where in ((self._postgres, shown), (self._sqlite, str(sqlite_path))):
+            sa.event.listen(engine, "handle_error", partial(_refuse_unsendable, where))
 
     @classmethod
     def of_settings(cls) -> Self:
@@ -96,6 +106,8 @@ class HybridDatabaseManager:
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             raise Refused.by_database(error, where=self.shown) from error
         except sa.exc.DBAPIError as error:
+            if getattr(error.orig, "pgcode", None) in _TOO_MUCH:
+                raise Refused.by_database(error, where=self.shown) from error
             # Not "from error": the driver's own text may repeat the URL.
             cause: Any = error.orig
             raise TargetError.from_driver(cause, where=self.shown, url=self._url) from None
@@ -106,8 +118,14 @@ class HybridDatabaseManager:
             ) from error
 
     @contextmanager
-    def get_sqlite_session(self) -> Iterator[Session]:
+    def get_sqlite_session(
+        self, *, snapshot: bool = False, write: bool = False
+    ) -> Iterator[Session]:
         """A session with the SQLite file.
+
+        Args:
+            snapshot: everything as it was at the first statement.
+            write: nobody else writes from now on, so that what is read stays true until it ends.
 
         Raises:
             SourceError: the file is missing, locked, full or damaged.
@@ -120,6 +138,8 @@ class HybridDatabaseManager:
             )
         try:
             with Session(self._sqlite) as session, session.begin():
+                if snapshot or write:
+                    session.execute(sa.text("BEGIN IMMEDIATE" if write else "BEGIN"))
                 yield session
         except (sa.exc.IntegrityError, sa.exc.DataError) as error:
             raise Refused.by_database(error, where=str(self.sqlite_path)) from error
@@ -145,6 +165,9 @@ class HybridDatabaseManager:
         self.close()
 
 
+_TOO_MUCH = frozenset({"54000", "54001", "54023"})
+"""SQLSTATEs of a value that is too large: for an index, for the stack, too many arguments."""
+
 _SQLITE_SAYS = (
     ("locked", "somebody else is writing to it", "Try again when that has ended"),
     ("full", "the disk is full", "Free space; what was begun was undone"),
@@ -164,12 +187,34 @@ def _translated(error: sa.exc.DBAPIError, path: Path) -> SourceError:
     return SourceError(f"{path}: {said}", remedy="What was begun was undone")
 
 
-def _load_vectors(connection: Any, _: object) -> None:
-    if not hasattr(connection, "enable_load_extension"):
+def _driver() -> Any:
+    """Python's own SQLite, or one beside it where that was built without extensions.
+
+    Two SQLite libraries that have one file open in one process drop each other's locks, so there
+    is a second one only where there has to be.
+    """
+    if hasattr(sqlite3.Connection, "enable_load_extension"):
+        return sqlite3
+    try:
+        return importlib.import_module("pysqlite3.dbapi2")
+    except ImportError:
         raise SourceError(
             "This Python's sqlite3 cannot load extensions, which sqlite-vec needs",
-            remedy="Use a Python whose sqlite3 has enable_load_extension",
-        )
+            remedy="Install pysqlite3-binary, or use a Python with enable_load_extension",
+        ) from None
+
+
+def _load_vectors(connection: Any, _: object) -> None:
     connection.enable_load_extension(True)
     sqlite_vec.load(connection)
     connection.enable_load_extension(False)
+
+
+def _refuse_unsendable(where: str, context: sa.engine.ExceptionContext) -> None:
+    """Of a NUL, half of a surrogate pair or a number of more than 64 bits the driver itself says."""
+    error = context.original_exception
+    if isinstance(error, (ValueError, OverflowError)):
+        raise Refused(
+            f"{where} refused: {first_line(str(error))}",
+            remedy="Nothing was changed; correct the value",
+        ) from error

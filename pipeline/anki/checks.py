@@ -1,0 +1,154 @@
+"""Cards, notes and recordings against the contents, whatever a sync says that it did."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy.orm import Session
+
+from pipeline.anki import cards, contents
+from pipeline.anki.cards import Card
+from pipeline.anki.findings import (
+    CardWithoutContent,
+    ExportOutdated,
+    NoteMissing,
+    NoteUntagged,
+    RecordingWrong,
+    SeveralCards,
+)
+from pipeline.anki.notes import Anki, Note, has_tag, tag_of
+from pipeline.anki.rendering import ExportHash, Renderer, played
+from pipeline.move.findings import OFFENDERS, CheckResult, Finding
+from pipeline.services.manager import HybridDatabaseManager
+
+OF_CARDS = ("content_exists", "one_card", "export_hash")
+OF_NOTES = ("note_exists", "recordings")
+
+
+def of_cards(
+    manager: HybridDatabaseManager, renderer: Renderer, fields: Sequence[str]
+) -> list[CheckResult]:
+    """Check the cards in SQLite against the contents in PostgreSQL.
+
+    Args:
+        manager: both databases.
+        renderer: makes notes of contents.
+        fields: what the fields of a note are called.
+
+    Raises:
+        PipelineError: a database does not answer, or a template cannot be used.
+    """
+    with manager.get_sqlite_session() as session:
+        found = cards.read(session)
+    with manager.get_postgres_session(snapshot=True) as session:
+        there = contents.ids(session)
+        return [
+            _content_exists(found, there, contents.in_quarantine(session)),
+            _one_card(found, there),
+            _export_hash(found, session, renderer, fields),
+        ]
+
+
+def of_notes(manager: HybridDatabaseManager, anki: Anki) -> list[CheckResult]:
+    """Check the notes in Anki, and what they play, against cards and contents.
+
+    Args:
+        manager: both databases.
+        anki: open.
+
+    Raises:
+        PipelineError: a database or Anki does not answer.
+    """
+    with manager.get_sqlite_session() as session:
+        exported = [card for card in cards.read(session) if card.note_id is not None]
+    notes = anki.notes({card.note_id for card in exported if card.note_id is not None})
+    with manager.get_postgres_session(snapshot=True) as session:
+        return [_note_exists(exported, notes), _recordings(notes, session, anki)]
+
+
+def result(
+    name: str, findings: Collection[Finding], figures: Mapping[str, int], *, blocking: bool = True
+) -> CheckResult:
+    """What a check found; it names some offenders and counts all."""
+    offenders = {"offenders_in_all": len(findings)} if findings else {}
+    return CheckResult(
+        name, not findings, blocking, tuple(findings)[:OFFENDERS], {**figures, **offenders}
+    )
+
+
+def _content_exists(
+    found: Sequence[Card], there: Collection[int], waiting: Collection[int]
+) -> CheckResult:
+    lost = [
+        CardWithoutContent(card.id, card.content_id, card.content_id in waiting)
+        for card in found
+        if card.content_id not in there
+    ]
+    gone = [finding for finding in lost if not finding.waits]
+    figures = {"cards": len(found), "waiting_in_quarantine": len(lost) - len(gone)}
+    # Who waits in quarantine is not lost; those come last.
+    ordered = sorted(lost, key=lambda finding: finding.waits)
+    return result("content_exists", ordered, figures, blocking=bool(gone))
+
+
+def _one_card(found: Sequence[Card], there: Collection[int]) -> CheckResult:
+    by_content = defaultdict(list)
+    for card in found:
+        if card.content_id in there:
+            by_content[card.content_id].append(card.id)
+    several = [
+        SeveralCards(content, tuple(ids))
+        for content, ids in sorted(by_content.items())
+        if content is not None and len(ids) > 1
+    ]
+    figures = {"contents": len(there), "without_card": len(there) - len(by_content)}
+    return result("one_card", several, figures)
+
+
+def _export_hash(
+    found: Sequence[Card], session: Session, renderer: Renderer, fields: Sequence[str]
+) -> CheckResult:
+    exported = {c.content_id: c for c in found if c.content_id and c.note_id is not None}
+    names = (*fields, "recordings")
+    outdated: list[Finding] = []
+    compared = 0
+    for content in contents.read(session, exported.keys()):
+        card, now = exported[content.id], renderer.render(content).hash
+        before = ExportHash.parse(card.export_hash, fields=len(fields))
+        pairs = zip(
+            names,
+            (*now.fields, now.media),
+            (*before.fields, before.media) if before else [None] * len(names),
+            strict=True,
+        )
+        compared += 1
+        if parts := tuple(name for name, new, old in pairs if new != old):
+            outdated.append(ExportOutdated(card.id, content.id, parts))
+    # A field that is kept because the learner edited it is no error.
+    return result("export_hash", outdated, {"compared": compared}, blocking=False)
+
+
+def _note_exists(exported: Sequence[Card], notes: Mapping[int, Note]) -> CheckResult:
+    wrong: list[Finding] = []
+    for card in exported:
+        note = notes.get(card.note_id or 0)
+        if note is None:
+            wrong.append(NoteMissing(card.id, card.note_id or 0))
+        elif card.content_id is not None and not has_tag(note.tags, tag_of(card.content_id)):
+            wrong.append(NoteUntagged(card.id, note.id, tag_of(card.content_id)))
+    return result("note_exists", wrong, {"cards": len(exported), "notes": len(notes)})
+
+
+def _recordings(notes: Mapping[int, Note], session: Session, anki: Anki) -> CheckResult:
+    plays = [
+        (note.id, name)
+        for note in notes.values()
+        for name in sorted({name for text in note.fields.values() for name in played(text)})
+    ]
+    names = {name for _, name in plays}
+    there, wanted = anki.media(names), contents.digests(session, names)
+    wrong = [
+        RecordingWrong(note, name, "different" if name in there else "missing")
+        for note, name in plays
+        if name not in there or wanted.get(name, there[name]) != there[name]
+    ]
+    return result("recordings", wrong, {"files": len(names), "of_contents": len(wanted)})

@@ -1,0 +1,253 @@
+"""Anki by its collection file, through the ``anki`` package; the desktop program is not running.
+
+A collection belongs to one program at a time: it is locked while it is open here.
+"""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.anki.errors import AnkiError, AnkiGone
+from pipeline.anki.notes import NewNote, Note
+
+_AT_ONCE = 500
+
+
+class CollectionFile:
+    """A collection and its media folder.
+
+    Attributes:
+        path: the file, ``collection.anki2``; its media lie in ``collection.media`` beside it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is opened before the block begins."""
+        self.path = path
+        self.shown = f"the collection {path}"
+        self._collection: Any = None
+
+    def __enter__(self) -> Self:
+        """Open and lock the collection.
+
+        Raises:
+            AnkiGone: another program has it open.
+            AnkiError: it is no collection, or cannot be written.
+        """
+        _demand_collection(self.path)
+        with self._translated():
+            self._collection = _open(self.path)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        with self._translated():
+            self._collection.close()
+
+    def decks(self) -> list[str]:
+        """Names of the decks there are."""
+        with self._translated():
+            return [deck.name for deck in self._collection.decks.all_names_and_ids()]
+
+    def create_deck(self, name: str) -> None:
+        """Make a deck."""
+        with self._translated():
+            self._collection.decks.id(name)
+
+    def fields_of(self, note_type: str) -> list[str] | None:
+        """Names of a note type's fields, None if there is no such type."""
+        with self._translated():
+            model = self._collection.models.by_name(note_type)
+        return None if model is None else [field["name"] for field in model["flds"]]
+
+    def find(self, tag: str) -> list[int]:
+        """Ids of the notes with a tag; it may end in ``*``."""
+        with self._translated():
+            return [int(found) for found in self._collection.find_notes(f"tag:{tag}")]
+
+    def notes(self, ids: Collection[int]) -> dict[int, Note]:
+        """Those of the notes that exist."""
+        found: dict[int, Note] = {}
+        wanted = sorted(ids)
+        with self._translated():
+            types = {
+                model.id: (model.name, self._collection.models.get(model.id)["flds"])
+                for model in self._collection.models.all_names_and_ids()
+            }
+            for at in range(0, len(wanted), _AT_ONCE):
+                some = ",".join(map(str, wanted[at : at + _AT_ONCE]))
+                query = f"SELECT id, mid, tags, flds FROM notes WHERE id IN ({some})"
+                for number, model, tags, values in self._collection.db.execute(query):
+                    name, fields = types[model]
+                    texts = zip((f["name"] for f in fields), values.split("\x1f"), strict=True)
+                    found[number] = Note(number, name, dict(texts), tuple(tags.split()))
+        return found
+
+    def add(self, notes: Sequence[NewNote]) -> list[int | None]:
+        """Make notes, all of them or none."""
+        from anki.collection import AddNoteRequest
+
+        requests = []
+        with self._translated():
+            for new in notes:
+                note = self._collection.new_note(self._collection.models.by_name(new.note_type))
+                for name, value in new.fields.items():
+                    note[name] = value
+                note.tags = list(new.tags)
+                deck = self._collection.decks.id_for_name(new.deck)
+                requests.append(AddNoteRequest(note, deck))
+            self._collection.add_notes(requests)
+        return [int(request.note.id) or None for request in requests]
+
+    def write(self, fields: Mapping[int, Mapping[str, str]]) -> None:
+        """Write fields of notes: id -> name -> HTML; all of them or none."""
+        with self._translated():
+            notes = []
+            for number, values in fields.items():
+                note = self._collection.get_note(number)
+                for name, value in values.items():
+                    note[name] = value
+                notes.append(note)
+            self._collection.update_notes(notes)
+
+    def tag(self, ids: Collection[int], tag: str) -> None:
+        """Give notes a tag."""
+        with self._translated():
+            self._collection.tags.bulk_add(list(ids), tag)
+
+    def untag(self, ids: Collection[int], tag: str) -> None:
+        """Take a tag from notes."""
+        with self._translated():
+            self._collection.tags.bulk_remove(list(ids), tag)
+
+    def suspend(self, ids: Collection[int]) -> None:
+        """Suspend all cards of notes."""
+        with self._translated():
+            self._collection.sched.suspend_notes(list(ids))
+
+    def media(self, names: Collection[str]) -> dict[str, str]:
+        """MD5 of the media files of these names that exist, in hexadecimal."""
+        found = {}
+        for name in names:
+            with self._translated(), contextlib.suppress(FileNotFoundError):
+                found[name] = hashlib.md5(self._file(name).read_bytes()).hexdigest()  # noqa: S324
+        return found
+
+    def store(self, name: str, data: bytes) -> None:
+        """Write a media file whole, or leave what was there."""
+        # Beside the folder, on the same disk: what lies in it would be synced by Anki.
+        fresh = self.path.with_name(f".{name}.fresh")
+        with self._translated():
+            try:
+                fresh.write_bytes(data)
+                fresh.replace(self._file(name))
+            finally:
+                fresh.unlink(missing_ok=True)
+
+    def _file(self, name: str) -> Path:
+        if os.path.basename(name) != name or name in ("", ".", ".."):  # noqa: PTH119
+            raise AnkiError(
+                f"{name!r} is no name of a media file", remedy="Correct the template that made it"
+            )
+        return Path(self._collection.media.dir(), name)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        from anki.errors import AnkiException
+
+        try:
+            yield
+        except AnkiException as error:
+            raise _said(self.shown, str(error)) from error
+        except OSError as error:
+            raise _said(self.shown, error.strerror or str(error)) from error
+
+
+def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
+    """Make an empty collection with Anki's own note types.
+
+    Args:
+        path: where its file goes; missing folders are made.
+        decks: names of the decks it is to have.
+
+    Raises:
+        AnkiError: the file exists, or cannot be made.
+    """
+    if path.exists():
+        raise AnkiError(f"{path} exists already", remedy="Name another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    collection = _open(path)
+    for deck in decks:
+        collection.decks.id(deck)
+    collection.close()
+
+
+def _open(path: Path) -> Any:
+    # The package needs a third of a second to be imported, which only Anki's own runs pay.
+    from anki.collection import Collection as AnkiCollection
+
+    make: Callable[[str], Any] = AnkiCollection
+    return make(str(path))
+
+
+def _demand_collection(path: Path) -> None:
+    """Refuse what is no collection; Anki would make one of any empty or other database."""
+    remedy = "Set ANKI_COLLECTION to the collection.anki2 of your profile"
+    if not path.is_file():
+        raise AnkiError(f"There is no collection {path}", remedy=remedy)
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as file:
+            known = file.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('col','notes')")
+            if known.fetchone() == (2,):
+                return
+    except sqlite3.OperationalError as error:
+        raise _said(f"the collection {path}", str(error)) from error
+    except sqlite3.DatabaseError:
+        pass
+    raise AnkiError(f"{path} is no collection of Anki", remedy=remedy)
+
+
+_KNOWN = (
+    (
+        AnkiGone,
+        ("already open", "locked"),
+        "another program has it open",
+        "Close Anki, or install AnkiConnect in it and set ANKI_CONNECT_URL",
+    ),
+    (
+        AnkiError,
+        ("full", "No space left"),
+        "the disk is full",
+        "Free space and run again; what was confirmed is kept",
+    ),
+    (
+        AnkiError,
+        ("readonly", "Permission denied", "Read-only", "unable to open", "CannotOpen"),
+        "it cannot be written",
+        "Give this user the right to write the file, its folder and its media",
+    ),
+    (
+        AnkiError,
+        ("too new", "newer version"),
+        "a newer Anki has written it",
+        "Install a newer anki package, or use AnkiConnect",
+    ),
+)
+
+
+def _said(shown: str, text: str) -> AnkiError:
+    for kind, words, problem, remedy in _KNOWN:
+        if any(word in text for word in words):
+            return kind(f"{shown}: {problem} ({text.strip()[:200]})", remedy=remedy)
+    return AnkiError(
+        f"{shown}: {text.strip()[:300]}", remedy="Check the collection in Anki, then run again"
+    )

@@ -1,0 +1,175 @@
+"""What a card shows, read from PostgreSQL: one query for all contents, read as a stream.
+
+Of a content's fragments a card shows the best ``target_learning_item`` and the three best
+``real_life_example``, each with its best recording. Best is who has the highest average rating;
+who has none comes last; among equals the newest comes first. Ratings of fragments are those that
+name no asset.
+"""
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from markupsafe import Markup
+from sqlalchemy.orm import Session
+
+from pipeline.tables.content import learning_content
+from pipeline.tables.ledger import quarantine
+
+ITEM = "target_learning_item"
+EXAMPLE = "real_life_example"
+EXAMPLES = 3
+_AT_ONCE = 500
+_FILE = re.compile(r"asset_([1-9][0-9]{0,8})\.mp3")
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A recording, which Anki keeps as a file named after its id.
+
+    Attributes:
+        asset_id: id of the asset.
+        md5: of its bytes, in hexadecimal.
+    """
+
+    asset_id: int
+    md5: str
+
+    @property
+    def file(self) -> str:
+        """Its name in Anki's media folder, whatever kind of recording it is."""
+        return f"asset_{self.asset_id}.mp3"
+
+    def __html__(self) -> str:
+        """What makes Anki play it."""
+        return Markup("[sound:{}]").format(self.file)
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A fragment as a card shows it."""
+
+    id: int
+    native_text: str
+    body_text: str
+    ipa: str | None
+    extra: str | None
+    sound: Sound | None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A content as a card shows it."""
+
+    id: int
+    title: str
+    content_type: str
+    language: str
+    native_text: str
+    translation: str
+    ipa: str
+    difficulty_level: int | None
+    tags: list[str] | None
+    item: Fragment | None
+    examples: tuple[Fragment, ...]
+
+
+_QUERY = """
+WITH rated AS (
+  SELECT f.id, f.learning_content_id, f.fragment_type, f.native_text, f.body_text, f.ipa, f.extra,
+    row_number() OVER (PARTITION BY f.learning_content_id, f.fragment_type
+      ORDER BY r.score DESC NULLS LAST, f.created_at DESC NULLS LAST, f.id DESC) AS place
+  FROM content_fragments AS f
+  LEFT JOIN (SELECT fragment_id, avg(rank_score) AS score FROM rankings
+    WHERE asset_id IS NULL GROUP BY fragment_id) AS r ON r.fragment_id = f.id
+  WHERE f.fragment_type IN (:item, :example)
+    AND (:every OR f.learning_content_id = ANY(:ids))
+), chosen AS (
+  SELECT * FROM rated WHERE place <= CASE fragment_type WHEN :item THEN 1 ELSE :examples END
+), heard AS (
+  SELECT DISTINCT ON (a.fragment_id) a.fragment_id, a.id
+  FROM fragment_assets AS a JOIN chosen AS f ON f.id = a.fragment_id
+  LEFT JOIN (SELECT asset_id, avg(rank_score) AS score FROM rankings GROUP BY asset_id) AS r
+    ON r.asset_id = a.id
+  WHERE a.asset_type = 'audio' AND octet_length(a.asset_data) > 0
+  ORDER BY a.fragment_id, r.score DESC NULLS LAST, a.created_at DESC NULLS LAST, a.id DESC
+), shown AS (
+  SELECT f.learning_content_id, json_agg(json_build_object('type', f.fragment_type, 'id', f.id,
+    'native_text', f.native_text, 'body_text', f.body_text, 'ipa', f.ipa, 'extra', f.extra,
+    'asset_id', a.id, 'md5', md5(a.asset_data)) ORDER BY f.place) AS fragments
+  FROM chosen AS f LEFT JOIN heard AS h ON h.fragment_id = f.id
+  LEFT JOIN fragment_assets AS a ON a.id = h.id
+  GROUP BY f.learning_content_id
+)
+SELECT c.id, c.title, c.content_type, c.language, c.native_text, c.translation, c.ipa,
+  c.difficulty_level, c.tags, coalesce(s.fragments, '[]') AS shown
+FROM learning_content AS c LEFT JOIN shown AS s ON s.learning_content_id = c.id
+WHERE :every OR c.id = ANY(:ids) ORDER BY c.id
+"""
+
+
+def read(session: Session, ids: Collection[int] | None = None) -> Iterator[Content]:
+    """Contents by id, a part of them in memory at a time.
+
+    Args:
+        session: with PostgreSQL.
+        ids: only these; None for all.
+    """
+    rows = session.execute(
+        sa.text(_QUERY),
+        {
+            "item": ITEM,
+            "example": EXAMPLE,
+            "examples": EXAMPLES,
+            "every": ids is None,
+            "ids": list(ids or ()),
+        },
+        execution_options={"yield_per": _AT_ONCE},
+    )
+    for row in rows.mappings():
+        values: dict[str, Any] = dict(row)
+        shown = [(fragment.pop("type"), _fragment(fragment)) for fragment in values.pop("shown")]
+        item = next((fragment for kind, fragment in shown if kind == ITEM), None)
+        examples = tuple(fragment for kind, fragment in shown if kind == EXAMPLE)
+        yield Content(**values, item=item, examples=examples)
+
+
+def _fragment(values: dict[str, Any]) -> Fragment:
+    asset_id, md5 = values.pop("asset_id"), values.pop("md5")
+    return Fragment(**values, sound=None if asset_id is None else Sound(asset_id, md5))
+
+
+def recordings(session: Session, sounds: Collection[Sound]) -> Iterator[tuple[Sound, bytes]]:
+    """The bytes of recordings, one in memory at a time."""
+    by_id = {sound.asset_id: sound for sound in sounds}
+    rows = session.execute(
+        sa.text("SELECT id, asset_data FROM fragment_assets WHERE id = ANY(:ids) ORDER BY id"),
+        {"ids": list(by_id)},
+        execution_options={"yield_per": 1},
+    )
+    for asset_id, data in rows:
+        yield by_id[asset_id], bytes(data)
+
+
+def digests(session: Session, files: Collection[str]) -> dict[str, str]:
+    """MD5 of the recordings of these names, those that are no recording's left out."""
+    named = [int(met[1]) for name in files if (met := _FILE.fullmatch(name))]
+    query = sa.text("SELECT id, md5(asset_data) FROM fragment_assets WHERE id = ANY(:ids)")
+    sounds = (Sound(asset_id, md5) for asset_id, md5 in session.execute(query, {"ids": named}))
+    return {sound.file: sound.md5 for sound in sounds}
+
+
+def ids(session: Session) -> set[int]:
+    """Ids of all contents."""
+    return set(session.scalars(sa.select(learning_content.c.id)))
+
+
+def in_quarantine(session: Session) -> set[int]:
+    """Ids of contents that the source has and the target could not take."""
+    if not session.scalar(sa.select(sa.func.to_regclass(quarantine.fullname).is_not(None))):
+        return set()
+    of_contents = quarantine.c.table_name == learning_content.name
+    keys = session.scalars(sa.select(quarantine.c.source_key).where(of_contents))
+    return {int(key) for key in keys if key and key.isdecimal()}
