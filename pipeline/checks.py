@@ -26,6 +26,15 @@ DESCRIPTIONS = {
     "conversions": "No value was changed in a way that cannot be undone.",
     "conflicts": "No row was changed in the target as well; of those that were, one side is kept.",
     "mended": "No value stands in the place of the source's because a person mended it.",
+    "confirmed": "Everything that was written was read back from Anki as it should be.",
+    "content_exists": "The content of every card is in PostgreSQL, or waits in quarantine.",
+    "one_card": "No content has more than one card.",
+    "export_hash": "What was exported of every card is what rendering gives now.",
+    "note_exists": "The note of every card is in Anki and has the tag of its content.",
+    "recordings": "Every file that a note plays is in Anki, with the bytes of its asset.",
+    "embedding_card": "The card of every embedding is there.",
+    "embedding_dimension": "Every vector has as many numbers as it says.",
+    "vector_search": "What is searched are the embeddings, one for each card and side.",
 }
 """What every check proves, by name."""
 

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import dagster as dg
 import typer
@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from pipeline import environment, progress, quarantine_files, report, settings, storage
+from pipeline.anki.outcomes import Removed
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
 from pipeline.move import mending, quarantine, schema, tracking
@@ -41,6 +42,8 @@ kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend t
 app.add_typer(kept, name="quarantine")
 tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
 app.add_typer(tracked, name="track")
+followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
+app.add_typer(followed, name="anki")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -198,6 +201,46 @@ def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> N
     console.print(f"{gone:,} mended values forgotten; run pipeline migrate to go by the source")
 
 
+@followed.command("sync")
+def anki_sync(
+    deck: Annotated[
+        str | None, typer.Option(help="Where notes of new cards go; otherwise ANKI_DECK.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Only these contents: ids, with commas.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, show all.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also over a learner's edits; deleted notes are made again."),
+    ] = False,
+    removed: Annotated[
+        str, typer.Option(help="Notes without content: report, tag or suspend.")
+    ] = "report",
+    create_deck: Annotated[
+        bool, typer.Option("--create-deck", help="Make decks that Anki does not have.")
+    ] = False,
+) -> None:
+    """Make and update notes in Anki, and check contents, cards and notes against each other."""
+    if removed not in get_args(Removed):
+        raise SettingsError(f"--removed cannot be {removed}", remedy="Take report, tag or suspend")
+    config = {
+        "deck": deck,
+        "ids": _ids(only),
+        "dry_run": dry_run,
+        "force": force,
+        "removed": removed,
+        "create_deck": create_deck,
+    }
+    raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run))
+
+
+@followed.command("check")
+def anki_check() -> None:
+    """Check contents, cards, notes, recordings and vectors against each other."""
+    raise typer.Exit(_follow("anki_check"))
+
+
 @app.command()
 def selftest() -> None:
     """Plant one fault at a time in a scratch copy, and show which check catches it."""
@@ -329,13 +372,48 @@ def _run(job_name: str, *, tables: list[str] | None = None, full: bool = False) 
 
 
 def _result_of(
-    job_name: str, *, tables: list[str] | None = None, full: bool = False
+    job_name: str,
+    *,
+    tables: list[str] | None = None,
+    full: bool = False,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dg.ExecuteInProcessResult:
     # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
     from pipeline import runs
 
     with runs.instance() as instance, _live():
-        return runs.run(job_name, opened=instance, tables=tables, full=full)
+        return runs.run(job_name, opened=instance, tables=tables, full=full, steps=steps)
+
+
+def _follow(
+    job_name: str, *, config: Mapping[str, Any] | None = None, dry_run: bool = False
+) -> int:
+    """Run a job of Anki with live output; returns the exit code."""
+    started = time.perf_counter()
+    found = _ready()
+    anki = environment.anki(settings.load())
+    _say_where(found)
+    console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
+    result = _result_of(job_name, steps=None if config is None else {"follow_contents": config})
+    report.show_following(console, result.all_events)
+    if result.success and all(table.proven for table in report.tables_of(result.all_events)):
+        seconds = time.perf_counter() - started
+        said = "nothing was changed" if dry_run else "[green]consistent[/]"
+        console.print(f"{said} in {seconds:.1f} s, run {result.run_id}")
+        return 0
+    return _failed(result)
+
+
+def _ids(text: str | None) -> list[int]:
+    """Ids that a person wrote with commas between.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts) or (text is not None and not parts):
+        raise SettingsError(f"--only cannot be {text!r}", remedy="Write ids like 1,2,3")
+    return [int(part) for part in parts]
 
 
 def _failed(result: dg.ExecuteInProcessResult) -> int:

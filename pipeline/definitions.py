@@ -3,9 +3,10 @@
 import dagster as dg
 
 from pipeline import jobs, settings, ticks
+from pipeline.anki_assets import embeddings_spec, following_assets, following_checks
 from pipeline.assets import plan_asset, table_assets
 from pipeline.housekeeping import housekeeping_asset
-from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
 from pipeline.standing import table_checks
 from pipeline.tables import content
 
@@ -18,24 +19,36 @@ _moves = table_assets(
 )
 _housekeeping = housekeeping_asset(group=_GROUP, owners=_OWNERS)
 _standing = table_checks(_tables)
+_anki = following_assets(_tables, group="anki", owners=_OWNERS)
+_embeddings = embeddings_spec(group="anki")
+_across = following_checks()
 _verify = jobs.verify(_standing)
 _sync = jobs.sync(_moves, _standing, _housekeeping)
+_anki_sync = jobs.anki_sync(_anki, _across)
 
 defs = dg.Definitions(
-    assets=[_plan, *_moves, _housekeeping],
-    asset_checks=_standing,
+    assets=[_plan, *_moves, _housekeeping, _anki, _embeddings],
+    asset_checks=[*_standing, *_across],
     jobs=[
         jobs.plan(_plan),
         jobs.migrate(_moves, _standing),
         _sync,
         jobs.redrive(_moves, _standing),
         _verify,
+        _anki_sync,
+        jobs.anki_check(_across),
     ],
     schedules=[
-        ticks.schedule(_sync, _settings.sync_cron, on=_settings.sync_on),
-        ticks.schedule(_verify, _settings.verify_cron),
+        ticks.schedule(_sync, _settings.sync_cron, setting="SYNC_CRON", on=_settings.sync_on),
+        ticks.schedule(_verify, _settings.verify_cron, setting="VERIFY_CRON"),
+        ticks.schedule(_anki_sync, _settings.anki.cron, setting="ANKI_CRON"),
     ],
     sensors=[ticks.source_sensor(_sync, on=_settings.sync_on)],
-    resources={"source": SourceDatabase(), "target": TargetDatabase()},
+    resources={
+        "source": SourceDatabase(),
+        "target": TargetDatabase(),
+        "application": Application(),
+        "anki": AnkiCollection(),
+    },
     executor=dg.in_process_executor,
 )

@@ -1,4 +1,4 @@
-"""From settings to databases that answer: the sample source, the embedded server."""
+"""From settings to what answers: the sample source, the embedded server, Anki."""
 
 import contextlib
 from dataclasses import dataclass
@@ -6,7 +6,11 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from pipeline.anki.collection import CollectionFile, make_collection
+from pipeline.anki.connect import AnkiConnect
+from pipeline.anki.notes import Anki
 from pipeline.embedded import ensure_server
+from pipeline.move.errors import SettingsError
 from pipeline.sample import make_sample
 from pipeline.settings import Settings, libpq, shown
 
@@ -52,3 +56,32 @@ def databases(settings: Settings) -> Databases:
             make_sample(source)
     target = settings.given_target or ensure_server(settings.server_data)
     return Databases(source, target, settings.snapshots)
+
+
+def anki(settings: Settings) -> Anki:
+    """Anki as the settings name it; it is opened by entering it.
+
+    A sample collection is made where the sample is the source and the settings name none.
+
+    Raises:
+        SettingsError: there is none, or more than one.
+        AnkiError: the sample collection cannot be made.
+    """
+    named = settings.anki
+    if named.collection and named.connect_url:
+        raise SettingsError(
+            "ANKI_COLLECTION and ANKI_CONNECT_URL are both set",
+            remedy="Set the file while Anki is closed, the URL while it is running",
+        )
+    if named.connect_url:
+        return AnkiConnect(named.connect_url, key=named.connect_key, timeout=named.timeout)
+    if named.collection:
+        return CollectionFile(named.collection)
+    if settings.source_path != settings.sample_path:
+        raise SettingsError(
+            "No Anki is named",
+            remedy="Set ANKI_CONNECT_URL (http://127.0.0.1:8765) or ANKI_COLLECTION",
+        )
+    if not settings.sample_collection.exists():
+        make_collection(settings.sample_collection, decks=[named.deck])
+    return CollectionFile(settings.sample_collection)

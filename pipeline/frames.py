@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.anki.outcomes import Outcome
 from pipeline.move.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
 from pipeline.move.plan import TablePlan
 
@@ -83,6 +84,19 @@ def of_plan(plans: Sequence[TablePlan]) -> Frames:
 def reasons(found: Iterable[Quarantined]) -> pd.DataFrame:
     """Why rows are in quarantine, or would be."""
     return _frame(_reason(each) for each in found)
+
+
+def of_outcomes(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """What became of contents in Anki."""
+    return _frame(
+        {
+            "content": outcome.content_id,
+            "title": outcome.title,
+            "what": outcome.action,
+            "detail": outcome.detail,
+        }
+        for outcome in outcomes
+    )
 
 
 def markdown(frame: pd.DataFrame) -> str:

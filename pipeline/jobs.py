@@ -72,6 +72,25 @@ def plan(asset: dg.AssetsDefinition) -> "Job":
     )
 
 
+def anki_sync(following: dg.AssetsDefinition, checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
+    """Let Anki follow the contents."""
+    return _job(
+        "anki_sync",
+        dg.AssetSelection.assets(following) | dg.AssetSelection.checks(*checks),
+        "Let the notes in Anki and the cards in SQLite follow the contents in PostgreSQL, and check"
+        " all three against each other. Notes are never deleted, a learner's edits stay.",
+    )
+
+
+def anki_check(checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
+    """Check Anki, cards and vectors against the contents."""
+    return _job(
+        "anki_check",
+        dg.AssetSelection.checks(*checks),
+        "Check PostgreSQL, SQLite and Anki against each other. Nothing is written.",
+    )
+
+
 def _moves_alone(
     moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
 ) -> dg.AssetSelection:

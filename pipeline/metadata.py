@@ -9,6 +9,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from pipeline import frames
+from pipeline.anki.embeddings import Observed
+from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
 from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
@@ -22,10 +24,17 @@ PLAN = "plan"
 _PREVIEW_ROWS = 5
 _PREVIEW_LETTERS = 60
 
+NOTES = "anki_notes"
+"""The asset that is the notes in Anki."""
 
-def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
-    """What is known of a table before it has ever moved."""
-    constraints = ", ".join(sorted(str(c.name) for c in table.constraints))
+OUTCOMES = "outcomes"
+"""Under this name a sync with Anki tells programs what became of contents."""
+
+_OUTCOMES = 500
+
+
+def columns(table: sa.Table) -> dict[str, dg.MetadataValue]:
+    """The columns of a table."""
     return {
         "dagster/column_schema": dg.MetadataValue.table_schema(
             dg.TableSchema(
@@ -41,7 +50,15 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
                     for column in table.columns
                 ]
             )
-        ),
+        )
+    }
+
+
+def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
+    """What is known of a table before it has ever moved."""
+    constraints = ", ".join(sorted(str(c.name) for c in table.constraints))
+    return {
+        **columns(table),
         "dagster/table_name": dg.MetadataValue.text(f"public.{table.name}"),
         "constraints": dg.MetadataValue.text(constraints),
         "indexes": dg.MetadataValue.text(", ".join(sorted(str(i.name) for i in table.indexes))),
@@ -124,3 +141,39 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
         f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
     )
     return pd.DataFrame(rows, columns=[c.name for c in table.columns], dtype=object)
+
+
+def of_following(report: Report) -> dict[str, dg.MetadataValue]:
+    """What a sync with Anki did, or would do."""
+    shown: dict[str, dg.MetadataValue] = {
+        action.replace(" ", "_"): dg.MetadataValue.int(report.counts[action]) for action in ACTIONS
+    }
+    shown |= {
+        "recordings": dg.MetadataValue.int(report.media_files),
+        "recorded_bytes": dg.MetadataValue.int(report.media_bytes),
+        "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+    }
+    if report.outcomes:
+        some = report.outcomes[:_OUTCOMES]
+        shown["contents"] = dg.MetadataValue.md(frames.markdown(frames.of_outcomes(some)))
+        shown[OUTCOMES] = dg.MetadataValue.json([asdict(outcome) for outcome in some])
+    return shown
+
+
+def of_cards(report: Report) -> dict[str, dg.MetadataValue]:
+    """What a sync with Anki did to the cards: what Anki confirmed."""
+    written = {name: report.counts[name] for name in (*CONFIRMED, "skipped")}
+    return {name: dg.MetadataValue.int(number) for name, number in written.items()}
+
+
+def of_embeddings(found: Observed) -> dict[str, dg.MetadataValue]:
+    """What there is of embeddings."""
+    shown: dict[str, dg.MetadataValue] = {
+        "embeddings": dg.MetadataValue.int(found.embeddings),
+        "cards": dg.MetadataValue.int(found.cards),
+        "by_type": dg.MetadataValue.json(found.by_type),
+        "by_dimension": dg.MetadataValue.json(found.by_dimension),
+    }
+    if found.newest:
+        shown["newest"] = dg.MetadataValue.text(found.newest)
+    return shown

@@ -16,10 +16,15 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from pipeline import frames
+from pipeline.anki.outcomes import ACTIONS, Outcome
+from pipeline.metadata import NOTES, OUTCOMES
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.work import Progress
-from pipeline.selftest import Outcome
+from pipeline.selftest import Outcome as Planted
+
+_LINES = 40
+"""So many outcomes are printed; the UI shows more."""
 
 
 @dataclass
@@ -74,7 +79,7 @@ def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
             yield said or (cause.message.strip() if cause else "A step failed without a message.")
     for node in result.job_def.nodes_in_topological_order:
         if started and node.name not in started:
-            yield f"{node.name} did not move, because a table before it failed."
+            yield f"{node.name} did not run, because a step before it failed."
 
 
 def show(console: Console, tables: list[TableReport]) -> None:
@@ -86,6 +91,36 @@ def show(console: Console, tables: list[TableReport]) -> None:
         console.print(_quarantine(moved))
     if any(table.checks for table in tables):
         console.print(_checks(tables))
+
+
+def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
+    """Print what became of contents in Anki, and every check's result."""
+    for shown in _told(events):
+        counts = {action: shown[action.replace(" ", "_")].value for action in ACTIONS}
+        said = ", ".join(f"{number:,} {action}" for action, number in counts.items() if number)
+        console.print(f"{said or 'no contents'}; {shown['recordings'].value:,} recordings stored")
+        if OUTCOMES in shown:
+            some = [Outcome(**outcome) for outcome in shown[OUTCOMES].value[:_LINES]]
+            console.print(_framed("In Anki", frames.of_outcomes(some)))
+            more = sum(counts.values()) - counts["skipped"] - len(some)
+            if more > 0:
+                console.print(f"  and {more:,} more")
+    if checked := tables_of(events):
+        console.print(_checks(checked))
+
+
+def _told(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
+    """What a sync with Anki said of its notes, whether it changed them or only looked."""
+    for event in events:
+        data: Any = event.event_specific_data
+        if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+            said = data.asset_observation
+        elif event.is_step_materialization:
+            said = data.materialization
+        else:
+            continue
+        if said.asset_key.to_user_string() == NOTES:
+            yield dict(said.metadata)
 
 
 def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:
@@ -166,7 +201,7 @@ def _checks(tables: list[TableReport]) -> Table:
     return grid
 
 
-def show_outcomes(console: Console, outcomes: Iterable[Outcome]) -> None:
+def show_outcomes(console: Console, outcomes: Iterable[Planted]) -> None:
     """Print what was planted, which checks found it, and what they said."""
     grid = _grid("Planted", "difference", "caught by", "as", "")
     for outcome in outcomes:

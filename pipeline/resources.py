@@ -1,4 +1,6 @@
-"""Source and target as Dagster resources: opened at first use, closed when the run ends.
+"""Source, target, application and Anki as Dagster resources.
+
+They are opened at first use and closed when the run ends.
 
 Their configuration holds no URL, so no password ever stands in a run's configuration; URLs come
 from the settings of the process that runs the step.
@@ -13,7 +15,8 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
-from pipeline import settings
+from pipeline import environment, settings
+from pipeline.anki.notes import Anki
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
 from pipeline.move import mending
@@ -23,6 +26,7 @@ from pipeline.move.live import LiveSource, pinned
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
 from pipeline.move.target import Target
 from pipeline.move.transaction import TableMover
+from pipeline.services.manager import HybridDatabaseManager
 from pipeline.settings import Settings
 
 MakeMover = Callable[[Target, Settings], contextlib.AbstractContextManager[TableMover]]
@@ -176,3 +180,48 @@ def _run_folder(snapshots: Path, run_id: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The application's own door to both databases."""
+
+    _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _manager: HybridDatabaseManager | None = PrivateAttr(default=None)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
+        """Close all connections."""
+        self._exit.close()
+
+    def open(self) -> HybridDatabaseManager:
+        """Sessions with both databases.
+
+        Raises:
+            SettingsError: a URL is malformed.
+            TargetError: the embedded server does not start.
+        """
+        if self._manager is None:
+            self._manager = self._exit.enter_context(HybridDatabaseManager.of_settings())
+        return self._manager
+
+
+class AnkiCollection(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Anki, by its collection's file or by AnkiConnect; a file is locked until the run ends."""
+
+    _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _anki: Anki | None = PrivateAttr(default=None)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
+        """Let Anki go."""
+        self._exit.close()
+
+    def open(self) -> Anki:
+        """Anki, ready to be asked.
+
+        Raises:
+            SettingsError: the settings name none, or more than one.
+            AnkiGone: it does not answer, or another program has the file open.
+            AnkiError: it cannot be used.
+        """
+        if self._anki is None:
+            self._anki = self._exit.enter_context(environment.anki(settings.load()))
+        return self._anki

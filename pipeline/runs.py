@@ -6,19 +6,21 @@ its process, and the next one reports those whose process is gone as failed.
 
 import os
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 import psutil
 import psycopg2
+import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from pipeline import checks
 from pipeline.assets import MoveConfig, run_config
 from pipeline.definitions import defs
+from pipeline.settings import DAGSTER_OPTIONS
 
 PROCESS = "pipeline/process"
 """Tag that names a run's process: host, number and start, so that a reused number is no match."""
@@ -53,6 +55,7 @@ def run(
     opened: dg.DagsterInstance,
     tables: Collection[str] | None = None,
     full: bool = False,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a job to its end; its success or failure is in the result.
 
@@ -61,6 +64,7 @@ def run(
         opened: Dagster's instance.
         tables: those of its assets that are run, None for all.
         full: every value is looked at, whatever the job's own configuration says.
+        steps: configuration of steps, by name.
     """
     _report_lost(opened)
     job = _job(job_name, tables)
@@ -70,6 +74,8 @@ def run(
         config |= run_config(names, MoveConfig())
     elif "ops" in config:
         config["ops"] = {name: config["ops"][name] for name in names}
+    if steps is not None:
+        config |= {"ops": {name: {"config": dict(step)} for name, step in steps.items()}}
     return job.execute_in_process(
         instance=opened,
         raise_on_error=False,
@@ -89,6 +95,11 @@ def _job(name: str, tables: Collection[str] | None) -> dg.JobDefinition:
 
 
 def _ping(connection: Any, *_: object) -> None:
+    # Every pool of this process asks; only Dagster's lack a way of their own.
+    if not isinstance(connection, psycopg2.extensions.connection) or (
+        DAGSTER_OPTIONS not in connection.info.options
+    ):
+        return
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")

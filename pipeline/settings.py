@@ -20,6 +20,8 @@ DAGSTER_URL = "PIPELINE_DAGSTER_URL"
 """The variable by which dagster.yaml learns where Dagster keeps its runs."""
 DAGSTER_FILES = "PIPELINE_DAGSTER_FILES"
 """The variable by which dagster.yaml learns where Dagster keeps what steps print."""
+DAGSTER_OPTIONS = "-csearch_path=dagster -ctimezone=UTC"
+"""By these a connection of Dagster's own is known."""
 
 
 class PolicySettings(BaseSettings):
@@ -249,7 +251,7 @@ def dagster_url(url: URL) -> str:
     """Where Dagster keeps its runs: the same database, in a schema ``dagster`` of its own."""
     own = url.set(drivername="postgresql+psycopg2")
     # Dagster fills some columns with the server's local time and reads them as UTC.
-    own = own.update_query_dict({"options": "-csearch_path=dagster -ctimezone=UTC"})
+    own = own.update_query_dict({"options": DAGSTER_OPTIONS})
     return own.render_as_string(hide_password=False)
 
 

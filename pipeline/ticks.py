@@ -41,12 +41,13 @@ _WAITING = [
 Tick = Iterator[dg.RunRequest | dg.SkipReason]
 
 
-def schedule(job: "Job", cron: str, *, on: bool = False) -> dg.ScheduleDefinition:
+def schedule(job: "Job", cron: str, *, setting: str, on: bool = False) -> dg.ScheduleDefinition:
     """A schedule of a job that skips a tick while a run is under way.
 
     Args:
         job: what is started.
         cron: when.
+        setting: the setting that says so.
         on: whether it runs without being switched on first.
 
     Raises:
@@ -68,7 +69,7 @@ def schedule(job: "Job", cron: str, *, on: bool = False) -> dg.ScheduleDefinitio
             execution_fn=tick,
         )
     except (dg.DagsterInvalidDefinitionError, ValueError) as error:
-        raise _unusable(job.name, cron, zone) from error
+        raise _unusable(setting, cron, zone) from error
 
 
 def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
@@ -121,9 +122,9 @@ def interval(cron: str) -> timedelta:
         if len(ticks) < 2:
             ticks = _ticks(cron, zone, days=9 * 366)
     except (dg.DagsterInvalidDefinitionError, ValueError, KeyError) as error:
-        raise _unusable("sync", cron, zone) from error
+        raise _unusable("SYNC_CRON", cron, zone) from error
     if len(ticks) < 2:
-        raise _unusable("sync", cron, zone)
+        raise _unusable("SYNC_CRON", cron, zone)
     return max(later - tick for tick, later in itertools.pairwise(ticks))
 
 
@@ -158,8 +159,8 @@ def under_way(instance: dg.DagsterInstance) -> str | None:
     return f"{found.target_shown} is held by {holder}." if holder else None
 
 
-def _unusable(job: str, cron: str, zone: str) -> SettingsError:
+def _unusable(setting: str, cron: str, zone: str) -> SettingsError:
     return SettingsError(
-        f"The schedule of {job} cannot be {cron!r} in time zone {zone!r}",
-        remedy=f"Correct {job.upper()}_CRON (such as 0 3 * * *) or SCHEDULE_ZONE",
+        f"{setting} cannot be {cron!r} in time zone {zone!r}",
+        remedy=f"Correct {setting} (such as 0 3 * * *) or SCHEDULE_ZONE",
     )

@@ -242,8 +242,8 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
     assert ran.err.splitlines()[:-1] == [
         "content_fragments was rolled back: the proof failed (digests). Look at the named rows in"
         " the check's result; the target is as it was before.",
-        "fragment_assets did not move, because a table before it failed.",
-        "rankings did not move, because a table before it failed.",
+        "fragment_assets did not run, because a step before it failed.",
+        "rankings did not run, because a step before it failed.",
     ]
 
 

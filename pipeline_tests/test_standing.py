@@ -1348,6 +1348,6 @@ def test_a_wrong_schedule_is_one_sentence(
     )
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "The schedule of verify cannot be 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
+        "VERIFY_CRON cannot be 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
         " (such as 0 3 * * *) or SCHEDULE_ZONE."
     ]

@@ -260,8 +260,8 @@ def test_a_table_that_fails_leaves_later_ones_as_they_are(
     first, *rest = ran.err.splitlines()
     assert "the user lacks a right (not today)" in first
     assert rest[:-1] == [
-        "fragment_assets did not move, because a table before it failed.",
-        "rankings did not move, because a table before it failed.",
+        "fragment_assets did not run, because a step before it failed.",
+        "rankings did not run, because a step before it failed.",
     ]
     assert rest[-1].startswith("failed, run ")
     assert counts(target_url) == {

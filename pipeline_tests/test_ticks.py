@@ -193,7 +193,7 @@ def test_a_wrong_time_is_an_error_that_names_its_setting(
     with pytest.raises(SettingsError) as failed:
         loaded_anew()
     assert str(failed.value) == (
-        f"The schedule of sync cannot be {cron!r} in time zone {zone!r}."
+        f"SYNC_CRON cannot be {cron!r} in time zone {zone!r}."
         " Correct SYNC_CRON (such as 0 3 * * *) or SCHEDULE_ZONE."
     )
 

@@ -5,21 +5,24 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
-from pipeline.anki import cards, contents
+from pipeline.anki import cards, contents, outcomes
 from pipeline.anki.cards import Card
 from pipeline.anki.findings import (
     CardWithoutContent,
     ExportOutdated,
+    NotConfirmed,
     NoteMissing,
     NoteUntagged,
     RecordingWrong,
     SeveralCards,
 )
 from pipeline.anki.notes import Anki, Note, has_tag, tag_of
+from pipeline.anki.outcomes import Report
 from pipeline.anki.rendering import ExportHash, Renderer, played
 from pipeline.move.findings import OFFENDERS, CheckResult, Finding
 from pipeline.services.manager import HybridDatabaseManager
 
+CONFIRMED = "confirmed"
 OF_CARDS = ("content_exists", "one_card", "export_hash")
 OF_NOTES = ("note_exists", "recordings")
 
@@ -63,6 +66,17 @@ def of_notes(manager: HybridDatabaseManager, anki: Anki) -> list[CheckResult]:
     notes = anki.notes({card.note_id for card in exported if card.note_id is not None})
     with manager.get_postgres_session(snapshot=True) as session:
         return [_note_exists(exported, notes), _recordings(notes, session, anki)]
+
+
+def confirmed(report: Report) -> CheckResult:
+    """Whether Anki has taken everything that a sync wrote."""
+    failed = [
+        NotConfirmed(outcome.content_id, outcome.detail)
+        for outcome in report.outcomes
+        if outcome.action == "failed"
+    ]
+    written = sum(report.counts[action] for action in outcomes.CONFIRMED)
+    return result(CONFIRMED, failed, {"written": written})
 
 
 def result(

@@ -59,6 +59,14 @@ class RecordingWrong(Finding):
 
 
 @dataclass(frozen=True)
+class NotConfirmed(Finding):
+    """A content that did not get into Anki as it should be."""
+
+    content: int
+    why: str
+
+
+@dataclass(frozen=True)
 class EmbeddingWithoutCard(Finding):
     """An embedding of a card that is not there."""
 
@@ -91,6 +99,7 @@ _AnkiFinding = (
     | NoteMissing
     | NoteUntagged
     | RecordingWrong
+    | NotConfirmed
     | EmbeddingWithoutCard
     | DimensionDiffers
     | SearchDiffers
@@ -113,6 +122,8 @@ def _(finding: _AnkiFinding) -> str:
             return f"card {card}: note {note} lacks the tag {tag}"
         case RecordingWrong(note, file, problem):
             return f"note {note}: {file} is {problem}"
+        case NotConfirmed(content, why):
+            return f"content {content}: {why}"
         case EmbeddingWithoutCard(embedding, card):
             return f"embedding {embedding}: of card {card}, which is not there"
         case DimensionDiffers(embedding, says, has):

@@ -20,6 +20,8 @@ Action = Literal[
     "failed",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+CONFIRMED: tuple[Action, ...] = ("created", "updated", "adopted")
+"""What Anki has taken, and the cards know."""
 
 
 @dataclass(frozen=True)

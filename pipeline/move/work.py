@@ -21,7 +21,7 @@ from pipeline.move.watermarks import Watermark
 DELETE_SHARE = 0.25
 """A move may delete this share of a table's rows; more looks like a wrong source."""
 
-Phase = Literal["load", "compare", "prove"]
+Phase = Literal["load", "compare", "prove", "export"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,218 @@
+"""Assets and checks of what follows the contents: notes in Anki, cards and vectors in SQLite.
+
+One step brings notes and cards up to date together: a batch of notes is written to Anki, read back,
+and only then kept in the cards. It holds the target's lock, so no move comes between, and it does
+not begin while a proof of the target stands failed. A dry run materializes nothing; what it would
+do is observed.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import Field
+
+from pipeline import attempts, checks, gate, metadata, progress, settings
+from pipeline.anki import checks as anki_checks
+from pipeline.anki import embeddings
+from pipeline.anki.outcomes import Options, Removed
+from pipeline.anki.rendering import Renderer
+from pipeline.anki.sync import sync
+from pipeline.metadata import NOTES
+from pipeline.move.errors import PipelineError
+from pipeline.move.work import Progress
+from pipeline.resources import AnkiCollection, Application, TargetDatabase
+from pipeline.settings import AnkiSettings
+from pipeline.tables.anki import anki_cards, vector_embeddings
+
+CARDS, EMBEDDINGS = anki_cards.name, vector_embeddings.name
+STEP = "follow_contents"
+
+Results = Iterator[dg.AssetCheckResult]
+
+
+class AnkiConfig(dg.Config):
+    """What a run of ``anki_sync`` is to do."""
+
+    deck: str | None = Field(
+        default=None,
+        description="Where notes go whose content has no card yet; otherwise ANKI_DECK.",
+    )
+    ids: list[int] = Field(default=[], description="Only these contents; none means all.")
+    dry_run: bool = Field(default=False, description="Change nothing, tell what would be.")
+    force: bool = Field(
+        default=False,
+        description=(
+            "Write what rendering gives now, also over a learner's edits, and make notes again"
+            " that were deleted in Anki."
+        ),
+    )
+    removed: Removed = Field(
+        default="report",
+        description=(
+            "Notes of contents that are not there any more are only reported, get the tag"
+            " sync::removed, or get it and are suspended."
+        ),
+    )
+    create_deck: bool = Field(default=False, description="Make decks that Anki does not have.")
+
+    def options(self, named: AnkiSettings) -> Options:
+        """The same with what the settings say."""
+        return Options(
+            self.deck or named.deck,
+            named.note_type,
+            named.fields,
+            frozenset(self.ids) or None,
+            self.dry_run,
+            self.force,
+            self.removed,
+            self.create_deck,
+        )
+
+
+def following_assets(
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+) -> dg.AssetsDefinition:
+    """The assets that follow these tables: notes in Anki, cards in SQLite.
+
+    Args:
+        tables: those that hold the contents.
+        group: the assets' group.
+        owners: the assets' owners.
+    """
+
+    @dg.multi_asset(
+        name=STEP,
+        specs=[
+            dg.AssetSpec(
+                NOTES,
+                deps=[table.name for table in tables],
+                skippable=True,
+                group_name=group,
+                kinds={"anki"},
+                owners=list(owners),
+                description=(
+                    "A note in Anki for every content. What the learner edited, tagged or scheduled"
+                    " stays; notes are never deleted."
+                ),
+            ),
+            dg.AssetSpec(
+                CARDS,
+                deps=[NOTES],
+                skippable=True,
+                group_name=group,
+                kinds={"sqlite", "table"},
+                owners=list(owners),
+                description=str(anki_cards.info["description"]),
+                metadata=metadata.columns(anki_cards),
+            ),
+        ],
+        check_specs=_specs(NOTES, [anki_checks.CONFIRMED]),
+        description="Let notes and cards follow the contents.",
+    )
+    def followed(
+        context: dg.AssetExecutionContext,
+        config: AnkiConfig,
+        target: TargetDatabase,
+        application: Application,
+        anki: AnkiCollection,
+    ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
+        try:
+            # The lock first: what is proven now stays so until the end.
+            target.open()
+            gate.demand_proven(context.instance, [table.name for table in tables])
+            report = sync(
+                application.open(),
+                anki.open(),
+                Renderer(settings.load().anki.templates),
+                config.options(settings.load().anki),
+                on_progress=_reporter(context),
+            )
+        except PipelineError as error:
+            attempts.try_again(context, error, target)
+            raise checks.failure(error) from error
+        yield from checks.results(NOTES, [anki_checks.confirmed(report)])
+        told = {NOTES: metadata.of_following(report), CARDS: metadata.of_cards(report)}
+        for name, shown in told.items():
+            if config.dry_run:
+                context.log_event(dg.AssetObservation(name, metadata=shown))
+            else:
+                yield dg.MaterializeResult(asset_key=name, metadata=shown)
+
+    return followed
+
+
+def embeddings_spec(*, group: str) -> dg.AssetSpec:
+    """The vectors, which the application makes; they are observed when they are checked."""
+    return dg.AssetSpec(
+        EMBEDDINGS,
+        deps=[CARDS],
+        group_name=group,
+        kinds={"sqlite", "table"},
+        description=str(vector_embeddings.info["description"]),
+        metadata=metadata.columns(vector_embeddings),
+    )
+
+
+def following_checks() -> list[dg.AssetChecksDefinition]:
+    """The checks across PostgreSQL, SQLite and Anki."""
+
+    @dg.multi_asset_check(
+        name="check_cards",
+        specs=_specs(CARDS, anki_checks.OF_CARDS),
+        description="Check the cards.",
+    )
+    def of_cards(application: Application) -> Results:
+        named = settings.load().anki
+        try:
+            renderer = Renderer(named.templates)
+            found = anki_checks.of_cards(application.open(), renderer, named.fields)
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        yield from checks.results(CARDS, found)
+
+    @dg.multi_asset_check(
+        name="check_notes",
+        specs=_specs(NOTES, anki_checks.OF_NOTES),
+        description="Check the notes.",
+    )
+    def of_notes(application: Application, anki: AnkiCollection) -> Results:
+        try:
+            found = anki_checks.of_notes(application.open(), anki.open())
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        yield from checks.results(NOTES, found)
+
+    @dg.multi_asset_check(
+        name="check_embeddings",
+        specs=_specs(EMBEDDINGS, embeddings.OF_EMBEDDINGS),
+        description="Look at the vectors, and check them.",
+    )
+    def of_embeddings(context: dg.AssetCheckExecutionContext, application: Application) -> Results:
+        try:
+            manager = application.open()
+            seen, found = embeddings.observe(manager), embeddings.check(manager)
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        step = context.op_execution_context
+        step.log_event(dg.AssetObservation(EMBEDDINGS, metadata=metadata.of_embeddings(seen)))
+        yield from checks.results(EMBEDDINGS, found)
+
+    return [of_cards, of_notes, of_embeddings]
+
+
+def _specs(asset: str, names: Sequence[str]) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=checks.DESCRIPTIONS[name])
+        for name in names
+    ]
+
+
+def _reporter(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
+    report, started = progress.reporter(context.log), time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        report(Progress(NOTES, "export", done, of, 0, time.monotonic() - started))
+
+    return tell
