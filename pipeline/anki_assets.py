@@ -120,8 +120,8 @@ def following_assets(
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         try:
             # The lock first: what is proven now stays so until the end.
-            target.open()
-            gate.demand_proven(context.instance, [table.name for table in tables])
+            session = target.open()
+            gate.demand_proven(context.instance, session, [table.name for table in tables])
             report = sync(
                 application.open(),
                 anki.open(),
@@ -132,7 +132,8 @@ def following_assets(
         except PipelineError as error:
             attempts.try_again(context, error, target)
             raise checks.failure(error) from error
-        yield from checks.results(NOTES, [anki_checks.confirmed(report)])
+        confirmed = anki_checks.confirmed(report, dry_run=config.dry_run)
+        yield from checks.results(NOTES, [confirmed])
         told = {NOTES: metadata.of_following(report), CARDS: metadata.of_cards(report)}
         for name, shown in told.items():
             if config.dry_run:

@@ -1,21 +1,28 @@
-"""What must hold before anything follows the target: its newest proofs have not failed."""
+"""What must hold before anything follows the target: it is there, and no proof stands failed."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import dagster as dg
 
 from pipeline import checks
+from pipeline.move import schema
 from pipeline.move.errors import TargetError
+from pipeline.move.target import Target
 
 
-def demand_proven(instance: dg.DagsterInstance, tables: Iterable[str]) -> None:
+def demand_proven(instance: dg.DagsterInstance, target: Target, tables: Sequence[str]) -> None:
     """Refuse a target of which a blocking check has failed when it was made last.
 
     A check is made by moves and, with a prefix, by verify; the newer of both counts.
 
     Raises:
-        TargetError: names the checks that failed.
+        TargetError: names the checks that failed, or the tables that are not there.
     """
+    lacking = [table for table in tables if not schema.exists(target, table)]
+    if lacking:
+        raise TargetError(
+            f"The target does not hold {', '.join(lacking)}", remedy="Run pipeline migrate first"
+        )
     failed = [
         f"{name} of {table}"
         for table in tables

@@ -15,9 +15,6 @@ from pipeline.tables import content
 from pipeline_tests.support import SourceFile, move_all, query
 from pipeline_tests.test_cli import CHANGE_ON_INSERT, TABLES, usable
 
-# Dagster itself asks Pydantic so for every resource without a field; its own test is below.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
-
 LOAD = """
 import warnings
 with warnings.catch_warnings(record=True) as caught:

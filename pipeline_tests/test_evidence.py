@@ -755,7 +755,6 @@ def test_digests_are_folded_away() -> None:
 # A run of Dagster's leaves it.
 
 
-@pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
 @pytest.mark.parametrize("spoiled", [False, True], ids=["proven", "failed"])
 def test_a_run_leaves_the_evidence_of_its_tables(
     source: SourceFile,

@@ -27,9 +27,6 @@ from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile, query
 from pipeline_tests.test_cli import TABLES, usable
 
-# Dagster itself asks Pydantic so for every resource without a field.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
-
 KEPT = 10
 """The smallest KEEP_RUNS there is."""
 MIB_OF_A_RUN = 0.6

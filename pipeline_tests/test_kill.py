@@ -476,7 +476,6 @@ def test_a_run_that_waits_too_long_says_who_holds_the_target(
     assert query(target_url, "SELECT to_regclass('public.learning_content')") == [(None,)]
 
 
-@pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
 def test_runs_that_start_together_leave_each_other_their_copies(
     source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,9 +55,6 @@ from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query
 from pipeline_tests.test_cli import Ran, usable
 
-# Dagster itself asks Pydantic so for every resource without a field.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
-
 TABLES = metadata.sorted_tables
 EVERYTHING = Sample(bytes=2**62, seed=0)
 Checks = dict[str, CheckResult]

@@ -32,9 +32,6 @@ from pipeline_tests.test_secrets import (  # noqa: F401 - login is a fixture
     login,
 )
 
-# Dagster itself asks Pydantic so for every resource without a field.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
-
 SETTLED = 1.1
 """Seconds after which the file's time tells that it has not been written since."""
 FIRST, LATER = "2026-01-01 00:00:00", "2026-01-01 00:10:00"

@@ -39,9 +39,6 @@ from pipeline_tests.support import DEFAULTS, SourceFile, move_all, query, sync_a
 from pipeline_tests.test_cli import environment, pipeline, usable
 from pipeline_tests.test_soak import CHANGED_BY, MODES, PARENTS, assert_same
 
-# Dagster itself asks Pydantic so for every resource without a field.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
-
 SEEDS = [
     pytest.param(seed, marks=[pytest.mark.slow] if seed else [])
     for seed in range(int(os.environ.get("SOAK_SEEDS", "1")))

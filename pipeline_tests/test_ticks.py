@@ -33,9 +33,6 @@ from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile, query, use
 from pipeline_tests.test_cli import TABLES, usable
 
-# Dagster itself asks Pydantic so for every resource without a field.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute is deprecated")
-
 SETTLED = 1.1
 """Seconds after which two writes can be told apart by the file's time."""
 STATUSES = dg.DagsterRunStatus

@@ -73,35 +73,63 @@ def by_content(cards: Iterable[Card]) -> dict[int, Card]:
 
 def save(session: Session, exported: Sequence[Exported]) -> None:
     """Keep what Anki has confirmed; a card that is gone meanwhile is not made again."""
-    c, now = anki_cards.c, datetime.now(timezone.utc)  # noqa: UP017
-    for each in exported:
-        values = {
-            "anki_note_id": each.note_id,
-            "export_hash": each.export_hash,
-            "updated_at": now,
+    moment = datetime.now(timezone.utc)  # noqa: UP017
+    rows = [
+        {
+            "card": each.card_id,
+            "content": each.content_id,
+            "note": each.note_id,
+            "deck": each.deck,
+            "hash": each.export_hash,
+            "moment": moment,
         }
-        if each.card_id is None:
-            new = {
-                **values,
-                "deck_name": each.deck,
-                "tags": [SUCCESS],
-                "created_at": now,
-                "learning_content_id": each.content_id,
-            }
-            literals = [sa.literal(value, c[name].type) for name, value in new.items()]
-            taken = sa.exists().where(c.learning_content_id == each.content_id)
-            session.execute(
-                sa.insert(anki_cards).from_select(list(new), sa.select(*literals).where(~taken))
-            )
-            continue
-        # The first write locks the file, so that nobody changes the tags between look and write.
-        session.execute(sa.update(anki_cards).where(c.id == each.card_id).values(values))
-        raw = sa.type_coerce(c.tags, sa.Text)
-        listed = _listed(session.scalar(sa.select(raw).where(c.id == each.card_id))) or []
-        kept = [tag for tag in listed if str(tag).lower() not in _STATES]
-        session.execute(
-            sa.update(anki_cards).where(c.id == each.card_id).values(tags=[SUCCESS, *kept])
-        )
+        for each in exported
+    ]
+    if new := [row for row in rows if row["card"] is None]:
+        session.execute(_INSERT, new)
+    if known := [row for row in rows if row["card"] is not None]:
+        # The first write locks the file, so that nobody changes tags between look and write.
+        session.execute(_UPDATE, known)
+        session.execute(_RETAG, [_retagged(session, row["card"]) for row in known])
+
+
+def _retagged(session: Session, card: object) -> dict[str, object]:
+    """The card's tags with the one that says that it was exported, as JSON."""
+    raw = sa.type_coerce(anki_cards.c.tags, sa.Text)
+    listed = _listed(session.scalar(sa.select(raw).where(anki_cards.c.id == card))) or []
+    kept = [tag for tag in listed if str(tag).lower() not in _STATES]
+    return {"card": card, "tags": [SUCCESS, *kept]}
+
+
+def _bound(name: str, column: sa.Column[Any]) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=column.type)
+
+
+_C = anki_cards.c
+_MARKS = {
+    _C.anki_note_id: _bound("note", _C.anki_note_id),
+    _C.export_hash: _bound("hash", _C.export_hash),
+    _C.updated_at: _bound("moment", _C.updated_at),
+}
+_UPDATE = sa.update(anki_cards).where(_C.id == sa.bindparam("card")).values(_MARKS)
+_RETAG = (
+    sa.update(anki_cards)
+    .where(_C.id == sa.bindparam("card"))
+    .values({_C.tags: _bound("tags", _C.tags)})
+)
+_NEW = _MARKS | {
+    _C.deck_name: _bound("deck", _C.deck_name),
+    _C.tags: sa.literal([SUCCESS], _C.tags.type),
+    _C.created_at: _bound("moment", _C.created_at),
+    _C.learning_content_id: _bound("content", _C.learning_content_id),
+}
+_INSERT = sa.insert(anki_cards).from_select(
+    [column.name for column in _NEW],
+    sa.select(*_NEW.values()).where(
+        ~sa.exists().where(_C.learning_content_id == sa.bindparam("content"))
+    ),
+)
+"""Somebody else may have made the card meanwhile."""
 
 
 def _listed(text: str | None) -> list[Any] | None:

@@ -68,15 +68,15 @@ def of_notes(manager: HybridDatabaseManager, anki: Anki) -> list[CheckResult]:
         return [_note_exists(exported, notes), _recordings(notes, session, anki)]
 
 
-def confirmed(report: Report) -> CheckResult:
-    """Whether Anki has taken everything that a sync wrote."""
+def confirmed(report: Report, *, dry_run: bool) -> CheckResult:
+    """Whether Anki has taken everything that a sync wrote, or would have written."""
     failed = [
         NotConfirmed(outcome.content_id, outcome.detail)
         for outcome in report.outcomes
         if outcome.action == "failed"
     ]
     written = sum(report.counts[action] for action in outcomes.CONFIRMED)
-    return result(CONFIRMED, failed, {"written": written})
+    return result(CONFIRMED, failed, {"intended" if dry_run else "written": written})
 
 
 def result(

@@ -22,6 +22,7 @@ ITEM = "target_learning_item"
 EXAMPLE = "real_life_example"
 EXAMPLES = 3
 _AT_ONCE = 500
+_RECORDINGS_AT_ONCE = 8
 _FILE = re.compile(r"asset_([1-9][0-9]{0,8})\.mp3")
 
 
@@ -142,12 +143,12 @@ def _fragment(values: dict[str, Any]) -> Fragment:
 
 
 def recordings(session: Session, sounds: Collection[Sound]) -> Iterator[tuple[Sound, bytes]]:
-    """The bytes of recordings, one in memory at a time."""
+    """The bytes of recordings, few in memory at a time."""
     by_id = {sound.asset_id: sound for sound in sounds}
     rows = session.execute(
         sa.text("SELECT id, asset_data FROM fragment_assets WHERE id = ANY(:ids) ORDER BY id"),
         {"ids": list(by_id)},
-        execution_options={"yield_per": 1},
+        execution_options={"yield_per": _RECORDINGS_AT_ONCE},
     )
     for asset_id, data in rows:
         yield by_id[asset_id], bytes(data)

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 
 import jinja2
-from jinja2.sandbox import SandboxedEnvironment
 from markupsafe import Markup, escape
 
 from pipeline.anki.contents import Content, Sound
@@ -111,7 +110,7 @@ class Renderer:
             RenderError: one is missing or not valid.
         """
         self._folder = folder or TEMPLATES
-        environment = SandboxedEnvironment(
+        environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(self._folder),
             autoescape=True,
             undefined=jinja2.StrictUndefined,

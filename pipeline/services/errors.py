@@ -3,6 +3,7 @@
 from typing import Self
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 
 from pipeline.move.errors import PipelineError, first_line
 
@@ -28,3 +29,28 @@ class Refused(PipelineError):
             f"{where} refused: {said}{f' ({detail})' if detail else ''}",
             remedy="Nothing was changed; correct the value",
         )
+
+    @classmethod
+    def by_model(cls, error: ValidationError, *, where: str) -> Self:
+        """What a model said of the first value that it refused."""
+        return cls(f"{where}: {_first(error)}", remedy="Nothing was changed; correct the value")
+
+
+class Unreadable(PipelineError):
+    """A row is there, but something in it is not what the application writes."""
+
+    @classmethod
+    def of(cls, table: str, number: object, problem: str) -> Self:
+        """Name the row, and what is wrong with it."""
+        return cls(f"{table} {number}: {problem}", remedy="Correct it in the database")
+
+    @classmethod
+    def by_model(cls, table: str, number: object, error: ValidationError) -> Self:
+        """Name the row, and what its model said of the first value that it refused."""
+        return cls.of(table, number, _first(error))
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -211,7 +211,7 @@ def _load_vectors(connection: Any, _: object) -> None:
 
 
 def _refuse_unsendable(where: str, context: sa.engine.ExceptionContext) -> None:
-    """Of a NUL, half of a surrogate pair or a number of more than 64 bits the driver itself says."""
+    """The driver itself says of a NUL or a number of more than 64 bits that it cannot send it."""
     error = context.original_exception
     if isinstance(error, (ValueError, OverflowError)):
         raise Refused(

@@ -1,0 +1,147 @@
+"""Contents in PostgreSQL; deleting one takes its cards in SQLite with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from pipeline.services import cards, rows, search
+from pipeline.services.manager import HybridDatabaseManager
+from pipeline.services.models import (
+    ContentFilter,
+    LearningContent,
+    LearningContentCreate,
+    LearningContentUpdate,
+    Page,
+)
+from pipeline.tables.content import learning_content
+
+EVERYTHING = ContentFilter()
+
+_read = rows.reading(LearningContent, learning_content)
+
+
+class LearningContentService:
+    """Reads and writes contents.
+
+    Every method is a transaction of its own. All raise TargetError when PostgreSQL does not answer
+    or refuses, and Refused for a value that it does not take.
+    """
+
+    def __init__(self, databases: HybridDatabaseManager) -> None:
+        """Use these databases, which the caller closes."""
+        self._databases = databases
+
+    def create_content(self, payload: LearningContentCreate) -> int:
+        """Write a new content.
+
+        Returns:
+            its id.
+        """
+        with self._databases.get_postgres_session() as session:
+            return rows.insert(session, learning_content, payload.values())
+
+    def get(self, content_id: int) -> LearningContent:
+        """Read a content.
+
+        Raises:
+            NotFound: there is none with this id.
+            Unreadable: its tags are not a list of strings.
+        """
+        with self._databases.get_postgres_session() as session:
+            query = sa.select(learning_content)
+            row = rows.one(session, query, table=learning_content, number=content_id)
+            return _read(row)
+
+    def update(self, content_id: int, payload: LearningContentUpdate) -> None:
+        """Write the fields that are set, and the moment as updated_at; without any, nothing.
+
+        Raises:
+            NotFound: there is no content with this id.
+        """
+        with self._databases.get_postgres_session() as session:
+            rows.update(session, payload, content_id, now=sa.func.now())
+
+    def delete(self, content_id: int) -> None:
+        """Delete a content, what hangs below it, and its cards with their vectors.
+
+        PostgreSQL deletes, then SQLite deletes and commits, then PostgreSQL commits. What breaks
+        off in between leaves a content without a card, never a card without a content; deleting
+        again ends it.
+
+        Raises:
+            NotFound: there is no content with this id; no card was deleted.
+            SourceError: the SQLite file cannot be written; nothing was deleted.
+        """
+        with self._databases.get_postgres_session() as session:
+            rows.delete(session, learning_content, content_id)
+            with self._databases.get_sqlite_session(write=True) as local:
+                cards.delete_of_content(local, content_id)
+
+    def list(
+        self, where: ContentFilter = EVERYTHING, *, limit: int = 50, offset: int = 0
+    ) -> Page[LearningContent]:
+        """Contents that meet a filter, by id.
+
+        Args:
+            where: which contents.
+            limit: contents of this page, 1 to 500.
+            offset: contents before it, 0 or more.
+
+        Raises:
+            Refused: limit or offset are out of bounds.
+            Unreadable: one of them has tags that are not a list of strings.
+        """
+        query = sa.select(learning_content).where(*_conditions(where))
+        return self._page(query, (learning_content.c.id,), limit=limit, offset=offset)
+
+    def search(self, text: str, *, limit: int = 50, offset: int = 0) -> Page[LearningContent]:
+        """Contents that hold every word of a text in title, native text, translation or IPA.
+
+        Case, accents and marks of length do not matter; the shortest content comes first.
+
+        Args:
+            text: 1 to 20 words, or parts of words, between spaces.
+            limit: contents of this page, 1 to 500.
+            offset: contents before it, 0 or more.
+
+        Raises:
+            Refused: the text is empty or cannot occur, or limit or offset are out of bounds.
+            Unreadable: one of them has tags that are not a list of strings.
+        """
+        query = sa.select(learning_content).where(search.matches(learning_content, text))
+        return self._page(query, search.nearest(learning_content), limit=limit, offset=offset)
+
+    def _page(
+        self,
+        query: sa.Select[Any],
+        order: tuple[sa.ColumnElement[Any], ...],
+        *,
+        limit: int,
+        offset: int,
+    ) -> Page[LearningContent]:
+        with self._databases.get_postgres_session(snapshot=True) as session:
+            return rows.page_of(
+                session,
+                query,
+                _read,
+                order=order,
+                limit=limit,
+                offset=offset,
+            )
+
+
+def _conditions(where: ContentFilter) -> list[sa.ColumnElement[bool]]:
+    """One for each filter that is given; those of JSONB are answered by the GIN indexes."""
+    column = learning_content.c
+    given: dict[str, Callable[[], sa.ColumnElement[bool]]] = {
+        "content_type": lambda: column.content_type == where.content_type,
+        "language": lambda: column.language == where.language,
+        "easiest": lambda: column.difficulty_level >= where.easiest,
+        "hardest": lambda: column.difficulty_level <= where.hardest,
+        "tags_all": lambda: column.tags.contains(where.tags_all),
+        "tags_any": lambda: column.tags.has_any(sa.cast(where.tags_any, ARRAY(sa.Text))),
+        "metadata": lambda: column.content_metadata.contains(where.metadata),
+    }
+    return [make() for name, make in given.items() if getattr(where, name) not in (None, ())]
