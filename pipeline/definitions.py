@@ -7,6 +7,7 @@ from pipeline.anki_assets import embeddings_spec, following_assets, following_ch
 from pipeline.assets import plan_asset, table_assets
 from pipeline.housekeeping import housekeeping_asset
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
+from pipeline.searchable import search_asset
 from pipeline.standing import table_checks
 from pipeline.tables import content
 
@@ -17,17 +18,20 @@ _plan = plan_asset(_tables, group=_GROUP, owners=_OWNERS)
 _moves = table_assets(
     _tables, group=_GROUP, owners=_OWNERS, every=ticks.interval(_settings.sync_cron)
 )
+_search = search_asset(
+    [content.learning_content, content.content_fragments], group=_GROUP, owners=_OWNERS
+)
 _housekeeping = housekeeping_asset(group=_GROUP, owners=_OWNERS)
 _standing = table_checks(_tables)
 _anki = following_assets(_tables, group="anki", owners=_OWNERS)
 _embeddings = embeddings_spec(group="anki")
 _across = following_checks()
 _verify = jobs.verify(_standing)
-_sync = jobs.sync(_moves, _standing, _housekeeping)
+_sync = jobs.sync(_moves, _standing, [_search, _housekeeping])
 _anki_sync = jobs.anki_sync(_anki, _across)
 
 defs = dg.Definitions(
-    assets=[_plan, *_moves, _housekeeping, _anki, _embeddings],
+    assets=[_plan, *_moves, _search, _housekeeping, _anki, _embeddings],
     asset_checks=[*_standing, *_across],
     jobs=[
         jobs.plan(_plan),

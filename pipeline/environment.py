@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from pipeline.anki.collection import CollectionFile, make_collection
-from pipeline.anki.connect import AnkiConnect
+from pipeline.anki.connect import TIMEOUT, AnkiConnect
 from pipeline.anki.notes import Anki
 from pipeline.embedded import ensure_server
 from pipeline.move.errors import SettingsError
@@ -58,10 +58,14 @@ def databases(settings: Settings) -> Databases:
     return Databases(source, target, settings.snapshots)
 
 
-def anki(settings: Settings) -> Anki:
+def anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
     """Anki as the settings name it; it is opened by entering it.
 
     A sample collection is made where the sample is the source and the settings name none.
+
+    Args:
+        settings: name it.
+        timeout: how many seconds AnkiConnect may take to answer a request.
 
     Raises:
         SettingsError: there is none, or more than one.
@@ -74,7 +78,7 @@ def anki(settings: Settings) -> Anki:
             remedy="Set the file while Anki is closed, the URL while it is running",
         )
     if named.connect_url:
-        return AnkiConnect(named.connect_url, key=named.connect_key, timeout=named.timeout)
+        return AnkiConnect(named.connect_url, key=named.connect_key, timeout=timeout)
     if named.collection:
         return CollectionFile(named.collection)
     if settings.source_path != settings.sample_path:

@@ -28,12 +28,12 @@ def migrate(
 def sync(
     moves: Sequence[dg.AssetsDefinition],
     standing: Sequence[dg.AssetChecksDefinition],
-    housekeeping: dg.AssetsDefinition,
+    after: Sequence[dg.AssetsDefinition],
 ) -> "Job":
-    """Let the target follow the source."""
+    """Let the target follow the source, and then what is kept beside the tables."""
     return _job(
         "sync",
-        _moves_alone(moves, standing) | dg.AssetSelection.assets(housekeeping),
+        _moves_alone(moves, standing) | dg.AssetSelection.assets(*after),
         "Let the target follow the source: move what changed since the source was read last, and"
         " prove it. Where that cannot be known, every value is looked at.",
         config=run_config(_names(moves), MoveConfig(only_changes=True)),

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
 from pipeline import environment, settings
+from pipeline.anki.connect import TIMEOUT
 from pipeline.anki.notes import Anki
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
@@ -26,7 +27,7 @@ from pipeline.move.live import LiveSource, pinned
 from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
 from pipeline.move.target import Target
 from pipeline.move.transaction import TableMover
-from pipeline.services.manager import HybridDatabaseManager
+from pipeline.services.manager import POOL_SIZE, HybridDatabaseManager
 from pipeline.settings import Settings
 
 MakeMover = Callable[[Target, Settings], contextlib.AbstractContextManager[TableMover]]
@@ -185,6 +186,8 @@ def _run_folder(snapshots: Path, run_id: str) -> Iterator[Path]:
 class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The application's own door to both databases."""
 
+    pool_size: int = Field(default=POOL_SIZE, description="Connections to each, at most.")
+
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _manager: HybridDatabaseManager | None = PrivateAttr(default=None)
 
@@ -200,12 +203,17 @@ class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
             TargetError: the embedded server does not start.
         """
         if self._manager is None:
-            self._manager = self._exit.enter_context(HybridDatabaseManager.of_settings())
+            made = HybridDatabaseManager.of_settings(pool_size=self.pool_size)
+            self._manager = self._exit.enter_context(made)
         return self._manager
 
 
 class AnkiCollection(dg.ConfigurableResource):  # type: ignore[type-arg]
     """Anki, by its collection's file or by AnkiConnect; a file is locked until the run ends."""
+
+    timeout: float = Field(
+        default=TIMEOUT, description="How many seconds AnkiConnect may take to answer."
+    )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _anki: Anki | None = PrivateAttr(default=None)
@@ -223,5 +231,7 @@ class AnkiCollection(dg.ConfigurableResource):  # type: ignore[type-arg]
             AnkiError: it cannot be used.
         """
         if self._anki is None:
-            self._anki = self._exit.enter_context(environment.anki(settings.load()))
+            self._anki = self._exit.enter_context(
+                environment.anki(settings.load(), timeout=self.timeout)
+            )
         return self._anki

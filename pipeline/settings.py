@@ -55,7 +55,6 @@ class AnkiSettings(BaseSettings):
         collection: the collection's file, when the desktop program is not running.
         connect_url: where AnkiConnect listens, when it is; None of both makes a sample collection.
         connect_key: AnkiConnect's ``apiKey``, if it has one.
-        timeout: how many seconds AnkiConnect may take to answer a request.
         deck: where notes of new cards go.
         note_type: the type of new notes.
         fields: names of the note type's fields for front and back.
@@ -68,7 +67,6 @@ class AnkiSettings(BaseSettings):
     collection: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
     connect_url: str | None = None
     connect_key: SecretStr | None = None
-    timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
     deck: str = Field(default="top-thai-2000", min_length=1)
     note_type: str = Field(default="Basic", min_length=1)
     fields: tuple[str, str] = ("Front", "Back")

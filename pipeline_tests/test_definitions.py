@@ -93,6 +93,10 @@ def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) 
         "rankings": {"content_fragments", "fragment_assets"},
         "plan": set(),
         "housekeeping": set(),
+        "content_search": {"learning_content", "content_fragments"},
+        "anki_notes": set(TABLES),
+        "anki_cards": {"anki_notes"},
+        "vector_embeddings": {"anki_cards"},
     }
 
 
@@ -118,7 +122,7 @@ def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Defini
 @pytest.mark.parametrize("table", TABLES)
 def test_an_asset_has_ten_checks_of_which_five_block(defs: dg.Definitions, table: str) -> None:
     (asset,) = [a for a in defs.resolve_all_asset_specs() if a.key == dg.AssetKey(table)]
-    (defined,) = [d for d in defs.assets or () if d.key == asset.key]
+    defined = defs.get_assets_def(asset.key)
     specs = list(defined.check_specs)
     assert {spec.name for spec in specs} == CHECKS
     assert {spec.name for spec in specs if spec.blocking} == set(BLOCKING)
@@ -130,8 +134,13 @@ JOBS = {
     "plan": {"plan"},
     "migrate": set(TABLES),
     "redrive": set(TABLES),
-    "sync": {*TABLES, "housekeeping"},
+    "sync": {*TABLES, "content_search", "housekeeping"},
     "verify": set[str](),
+}
+FOLLOWING = {
+    "anki_notes": {"confirmed", "note_exists", "recordings"},
+    "anki_cards": {"content_exists", "one_card", "export_hash"},
+    "vector_embeddings": {"embedding_card", "embedding_dimension", "vector_search"},
 }
 
 
@@ -148,13 +157,43 @@ def test_a_job_materializes_its_assets_alone(
     assert bool(standing) == (job == "verify")
 
 
+@pytest.mark.parametrize(
+    ("job", "assets", "checks"),
+    [
+        ("anki_sync", {"anki_notes", "anki_cards"}, FOLLOWING),
+        ("anki_check", set(), FOLLOWING | {"anki_notes": {"note_exists", "recordings"}}),
+    ],
+)
+def test_a_job_of_anki_makes_all_checks_across_the_databases(
+    defs: dg.Definitions, job: str, assets: set[str], checks: dict[str, set[str]]
+) -> None:
+    layer = defs.resolve_job_def(job).asset_layer
+    assert {key.to_user_string() for key in layer.selected_asset_keys} == assets
+    made: dict[str, set[str]] = {}
+    for key in layer.asset_graph.asset_check_keys:
+        made.setdefault(key.asset_key.to_user_string(), set()).add(key.name)
+    assert made == checks
+
+
+@pytest.mark.parametrize("asset", ["content_search", *FOLLOWING])
+def test_what_follows_says_what_it_is(defs: dg.Definitions, asset: str) -> None:
+    node = defs.resolve_asset_graph().get(dg.AssetKey(asset))
+    assert node.group_name == ("content" if asset == "content_search" else "anki")
+    assert node.kinds
+    assert node.description
+
+
 def test_there_is_no_other_job_schedule_or_sensor(defs: dg.Definitions) -> None:
     jobs = {job.name for job in defs.resolve_all_job_defs()}
-    assert {name for name in jobs if not name.startswith("__")} == set(JOBS)
+    assert {name for name in jobs if not name.startswith("__")} == {
+        *JOBS,
+        *("anki_sync", "anki_check"),
+    }
     schedules = [each for each in defs.schedules or () if isinstance(each, dg.ScheduleDefinition)]
     assert {(each.name, each.job_name) for each in schedules} == {
         ("sync_schedule", "sync"),
         ("verify_schedule", "verify"),
+        ("anki_sync_schedule", "anki_sync"),
     }
     assert [(each.name, each.job_name) for each in defs.sensors or ()] == [
         ("source_written", "sync")
@@ -298,11 +337,10 @@ def test_one_process_can_run_the_job_again(
     assert ways == [{"filled"}, {"unchanged"}]
 
 
-@pytest.mark.usefixtures("settings")
 def test_everything_materialized_at_once_moves_and_checks_each_table(
-    defs: dg.Definitions, source: SourceFile, tmp_path: Path
+    defs: dg.Definitions, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source.add_family(contents=2)
+    monkeypatch.setenv("DATABASE_URL", target_url)
     whole = defs.resolve_implicit_global_asset_job_def()
     result = whole.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
     assert result.success

@@ -20,6 +20,7 @@ from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote, Note
 
 VERSION = 6
+TIMEOUT = 30.0
 _T = TypeVar("_T")
 RETRIES = 2
 """How often a request that may be repeated is, after half a second and after one."""
@@ -31,7 +32,7 @@ _MEDIA_AT_ONCE = 20
 class AnkiConnect:
     """A running Anki."""
 
-    def __init__(self, url: str, *, key: SecretStr | None = None, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, *, key: SecretStr | None = None, timeout: float = TIMEOUT) -> None:
         """Nothing is sent before the block begins.
 
         Args:

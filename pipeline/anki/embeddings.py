@@ -43,6 +43,8 @@ def observe(manager: HybridDatabaseManager) -> Observed:
     e, count = vector_embeddings.c, sa.func.count()
     newest = sa.func.max(sa.type_coerce(e.created_at, sa.Text))
     with manager.get_sqlite_session() as session:
+        if not _there(session, vector_embeddings):
+            return Observed(0, 0, {}, {}, None)
         embeddings, of, last = session.execute(
             sa.select(count, sa.func.count(e.card_id.distinct()), newest).select_from(
                 vector_embeddings
@@ -65,7 +67,9 @@ def check(manager: HybridDatabaseManager) -> list[CheckResult]:
         SourceError: the SQLite file cannot be read.
     """
     with manager.get_sqlite_session() as session:
-        there = sa.inspect(session.connection()).has_table(vector_search.name)
+        if not _there(session, vector_embeddings):
+            return [result(name, [], {"embeddings": 0}) for name in OF_EMBEDDINGS]
+        there = _there(session, vector_search)
         count = sa.select(sa.func.count()).select_from(vector_embeddings)
         figures = {"embeddings": session.scalar(count) or 0}
         differing = _search(session) if there else []
@@ -79,6 +83,11 @@ def check(manager: HybridDatabaseManager) -> list[CheckResult]:
                 {**figures, "searchable": (session.scalar(searched) or 0) if there else 0},
             ),
         ]
+
+
+def _there(session: Session, table: sa.Table) -> bool:
+    """Whether the application has made a table; it makes these with its first vector."""
+    return sa.inspect(session.connection()).has_table(table.name)
 
 
 def _cards(session: Session) -> list[Finding]:

@@ -77,15 +77,19 @@ class HybridDatabaseManager:
             sa.event.listen(engine, "handle_error", partial(_refuse_unsendable, where))
 
     @classmethod
-    def of_settings(cls) -> Self:
+    def of_settings(cls, *, pool_size: int = POOL_SIZE) -> Self:
         """On the databases that the settings name.
+
+        Args:
+            pool_size: connections that are kept open to each, at most.
 
         Raises:
             SettingsError: a URL is malformed.
             TargetError: the embedded server does not start.
         """
         found = environment.databases(settings.load())
-        return cls(found.source, found.target_url, shown=found.target_shown)
+        url, shown = found.target_url, found.target_shown
+        return cls(found.source, url, shown=shown, pool_size=pool_size)
 
     @contextmanager
     def get_postgres_session(self, *, snapshot: bool = False) -> Iterator[Session]:

@@ -3,7 +3,8 @@
 Texts and what is looked for are folded by one SQL expression: compatibility forms, case, combining
 marks, lengths, stress and brackets go, phonetic letters become the Latin ones nearest to them. A
 text is found when it holds every word of the query anywhere. An index of trigrams makes that fast
-for words of three letters and more; without it the same rows are found by reading all of them.
+for words of three letters and more; without it the same rows are found by reading all of them. So
+they are where LC_CTYPE of the database is C, because pg_trgm then takes Thai for no letters.
 """
 
 from collections.abc import Iterable
@@ -87,7 +88,7 @@ def install(session: Session) -> None:
     session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('pipeline search'))"))
     opclass = f"{_extension(session)}.gin_trgm_ops"
     for table, names in _SEARCHED.items():
-        name = f"idx_{table.name}_search"
+        name = _index(table)
         # Without the table's name, because it is held against an index of a copy.
         held = _whole(map(sa.column, names)).compile(
             dialect=session.connection().dialect, compile_kwargs={"literal_binds": True}
@@ -96,6 +97,26 @@ def install(session: Session) -> None:
         using = f"USING gin (({held}) {opclass}) WITH (fastupdate = off)"
         _run(session, f"CREATE INDEX IF NOT EXISTS {name} ON {table.name} {using}")
         _require_same(session, table, name, using)
+
+
+def installed(session: Session) -> dict[str, int]:
+    """The search indexes that are there and valid: name -> size in bytes."""
+    rows = session.execute(
+        sa.text(
+            "SELECT c.relname, pg_relation_size(c.oid) FROM pg_index AS i JOIN pg_class AS c"
+            " ON c.oid = i.indexrelid WHERE i.indisvalid AND i.indrelid = ANY(:tables ::regclass[])"
+            " AND c.relname = ANY(:names) ORDER BY c.relname"
+        ),
+        {
+            "tables": [table.name for table in _SEARCHED],
+            "names": [_index(table) for table in _SEARCHED],
+        },
+    )
+    return {str(name): int(size) for name, size in rows}
+
+
+def _index(table: sa.Table) -> str:
+    return f"idx_{table.name}_search"
 
 
 def _extension(session: Session) -> str:

@@ -1,0 +1,59 @@
+"""The asset that makes contents and fragments searchable: two indexes beside the declared ones.
+
+They are no part of a move, because building them takes longer than moving the tables does.
+"""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline import attempts, checks
+from pipeline.move.errors import PipelineError
+from pipeline.resources import Application, TargetDatabase
+from pipeline.services import search
+
+NAME = "content_search"
+
+
+def search_asset(
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+) -> dg.AssetsDefinition:
+    """The asset that makes these tables searchable.
+
+    Args:
+        tables: those that are searched.
+        group: the asset's group.
+        owners: the asset's owners.
+    """
+
+    @dg.asset(
+        name=NAME,
+        deps=[table.name for table in tables],
+        group_name=group,
+        kinds={"postgres"},
+        owners=list(owners),
+        description=(
+            "Indexes by which contents and fragments are found by any part of their text, Thai"
+            " and IPA without accents included."
+        ),
+    )
+    def searchable(
+        context: dg.AssetExecutionContext, target: TargetDatabase, application: Application
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        try:
+            # While the lock is held no move comes between.
+            target.open()
+            with application.open().get_postgres_session() as session:
+                if len(search.installed(session)) < len(tables):
+                    context.log.info("Building the search indexes; nobody can write meanwhile.")
+                    search.install(session)
+                sizes = search.installed(session)
+        except PipelineError as error:
+            attempts.try_again(context, error, target)
+            raise checks.failure(error) from error
+        return dg.MaterializeResult(
+            metadata={name: dg.MetadataValue.int(size) for name, size in sizes.items()}
+        )
+
+    return searchable
