@@ -15,6 +15,9 @@ from pipeline.tables.anki import anki_cards
 _STATES = ("sync::new", "sync::skipped", "sync::failed", "sync::error", SUCCESS)
 """Tags that say how the last export went; of these a card has one."""
 
+_RAW = sa.cast(anki_cards.c.tags, sa.LargeBinary)
+"""Tags as bytes, because they may be neither JSON nor UTF-8."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -46,11 +49,10 @@ class Exported:
 
 def read(session: Session) -> list[Card]:
     """All cards by id."""
-    raw = sa.type_coerce(anki_cards.c.tags, sa.Text)
     c = anki_cards.c
     rows = session.execute(
         sa.select(
-            c.id, c.learning_content_id, c.anki_note_id, c.deck_name, raw, c.export_hash
+            c.id, c.learning_content_id, c.anki_note_id, c.deck_name, _RAW, c.export_hash
         ).order_by(c.id)
     )
     return [
@@ -95,8 +97,7 @@ def save(session: Session, exported: Sequence[Exported]) -> None:
 
 def _retagged(session: Session, card: object) -> dict[str, object]:
     """The card's tags with the one that says that it was exported, as JSON."""
-    raw = sa.type_coerce(anki_cards.c.tags, sa.Text)
-    listed = _listed(session.scalar(sa.select(raw).where(anki_cards.c.id == card))) or []
+    listed = _listed(session.scalar(sa.select(_RAW).where(anki_cards.c.id == card))) or []
     kept = [tag for tag in listed if str(tag).lower() not in _STATES]
     return {"card": card, "tags": [SUCCESS, *kept]}
 
@@ -132,16 +133,16 @@ _INSERT = sa.insert(anki_cards).from_select(
 """Somebody else may have made the card meanwhile."""
 
 
-def _listed(text: str | None) -> list[Any] | None:
+def _listed(text: bytes | None) -> list[Any] | None:
     """The list that a card's JSON is, None if it is something else; NULL is an empty one."""
     try:
-        met = json.loads(text or "null")
-    except ValueError:
+        met = json.loads((text or b"null").decode())
+    except (ValueError, RecursionError):
         return None
     return [] if met is None else met if isinstance(met, list) else None
 
 
-def _tags(text: str | None) -> tuple[str, ...]:
+def _tags(text: bytes | None) -> tuple[str, ...]:
     """The tags of a card; where they cannot be read, the card is left alone like one to skip."""
     listed = _listed(text)
     return (SKIP,) if listed is None else tuple(tag for tag in listed if isinstance(tag, str))

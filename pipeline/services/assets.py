@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 from pipeline.services import rows
 from pipeline.services.errors import Refused
 from pipeline.services.file_kinds import require_kind
-from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import Asset, AssetCreate, Page
+from pipeline.services.table_service import TableService
 from pipeline.tables.content import content_fragments, fragment_assets
 
 MAX_BYTES = 1_000_000_000
@@ -33,19 +33,11 @@ _parts = sa.Table(
     postgresql_on_commit="DROP",
 )
 
-_read = rows.reading(Asset, fragment_assets)
 
+class FragmentAssetManager(TableService[Asset]):
+    """Reads and writes the files of fragments; what is read of one by its id has no bytes."""
 
-class FragmentAssetManager:
-    """Reads and writes the files of fragments.
-
-    Every method is a transaction of its own. All raise TargetError when PostgreSQL does not answer
-    or refuses.
-    """
-
-    def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
-        self._databases = databases
+    table, model = fragment_assets, Asset
 
     def store_asset(
         self,
@@ -131,16 +123,6 @@ class FragmentAssetManager:
                 .values(asset_data=data, created_at=sa.func.now())
             )
 
-    def get(self, asset_id: int) -> Asset:
-        """Read what is known of a file, without its bytes.
-
-        Raises:
-            NotFound: there is no asset with this id.
-        """
-        with self._databases.get_postgres_session() as session:
-            row = rows.one(session, _described(), table=fragment_assets, number=asset_id)
-            return _read(row)
-
     def get_asset_data(self, asset_id: int) -> bytes:
         """Read a whole file.
 
@@ -198,35 +180,17 @@ class FragmentAssetManager:
         Raises:
             Refused: limit or offset are out of bounds.
         """
-        query = _described().where(_asset.fragment_id == fragment_id)
+        query = self._query().where(_asset.fragment_id == fragment_id)
         if asset_type is not None:
             query = query.where(_asset.asset_type == asset_type)
-        with self._databases.get_postgres_session(snapshot=True) as session:
-            return rows.page_of(
-                session,
-                query,
-                _read,
-                order=(_asset.id,),
-                limit=limit,
-                offset=offset,
-            )
+        return self._page(query, limit=limit, offset=offset)
 
-    def delete(self, asset_id: int) -> None:
-        """Delete a file with its ratings.
-
-        Raises:
-            NotFound: there is no asset with this id.
-        """
-        with self._databases.get_postgres_session() as session:
-            rows.delete(session, fragment_assets, asset_id)
+    def _query(self) -> sa.Select[Any]:
+        return sa.select(*(column for column in _asset if column is not _asset.asset_data), _size())
 
 
 def _size() -> sa.Label[int]:
     return sa.func.octet_length(_asset.asset_data, type_=sa.Integer).label("size")
-
-
-def _described() -> sa.Select[Any]:
-    return sa.select(*(column for column in _asset if column is not _asset.asset_data), _size())
 
 
 def _sent(

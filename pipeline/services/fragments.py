@@ -5,23 +5,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.services import rows, search
-from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import Fragment, FragmentCreate, FragmentUpdate, Page
+from pipeline.services.table_service import TableService
 from pipeline.tables.content import content_fragments, rankings
 
-_read = rows.reading(Fragment, content_fragments)
 
+class FragmentService(TableService[Fragment]):
+    """Reads and writes fragments; with one go its assets and ratings."""
 
-class FragmentService:
-    """Reads and writes fragments.
-
-    Every method is a transaction of its own. All raise TargetError when PostgreSQL does not answer
-    or refuses, and Refused for a value that it does not take.
-    """
-
-    def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
-        self._databases = databases
+    table, model = content_fragments, Fragment
 
     def create(self, payload: FragmentCreate) -> int:
         """Write a new fragment.
@@ -35,17 +27,6 @@ class FragmentService:
         with self._databases.get_postgres_session() as session:
             return rows.insert(session, content_fragments, payload.values())
 
-    def get(self, fragment_id: int) -> Fragment:
-        """Read a fragment.
-
-        Raises:
-            NotFound: there is none with this id.
-        """
-        with self._databases.get_postgres_session() as session:
-            query = sa.select(content_fragments)
-            row = rows.one(session, query, table=content_fragments, number=fragment_id)
-            return _read(row)
-
     def update(self, fragment_id: int, payload: FragmentUpdate) -> None:
         """Write the fields that are set, and the moment as updated_at; without any, nothing.
 
@@ -54,15 +35,6 @@ class FragmentService:
         """
         with self._databases.get_postgres_session() as session:
             rows.update(session, payload, fragment_id, now=sa.func.now())
-
-    def delete(self, fragment_id: int) -> None:
-        """Delete a fragment with its assets and ratings.
-
-        Raises:
-            NotFound: there is no fragment with this id.
-        """
-        with self._databases.get_postgres_session() as session:
-            rows.delete(session, content_fragments, fragment_id)
 
     def list(
         self,
@@ -84,7 +56,7 @@ class FragmentService:
             Refused: limit or offset are out of bounds.
         """
         query = _of(content_id, fragment_type)
-        return self._page(query, (content_fragments.c.id,), limit=limit, offset=offset)
+        return self._page(query, limit=limit, offset=offset)
 
     def best_rated(
         self, content_id: int, fragment_type: str, *, limit: int = 50, offset: int = 0
@@ -129,24 +101,6 @@ class FragmentService:
         """
         query = sa.select(content_fragments).where(search.matches(content_fragments, text))
         return self._page(query, search.nearest(content_fragments), limit=limit, offset=offset)
-
-    def _page(
-        self,
-        query: sa.Select[Any],
-        order: tuple[sa.ColumnElement[Any], ...],
-        *,
-        limit: int,
-        offset: int,
-    ) -> Page[Fragment]:
-        with self._databases.get_postgres_session(snapshot=True) as session:
-            return rows.page_of(
-                session,
-                query,
-                _read,
-                order=order,
-                limit=limit,
-                offset=offset,
-            )
 
 
 def _of(content_id: int | None, fragment_type: str | None) -> sa.Select[Any]:

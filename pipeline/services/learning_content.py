@@ -1,13 +1,11 @@
 """Contents in PostgreSQL; deleting one takes its cards in SQLite with it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from pipeline.services import cards, rows, search
-from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import (
     ContentFilter,
     LearningContent,
@@ -15,23 +13,16 @@ from pipeline.services.models import (
     LearningContentUpdate,
     Page,
 )
+from pipeline.services.table_service import TableService
 from pipeline.tables.content import learning_content
 
 EVERYTHING = ContentFilter()
 
-_read = rows.reading(LearningContent, learning_content)
 
+class LearningContentService(TableService[LearningContent]):
+    """Reads and writes contents."""
 
-class LearningContentService:
-    """Reads and writes contents.
-
-    Every method is a transaction of its own. All raise TargetError when PostgreSQL does not answer
-    or refuses, and Refused for a value that it does not take.
-    """
-
-    def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
-        self._databases = databases
+    table, model = learning_content, LearningContent
 
     def create_content(self, payload: LearningContentCreate) -> int:
         """Write a new content.
@@ -42,18 +33,6 @@ class LearningContentService:
         with self._databases.get_postgres_session() as session:
             return rows.insert(session, learning_content, payload.values())
 
-    def get(self, content_id: int) -> LearningContent:
-        """Read a content.
-
-        Raises:
-            NotFound: there is none with this id.
-            Unreadable: its tags are not a list of strings.
-        """
-        with self._databases.get_postgres_session() as session:
-            query = sa.select(learning_content)
-            row = rows.one(session, query, table=learning_content, number=content_id)
-            return _read(row)
-
     def update(self, content_id: int, payload: LearningContentUpdate) -> None:
         """Write the fields that are set, and the moment as updated_at; without any, nothing.
 
@@ -63,7 +42,7 @@ class LearningContentService:
         with self._databases.get_postgres_session() as session:
             rows.update(session, payload, content_id, now=sa.func.now())
 
-    def delete(self, content_id: int) -> None:
+    def delete(self, number: int) -> None:
         """Delete a content, what hangs below it, and its cards with their vectors.
 
         PostgreSQL deletes, then SQLite deletes and commits, then PostgreSQL commits. What breaks
@@ -75,9 +54,9 @@ class LearningContentService:
             SourceError: the SQLite file cannot be written; nothing was deleted.
         """
         with self._databases.get_postgres_session() as session:
-            rows.delete(session, learning_content, content_id)
+            rows.delete(session, learning_content, number)
             with self._databases.get_sqlite_session(write=True) as local:
-                cards.delete_of_content(local, content_id)
+                cards.delete_of_content(local, number)
 
     def list(
         self, where: ContentFilter = EVERYTHING, *, limit: int = 50, offset: int = 0
@@ -94,7 +73,7 @@ class LearningContentService:
             Unreadable: one of them has tags that are not a list of strings.
         """
         query = sa.select(learning_content).where(*_conditions(where))
-        return self._page(query, (learning_content.c.id,), limit=limit, offset=offset)
+        return self._page(query, limit=limit, offset=offset)
 
     def search(self, text: str, *, limit: int = 50, offset: int = 0) -> Page[LearningContent]:
         """Contents that hold every word of a text in title, native text, translation or IPA.
@@ -112,24 +91,6 @@ class LearningContentService:
         """
         query = sa.select(learning_content).where(search.matches(learning_content, text))
         return self._page(query, search.nearest(learning_content), limit=limit, offset=offset)
-
-    def _page(
-        self,
-        query: sa.Select[Any],
-        order: tuple[sa.ColumnElement[Any], ...],
-        *,
-        limit: int,
-        offset: int,
-    ) -> Page[LearningContent]:
-        with self._databases.get_postgres_session(snapshot=True) as session:
-            return rows.page_of(
-                session,
-                query,
-                _read,
-                order=order,
-                limit=limit,
-                offset=offset,
-            )
 
 
 def _conditions(where: ContentFilter) -> list[sa.ColumnElement[bool]]:

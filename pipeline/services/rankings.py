@@ -1,28 +1,19 @@
 """Ratings of fragments and of their assets in PostgreSQL."""
 
 from decimal import Decimal
-from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.services import rows
-from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import Page, Ranking, RankingCreate, RankingUpdate
+from pipeline.services.table_service import TableService
 from pipeline.tables.content import fragment_assets, rankings
 
-_read = rows.reading(Ranking, rankings)
 
+class RankingService(TableService[Ranking]):
+    """Reads and writes ratings; one of an asset names its fragment too."""
 
-class RankingService:
-    """Reads and writes ratings; one of an asset names its fragment too, one of a fragment no asset.
-
-    Every method is a transaction of its own. All raise TargetError when PostgreSQL does not answer
-    or refuses.
-    """
-
-    def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
-        self._databases = databases
+    table, model = rankings, Ranking
 
     def rate_fragment(self, fragment_id: int, payload: RankingCreate) -> int:
         """Rate a fragment itself.
@@ -52,16 +43,6 @@ class RankingService:
             values = {**payload.values(), "asset_id": asset_id, **found}
             return rows.insert(session, rankings, values)
 
-    def get(self, ranking_id: int) -> Ranking:
-        """Read a rating.
-
-        Raises:
-            NotFound: there is none with this id.
-        """
-        with self._databases.get_postgres_session() as session:
-            row = rows.one(session, sa.select(rankings), table=rankings, number=ranking_id)
-            return _read(row)
-
     def update(self, ranking_id: int, payload: RankingUpdate) -> None:
         """Write the fields that are set, and the moment as updated_at; without any, nothing.
 
@@ -70,15 +51,6 @@ class RankingService:
         """
         with self._databases.get_postgres_session() as session:
             rows.update(session, payload, ranking_id, now=sa.func.now())
-
-    def delete(self, ranking_id: int) -> None:
-        """Delete a rating.
-
-        Raises:
-            NotFound: there is no rating with this id.
-        """
-        with self._databases.get_postgres_session() as session:
-            rows.delete(session, rankings, ranking_id)
 
     def list_of_fragment(
         self, fragment_id: int, *, limit: int = 50, offset: int = 0
@@ -93,7 +65,9 @@ class RankingService:
         Raises:
             Refused: limit or offset are out of bounds.
         """
-        return self._page(_of_fragment(fragment_id), limit=limit, offset=offset)
+        return self._page(
+            self._query().where(_of_fragment(fragment_id)), limit=limit, offset=offset
+        )
 
     def list_of_asset(self, asset_id: int, *, limit: int = 50, offset: int = 0) -> Page[Ranking]:
         """Ratings of a file, by id.
@@ -106,7 +80,9 @@ class RankingService:
         Raises:
             Refused: limit or offset are out of bounds.
         """
-        return self._page(rankings.c.asset_id == asset_id, limit=limit, offset=offset)
+        return self._page(
+            self._query().where(rankings.c.asset_id == asset_id), limit=limit, offset=offset
+        )
 
     def average_of_fragment(self, fragment_id: int) -> Decimal | None:
         """The mean of a fragment's own ratings, to two decimals; None without any."""
@@ -121,18 +97,6 @@ class RankingService:
         with self._databases.get_postgres_session() as session:
             found: Decimal | None = session.scalar(sa.select(mean).where(which))
             return found
-
-    def _page(self, which: sa.ColumnElement[bool], *, limit: int, offset: int) -> Page[Ranking]:
-        query: sa.Select[Any] = sa.select(rankings).where(which)
-        with self._databases.get_postgres_session(snapshot=True) as session:
-            return rows.page_of(
-                session,
-                query,
-                _read,
-                order=(rankings.c.id,),
-                limit=limit,
-                offset=offset,
-            )
 
 
 def _of_fragment(fragment_id: int) -> sa.ColumnElement[bool]:
