@@ -3,12 +3,13 @@
 import dagster as dg
 
 from pipeline import jobs, settings, ticks
-from pipeline.anki_assets import embeddings_spec, following_assets, following_checks
-from pipeline.assets import plan_asset, table_assets
-from pipeline.housekeeping import housekeeping_asset
+from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
+from pipeline.assets.housekeeping import housekeeping_asset
+from pipeline.assets.plan import plan_asset
+from pipeline.assets.search import search_asset
+from pipeline.assets.standing import table_checks
+from pipeline.assets.tables import table_assets
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
-from pipeline.searchable import search_asset
-from pipeline.standing import table_checks
 from pipeline.tables import content
 
 _GROUP, _OWNERS = "content", ["team:learning-content"]

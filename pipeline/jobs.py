@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pipeline.assets import MoveConfig, run_config
+from pipeline.assets.tables import MoveConfig, run_config
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
 from pipeline import checks
-from pipeline.assets import MoveConfig, run_config
+from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
 from pipeline.settings import DAGSTER_OPTIONS
 

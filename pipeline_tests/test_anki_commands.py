@@ -15,7 +15,7 @@ from pipeline import runs, settings
 from pipeline.anki.collection import CollectionFile
 from pipeline.anki.notes import tag_of
 from pipeline.anki.outcomes import ACTIONS
-from pipeline.anki_assets import CARDS, EMBEDDINGS, STEP
+from pipeline.assets.anki import CARDS, EMBEDDINGS, STEP
 from pipeline.definitions import defs
 from pipeline.environment import anki
 from pipeline.metadata import NOTES, OUTCOMES

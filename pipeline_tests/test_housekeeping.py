@@ -18,9 +18,9 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline import settings, storage
+from pipeline.assets.housekeeping import AT_ONCE, Kept, tidy
 from pipeline.checks import OF_A_MOVE
 from pipeline.environment import databases
-from pipeline.housekeeping import AT_ONCE, Kept, tidy
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import libpq

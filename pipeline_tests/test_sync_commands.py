@@ -18,7 +18,7 @@ from dagster._core.execution.api import execute_run_iterator
 from sqlalchemy.engine import URL
 
 from pipeline import runs
-from pipeline.attempts import RETRIES
+from pipeline.assets.attempts import RETRIES
 from pipeline.checks import OF_A_MOVE
 from pipeline.move import tracking
 from pipeline.settings import libpq

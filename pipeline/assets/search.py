@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline import attempts, checks
+from pipeline import checks
+from pipeline.assets import attempts
 from pipeline.move.errors import PipelineError
 from pipeline.resources import Application, TargetDatabase
 from pipeline.services import search

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from pipeline import attempts, checks, settings
+from pipeline import checks, settings
+from pipeline.assets import attempts
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline.resources import TargetDatabase

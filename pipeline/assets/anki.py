@@ -13,12 +13,13 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
-from pipeline import attempts, checks, gate, metadata, progress, settings
+from pipeline import checks, metadata, progress, settings
 from pipeline.anki import checks as anki_checks
 from pipeline.anki import embeddings
 from pipeline.anki.outcomes import Options, Removed
 from pipeline.anki.rendering import Renderer
 from pipeline.anki.sync import sync
+from pipeline.assets import attempts, gate
 from pipeline.metadata import NOTES
 from pipeline.move.errors import PipelineError
 from pipeline.move.work import Progress

@@ -1,0 +1,48 @@
+"""The asset that tells what moves would do; its job is a dry run of ``migrate``."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline import checks, metadata, settings
+from pipeline.move.errors import PipelineError
+from pipeline.move.plan import plan_tables
+from pipeline.resources import SourceDatabase, TargetDatabase
+
+
+def plan_asset(
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+) -> dg.AssetsDefinition:
+    """The asset that tells what moving these tables would do."""
+
+    # An asset's own step would bear its name, which the job of that name has already.
+    @dg.multi_asset(
+        name="make_plan",
+        specs=[
+            dg.AssetSpec(
+                "plan",
+                group_name=group,
+                kinds={"sqlite", "postgres"},
+                owners=list(owners),
+                description=(
+                    "What a move would do, without touching the target: rows and bytes, what"
+                    " columns hold, what would be rejected or lose something, drift, and how long"
+                    " it would take."
+                ),
+            )
+        ],
+    )
+    def plan(
+        context: dg.AssetExecutionContext, source: SourceDatabase, target: TargetDatabase
+    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        try:
+            session = target.open()
+            opened = source.open(tables, target=session, run_id=context.run.run_id)
+            policies = settings.load().policies
+            plans = plan_tables(tables, source=opened, target=session, policies=policies)
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        return dg.MaterializeResult(metadata=metadata.of_plan(plans))
+
+    return plan
