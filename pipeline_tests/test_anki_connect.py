@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from pipeline.anki.connect import AnkiConnect
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote
+from pipeline.move.errors import SettingsError
 from pipeline_tests.anki_server import FULL_DISK, AnkiServer
 from pipeline_tests.anki_world import DECK, KEY, ServerWay, World, actions, fields_of, told
 
@@ -225,8 +226,8 @@ def test_where_nobody_listens_it_does_not_answer(no_pauses: None) -> None:
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://127.0.0.1:port"])
 def test_a_url_that_cannot_be_used_is_told(no_pauses: None, url: str) -> None:
-    with pytest.raises(AnkiError, match="ANKI_CONNECT_URL"), AnkiConnect(url):
-        pass
+    with pytest.raises(SettingsError, match="ANKI_CONNECT_URL is no URL"):
+        AnkiConnect(url)
 
 
 def test_a_server_that_speaks_no_http_is_told(no_pauses: None) -> None:
@@ -338,7 +339,7 @@ def test_a_note_that_anki_does_not_make_is_told(
     server_world.words(1, 2)
     with anki_server.fault("null, not made", "addNote", only=1):
         assert told(server_world.sync()) == [
-            (1, "failed", "Anki did not make the note"),
+            (1, "failed", "Anki did not make the note (it gave no id)"),
             (2, "created", "in deck top-thai-2000"),
         ]
     assert actions(server_world.sync()) == [(1, "created")]

@@ -571,14 +571,32 @@ def test_a_deck_whose_name_anki_writes_otherwise_is_made_once(world: World) -> N
     assert [note.decks for note in world.notes()] == [("verbs::new",), ("verbs::new",)]
 
 
-def test_a_filtered_deck_takes_no_notes(world: World) -> None:
-    world.words(1)
-    with world.way.collection() as collection:
+def test_a_filtered_deck_takes_no_notes(file_world: World) -> None:
+    file_world.words(1)
+    with file_world.way.collection() as collection:
         collection.decks.new_filtered("leeches")
-    before = world.everything()
+    before = file_world.everything()
     with pytest.raises(AnkiError, match="leeches"):
-        world.sync(deck="leeches")
-    assert world.everything() == before
+        file_world.sync(deck="leeches")
+    assert file_world.everything() == before
+
+
+@pytest.mark.parametrize("removed", ["tag", "suspend"])
+def test_more_notes_than_the_share_are_not_marked(world: World, removed: str) -> None:
+    world.words(1, 2, 3, 4)
+    world.sync()
+    world.remove(1)
+    world.remove(2)
+    before = world.notes()
+    with pytest.raises(
+        AnkiError, match=r"The contents of 2 of 4 notes are gone.*no note was marked"
+    ):
+        world.sync(removed=removed, removed_share=0.25)
+    assert world.notes() == before
+    assert actions(world.sync(removed=removed, removed_share=0.5)) == [
+        (1, "removed"),
+        (2, "removed"),
+    ]
 
 
 def test_a_deck_that_only_a_card_without_need_names_is_not_asked_for(world: World) -> None:
@@ -648,8 +666,8 @@ def test_a_dry_run_tells_what_a_run_does_and_changes_nothing(world: World) -> No
         (3, "updated"),
         (4, "adopted"),
         (9, "created"),
-        (7, "removed"),
         (8, "restored"),
+        (7, "removed"),
     ]
     assert sorted(told(world.sync(**options))) == sorted(would)
 

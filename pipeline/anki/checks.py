@@ -121,7 +121,8 @@ def _one_card(found: Sequence[Card], there: Collection[int]) -> CheckResult:
 def _export_hash(
     found: Sequence[Card], session: Session, renderer: Renderer, fields: Sequence[str]
 ) -> CheckResult:
-    exported = {c.content_id: c for c in found if c.content_id and c.note_id is not None}
+    following = cards.by_content(found)
+    exported = {number: card for number, card in following.items() if card.note_id is not None}
     names = (*fields, "recordings")
     outdated: list[Finding] = []
     compared = 0

@@ -5,7 +5,6 @@ A collection belongs to one program at a time: it is locked while it is open her
 
 import contextlib
 import hashlib
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.anki.errors import AnkiError, AnkiGone
-from pipeline.anki.notes import NewNote, Note
+from pipeline.anki.notes import NewNote, Note, Refusal
 
 _AT_ONCE = 500
+_BUSY_SECONDS = 0.5
+_LONGEST_NAME = 255
+_OPEN: set[Path] = set()
+"""The collections that this process has open."""
 
 
 class CollectionFile:
@@ -27,7 +30,7 @@ class CollectionFile:
 
     def __init__(self, path: Path) -> None:
         """Nothing is opened before the block begins."""
-        self.path = path
+        self.path = path.resolve()
         self.shown = f"the collection {path}"
         self._collection: Any = None
 
@@ -38,9 +41,15 @@ class CollectionFile:
             AnkiGone: another program has it open.
             AnkiError: it is no collection, or cannot be written.
         """
+        if self.path in _OPEN:
+            # To look into the file again would let the lock go.
+            raise AnkiGone(
+                f"{self.shown}: this program has it open already", remedy="Run one at a time"
+            )
         _demand_collection(self.path)
         with self._translated():
             self._collection = _open(self.path)
+        _OPEN.add(self.path)
         return self
 
     def __exit__(
@@ -50,13 +59,15 @@ class CollectionFile:
         trace: TracebackType | None,
     ) -> None:
         """Close it."""
+        _OPEN.discard(self.path)
         with self._translated():
             self._collection.close()
 
     def decks(self) -> list[str]:
-        """Names of the decks there are."""
+        """Names of the decks that notes can be put into."""
         with self._translated():
-            return [deck.name for deck in self._collection.decks.all_names_and_ids()]
+            decks = self._collection.decks.all_names_and_ids(include_filtered=False)
+            return [deck.name for deck in decks]
 
     def create_deck(self, name: str) -> None:
         """Make a deck."""
@@ -92,7 +103,7 @@ class CollectionFile:
                     found[number] = Note(number, name, dict(texts), tuple(tags.split()))
         return found
 
-    def add(self, notes: Sequence[NewNote]) -> list[int | None]:
+    def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
         """Make notes, all of them or none."""
         from anki.collection import AddNoteRequest
 
@@ -104,11 +115,15 @@ class CollectionFile:
                     note[name] = value
                 note.tags = list(new.tags)
                 deck = self._collection.decks.id_for_name(new.deck)
+                if deck is None:
+                    raise AnkiError(
+                        f"{self.shown} has no deck {new.deck}", remedy="Make it in Anki"
+                    )
                 requests.append(AddNoteRequest(note, deck))
             self._collection.add_notes(requests)
-        return [int(request.note.id) or None for request in requests]
+        return [int(request.note.id) for request in requests]
 
-    def write(self, fields: Mapping[int, Mapping[str, str]]) -> None:
+    def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
         """Write fields of notes: id -> name -> HTML; all of them or none."""
         with self._translated():
             notes = []
@@ -118,6 +133,7 @@ class CollectionFile:
                     note[name] = value
                 notes.append(note)
             self._collection.update_notes(notes)
+        return {}
 
     def tag(self, ids: Collection[int], tag: str) -> None:
         """Give notes a tag."""
@@ -137,28 +153,30 @@ class CollectionFile:
     def media(self, names: Collection[str]) -> dict[str, str]:
         """MD5 of the media files of these names that exist, in hexadecimal."""
         found = {}
-        for name in names:
-            with self._translated(), contextlib.suppress(FileNotFoundError):
-                found[name] = hashlib.md5(self._file(name).read_bytes()).hexdigest()  # noqa: S324
+        for name in filter(_is_name, names):
+            path = self._folder() / name
+            with self._translated():
+                if path.is_file():
+                    found[name] = hashlib.md5(path.read_bytes()).hexdigest()  # noqa: S324
         return found
 
     def store(self, name: str, data: bytes) -> None:
         """Write a media file whole, or leave what was there."""
         # Beside the folder, on the same disk: what lies in it would be synced by Anki.
+        if not _is_name(name):
+            raise AnkiError(
+                f"{name!r} is no name of a media file", remedy="Correct the template that made it"
+            )
         fresh = self.path.with_name(f".{name}.fresh")
         with self._translated():
             try:
                 fresh.write_bytes(data)
-                fresh.replace(self._file(name))
+                fresh.replace(self._folder() / name)
             finally:
                 fresh.unlink(missing_ok=True)
 
-    def _file(self, name: str) -> Path:
-        if os.path.basename(name) != name or name in ("", ".", ".."):  # noqa: PTH119
-            raise AnkiError(
-                f"{name!r} is no name of a media file", remedy="Correct the template that made it"
-            )
-        return Path(self._collection.media.dir(), name)
+    def _folder(self) -> Path:
+        return Path(self._collection.media.dir())
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -191,6 +209,15 @@ def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
     collection.close()
 
 
+def _is_name(name: str) -> bool:
+    """Whether a file of the media folder can be called so."""
+    return (
+        0 < len(name.encode("utf-8", "replace")) <= _LONGEST_NAME
+        and name not in (".", "..")
+        and not set(name) & set("/\\\0")
+    )
+
+
 def _open(path: Path) -> Any:
     # The package needs a third of a second to be imported, which only Anki's own runs pay.
     from anki.collection import Collection as AnkiCollection
@@ -205,10 +232,12 @@ def _demand_collection(path: Path) -> None:
     if not path.is_file():
         raise AnkiError(f"There is no collection {path}", remedy=remedy)
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as file:
-            known = file.execute("SELECT count(*) FROM sqlite_master WHERE name IN ('col','notes')")
-            if known.fetchone() == (2,):
-                return
+        uri = f"{path.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as file:
+            columns = {row[1] for row in file.execute("PRAGMA table_info(notes)")}
+            versions = {row[1] for row in file.execute("PRAGMA table_info(col)")}
+        if columns >= {"guid", "mid", "tags", "flds"} and "ver" in versions:
+            return
     except sqlite3.OperationalError as error:
         raise _said(f"the collection {path}", str(error)) from error
     except sqlite3.DatabaseError:
@@ -237,7 +266,7 @@ _KNOWN = (
     ),
     (
         AnkiError,
-        ("too new", "newer version"),
+        ("too new", "newer version", "FileTooNew"),
         "a newer Anki has written it",
         "Install a newer anki package, or use AnkiConnect",
     ),

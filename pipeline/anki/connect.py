@@ -11,13 +11,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 from pydantic import SecretStr
 
 from pipeline.anki.errors import AnkiError, AnkiGone
-from pipeline.anki.notes import NewNote, Note
+from pipeline.anki.notes import NewNote, Note, Refusal
+from pipeline.move.errors import SettingsError
 
 VERSION = 6
 TIMEOUT = 30.0
@@ -27,6 +27,7 @@ RETRIES = 2
 
 _AT_ONCE = 100
 _MEDIA_AT_ONCE = 20
+_SAID = 200
 
 
 class AnkiConnect:
@@ -39,13 +40,30 @@ class AnkiConnect:
             url: where AnkiConnect listens, ``http://127.0.0.1:8765``.
             key: its ``apiKey``; it stands in no message.
             timeout: how many seconds an answer may take.
+
+        Raises:
+            SettingsError: the URL is none.
         """
-        parts = urlsplit(url)
-        self.shown = f"Anki at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL:
+            parts = httpx.URL()
+        if not parts.host:
+            raise SettingsError(
+                "ANKI_CONNECT_URL is no URL", remedy="Write it like http://127.0.0.1:8765"
+            )
+        self.shown = f"Anki at {parts.scheme}://{parts.netloc.decode('ascii')}"
         self._url = url
         self._key = key
         self._timeout = timeout
-        self._client = httpx.Client(timeout=timeout, trust_env=False)
+        self._client = httpx.Client(
+            timeout=timeout,
+            trust_env=False,
+            # Loading certificates takes longer than most answers.
+            verify=parts.scheme == "https",
+            # AnkiConnect closes after each answer without saying so.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
 
     def __enter__(self) -> Self:
         """See that Anki answers and can be used.
@@ -73,7 +91,7 @@ class AnkiConnect:
 
     def decks(self) -> list[str]:
         """Names of the decks there are."""
-        return [str(name) for name in self._ask("deckNames", again=True)]
+        return [str(name) for name in self._list("deckNames")]
 
     def create_deck(self, name: str) -> None:
         """Make a deck."""
@@ -81,13 +99,13 @@ class AnkiConnect:
 
     def fields_of(self, note_type: str) -> list[str] | None:
         """Names of a note type's fields, None if there is no such type."""
-        if note_type not in self._ask("modelNames", again=True):
+        if note_type not in self._list("modelNames"):
             return None
-        return [str(name) for name in self._ask("modelFieldNames", again=True, modelName=note_type)]
+        return [str(name) for name in self._list("modelFieldNames", modelName=note_type)]
 
     def find(self, tag: str) -> list[int]:
         """Ids of the notes with a tag; it may end in ``*``."""
-        return [int(number) for number in self._ask("findNotes", again=True, query=f"tag:{tag}")]
+        return [int(number) for number in self._list("findNotes", query=f"tag:{tag}")]
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
         """Those of the notes that exist."""
@@ -101,9 +119,9 @@ class AnkiConnect:
             for info in self._infos(ids)
         }
 
-    def add(self, notes: Sequence[NewNote]) -> list[int | None]:
-        """Make notes; for each its id, None where Anki did not make it."""
-        made: list[int | None] = []
+    def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
+        """Make notes; for each its id, or why Anki did not make it."""
+        made: list[int | Refusal] = []
         for some in _parts(notes, _AT_ONCE):
             answers = self._multi(
                 "addNote",
@@ -122,17 +140,25 @@ class AnkiConnect:
                 ],
                 again=False,
             )
-            made += [answer if isinstance(answer, int) else None for answer in answers]
+            made += [
+                answer if isinstance(answer, int | Refusal) else Refusal("it gave no id")
+                for answer in answers
+            ]
         return made
 
-    def write(self, fields: Mapping[int, Mapping[str, str]]) -> None:
-        """Write fields of notes: id -> name -> HTML."""
+    def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
+        """Write fields of notes: id -> name -> HTML; the notes that Anki did not take."""
+        refused = {}
         for some in _parts(list(fields.items()), _AT_ONCE):
-            self._multi(
+            answers = self._multi(
                 "updateNoteFields",
                 [{"note": {"id": number, "fields": dict(values)}} for number, values in some],
                 again=True,
             )
+            for (number, _), answer in zip(some, answers, strict=True):
+                if isinstance(answer, Refusal):
+                    refused[number] = answer
+        return refused
 
     def tag(self, ids: Collection[int], tag: str) -> None:
         """Give notes a tag."""
@@ -152,7 +178,7 @@ class AnkiConnect:
         """MD5 of the media files of these names that exist, in hexadecimal."""
         if not names:
             return {}
-        there = set(self._ask("getMediaFilesNames", again=True, pattern="*"))
+        there = set(self._list("getMediaFilesNames", pattern="*"))
         found = {}
         for some in _parts([name for name in names if name in there], _MEDIA_AT_ONCE):
             wanted = [{"filename": name} for name in some]
@@ -171,24 +197,32 @@ class AnkiConnect:
     def _infos(self, ids: Collection[int]) -> Iterator[dict[str, Any]]:
         for some in _parts(sorted(ids), _AT_ONCE):
             # What does not exist is answered by an empty object, or by null.
-            yield from (info for info in self._ask("notesInfo", again=True, notes=some) if info)
+            yield from (info for info in self._list("notesInfo", notes=some) if info)
 
     def _multi(
         self, action: str, parameters: Sequence[Mapping[str, Any]], *, again: bool
     ) -> list[Any]:
-        """One action with several parameters in one request; None where it was refused."""
+        """One action with several parameters in one request; a refusal where it was refused."""
         actions = [self._request(action, each) for each in parameters]
         answers = self._ask("multi", again=again, actions=actions)
         if not isinstance(answers, list) or len(answers) != len(parameters):
             raise self._strange("multi")
-        return [self._result(answer) for answer in answers]
+        return [self._result(action, answer) for answer in answers]
 
-    def _result(self, answer: Any) -> Any:
+    def _result(self, action: str, answer: Any) -> Any:
         if isinstance(answer, dict) and answer.keys() == {"result", "error"}:
             if answer["error"] is not None:
-                self._refuse_key(str(answer["error"]))
-                return None
+                said = str(answer["error"])
+                self._refuse_all(action, said)
+                return Refusal(said[:_SAID])
             return answer["result"]
+        return answer
+
+    def _list(self, action: str, **parameters: Any) -> list[Any]:
+        """What is read as a list."""
+        answer = self._ask(action, again=True, **parameters)
+        if not isinstance(answer, list):
+            raise self._strange(action)
         return answer
 
     def _request(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,8 +251,11 @@ class AnkiConnect:
             raise self._strange(action)
         if answer["error"] is not None:
             said = str(answer["error"])
-            self._refuse_key(said)
-            raise AnkiError(f"{self.shown} refused {action} ({said[:200]})", remedy=_remedy(said))
+            self._refuse_all(action, said)
+            raise AnkiError(
+                f"{self.shown} refused {action} ({said[:_SAID]})",
+                remedy="What was confirmed before is kept; run again afterwards",
+            )
         return answer["result"]
 
     def _answer(self, action: str, request: dict[str, Any], *, again: bool) -> Any:
@@ -230,7 +267,7 @@ class AnkiConnect:
                 return response.json()
             except httpx.HTTPStatusError as error:
                 raise self._strange(action) from error
-            except (httpx.TransportError, httpx.InvalidURL) as error:
+            except httpx.TransportError as error:
                 # Who was never reached has done nothing.
                 repeatable = again or isinstance(error, httpx.ConnectError)
                 if not repeatable or attempt == RETRIES:
@@ -248,7 +285,7 @@ class AnkiConnect:
                 f"{self.shown} did not answer {action} within {self._timeout:g} s",
                 remedy="See whether a window of Anki waits for you, then run again",
             )
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.InvalidURL):
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
             return AnkiGone(
                 f"{self.shown} does not answer",
                 remedy="Start Anki with the add-on AnkiConnect, or correct ANKI_CONNECT_URL",
@@ -264,7 +301,11 @@ class AnkiConnect:
             remedy="Check ANKI_CONNECT_URL",
         )
 
-    def _refuse_key(self, said: str) -> None:
+    def _refuse_all(self, action: str, said: str) -> None:
+        """What is wrong with more than one request ends the run."""
+        for words, remedy in _REMEDIES.items():
+            if words in said:
+                raise AnkiError(f"{self.shown} refused {action} ({said[:_SAID]})", remedy=remedy)
         if "api key" in said.lower():
             raise AnkiError(
                 f"{self.shown} refused the key",
@@ -272,12 +313,10 @@ class AnkiConnect:
             )
 
 
-def _remedy(said: str) -> str:
-    if "collection is not available" in said:
-        return "Open a profile in Anki, then run again"
-    if "unsupported action" in said:
-        return "Update the add-on AnkiConnect in Anki"
-    return "What was confirmed before is kept; run again afterwards"
+_REMEDIES = {
+    "collection is not available": "Open a profile in Anki, then run again",
+    "unsupported action": "Update the add-on AnkiConnect in Anki",
+}
 
 
 def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

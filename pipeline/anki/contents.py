@@ -23,7 +23,8 @@ EXAMPLE = "real_life_example"
 EXAMPLES = 3
 _AT_ONCE = 500
 _RECORDINGS_AT_ONCE = 8
-_FILE = re.compile(r"asset_([1-9][0-9]{0,8})\.mp3")
+_LARGEST_ID = 2**31 - 1
+_FILE = re.compile(r"asset_([1-9][0-9]{0,9})\.mp3")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def recordings(session: Session, sounds: Collection[Sound]) -> Iterator[tuple[So
 
 def digests(session: Session, files: Collection[str]) -> dict[str, str]:
     """MD5 of the recordings of these names, those that are no recording's left out."""
-    named = [int(met[1]) for name in files if (met := _FILE.fullmatch(name))]
+    numbers = (int(met[1]) for name in files if (met := _FILE.fullmatch(name)))
+    named = [number for number in numbers if number <= _LARGEST_ID]
     query = sa.text("SELECT id, md5(asset_data) FROM fragment_assets WHERE id = ANY(:ids)")
     sounds = (Sound(asset_id, md5) for asset_id, md5 in session.execute(query, {"ids": named}))
     return {sound.file: sound.md5 for sound in sounds}

@@ -101,7 +101,8 @@ def _cards(session: Session) -> list[Finding]:
 
 
 _DIMENSION = """CASE WHEN json_valid(vector_data) AND json_type(vector_data) = 'array'
-  AND NOT EXISTS (SELECT 1 FROM json_each(vector_data) AS v WHERE v.type NOT IN ('real', 'integer'))
+  AND NOT EXISTS (SELECT 1 FROM json_each(vector_data) AS v
+    WHERE v.type NOT IN ('real', 'integer') OR abs(v.value) > 3.4028235e38)
   THEN json_array_length(vector_data) END"""
 """How many numbers a vector has, NULL if it is none."""
 
@@ -128,7 +129,7 @@ SELECT e.card_id, e.embedding_type, CASE WHEN s.times > 1 OR e.times > 1 THEN 't
   WHERE s.times IS NULL OR s.times > 1 OR e.times > 1
     OR CASE WHEN typeof(s.vector) <> 'blob' OR e.vector IS NULL
         OR length(s.vector) <> 4 * json_array_length(e.vector) THEN 1
-      ELSE vec_distance_L2(vec_f32(e.vector), s.vector) > :tolerance END
+      ELSE NOT coalesce(vec_distance_L2(vec_f32(e.vector), s.vector) <= :tolerance, 0) END
 UNION ALL
 SELECT s.card_id, s.embedding_type, 'without embedding' FROM s
   WHERE NOT EXISTS (SELECT 1 FROM e WHERE e.card_id = s.card_id

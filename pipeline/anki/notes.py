@@ -1,5 +1,7 @@
 """What the project asks of Anki, whichever way it is reached."""
 
+import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,6 +23,9 @@ OWN_TAGS = "sync::"
 """Tags that begin so belong to the application; all others belong to the learner."""
 
 
+_OF_CONTENT = re.compile(rf"{CONTENT_TAGS}([1-9][0-9]{{0,9}})", re.IGNORECASE)
+
+
 def tag_of(content_id: int) -> str:
     """The tag that says of which content a note is."""
     return f"{CONTENT_TAGS}{content_id}"
@@ -33,10 +38,7 @@ def has_tag(tags: Iterable[str], tag: str) -> bool:
 
 def contents_of(tags: Iterable[str]) -> list[int]:
     """The contents that these tags name."""
-    named = (
-        tag[len(CONTENT_TAGS) :] for tag in tags if tag.lower().startswith(CONTENT_TAGS.lower())
-    )
-    return [int(number) for number in named if number.isdecimal()]
+    return [int(met[1]) for tag in tags if (met := _OF_CONTENT.fullmatch(tag))]
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,13 @@ class NewNote:
     note_type: str
     fields: Mapping[str, str]
     tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why Anki did not take a note, in its own words."""
+
+    why: str
 
 
 class Anki(Protocol):
@@ -89,7 +98,7 @@ class Anki(Protocol):
         ...
 
     def decks(self) -> list[str]:
-        """Names of the decks there are."""
+        """Names of the decks that notes can be put into."""
         ...
 
     def create_deck(self, name: str) -> None:
@@ -108,12 +117,12 @@ class Anki(Protocol):
         """Those of the notes that exist."""
         ...
 
-    def add(self, notes: Sequence[NewNote]) -> list[int | None]:
-        """Make notes; for each its id, None where Anki did not make it."""
+    def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
+        """Make notes; for each its id, or why Anki did not make it."""
         ...
 
-    def write(self, fields: Mapping[int, Mapping[str, str]]) -> None:
-        """Write fields of notes: id -> name -> HTML."""
+    def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
+        """Write fields of notes: id -> name -> HTML; the notes that Anki did not take."""
         ...
 
     def tag(self, ids: Collection[int], tag: str) -> None:
@@ -171,8 +180,8 @@ def make_ready(
             f"The note type {note_type} of {anki.shown} has no field {', '.join(lacking)}",
             remedy=f"Set ANKI_FIELDS to two of {', '.join(there)}",
         )
-    known = {name.lower() for name in anki.decks()}
-    missing = sorted({name for name in decks if name.lower() not in known})
+    known = {_folded(name) for name in anki.decks()}
+    missing = sorted({name for name in decks if _folded(name) not in known})
     if missing and not create_decks:
         raise AnkiError(
             f"{anki.shown} has no deck {', '.join(missing)}",
@@ -181,3 +190,8 @@ def make_ready(
     if not dry_run:
         for name in missing:
             anki.create_deck(name)
+
+
+def _folded(name: str) -> str:
+    """A deck's name as Anki compares it."""
+    return unicodedata.normalize("NFC", name).lower()

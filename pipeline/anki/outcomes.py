@@ -39,6 +39,7 @@ class Options:
         removed: notes of contents that are not there any more are only reported, get the tag
             ``sync::removed``, or get it and are suspended.
         create_decks: make decks that Anki does not have.
+        removed_share: of all notes no larger share is marked or suspended in one run.
     """
 
     deck: str
@@ -49,6 +50,7 @@ class Options:
     force: bool = False
     removed: Removed = "report"
     create_decks: bool = False
+    removed_share: float = 1.0
 
 
 @dataclass(frozen=True)

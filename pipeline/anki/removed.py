@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping
 
-from pipeline.anki.notes import REMOVED, Anki
+from pipeline.anki.errors import AnkiError
+from pipeline.anki.notes import REMOVED, SKIP, Anki, has_tag
 from pipeline.anki.outcomes import Options, Outcome, Report
 
 _TOLD = {"report": "left as it is", "tag": f"tagged {REMOVED}", "suspend": "suspended"}
@@ -14,6 +15,7 @@ def see_to(
     *,
     there: Collection[int],
     waiting: Collection[int],
+    off: Collection[int | None],
     options: Options,
     report: Report,
 ) -> None:
@@ -21,35 +23,53 @@ def see_to(
 
     Args:
         anki: open.
-        notes: id -> id of the content that it is of.
+        notes: id -> id of the content that it is of; Anki may have lost some of them.
         there: the contents that there are.
         waiting: contents that the source has and the target could not take.
+        off: notes that are to be left as they are.
         options: what is to be done.
         report: where it is told.
+
+    Raises:
+        AnkiError: a larger share of the notes would be marked than may be; none was.
     """
     marked = set(anki.find(REMOVED))
-    for number, content_id in sorted(notes.items()):
-        if content_id in there:
-            if number in marked:
-                _restore(anki, number, content_id, options=options, report=report)
-        elif content_id in waiting:
+    for number in sorted(marked):
+        if notes.get(number) in there:
+            _restore(anki, number, notes[number], options=options, report=report)
+    # The contents of a whole collection may be gone: only then are many notes looked at.
+    gone = anki.notes({number for number, content_id in notes.items() if content_id not in there})
+    to_mark = []
+    for number, note in sorted(gone.items()):
+        content_id = notes[number]
+        if content_id in waiting:
             detail = f"note {number}: its content waits in quarantine"
             report.add(Outcome(content_id, "", "waiting", detail))
+        elif number in off or has_tag(note.tags, SKIP):
+            detail = f"note {number}: it has the tag {SKIP}; its content is gone"
+            report.add(Outcome(content_id, "", "switched off", detail))
         elif number in marked:
             detail = f"note {number}: marked {REMOVED} before"
             report.add(Outcome(content_id, "", "removed", detail))
         else:
-            _mark(anki, number, content_id, options=options, report=report)
+            to_mark.append(number)
+            detail = f"note {number}: {_TOLD[options.removed]}"
+            report.add(Outcome(content_id, "", "removed", detail))
+    if options.removed != "report" and not options.dry_run and to_mark:
+        _mark(anki, to_mark, of=len(notes), options=options)
 
 
-def _mark(anki: Anki, number: int, content_id: int, *, options: Options, report: Report) -> None:
-    if not options.dry_run and options.removed == "suspend":
-        anki.suspend([number])
-    if not options.dry_run and options.removed != "report":
-        # The mark comes last: who has it is not looked at again.
-        anki.tag([number], REMOVED)
-    detail = f"note {number}: {_TOLD[options.removed]}"
-    report.add(Outcome(content_id, "", "removed", detail))
+def _mark(anki: Anki, numbers: Collection[int], *, of: int, options: Options) -> None:
+    if len(numbers) > options.removed_share * of:
+        raise AnkiError(
+            f"The contents of {len(numbers)} of {of} notes are gone, more than a share of"
+            f" {options.removed_share:g}; no note was marked",
+            remedy="See whether this is the right target, or raise MAX_DELETE_SHARE",
+        )
+    if options.removed == "suspend":
+        anki.suspend(numbers)
+    # The mark comes last: who has it is not looked at again.
+    anki.tag(numbers, REMOVED)
 
 
 def _restore(anki: Anki, number: int, content_id: int, *, options: Options, report: Report) -> None:

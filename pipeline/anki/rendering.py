@@ -4,14 +4,15 @@ import hashlib
 import html
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import jinja2
 from markupsafe import Markup, escape
 
-from pipeline.anki.contents import Content, Sound
+from pipeline.anki.contents import Content, Fragment, Sound
 from pipeline.anki.errors import RenderError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,7 +23,8 @@ UNKNOWN = "0" * 32
 """Stands for the digest of a field of which nobody knows what was last exported."""
 
 _DIGEST_BYTES = 16
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
+_S = TypeVar("_S", Content, Fragment)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _COMMANDS = re.compile(r"\[(?=(?:sound:|anki:|latex\]|\$))", re.IGNORECASE)
 _AS_EDITED = {"&quot;": '"', "&#34;": '"', "&#39;": "'", "&#91;": "["}
 _PLAYED = re.compile(r"\[sound:([^\]]*)\]")
@@ -118,6 +120,7 @@ class Renderer:
             lstrip_blocks=True,
             finalize=_for_anki,
         )
+        environment.filters |= {"e": _escaped, "escape": _escaped}
         try:
             self._templates = [environment.get_template(side) for side in SIDES]
         except (jinja2.TemplateError, OSError, UnicodeDecodeError) as error:
@@ -129,7 +132,11 @@ class Renderer:
         Raises:
             RenderError: a template asks for what there is not.
         """
-        shown = {"content": content, "item": content.item, "examples": content.examples}
+        shown = {
+            "content": _as_text(content),
+            "item": content.item and _as_text(content.item),
+            "examples": [_as_text(example) for example in content.examples],
+        }
         try:
             texts = [canonical(template.render(shown)).strip() for template in self._templates]
         except Exception as error:  # whatever an expression in a template raises
@@ -155,8 +162,32 @@ class Renderer:
         )
 
 
+class _Text(str):
+    """Text of a content; whatever escapes it escapes what Anki would take for a command, too."""
+
+    def __html__(self) -> str:
+        return _escaped(str(self))
+
+
+def _as_text(shown: _S) -> _S:
+    """The same content or fragment, whose texts cannot become markup or commands."""
+    values: dict[str, Any] = {
+        name: _Text(value) if isinstance(value, str) else value
+        for name, value in vars(shown).items()
+    }
+    if isinstance(tags := values.get("tags"), list):
+        values["tags"] = [_Text(tag) if isinstance(tag, str) else tag for tag in tags]
+    return replace(shown, **values)
+
+
+def _escaped(value: object) -> Markup:
+    """Markup that shows a text as it is; what is markup already stays."""
+    if hasattr(value, "__html__"):
+        return escape(value)
+    # What Anki drops must not hide a command from us.
+    return Markup(_COMMANDS.sub("&#91;", str(escape(canonical(str(value))))))  # noqa: S704
+
+
 def _for_anki(value: object) -> object:
-    """Text whose brackets Anki would take for a command is shown as it is."""
-    if isinstance(value, Markup) or hasattr(value, "__html__") or value is None:
-        return "" if value is None else value
-    return Markup(_COMMANDS.sub("&#91;", str(escape(value))))  # noqa: S704
+    """What an expression of a template is replaced by."""
+    return "" if value is None else value if isinstance(value, Markup) else _escaped(value)

@@ -42,7 +42,8 @@ class Step:
     def needed(self) -> bool:
         """Whether anything but recordings is to be done."""
         as_kept = self.card is not None and self.card.export_hash == str(self.hash)
-        return bool(self.note_id is None or self.write or not self.tagged or not as_kept)
+        known = self.note_id is not None and self.tagged and not self.adopted
+        return bool(self.write) or not known or not as_kept
 
     def deck(self, options: Options) -> str:
         """Where a new note goes."""
@@ -69,6 +70,7 @@ def decide(
     card: Card | None,
     note: Note | None,
     strays: Sequence[Note],
+    intended: Sequence[str],
     options: Options,
 ) -> tuple[Step | None, list[Outcome]]:
     """What a content needs that is not as it was exported.
@@ -78,6 +80,7 @@ def decide(
         card: its card, if it has one.
         note: the note that the card names, if Anki has it.
         strays: notes with its tag that no card names.
+        intended: export hashes that were about to be written, and may have been.
         options: what is to be done.
 
     Returns:
@@ -93,7 +96,7 @@ def decide(
     if has_tag((*(card.tags if card else ()), *(note.tags if note else ())), SKIP):
         return None, [*told, outcome(rendered, "switched off", f"it has the tag {SKIP}")]
     if note is not None:
-        step, more = _of_note(rendered, card, note, options, adopted=adopted)
+        step, more = _of_note(rendered, card, note, intended, options, adopted=adopted)
         return step, [*told, *more]
     if card and card.note_id is not None and not options.force:
         detail = f"note {card.note_id} is not in Anki; force makes it again"
@@ -103,7 +106,13 @@ def decide(
 
 
 def _of_note(
-    rendered: Rendered, card: Card | None, note: Note, options: Options, *, adopted: bool
+    rendered: Rendered,
+    card: Card | None,
+    note: Note,
+    intended: Sequence[str],
+    options: Options,
+    *,
+    adopted: bool,
 ) -> tuple[Step | None, list[Outcome]]:
     """What the note of a content needs."""
     tagged = has_tag(note.tags, tag_of(rendered.content_id))
@@ -115,15 +124,17 @@ def _of_note(
     if lacking:
         detail = f"note {note.id}, of type {note.note_type}, has no field {', '.join(lacking)}"
         return None, [outcome(rendered, "failed", detail)]
-    before = ExportHash.parse(card.export_hash, fields=len(options.fields)) if card else None
+    count = len(options.fields)
+    before = ExportHash.parse(card.export_hash, fields=count) if card else None
+    ours = [before, *(ExportHash.parse(text, fields=count) for text in intended)]
     write: dict[str, str] = {}
     digests: list[str] = []
     kept: list[Outcome] = []
     names: list[str] = []
     for at, name in enumerate(options.fields):
         now, wanted = digest(note.fields[name]), rendered.hash.fields[at]
-        known = before.fields[at] if before and not adopted else UNKNOWN
-        if now in (wanted, known) or options.force:
+        known = before.fields[at] if before else UNKNOWN
+        if now == wanted or now in [each.fields[at] for each in ours if each] or options.force:
             digests.append(wanted)
             if now != wanted:
                 write[name] = rendered.fields[at]

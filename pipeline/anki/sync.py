@@ -14,10 +14,20 @@ from itertools import islice
 
 from sqlalchemy.orm import Session
 
-from pipeline.anki import cards, contents, removed
+from pipeline.anki import cards, contents, intents, removed
 from pipeline.anki.cards import Exported
 from pipeline.anki.contents import Sound
-from pipeline.anki.notes import CONTENT_TAGS, Anki, Note, contents_of, has_tag, make_ready, tag_of
+from pipeline.anki.notes import (
+    CONTENT_TAGS,
+    SKIP,
+    Anki,
+    Note,
+    Refusal,
+    contents_of,
+    has_tag,
+    make_ready,
+    tag_of,
+)
 from pipeline.anki.outcomes import Action, Options, Outcome, Report
 from pipeline.anki.rendering import Rendered, Renderer, digest
 from pipeline.anki.steps import Step, decide, outcome
@@ -84,6 +94,7 @@ class _Run:
         self._cards = cards.by_content(self._all_cards)
         self._tagged = set(anki.find(f"{CONTENT_TAGS}*"))
         self._strays = self._read_strays()
+        self._intended = intents.read(session)
 
     def _read_strays(self) -> dict[int, list[Note]]:
         """Notes that say of which content they are, and that no card names."""
@@ -100,7 +111,7 @@ class _Run:
         decks = {options.deck}
         for content_id in self.wanted:
             card = self._cards.get(content_id)
-            if card and (card.note_id is None or options.force):
+            if card and (card.note_id is None or options.force) and not has_tag(card.tags, SKIP):
                 decks.add(card.deck)
         make_ready(
             self._anki,
@@ -124,7 +135,8 @@ class _Run:
             card = self._cards.get(each.content_id)
             note = notes.get(card.note_id) if card and card.note_id is not None else None
             strays = self._strays.get(each.content_id, [])
-            step, told = decide(each, card, note, strays, self._options)
+            intended = self._intended.get(each.content_id, [])
+            step, told = decide(each, card, note, strays, intended, self._options)
             self.report.add(*told)
             steps += [step] if step else []
         lacking = self._lacking(steps)
@@ -157,6 +169,7 @@ class _Run:
         """
         wrong = self._store(lacking)
         sound = [step for step in steps if self._has_media(step, wrong)]
+        self._intend([step for step in sound if step.write])
         made = self._make([step for step in sound if step.note_id is None])
         written = self._write([step for step in sound if step.note_id is not None])
         confirmed = [*made, *written]
@@ -175,7 +188,26 @@ class _Run:
                     if step.needed
                 ],
             )
+        self._known({step.id for step, _ in confirmed} & self._intended.keys())
         return [step for step, _ in confirmed]
+
+    def _intend(self, steps: Sequence[Step]) -> None:
+        """Note what is about to be written, before it is."""
+        if not steps:
+            return
+        with self._manager.get_postgres_session() as session:
+            intents.prepare(session)
+            intents.keep(session, {step.id: str(step.hash) for step in steps})
+        for step in steps:
+            self._intended.setdefault(step.id, []).append(str(step.hash))
+
+    def _known(self, content_ids: Collection[int]) -> None:
+        """The cards know now what was written."""
+        if content_ids:
+            with self._manager.get_postgres_session() as session:
+                intents.forget(session, content_ids)
+        for number in content_ids:
+            del self._intended[number]
 
     def _store(self, lacking: Collection[Sound]) -> set[Sound]:
         """Store recordings; those that Anki then has not as they were stored."""
@@ -196,33 +228,40 @@ class _Run:
         """Make notes; those that Anki has, with their ids."""
         if not steps:
             return []
-        ids = self._anki.add([step.new_note(self._options) for step in steps])
-        found = [
+        answers = self._anki.add([step.new_note(self._options) for step in steps])
+        found: list[tuple[Step, int | Refusal]] = []
+        for step, answer in zip(steps, answers, strict=True):
             # An answer without an id may hide a note that was made.
-            (step, number or next(iter(self._anki.find(tag_of(step.id))), None))
-            for step, number in zip(steps, ids, strict=True)
-        ]
+            hidden = self._anki.find(tag_of(step.id)) if isinstance(answer, Refusal) else []
+            found.append((step, hidden[0] if hidden else answer))
         return self._confirmed(found)
 
     def _write(self, steps: Sequence[Step]) -> list[tuple[Step, int]]:
         """Write fields and tags of notes; those that Anki has."""
-        if changes := {step.note_id: step.write for step in steps if step.note_id and step.write}:
-            self._anki.write(changes)
+        changes = {step.note_id: step.write for step in steps if step.note_id and step.write}
+        refused = self._anki.write(changes) if changes else {}
         for step in steps:
             if not step.tagged and step.note_id:
                 self._anki.tag([step.note_id], tag_of(step.id))
-        touched = [step for step in steps if step.write or not step.tagged]
-        others = [(step, step.note_id) for step in steps if step not in touched and step.note_id]
-        return [*self._confirmed([(step, step.note_id) for step in touched]), *others]
+        found = [(step, step.note_id) for step in steps if step.note_id]
+        touched = [
+            (step, refused.get(number, number))
+            for step, number in found
+            if step.write or not step.tagged
+        ]
+        others = [(step, number) for step, number in found if not step.write and step.tagged]
+        return [*self._confirmed(touched), *others]
 
-    def _confirmed(self, found: Sequence[tuple[Step, int | None]]) -> list[tuple[Step, int]]:
+    def _confirmed(self, found: Sequence[tuple[Step, int | Refusal]]) -> list[tuple[Step, int]]:
         """Read notes back; those that are as they should be."""
-        notes = self._anki.notes({number for _, number in found if number is not None})
+        notes = self._anki.notes({number for _, number in found if isinstance(number, int)})
         confirmed = []
         for step, number in found:
-            note = notes.get(number) if number is not None else None
+            note = notes.get(number) if isinstance(number, int) else None
             if note is None:
-                self._note(step, "failed", "Anki did not make the note")
+                why = f" ({number.why})" if isinstance(number, Refusal) else ""
+                what = f"change note {step.note_id}" if step.note_id else "make the note"
+                self._note(step, "failed", f"Anki did not {what}{why}")
                 continue
             differ = [n for n, text in step.write.items() if digest(note.fields[n]) != digest(text)]
             if differ:
@@ -252,14 +291,16 @@ class _Run:
         notes = {
             card.note_id: card.content_id
             for card in self._all_cards
-            if card.note_id in self._tagged and card.note_id and card.content_id is not None
+            if card.note_id and card.content_id is not None
         }
         notes |= {note.id: number for number, some in self._strays.items() for note in some}
+        off = {card.note_id for card in self._all_cards if has_tag(card.tags, SKIP)}
         removed.see_to(
             self._anki,
             notes,
             there=self._there,
             waiting=contents.in_quarantine(self._session),
+            off=off,
             options=self._options,
             report=self.report,
         )

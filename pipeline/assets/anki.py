@@ -24,7 +24,7 @@ from pipeline.metadata import NOTES
 from pipeline.move.errors import PipelineError
 from pipeline.move.work import Progress
 from pipeline.resources import AnkiCollection, Application, TargetDatabase
-from pipeline.settings import AnkiSettings
+from pipeline.settings import Settings
 from pipeline.tables.anki import anki_cards, vector_embeddings
 
 CARDS, EMBEDDINGS = anki_cards.name, vector_embeddings.name
@@ -58,17 +58,18 @@ class AnkiConfig(dg.Config):
     )
     create_deck: bool = Field(default=False, description="Make decks that Anki does not have.")
 
-    def options(self, named: AnkiSettings) -> Options:
+    def options(self, loaded: Settings) -> Options:
         """The same with what the settings say."""
         return Options(
-            self.deck or named.deck,
-            named.note_type,
-            named.fields,
-            frozenset(self.ids) or None,
-            self.dry_run,
-            self.force,
-            self.removed,
-            self.create_deck,
+            self.deck or loaded.anki.deck,
+            loaded.anki.note_type,
+            loaded.anki.fields,
+            ids=frozenset(self.ids) or None,
+            dry_run=self.dry_run,
+            force=self.force,
+            removed=self.removed,
+            create_decks=self.create_deck,
+            removed_share=loaded.max_delete_share,
         )
 
 
@@ -120,14 +121,15 @@ def following_assets(
         anki: AnkiCollection,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         try:
+            loaded = settings.load()
             # The lock first: what is proven now stays so until the end.
             session = target.open()
             gate.demand_proven(context.instance, session, [table.name for table in tables])
             report = sync(
                 application.open(),
                 anki.open(),
-                Renderer(settings.load().anki.templates),
-                config.options(settings.load().anki),
+                Renderer(loaded.anki.templates),
+                config.options(loaded),
                 on_progress=_reporter(context),
             )
         except PipelineError as error:

@@ -7,6 +7,7 @@ keeps values in the same form: what a person put in the place of what the source
 ``watermarks`` tell up to where the source has been read; they are written with the rows they
 speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
 as they are, ``cascaded`` the keys of rows that went with their parent until their own table's turn.
+``anki_intents`` tells what was about to be written to Anki until its card says that it was.
 """
 
 import sqlalchemy as sa
@@ -98,6 +99,14 @@ cascaded = sa.Table(
     metadata,
     *_key("table_name", "target_key"),
     sa.Column("parent", sa.Text, nullable=False),
+)
+
+anki_intents = sa.Table(
+    "anki_intents",
+    metadata,
+    sa.Column("content_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("export_hash", sa.Text, primary_key=True),
+    _since(),
 )
 
 evidence = sa.Table(
