@@ -41,6 +41,7 @@ check: $(READY) ## lint and type-check
 .PHONY: bench
 bench: $(READY) ## measure against the limit and other tools; SCALE=10 for ten times the rows
 	@$(BIN)/python -m bench.run
+	@$(BIN)/python -m bench.anki
 
 .PHONY: lock
 lock: $(READY) ## pin the newest versions of all dependencies anew (needs uv)

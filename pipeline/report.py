@@ -98,7 +98,7 @@ def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
     for shown in _told(events):
         counts = {action: shown[action.replace(" ", "_")].value for action in ACTIONS}
         said = ", ".join(f"{number:,} {action}" for action, number in counts.items() if number)
-        console.print(f"{said or 'no contents'}; {shown['recordings'].value:,} recordings stored")
+        console.print(f"{said or 'no contents'}; {shown['recordings'].value:,} recordings")
         if OUTCOMES in shown:
             some = [Outcome(**outcome) for outcome in shown[OUTCOMES].value[:_LINES]]
             console.print(_framed("In Anki", frames.of_outcomes(some)))

@@ -225,10 +225,10 @@ def test_the_commands_tell_what_they_would_do_and_did(variables: dict[str, str])
     assert "nothing was changed in" in planned.out
     done = pipeline("anki", "sync", **variables)
     assert (done.code, done.err) == (0, "")
-    assert "60 created; 143 recordings stored" in done.out
+    assert "60 created; 143 recordings\n" in done.out
     assert done.row("anki_notes", "recordings") == ["passed", "files 143, of contents 143"]
     again = pipeline("anki", "sync", **variables)
-    assert "60 skipped; 0 recordings stored" in again.out
+    assert "60 skipped; 0 recordings\n" in again.out
     # A collection belongs to one program at a time.
     home = Path(variables["PIPELINE_HOME"])
     with CollectionFile(home / "anki" / "collection.anki2"):

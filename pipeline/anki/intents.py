@@ -34,9 +34,10 @@ def prepare(session: Session) -> None:
 
 def keep(session: Session, exports: Mapping[int, str]) -> None:
     """Note what is about to be written: content -> export hash."""
-    rows = [{"content_id": number, "export_hash": text} for number, text in exports.items()]
-    if rows:
-        session.execute(insert(_intents).on_conflict_do_nothing(), rows)
+    numbers = sa.func.unnest(sa.literal(list(exports), sa.ARRAY(sa.Integer)))
+    texts = sa.func.unnest(sa.literal(list(exports.values()), sa.ARRAY(sa.Text)))
+    new = insert(_intents).from_select(["content_id", "export_hash"], sa.select(numbers, texts))
+    session.execute(new.on_conflict_do_nothing())
 
 
 def forget(session: Session, content_ids: Collection[int]) -> None:

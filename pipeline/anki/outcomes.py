@@ -77,8 +77,8 @@ class Report:
     Attributes:
         outcomes: of the contents that needed something.
         counts: action -> contents; those that needed nothing were skipped.
-        media_files: recordings that were stored.
-        media_bytes: their size.
+        media_files: recordings that were stored, or would be.
+        media_bytes: the size of those that were.
         seconds: how long it took.
     """
 

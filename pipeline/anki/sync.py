@@ -140,7 +140,9 @@ class _Run:
             self.report.add(*told)
             steps += [step] if step else []
         lacking = self._lacking(steps)
-        if not self._options.dry_run:
+        if self._options.dry_run:
+            self.report.media_files += len(lacking)
+        else:
             steps = self._carry_out(steps, lacking)
         for step in steps:
             self._tell(step, {sound.file for sound in lacking & {*step.rendered.sounds}})
