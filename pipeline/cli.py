@@ -59,6 +59,16 @@ def main() -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Tell whether both databases are fit for a move, without changing anything."""
+    # Not a job: Dagster keeps its runs in the target, which may not even answer.
+    with console.status("examining source and target"):
+        found = environment.examine(settings.load(), content.metadata.sorted_tables)
+    report.show_symptoms(console, found)
+    raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
+
+
+@app.command()
 def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
 ) -> None:
@@ -301,6 +311,7 @@ def _ready() -> environment.Databases:
             remedy="Name a folder that can be written",
         ) from error
     found = environment.databases(loaded)
+    environment.demand_session(found)
     storage.prepare(found, loaded)
     return found
 

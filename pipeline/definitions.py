@@ -4,6 +4,7 @@ import dagster as dg
 
 from pipeline import jobs, settings, ticks
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
+from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.assets.plan import plan_asset
 from pipeline.assets.search import search_asset
@@ -16,6 +17,7 @@ _GROUP, _OWNERS = "content", ["team:learning-content"]
 _settings = settings.load()
 _tables = content.metadata.sorted_tables
 _plan = plan_asset(_tables, group=_GROUP, owners=_OWNERS)
+_doctor = doctor_check(_tables)
 _moves = table_assets(
     _tables, group=_GROUP, owners=_OWNERS, every=ticks.interval(_settings.sync_cron)
 )
@@ -33,9 +35,10 @@ _anki_sync = jobs.anki_sync(_anki, _across)
 
 defs = dg.Definitions(
     assets=[_plan, *_moves, _search, _housekeeping, _anki, _embeddings],
-    asset_checks=[*_standing, *_across],
+    asset_checks=[_doctor, *_standing, *_across],
     jobs=[
-        jobs.plan(_plan),
+        jobs.doctor(_doctor),
+        jobs.plan(_plan, _doctor),
         jobs.migrate(_moves, _standing),
         _sync,
         jobs.redrive(_moves, _standing),

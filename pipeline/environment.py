@@ -1,18 +1,23 @@
 """From settings to what answers: the sample source, the embedded server, Anki."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.anki.collection import CollectionFile, make_collection
 from pipeline.anki.connect import TIMEOUT, AnkiConnect
 from pipeline.anki.notes import Anki
+from pipeline.doctor.source import examine as examine_source
+from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.target import examine as examine_target
 from pipeline.embedded import ensure_server
 from pipeline.move.errors import SettingsError
 from pipeline.sample import make_sample
-from pipeline.settings import Settings, libpq, shown
+from pipeline.settings import Settings, libpq, pooled, shown
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,35 @@ def databases(settings: Settings) -> Databases:
             make_sample(source)
     target = settings.given_target or ensure_server(settings.server_data)
     return Databases(source, target, settings.snapshots)
+
+
+def examine(settings: Settings, tables: Sequence[sa.Table]) -> list[Symptom]:
+    """Whether source and target are fit for moving these tables; nothing is changed.
+
+    Raises:
+        TargetError: the embedded server does not start.
+        SettingsError: a URL is malformed.
+    """
+    found = databases(settings)
+    size = found.source.stat().st_size if found.source.exists() else 0
+    return [
+        *examine_source(found.source, snapshots=found.snapshots, tables=tables),
+        *examine_target(found.target, tables=tables, bytes_needed=size),
+    ]
+
+
+def demand_session(found: Databases) -> None:
+    """Refuse bulk work over a connection that holds for one transaction only.
+
+    Raises:
+        SettingsError: the target is reached by a transaction pooler.
+    """
+    if pooled(found.target):
+        raise SettingsError(
+            f"DATABASE_URL names a transaction pooler (port {found.target.port}), which cannot hold"
+            " the lock and the transaction that a move needs",
+            remedy="Take the direct or the session connection (port 5432)",
+        )
 
 
 def anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.anki.outcomes import Outcome
+from pipeline.doctor.symptoms import Symptom
 from pipeline.move.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
 from pipeline.move.plan import TablePlan
 
@@ -96,6 +97,20 @@ def of_outcomes(outcomes: Iterable[Outcome]) -> pd.DataFrame:
             "detail": outcome.detail,
         }
         for outcome in outcomes
+    )
+
+
+def of_symptoms(symptoms: Iterable[Symptom]) -> pd.DataFrame:
+    """What an examination of both databases found."""
+    return _frame(
+        {
+            "place": symptom.place,
+            "what": symptom.name,
+            "state": symptom.state,
+            "says": symptom.says,
+            "do": symptom.remedy,
+        }
+        for symptom in symptoms
     )
 
 

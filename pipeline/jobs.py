@@ -63,11 +63,11 @@ def verify(standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
     )
 
 
-def plan(asset: dg.AssetsDefinition) -> "Job":
+def plan(asset: dg.AssetsDefinition, doctor: dg.AssetChecksDefinition) -> "Job":
     """Tell what a move would do."""
     return _job(
         "plan",
-        dg.AssetSelection.assets(asset),
+        dg.AssetSelection.assets(asset) - dg.AssetSelection.checks(doctor),
         "Tell what a move would do. Both databases are read, nothing is written.",
     )
 
@@ -88,6 +88,15 @@ def anki_check(checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
         "anki_check",
         dg.AssetSelection.checks(*checks),
         "Check PostgreSQL, SQLite and Anki against each other. Nothing is written.",
+    )
+
+
+def doctor(check: dg.AssetChecksDefinition) -> "Job":
+    """Examine both databases."""
+    return _job(
+        "doctor",
+        dg.AssetSelection.checks(check),
+        "Tell whether both databases are fit for a move. Nothing is changed.",
     )
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from pipeline import frames
 from pipeline.anki.outcomes import ACTIONS, Outcome
+from pipeline.doctor.symptoms import Symptom
 from pipeline.metadata import NOTES, OUTCOMES
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
@@ -121,6 +122,11 @@ def _told(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
             continue
         if said.asset_key.to_user_string() == NOTES:
             yield dict(said.metadata)
+
+
+def show_symptoms(console: Console, symptoms: Sequence[Symptom]) -> None:
+    """Print what an examination found, and what to do about it."""
+    console.print(_framed("Examined", frames.of_symptoms(symptoms)))
 
 
 def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:

@@ -123,6 +123,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self._target is None:
             loaded = settings.load()
             found: Databases = databases(loaded)
+            environment.demand_session(found)
             target = self._exit.enter_context(
                 Target.connect(
                     found.target_url,

@@ -20,6 +20,8 @@ DAGSTER_URL = "PIPELINE_DAGSTER_URL"
 """The variable by which dagster.yaml learns where Dagster keeps its runs."""
 DAGSTER_FILES = "PIPELINE_DAGSTER_FILES"
 """The variable by which dagster.yaml learns where Dagster keeps what steps print."""
+TRANSACTION_POOLER = 6543
+"""The port on which Supabase gives a session for one transaction only."""
 DAGSTER_OPTIONS = "-csearch_path=dagster -ctimezone=UTC"
 """By these a connection of Dagster's own is known."""
 
@@ -243,6 +245,11 @@ def shown(url: URL) -> str:
     host = url.host or url.query.get("host", "local socket")
     port = f":{url.port}" if url.port else ""
     return f"PostgreSQL {url.database or ''} at {host}{port}"
+
+
+def pooled(url: URL) -> bool:
+    """Whether this is Supabase's transaction pooler, by its port and host."""
+    return url.port == TRANSACTION_POOLER and "supabase." in (url.host or "")
 
 
 def dagster_url(url: URL) -> str:

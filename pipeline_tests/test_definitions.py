@@ -187,7 +187,7 @@ def test_there_is_no_other_job_schedule_or_sensor(defs: dg.Definitions) -> None:
     jobs = {job.name for job in defs.resolve_all_job_defs()}
     assert {name for name in jobs if not name.startswith("__")} == {
         *JOBS,
-        *("anki_sync", "anki_check"),
+        *("anki_sync", "anki_check", "doctor"),
     }
     schedules = [each for each in defs.schedules or () if isinstance(each, dg.ScheduleDefinition)]
     assert {(each.name, each.job_name) for each in schedules} == {

@@ -10,6 +10,8 @@ from pipeline.move.errors import PipelineError
 from pipeline.move.plan import plan_tables
 from pipeline.resources import SourceDatabase, TargetDatabase
 
+PLAN = "plan"
+
 
 def plan_asset(
     tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
@@ -21,7 +23,7 @@ def plan_asset(
         name="make_plan",
         specs=[
             dg.AssetSpec(
-                "plan",
+                PLAN,
                 group_name=group,
                 kinds={"sqlite", "postgres"},
                 owners=list(owners),

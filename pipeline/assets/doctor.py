@@ -1,0 +1,33 @@
+"""The check that tells whether both databases are fit for a move; ``pipeline doctor`` in the UI."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline import checks, environment, frames, settings
+from pipeline.assets.plan import PLAN
+from pipeline.move.errors import PipelineError
+
+NAME = "doctor"
+
+
+def doctor_check(tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
+    """The check on the plan of these tables."""
+
+    @dg.asset_check(asset=PLAN, name=NAME, description=checks.DESCRIPTIONS[NAME])
+    def examined() -> dg.AssetCheckResult:
+        try:
+            found = environment.examine(settings.load(), tables)
+        except PipelineError as error:
+            raise checks.failure(error) from error
+        wrong = [symptom for symptom in found if symptom.state != "well"]
+        errors = [symptom for symptom in wrong if symptom.state == "error"]
+        return dg.AssetCheckResult(
+            passed=not wrong,
+            severity=dg.AssetCheckSeverity.ERROR if errors else dg.AssetCheckSeverity.WARN,
+            description="; ".join(f"{s.place}, {s.name}: {s.says}" for s in wrong) or "all is well",
+            metadata={"symptoms": dg.MetadataValue.md(frames.markdown(frames.of_symptoms(found)))},
+        )
+
+    return examined

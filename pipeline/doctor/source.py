@@ -1,0 +1,109 @@
+"""Examine the SQLite source: readable, whole, and with room beside it."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline.doctor.symptoms import State, Symptom
+from pipeline.move.errors import SourceError
+from pipeline.move.snapshot import look_at, unreadable
+
+OLDEST = (3, 35, 0)
+"""The first SQLite with all functions that contracts use."""
+
+_BUSY_SECONDS = 5.0
+_OFFENDERS = 5
+
+
+def examine(path: Path, *, snapshots: Path, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
+    """Look at the source file, without writing to it.
+
+    Args:
+        path: the file.
+        snapshots: where runs keep their private copies.
+        tables: those that move.
+    """
+    yield _library()
+    try:
+        look_at(path)
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as source:
+            source.execute("PRAGMA trusted_schema = OFF")
+            yield _symptom("readable", "well", f"{path}, {path.stat().st_size / 2**20:,.1f} MiB")
+            yield _integrity(source)
+            yield _journal(source)
+            yield _tables(source, [table.name for table in tables])
+            yield _foreign_keys(source)
+    except SourceError as error:
+        yield _symptom("readable", "error", error.problem, error.remedy)
+        return
+    except sqlite3.Error as error:
+        found = unreadable(path, error)
+        yield _symptom("readable", "error", found.problem, found.remedy)
+        return
+    yield _room(path, snapshots)
+
+
+def _library() -> Symptom:
+    known = sqlite3.sqlite_version_info >= OLDEST
+    says = f"SQLite {sqlite3.sqlite_version}"
+    oldest = ".".join(map(str, OLDEST))
+    if known:
+        return _symptom("library", "well", says)
+    return _symptom("library", "error", says, f"Use a Python whose SQLite is {oldest} or newer")
+
+
+def _integrity(source: sqlite3.Connection) -> Symptom:
+    found = [str(row[0]) for row in source.execute(f"PRAGMA integrity_check({_OFFENDERS})")]
+    if found == ["ok"]:
+        return _symptom("integrity", "well", "every page is sound")
+    says = "; ".join(line for text in found for line in text.splitlines()[:2])
+    remedy = "Restore it from a backup, or recover it with sqlite3 FILE .recover"
+    return _symptom("integrity", "error", says, remedy)
+
+
+def _journal(source: sqlite3.Connection) -> Symptom:
+    (mode,) = source.execute("PRAGMA journal_mode").fetchone()
+    if mode == "wal":
+        return _symptom("journal", "well", "write-ahead log; nobody waits for a move or sync")
+    remedy = "PRAGMA journal_mode = WAL spares the application the wait"
+    says = f"journal mode {mode}; the application waits while the file is copied or synced"
+    return _symptom("journal", "warning", says, remedy)
+
+
+def _tables(source: sqlite3.Connection, names: Sequence[str]) -> Symptom:
+    kinds = dict(source.execute("SELECT name, type FROM sqlite_schema"))
+    lacking = [name for name in names if kinds.get(name) != "table"]
+    if not lacking:
+        return _symptom("tables", "well", f"{', '.join(names)}")
+    remedy = "Check SQLITE_DATABASE_URL; it must name the application's own file"
+    return _symptom("tables", "error", f"no table {', '.join(lacking)}", remedy)
+
+
+def _foreign_keys(source: sqlite3.Connection) -> Symptom:
+    found: dict[str, int] = {}
+    for table, _, parent, _ in source.execute("PRAGMA foreign_key_check"):
+        found[f"{table} to {parent}"] = found.get(f"{table} to {parent}", 0) + 1
+    if not found:
+        return _symptom("foreign keys", "well", "every row has its parent")
+    says = ", ".join(f"{rows:,} rows of {which} have none" for which, rows in found.items())
+    return _symptom(
+        "foreign keys", "warning", says, "They go to quarantine; pipeline plan shows which"
+    )
+
+
+def _room(path: Path, snapshots: Path) -> Symptom:
+    there = next(folder for folder in (snapshots, *snapshots.parents) if folder.exists())
+    needed, free = path.stat().st_size * 1.1, shutil.disk_usage(there).free
+    says = f"a copy needs {needed / 2**20:,.0f} MiB, {there} has {free / 2**20:,.0f} MiB free"
+    if free >= needed:
+        return _symptom("room", "well", says)
+    return _symptom("room", "error", says, "Free some space, or set PIPELINE_HOME elsewhere")
+
+
+def _symptom(name: str, state: State, says: str, remedy: str = "") -> Symptom:
+    return Symptom("source", name, state, says, remedy)

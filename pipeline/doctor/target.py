@@ -1,0 +1,227 @@
+"""Examine the PostgreSQL target: reachable, encrypted, and with the rights that a move needs."""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import datetime, timezone
+from typing import Any
+
+import psycopg2
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from pipeline.doctor.symptoms import State, Symptom
+from pipeline.move.errors import TargetError
+from pipeline.settings import libpq, pooled, shown
+from pipeline.tables import ledger
+
+OLDEST = 14
+"""The oldest PostgreSQL that this was tried on or that its documentation allows."""
+
+SKEW_SECONDS = 60.0
+"""Dates of change are compared across the databases; clocks further apart mislead a sync."""
+
+_CONNECT_SECONDS = 10
+_CHECKED = ("verify-ca", "verify-full")
+
+
+def examine(url: URL, *, tables: Sequence[sa.Table], bytes_needed: int) -> Iterator[Symptom]:
+    """Look at the target, in one transaction that is undone.
+
+    Args:
+        url: with its password, which stands in nothing that is found.
+        tables: those that will be written.
+        bytes_needed: the size of the source.
+    """
+    yield from _address(url)
+    started = time.time()
+    try:
+        with closing(psycopg2.connect(libpq(url), connect_timeout=_CONNECT_SECONDS)) as connection:
+            yield _symptom("reachable", "well", f"{shown(url)}, in {time.time() - started:.2f} s")
+            with connection.cursor() as cursor:
+                yield from _looked(cursor, url, tables, bytes_needed)
+            connection.rollback()
+    except (psycopg2.Error, UnicodeError) as error:
+        # Not the driver's own text, which may repeat the URL.
+        found = TargetError.from_driver(error, where=shown(url), url=libpq(url))
+        yield _symptom("reachable", "error", found.problem, found.remedy)
+
+
+def _address(url: URL) -> Iterator[Symptom]:
+    """What the URL alone tells."""
+    if not url.host:
+        return
+    if pooled(url):
+        yield _symptom(
+            "connection",
+            "error",
+            "a transaction pooler (port 6543), which cannot hold a move's lock and transaction",
+            "Take the direct or the session connection (port 5432)",
+        )
+    elif "pooler.supabase.com" in url.host:
+        yield _symptom("connection", "well", "Supabase's session pooler")
+    elif url.host.endswith(".supabase.co"):
+        yield _symptom("connection", "well", "Supabase's direct connection")
+    families = _families(url.host, url.port or 5432)
+    if families == {socket.AF_INET6} and not _has_ipv6():
+        yield _symptom(
+            "address",
+            "error",
+            f"{url.host} has only an IPv6 address, and this machine has no way there",
+            "Take the session pooler's address, or buy the project an IPv4 address",
+        )
+
+
+def _families(host: str, port: int) -> set[int]:
+    try:
+        return {int(found[0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except OSError:
+        return set()
+
+
+def _has_ipv6() -> bool:
+    """Whether packets to the IPv6 internet have a way; none is sent."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2001:db8::1", 9))
+    except OSError:
+        return False
+    return True
+
+
+def _looked(
+    cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int
+) -> Iterator[Symptom]:
+    yield _version(cursor)
+    yield _encryption(cursor, url)
+    yield from _rights(cursor, tables)
+    yield _timeout(cursor)
+    yield _clock(cursor)
+    yield _search_path(cursor)
+    yield _extension(cursor)
+    yield _others(cursor, tables)
+    yield _room(cursor, bytes_needed)
+
+
+def _version(cursor: Any) -> Symptom:
+    number, text = _row(
+        cursor,
+        "SELECT current_setting('server_version_num')::int, current_setting('server_version')",
+    )
+    if number >= OLDEST * 10_000:
+        return _symptom("version", "well", f"PostgreSQL {text}")
+    return _symptom("version", "error", f"PostgreSQL {text}", f"Upgrade to {OLDEST} or newer")
+
+
+def _encryption(cursor: Any, url: URL) -> Symptom:
+    ssl, local = _row(
+        cursor,
+        "SELECT ssl, inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
+        " OR inet_server_addr() = '::1' FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+    )
+    if local:
+        return _symptom("encryption", "well", "not needed: the server is on this machine")
+    if not ssl:
+        remedy = "Add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
+        return _symptom("encryption", "error", "the connection is not encrypted", remedy)
+    if url.query.get("sslmode") not in _CHECKED:
+        remedy = "Add ?sslmode=verify-full&sslrootcert=FILE with the project's certificate"
+        says = "encrypted, but the server's certificate is not checked"
+        return _symptom("encryption", "warning", says, remedy)
+    return _symptom("encryption", "well", "encrypted, and the certificate is checked")
+
+
+def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
+    user, create, temporary, public = _row(
+        cursor,
+        "SELECT current_user, has_database_privilege(current_database(), 'CREATE'),"
+        " has_database_privilege(current_database(), 'TEMPORARY'),"
+        " has_schema_privilege('public', 'CREATE')",
+    )
+    cursor.execute(
+        "SELECT relname FROM pg_class WHERE oid IN (SELECT to_regclass('public.' || quote_ident(n))"
+        " FROM unnest(%s) AS n) AND NOT pg_has_role(relowner, 'USAGE') ORDER BY relname",
+        ([table.name for table in tables],),
+    )
+    foreign = [name for (name,) in cursor.fetchall()]
+    lacking = [
+        what
+        for what, there in (
+            ("CREATE on the database (for the schemas migration and dagster)", create),
+            ("TEMPORARY on the database (for staging)", temporary),
+            ("CREATE on schema public (for the tables)", public),
+            *((f"ownership of {name}", False) for name in foreign),
+        )
+        if not there
+    ]
+    if lacking:
+        yield _symptom(
+            "rights", "error", f"{user} lacks {', '.join(lacking)}", f"Grant them to {user}"
+        )
+    else:
+        yield _symptom("rights", "well", f"{user} may make schemas, tables and temporary tables")
+
+
+def _timeout(cursor: Any) -> Symptom:
+    (limit,) = _row(cursor, "SELECT current_setting('statement_timeout')")
+    says = "none" if limit == "0" else f"{limit} for this user; a run lifts it for its own session"
+    return _symptom("statement timeout", "well", says)
+
+
+def _clock(cursor: Any) -> Symptom:
+    (there,) = _row(cursor, "SELECT clock_timestamp()")
+    apart = abs((there - datetime.now(timezone.utc)).total_seconds())  # noqa: UP017
+    if apart <= SKEW_SECONDS:
+        return _symptom("clock", "well", f"{apart:.1f} s from this machine's")
+    remedy = "Let both machines take their time from the network"
+    return _symptom("clock", "warning", f"{apart:,.0f} s from this machine's", remedy)
+
+
+def _search_path(cursor: Any) -> Symptom:
+    (schema,) = _row(cursor, "SELECT current_schema()")
+    says = f"{schema or 'nothing'} comes first; a run asks for public by itself"
+    return _symptom("search path", "well", says)
+
+
+def _extension(cursor: Any) -> Symptom:
+    made, there = _row(
+        cursor,
+        "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm'),"
+        " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm')",
+    )
+    if made or there:
+        return _symptom("extensions", "well", f"pg_trgm is {'there' if made else 'available'}")
+    remedy = "Install PostgreSQL's contrib modules; without it search reads every row"
+    return _symptom("extensions", "warning", "pg_trgm is not available", remedy)
+
+
+def _others(cursor: Any, tables: Sequence[sa.Table]) -> Symptom:
+    """Tables of somebody else in the schema that the tables move to."""
+    cursor.execute(
+        "SELECT relname::text FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace"
+        " AND relkind IN ('r', 'p') AND NOT relname = ANY(%s) AND NOT EXISTS (SELECT FROM pg_depend"
+        " WHERE objid = c.oid AND deptype = 'e') ORDER BY relname",
+        ([table.name for table in tables],),
+    )
+    names = [name for (name,) in cursor.fetchall()]
+    (known,) = _row(cursor, f"SELECT to_regclass('{ledger.evidence.fullname}') IS NOT NULL")
+    if names and not known:
+        says = f"holds {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}, and no ledger"
+        return _symptom("contents", "warning", says, "See whether this is the right database")
+    return _symptom("contents", "well", "moved to before" if known else "nothing of others")
+
+
+def _room(cursor: Any, bytes_needed: int) -> Symptom:
+    (size,) = _row(cursor, "SELECT pg_database_size(current_database())")
+    says = f"the database has {size / 2**20:,.0f} MiB, about {2 * bytes_needed / 2**20:,.0f} come"
+    return _symptom("room", "well", f"{says}; PostgreSQL does not tell how much is free")
+
+
+def _row(cursor: Any, query: str) -> Any:
+    cursor.execute(query)
+    return cursor.fetchone()
+
+
+def _symptom(name: str, state: State, says: str, remedy: str = "") -> Symptom:
+    return Symptom("target", name, state, says, remedy)
