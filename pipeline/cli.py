@@ -227,6 +227,9 @@ def anki_sync(
     removed: Annotated[
         str, typer.Option(help="Notes without content: report, tag or suspend.")
     ] = "report",
+    recordings: Annotated[
+        bool, typer.Option("--recordings", help="Compare all recordings, byte by byte.")
+    ] = False,
     create_deck: Annotated[
         bool, typer.Option("--create-deck", help="Make decks that Anki does not have.")
     ] = False,
@@ -240,6 +243,7 @@ def anki_sync(
         "dry_run": dry_run,
         "force": force,
         "removed": removed,
+        "recordings": recordings,
         "create_deck": create_deck,
     }
     raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run))

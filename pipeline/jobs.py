@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipeline.assets.anki import CHECK_NOTES, CheckConfig
 from pipeline.assets.tables import MoveConfig, run_config
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def anki_check(checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
     return _job(
         "anki_check",
         dg.AssetSelection.checks(*checks),
-        "Check PostgreSQL, SQLite and Anki against each other. Nothing is written.",
+        "Check every value across PostgreSQL, SQLite and Anki. Nothing is written.",
+        config={"ops": {CHECK_NOTES: {"config": CheckConfig(recordings=0).model_dump()}}},
     )
 
 

@@ -204,7 +204,7 @@ class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
             TargetError: the embedded server does not start.
         """
         if self._manager is None:
-            made = HybridDatabaseManager.of_settings(pool_size=self.pool_size)
+            made = HybridDatabaseManager.of_settings(pool_size=self.pool_size, limits=False)
             self._manager = self._exit.enter_context(made)
         return self._manager
 

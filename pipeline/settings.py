@@ -33,7 +33,7 @@ class PolicySettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=PROJECT / ".env", env_prefix="POLICY_", extra="ignore"
+        env_file=PROJECT / ".env", env_prefix="POLICY_", extra="ignore", env_ignore_empty=True
     )
 
     naive_zone: str = "UTC"
@@ -55,7 +55,8 @@ class AnkiSettings(BaseSettings):
 
     Attributes:
         collection: the collection's file, when the desktop program is not running.
-        connect_url: where AnkiConnect listens, when it is; None of both makes a sample collection.
+        connect_url: where AnkiConnect listens, when it is; None of both
+            makes a sample collection where the sample is the source.
         connect_key: AnkiConnect's ``apiKey``, if it has one.
         deck: where notes of new cards go.
         note_type: the type of new notes.
@@ -64,7 +65,9 @@ class AnkiSettings(BaseSettings):
         cron: when the schedule of ``anki_sync`` starts it, once that is switched on.
     """
 
-    model_config = SettingsConfigDict(env_file=PROJECT / ".env", env_prefix="ANKI_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_prefix="ANKI_", extra="ignore", env_ignore_empty=True
+    )
 
     collection: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
     connect_url: str | None = None
@@ -106,7 +109,9 @@ class Settings(BaseSettings):
         keep_runs: how many runs of each job are remembered, with their events and evidence.
     """
 
-    model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", extra="ignore", env_ignore_empty=True
+    )
 
     sqlite_database_url: str | None = None
     database_url: SecretStr | None = None

@@ -5,6 +5,8 @@ from contextlib import closing
 
 import dagster as dg
 import psycopg2
+import sqlalchemy as sa
+from dagster_postgres.utils import DagsterPostgresException
 
 from pipeline.environment import Databases
 from pipeline.move.errors import TargetError
@@ -39,7 +41,7 @@ def prepare(found: Databases, settings: Settings) -> None:
                 cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
                 with dg.DagsterInstance.get():
                     pass
-    except (psycopg2.Error, ValueError) as error:
+    except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException, ValueError) as error:
         # Not "from error": the driver's own text may repeat the URL.
         url = found.target_url
         raise TargetError.from_driver(error, where=found.target_shown, url=url) from None

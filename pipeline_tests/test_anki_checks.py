@@ -80,14 +80,18 @@ def cards_only(file_world: World) -> World:
 def test_all_checks_pass_where_everything_follows(followed: World) -> None:
     assert of_cards(followed) == {
         "content_exists": CheckResult(
-            "content_exists", True, False, (), {"cards": 3, "waiting_in_quarantine": 0}
+            "content_exists",
+            True,
+            False,
+            (),
+            {"cards": 3, "waiting_in_quarantine": 0, "marked_removed": 0},
         ),
         "one_card": good("one_card", contents=3, without_card=0),
         "export_hash": CheckResult("export_hash", True, False, (), {"compared": 3}),
     }
     assert of_notes(followed) == {
         "note_exists": good("note_exists", cards=3, notes=3),
-        "recordings": good("recordings", files=6, of_contents=6),
+        "recordings": good("recordings", files=6, compared=6),
     }
 
 
@@ -107,11 +111,12 @@ def test_a_card_whose_content_is_gone(cards_only: World) -> None:
     cards_only.card(77)
     assert of_cards(cards_only)["content_exists"] == bad(
         "content_exists",
+        # Card 4 is of no content, which is no fault.
         CardWithoutContent(1, 1, False),
-        CardWithoutContent(4, None, False),
         CardWithoutContent(5, 77, False),
         cards=5,
         waiting_in_quarantine=0,
+        marked_removed=0,
     )
 
 
@@ -119,7 +124,7 @@ def test_a_card_whose_content_waits_in_quarantine_is_a_warning(cards_only: World
     cards_only.remove(1, 3)
     cards_only.wait_in_quarantine(1, 3, 99)
     waits = (CardWithoutContent(1, 1, True), CardWithoutContent(3, 3, True))
-    figures = {"cards": 3, "waiting_in_quarantine": 2}
+    figures = {"cards": 3, "waiting_in_quarantine": 2, "marked_removed": 0}
     expected = bad("content_exists", *waits, blocking=False, **figures)
     assert of_cards(cards_only)["content_exists"] == expected
     cards_only.remove(2)
@@ -134,7 +139,12 @@ def test_many_offenders_are_counted_and_some_are_named(cards_only: World) -> Non
     found = of_cards(cards_only)["content_exists"]
     named = tuple(CardWithoutContent(number - 46, number, False) for number in range(50, 70))
     assert (found.findings, found.blocking) == (named, True)
-    assert found.figures == {"cards": 33, "waiting_in_quarantine": 0, "offenders_in_all": 30}
+    assert found.figures == {
+        "cards": 33,
+        "waiting_in_quarantine": 0,
+        "marked_removed": 0,
+        "offenders_in_all": 30,
+    }
 
 
 def test_several_cards_of_one_content(cards_only: World) -> None:
@@ -220,7 +230,7 @@ def test_recordings_that_are_missing_or_different(followed: World) -> None:
         RecordingWrong(third, "a & b.mp3", "missing"),
         RecordingWrong(third, "own.mp3", "missing"),
         files=7,
-        of_contents=5,
+        compared=5,
     )
 
 
@@ -228,7 +238,7 @@ def test_a_recording_of_the_learners_own_is_right_as_it_is(followed: World) -> N
     with followed.way.collection() as collection:
         assert collection.media.write_data("own ไทย.mp3", b"mine") == "own ไทย.mp3"
     followed.edit(followed.note(1).id, Front="[sound:own ไทย.mp3]")
-    assert of_notes(followed)["recordings"] == good("recordings", files=6, of_contents=5)
+    assert of_notes(followed)["recordings"] == good("recordings", files=6, compared=5)
 
 
 def test_a_recording_whose_id_is_large_is_compared_too(followed: World) -> None:

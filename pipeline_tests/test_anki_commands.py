@@ -4,7 +4,9 @@ Jobs are run in this process, recorded in Dagster's schema of a real target; com
 them. The source is the sample, Anki a collection's file.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,16 @@ def test_a_target_whose_proof_has_failed_is_not_followed_until_it_is_mended(
     assert counts(follow(instance)) == {"created": WORDS}
 
 
+def test_checks_that_were_planned_and_never_made_do_not_count(
+    instance: dg.DagsterInstance, target_url: str
+) -> None:
+    with Target.connect(target_url, shown="the target") as mover, mover.lock():
+        assert not runs.run("migrate", opened=instance).success
+    planned = "SELECT count(*) FROM dagster.asset_check_executions"
+    assert query(target_url, f"{planned} WHERE execution_status = 'PLANNED'") != [(0,)]
+    assert counts(follow(instance)) == {"created": WORDS}
+
+
 def test_it_does_not_run_during_a_move(instance: dg.DagsterInstance, target_url: str) -> None:
     with Target.connect(target_url, shown="the target") as mover, mover.lock():
         refused = follow(instance)
@@ -226,7 +238,7 @@ def test_the_commands_tell_what_they_would_do_and_did(variables: dict[str, str])
     done = pipeline("anki", "sync", **variables)
     assert (done.code, done.err) == (0, "")
     assert "60 created; 143 recordings\n" in done.out
-    assert done.row("anki_notes", "recordings") == ["passed", "files 143, of contents 143"]
+    assert done.row("anki_notes", "recordings") == ["passed", "files 143, compared 143"]
     again = pipeline("anki", "sync", **variables)
     assert "60 skipped; 0 recordings\n" in again.out
     # A collection belongs to one program at a time.
@@ -278,6 +290,44 @@ def test_no_key_of_ankiconnect_is_stored_or_printed(
     assert ran.err.startswith("Anki at http://127.0.0.1:9 does not answer. Start Anki")
     assert KEY not in ran.out + ran.err
     assert [table for table, text in everything_stored(target_url) if KEY in text] == []
+
+
+def test_a_password_in_the_url_is_not_stored_when_a_proxy_refuses(
+    variables: dict[str, str], target_url: str
+) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://user:{KEY}@127.0.0.1:{server.server_port}"
+        ran = pipeline("anki", "sync", **variables, ANKI_CONNECT_URL=url)
+        server.shutdown()
+    assert ran.code == 1
+    assert "did not answer version as AnkiConnect does" in ran.err
+    assert KEY not in ran.out + ran.err
+    assert [table for table, text in everything_stored(target_url) if KEY in text] == []
+
+
+def test_a_sync_is_proven_though_the_search_indexes_cannot_be_made(
+    instance: dg.DagsterInstance, target_url: str
+) -> None:
+    query(target_url, "CREATE INDEX idx_learning_content_search ON learning_content (title)")
+    result = runs.run("sync", opened=instance)
+    assert result.success
+    (search,) = [
+        check
+        for check in result.get_asset_check_evaluations()
+        if check.check_name == "search_indexes"
+    ]
+    assert (search.passed, search.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "idx_learning_content_search of learning_content has another definition" in str(
+        search.description
+    )
 
 
 def test_the_schedule_is_hourly_and_off_until_it_is_switched_on() -> None:

@@ -861,3 +861,56 @@ def test_nothing_is_left_open(file_world: World) -> None:
     file_world.sync()
     held = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
     assert [name for name in held if "collection.anki2" in name] == []
+
+
+# Recordings and contents that go while nobody looks
+
+
+def a_recording(world: World) -> Path:
+    """A file in the media folder."""
+    with world.way.collection() as collection:
+        return min(Path(collection.media.dir()).iterdir())
+
+
+def test_a_recording_that_anki_lost_is_stored_again_though_nothing_changed(world: World) -> None:
+    world.words(1, 2)
+    world.sync()
+    lost = a_recording(world)
+    sound = lost.read_bytes()
+    lost.unlink()
+    assert [action for _, action in actions(world.sync())] == ["updated"]
+    assert lost.read_bytes() == sound
+    assert world.sync().counts == {"skipped": 2}
+
+
+def test_a_recording_that_differs_is_stored_again_when_all_are_compared(world: World) -> None:
+    world.words(1, 2)
+    world.sync()
+    changed = a_recording(world)
+    sound = changed.read_bytes()
+    changed.write_bytes(b"noise")
+    assert world.sync().counts == {"skipped": 2}
+    report = world.sync(recordings=True)
+    assert (report.counts["updated"], report.counts["skipped"]) == (1, 1)
+    assert changed.read_bytes() == sound
+
+
+def test_comparing_all_recordings_leaves_a_learners_edit_alone(world: World) -> None:
+    world.words(1)
+    world.sync()
+    number = world.by_content()[1][0].id
+    world.edit(number, Front="my own front")
+    world.sync(recordings=True)
+    assert world.note(1).fields["Front"] == "my own front"
+
+
+def test_a_card_is_marked_with_its_note_and_freed_when_the_content_is_back(world: World) -> None:
+    world.words(1, 2)
+    world.sync()
+    world.remove(1)
+    world.sync(removed="tag")
+    marked = "SELECT learning_content_id FROM anki_cards WHERE tags LIKE '%sync::removed%'"
+    assert world.sql(marked) == [(1,)]
+    world.words(1)
+    world.sync()
+    assert world.sql(marked) == []

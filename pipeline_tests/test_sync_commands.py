@@ -257,6 +257,7 @@ def test_a_table_that_fails_leaves_later_ones_as_they_are(
     first, *rest = ran.err.splitlines()
     assert "the user lacks a right (not today)" in first
     assert rest[:-1] == [
+        "content_search did not run, because a step before it failed.",
         "fragment_assets did not run, because a step before it failed.",
         "rankings did not run, because a step before it failed.",
     ]

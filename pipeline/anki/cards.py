@@ -1,7 +1,7 @@
 """Cards as the sync needs them: which content is which note, and what was last exported of it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pipeline.anki.notes import SKIP, SUCCESS
+from pipeline.anki.notes import REMOVED, SKIP, SUCCESS, has_tag
 from pipeline.tables.anki import anki_cards
 
 _STATES = ("sync::new", "sync::skipped", "sync::failed", "sync::error", SUCCESS)
@@ -93,6 +93,23 @@ def save(session: Session, exported: Sequence[Exported]) -> None:
         # The first write locks the file, so that nobody changes tags between look and write.
         session.execute(_UPDATE, known)
         session.execute(_RETAG, [_retagged(session, row["card"]) for row in known])
+
+
+def mark(session: Session, cards: Iterable[Card], notes: Collection[int]) -> None:
+    """Let cards bear the mark of notes whose content is gone, and no others.
+
+    Args:
+        session: with SQLite.
+        cards: as they were read.
+        notes: those that are marked.
+    """
+    for card in cards:
+        wanted = card.note_id in notes
+        if has_tag(card.tags, SKIP) or has_tag(card.tags, REMOVED) == wanted:
+            continue
+        kept = [tag for tag in card.tags if tag.lower() != REMOVED]
+        tags = [*kept, REMOVED] if wanted else kept
+        session.execute(_RETAG, [{"card": card.id, "tags": tags}])
 
 
 def _retagged(session: Session, card: object) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Cards, notes and recordings against the contents, whatever a sync says that it did."""
 
+import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
@@ -16,7 +17,7 @@ from pipeline.anki.findings import (
     RecordingWrong,
     SeveralCards,
 )
-from pipeline.anki.notes import Anki, Note, has_tag, tag_of
+from pipeline.anki.notes import REMOVED, Anki, Note, has_tag, tag_of
 from pipeline.anki.outcomes import Report
 from pipeline.anki.rendering import ExportHash, Renderer, played
 from pipeline.move.findings import OFFENDERS, CheckResult, Finding
@@ -51,12 +52,17 @@ def of_cards(
         ]
 
 
-def of_notes(manager: HybridDatabaseManager, anki: Anki) -> list[CheckResult]:
+def of_notes(
+    manager: HybridDatabaseManager, anki: Anki, *, sample: int | None = None, seed: int = 0
+) -> list[CheckResult]:
     """Check the notes in Anki, and what they play, against cards and contents.
 
     Args:
         manager: both databases.
         anki: open.
+        sample: of so many recordings the bytes are compared, of all whether they are there; None
+            compares all.
+        seed: chooses them.
 
     Raises:
         PipelineError: a database or Anki does not answer.
@@ -65,7 +71,8 @@ def of_notes(manager: HybridDatabaseManager, anki: Anki) -> list[CheckResult]:
         exported = [card for card in cards.read(session) if card.note_id is not None]
     notes = anki.notes({card.note_id for card in exported if card.note_id is not None})
     with manager.get_postgres_session(snapshot=True) as session:
-        return [_note_exists(exported, notes), _recordings(notes, session, anki)]
+        compared = _recordings(notes, session, anki, sample=sample, seed=seed)
+        return [_note_exists(exported, notes), compared]
 
 
 def confirmed(report: Report, *, dry_run: bool) -> CheckResult:
@@ -92,13 +99,23 @@ def result(
 def _content_exists(
     found: Sequence[Card], there: Collection[int], waiting: Collection[int]
 ) -> CheckResult:
-    lost = [
-        CardWithoutContent(card.id, card.content_id, card.content_id in waiting)
+    # A card may be of no content, and one whose note is marked has been seen to.
+    without = [
+        (card, content)
         for card in found
-        if card.content_id not in there
+        if (content := card.content_id) is not None and content not in there
+    ]
+    lost = [
+        CardWithoutContent(card.id, content, content in waiting)
+        for card, content in without
+        if not has_tag(card.tags, REMOVED)
     ]
     gone = [finding for finding in lost if not finding.waits]
-    figures = {"cards": len(found), "waiting_in_quarantine": len(lost) - len(gone)}
+    figures = {
+        "cards": len(found),
+        "waiting_in_quarantine": len(lost) - len(gone),
+        "marked_removed": len(without) - len(lost),
+    }
     # Who waits in quarantine is not lost; those come last.
     ordered = sorted(lost, key=lambda finding: finding.waits)
     return result("content_exists", ordered, figures, blocking=bool(gone))
@@ -153,17 +170,24 @@ def _note_exists(exported: Sequence[Card], notes: Mapping[int, Note]) -> CheckRe
     return result("note_exists", wrong, {"cards": len(exported), "notes": len(notes)})
 
 
-def _recordings(notes: Mapping[int, Note], session: Session, anki: Anki) -> CheckResult:
+def _recordings(
+    notes: Mapping[int, Note], session: Session, anki: Anki, *, sample: int | None, seed: int
+) -> CheckResult:
     plays = [
         (note.id, name)
         for note in notes.values()
         for name in sorted({name for text in note.fields.values() for name in played(text)})
     ]
-    names = {name for _, name in plays}
-    there, wanted = anki.media(names), contents.digests(session, names)
+    names = sorted({name for _, name in plays})
+    there = anki.media_names()
+    if sample is not None and len(names) > sample:
+        names = sorted(random.Random(seed).sample(names, sample))  # noqa: S311
+    wanted = contents.digests(session, names)
+    met = anki.media(wanted)
     wrong = [
         RecordingWrong(note, name, "different" if name in there else "missing")
         for note, name in plays
-        if name not in there or wanted.get(name, there[name]) != there[name]
+        if name not in there or met.get(name) != wanted.get(name)
     ]
-    return result("recordings", wrong, {"files": len(names), "of_contents": len(wanted)})
+    files = len({name for _, name in plays})
+    return result("recordings", wrong, {"files": files, "compared": len(wanted)})

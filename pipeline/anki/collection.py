@@ -5,9 +5,11 @@ A collection belongs to one program at a time: it is locked while it is open her
 
 import contextlib
 import hashlib
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -135,10 +137,11 @@ class CollectionFile:
             self._collection.update_notes(notes)
         return {}
 
-    def tag(self, ids: Collection[int], tag: str) -> None:
-        """Give notes a tag."""
+    def tag(self, tags: Mapping[int, str]) -> None:
+        """Give each of these notes a tag."""
         with self._translated():
-            self._collection.tags.bulk_add(list(ids), tag)
+            for number, tag in tags.items():
+                self._collection.tags.bulk_add([number], tag)
 
     def untag(self, ids: Collection[int], tag: str) -> None:
         """Take a tag from notes."""
@@ -150,14 +153,20 @@ class CollectionFile:
         with self._translated():
             self._collection.sched.suspend_notes(list(ids))
 
+    def media_names(self) -> set[str]:
+        """Names of all media files."""
+        with self._translated():
+            return {path.name for path in self._folder().iterdir()}
+
     def media(self, names: Collection[str]) -> dict[str, str]:
         """MD5 of the media files of these names that exist, in hexadecimal."""
         found = {}
         for name in filter(_is_name, names):
-            path = self._folder() / name
             with self._translated():
+                path = self._folder() / name
                 if path.is_file():
-                    found[name] = hashlib.md5(path.read_bytes()).hexdigest()  # noqa: S324
+                    with path.open("rb") as file:
+                        found[name] = hashlib.file_digest(file, "md5").hexdigest()
         return found
 
     def store(self, name: str, data: bytes) -> None:
@@ -176,7 +185,9 @@ class CollectionFile:
                 fresh.unlink(missing_ok=True)
 
     def _folder(self) -> Path:
-        return Path(self._collection.media.dir())
+        folder = Path(self._collection.media.dir())
+        folder.mkdir(exist_ok=True)
+        return folder
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -202,11 +213,20 @@ def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
     """
     if path.exists():
         raise AnkiError(f"{path} exists already", remedy="Name another file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    collection = _open(path)
-    for deck in decks:
-        collection.decks.id(deck)
-    collection.close()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            whole = Path(scratch, path.name)
+            with contextlib.closing(_open(whole)) as collection:
+                for deck in decks:
+                    collection.decks.id(deck)
+            # Under its name only when it is complete; who comes second finds it there.
+            path.with_suffix(".media").mkdir(exist_ok=True)
+            os.link(whole, path)
+    except FileExistsError as error:
+        raise AnkiError(f"{path} exists already", remedy="Name another file") from error
+    except OSError as error:
+        raise _said(f"the collection {path}", error.strerror or str(error)) from error
 
 
 def _is_name(name: str) -> bool:

@@ -6,6 +6,7 @@ sent again only when doing it twice is doing it once; making notes is not.
 """
 
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +27,9 @@ RETRIES = 2
 """How often a request that may be repeated is, after half a second and after one."""
 
 _AT_ONCE = 100
-_MEDIA_AT_ONCE = 20
+_NOTES_AT_ONCE = 500
+_MEDIA_AT_ONCE = 4
+"""Recordings are small, but an answer holds all of them at once."""
 _SAID = 200
 
 
@@ -56,14 +59,7 @@ class AnkiConnect:
         self._url = url
         self._key = key
         self._timeout = timeout
-        self._client = httpx.Client(
-            timeout=timeout,
-            trust_env=False,
-            # Loading certificates takes longer than most answers.
-            verify=parts.scheme == "https",
-            # AnkiConnect closes after each answer without saying so.
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+        self._encrypted = parts.scheme == "https"
 
     def __enter__(self) -> Self:
         """See that Anki answers and can be used.
@@ -72,12 +68,23 @@ class AnkiConnect:
             AnkiGone: nobody answers there.
             AnkiError: it is not AnkiConnect, too old, or refuses the key.
         """
-        found = self._ask("version", again=True)
-        if not isinstance(found, int) or found < VERSION:
-            raise AnkiError(
-                f"{self.shown} has version {found} of AnkiConnect, {VERSION} is needed",
-                remedy="Update the add-on AnkiConnect in Anki",
-            )
+        self._client = httpx.Client(
+            timeout=self._timeout,
+            trust_env=False,
+            # Loading certificates takes longer than most answers.
+            verify=self._encrypted,
+            # AnkiConnect closes after each answer without saying so.
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._client.close)
+            found = self._ask("version", again=True)
+            if not isinstance(found, int) or found < VERSION:
+                raise AnkiError(
+                    f"{self.shown} has version {found} of AnkiConnect, {VERSION} is needed",
+                    remedy="Update the add-on AnkiConnect in Anki",
+                )
+            failed.pop_all()
         return self
 
     def __exit__(
@@ -160,9 +167,11 @@ class AnkiConnect:
                     refused[number] = answer
         return refused
 
-    def tag(self, ids: Collection[int], tag: str) -> None:
-        """Give notes a tag."""
-        self._ask("addTags", again=True, notes=list(ids), tags=tag)
+    def tag(self, tags: Mapping[int, str]) -> None:
+        """Give each of these notes a tag."""
+        for some in _parts(list(tags.items()), _AT_ONCE):
+            wanted = [{"notes": [number], "tags": tag} for number, tag in some]
+            self._multi("addTags", wanted, again=True)
 
     def untag(self, ids: Collection[int], tag: str) -> None:
         """Take a tag from notes."""
@@ -174,13 +183,14 @@ class AnkiConnect:
         if cards:
             self._ask("suspend", again=True, cards=cards)
 
+    def media_names(self) -> set[str]:
+        """Names of all media files."""
+        return {str(name) for name in self._list("getMediaFilesNames", pattern="*")}
+
     def media(self, names: Collection[str]) -> dict[str, str]:
         """MD5 of the media files of these names that exist, in hexadecimal."""
-        if not names:
-            return {}
-        there = set(self._list("getMediaFilesNames", pattern="*"))
         found = {}
-        for some in _parts([name for name in names if name in there], _MEDIA_AT_ONCE):
+        for some in _parts(list(names), _MEDIA_AT_ONCE):
             wanted = [{"filename": name} for name in some]
             answers = self._multi("retrieveMediaFile", wanted, again=True)
             for name, answer in zip(some, answers, strict=True):
@@ -195,7 +205,7 @@ class AnkiConnect:
         self._ask("storeMediaFile", again=True, filename=name, data=text)
 
     def _infos(self, ids: Collection[int]) -> Iterator[dict[str, Any]]:
-        for some in _parts(sorted(ids), _AT_ONCE):
+        for some in _parts(sorted(ids), _NOTES_AT_ONCE):
             # What does not exist is answered by an empty object, or by null.
             yield from (info for info in self._list("notesInfo", notes=some) if info)
 
@@ -265,15 +275,16 @@ class AnkiConnect:
                 response = self._client.post(self._url, json=request)
                 response.raise_for_status()
                 return response.json()
-            except httpx.HTTPStatusError as error:
-                raise self._strange(action) from error
+            # Never "from error": the client's own text may repeat the URL with its password.
+            except httpx.HTTPStatusError:
+                raise self._strange(action) from None
             except httpx.TransportError as error:
                 # Who was never reached has done nothing.
                 repeatable = again or isinstance(error, httpx.ConnectError)
                 if not repeatable or attempt == RETRIES:
-                    raise self._gone(action, error) from error
-            except ValueError as error:
-                raise self._strange(action) from error
+                    raise self._gone(action, error) from None
+            except ValueError:
+                raise self._strange(action) from None
             attempt += 1
             time.sleep(0.5 * attempt)
 

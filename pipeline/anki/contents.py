@@ -22,7 +22,7 @@ ITEM = "target_learning_item"
 EXAMPLE = "real_life_example"
 EXAMPLES = 3
 _AT_ONCE = 500
-_RECORDINGS_AT_ONCE = 8
+_RECORDINGS_AT_ONCE = 1
 _LARGEST_ID = 2**31 - 1
 _FILE = re.compile(r"asset_([1-9][0-9]{0,9})\.mp3")
 
@@ -144,7 +144,7 @@ def _fragment(values: dict[str, Any]) -> Fragment:
 
 
 def recordings(session: Session, sounds: Collection[Sound]) -> Iterator[tuple[Sound, bytes]]:
-    """The bytes of recordings, few in memory at a time."""
+    """The bytes of recordings, one in memory at a time."""
     by_id = {sound.asset_id: sound for sound in sounds}
     rows = session.execute(
         sa.text("SELECT id, asset_data FROM fragment_assets WHERE id = ANY(:ids) ORDER BY id"),
@@ -167,6 +167,12 @@ def digests(session: Session, files: Collection[str]) -> dict[str, str]:
 def ids(session: Session) -> set[int]:
     """Ids of all contents."""
     return set(session.scalars(sa.select(learning_content.c.id)))
+
+
+def held(session: Session, content_ids: Collection[int]) -> set[int]:
+    """Those of the contents that there are; nobody deletes them before the session ends."""
+    query = sa.text("SELECT id FROM learning_content WHERE id = ANY(:ids) FOR KEY SHARE")
+    return set(session.scalars(query, {"ids": list(content_ids)}))
 
 
 def in_quarantine(session: Session) -> set[int]:

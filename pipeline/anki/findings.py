@@ -11,7 +11,7 @@ class CardWithoutContent(Finding):
     """A card whose content PostgreSQL does not have; it may wait in quarantine."""
 
     card: int
-    content: int | None
+    content: int
     waits: bool
 
 

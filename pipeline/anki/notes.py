@@ -125,8 +125,8 @@ class Anki(Protocol):
         """Write fields of notes: id -> name -> HTML; the notes that Anki did not take."""
         ...
 
-    def tag(self, ids: Collection[int], tag: str) -> None:
-        """Give notes a tag."""
+    def tag(self, tags: Mapping[int, str]) -> None:
+        """Give each of these notes a tag."""
         ...
 
     def untag(self, ids: Collection[int], tag: str) -> None:
@@ -135,6 +135,10 @@ class Anki(Protocol):
 
     def suspend(self, ids: Collection[int]) -> None:
         """Suspend all cards of notes."""
+        ...
+
+    def media_names(self) -> set[str]:
+        """Names of all media files."""
         ...
 
     def media(self, names: Collection[str]) -> dict[str, str]:

@@ -39,6 +39,7 @@ class Options:
         removed: notes of contents that are not there any more are only reported, get the tag
             ``sync::removed``, or get it and are suspended.
         create_decks: make decks that Anki does not have.
+        recordings: compare the bytes of all recordings, not only of those whose content changed.
         removed_share: of all notes no larger share is marked or suspended in one run.
     """
 
@@ -50,6 +51,7 @@ class Options:
     force: bool = False
     removed: Removed = "report"
     create_decks: bool = False
+    recordings: bool = False
     removed_share: float = 1.0
 
 

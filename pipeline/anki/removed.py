@@ -18,7 +18,7 @@ def see_to(
     off: Collection[int | None],
     options: Options,
     report: Report,
-) -> None:
+) -> set[int]:
     """Look after notes whose content is gone, and after marked ones whose content is back.
 
     Args:
@@ -30,6 +30,9 @@ def see_to(
         options: what is to be done.
         report: where it is told.
 
+    Returns:
+        the notes that are marked now, or would be.
+
     Raises:
         AnkiError: a larger share of the notes would be marked than may be; none was.
     """
@@ -39,7 +42,7 @@ def see_to(
             _restore(anki, number, notes[number], options=options, report=report)
     # The contents of a whole collection may be gone: only then are many notes looked at.
     gone = anki.notes({number for number, content_id in notes.items() if content_id not in there})
-    to_mark = []
+    to_mark, bearing = [], set()
     for number, note in sorted(gone.items()):
         content_id = notes[number]
         if content_id in waiting:
@@ -49,14 +52,18 @@ def see_to(
             detail = f"note {number}: it has the tag {SKIP}; its content is gone"
             report.add(Outcome(content_id, "", "switched off", detail))
         elif number in marked:
+            bearing.add(number)
             detail = f"note {number}: marked {REMOVED} before"
             report.add(Outcome(content_id, "", "removed", detail))
         else:
             to_mark.append(number)
             detail = f"note {number}: {_TOLD[options.removed]}"
             report.add(Outcome(content_id, "", "removed", detail))
-    if options.removed != "report" and not options.dry_run and to_mark:
+    if options.removed == "report":
+        return bearing
+    if to_mark and not options.dry_run:
         _mark(anki, to_mark, of=len(notes), options=options)
+    return bearing | set(to_mark)
 
 
 def _mark(anki: Anki, numbers: Collection[int], *, of: int, options: Options) -> None:
@@ -69,7 +76,7 @@ def _mark(anki: Anki, numbers: Collection[int], *, of: int, options: Options) ->
     if options.removed == "suspend":
         anki.suspend(numbers)
     # The mark comes last: who has it is not looked at again.
-    anki.tag(numbers, REMOVED)
+    anki.tag(dict.fromkeys(numbers, REMOVED))
 
 
 def _restore(anki: Anki, number: int, content_id: int, *, options: Options, report: Report) -> None:

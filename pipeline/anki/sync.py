@@ -58,6 +58,7 @@ def sync(
         AnkiGone: Anki does not answer any more; what it confirmed is kept.
         AnkiError: Anki refuses as a whole, or lacks a deck, a note type or a field.
         RenderError: a template cannot be used.
+        Refused: a card cannot be written as Anki has confirmed it.
         SourceError: the SQLite file cannot be read or written.
         TargetError: PostgreSQL does not answer.
     """
@@ -93,6 +94,7 @@ class _Run:
             self._all_cards = cards.read(sqlite)
         self._cards = cards.by_content(self._all_cards)
         self._tagged = set(anki.find(f"{CONTENT_TAGS}*"))
+        self._media = anki.media_names()
         self._strays = self._read_strays()
         self._intended = intents.read(session)
 
@@ -154,7 +156,8 @@ class _Run:
             and card.note_id in self._tagged
             and card.export_hash == str(rendered.hash)
             and rendered.content_id not in self._strays
-            and not self._options.force
+            and all(sound.file in self._media for sound in rendered.sounds)
+            and not (self._options.force or self._options.recordings)
         )
 
     def _lacking(self, steps: Iterable[Step]) -> set[Sound]:
@@ -175,23 +178,34 @@ class _Run:
         made = self._make([step for step in sound if step.note_id is None])
         written = self._write([step for step in sound if step.note_id is not None])
         confirmed = [*made, *written]
-        with self._manager.get_sqlite_session() as session:
-            cards.save(
-                session,
-                [
-                    Exported(
-                        step.card.id if step.card else None,
-                        step.id,
-                        number,
-                        step.deck(self._options),
-                        str(step.hash),
-                    )
-                    for step, number in confirmed
-                    if step.needed
-                ],
-            )
-        self._known({step.id for step, _ in confirmed} & self._intended.keys())
+        self._keep([(step, number) for step, number in confirmed if step.needed])
         return [step for step, _ in confirmed]
+
+    def _keep(self, confirmed: Sequence[tuple[Step, int]]) -> None:
+        """Let the cards know what Anki has confirmed."""
+        if not confirmed:
+            return
+        ids = {step.id for step, _ in confirmed}
+        with self._manager.get_postgres_session() as session:
+            # Nobody may delete a content before its card is there.
+            there = contents.held(session, ids)
+            exported = [
+                Exported(
+                    step.card.id if step.card else None,
+                    step.id,
+                    number,
+                    step.deck(self._options),
+                    str(step.hash),
+                )
+                for step, number in confirmed
+                if step.id in there
+            ]
+            with self._manager.get_sqlite_session() as sqlite:
+                cards.save(sqlite, exported)
+            if known := ids & self._intended.keys():
+                intents.forget(session, known)
+        for number in known:
+            del self._intended[number]
 
     def _intend(self, steps: Sequence[Step]) -> None:
         """Note what is about to be written, before it is."""
@@ -202,14 +216,6 @@ class _Run:
             intents.keep(session, {step.id: str(step.hash) for step in steps})
         for step in steps:
             self._intended.setdefault(step.id, []).append(str(step.hash))
-
-    def _known(self, content_ids: Collection[int]) -> None:
-        """The cards know now what was written."""
-        if content_ids:
-            with self._manager.get_postgres_session() as session:
-                intents.forget(session, content_ids)
-        for number in content_ids:
-            del self._intended[number]
 
     def _store(self, lacking: Collection[Sound]) -> set[Sound]:
         """Store recordings; those that Anki then has not as they were stored."""
@@ -242,9 +248,8 @@ class _Run:
         """Write fields and tags of notes; those that Anki has."""
         changes = {step.note_id: step.write for step in steps if step.note_id and step.write}
         refused = self._anki.write(changes) if changes else {}
-        for step in steps:
-            if not step.tagged and step.note_id:
-                self._anki.tag([step.note_id], tag_of(step.id))
+        if untagged := {s.note_id: tag_of(s.id) for s in steps if s.note_id and not s.tagged}:
+            self._anki.tag(untagged)
         found = [(step, step.note_id) for step in steps if step.note_id]
         touched = [
             (step, refused.get(number, number))
@@ -296,8 +301,11 @@ class _Run:
             if card.note_id and card.content_id is not None
         }
         notes |= {note.id: number for number, some in self._strays.items() for note in some}
+        if (gone := self._intended.keys() - self._there) and not self._options.dry_run:
+            with self._manager.get_postgres_session() as session:
+                intents.forget(session, gone)
         off = {card.note_id for card in self._all_cards if has_tag(card.tags, SKIP)}
-        removed.see_to(
+        marked = removed.see_to(
             self._anki,
             notes,
             there=self._there,
@@ -306,6 +314,9 @@ class _Run:
             options=self._options,
             report=self.report,
         )
+        if not self._options.dry_run:
+            with self._manager.get_sqlite_session() as session:
+                cards.mark(session, self._all_cards, marked)
 
     def _skip(self, contents: int) -> None:
         self.report.counts["skipped"] += contents

@@ -7,6 +7,7 @@ do is observed.
 """
 
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
@@ -29,6 +30,9 @@ from pipeline.tables.anki import anki_cards, vector_embeddings
 
 CARDS, EMBEDDINGS = anki_cards.name, vector_embeddings.name
 STEP = "follow_contents"
+CHECK_NOTES = "check_notes"
+RECORDINGS = 200
+"""So many recordings are compared with every sync."""
 
 Results = Iterator[dg.AssetCheckResult]
 
@@ -56,6 +60,10 @@ class AnkiConfig(dg.Config):
             " sync::removed, or get it and are suspended."
         ),
     )
+    recordings: bool = Field(
+        default=False,
+        description="Compare the bytes of all recordings, and store anew those that differ.",
+    )
     create_deck: bool = Field(default=False, description="Make decks that Anki does not have.")
 
     def options(self, loaded: Settings) -> Options:
@@ -68,9 +76,23 @@ class AnkiConfig(dg.Config):
             dry_run=self.dry_run,
             force=self.force,
             removed=self.removed,
+            recordings=self.recordings,
             create_decks=self.create_deck,
             removed_share=loaded.max_delete_share,
         )
+
+
+class CheckConfig(dg.Config):
+    """How much is compared."""
+
+    recordings: int = Field(
+        default=RECORDINGS,
+        ge=0,
+        description=(
+            "So many recordings, chosen at random, are compared byte by byte; 0 compares all. All"
+            " have to be there."
+        ),
+    )
 
 
 def following_assets(
@@ -124,7 +146,7 @@ def following_assets(
             loaded = settings.load()
             # The lock first: what is proven now stays so until the end.
             session = target.open()
-            gate.demand_proven(context.instance, session, [table.name for table in tables])
+            gate.demand_proven(session, [table.name for table in tables])
             report = sync(
                 application.open(),
                 anki.open(),
@@ -177,13 +199,23 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
         yield from checks.results(CARDS, found)
 
     @dg.multi_asset_check(
-        name="check_notes",
+        name=CHECK_NOTES,
         specs=_specs(NOTES, anki_checks.OF_NOTES),
         description="Check the notes.",
     )
-    def of_notes(application: Application, anki: AnkiCollection) -> Results:
+    def of_notes(
+        context: dg.AssetCheckExecutionContext,
+        config: CheckConfig,
+        application: Application,
+        anki: AnkiCollection,
+    ) -> Results:
         try:
-            found = anki_checks.of_notes(application.open(), anki.open())
+            found = anki_checks.of_notes(
+                application.open(),
+                anki.open(),
+                sample=config.recordings or None,
+                seed=zlib.crc32(context.run.run_id.encode()),
+            )
         except PipelineError as error:
             raise checks.failure(error) from error
         yield from checks.results(NOTES, found)

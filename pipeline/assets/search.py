@@ -3,7 +3,7 @@
 They are no part of a move, because building them takes longer than moving the tables does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from pipeline.resources import Application, TargetDatabase
 from pipeline.services import search
 
 NAME = "content_search"
+CHECK = "search_indexes"
 
 
 def search_asset(
@@ -34,6 +35,7 @@ def search_asset(
         group_name=group,
         kinds={"postgres"},
         owners=list(owners),
+        check_specs=[dg.AssetCheckSpec(CHECK, asset=NAME, description=checks.DESCRIPTIONS[CHECK])],
         description=(
             "Indexes by which contents and fragments are found by any part of their text, Thai"
             " and IPA without accents included."
@@ -41,7 +43,9 @@ def search_asset(
     )
     def searchable(
         context: dg.AssetExecutionContext, target: TargetDatabase, application: Application
-    ) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        sizes: dict[str, int] = {}
+        wrong: PipelineError | None = None
         try:
             # While the lock is held no move comes between.
             target.open()
@@ -52,9 +56,18 @@ def search_asset(
                 sizes = search.installed(session)
         except PipelineError as error:
             attempts.try_again(context, error, target)
-            raise checks.failure(error) from error
-        return dg.MaterializeResult(
-            metadata={name: dg.MetadataValue.int(size) for name, size in sizes.items()}
+            wrong = error
+        # Without its indexes search is slow, but nothing is wrong with what was moved.
+        yield dg.MaterializeResult(
+            metadata={name: dg.MetadataValue.int(size) for name, size in sizes.items()},
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=CHECK,
+                    passed=wrong is None,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=str(wrong) if wrong else ", ".join(sizes),
+                )
+            ],
         )
 
     return searchable

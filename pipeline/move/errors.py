@@ -6,7 +6,9 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 import re
 from urllib.parse import unquote
 
-TRANSIENT_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"})
+TRANSIENT_STATES = frozenset(
+    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
+)
 
 
 class PipelineError(Exception):

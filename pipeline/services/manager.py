@@ -42,6 +42,7 @@ class HybridDatabaseManager:
         pool_size: int = POOL_SIZE,
         pool_seconds: float = POOL_SECONDS,
         busy_seconds: float = BUSY_SECONDS,
+        limits: bool = True,
     ) -> None:
         """Nothing is connected before the first session.
 
@@ -52,6 +53,7 @@ class HybridDatabaseManager:
             pool_size: connections that are kept open to each database, at most.
             pool_seconds: how long a session waits for a connection that others use.
             busy_seconds: how long a statement waits for another writer of the SQLite file.
+            limits: whether PostgreSQL's own time limits hold for statements and idle transactions.
         """
         self.sqlite_path = sqlite_path
         self.shown = shown
@@ -62,7 +64,10 @@ class HybridDatabaseManager:
             max_overflow=0,
             pool_timeout=pool_seconds,
             pool_pre_ping=True,
-            connect_args={"application_name": "pipeline services", "options": "-ctimezone=UTC"},
+            connect_args={
+                "application_name": "pipeline services",
+                "options": _OPTIONS if limits else f"{_OPTIONS} {_UNLIMITED}",
+            },
         )
         self._sqlite = sa.create_engine(
             f"sqlite:///{sqlite_path}",
@@ -77,11 +82,12 @@ class HybridDatabaseManager:
             sa.event.listen(engine, "handle_error", partial(_refuse_unsendable, where))
 
     @classmethod
-    def of_settings(cls, *, pool_size: int = POOL_SIZE) -> Self:
+    def of_settings(cls, *, pool_size: int = POOL_SIZE, limits: bool = True) -> Self:
         """On the databases that the settings name.
 
         Args:
             pool_size: connections that are kept open to each, at most.
+            limits: whether PostgreSQL's own time limits hold.
 
         Raises:
             SettingsError: a URL is malformed.
@@ -89,7 +95,7 @@ class HybridDatabaseManager:
         """
         found = environment.databases(settings.load())
         url, shown = found.target_url, found.target_shown
-        return cls(found.source, url, shown=shown, pool_size=pool_size)
+        return cls(found.source, url, shown=shown, pool_size=pool_size, limits=limits)
 
     @contextmanager
     def get_postgres_session(self, *, snapshot: bool = False) -> Iterator[Session]:
@@ -168,6 +174,9 @@ class HybridDatabaseManager:
         """Close it."""
         self.close()
 
+
+_OPTIONS = "-ctimezone=UTC"
+_UNLIMITED = "-cstatement_timeout=0 -cidle_in_transaction_session_timeout=0"
 
 _TOO_MUCH = frozenset({"54000", "54001", "54023"})
 """SQLSTATEs of a value that is too large: for an index, for the stack, too many arguments."""
