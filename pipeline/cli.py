@@ -21,7 +21,9 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from pipeline import environment, progress, quarantine_files, report, settings, storage
+from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
+from pipeline.doctor.examination import examine
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
 from pipeline.move import mending, quarantine, schema, tracking
@@ -63,7 +65,7 @@ def doctor() -> None:
     """Tell whether both databases are fit for a move, without changing anything."""
     # Not a job: Dagster keeps its runs in the target, which may not even answer.
     with console.status("examining source and target"):
-        found = environment.examine(settings.load(), content.metadata.sorted_tables)
+        found = examine(settings.load(), content.metadata.sorted_tables)
     report.show_symptoms(console, found)
     raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
 
@@ -406,7 +408,7 @@ def _follow(
     """Run a job of Anki with live output; returns the exit code."""
     started = time.perf_counter()
     found = _ready()
-    anki = environment.anki(settings.load())
+    anki = named_anki(settings.load())
     _say_where(found)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
     result = _result_of(job_name, steps=None if config is None else {"follow_contents": config})

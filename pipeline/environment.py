@@ -1,19 +1,11 @@
-"""From settings to what answers: the sample source, the embedded server, Anki."""
+"""From settings to databases that answer: the sample source, the embedded server."""
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.anki.collection import CollectionFile, make_collection
-from pipeline.anki.connect import TIMEOUT, AnkiConnect
-from pipeline.anki.notes import Anki
-from pipeline.doctor.source import examine as examine_source
-from pipeline.doctor.symptoms import Symptom
-from pipeline.doctor.target import examine as examine_target
 from pipeline.embedded import ensure_server
 from pipeline.move.errors import SettingsError
 from pipeline.sample import make_sample
@@ -63,21 +55,6 @@ def databases(settings: Settings) -> Databases:
     return Databases(source, target, settings.snapshots)
 
 
-def examine(settings: Settings, tables: Sequence[sa.Table]) -> list[Symptom]:
-    """Whether source and target are fit for moving these tables; nothing is changed.
-
-    Raises:
-        TargetError: the embedded server does not start.
-        SettingsError: a URL is malformed.
-    """
-    found = databases(settings)
-    size = found.source.stat().st_size if found.source.exists() else 0
-    return [
-        *examine_source(found.source, snapshots=found.snapshots, tables=tables),
-        *examine_target(found.target, tables=tables, bytes_needed=size),
-    ]
-
-
 def demand_session(found: Databases) -> None:
     """Refuse bulk work over a connection that holds for one transaction only.
 
@@ -90,36 +67,3 @@ def demand_session(found: Databases) -> None:
             " the lock and the transaction that a move needs",
             remedy="Take the direct or the session connection (port 5432)",
         )
-
-
-def anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
-    """Anki as the settings name it; it is opened by entering it.
-
-    A sample collection is made where the sample is the source and the settings name none.
-
-    Args:
-        settings: name it.
-        timeout: how many seconds AnkiConnect may take to answer a request.
-
-    Raises:
-        SettingsError: there is none, or more than one.
-        AnkiError: the sample collection cannot be made.
-    """
-    named = settings.anki
-    if named.collection and named.connect_url:
-        raise SettingsError(
-            "ANKI_COLLECTION and ANKI_CONNECT_URL are both set",
-            remedy="Set the file while Anki is closed, the URL while it is running",
-        )
-    if named.connect_url:
-        return AnkiConnect(named.connect_url, key=named.connect_key, timeout=timeout)
-    if named.collection:
-        return CollectionFile(named.collection)
-    if settings.source_path != settings.sample_path:
-        raise SettingsError(
-            "No Anki is named",
-            remedy="Set ANKI_CONNECT_URL (http://127.0.0.1:8765) or ANKI_COLLECTION",
-        )
-    if not settings.sample_collection.exists():
-        make_collection(settings.sample_collection, decks=[named.deck])
-    return CollectionFile(settings.sample_collection)

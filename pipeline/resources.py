@@ -17,6 +17,7 @@ from pydantic import Field, PrivateAttr
 
 from pipeline import environment, settings
 from pipeline.anki.connect import TIMEOUT
+from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
@@ -232,7 +233,5 @@ class AnkiCollection(dg.ConfigurableResource):  # type: ignore[type-arg]
             AnkiError: it cannot be used.
         """
         if self._anki is None:
-            self._anki = self._exit.enter_context(
-                environment.anki(settings.load(), timeout=self.timeout)
-            )
+            self._anki = self._exit.enter_context(named_anki(settings.load(), timeout=self.timeout))
         return self._anki

@@ -15,11 +15,11 @@ import pytest
 
 from pipeline import runs, settings
 from pipeline.anki.collection import CollectionFile
+from pipeline.anki.named import named_anki
 from pipeline.anki.notes import tag_of
 from pipeline.anki.outcomes import ACTIONS
 from pipeline.assets.anki import CARDS, EMBEDDINGS, STEP
 from pipeline.definitions import defs
-from pipeline.environment import anki
 from pipeline.metadata import NOTES, OUTCOMES
 from pipeline.move.target import Target
 from pipeline.sample import make_sample
@@ -110,7 +110,7 @@ def said(result: dg.ExecuteInProcessResult) -> list[str]:
 
 def notes() -> dict[int, str]:
     """The fronts of all notes in Anki."""
-    with anki(settings.load()) as opened:
+    with named_anki(settings.load()) as opened:
         found = opened.notes(opened.find("sync::content::*"))
     return {number: note.fields["Front"] for number, note in found.items()}
 
@@ -214,7 +214,7 @@ def test_contents_that_the_application_writes_to_postgresql_are_followed_alike(
             )
         )
     assert counts(follow(instance)) == {"skipped": WORDS, "created": 1}
-    with anki(settings.load()) as opened:
+    with named_anki(settings.load()) as opened:
         (note,) = opened.notes(opened.find(tag_of(number))).values()
     assert note.fields["Front"] == (
         '<div class="native">ทะเล</div>\n<div class="ipa">[tʰá.leː]</div>'

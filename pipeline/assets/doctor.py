@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline import checks, environment, frames, settings
+from pipeline import checks, frames, settings
 from pipeline.assets.plan import PLAN
+from pipeline.doctor.examination import examine
 from pipeline.move.errors import PipelineError
 
 NAME = "doctor"
@@ -18,7 +19,7 @@ def doctor_check(tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=PLAN, name=NAME, description=checks.DESCRIPTIONS[NAME])
     def examined() -> dg.AssetCheckResult:
         try:
-            found = environment.examine(settings.load(), tables)
+            found = examine(settings.load(), tables)
         except PipelineError as error:
             raise checks.failure(error) from error
         wrong = [symptom for symptom in found if symptom.state != "well"]
