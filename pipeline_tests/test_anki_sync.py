@@ -914,3 +914,10 @@ def test_a_card_is_marked_with_its_note_and_freed_when_the_content_is_back(world
     world.words(1)
     world.sync()
     assert world.sql(marked) == []
+
+
+def test_a_content_that_is_deleted_while_its_note_is_made_gets_no_card(world: World) -> None:
+    world.words(1, 2)
+    world.sync(happens=lambda moment: world.remove(1) if moment == "after add" else None)
+    assert world.sql("SELECT learning_content_id FROM anki_cards") == [(2,)]
+    assert actions(world.sync()) == [(1, "removed")]
