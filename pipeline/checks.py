@@ -33,6 +33,7 @@ DESCRIPTIONS = {
     "one_card": "No content has more than one card.",
     "export_hash": "What was exported of every card is what rendering gives now.",
     "note_exists": "The note of every card is in Anki and has the tag of its content.",
+    "edited": "Every note is as it was exported; what a learner edited is left alone.",
     "recordings": "Every file that a note plays is in Anki, with the bytes of its asset.",
     "embedding_card": "The card of every embedding is there.",
     "embedding_dimension": "Every vector has as many numbers as it says.",
@@ -94,7 +95,11 @@ def results(
 def summary(check: CheckResult) -> str:
     """A check's outcome in a line."""
     shown = [f"{n} {v:,}" for n, v in check.figures.items() if isinstance(v, int)]
-    told = check.blocking or any(isinstance(finding, Conflict) for finding in check.findings)
+    told = (
+        check.blocking
+        or "offenders_in_all" in check.figures
+        or any(isinstance(finding, Conflict) for finding in check.findings)
+    )
     if not check.passed and (told or not shown):
         more = len(check.findings) - 3
         said = "; ".join(say(finding) for finding in check.findings[:3])

@@ -221,7 +221,10 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         prefix = {group.__name__: group.model_config["env_prefix"] for group in _GROUPS}
-        name, why = f"{prefix.get(error.title, '')}{first['loc'][0]}".upper(), first["msg"]
+        name, why = (
+            f"{prefix.get(error.title, '')}{first['loc'][0]}".upper(),
+            first["msg"].removeprefix("Value error, "),
+        )
     except pydantic_settings.SettingsError as error:
         # These are parsed as JSON before they are validated.
         policy = "forbidden_nulls" in str(error)

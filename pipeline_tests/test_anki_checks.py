@@ -15,6 +15,7 @@ from pipeline.anki.findings import (
     EmbeddingWithoutCard,
     ExportOutdated,
     NotConfirmed,
+    NoteEdited,
     NoteMissing,
     NoteUntagged,
     RecordingWrong,
@@ -38,7 +39,7 @@ def of_cards(world: World) -> dict[str, CheckResult]:
 def of_notes(world: World) -> dict[str, CheckResult]:
     """What the checks of the notes say, by name."""
     with world.way.open() as anki:
-        return {each.name: each for each in checks.of_notes(world.manager, anki)}
+        return {each.name: each for each in checks.of_notes(world.manager, anki, FIELDS)}
 
 
 def of_embeddings(world: World) -> dict[str, CheckResult]:
@@ -91,6 +92,7 @@ def test_all_checks_pass_where_everything_follows(followed: World) -> None:
     }
     assert of_notes(followed) == {
         "note_exists": good("note_exists", cards=3, notes=3),
+        "edited": CheckResult("edited", True, False, (), {"compared": 3}),
         "recordings": good("recordings", files=6, compared=6),
     }
 
@@ -215,6 +217,29 @@ def test_notes_that_are_missing_or_untagged(followed: World) -> None:
         cards=4,
         notes=2,
     )
+
+
+def test_a_note_that_the_learner_deleted_is_a_warning(followed: World) -> None:
+    first, *_ = (note.id for note in followed.notes())
+    followed.delete(first)
+    assert of_notes(followed)["note_exists"] == bad(
+        "note_exists", NoteMissing(1, first), blocking=False, cards=3, notes=2
+    )
+
+
+def test_what_a_learner_edited_is_told_though_nothing_else_changed(followed: World) -> None:
+    _, second, third = (note.id for note in followed.notes())
+    followed.edit(second, Back="mine")
+    followed.edit(third, Front="my own", Back="too")
+    assert of_notes(followed)["edited"] == bad(
+        "edited",
+        NoteEdited(2, second, ("Back",)),
+        NoteEdited(3, third, ("Front", "Back")),
+        blocking=False,
+        compared=3,
+    )
+    followed.sync(force=True)
+    assert of_notes(followed)["edited"].passed
 
 
 def test_recordings_that_are_missing_or_different(followed: World) -> None:

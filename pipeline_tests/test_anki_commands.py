@@ -35,6 +35,7 @@ KEY = "k3y-that-nobody-may-see"
 ALL_CHECKS = {
     (NOTES, "confirmed"),
     (NOTES, "note_exists"),
+    (NOTES, "edited"),
     (NOTES, "recordings"),
     (CARDS, "content_exists"),
     (CARDS, "one_card"),

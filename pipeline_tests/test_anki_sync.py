@@ -165,7 +165,7 @@ def test_only_the_contents_that_were_asked_for_follow(world: World) -> None:
     world.words(1, 2, 3)
     report = world.sync(ids=frozenset({2, 77}))
     assert told(report) == [
-        (77, "failed", "there is no such content"),
+        (77, "failed", "PostgreSQL has no such content"),
         (2, "created", "in deck top-thai-2000"),
     ]
     assert list(world.by_content()) == [2]
@@ -174,7 +174,7 @@ def test_only_the_contents_that_were_asked_for_follow(world: World) -> None:
 def test_an_id_that_no_database_can_hold_is_no_content(world: World) -> None:
     world.words(1)
     assert told(world.sync(ids=frozenset({-1, 2**31, 2**70}))) == [
-        (number, "failed", "there is no such content") for number in (-1, 2**31, 2**70)
+        (number, "failed", "PostgreSQL has no such content") for number in (-1, 2**31, 2**70)
     ]
 
 
@@ -323,7 +323,7 @@ def test_a_note_that_the_learner_deleted_is_made_again_only_by_force(world: Worl
     world.sync()
     number = world.note(1).id
     world.delete(number)
-    detail = f"note {number} is not in Anki; force makes it again"
+    detail = f"note {number} is not in Anki; --force --only 1 makes it again"
     assert left_alone(world) == [(1, "missing", detail)]
     assert told(world.sync(force=True)) == [(1, "created", "in deck top-thai-2000")]
     assert world.followed() == world.all_followed()
@@ -493,7 +493,7 @@ def test_of_several_cards_the_one_with_a_note_follows(world: World) -> None:
     [
         ("report", "left as it is", set(), False),
         ("tag", "tagged sync::removed", {"sync::removed"}, False),
-        ("suspend", "suspended", {"sync::removed"}, True),
+        ("suspend", "suspended", {"sync::removed", "sync::suspended"}, True),
     ],
 )
 def test_the_note_of_a_content_that_is_gone(
@@ -921,3 +921,16 @@ def test_a_content_that_is_deleted_while_its_note_is_made_gets_no_card(world: Wo
     world.sync(happens=lambda moment: world.remove(1) if moment == "after add" else None)
     assert world.sql("SELECT learning_content_id FROM anki_cards") == [(2,)]
     assert actions(world.sync()) == [(1, "removed")]
+
+
+def test_what_was_only_tagged_can_be_suspended_later(world: World) -> None:
+    world.words(1, 2)
+    world.sync()
+    world.remove(1)
+    world.sync(removed="tag")
+    number = world.by_content()[1][0].id
+    assert told(world.sync(removed="suspend")) == [(1, "removed", f"note {number}: suspended")]
+    assert set(world.note(1).tags) >= {"sync::removed", "sync::suspended"}
+    assert told(world.sync(removed="suspend")) == [
+        (1, "removed", f"note {number}: marked sync::removed before")
+    ]

@@ -138,7 +138,7 @@ JOBS = {
     "verify": set[str](),
 }
 FOLLOWING = {
-    "anki_notes": {"confirmed", "note_exists", "recordings"},
+    "anki_notes": {"confirmed", "note_exists", "edited", "recordings"},
     "anki_cards": {"content_exists", "one_card", "export_hash"},
     "vector_embeddings": {"embedding_card", "embedding_dimension", "vector_search"},
 }
@@ -162,7 +162,7 @@ def test_a_job_materializes_its_assets_alone(
     ("job", "assets", "checks"),
     [
         ("anki_sync", {"anki_notes", "anki_cards"}, FOLLOWING),
-        ("anki_check", set(), FOLLOWING | {"anki_notes": {"note_exists", "recordings"}}),
+        ("anki_check", set(), FOLLOWING | {"anki_notes": {"note_exists", "edited", "recordings"}}),
     ],
 )
 def test_a_job_of_anki_makes_all_checks_across_the_databases(

@@ -12,6 +12,7 @@ from pipeline.anki.findings import (
     CardWithoutContent,
     ExportOutdated,
     NotConfirmed,
+    NoteEdited,
     NoteMissing,
     NoteUntagged,
     RecordingWrong,
@@ -19,13 +20,13 @@ from pipeline.anki.findings import (
 )
 from pipeline.anki.notes import REMOVED, Anki, Note, has_tag, tag_of
 from pipeline.anki.outcomes import Report
-from pipeline.anki.rendering import ExportHash, Renderer, played
+from pipeline.anki.rendering import ExportHash, Renderer, digest, played
 from pipeline.move.findings import OFFENDERS, CheckResult, Finding
 from pipeline.services.manager import HybridDatabaseManager
 
 CONFIRMED = "confirmed"
 OF_CARDS = ("content_exists", "one_card", "export_hash")
-OF_NOTES = ("note_exists", "recordings")
+OF_NOTES = ("note_exists", "edited", "recordings")
 
 
 def of_cards(
@@ -53,13 +54,19 @@ def of_cards(
 
 
 def of_notes(
-    manager: HybridDatabaseManager, anki: Anki, *, sample: int | None = None, seed: int = 0
+    manager: HybridDatabaseManager,
+    anki: Anki,
+    fields: Sequence[str],
+    *,
+    sample: int | None = None,
+    seed: int = 0,
 ) -> list[CheckResult]:
     """Check the notes in Anki, and what they play, against cards and contents.
 
     Args:
         manager: both databases.
         anki: open.
+        fields: what the fields of a note are called.
         sample: of so many recordings the bytes are compared, of all whether they are there; None
             compares all.
         seed: chooses them.
@@ -72,7 +79,7 @@ def of_notes(
     notes = anki.notes({card.note_id for card in exported if card.note_id is not None})
     with manager.get_postgres_session(snapshot=True) as session:
         compared = _recordings(notes, session, anki, sample=sample, seed=seed)
-        return [_note_exists(exported, notes), compared]
+        return [_note_exists(exported, notes), _edited(exported, notes, fields), compared]
 
 
 def confirmed(report: Report, *, dry_run: bool) -> CheckResult:
@@ -167,7 +174,28 @@ def _note_exists(exported: Sequence[Card], notes: Mapping[int, Note]) -> CheckRe
             wrong.append(NoteMissing(card.id, card.note_id or 0))
         elif card.content_id is not None and not has_tag(note.tags, tag_of(card.content_id)):
             wrong.append(NoteUntagged(card.id, note.id, tag_of(card.content_id)))
-    return result("note_exists", wrong, {"cards": len(exported), "notes": len(notes)})
+    untagged = any(isinstance(finding, NoteUntagged) for finding in wrong)
+    # That a learner deleted a note is told, and is no fault.
+    figures = {"cards": len(exported), "notes": len(notes)}
+    return result("note_exists", wrong, figures, blocking=untagged or not wrong)
+
+
+def _edited(
+    exported: Sequence[Card], notes: Mapping[int, Note], fields: Sequence[str]
+) -> CheckResult:
+    edited: list[Finding] = []
+    compared = 0
+    for card in exported:
+        note = notes.get(card.note_id or 0)
+        known = ExportHash.parse(card.export_hash, fields=len(fields))
+        if note is None or known is None:
+            continue
+        compared += 1
+        pairs = zip(fields, known.fields, strict=True)
+        names = tuple(n for n, old in pairs if digest(note.fields.get(n, "")) != old)
+        if names:
+            edited.append(NoteEdited(card.id, note.id, names))
+    return result("edited", edited, {"compared": compared}, blocking=False)
 
 
 def _recordings(

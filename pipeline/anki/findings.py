@@ -50,6 +50,15 @@ class NoteUntagged(Finding):
 
 
 @dataclass(frozen=True)
+class NoteEdited(Finding):
+    """A note whose fields are not as they were exported."""
+
+    card: int
+    note: int
+    fields: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RecordingWrong(Finding):
     """A file that a note plays and Anki does not have, or has with other bytes."""
 
@@ -98,6 +107,7 @@ _AnkiFinding = (
     | ExportOutdated
     | NoteMissing
     | NoteUntagged
+    | NoteEdited
     | RecordingWrong
     | NotConfirmed
     | EmbeddingWithoutCard
@@ -120,6 +130,8 @@ def _(finding: _AnkiFinding) -> str:
             return f"card {card}: note {note} is not in Anki"
         case NoteUntagged(card, note, tag):
             return f"card {card}: note {note} lacks the tag {tag}"
+        case NoteEdited(card, note, fields):
+            return f"card {card}: {', '.join(fields)} of note {note} is not as exported"
         case RecordingWrong(note, file, problem):
             return f"note {note}: {file} is {problem}"
         case NotConfirmed(content, why):

@@ -19,6 +19,9 @@ SKIP = "sync::skip"
 REMOVED = "sync::removed"
 """Marks a note whose content is not there any more."""
 
+SUSPENDED = "sync::suspended"
+"""Marks a note that was suspended because its content is not there any more."""
+
 OWN_TAGS = "sync::"
 """Tags that begin so belong to the application; all others belong to the learner."""
 

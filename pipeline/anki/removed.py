@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from pipeline.anki.errors import AnkiError
-from pipeline.anki.notes import REMOVED, SKIP, Anki, has_tag
+from pipeline.anki.notes import REMOVED, SKIP, SUSPENDED, Anki, has_tag
 from pipeline.anki.outcomes import Options, Outcome, Report
 
 _TOLD = {"report": "left as it is", "tag": f"tagged {REMOVED}", "suspend": "suspended"}
@@ -37,6 +37,8 @@ def see_to(
         AnkiError: a larger share of the notes would be marked than may be; none was.
     """
     marked = set(anki.find(REMOVED))
+    suspending = options.removed == "suspend"
+    done = set(anki.find(SUSPENDED)) if suspending and marked else marked
     for number in sorted(marked):
         if notes.get(number) in there:
             _restore(anki, number, notes[number], options=options, report=report)
@@ -51,7 +53,7 @@ def see_to(
         elif number in off or has_tag(note.tags, SKIP):
             detail = f"note {number}: it has the tag {SKIP}; its content is gone"
             report.add(Outcome(content_id, "", "switched off", detail))
-        elif number in marked:
+        elif number in done:
             bearing.add(number)
             detail = f"note {number}: marked {REMOVED} before"
             report.add(Outcome(content_id, "", "removed", detail))
@@ -75,12 +77,15 @@ def _mark(anki: Anki, numbers: Collection[int], *, of: int, options: Options) ->
         )
     if options.removed == "suspend":
         anki.suspend(numbers)
-    # The mark comes last: who has it is not looked at again.
+    # The marks come last: who has them is not looked at again.
     anki.tag(dict.fromkeys(numbers, REMOVED))
+    if options.removed == "suspend":
+        anki.tag(dict.fromkeys(numbers, SUSPENDED))
 
 
 def _restore(anki: Anki, number: int, content_id: int, *, options: Options, report: Report) -> None:
     if not options.dry_run:
-        anki.untag([number], REMOVED)
+        for tag in (SUSPENDED, REMOVED):
+            anki.untag([number], tag)
     detail = f"note {number}: its content is back; what was suspended stays so"
     report.add(Outcome(content_id, "", "restored", detail))

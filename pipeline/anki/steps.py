@@ -99,7 +99,9 @@ def decide(
         step, more = _of_note(rendered, card, note, intended, options, adopted=adopted)
         return step, [*told, *more]
     if card and card.note_id is not None and not options.force:
-        detail = f"note {card.note_id} is not in Anki; force makes it again"
+        detail = (
+            f"note {card.note_id} is not in Anki; --force --only {card.content_id} makes it again"
+        )
         return None, [*told, outcome(rendered, "missing", detail)]
     write = dict(zip(options.fields, rendered.fields, strict=True))
     return Step(rendered, card, None, False, write, (), True, rendered.hash), told

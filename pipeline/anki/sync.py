@@ -89,7 +89,7 @@ class _Run:
         self._there = contents.ids(session)
         self.wanted = self._there if options.ids is None else self._there & options.ids
         for number in sorted((options.ids or frozenset()) - self._there):
-            self.report.add(Outcome(number, "", "failed", "there is no such content"))
+            self.report.add(Outcome(number, "", "failed", "PostgreSQL has no such content"))
         with manager.get_sqlite_session() as sqlite:
             self._all_cards = cards.read(sqlite)
         self._cards = cards.by_content(self._all_cards)

@@ -213,6 +213,7 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
             found = anki_checks.of_notes(
                 application.open(),
                 anki.open(),
+                settings.load().anki.fields,
                 sample=config.recordings or None,
                 seed=zlib.crc32(context.run.run_id.encode()),
             )

@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def examine(path: Path, *, snapshots: Path, tables: Sequence[sa.Table]) -> Itera
             yield _integrity(source)
             yield _journal(source)
             yield _tables(source, [table.name for table in tables])
-            yield _foreign_keys(source)
+            yield _foreign_keys(source, {table.name for table in tables})
     except SourceError as error:
         yield _symptom("readable", "error", error.problem, error.remedy)
         return
@@ -84,9 +84,11 @@ def _tables(source: sqlite3.Connection, names: Sequence[str]) -> Symptom:
     return _symptom("tables", "error", f"no table {', '.join(lacking)}", remedy)
 
 
-def _foreign_keys(source: sqlite3.Connection) -> Symptom:
+def _foreign_keys(source: sqlite3.Connection, names: Container[str]) -> Symptom:
     found: dict[str, int] = {}
     for table, _, parent, _ in source.execute("PRAGMA foreign_key_check"):
+        if table not in names:
+            continue
         found[f"{table} to {parent}"] = found.get(f"{table} to {parent}", 0) + 1
     if not found:
         return _symptom("foreign keys", "well", "every row has its parent")
