@@ -33,7 +33,7 @@ class PolicySettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=PROJECT / ".env", env_prefix="POLICY_", extra="ignore", env_ignore_empty=True
+        env_file=PROJECT / ".env", env_prefix="POLICY_", extra="ignore"
     )
 
     naive_zone: str = "UTC"
@@ -109,9 +109,7 @@ class Settings(BaseSettings):
         keep_runs: how many runs of each job are remembered, with their events and evidence.
     """
 
-    model_config = SettingsConfigDict(
-        env_file=PROJECT / ".env", extra="ignore", env_ignore_empty=True
-    )
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
 
     sqlite_database_url: str | None = None
     database_url: SecretStr | None = None
