@@ -22,6 +22,7 @@ DESCRIPTIONS = {
     "sequences": "The next id is larger than every id there is.",
     "drift": "Source and declared schema agree on columns.",
     "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",
+    "access": "Every role of Supabase may do what is declared, and was kept from all else.",
     "quarantine": "No row waits in quarantine.",
     "conversions": "No value was changed in a way that cannot be undone.",
     "conflicts": "No row was changed in the target as well; of those that were, one side is kept.",

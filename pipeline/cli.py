@@ -20,7 +20,7 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import environment, progress, quarantine_files, report, settings, storage
+from pipeline import ddl, environment, progress, quarantine_files, report, settings, storage
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.doctor.examination import examine
@@ -88,6 +88,14 @@ def plan(
         print(json.dumps(data, ensure_ascii=False, indent=2))
     else:
         report.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+
+
+@app.command("schema")
+def show_schema() -> None:
+    """Print the target's whole schema as one SQL file, for supabase/migrations."""
+    loaded = settings.load()
+    source, tables = environment.source_file(loaded), content.metadata.sorted_tables
+    print(ddl.of_source(source, tables, loaded.policies), end="")
 
 
 @app.command()

@@ -46,13 +46,23 @@ def databases(settings: Settings) -> Databases:
         TargetError: the embedded server does not start.
         SettingsError: a URL is malformed.
     """
+    source = source_file(settings)
+    target = settings.given_target or ensure_server(settings.server_data)
+    return Databases(source, target, settings.snapshots)
+
+
+def source_file(settings: Settings) -> Path:
+    """The source alone, made sure to be there where it is the sample.
+
+    Raises:
+        SettingsError: the URL is malformed.
+    """
     source = settings.source_path
     if source == settings.sample_path and not source.exists():
         # Two processes may come here together; the sample is the same whoever makes it.
         with contextlib.suppress(FileExistsError):
             make_sample(source)
-    target = settings.given_target or ensure_server(settings.server_data)
-    return Databases(source, target, settings.snapshots)
+    return source
 
 
 def demand_session(found: Databases) -> None:

@@ -18,7 +18,7 @@ from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile
 
 # Fixtures of whole worlds lie beside what the tests do with them.
-pytest_plugins = ["pipeline_tests.door", "pipeline_tests.anki_world"]
+pytest_plugins = ["pipeline_tests.door", "pipeline_tests.anki_world", "pipeline_tests.supabase"]
 
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
 hypothesis_settings.load_profile("suite")

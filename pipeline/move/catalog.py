@@ -83,17 +83,11 @@ def _definitions(target: Target, table: str) -> Definitions:
 
 
 def _declared(target: Target, landing: Landing) -> Definitions:
-    absent = schema.Present(exists=False)
     target.run("SET LOCAL search_path = pg_temp, public")
     for parent in {parent.name: parent for _, parent in landing.parents}.values():
         if parent is not landing.table:
             target.run(_stub(parent))
-    target.run(
-        *schema.prepare(landing, absent),
-        *schema.keys(landing, absent),
-        *schema.foreign_keys(landing, absent),
-        *schema.indexes(landing, absent),
-    )
+    target.run(*schema.whole(landing))
     return _definitions(target, f"pg_temp.{quoted(landing.name)}")
 
 

@@ -197,12 +197,28 @@ class SchemaDiffers(Finding):
 
 
 @dataclass(frozen=True)
+class RightDiffers(Finding):
+    """A role may do more or less with a table than is declared."""
+
+    table: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Exposed(Finding):
+    """A schema of the pipeline that others can reach."""
+
+    schema: str
+    why: str
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """The outcome of one check of one table.
 
     Attributes:
-        name: conservation, keys, digests, foreign_keys, sequences, schema (all blocking), drift,
-            quarantine, conversions, mended or conflicts (warnings).
+        name: conservation, keys, digests, foreign_keys, sequences, schema, access (all blocking),
+            drift, quarantine, conversions, mended or conflicts (warnings).
         blocking: when it fails within a move, the table is rolled back and its children do not
             move.
         figures: what was counted, by name.
@@ -265,6 +281,10 @@ def say(finding: Finding) -> str:
             return why
         case SchemaDiffers(table, kind, name, declared, actual):
             return f"{table}: {kind} {name} is {actual or 'missing'} instead of {declared}"
+        case RightDiffers(table, what):
+            return f"{table}: {what}"
+        case Exposed(schema, why):
+            return f"schema {schema}: {why}"
         case _:
             raise TypeError(f"nobody has said how to say {type(finding).__name__}")
 

@@ -179,7 +179,9 @@ def match(
 
 def _copy(declared: sa.Table) -> sa.Table:
     """A table that may get further columns, among copies of those that it refers to."""
-    everything = sa.MetaData(naming_convention=declared.metadata.naming_convention)
+    everything = sa.MetaData(
+        naming_convention=declared.metadata.naming_convention, info=declared.metadata.info
+    )
     for table in declared.metadata.sorted_tables:
         table.to_metadata(everything)
     return everything.tables[declared.name]

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
 
+from pipeline.move import access
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.landing import Landing
@@ -201,8 +202,25 @@ def make_ledger(target: Target) -> None:
         (ledger.SCHEMA, [table.name for table in tables]),
     )
     if there < len(tables):
-        target.run(f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}")
-        target.run(*(compiled(CreateTable(table, if_not_exists=True)) for table in tables))
+        target.run(*ledger_ddl())
+        access.hide(target)
+
+
+def ledger_ddl() -> list[str]:
+    """DDL of the ledger; what is there already stays."""
+    tables = (CreateTable(table, if_not_exists=True) for table in ledger.metadata.sorted_tables)
+    return [f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}", *map(compiled, tables)]
+
+
+def whole(landing: Landing) -> list[str]:
+    """DDL of a table that is not there, with all that belongs to it."""
+    absent = Present(exists=False)
+    return [
+        *prepare(landing, absent),
+        *keys(landing, absent),
+        *foreign_keys(landing, absent),
+        *indexes(landing, absent),
+    ]
 
 
 def _create(landing: Landing) -> list[str]:

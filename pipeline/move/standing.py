@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from pipeline.move import catalog, conversions, mending, quarantine, schema, verify
+from pipeline.move import access, catalog, conversions, mending, quarantine, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TargetError, Transient
@@ -37,6 +37,7 @@ _SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
     "foreign_keys": verify.foreign_keys,
     "sequences": verify.sequences,
     "schema": catalog.check,
+    "access": access.check,
     "quarantine": verify.in_quarantine,
     "conversions": verify.conversions_kept,
 }

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pipeline.move import cascades, conversions, load, schema, verify
+from pipeline.move import access, cascades, conversions, load, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
@@ -162,6 +162,7 @@ def _build(work: Work) -> None:
     load.build_foreign_keys(target, sieve, schema.foreign_keys(landing, present))
     _build_keys(work, present)
     target.run(*schema.indexes(landing, present))
+    access.apply(target, landing)
 
 
 def _build_keys(work: Work, present: schema.Present) -> None:

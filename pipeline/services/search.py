@@ -86,17 +86,39 @@ def install(session: Session) -> None:
     """
     # One at a time: IF NOT EXISTS does not keep two sessions from colliding.
     session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('pipeline search'))"))
-    opclass = f"{_extension(session)}.gin_trgm_ops"
-    for table, names in _SEARCHED.items():
-        name = _index(table)
-        # Without the table's name, because it is held against an index of a copy.
-        held = _whole(map(sa.column, names)).compile(
-            dialect=session.connection().dialect, compile_kwargs={"literal_binds": True}
-        )
-        # Without a list of pending rows, which every search would have to read through.
-        using = f"USING gin (({held}) {opclass}) WITH (fastupdate = off)"
-        _run(session, f"CREATE INDEX IF NOT EXISTS {name} ON {table.name} {using}")
-        _require_same(session, table, name, using)
+    schema = _extension(session)
+    for table in _SEARCHED:
+        using = _using(table, schema, session.connection().dialect)
+        _run(session, f"CREATE INDEX IF NOT EXISTS {_index(table)} ON {table.name} {using}")
+        _require_same(session, table, _index(table), using)
+
+
+def ddl(dialect: sa.Dialect) -> list[str]:
+    """The same as statements, for a database where the extension goes where Supabase has it."""
+    return [
+        "CREATE SCHEMA IF NOT EXISTS extensions",
+        "CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA extensions",
+        *(
+            f"CREATE INDEX {_index(table)} ON {table.name} {_using(table, 'extensions', dialect)}"
+            for table in _SEARCHED
+        ),
+    ]
+
+
+def _using(table: sa.Table, schema: str, dialect: sa.Dialect) -> str:
+    """What an index holds, and how.
+
+    Args:
+        table: what is searched.
+        schema: where pg_trgm is, quoted.
+        dialect: what compiles it.
+    """
+    # Without the table's name, because it is held against an index of a copy.
+    held = _whole(map(sa.column, _SEARCHED[table])).compile(
+        dialect=dialect, compile_kwargs={"literal_binds": True}
+    )
+    # Without a list of pending rows, which every search would have to read through.
+    return f"USING gin (({held}) {schema}.gin_trgm_ops) WITH (fastupdate = off)"
 
 
 def installed(session: Session) -> dict[str, int]:
@@ -129,7 +151,10 @@ def _extension(session: Session) -> str:
     if found is None:
         try:
             with session.begin_nested():
-                session.execute(sa.text("CREATE EXTENSION pg_trgm"))
+                # Supabase keeps extensions apart from what its API serves.
+                apart = session.scalar(sa.text("SELECT to_regnamespace('extensions') IS NOT NULL"))
+                into = " SCHEMA extensions" if apart else ""
+                session.execute(sa.text(f"CREATE EXTENSION pg_trgm{into}"))
         except DBAPIError as error:
             raise TargetError(
                 f"The extension pg_trgm cannot be made ({first_line(str(error.orig))})",

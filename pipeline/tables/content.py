@@ -9,6 +9,8 @@ column's ``description`` and ``storage`` (PostgreSQL's storage mode).
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.tables import access
+
 NAMES = {
     "pk": "%(table_name)s_pkey",
     "fk": "%(table_name)s_%(column_0_name)s_fkey",
@@ -17,7 +19,7 @@ NAMES = {
 }
 """PostgreSQL's own names for constraints, so that declared and hand-written DDL agree."""
 
-metadata = sa.MetaData(naming_convention=NAMES)
+metadata = sa.MetaData(naming_convention=NAMES, info={"access": access.DEFAULT})
 
 
 def _moment(name: str, description: str) -> sa.Column[object]:

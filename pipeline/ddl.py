@@ -1,0 +1,62 @@
+"""The whole schema of the target as one SQL file, for ``supabase/migrations``.
+
+Applied to an empty database it makes what a first move makes: tables with keys, indexes and
+rights, the ledger, and the indexes of the search. A move then finds its tables there and fills
+them. Dagster makes its own tables.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline.move import access, schema
+from pipeline.move.landing import Landing, match
+from pipeline.move.live import pinned
+from pipeline.move.policies import Policies
+from pipeline.move.types import DIALECT
+from pipeline.services import search
+
+_HEADER = """\
+-- Made by `pipeline schema`; make it anew rather than edit it.
+-- For a database with Supabase's roles: anon, authenticated, service_role.
+"""
+
+
+def of_source(source: Path, tables: Sequence[sa.Table], policies: Policies) -> str:
+    """The script for these tables with the columns that a source makes them carry along.
+
+    Raises:
+        SourceError: the file cannot be read.
+        SettingsError: a policy does not fit the tables.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        pinned(source, Path(folder), tables=tables) as live,
+    ):
+        return script(match(table, live.columns(table.name), policies) for table in tables)
+
+
+def script(landings: Iterable[Landing]) -> str:
+    """SQL that makes everything, each statement ended by a semicolon.
+
+    Args:
+        landings: the tables, parents before children, as they will be.
+    """
+    parts = [("What the pipeline remembers", [*schema.ledger_ddl(), *_hidden()])]
+    for landing in landings:
+        made = [*schema.whole(landing), *access.statements(landing.table)]
+        parts.append((f"Table {landing.name}", made))
+    parts.append(("Search", search.ddl(DIALECT)))
+    return _HEADER + "".join(_part(title, statements) for title, statements in parts)
+
+
+def _hidden() -> Iterator[str]:
+    for name in access.HIDDEN:
+        yield f"CREATE SCHEMA IF NOT EXISTS {name}"
+        yield from access.hiding(name)
+
+
+def _part(title: str, statements: Iterable[str]) -> str:
+    return f"\n-- {title}\n" + "".join(f"{statement};\n" for statement in statements)

@@ -1,0 +1,278 @@
+"""Rights on a moved table: GRANTs and row level security, as declared, and probed as each role.
+
+Roles that the server does not have are left out; a server with none of them exposes nothing, and
+nothing is granted or revoked there.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move.contract import quoted
+from pipeline.move.errors import TargetError
+from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
+from pipeline.move.landing import Landing
+from pipeline.move.target import DataFault, Target
+from pipeline.tables import ledger
+from pipeline.tables.access import ALL, ROLES, Access, Privilege, of_table
+
+HIDDEN = (ledger.SCHEMA, "dagster")
+"""Schemas that no request may reach."""
+
+_PROBES: dict[Privilege, str] = {
+    "SELECT": "SELECT FROM {table} LIMIT 1",
+    "INSERT": "INSERT INTO {table} SELECT * FROM {table} WHERE false",
+    "UPDATE": "UPDATE {table} SET {key} = {key} WHERE false",
+    "DELETE": "DELETE FROM {table} WHERE false",
+}
+_REFUSED = "42501"
+_MAY_BECOME = (
+    "SELECT pg_has_role(current_user, $1, CASE WHEN current_setting('server_version_num')::int"
+    " >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
+)
+
+_HELD = """
+SELECT json_build_object(
+  'secured', relrowsecurity,
+  'granted', (SELECT coalesce(json_agg(DISTINCT ARRAY[coalesce(r.rolname, 'PUBLIC'),
+      a.privilege_type]), '[]')
+    FROM aclexplode(relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE a.grantee = 0 OR r.rolname = ANY($2)),
+  'sequence', (SELECT coalesce(json_agg(DISTINCT ARRAY[coalesce(r.rolname, 'PUBLIC'),
+      a.privilege_type]), '[]')
+    FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+    CROSS JOIN aclexplode(s.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE d.refobjid = c.oid AND d.deptype IN ('a', 'i')
+      AND (a.grantee = 0 OR r.rolname = ANY($2))),
+  'policies', (SELECT coalesce(json_agg(ARRAY[polname::text,
+      pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)]), '[]')
+    FROM pg_policy WHERE polrelid = c.oid)
+)::text FROM pg_class AS c WHERE oid = to_regclass($1)
+"""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Who may do what with a table.
+
+    Attributes:
+        secured: whether row level security is on.
+        granted: (role, privilege) of the table; PUBLIC is everybody.
+        sequence: the same of the sequence of its key.
+        policies: names.
+    """
+
+    secured: bool
+    granted: frozenset[tuple[str, str]]
+    sequence: frozenset[tuple[str, str]]
+    policies: frozenset[str]
+
+
+def roles(target: Target) -> list[str]:
+    """Those of Supabase's roles that the server has."""
+    found = target.rows("SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)", (ROLES,))
+    return sorted(name for (name,) in found)
+
+
+def apply(target: Target, landing: Landing) -> None:
+    """Make the rights on a table as declared, if they are not; it is there, with its key."""
+    there = roles(target)
+    if there and _held(target, landing.table, there) != _declared(landing.table, there):
+        names = target.rows(
+            "SELECT polname::text FROM pg_policy WHERE polrelid = to_regclass($1)",
+            (_name(landing.table),),
+        )
+        target.run(*statements(landing.table, there, replaced=[name for (name,) in names]))
+
+
+def hide(target: Target) -> None:
+    """Take the schemas that belong to the pipeline away from everybody else."""
+    there = roles(target)
+    if not there:
+        return
+    for schema in HIDDEN:
+        if target.value("SELECT to_regnamespace($1) IS NOT NULL", (schema,)):
+            target.run(*hiding(schema, there))
+
+
+def hiding(schema: str, there: Sequence[str] = ROLES) -> list[str]:
+    """DDL that takes a schema and all that is in it away from these roles."""
+    who = ", ".join(["PUBLIC", *map(quoted, there)])
+    return [
+        f"REVOKE ALL ON SCHEMA {schema} FROM {who}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {who}",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {who}",
+    ]
+
+
+def statements(
+    table: sa.Table, there: Sequence[str] = ROLES, *, replaced: Sequence[str] = ()
+) -> list[str]:
+    """DDL of the declared rights; all others are revoked.
+
+    Args:
+        table: the table; the sequence of its key is called as SERIAL calls it.
+        there: roles that the server has.
+        replaced: policies that are there.
+    """
+    name, who = quoted(table.name), ", ".join(["PUBLIC", *map(quoted, there)])
+    made = [f"REVOKE ALL ON TABLE {name} FROM {who}"]
+    made += [f"DROP POLICY {quoted(policy)} ON {name}" for policy in sorted(replaced)]
+    sequence = _sequence(table)
+    if sequence:
+        made.append(f"REVOKE ALL ON SEQUENCE {sequence} FROM {who}")
+    made.append(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
+    for access in _of(table, there):
+        role = quoted(access.role)
+        made.append(f"GRANT {', '.join(access.privileges)} ON TABLE {name} TO {role}")
+        if sequence and "INSERT" in access.privileges:
+            made.append(f"GRANT USAGE, SELECT ON SEQUENCE {sequence} TO {role}")
+        made.append(
+            f"CREATE POLICY {quoted(_policy(access))} ON {name} FOR {_command(access)}"
+            f" TO {role} USING (true){' WITH CHECK (true)' * (_command(access) == 'ALL')}"
+        )
+    return made
+
+
+def check(target: Target, landing: Landing) -> CheckResult:
+    """Rights are as declared, and each role is let in and kept out as they say.
+
+    Args:
+        target: a session within a transaction; it may act as the roles.
+        landing: the table.
+    """
+    there = roles(target)
+    if not there:
+        return CheckResult("access", True, True, (), {"roles": 0})
+    table = landing.table
+    held, declared = _held(target, table, there), _declared(table, there)
+    findings = [*_differing(table, held, declared), *_probed(target, landing, there)]
+    return CheckResult(
+        "access",
+        not findings,
+        True,
+        tuple(findings),
+        {"roles": len(there), "rights": len(held.granted)},
+    )
+
+
+def exposed(target: Target) -> list[Finding]:
+    """Schemas of the pipeline that requests may reach, by a right or by the API's configuration."""
+    usable = target.rows(
+        "SELECT n.nspname::text, r.rolname::text FROM pg_namespace AS n CROSS JOIN pg_roles AS r"
+        " WHERE n.nspname = ANY($1) AND r.rolname = ANY($2)"
+        " AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY 1, 2",
+        (HIDDEN, ROLES),
+    )
+    found: list[Finding] = [Exposed(schema, f"{role} may use it") for schema, role in usable]
+    served = target.rows(
+        "SELECT trim(split_part(c, '=', 2)) FROM pg_db_role_setting, unnest(setconfig) AS c"
+        " WHERE c LIKE 'pgrst.db_schemas=%'"
+    )
+    for (listed,) in served:
+        names = {name.strip(' "') for name in listed.split(",")}
+        found += [Exposed(schema, "the API serves it") for schema in HIDDEN if schema in names]
+    return found
+
+
+def _differing(table: sa.Table, held: Rights, declared: Rights) -> Iterator[Finding]:
+    if not held.secured:
+        yield RightDiffers(table.name, "row level security is off")
+    for role, privilege in sorted(held.granted - declared.granted):
+        yield RightDiffers(table.name, f"{role} has {privilege}, which is not declared")
+    for role, privilege in sorted(declared.granted - held.granted):
+        yield RightDiffers(table.name, f"{role} lacks {privilege}")
+    for role, privilege in sorted(held.sequence ^ declared.sequence):
+        has = "has" if (role, privilege) in held.sequence else "lacks"
+        yield RightDiffers(table.name, f"{role} {has} {privilege} of its sequence")
+    for name in sorted(held.policies ^ declared.policies):
+        more = name in held.policies
+        yield RightDiffers(
+            table.name, f"policy {name} is {'not declared' if more else 'missing or different'}"
+        )
+
+
+def _probed(target: Target, landing: Landing, there: Sequence[str]) -> Iterator[Finding]:
+    """Act as each role that this user may become, and see what it can do."""
+    declared = {(a.role, p) for a in _of(landing.table, there) for p in a.privileges}
+    for role in there:
+        if not target.value(_MAY_BECOME, (role,)):
+            continue
+        for privilege, probe in _PROBES.items():
+            sql = probe.format(table=_name(landing.table), key=quoted(landing.key.name))
+            may = _may(target, role, sql)
+            if may != ((role, privilege) in declared):
+                said = "could" if may else "could not"
+                yield RightDiffers(landing.name, f"{role} {said} {privilege} when it was tried")
+
+
+def _may(target: Target, role: str, sql: str) -> bool:
+    try:
+        with target.undone():
+            target.run(f"SET LOCAL ROLE {quoted(role)}", sql)
+    except TargetError as error:
+        if error.sqlstate != _REFUSED:
+            raise
+        return False
+    except DataFault:
+        # It came as far as the rows.
+        return True
+    return True
+
+
+def _held(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
+    found: dict[str, Any] = json.loads(target.value(_HELD, (_name(table), list(there))))
+    known = set(ALL)
+    return Rights(
+        found["secured"],
+        frozenset((role, right) for role, right in found["granted"] if right in known),
+        frozenset((role, right) for role, right in found["sequence"]),
+        frozenset(_told(*policy) for policy in found["policies"]),
+    )
+
+
+def _declared(table: sa.Table, there: Sequence[str]) -> Rights:
+    accesses = _of(table, there)
+    writers = [access.role for access in accesses if "INSERT" in access.privileges]
+    return Rights(
+        True,
+        frozenset((access.role, right) for access in accesses for right in access.privileges),
+        frozenset((role, right) for role in writers for right in ("USAGE", "SELECT"))
+        if _sequence(table)
+        else frozenset(),
+        frozenset(
+            _told(_policy(access), "true", "true" if _command(access) == "ALL" else None)
+            for access in accesses
+        ),
+    )
+
+
+def _told(name: str, rows: str | None, written: str | None) -> str:
+    """A policy in a word that differs when its conditions do."""
+    return f"{name} ({rows}{'' if written is None else f'; {written}'})"
+
+
+def _of(table: sa.Table, there: Sequence[str]) -> list[Access]:
+    return [access for access in of_table(table) if access.role in there]
+
+
+def _policy(access: Access) -> str:
+    return f"{access.role} may {'read' if _command(access) == 'SELECT' else 'write'}"
+
+
+def _command(access: Access) -> str:
+    return "SELECT" if access.privileges == ("SELECT",) else "ALL"
+
+
+def _sequence(table: sa.Table) -> str | None:
+    key = next(iter(table.primary_key.columns))
+    if not isinstance(key.type, sa.Integer) or key is not table.autoincrement_column:
+        return None
+    return quoted(f"{table.name}_{key.name}_seq")
+
+
+def _name(table: sa.Table) -> str:
+    return f"public.{quoted(table.name)}"

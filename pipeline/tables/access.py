@@ -1,0 +1,41 @@
+"""Which of Supabase's roles may do what with a moved table.
+
+A table's ``info["access"]`` says so, or else its MetaData's; a role that is not named may do
+nothing. Supabase gives new tables in ``public`` to everybody, so what is not declared is revoked.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import sqlalchemy as sa
+
+Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
+
+READ: tuple[Privilege, ...] = ("SELECT",)
+ALL: tuple[Privilege, ...] = get_args(Privilege)
+
+ROLES = ("anon", "authenticated", "service_role")
+"""Roles by which Supabase serves requests; a database without them exposes nothing."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """What one role may do.
+
+    Attributes:
+        role: one of ``ROLES``.
+        privileges: of the table, and about all of its rows; who may insert may also use its
+            sequence.
+    """
+
+    role: str
+    privileges: tuple[Privilege, ...]
+
+
+DEFAULT = (Access("service_role", ALL), Access("authenticated", READ))
+"""The service does everything, who is signed in reads, nobody else sees anything."""
+
+
+def of_table(table: sa.Table) -> tuple[Access, ...]:
+    """What is declared of a table."""
+    return tuple(table.info.get("access") or table.metadata.info.get("access") or ())
