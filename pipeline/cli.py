@@ -23,6 +23,7 @@ from rich.console import Console
 from pipeline import ddl, environment, progress, quarantine_files, report, settings, storage
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
+from pipeline.cutover import sign_offs, states
 from pipeline.doctor.examination import examine
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
@@ -44,6 +45,8 @@ kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend t
 app.add_typer(kept, name="quarantine")
 tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
 app.add_typer(tracked, name="track")
+over = typer.Typer(no_args_is_help=True, help="Change the application over to the target.")
+app.add_typer(over, name="cutover")
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
 app.add_typer(followed, name="anki")
 console = Console(highlight=False, width=_WIDTH)
@@ -265,6 +268,59 @@ def anki_check() -> None:
     raise typer.Exit(_follow("anki_check"))
 
 
+@over.command("status")
+def cutover_status() -> None:
+    """Tell who may write, and ask the gate; nothing is changed."""
+    raise typer.Exit(_cut_over("check"))
+
+
+@over.command("freeze")
+def cutover_freeze() -> None:
+    """Compare every value, then keep the application from writing the source, and move the rest."""
+    raise typer.Exit(_cut_over("freeze"))
+
+
+@over.command("live")
+def cutover_live() -> None:
+    """The same, and let the application write the target; only if the gate is open."""
+    raise typer.Exit(_cut_over("live"))
+
+
+@over.command("thaw")
+def cutover_thaw() -> None:
+    """Let the application write the source again, as long as the target is not live."""
+    raise typer.Exit(_cut_over("thaw"))
+
+
+@over.command("close")
+def cutover_close() -> None:
+    """End the way back: what is written to the target is not captured any more."""
+    raise typer.Exit(_cut_over("close"))
+
+
+@over.command("sign-off")
+def sign_off(
+    table: Annotated[str, typer.Argument(help="The table.")],
+    by: Annotated[str, typer.Option(help="Who says so.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    row: Annotated[
+        list[str] | None, typer.Option(help="Keys of rows, once for each; otherwise all.")
+    ] = None,
+) -> None:
+    """Let rows of a table stay behind in quarantine."""
+    with _target(_ready()) as target, target.lock(), target.transaction():
+        schema.make_ledger(target)
+        (name,) = _known(table)
+        signed = sign_offs.sign(target, name, handles=row or (), by=by, reason=reason)
+    console.print(f"{signed:,} rows of {name} may stay behind, says {by}", markup=False)
+
+
+@app.command()
+def rollback() -> None:
+    """Take what was written to the target since the cut-over back into the source."""
+    raise typer.Exit(_cut_over("rollback"))
+
+
 @app.command()
 def selftest() -> None:
     """Plant one fault at a time in a scratch copy, and show which check catches it."""
@@ -427,6 +483,26 @@ def _follow(
         console.print(f"{said} in {seconds:.1f} s, run {result.run_id}")
         return 0
     return _failed(result)
+
+
+def _cut_over(step: str) -> int:
+    """Run a step of the cut-over; returns the exit code."""
+    found = _ready()
+    look_at(found.source)
+    _say_where(found)
+    result = _result_of("cutover", steps={"change_state": {"step": step}})
+    report.show_gate(console, result.all_events)
+    with _target(found) as target:
+        now = states.read(target)
+    console.print(f"the migration is {now}")
+    for event in result.asset_materializations_for_node("change_state"):
+        told = {name: value.value for name, value in event.metadata.items() if name != "state"}
+        console.print(
+            ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in told.items()), markup=False
+        )
+    if not result.success:
+        return _failed(result)
+    return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1
 
 
 def _ids(text: str | None) -> list[int]:

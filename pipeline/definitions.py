@@ -4,6 +4,7 @@ import dagster as dg
 
 from pipeline import jobs, settings, ticks
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
+from pipeline.assets.cutover import cutover_asset
 from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.assets.plan import plan_asset
@@ -29,12 +30,13 @@ _standing = table_checks(_tables)
 _anki = following_assets(_tables, group="anki", owners=_OWNERS)
 _embeddings = embeddings_spec(group="anki")
 _across = following_checks()
+_cutover = cutover_asset(_tables, group=_GROUP, owners=_OWNERS)
 _verify = jobs.verify(_standing)
 _sync = jobs.sync(_moves, _standing, [_search, _housekeeping])
 _anki_sync = jobs.anki_sync(_anki, _across)
 
 defs = dg.Definitions(
-    assets=[_plan, *_moves, _search, _housekeeping, _anki, _embeddings],
+    assets=[_plan, *_moves, _search, _housekeeping, _cutover, _anki, _embeddings],
     asset_checks=[_doctor, *_standing, *_across],
     jobs=[
         jobs.doctor(_doctor),
@@ -43,13 +45,14 @@ defs = dg.Definitions(
         _sync,
         jobs.redrive(_moves, _standing),
         _verify,
+        jobs.cutover(_cutover),
         _anki_sync,
         jobs.anki_check(_across),
     ],
     schedules=[
         ticks.schedule(_sync, _settings.sync_cron, setting="SYNC_CRON", on=_settings.sync_on),
         ticks.schedule(_verify, _settings.verify_cron, setting="VERIFY_CRON"),
-        ticks.schedule(_anki_sync, _settings.anki.cron, setting="ANKI_CRON"),
+        ticks.schedule(_anki_sync, _settings.anki.cron, setting="ANKI_CRON", follows=False),
     ],
     sensors=[ticks.source_sensor(_sync, on=_settings.sync_on)],
     resources={

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.anki.outcomes import Outcome
+from pipeline.cutover.gate import Answer
 from pipeline.doctor.symptoms import Symptom
 from pipeline.move.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
 from pipeline.move.plan import TablePlan
@@ -111,6 +112,19 @@ def of_symptoms(symptoms: Iterable[Symptom]) -> pd.DataFrame:
             "do": symptom.remedy,
         }
         for symptom in symptoms
+    )
+
+
+def of_answers(answers: Iterable[Answer]) -> pd.DataFrame:
+    """The gate: one line for each question."""
+    return _frame(
+        {
+            "what must hold": answer.question,
+            "": "yes" if answer.yes else "no",
+            "seen": answer.says,
+            "what to do": answer.remedy,
+        }
+        for answer in answers
     )
 
 

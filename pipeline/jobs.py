@@ -73,6 +73,16 @@ def plan(asset: dg.AssetsDefinition, doctor: dg.AssetChecksDefinition) -> "Job":
     )
 
 
+def cutover(asset: dg.AssetsDefinition) -> "Job":
+    """Go from one state of the migration to another."""
+    return _job(
+        "cutover",
+        dg.AssetSelection.assets(asset),
+        "Let the application change over to the target, or back. Its configuration says which step;"
+        " the gate has to be open for those that lead there.",
+    )
+
+
 def anki_sync(following: dg.AssetsDefinition, checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
     """Let Anki follow the contents."""
     return _job(

@@ -21,6 +21,12 @@ from pipeline.move.types import type_name
 PLAN = "plan"
 """Where the materialization of a plan keeps it as JSON."""
 
+RULES = "rules"
+"""Where it keeps a digest of what decides how values move."""
+
+ANSWERS = "list"
+"""Under this name the gate of a cut-over tells programs what it was told."""
+
 _PREVIEW_ROWS = 5
 _PREVIEW_LETTERS = 60
 
@@ -113,8 +119,13 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
     return shown
 
 
-def of_plan(plans: Sequence[TablePlan]) -> dict[str, dg.MetadataValue]:
-    """What moves would do: a table each for people, everything as JSON for programs."""
+def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValue]:
+    """What moves would do: a table each for people, everything as JSON for programs.
+
+    Args:
+        plans: of each table.
+        rules: digest of what decides how values move.
+    """
     shown: dict[str, dg.MetadataValue] = {
         "rows": dg.MetadataValue.int(sum(plan.rows for plan in plans)),
         "bytes": dg.MetadataValue.int(sum(plan.bytes for plan in plans)),
@@ -125,6 +136,7 @@ def of_plan(plans: Sequence[TablePlan]) -> dict[str, dg.MetadataValue]:
         if len(frame):
             shown[title.lower()] = dg.MetadataValue.md(frames.markdown(frame))
     shown[PLAN] = dg.MetadataValue.json([asdict(plan) for plan in plans])
+    shown[RULES] = dg.MetadataValue.text(rules)
     return shown
 
 

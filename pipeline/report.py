@@ -17,8 +17,9 @@ from rich.table import Table
 
 from pipeline import frames
 from pipeline.anki.outcomes import ACTIONS, Outcome
+from pipeline.cutover.gate import Answer
 from pipeline.doctor.symptoms import Symptom
-from pipeline.metadata import NOTES, OUTCOMES
+from pipeline.metadata import ANSWERS, NOTES, OUTCOMES
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.work import Progress
@@ -127,6 +128,15 @@ def _told(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
 def show_symptoms(console: Console, symptoms: Sequence[Symptom]) -> None:
     """Print what an examination found, and what to do about it."""
     console.print(_framed("Examined", frames.of_symptoms(symptoms)))
+
+
+def show_gate(console: Console, events: Iterable[dg.DagsterEvent]) -> None:
+    """Print what the gate of a cut-over was told."""
+    for table in tables_of(events):
+        for check in table.checks.values():
+            if ANSWERS in check.metadata:
+                answers = [Answer(**answer) for answer in check.metadata[ANSWERS].value]  # type: ignore[arg-type, union-attr]
+                console.print(_framed("The gate", frames.of_answers(answers)))
 
 
 def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:

@@ -19,6 +19,7 @@ from pipeline import environment, settings
 from pipeline.anki.connect import TIMEOUT
 from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
+from pipeline.cutover import states
 from pipeline.environment import Databases, databases
 from pipeline.locks import locked
 from pipeline.move import mending
@@ -92,6 +93,11 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Whether this run has a copy of the whole source."""
         return self._source is not None
 
+    def folder(self, run_id: str) -> Path:
+        """A folder for further private files of this run; it goes when the source is let go."""
+        found = databases(settings.load())
+        return self._exit.enter_context(_run_folder(found.snapshots, f"{run_id}-more"))
+
     def release(self) -> None:
         """Let the source go; whoever asks next gets another view of it."""
         self._live = self._source = None
@@ -146,9 +152,11 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         Raises:
             SettingsError: another table of the run was moved in another way.
+            WrongState: the application writes to the target itself.
             PipelineError: source or target is not usable; nothing was changed.
         """
         if self._mover is None:
+            states.demand_following(self.open())
             self._mover = self._exit.enter_context(make(self.open(), settings.load()))
             self._way = way
         if way != self._way:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline import settings
+from pipeline.cutover import states
 from pipeline.environment import databases
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.snapshot import look_at, seen_of
@@ -41,13 +42,16 @@ _WAITING = [
 Tick = Iterator[dg.RunRequest | dg.SkipReason]
 
 
-def schedule(job: "Job", cron: str, *, setting: str, on: bool = False) -> dg.ScheduleDefinition:
+def schedule(
+    job: "Job", cron: str, *, setting: str, follows: bool = True, on: bool = False
+) -> dg.ScheduleDefinition:
     """A schedule of a job that skips a tick while a run is under way.
 
     Args:
         job: what is started.
         cron: when.
         setting: the setting that says so.
+        follows: the job has nothing to do once the application writes to the target.
         on: whether it runs without being switched on first.
 
     Raises:
@@ -57,7 +61,7 @@ def schedule(job: "Job", cron: str, *, setting: str, on: bool = False) -> dg.Sch
     status = dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
 
     def tick(context: dg.ScheduleEvaluationContext) -> Tick:
-        reason = under_way(context.instance)
+        reason = under_way(context.instance, follows=follows)
         yield dg.SkipReason(reason) if reason else dg.RunRequest()
 
     try:
@@ -145,8 +149,13 @@ def _failed_long_ago(instance: dg.DagsterInstance, job: str) -> bool:
     return time.time() - ended > _AGAIN_SECONDS
 
 
-def under_way(instance: dg.DagsterInstance) -> str | None:
-    """Which run holds the target or is about to, as a sentence; None if there is none."""
+def under_way(instance: dg.DagsterInstance, *, follows: bool = True) -> str | None:
+    """Why no run is to be started now, as a sentence: another one holds the target, or is about to.
+
+    Args:
+        instance: Dagster's instance.
+        follows: nor is it to be started once the application writes to the target.
+    """
     now = datetime.now(timezone.utc)  # noqa: UP017
     for record in instance.get_run_records(dg.RunsFilter(statuses=_WAITING)):
         run = record.dagster_run
@@ -155,7 +164,9 @@ def under_way(instance: dg.DagsterInstance) -> str | None:
             return f"Run {run.run_id} of {run.job_name} is under way."
     found = databases(settings.load())
     with Target.connect(found.target_url, shown=found.target_shown) as target:
-        holder = target.holder()
+        holder, no = target.holder(), states.says_no(target) if follows else None
+    if no:
+        return f"{no}."
     return f"{found.target_shown} is held by {holder}." if holder else None
 
 

@@ -460,7 +460,7 @@ def test_a_source_that_is_read_only_cannot_be_tracked(source: SourceFile, tmp_pa
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines() == [
         f"The source {source.path} cannot be written, which tracking needs. Give this user the"
-        " right to write it, or sync without tracking."
+        " right to write it."
     ]
 
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from pipeline import checks, metadata, settings
 from pipeline.move.errors import PipelineError
 from pipeline.move.plan import plan_tables
+from pipeline.move.watermarks import rules_of_all
 from pipeline.resources import SourceDatabase, TargetDatabase
 
 PLAN = "plan"
@@ -43,8 +44,9 @@ def plan_asset(
             opened = source.open(tables, target=session, run_id=context.run.run_id)
             policies = settings.load().policies
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
+            rules = rules_of_all(tables, opened, policies)
         except PipelineError as error:
             raise checks.failure(error) from error
-        return dg.MaterializeResult(metadata=metadata.of_plan(plans))
+        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))
 
     return plan

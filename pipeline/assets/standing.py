@@ -7,6 +7,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from pipeline import checks, evidence, progress, settings
+from pipeline.cutover import states
 from pipeline.move.errors import PipelineError
 from pipeline.move.prepare import prepare
 from pipeline.move.standing import Sample, standing_checks
@@ -35,6 +36,7 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
             seed = by_run if loaded.verify_seed is None else loaded.verify_seed
             # First the lock, then the copy, so that no move comes between them.
             session = target.open()
+            states.demand_following(session)
             opened = source.open(tables, target=session, run_id=run_id)
             with session.looking():
                 found = standing_checks(

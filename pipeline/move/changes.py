@@ -24,6 +24,8 @@ from pipeline.move.sift import Sifted, ahead
 from pipeline.move.target import DataFault, Target
 
 _TILE_ROWS = 2 * BATCH_ROWS
+_ENDLESS = 2**63 - 2
+"""From this number of microseconds on, either way, PostgreSQL means infinity."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class Differing:
     keys: pa.Array
     source: pa.Array
     target: pa.Array
+
+
+def shown(values: pa.Array) -> list[Any]:
+    """Values for people; a moment that Python has no date for is a text."""
+    try:
+        return list(values.to_pylist())
+    except OverflowError:
+        numbers, texts = values.cast(pa.int64()).to_pylist(), values.cast(pa.string()).to_pylist()
+        return [
+            text if number is None or abs(number) < _ENDLESS else f"{'-' * (number < 0)}infinity"
+            for number, text in zip(numbers, texts, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.move.changes import Changes
+from pipeline.move.changes import Changes, shown
 from pipeline.move.errors import ConflictError
 from pipeline.move.findings import OFFENDERS, CheckResult, Conflict
 from pipeline.move.landing import Landing
@@ -63,8 +63,8 @@ class Conflicts:
                 Conflict(self.landing.name, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
                 for key, ours, theirs in zip(
                     differing.keys.filter(where).to_pylist(),
-                    differing.source.filter(where).to_pylist(),
-                    differing.target.filter(where).to_pylist(),
+                    shown(differing.source.filter(where)),
+                    shown(differing.target.filter(where)),
                     strict=True,
                 )
             ]

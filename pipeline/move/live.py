@@ -185,6 +185,11 @@ class LiveSource(Source):
         key = quoted(landing.key.name)
         return self._sound_keys(landing, f"SELECT {key} AS key FROM main.{quoted(landing.name)}")
 
+    def all_keys(self, landing: Landing) -> list[Any]:
+        """Keys of all rows of the live source, as far as they are of a key's type."""
+        table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
+        return self._sound_keys(landing, f"SELECT {key} AS key FROM {table}")
+
     def lacking(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
         """Those of some keys that the live source does not have."""
         table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)

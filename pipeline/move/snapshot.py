@@ -9,8 +9,8 @@ therefore be opened as immutable, without any lock.
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +177,39 @@ def look_at(source: Path) -> None:
             f"The source {source} is truncated: its size is not a whole number of pages",
             remedy="Copy it again, or restore it from a backup",
         )
+
+
+@contextmanager
+def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
+    """One transaction that writes the source; an exception undoes it.
+
+    Args:
+        source: the live file.
+        why: what needs that, for people.
+
+    Raises:
+        SourceError: the file cannot be written, or stays locked.
+    """
+    look_at(source)
+    uri = f"{source.absolute().as_uri()}?mode=rw"
+    try:
+        with closing(
+            sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+        ) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        if "readonly" in str(error):
+            raise SourceError(
+                f"The source {source} cannot be written, which {why} needs",
+                remedy="Give this user the right to write it",
+            ) from error
+        raise unreadable(source, error) from error
 
 
 def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:

@@ -21,6 +21,9 @@ from pipeline.move.errors import LockedError, TargetError
 LOCK_KEY = 0x6D6967726174  # "migrat"
 """The advisory lock that a writer of the target holds, whatever it writes."""
 
+MOVING = "pipeline.moving"
+"""The setting that is on in a transaction of a move; what others write is captured."""
+
 LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
@@ -152,6 +155,10 @@ class Target:
                 ) from error
             raise
         self.run("COMMIT")
+
+    def say_moving(self) -> None:
+        """Let triggers of the target know, until the transaction ends, that a move writes."""
+        self.run(f"SET LOCAL {MOVING} = 'on'")
 
     @contextmanager
     def looking(self) -> Iterator[None]:

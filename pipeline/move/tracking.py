@@ -9,7 +9,7 @@ the token of the last entry read.
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
-from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable
+from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable, writing
 
 LOG = "pipeline_changes"
 KEPT_CHANGES = 1_000_000
@@ -64,7 +64,7 @@ def switch_on(source: Path, tables: Iterable[sa.Table]) -> bool:
             conflicts cannot be tracked.
     """
     tables = list(tables)
-    with _writing(source) as connection:
+    with writing(source, why="tracking") as connection:
         if _there(connection) and all(_complete(connection, table) for table in tables):
             return False
         _remove(connection)
@@ -88,7 +88,7 @@ def switch_off(source: Path) -> bool:
     Raises:
         SourceError: the file cannot be written.
     """
-    with _writing(source) as connection:
+    with writing(source, why="tracking") as connection:
         return _remove(connection)
 
 
@@ -256,31 +256,6 @@ def _remove(connection: sqlite3.Connection) -> bool:
     if there:
         connection.execute(f"DROP TABLE {LOG}")
     return there or bool(triggers)
-
-
-@contextmanager
-def _writing(source: Path) -> Iterator[sqlite3.Connection]:
-    """One transaction that writes the source."""
-    look_at(source)
-    uri = f"{source.absolute().as_uri()}?mode=rw"
-    try:
-        with closing(
-            sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-        ) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-    except sqlite3.DatabaseError as error:
-        if "readonly" in str(error):
-            raise SourceError(
-                f"The source {source} cannot be written, which tracking needs",
-                remedy="Give this user the right to write it, or sync without tracking",
-            ) from error
-        raise unreadable(source, error) from error
 
 
 def _text(value: Any) -> str:

@@ -170,6 +170,7 @@ def move_table(
     target, landing = work.target, work.landing
     compared: verify.Compared | None = None
     with begun.transaction if begun else target.transaction():
+        target.say_moving()
         schema.make_ledger(target)
         present = schema.Present(exists=False) if begun else _locked(target, landing)
         _check_parents(target, landing)

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.move import conversions, mending, quarantine
-from pipeline.move.changes import Changes, Totals, compare, compare_singly
+from pipeline.move.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Range, Source, Survey
@@ -138,8 +138,8 @@ def _note(table: str, changes: Changes, found: Compared) -> None:
             ValueDiffers(table, key, column, ours, theirs)
             for key, ours, theirs in zip(
                 differing.keys[:room].to_pylist(),
-                differing.source[:room].to_pylist(),
-                differing.target[:room].to_pylist(),
+                shown(differing.source[:room]),
+                shown(differing.target[:room]),
                 strict=True,
             )
         ]

@@ -5,8 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import sqlalchemy as sa
+
 from pipeline.move.contract import contract_of
-from pipeline.move.landing import Landing
+from pipeline.move.extract import Source
+from pipeline.move.landing import Landing, match
+from pipeline.move.policies import Policies
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position
 from pipeline.move.types import type_name
@@ -39,6 +43,12 @@ def rules_of(landing: Landing) -> str:
     told += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
     told += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]
     return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def rules_of_all(tables: Sequence[sa.Table], source: Source, policies: Policies) -> str:
+    """A digest of the rules of several tables, as this source makes them."""
+    rules = [rules_of(match(table, source.columns(table.name), policies)) for table in tables]
+    return hashlib.sha256("".join(rules).encode()).hexdigest()
 
 
 def read(target: Target, table: str) -> Watermark | None:

@@ -8,6 +8,9 @@ keeps values in the same form: what a person put in the place of what the source
 speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
 as they are, ``cascaded`` the keys of rows that went with their parent until their own table's turn.
 ``anki_intents`` tells what was about to be written to Anki until its card says that it was.
+``cutover`` is the history of who may write, its newest row says who may now; ``outbox`` holds the
+keys of rows that others than a move wrote into the target since it was prepared for the cut-over,
+NULL for a whole table; ``signed_off`` says who lets which row in quarantine stay behind, and why.
 """
 
 import sqlalchemy as sa
@@ -107,6 +110,34 @@ anki_intents = sa.Table(
     sa.Column("content_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("export_hash", sa.Text, primary_key=True),
     _since(),
+)
+
+cutover = sa.Table(
+    "cutover",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    _since("at"),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("change", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("table_name", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    _since("at"),
+)
+
+signed_off = sa.Table(
+    "signed_off",
+    metadata,
+    *_key("table_name", "handle"),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("by_whom", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    _since("at"),
 )
 
 evidence = sa.Table(

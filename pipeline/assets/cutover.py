@@ -1,0 +1,226 @@
+"""The asset that is the state of the migration: who may write. Its job alone changes that."""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import Field
+
+from pipeline import backup, checks, frames, settings
+from pipeline.anki import checks as anki_checks
+from pipeline.anki import embeddings
+from pipeline.assets.anki import CARDS, EMBEDDINGS
+from pipeline.assets.plan import PLAN
+from pipeline.cutover import back, states, steps
+from pipeline.cutover.gate import Answer
+from pipeline.environment import source_file
+from pipeline.metadata import ANSWERS, NOTES, RULES
+from pipeline.move.errors import PipelineError
+from pipeline.move.watermarks import rules_of_all
+from pipeline.resources import SourceDatabase, TargetDatabase
+
+NAME = "cutover"
+GATE = "gate"
+STEP = "change_state"
+Step = Literal["check", "freeze", "live", "thaw", "close", "rollback"]
+STEPS: tuple[Step, ...] = get_args(Step)
+
+BACKUP_HOURS = 24
+"""A backup that is older does not count."""
+
+_OF_ANKI = {
+    NOTES: (anki_checks.CONFIRMED, *anki_checks.OF_NOTES),
+    CARDS: anki_checks.OF_CARDS,
+    EMBEDDINGS: embeddings.OF_EMBEDDINGS,
+}
+
+Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]  # type: ignore[type-arg]
+
+
+class CutoverConfig(dg.Config):
+    """What a run of ``cutover`` is to do."""
+
+    step: Step = Field(
+        default="check",
+        description=(
+            "check: only ask the gate. freeze: compare everything, then keep the application from"
+            " writing the source and move the rest. live: the same, and let it write the target."
+            " thaw: from frozen back to shadow. close: end the way back. rollback: take what was"
+            " written to the target back into the source."
+        ),
+    )
+
+
+def cutover_asset(
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+) -> dg.AssetsDefinition:
+    """The asset that is the state of the migration of these tables.
+
+    Args:
+        tables: parents before children.
+        group: the asset's group.
+        owners: the asset's owners.
+    """
+
+    @dg.multi_asset(
+        name=STEP,
+        specs=[
+            dg.AssetSpec(
+                NAME,
+                deps=[table.name for table in tables],
+                skippable=True,
+                group_name=group,
+                kinds={"sqlite", "postgres"},
+                owners=list(owners),
+                description=(
+                    "Who may write. shadow: the application writes SQLite, and PostgreSQL follows."
+                    " frozen: nobody writes. live: the application writes PostgreSQL, and what it"
+                    " writes is captured for the way back. closed: there is none any more."
+                ),
+            )
+        ],
+        check_specs=[dg.AssetCheckSpec(GATE, asset=NAME, description=checks.DESCRIPTIONS[GATE])],
+        description="Go from one state of the migration to another.",
+    )
+    def changed(
+        context: dg.AssetExecutionContext,
+        config: CutoverConfig,
+        source: SourceDatabase,
+        target: TargetDatabase,
+    ) -> Results:
+        try:
+            loaded = settings.load()
+            site = steps.Site(
+                path=source_file(loaded),
+                sources=source,
+                target=target.open(),
+                tables=tables,
+                run_id=context.run.run_id,
+                policies=loaded.policies,
+                delete_share=loaded.max_delete_share,
+                say=context.log.info,
+            )
+            yield from _step(context, config.step, site, source)
+        except PipelineError as error:
+            raise checks.failure(error) from error
+
+    return changed
+
+
+def _step(
+    context: dg.AssetExecutionContext, step: Step, site: steps.Site, source: SourceDatabase
+) -> Results:
+    """Take one step, and tell what came of it."""
+    shown: dict[str, dg.MetadataValue] = {}
+    if step == "rollback":
+        returned = back.roll_back(site, source.folder(site.run_id))
+        for table in returned:
+            told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
+            shown[table.table] = dg.MetadataValue.text(told)
+    elif step == "thaw":
+        steps.thaw(site)
+    elif step == "close":
+        steps.close(site)
+    else:
+        outside = _outside(context.instance, site)
+        match step:
+            case "check":
+                outcome = steps.Outcome(
+                    states.read(site.target).state, [*outside, *steps.ask(site)]
+                )
+            case "freeze":
+                outcome = steps.freeze(site, outside=outside)
+            case "live":
+                outcome = steps.go_live(site, outside=outside)
+        yield result(outcome.answers)
+        if step == "check":
+            return
+        if not outcome.open:
+            raise dg.Failure(
+                f"The gate is closed; the migration is {outcome.state}. See the check {GATE}.",
+                allow_retries=False,
+            )
+        shown["caught_up"] = dg.MetadataValue.int(outcome.caught_up)
+        if outcome.blocked_seconds is not None:
+            shown["blocked_seconds"] = dg.MetadataValue.float(round(outcome.blocked_seconds, 3))
+    now = states.read(site.target)
+    yield dg.MaterializeResult(
+        asset_key=NAME, metadata={"state": dg.MetadataValue.text(now.state), **shown}
+    )
+
+
+def result(answers: Sequence[Answer]) -> dg.AssetCheckResult:
+    """The gate as a check: it passes if every answer is yes."""
+    no = [answer for answer in answers if not answer.yes]
+    return dg.AssetCheckResult(
+        check_name=GATE,
+        asset_key=NAME,
+        passed=not no,
+        description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",
+        metadata={
+            "questions": dg.MetadataValue.int(len(answers)),
+            "no": dg.MetadataValue.int(len(no)),
+            "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
+            ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
+        },
+    )
+
+
+def _outside(instance: dg.DagsterInstance, site: steps.Site) -> list[Answer]:
+    """Answers that Dagster's records and the backups give."""
+    return [_planned(instance, site), _backed_up(site), _anki(instance)]
+
+
+def _planned(instance: dg.DagsterInstance, site: steps.Site) -> Answer:
+    question = "the plan is current"
+    event = instance.get_latest_materialization_event(dg.AssetKey(PLAN))
+    if event is None or event.asset_materialization is None:
+        return Answer(question, False, "nobody has planned", "Run pipeline plan, and read it")
+    at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
+    planned = event.asset_materialization.metadata.get(RULES)
+    live = site.sources.pin(site.tables, run_id=site.run_id)
+    now = rules_of_all(site.tables, live, site.policies)
+    site.sources.release()
+    said = f"made {at:%Y-%m-%d %H:%M} UTC"
+    if planned is None or planned.value != now:
+        says = f"{said}; columns or policies are others since"
+        return Answer(question, False, says, "Run pipeline plan, and read it")
+    return Answer(question, True, said)
+
+
+def _anki(instance: dg.DagsterInstance) -> Answer:
+    question = "Anki is consistent"
+    named = settings.load().anki
+    if not (named.collection or named.connect_url):
+        return Answer(question, True, "no Anki is set")
+    lacking, failed = [], []
+    for asset, names in _OF_ANKI.items():
+        for name in names:
+            key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+            record: Any = instance.get_latest_asset_check_evaluation_record(key)
+            evaluation = record and record.evaluation
+            if evaluation is None:
+                lacking.append(name)
+            elif not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+                failed.append(name)
+    # What only a sync tells cannot be told before there was one.
+    if failed or len(lacking) > 1:
+        says = f"failed: {', '.join(failed)}" if failed else f"never checked: {', '.join(lacking)}"
+        return Answer(question, False, says, "Run pipeline anki sync or pipeline anki check")
+    return Answer(question, True, "every check that is no warning passed")
+
+
+def _backed_up(site: steps.Site) -> Answer:
+    question, remedy = "a backup was restored and verified", "Run pipeline backup"
+    found = backup.newest(settings.load().pipeline_home)
+    if found is None or found.rehearsed is None:
+        return Answer(question, False, "there is none", remedy)
+    said = f"{found.name}, rehearsed {found.rehearsed:%Y-%m-%d %H:%M} UTC"
+    if Path(found.source) != site.path:
+        return Answer(question, False, f"{said}, but of {found.source}", remedy)
+    if datetime.now(timezone.utc) - found.at > timedelta(hours=BACKUP_HOURS):  # noqa: UP017
+        return Answer(question, False, f"{said}, more than {BACKUP_HOURS} hours old", remedy)
+    return Answer(question, True, said)

@@ -1,0 +1,150 @@
+"""The way back: what the application wrote to the target since the cut-over goes into the source.
+
+It is put into a copy first, and the copy is proven equal to the target, value by value. Only then
+those rows go into the source itself, in one transaction, and the migration is in its shadow state
+again. Whatever is interrupted is done again from the start; the source is thawed last.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline.cutover import capture, freezing, states
+from pipeline.cutover.replay import Replayed, put, replay
+from pipeline.cutover.states import WrongState
+from pipeline.cutover.steps import Site, thaw
+from pipeline.move import mending
+from pipeline.move.contract import quoted
+from pipeline.move.errors import PipelineError
+from pipeline.move.extract import Source
+from pipeline.move.findings import CheckResult, say
+from pipeline.move.prepare import prepare
+from pipeline.move.snapshot import take_snapshot
+from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
+from pipeline.move.target import Target
+
+_EVERYTHING = Sample(2**62, 0)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What went back into one table of the source.
+
+    Attributes:
+        table: its name.
+        inserted: rows that only the target had.
+        updated: rows that differed.
+        deleted: rows that the target has no more.
+        checks: the proof that both sides are equal now.
+    """
+
+    table: str
+    inserted: int
+    updated: int
+    deleted: int
+    checks: tuple[CheckResult, ...]
+
+
+class NotEqual(PipelineError):
+    """After the replay both sides are not equal; nothing was changed."""
+
+
+def roll_back(site: Site, folder: Path) -> list[Returned]:
+    """From live to shadow, with everything that was written since.
+
+    Args:
+        site: both databases; the application does not write to the target any more.
+        folder: where the copies are made; they need three times the room of the source.
+
+    Returns:
+        What went back, by table; nothing where only the thaw was left to do.
+
+    Raises:
+        WrongState: the migration is not live.
+        NotReversible: a row of the target has no place in the source; nothing was changed.
+        NotEqual: the proof failed; nothing was changed.
+        SourceError: the source cannot be read or written; nothing was changed.
+    """
+    now = states.read(site.target)
+    if now.state == "frozen":
+        thaw(site)
+        return []
+    if now.state == "shadow":
+        if freezing.thaw(site.path):
+            site.say("the source was still frozen; it can be written again")
+            return []
+        raise WrongState(
+            f"The migration is {now}, so there is nothing to take back", remedy="Nothing is to do"
+        )
+    if now.state == "closed":
+        raise WrongState(
+            f"The migration is {now}; what was written since was not captured",
+            remedy="Restore a backup of the source, or move the data back by hand",
+        )
+    target, folder = site.target, folder / "back"
+    folder.mkdir(parents=True, exist_ok=True)
+    with target.transaction():
+        names = ", ".join(quoted(table.name) for table in site.tables)
+        target.run(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
+        copy = take_snapshot(site.path, folder / "copy.db", tables=()).path
+        done = replay(copy, target, site.tables, policies=site.policies, folder=folder / "rows")
+        for found in done:
+            site.say(_told(found))
+        proof = Source(take_snapshot(copy, folder / "proof.db", tables=site.tables))
+        mending.apply(proof, site.tables, mending.read(target, [t.name for t in site.tables]))
+        returned = [
+            _proven(site, table, proof, found)
+            for table, found in zip(site.tables, done, strict=True)
+        ]
+        site.say("the copy equals the target, value by value")
+        put(site.path, copy, done)
+        _go_on(target, site.tables)
+        states.change(target, "shadow", run_id=site.run_id)
+        capture.switch_off(target, site.tables)
+    freezing.thaw(site.path)
+    return returned
+
+
+def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Returned:
+    """Hold a table of the copy against the target's."""
+    checks = standing_checks(
+        prepare(table, source, site.policies),
+        source=source,
+        target=site.target,
+        sample=_EVERYTHING,
+        only=BY_COMPARISON,
+    )
+    if not all(check.passed for check in checks):
+        wrong = [say(finding) for check in checks for finding in check.findings]
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise NotEqual(
+            f"The source would not equal the target: {'; '.join(wrong[:3])}{more}",
+            remedy="Change these rows in the target, then run again; nothing was changed",
+        )
+    updated = {key for keys in found.updated.values() for key in keys}
+    return Returned(
+        found.landing.name, len(found.inserted), len(updated), len(found.deleted), checks
+    )
+
+
+def _go_on(target: Target, tables: Sequence[sa.Table]) -> None:
+    """Let the next sync begin where both sides are equal: at what was logged before the freeze."""
+    for table in tables:
+        by = table.info.get("changed_by")
+        newest = f"max({quoted(by)})" if by else "NULL::timestamptz"
+        target.rows(
+            f"UPDATE migration.watermarks SET rows = now.rows, newest = greatest(newest, now.date)"
+            f" FROM (SELECT count(*) AS rows, {newest} AS date FROM {quoted(table.name)}) AS now"
+            " WHERE table_name = $1 RETURNING 1",
+            (table.name,),
+        )
+
+
+def _told(found: Replayed) -> str:
+    updated = {key for keys in found.updated.values() for key in keys}
+    return (
+        f"{found.landing.name}: {len(found.keys):,} rows were written; {len(found.inserted):,} of"
+        f" them are new, {len(updated):,} differ, {len(found.deleted):,} are gone"
+    )

@@ -1,0 +1,113 @@
+"""Note what others than a move write into the target: triggers and an outbox.
+
+Keys are enough, because what a row became is read when it is taken back. The triggers fire once
+for each statement and take all of its rows together, cascades included, whoever writes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move.contract import quoted
+from pipeline.move.landing import Landing
+from pipeline.move.target import MOVING, Target
+
+_FUNCTION = f"""
+CREATE OR REPLACE FUNCTION migration.note_changes() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $body$
+BEGIN
+  IF pg_catalog.current_setting('{MOVING}', true) = 'on' THEN
+    RETURN NULL;
+  END IF;
+  IF TG_OP = 'TRUNCATE' THEN
+    INSERT INTO migration.outbox (table_name) VALUES (TG_TABLE_NAME);
+  ELSE
+    EXECUTE pg_catalog.format(
+      'INSERT INTO migration.outbox (table_name, key) SELECT %L, %I::text FROM %s',
+      TG_TABLE_NAME, TG_ARGV[0], TG_ARGV[1]);
+  END IF;
+  RETURN NULL;
+END
+$body$
+"""
+
+_TRIGGERS = {
+    "insert": ("AFTER INSERT", 'REFERENCING NEW TABLE AS "after"', '"after"'),
+    "update": (
+        "AFTER UPDATE",
+        'REFERENCING OLD TABLE AS "before" NEW TABLE AS "after"',
+        '(SELECT {key} FROM "before" UNION SELECT {key} FROM "after") AS rows',
+    ),
+    "delete": ("AFTER DELETE", 'REFERENCING OLD TABLE AS "before"', '"before"'),
+    "truncate": ("AFTER TRUNCATE", "", ""),
+}
+
+
+def switch_on(target: Target, tables: Sequence[sa.Table]) -> None:
+    """Begin with an empty outbox, and note every write from now on; in a transaction.
+
+    The tables are there.
+    """
+    switch_off(target, tables)
+    target.run(_FUNCTION)
+    for table in tables:
+        name, key = f"public.{quoted(table.name)}", next(iter(table.primary_key.columns)).name
+        for event, (when, images, rows) in _TRIGGERS.items():
+            arguments = f"{_literal(key)}, {_literal(rows.format(key=quoted(key)))}"
+            target.run(
+                f"CREATE TRIGGER {_name(event)} {when} ON {name} {images}"
+                f" FOR EACH STATEMENT EXECUTE FUNCTION migration.note_changes({arguments})",
+                # Also in a session that replays what it was sent.
+                f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER {_name(event)}",
+            )
+
+
+def switch_off(target: Target, tables: Sequence[sa.Table]) -> None:
+    """Note nothing any more, and forget what was noted; in a transaction."""
+    for table in tables:
+        if target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table.name)}",)):
+            for event in _TRIGGERS:
+                target.run(f"DROP TRIGGER IF EXISTS {_name(event)} ON public.{quoted(table.name)}")
+    target.run("DROP FUNCTION IF EXISTS migration.note_changes()", "TRUNCATE migration.outbox")
+
+
+def is_on(target: Target, table: sa.Table) -> bool:
+    """Whether every write of a table is noted, whoever writes."""
+    there = target.value(
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = ANY($2)"
+        " AND tgenabled = 'A'",
+        (f"public.{quoted(table.name)}", [_name(event) for event in _TRIGGERS]),
+    )
+    return bool(there == len(_TRIGGERS))
+
+
+def noted(target: Target, tables: Sequence[sa.Table]) -> dict[str, int]:
+    """How many notes there are, by table; none of those without."""
+    names = [table.name for table in tables]
+    return dict(
+        target.rows(
+            "SELECT table_name, count(*) FROM migration.outbox WHERE table_name = ANY($1)"
+            " GROUP BY table_name ORDER BY table_name",
+            (names,),
+        )
+    )
+
+
+def keys(target: Target, landing: Landing) -> list[Any] | None:
+    """Keys of the rows that were written; None if that may be any row."""
+    found = target.rows(
+        "SELECT DISTINCT key FROM migration.outbox WHERE table_name = $1", (landing.name,)
+    )
+    if (None,) in found:
+        return None
+    kind = landing.key.type.python_type
+    return sorted(kind(key) for (key,) in found)
+
+
+def _name(event: str) -> str:
+    return f"pipeline_notes_{event}"
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

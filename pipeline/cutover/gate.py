@@ -1,0 +1,168 @@
+"""What must hold before the application may write to the target: one list of yes or no.
+
+Each question is asked of the databases themselves. What only Dagster or the disk knows is answered
+outside and joins the list.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pipeline.cutover import capture, freezing, sign_offs
+from pipeline.move import access, schema, verify, watermarks
+from pipeline.move.findings import Finding, say
+from pipeline.move.landing import Landing, match
+from pipeline.move.live import LiveSource
+from pipeline.move.policies import Policies
+from pipeline.move.target import Target
+
+PROVEN, FROZEN = "every value is proven", "nobody writes the source"
+"""What can hold only once the source is frozen."""
+
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question of the gate.
+
+    Attributes:
+        question: what must hold.
+        yes: whether it does.
+        says: what was seen.
+        remedy: what to do about it; empty where it holds.
+    """
+
+    question: str
+    yes: bool
+    says: str
+    remedy: str = ""
+
+
+def ask(
+    target: Target, live: LiveSource, tables: Sequence[sa.Table], policies: Policies
+) -> list[Answer]:
+    """Ask both databases.
+
+    Args:
+        target: a session within a transaction.
+        live: the source as it is now.
+        tables: those that move.
+        policies: what a person decided.
+    """
+    lacking = [table.name for table in tables if not schema.exists(target, table.name)]
+    if lacking or not target.value("SELECT to_regclass('migration.signed_off') IS NOT NULL"):
+        says = f"the target does not hold {', '.join(lacking) or 'the ledger'}"
+        return [Answer(PROVEN, False, says, "Run pipeline migrate")]
+    landings = [match(table, live.columns(table.name), policies) for table in tables]
+    return [
+        _proven(target, live, landings),
+        _frozen(live, tables),
+        _conflicts(target, tables),
+        _untouched(target, tables),
+        _quarantine(target, tables),
+        _sequences(target, landings),
+        _rights(target, landings),
+    ]
+
+
+def _proven(target: Target, live: LiveSource, landings: Sequence[Landing]) -> Answer:
+    """Every value was proven once, and every change that the source logged since then."""
+    question, wrong, outstanding = PROVEN, [], 0
+    for landing in landings:
+        mark = watermarks.read(target, landing.name)
+        now = live.position(landing.table)
+        whole = target.value(
+            "SELECT EXISTS (SELECT FROM migration.evidence WHERE table_name = $1)", (landing.name,)
+        )
+        if mark is None or not whole:
+            wrong.append(f"{landing.name} was never moved and proven as a whole")
+        elif mark.rules != watermarks.rules_of(landing):
+            wrong.append(f"columns or policies of {landing.name} are others since")
+        elif now is None or mark.position is None:
+            wrong.append(f"{landing.name} is not tracked, so nobody knows what changed since")
+        elif not live.continues(mark.position):
+            wrong.append(f"the log of changes of {landing.name} is not the one that was read")
+        elif now != mark.position:
+            outstanding += len(live.changed_keys(landing, mark.position))
+    if wrong:
+        return _no(question, wrong, "Run pipeline track on, then pipeline migrate")
+    if outstanding:
+        says = [f"{outstanding:,} rows were written since"]
+        return _no(question, says, "Run pipeline sync, or pipeline cutover freeze")
+    return Answer(question, True, "as a whole, and every change since; nothing is outstanding")
+
+
+def _frozen(live: LiveSource, tables: Sequence[sa.Table]) -> Answer:
+    with live.sqlite() as connection:
+        if freezing.is_frozen(connection, tables, live.everything.rstrip(".")):
+            return Answer(FROZEN, True, "its tables are frozen")
+    return _no(FROZEN, ["its tables can be written"], "pipeline cutover freeze")
+
+
+def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
+    question = "no value differs"
+    found = target.rows(
+        "SELECT table_name, count(*) FROM migration.conflicts WHERE table_name = ANY($1)"
+        " GROUP BY 1 ORDER BY 1",
+        ([table.name for table in tables],),
+    )
+    if found:
+        says = [f"{count:,} values of {name} were changed in the target" for name, count in found]
+        return _no(question, says, "Take one side: POLICY_CONFLICTS=source, or change the source")
+    return Answer(question, True, "nobody changed a moved row in the target")
+
+
+def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
+    question = "nobody else writes the target"
+    unwatched = [table.name for table in tables if not capture.is_on(target, table)]
+    if unwatched:
+        says = [f"writes to {', '.join(unwatched)} are not captured"]
+        return _no(question, says, "pipeline cutover freeze switches that on")
+    written = capture.noted(target, tables)
+    if written:
+        says = [f"{count:,} rows of {name} were written" for name, count in written.items()]
+        return _no(question, says, "Stop who writes there, then run pipeline cutover freeze again")
+    return Answer(question, True, "every write is captured, there was none")
+
+
+def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
+    question = "quarantine is empty or signed off"
+    waiting = {table.name: sign_offs.lacking(target, table.name) for table in tables}
+    says = [
+        f"{len(rows):,} rows of {name} ({', '.join(rows[:_NAMED])}{', ...' * (len(rows) > _NAMED)})"
+        for name, rows in waiting.items()
+        if rows
+    ]
+    if says:
+        return _no(question, says, "Mend them, or name who lets them stay: cutover sign-off")
+    signed = sign_offs.count(target, tables)
+    return Answer(question, True, f"{signed:,} rows stay behind, signed off" if signed else "empty")
+
+
+def _sequences(target: Target, landings: Sequence[Landing]) -> Answer:
+    found = _findings(verify.sequences(target, landing).findings for landing in landings)
+    if found:
+        return _no("sequences are ahead", found, "Run pipeline sync --full")
+    return Answer("sequences are ahead", True, "the next id of every table is free")
+
+
+def _rights(target: Target, landings: Sequence[Landing]) -> Answer:
+    question = "rights are as declared"
+    if not access.roles(target):
+        return Answer(question, True, "the server has none of Supabase's roles")
+    found = _findings(access.check(target, landing).findings for landing in landings)
+    found += [say(finding) for finding in access.exposed(target)]
+    if found:
+        return _no(question, found, "Run pipeline sync --full, or revoke what is too much")
+    return Answer(question, True, "as declared, and tried as every role")
+
+
+def _findings(found: Iterator[tuple[Finding, ...]]) -> list[str]:
+    return [say(finding) for findings in found for finding in findings]
+
+
+def _no(question: str, says: Sequence[str], remedy: str) -> Answer:
+    more = f"; and {len(says) - _NAMED} more" if len(says) > _NAMED else ""
+    return Answer(question, False, "; ".join(says[:_NAMED]) + more, remedy)

@@ -1,0 +1,290 @@
+"""What was written to the target, put into a copy of the source, row by row.
+
+The rows are those whose keys the outbox names. Both sides are compared first, with the comparison
+of a move, so only values that differ are written and all others keep the bytes they had.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.cutover import capture, reverse
+from pipeline.move import mending, quarantine, verify
+from pipeline.move.changes import Changes
+from pipeline.move.contract import quoted
+from pipeline.move.errors import PipelineError
+from pipeline.move.landing import Landing, match
+from pipeline.move.live import LiveSource, pinned
+from pipeline.move.policies import Policies
+from pipeline.move.prepare import surveyed
+from pipeline.move.snapshot import unreadable
+from pipeline.move.target import Target
+
+_BATCH_BYTES = 8 * 2**20
+_BATCH_ROWS = 5_000
+
+
+class NotReversible(PipelineError):
+    """A row of the target cannot be put into the source."""
+
+
+@dataclass
+class Replayed:
+    """What was done to one table of the copy.
+
+    Attributes:
+        landing: the table.
+        keys: rows that others wrote in the target.
+        inserted: keys of rows that only the target had.
+        updated: keys of rows that differed, by column.
+        deleted: keys of rows that the target has no more.
+    """
+
+    landing: Landing
+    keys: list[Any]
+    inserted: list[Any] = field(default_factory=list)
+    updated: dict[str, list[Any]] = field(default_factory=dict)
+    deleted: list[Any] = field(default_factory=list)
+
+    @property
+    def touched(self) -> list[Any]:
+        """Keys of all rows of the copy that are not as they were."""
+        changed = {key for keys in self.updated.values() for key in keys}
+        return sorted({*self.inserted, *self.deleted, *changed})
+
+
+def replay(
+    copy: Path, target: Target, tables: Sequence[sa.Table], *, policies: Policies, folder: Path
+) -> list[Replayed]:
+    """Make a copy of the source hold what others wrote to the target.
+
+    Args:
+        copy: the copy; nobody else has it open.
+        target: a session in a transaction that keeps writers out.
+        tables: parents before children.
+        policies: what a person decided.
+        folder: where private files are made.
+
+    Raises:
+        NotReversible: a row has no place in the source; the message names it.
+        SourceError: the copy cannot be read.
+    """
+    done = []
+    with pinned(copy, folder, tables=tables) as live:
+        for table in tables:
+            landing = match(table, live.columns(table.name), policies)
+            done.append(_compare(landing, live, target))
+    try:
+        with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            before = _orphans(connection)
+            with _without_triggers(connection):
+                for found in done:
+                    _write(connection, found, target)
+            _demand_parents(connection, before)
+    except sqlite3.DatabaseError as error:
+        raise unreadable(copy, error) from error
+    return done
+
+
+def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
+    """Find what differs among the rows that were written."""
+    keys = capture.keys(target, landing)
+    if keys is None:
+        keys = _all_keys(landing, live, target)
+    found = Replayed(landing, keys)
+    if not keys:
+        return found
+    live.take_rows(landing, keys=keys, handles=())
+    mending.apply(live, [landing.table], mending.read(target, [landing.name]))
+    prepared = surveyed(landing, live)
+    waiting = quarantine.handles(target, landing.name)
+    aside = {*prepared.survey.rejected, *(live.handle_from(landing, each) for each in waiting)}
+
+    def note(changes: Changes) -> None:
+        found.deleted += changes.missing.to_pylist()
+        for differing in changes.differing:
+            found.updated.setdefault(differing.column, []).extend(differing.keys.to_pylist())
+
+    batches = verify.as_found(live, landing, prepared.survey, without=aside)
+    verify.examine(target, landing, prepared.survey, batches, on_changes=note, singly=True)
+    there, name = set(live.keys(landing)), quoted(landing.key.name)
+    in_target = target.rows(
+        f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (keys,)
+    )
+    found.inserted = sorted({key for (key,) in in_target} - there)
+    rejected = {str(key) for key in live.keys_of(landing, list(aside))}
+    both = sorted(rejected & {str(key) for (key,) in in_target})
+    if both:
+        raise NotReversible(
+            f"{landing.name} {', '.join(both[:5])}: the source has a row of this key that could"
+            " not move, and the target now has another one",
+            remedy="Give the row in the target another key, then run again",
+        )
+    return found
+
+
+def _all_keys(landing: Landing, live: LiveSource, target: Target) -> list[Any]:
+    """Keys of all rows of either side."""
+    name = quoted(landing.key.name)
+    theirs = {key for (key,) in target.rows(f"SELECT {name} FROM {quoted(landing.name)}")}
+    return sorted(theirs | set(live.all_keys(landing)))
+
+
+def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> None:
+    landing = found.landing
+    table, key = quoted(landing.name), quoted(landing.key.name)
+    names = {row[1] for row in connection.execute(f"PRAGMA table_xinfo({table})") if not row[6]}
+    columns = [column for column in landing.columns if column.name in names]
+    connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
+    changed = sorted({k for keys in found.updated.values() for k in keys})
+    for rows in _rows(target, landing, columns, changed):
+        for at, column in enumerate(columns):
+            these = set(found.updated.get(column.name, ()))
+            values = [(row[at + 1], row[0]) for row in rows if row[0] in these]
+            _run(
+                connection,
+                f"UPDATE {table} SET {quoted(column.name)} = ? WHERE {key} = ?",
+                values,
+                landing,
+                at=1,
+            )
+    marks = ", ".join("?" * len(columns))
+    listed = ", ".join(quoted(column.name) for column in columns)
+    for rows in _rows(target, landing, columns, found.inserted):
+        sql = f"INSERT INTO {table} ({listed}) VALUES ({marks})"
+        where = [column.name for column in columns].index(landing.key.name)
+        _run(connection, sql, [row[1:] for row in rows], landing, at=where)
+
+
+def _run(
+    connection: sqlite3.Connection,
+    sql: str,
+    rows: Sequence[tuple[Any, ...]],
+    landing: Landing,
+    *,
+    at: int,
+) -> None:
+    """Execute for each row; ``at`` is where its key stands."""
+    for row in rows:
+        try:
+            connection.execute(sql, row)
+        except (sqlite3.IntegrityError, OverflowError) as error:
+            raise NotReversible(
+                f"{landing.name} {row[at]} cannot be put into the source: {error}",
+                remedy="Change that row in the target, then run again",
+            ) from error
+
+
+def _rows(
+    target: Target, landing: Landing, columns: Sequence[sa.Column[Any]], keys: Sequence[Any]
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Key and values of rows of the target as SQLite is to hold them, in bounded batches."""
+    name, table = quoted(landing.key.name), quoted(landing.name)
+    zone = landing.policies.naive_zone
+    outputs = ", ".join(reverse.expression(column, zone=zone) for column in columns)
+    for some in _batches(target, landing, keys):
+        yield target.rows(f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)", (some,))
+
+
+def _batches(target: Target, landing: Landing, keys: Sequence[Any]) -> Iterator[list[Any]]:
+    """Keys in pieces whose rows fit into memory."""
+    name, table = quoted(landing.key.name), quoted(landing.name)
+    sizes = [
+        f"coalesce(octet_length({quoted(column.name)}), 0)::bigint"
+        for column in landing.columns
+        if isinstance(column.type, sa.LargeBinary | sa.Text)
+    ]
+    for start in range(0, len(keys), _BATCH_ROWS):
+        piece: list[Any] = []
+        size = 0
+        for key, bytes_ in target.rows(
+            f"SELECT {name}, {' + '.join(sizes) or '0::bigint'} FROM {table} WHERE {name} = ANY($1)"
+            f" ORDER BY {name}",
+            (list(keys[start : start + _BATCH_ROWS]),),
+        ):
+            if piece and size + bytes_ > _BATCH_BYTES:
+                yield piece
+                piece, size = [], 0
+            piece.append(key)
+            size += bytes_
+        if piece:
+            yield piece
+
+
+@contextmanager
+def _without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction in which nothing but what is said happens; triggers are there again after it.
+
+    Foreign keys are not enforced in it: rows come in any order.
+    """
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        triggers = connection.execute(
+            "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger'"
+        ).fetchall()
+        for name, _ in triggers:
+            connection.execute(f"DROP TRIGGER main.{quoted(name)}")
+        yield
+        for _, sql in triggers:
+            connection.execute(sql)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
+    """Put the rows that were written to a proven copy into the source, in one transaction.
+
+    Raises:
+        SourceError: the source cannot be written, or stays locked; it is as it was.
+    """
+    try:
+        with closing(
+            sqlite3.connect(source.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None)
+        ) as connection:
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("ATTACH ? AS proven", (f"{copy.absolute().as_uri()}?mode=ro",))
+            with _without_triggers(connection):
+                for found in done:
+                    _put(connection, found)
+    except sqlite3.DatabaseError as error:
+        raise unreadable(source, error) from error
+
+
+def _put(connection: sqlite3.Connection, found: Replayed) -> None:
+    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+    info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
+    names = ", ".join(quoted(row[1]) for row in info if not row[6])
+    touched, these = found.touched, f"{key} IN (SELECT value FROM json_each(?))"
+    for start in range(0, len(touched), _BATCH_ROWS):
+        some = (json.dumps(touched[start : start + _BATCH_ROWS]),)
+        connection.execute(f"DELETE FROM main.{table} WHERE {these}", some)
+        connection.execute(
+            f"INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}",
+            some,
+        )
+
+
+def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
+    return set(connection.execute("PRAGMA foreign_key_check").fetchall())
+
+
+def _demand_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]]) -> None:
+    """Refuse rows that have lost, or never had, the parent that the source's schema demands."""
+    orphans = sorted(_orphans(connection) - before, key=str)
+    if orphans:
+        table, row, parent, _ = orphans[0]
+        raise NotReversible(
+            f"{table} {row} would refer to a row of {parent} that is not there, and so would"
+            f" {len(orphans) - 1} more",
+            remedy="Delete or mend these rows in the target, then run again",
+        )

@@ -1,0 +1,81 @@
+"""Rows in quarantine that somebody lets stay behind, by name and with a reason.
+
+A sign-off is about the row as it was seen: when its value or its reasons change, it ends.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from pipeline.move.errors import SettingsError
+from pipeline.move.target import Target
+
+_VALID = (
+    "FROM migration.quarantine AS q LEFT JOIN migration.signed_off AS s"
+    " ON (s.table_name, s.handle, s.fingerprint) = (q.table_name, q.handle, q.fingerprint)"
+)
+
+
+def sign(target: Target, table: str, *, handles: Sequence[str], by: str, reason: str) -> int:
+    """Let rows of a table stay in quarantine.
+
+    Args:
+        target: a session within a transaction.
+        table: the table.
+        handles: keys, or what else names the rows; none means all that wait now.
+        by: who says so.
+        reason: why.
+
+    Returns:
+        How many rows were signed off.
+
+    Raises:
+        SettingsError: there is no such row, or a name or a reason is lacking.
+    """
+    if not by.strip() or not reason.strip():
+        raise SettingsError(
+            "A sign-off needs a name and a reason", remedy="Say --by NAME --reason TEXT"
+        )
+    waiting = target.rows(
+        "SELECT handle, coalesce(source_key, handle), fingerprint FROM migration.quarantine"
+        " WHERE table_name = $1",
+        (table,),
+    )
+    unknown = set(handles) - {name for handle, key, _ in waiting for name in (handle, key)}
+    if unknown or not waiting:
+        raise SettingsError(
+            f"No row {', '.join(sorted(unknown)) or 'at all'} of {table} is in quarantine",
+            remedy="See pipeline quarantine export for those that are",
+        )
+    meant = [row for row in waiting if not handles or {row[0], row[1]} & set(handles)]
+    for handle, _, fingerprint in meant:
+        target.rows(
+            "INSERT INTO migration.signed_off (table_name, handle, fingerprint, by_whom, reason)"
+            " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (table_name, handle) DO UPDATE SET"
+            " fingerprint = EXCLUDED.fingerprint, by_whom = EXCLUDED.by_whom,"
+            " reason = EXCLUDED.reason, at = now() RETURNING 1",
+            (table, handle, fingerprint, by, reason),
+        )
+    return len(meant)
+
+
+def lacking(target: Target, table: str) -> list[str]:
+    """Keys (or else handles) of the rows that wait and are not signed off."""
+    return [
+        name
+        for (name,) in target.rows(
+            f"SELECT coalesce(q.source_key, q.handle) {_VALID}"
+            " WHERE q.table_name = $1 AND s.handle IS NULL ORDER BY 1",
+            (table,),
+        )
+    ]
+
+
+def count(target: Target, tables: Sequence[sa.Table]) -> int:
+    """How many rows are signed off as they wait now."""
+    return int(
+        target.value(
+            f"SELECT count(*) {_VALID} WHERE q.table_name = ANY($1) AND s.handle IS NOT NULL",
+            ([table.name for table in tables],),
+        )
+    )

@@ -1,0 +1,255 @@
+"""The steps of a cut-over, each from one state to the next, with the target's lock held.
+
+What takes long is done while the application goes on writing: the target is compared with the
+source value by value, and whatever can be asked already is asked. Only then the source is frozen,
+and what was written meanwhile moves; the gate opens or the source is thawed.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from pipeline.cutover import capture, freezing, gate, states
+from pipeline.cutover.gate import Answer
+from pipeline.cutover.states import State, WrongState
+from pipeline.move import schema, tracking
+from pipeline.move.errors import PipelineError
+from pipeline.move.extract import Source
+from pipeline.move.live import LiveSource
+from pipeline.move.mover import Mover
+from pipeline.move.policies import Policies
+from pipeline.move.sync import Syncer, why_whole
+from pipeline.move.target import Target
+from pipeline.move.transaction import Move
+
+
+class Sources(Protocol):
+    """Views of the source, as a run has them."""
+
+    def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:
+        """A private copy of it."""
+
+    def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
+        """The live file."""
+
+    def release(self) -> None:
+        """Let it go; the next view is a new one."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Both databases, and how a run treats them.
+
+    Attributes:
+        path: the live source.
+        sources: views of it.
+        target: the session, which holds the target's lock.
+        tables: those that move, parents before children.
+        run_id: the run.
+        policies: what a person decided.
+        delete_share: the share of a table's rows that a move may delete.
+        say: told what happens.
+    """
+
+    path: Path
+    sources: Sources
+    target: Target
+    tables: Sequence[sa.Table]
+    run_id: str
+    policies: Policies
+    delete_share: float
+    say: Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What a step came to.
+
+    Attributes:
+        state: the state it ended in.
+        answers: what the gate was told at last; empty where it was not asked.
+        blocked_seconds: how long nobody could write anywhere; None where that goes on, or was
+            never so.
+        caught_up: rows that were written to the target while the source was frozen.
+    """
+
+    state: State
+    answers: list[Answer] = field(default_factory=list)
+    blocked_seconds: float | None = None
+    caught_up: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether every answer was yes."""
+        return all(answer.yes for answer in self.answers)
+
+
+def freeze(site: Site, *, outside: Sequence[Answer]) -> Outcome:
+    """From shadow to frozen, and there only if the gate is open; otherwise back.
+
+    Args:
+        site: both databases.
+        outside: answers that are not for the databases to give.
+
+    Raises:
+        WrongState: the migration is live or closed.
+        PipelineError: a table could not be moved; the source is thawed.
+    """
+    with _frozen(site, outside) as (outcome, _):
+        return outcome
+
+
+def go_live(site: Site, *, outside: Sequence[Answer]) -> Outcome:
+    """From shadow or frozen to live, if the gate is open; otherwise to shadow.
+
+    Raises:
+        WrongState: the migration is live or closed already.
+        PipelineError: a table could not be moved; the source is thawed.
+    """
+    with _frozen(site, outside) as (outcome, since):
+        if outcome.state == "frozen":
+            with site.target.transaction():
+                states.change(site.target, "live", run_id=site.run_id)
+            outcome.state, outcome.blocked_seconds = "live", time.time() - since
+        return outcome
+
+
+def thaw(site: Site) -> Outcome:
+    """Let the application write the source again.
+
+    Raises:
+        WrongState: the migration is live or closed; ``rollback`` is the way back.
+    """
+    now = states.read(site.target).state
+    if now not in ("frozen", "shadow"):
+        states.demand_following(site.target)
+    site.sources.release()
+    freezing.thaw(site.path)
+    if now == "frozen":
+        with site.target.transaction():
+            states.change(site.target, "shadow", run_id=site.run_id)
+    return Outcome("shadow")
+
+
+def close(site: Site) -> Outcome:
+    """From live to closed: nothing is captured any more, and there is no way back.
+
+    Raises:
+        WrongState: the migration is not live.
+    """
+    with site.target.transaction():
+        states.change(site.target, "closed", run_id=site.run_id)
+        capture.switch_off(site.target, site.tables)
+    return Outcome("closed")
+
+
+def ask(site: Site) -> list[Answer]:
+    """Ask both databases what the gate demands of them.
+
+    Raises:
+        PipelineError: one of them does not answer.
+    """
+    live = site.sources.pin(site.tables, run_id=site.run_id)
+    with site.target.looking():
+        return gate.ask(site.target, live, site.tables, site.policies)
+
+
+@contextlib.contextmanager
+def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, float]]:
+    """The source frozen and proven equal, with the time since when; thawed on any failure."""
+    now = states.read(site.target)
+    if now.state not in ("shadow", "frozen"):
+        raise WrongState(f"The migration is {now} already", remedy="See pipeline cutover status")
+    if now.state == "shadow":
+        answers = _prepare(site, outside)
+        if not all(answer.yes for answer in answers):
+            yield Outcome("shadow", answers), 0.0
+            return
+    since = time.time() if now.since is None or now.state == "shadow" else now.since.timestamp()
+    try:
+        if now.state == "shadow":
+            with site.target.transaction():
+                states.change(site.target, "frozen", run_id=site.run_id)
+        # Also where a run before this one ended between the two.
+        freezing.freeze(site.path, site.tables)
+        site.say("the source is frozen")
+        caught_up = _catch_up(site)
+        answers = [*outside, *ask(site)]
+    except BaseException:
+        # Whatever it is, interruption included, the application must be able to write somewhere.
+        thaw(site)
+        raise
+    outcome = Outcome("frozen", answers, caught_up=caught_up)
+    if not outcome.open:
+        thaw(site)
+        outcome.state, outcome.blocked_seconds = "shadow", time.time() - since
+    yield outcome, since
+
+
+def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:
+    """What takes long, while the application writes: compare every value, and ask what can be."""
+    if tracking.switch_on(site.path, site.tables):
+        site.say("the source tracks its changes from now on")
+    target = site.target
+    with target.transaction():
+        schema.make_ledger(target)
+        present = [table for table in site.tables if schema.exists(target, table.name)]
+        # From here on nobody else can write to the target unseen.
+        capture.switch_on(target, present)
+    source = site.sources.open(site.tables, target=target, run_id=site.run_id)
+    with Mover.over(
+        source,
+        target,
+        run_id=site.run_id,
+        delete_share=site.delete_share,
+        policies=site.policies,
+    ) as mover:
+        for at, table in enumerate(site.tables):
+            moved = mover.move(table, upcoming=site.tables[at + 1 :])
+            site.say(_told(moved))
+    if len(present) < len(site.tables):
+        with target.transaction():
+            capture.switch_on(target, site.tables)
+    site.sources.release()
+    later = (gate.PROVEN, gate.FROZEN)
+    asked = [answer for answer in ask(site) if answer.question not in later]
+    site.sources.release()
+    return [*outside, *asked]
+
+
+def _catch_up(site: Site) -> int:
+    """Move what the application wrote until the source was frozen."""
+    live = site.sources.pin(site.tables, run_id=site.run_id)
+    syncer = Syncer(
+        live,
+        site.target,
+        run_id=site.run_id,
+        delete_share=site.delete_share,
+        policies=site.policies,
+    )
+    whole = why_whole(site.tables, live=live, target=site.target, policies=site.policies)
+    whole = whole or syncer.look(site.tables)
+    if whole:
+        raise PipelineError(
+            f"The last changes cannot be moved alone: {whole}",
+            remedy="Run the same command again; the source is not frozen",
+        )
+    moves = [
+        syncer.move(table, upcoming=site.tables[at + 1 :]) for at, table in enumerate(site.tables)
+    ]
+    for moved in moves:
+        if moved.written_rows or moved.deleted_rows:
+            site.say(_told(moved))
+    return sum(moved.written_rows + moved.deleted_rows for moved in moves)
+
+
+def _told(moved: Move) -> str:
+    return (
+        f"{moved.table}: {moved.way}, {moved.written_rows:,} rows written,"
+        f" {moved.deleted_rows:,} deleted, {moved.target_rows:,} proven"
+    )
