@@ -20,7 +20,15 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import environment, progress, quarantine_files, report, settings, storage
+from pipeline import (
+    backup_commands,
+    environment,
+    progress,
+    quarantine_files,
+    report,
+    settings,
+    storage,
+)
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.doctor.examination import examine
@@ -46,6 +54,8 @@ tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly wh
 app.add_typer(tracked, name="track")
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
 app.add_typer(followed, name="anki")
+app.add_typer(backup_commands.kept, name="backup")
+app.add_typer(backup_commands.restored, name="restore")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -255,6 +265,20 @@ def anki_sync(
 def anki_check() -> None:
     """Check contents, cards, notes, recordings and vectors against each other."""
     raise typer.Exit(_follow("anki_check"))
+
+
+@backup_commands.kept.callback(invoke_without_command=True)
+def backup(context: typer.Context) -> None:
+    """Keep both databases as they are, and show that they can be restored."""
+    if context.invoked_subcommand is not None:
+        return
+    found = _ready()
+    _say_where(found)
+    result = _result_of("backup")
+    report.show(console, report.tables_of(result.all_events))
+    if not result.success:
+        raise typer.Exit(_failed(result))
+    backup_commands.list_backups()
 
 
 @app.command()

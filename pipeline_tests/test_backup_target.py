@@ -92,7 +92,8 @@ HARM = {
     " ALTER TABLE learning_content DROP COLUMN n, DROP COLUMN title;"
     " ALTER TABLE fragment_assets ALTER COLUMN asset_data TYPE text USING 'x'",
     "keys, triggers and rights": "DROP INDEX odd; ALTER TABLE rankings ENABLE TRIGGER off;"
-    " ALTER TABLE rankings DROP CONSTRAINT rankings_fragment_id_fkey; DROP TRIGGER touch ON rankings;"
+    " ALTER TABLE rankings DROP CONSTRAINT rankings_fragment_id_fkey;"
+    " DROP TRIGGER touch ON rankings;"
     " ALTER TABLE fragment_assets DROP CONSTRAINT fragment_assets_asset_type_check;"
     " REVOKE ALL ON learning_content FROM PUBLIC; GRANT ALL ON content_fragments TO PUBLIC;"
     " DROP POLICY no_other ON content_fragments",

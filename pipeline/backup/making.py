@@ -83,7 +83,8 @@ def make(home: Path, found: Databases, *, tables: Iterable[sa.Table], keep: int)
         )
         shelf.finish(home, folder, manifest)
     kept = shelf.place(home, name)
-    of_source = _rehearsed(lambda: source.rehearse(kept, manifest))
+    with shelf.unfinished(home, f"{name}-rehearsal") as scratch:
+        of_source = _rehearsed(lambda: source.rehearse(kept, manifest, scratch=scratch))
     of_target = _rehearsed(
         lambda: restore.rehearse(
             found.target_url, shown=found.target_shown, tables=dumped, folder=kept

@@ -83,6 +83,8 @@ def unfinished(home: Path, name: str) -> Iterator[Path]:
         BackupError: it cannot be written, or its disk is full.
     """
     try:
+        # They hold what the databases guard by their own rights.
+        (home / _BACKUPS).mkdir(mode=0o700, parents=True, exist_ok=True)
         with private_folder(home / _BACKUPS / _UNFINISHED, name) as folder:
             yield folder
     except OSError as error:
@@ -124,7 +126,7 @@ def retain(home: Path, keep: int) -> list[str]:
         aside.parent.mkdir(exist_ok=True)
         place(home, name).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
-    for path in sorted((home / _BACKUPS / _REPLACED).glob("*.db"), reverse=True)[keep:]:
+    for path in sorted((home / _BACKUPS / _REPLACED).glob("*"), reverse=True)[keep:]:
         path.unlink(missing_ok=True)
     return old
 

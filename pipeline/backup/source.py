@@ -7,8 +7,9 @@ what SQLite cannot take for a database is moved aside instead.
 
 import contextlib
 import hashlib
+import os
+import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from pipeline.backup import shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
 from pipeline.move.contract import quoted
-from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room
+from pipeline.move.errors import SourceError
+from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
 
 _RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -101,17 +103,16 @@ def restore(copy: Path, onto: Path, *, kept: Path, expected: tuple[SourceTable, 
     onto.parent.mkdir(parents=True, exist_ok=True)
     demand_room(copy, onto.parent)
     keep = aside = None
-    try:
-        keep = _keep(onto, kept, expected) if onto.exists() else None
-        if not onto.exists():
-            aside = _moved_aside(onto)
-        _overwrite(onto, copy)
-    except sqlite3.DatabaseError as error:
-        if _named(error) not in _RUINED:
-            raise _refused(onto, error) from error
-        aside = _moved_aside(onto)
-        with _translated(onto):
+    if not onto.exists() or _ruined(onto):
+        aside = _replace(onto, copy)
+    else:
+        try:
+            keep = _keep(onto, kept, expected)
             _overwrite(onto, copy)
+        except sqlite3.DatabaseError as error:
+            if _named(error) not in _RUINED:
+                raise _refused(onto, error) from error
+            aside = _replace(onto, copy)
     with _translated(onto), closing(_opened(onto, "ro")) as live:
         live.execute("BEGIN")
         if figures(live, shown=str(onto)) != expected:
@@ -122,31 +123,31 @@ def restore(copy: Path, onto: Path, *, kept: Path, expected: tuple[SourceTable, 
     return Restored(onto, keep, aside)
 
 
-def rehearse(folder: Path, manifest: Manifest) -> None:
+def rehearse(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
     """Restore a backup's copy over a scratch file, as a restore would, and compare.
 
     Args:
         folder: the backup's.
         manifest: the backup's.
+        scratch: a folder for what is restored.
 
     Raises:
         BackupError: it is not restorable.
     """
     copy = folder / SOURCE_FILE
     shelf.demand_whole(copy, manifest.source_sha256)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="rehearsal-") as scratch:
-        live = Path(scratch) / "live.db"
-        with closing(sqlite3.connect(live)) as connection:
-            connection.executescript("PRAGMA journal_mode = WAL; CREATE TABLE other (id)")
-        kept = Path(scratch) / "kept.db"
-        restore(copy, live, kept=kept, expected=manifest.source_tables)
+    live = scratch / "live.db"
+    with closing(sqlite3.connect(live)) as connection:
+        connection.executescript("PRAGMA journal_mode = WAL; CREATE TABLE other (id)")
+    restore(copy, live, kept=scratch / "kept.db", expected=manifest.source_tables)
 
 
 def _figures(connection: sqlite3.Connection, name: str) -> SourceTable:
     whole, rows = hashlib.sha256(), 0
     for row in connection.execute(f"SELECT * FROM {quoted(name)} NOT INDEXED"):
-        # Of a tuple of these types no two different ones read alike.
-        whole.update(repr(row).encode("utf-8", "surrogatepass"))
+        # No two different rows read alike; a blob, which is long, by its digest.
+        values = [hashlib.sha256(v).digest() if isinstance(v, bytes) else v for v in row]
+        whole.update(repr(values).encode("utf-8", "surrogatepass"))
         rows += 1
     return SourceTable(name, rows, whole.hexdigest())
 
@@ -155,27 +156,36 @@ def _as_it_is(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
+def _ruined(onto: Path) -> bool:
+    """Whether a file is plainly no database; SQLite would change what lies beside it."""
+    try:
+        look_at(onto)
+    except SourceError:
+        return onto.is_file() and os.access(onto, os.R_OK)
+    return False
+
+
 def _keep(onto: Path, kept: Path, expected: tuple[SourceTable, ...]) -> Path | None:
     """Copy what is there, unless it is what the backup has."""
     kept.parent.mkdir(parents=True, exist_ok=True)
     demand_room(onto, kept.parent)
+    draft = kept.with_name(f"{kept.name}.unfinished")
+    draft.unlink(missing_ok=True)
     try:
-        with closing(_opened(onto, "rw")) as live, closing(sqlite3.connect(kept)) as copy:
+        with closing(_opened(onto, "rw")) as live, closing(sqlite3.connect(draft)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             carry_over(live, copy, wait=BUSY_SECONDS)
-        with _reading(kept) as copy, contextlib.suppress(BackupError):
+        with _reading(draft) as copy, contextlib.suppress(BackupError):
             if figures(copy, shown=str(onto)) == expected:
-                kept.unlink()
                 return None
-    except BaseException:
-        kept.unlink(missing_ok=True)
-        raise
-    shelf.onto_disk(kept)
-    return kept
+        shelf.onto_disk(draft)
+        return draft.rename(kept)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _overwrite(onto: Path, copy: Path) -> None:
-    with _reading(copy) as backup, closing(_opened(onto, "rwc")) as live:
+    with _reading(copy) as backup, closing(_opened(onto, "rw")) as live:
         if _page(backup) != _page(live) and live.execute("PRAGMA journal_mode").fetchone() == (
             "wal",
         ):
@@ -184,8 +194,21 @@ def _overwrite(onto: Path, copy: Path) -> None:
         carry_over(backup, live, wait=BUSY_SECONDS)
 
 
+def _replace(onto: Path, copy: Path) -> Path | None:
+    """Put a copy where no database is; what was there, or lies beside it, is moved aside."""
+    draft = onto.with_name(f"{onto.name}.restoring")
+    try:
+        shutil.copyfile(copy, draft)
+        shelf.onto_disk(draft)
+        aside = _moved_aside(onto)
+        draft.rename(onto)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise _refused(onto, error) from error
+    return aside
+
+
 def _moved_aside(onto: Path) -> Path | None:
-    """Move a file that is no database out of the way, or what is left beside a missing one."""
     aside = onto.with_name(f"{onto.name}.damaged-{shelf.replaced(onto).stem}")
     for end in _BESIDE:
         with contextlib.suppress(FileNotFoundError):
@@ -219,7 +242,7 @@ def _translated(onto: Path) -> Iterator[None]:
         raise _refused(onto, error) from error
 
 
-def _named(error: sqlite3.DatabaseError) -> str:
+def _named(error: sqlite3.Error) -> str:
     """SQLite's own name of what went wrong; the part before a further detail."""
     name = getattr(error, "sqlite_errorname", "") or (
         "SQLITE_BUSY" if "locked" in str(error) else ""
@@ -227,8 +250,8 @@ def _named(error: sqlite3.DatabaseError) -> str:
     return "_".join(name.split("_")[:2])
 
 
-def _refused(onto: Path, error: sqlite3.DatabaseError) -> BackupError:
-    if _named(error) in _LOCKED:
+def _refused(onto: Path, error: Exception) -> BackupError:
+    if isinstance(error, sqlite3.Error) and _named(error) in _LOCKED:
         return RestoreRefused(
             f"{onto} stayed locked by another program, and is as it was",
             remedy="Let that program finish or close it, then restore again",

@@ -171,6 +171,10 @@ def unreadable(source: Path, error: Exception) -> SourceError:
             " left by a program that was killed",
             remedy="Start and close the application once to roll it back, then run again",
         )
+    if "is full" in text:
+        return SourceError(
+            f"The copy of {source} found no room on its disk", remedy="Free some and run again"
+        )
     if "malformed" in text or "not a database" in text or "I/O" in text or "corrupt" in text:
         return SourceError(
             f"The source {source} is damaged or truncated ({text.splitlines()[0]})",
