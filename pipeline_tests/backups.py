@@ -44,11 +44,11 @@ class Place:
 
 
 @contextmanager
-def database_of(server: URL, name: str) -> Iterator[str]:
-    """The URL of an empty database that several tests share."""
+def database_of(server: URL, name: str, *, template: str = "template1") -> Iterator[str]:
+    """The URL of a database, which is empty or a copy of another one."""
     with closing(psycopg2.connect(libpq(server))) as connection:
         connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield libpq(server.set(database=name))
         connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
 

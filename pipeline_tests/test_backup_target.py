@@ -1,15 +1,23 @@
 """A backup of the target brings every table back as it was: rows, keys, sequences, rights."""
 
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import psycopg2
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
-from pipeline.backup import restore
+from pipeline.backup import restore, shelf
+from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import Manifest
 from pipeline_tests.backups import SHOWN, Place, database_of, everything
-from pipeline_tests.support import SourceFile, move_all, query
+from pipeline_tests.support import SourceFile, move_all, query, sync_all
 
 ODD = """
 ALTER TABLE learning_content ADD COLUMN "odd ""name"" x" text COLLATE "C" DEFAULT 'it''s %s',
@@ -45,6 +53,32 @@ CREATE INDEX found ON learning_content USING gin (title gin_trgm_ops) WITH (fast
 """Whatever a table can have beside what is declared, and values that are easily lost."""
 
 
+SLOW = """
+CREATE FUNCTION slow() RETURNS bool LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN true; END $$;
+ALTER TABLE rankings ADD CONSTRAINT slow CHECK (slow());
+"""
+"""Whoever writes a row waits for who holds lock 42."""
+
+RESTORE = """
+import sys
+from pathlib import Path
+from pipeline.backup import restore, shelf
+url, home, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+manifest = shelf.named(home, name)
+folder = shelf.place(home, name)
+restore.restore(url, shown="it", tables=manifest.target_tables, folder=folder)
+"""
+
+
+def until(url: str, sql: str) -> None:
+    """Wait until a query says true."""
+    ends = time.monotonic() + 20
+    while query(url, sql) != [(True,)]:
+        assert time.monotonic() < ends, sql
+        time.sleep(0.02)
+
+
 @dataclass(frozen=True)
 class Kept:
     """A target with everything odd that a table can have, and a backup of it."""
@@ -61,8 +95,8 @@ class Kept:
 
 
 @pytest.fixture(scope="module")
-def kept(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """Every test leaves it as it found it, because it restores it."""
+def template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    """The target that every test has a copy of."""
     folder = tmp_path_factory.mktemp("kept")
     source = SourceFile.make(folder / "source.db")
     source.add_family(contents=3)
@@ -77,6 +111,15 @@ def kept(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept
         assert (made.source.fault, made.target.fault) == (None, None)
         assert everything(url) == before
         yield Kept(place, url, made.manifest, before)
+
+
+@pytest.fixture
+def kept(server: URL, template: Kept, tmp_path: Path) -> Iterator[Kept]:
+    """A target of its own, and the backup of the one that it is a copy of."""
+    with database_of(server, "copied", template="kept") as url:
+        home = shutil.copytree(template.place.home, tmp_path / "home", dirs_exist_ok=True)
+        place = replace(template.place, target=make_url(url), home=home)
+        yield replace(template, place=place, url=url)
 
 
 HARM = {
@@ -107,3 +150,129 @@ def test_a_restore_undoes_whatever_was_done(kept: Kept, harm: str) -> None:
     query(kept.url, harm)
     kept.put_back()
     assert everything(kept.url) == kept.before
+
+
+def test_what_depends_on_a_table_that_must_go_is_not_dropped(kept: Kept) -> None:
+    query(kept.url, "ALTER TABLE rankings ADD COLUMN more int")
+    query(kept.url, "CREATE VIEW shown AS SELECT id FROM rankings")
+    before = everything(kept.url)
+    with pytest.raises(
+        RestoreRefused, match=r"\(view public\.shown depends on table public\.rankings\)\. Nothing"
+    ):
+        kept.put_back()
+    assert everything(kept.url) == before
+
+
+def test_rows_of_others_are_not_deleted_with_those_they_refer_to(kept: Kept) -> None:
+    query(
+        kept.url,
+        "CREATE TABLE mine (id int REFERENCES learning_content ON DELETE CASCADE);"
+        "INSERT INTO mine VALUES (1)",
+    )
+    with pytest.raises(RestoreRefused, match='Table "mine" references "learning_content"'):
+        kept.put_back()
+    assert query(kept.url, "SELECT id FROM mine") == [(1,)]
+
+
+def test_a_view_of_a_table_whose_rows_are_replaced_stays(kept: Kept) -> None:
+    query(kept.url, "CREATE VIEW shown AS SELECT count(*) FROM rankings")
+    query(kept.url, "DELETE FROM rankings")
+    kept.put_back()
+    assert query(kept.url, "SELECT * FROM shown") == [(12,)]
+
+
+def test_a_failed_restore_leaves_rows_and_sequences_alone(kept: Kept) -> None:
+    query(kept.url, "DELETE FROM rankings; SELECT setval('rankings_id_seq', 777)")
+    before = everything(kept.url)
+    changed = [
+        replace(table, digest="0 0") if table.name == "watermarks" else table
+        for table in kept.manifest.target_tables
+    ]
+    folder = kept.place.folder(kept.manifest)
+    with pytest.raises(BackupError, match=r"migration\.watermarks as restored has .* other values"):
+        restore.restore(kept.url, shown=SHOWN, tables=changed, folder=folder)
+    assert everything(kept.url) == before
+
+
+def test_a_restore_that_is_killed_changes_nothing(kept: Kept) -> None:
+    query(kept.url, SLOW)
+    slow = kept.place.back_up().manifest
+    query(kept.url, "DELETE FROM rankings")
+    before = everything(kept.url)
+    with closing(psycopg2.connect(kept.url)) as other, other, other.cursor() as cursor:
+        # The restore has emptied all tables, and waits where it fills one.
+        cursor.execute("SELECT pg_advisory_lock(42)")
+        process = subprocess.Popen(
+            [sys.executable, "-c", RESTORE, kept.url, kept.place.home, slow.name],
+        )
+        try:
+            until(
+                kept.url,
+                "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'",
+            )
+        finally:
+            process.kill()
+            process.wait()
+    until(
+        kept.url,
+        "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pipeline backup'",
+    )
+    assert everything(kept.url) == before
+
+
+@pytest.mark.parametrize("file", ["public.rankings.copy", "manifest.json"])
+def test_a_flipped_bit_is_refused_before_anything_is_touched(kept: Kept, file: str) -> None:
+    path = kept.place.folder(kept.manifest) / file
+    sound = path.read_bytes()
+    query(kept.url, "DELETE FROM rankings")
+    before = everything(kept.url)
+    raw = bytearray(sound)
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(BackupError, match="not as it was written"):
+        shelf.named(kept.place.home, kept.manifest.name)
+        kept.put_back()
+    path.write_bytes(sound)
+    assert everything(kept.url) == before
+
+
+def test_what_cannot_be_made_again_is_found_when_it_is_backed_up(kept: Kept) -> None:
+    query(
+        kept.url,
+        "CREATE FUNCTION fits(int) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';"
+        "ALTER TABLE rankings ADD CONSTRAINT fits CHECK (fits(id));"
+        "CREATE OR REPLACE FUNCTION fits(int) RETURNS bool IMMUTABLE LANGUAGE sql"
+        " AS 'SELECT $1 < 5'",
+    )
+    made = kept.place.back_up()
+    assert made.source.fault is None
+    assert 'check constraint "fits" of relation "rankings" is violated' in str(made.target.fault)
+    assert made.manifest.rehearsed is None
+    assert shelf.newest(kept.place.home) == made.manifest
+    assert shelf.named(kept.place.home, None) == kept.manifest
+
+
+def test_nothing_of_a_rehearsal_stays(kept: Kept) -> None:
+    assert query(kept.url, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'rehearsal%'") == [
+        (0,)
+    ]
+
+
+def test_tables_that_were_not_there_are_dropped(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    place = Place.at(source.path, target_url, tmp_path)
+    made = place.back_up()
+    assert made.target.fault is None
+    assert {table.there for table in made.manifest.target_tables} == {False}
+    source.add_family(contents=1)
+    move_all(source.path, target_url)
+    moved = place.back_up()
+    tables, folder = made.manifest.target_tables, place.folder(made.manifest)
+    restore.restore(target_url, shown=SHOWN, tables=tables, folder=folder)
+    assert query(target_url, "SELECT count(*) FROM pg_class WHERE relname = 'rankings'") == [(0,)]
+    tables, folder = moved.manifest.target_tables, place.folder(moved.manifest)
+    restore.restore(target_url, shown=SHOWN, tables=tables, folder=folder)
+    source.run("UPDATE learning_content SET title = 'new', updated_at = '2026-01-01 00:00:00'")
+    move = sync_all(source.path, target_url)["learning_content"]
+    assert (move.source_rows, move.written_rows) == (1, 1)
