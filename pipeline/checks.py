@@ -29,6 +29,7 @@ DESCRIPTIONS = {
     "mended": "No value stands in the place of the source's because a person mended it.",
     "search_indexes": "The indexes are there by which contents and fragments are searched.",
     "gate": "Everything holds that must hold before the application may write to the target.",
+    "restorable": "It was restored elsewhere by the code that restores, and every table is equal.",
     "doctor": "Both databases are fit for a move: whole, reachable, with rights and room.",
     "confirmed": "Everything that was written was read back from Anki as it should be.",
     "content_exists": "The content of every card is in PostgreSQL, or waits in quarantine.",

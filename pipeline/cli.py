@@ -20,7 +20,16 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import ddl, environment, progress, quarantine_files, report, settings, storage
+from pipeline import (
+    backup_commands,
+    ddl,
+    environment,
+    progress,
+    quarantine_files,
+    report,
+    settings,
+    storage,
+)
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.cutover import sign_offs, states
@@ -49,6 +58,8 @@ over = typer.Typer(no_args_is_help=True, help="Change the application over to th
 app.add_typer(over, name="cutover")
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
 app.add_typer(followed, name="anki")
+app.add_typer(backup_commands.kept, name="backup")
+app.add_typer(backup_commands.restored, name="restore")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -319,6 +330,20 @@ def sign_off(
 def rollback() -> None:
     """Take what was written to the target since the cut-over back into the source."""
     raise typer.Exit(_cut_over("rollback"))
+
+
+@backup_commands.kept.callback(invoke_without_command=True)
+def backup(context: typer.Context) -> None:
+    """Keep both databases as they are, and show that they can be restored."""
+    if context.invoked_subcommand is not None:
+        return
+    found = _ready()
+    _say_where(found)
+    result = _result_of("backup")
+    report.show(console, report.tables_of(result.all_events))
+    if not result.success:
+        raise typer.Exit(_failed(result))
+    backup_commands.list_backups()
 
 
 @app.command()

@@ -4,6 +4,7 @@ import dagster as dg
 
 from pipeline import jobs, settings, ticks
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
+from pipeline.assets.backup import backup_assets
 from pipeline.assets.cutover import cutover_asset
 from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
@@ -12,7 +13,7 @@ from pipeline.assets.search import search_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
-from pipeline.tables import content
+from pipeline.tables import content, ledger
 
 _GROUP, _OWNERS = "content", ["team:learning-content"]
 _settings = settings.load()
@@ -26,6 +27,7 @@ _search = search_asset(
     [content.learning_content, content.content_fragments], group=_GROUP, owners=_OWNERS
 )
 _housekeeping = housekeeping_asset(group=_GROUP, owners=_OWNERS)
+_backup = backup_assets([*_tables, *ledger.metadata.sorted_tables], group=_GROUP, owners=_OWNERS)
 _standing = table_checks(_tables)
 _anki = following_assets(_tables, group="anki", owners=_OWNERS)
 _embeddings = embeddings_spec(group="anki")
@@ -36,13 +38,14 @@ _sync = jobs.sync(_moves, _standing, [_search, _housekeeping])
 _anki_sync = jobs.anki_sync(_anki, _across)
 
 defs = dg.Definitions(
-    assets=[_plan, *_moves, _search, _housekeeping, _cutover, _anki, _embeddings],
+    assets=[_plan, *_moves, _search, _housekeeping, _backup, _cutover, _anki, _embeddings],
     asset_checks=[_doctor, *_standing, *_across],
     jobs=[
         jobs.doctor(_doctor),
         jobs.plan(_plan, _doctor),
         jobs.migrate(_moves, _standing),
         _sync,
+        jobs.backup(_backup),
         jobs.redrive(_moves, _standing),
         _verify,
         jobs.cutover(_cutover),

@@ -83,6 +83,16 @@ def cutover(asset: dg.AssetsDefinition) -> "Job":
     )
 
 
+def backup(assets: dg.AssetsDefinition) -> "Job":
+    """Keep both databases as they are."""
+    return _job(
+        "backup",
+        dg.AssetSelection.assets(assets),
+        "Copy the source and dump the target's tables, then restore both elsewhere and compare."
+        " Older backups than the newest KEEP_BACKUPS are removed.",
+    )
+
+
 def anki_sync(following: dg.AssetsDefinition, checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
     """Let Anki follow the contents."""
     return _job(

@@ -1,8 +1,9 @@
-"""Locks between processes of one machine."""
+"""Locks between processes of one machine, and folders that end with their process."""
 
 import fcntl
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -16,3 +17,29 @@ def locked(path: Path, *, wait: bool) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+
+
+@contextmanager
+def private_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A folder of one run; folders of runs that were killed are cleared away.
+
+    Args:
+        parent: holds such folders and nothing else.
+        name: the folder's name.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = parent / name
+    with ExitStack() as held:
+        # One run at a time clears and makes folders.
+        with locked(parent.with_suffix(".lock"), wait=True):
+            for old in parent.iterdir():
+                # Held by a run that goes on, or just cleared away by one that ended.
+                held_or_gone = suppress(BlockingIOError, FileNotFoundError)
+                with held_or_gone, locked(old / "lock", wait=False):
+                    shutil.rmtree(old, ignore_errors=True)
+            folder.mkdir(exist_ok=True)
+            held.enter_context(locked(folder / "lock", wait=False))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

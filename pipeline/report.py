@@ -146,6 +146,14 @@ def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:
             console.print(_framed(title, frame))
 
 
+def grid_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Rows as a printed table; every column but the first is one of figures."""
+    grid = _grid(title, *columns, right=frozenset(range(1, len(columns))))
+    for row in rows:
+        grid.add_row(*map(_safe, row))
+    return grid
+
+
 def _framed(title: str, frame: pd.DataFrame) -> Table:
     numbers = frozenset(
         at

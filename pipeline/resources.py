@@ -7,9 +7,7 @@ from the settings of the process that runs the step.
 """
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 import sqlalchemy as sa
@@ -21,7 +19,7 @@ from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
 from pipeline.cutover import states
 from pipeline.environment import Databases, databases
-from pipeline.locks import locked
+from pipeline.locks import private_folder
 from pipeline.move import mending
 from pipeline.move.errors import SettingsError
 from pipeline.move.extract import Source
@@ -66,7 +64,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         if self._source is None:
             found = databases(settings.load())
-            folder = self._exit.enter_context(_run_folder(found.snapshots, run_id))
+            folder = self._exit.enter_context(private_folder(found.snapshots, run_id))
             snapshot = take_snapshot(
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
             )
@@ -83,7 +81,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         if self._live is None:
             found = databases(settings.load())
-            folder = self._exit.enter_context(_run_folder(found.snapshots, f"{run_id}-live"))
+            folder = self._exit.enter_context(private_folder(found.snapshots, f"{run_id}-live"))
             live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
             self._live = self._exit.enter_context(live)
         return self._live
@@ -170,27 +168,6 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Let the target go, so that another attempt makes a connection of its own."""
         self._target = self._mover = None
         self._exit.close()
-
-
-@contextlib.contextmanager
-def _run_folder(snapshots: Path, run_id: str) -> Iterator[Path]:
-    """A folder of one run; folders of runs that were killed are cleared away."""
-    snapshots.mkdir(parents=True, exist_ok=True)
-    folder = snapshots / run_id
-    with contextlib.ExitStack() as held:
-        # One run at a time clears and makes folders.
-        with locked(snapshots.with_suffix(".lock"), wait=True):
-            for old in snapshots.iterdir():
-                # Held by a run that goes on, or just cleared away by one that ended.
-                held_or_gone = contextlib.suppress(BlockingIOError, FileNotFoundError)
-                with held_or_gone, locked(old / "lock", wait=False):
-                    shutil.rmtree(old, ignore_errors=True)
-            folder.mkdir(exist_ok=True)
-            held.enter_context(locked(folder / "lock", wait=False))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Application(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -107,6 +107,7 @@ class Settings(BaseSettings):
         sync_on: whether that schedule and the sensor on the source file are on from the start.
         schedule_zone: time zone of every schedule.
         keep_runs: how many runs of each job are remembered, with their events and evidence.
+        keep_backups: how many backups are kept.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -125,6 +126,7 @@ class Settings(BaseSettings):
     sync_on: bool = False
     schedule_zone: str = "UTC"
     keep_runs: int = Field(default=500, ge=10)
+    keep_backups: int = Field(default=7, ge=1)
 
     @cached_property
     def policies(self) -> Policies:

@@ -66,17 +66,8 @@ def take_snapshot(
     look_at(source)
     seen = seen_of(source)
     size = source.stat().st_size
-    into.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(into.parent).free
-    if free < size * 1.1:
-        raise SourceError(
-            f"The copy of {source} needs {size / 2**20:.0f} MiB in {into.parent},"
-            f" which has {free / 2**20:.0f} MiB free",
-            remedy="Free some space there and run again",
-        )
-    into.unlink(missing_ok=True)
+    copy_source(source, into, busy_seconds=busy_seconds)
     try:
-        _copy(source, into, busy_seconds=busy_seconds)
         with closing(sqlite3.connect(into)) as copy:
             copy.execute("PRAGMA trusted_schema = OFF")
             copy.execute("PRAGMA journal_mode = OFF")
@@ -88,6 +79,63 @@ def take_snapshot(
         into.unlink(missing_ok=True)
         raise unreadable(source, error) from error
     return Snapshot(into, source, size, time.perf_counter() - started, seen)
+
+
+def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+    """Copy the source in one step, page by page.
+
+    Args:
+        source: the live SQLite file; it is opened read-only.
+        into: the file to make; an older one is replaced.
+        busy_seconds: how long a locked source is waited for.
+
+    Raises:
+        SourceError: the file cannot be read, or there is no room for the copy.
+    """
+    look_at(source)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    demand_room(source, into.parent)
+    into.unlink(missing_ok=True)
+    try:
+        _copy(source, into, busy_seconds=busy_seconds)
+    except sqlite3.DatabaseError as error:
+        into.unlink(missing_ok=True)
+        raise unreadable(source, error) from error
+
+
+def demand_room(source: Path, folder: Path) -> None:
+    """See whether a copy of a file has room in a folder.
+
+    Raises:
+        SourceError: it has not.
+    """
+    size, free = source.stat().st_size, shutil.disk_usage(folder).free
+    if free < size * 1.1:
+        raise SourceError(
+            f"The copy of {source} needs {size / 2**20:.0f} MiB in {folder},"
+            f" which has {free / 2**20:.0f} MiB free",
+            remedy="Free some space there and run again",
+        )
+
+
+def carry_over(source: sqlite3.Connection, into: sqlite3.Connection, *, wait: float) -> None:
+    """Make one database equal to another in one step, which is one transaction.
+
+    Args:
+        source: the one that is read.
+        into: the one that is replaced.
+        wait: how many seconds a lock on either is waited for.
+
+    Raises:
+        sqlite3.DatabaseError: either stayed locked, or cannot be read or written.
+    """
+    deadline = time.monotonic() + wait
+
+    def stop_when_locked(status: int, _remaining: int, _total: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
+            raise sqlite3.OperationalError("database is locked")
+
+    source.backup(into, progress=stop_when_locked, sleep=0.05)
 
 
 def seen_of(source: Path) -> str | None:
@@ -122,6 +170,10 @@ def unreadable(source: Path, error: Exception) -> SourceError:
             f"The source {source} has an unfinished transaction in {source.name}-journal,"
             " left by a program that was killed",
             remedy="Start and close the application once to roll it back, then run again",
+        )
+    if "is full" in text:
+        return SourceError(
+            f"The copy of {source} found no room on its disk", remedy="Free some and run again"
         )
     if "malformed" in text or "not a database" in text or "I/O" in text or "corrupt" in text:
         return SourceError(
@@ -213,13 +265,7 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
 
 
 def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
-    deadline = time.monotonic() + busy_seconds
     uri = f"{source.absolute().as_uri()}?mode=ro"
-
-    def stop_when_locked(status: int, _remaining: int, _total: int) -> None:
-        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > deadline:
-            raise sqlite3.OperationalError("database is locked")
-
     with (
         closing(sqlite3.connect(uri, uri=True, timeout=0)) as live,
         closing(sqlite3.connect(into)) as copy,
@@ -227,7 +273,7 @@ def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
         live.execute("PRAGMA trusted_schema = OFF")
         copy.execute("PRAGMA synchronous = OFF")
         copy.execute("PRAGMA journal_mode = OFF")
-        live.backup(copy, progress=stop_when_locked, sleep=0.05)
+        carry_over(live, copy, wait=busy_seconds)
 
 
 def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path) -> None:

@@ -1,0 +1,174 @@
+"""A table of PostgreSQL as the statements that make it again, in the words of its own catalog.
+
+Names are written without their schema, so the same statements make the table in another schema
+when that one is first in ``search_path``; and two tables are defined alike exactly when their
+statements are equal.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+PHASES = ("table", "keys", "links", "triggers", "rights")
+"""Columns and sequences; keys, rules and indexes, which are built after the rows; foreign keys,
+which need all tables, and rules that old rows may break; triggers; and who may do what."""
+
+IN_PLACE = ("table", "keys", "rights")
+"""Phases that must be alike for rows to be replaced in the table that is there."""
+
+_DEFINITION = """
+WITH t AS (SELECT * FROM pg_class WHERE oid = to_regclass(%(table)s)),
+own AS (
+  SELECT c.oid, c.relname, c.relpersistence, c.relacl, c.relowner, d.deptype, a.attname, a.attnum,
+    format('INCREMENT %%s MINVALUE %%s MAXVALUE %%s START %%s CACHE %%s%%s', s.seqincrement,
+      s.seqmin, s.seqmax, s.seqstart, s.seqcache, CASE WHEN s.seqcycle THEN ' CYCLE' END) AS rule,
+    format_type(s.seqtypid, NULL) AS kind
+  FROM t JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid
+    AND d.classid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')
+  JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
+  JOIN pg_sequence AS s ON s.seqrelid = c.oid
+  JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum = d.refobjsubid
+), col AS (
+  SELECT a.*, y.typstorage, y.typcollation, pg_get_expr(d.adbin, d.adrelid, true) AS expression
+  FROM t JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
+  JOIN pg_type AS y ON y.oid = a.atttypid
+  LEFT JOIN pg_attrdef AS d ON d.adrelid = t.oid AND d.adnum = a.attnum
+), granted AS (
+  SELECT 1 AS kind, format('%%s ON %%I', g.privilege_type, relname) AS what, g.grantee,
+    g.is_grantable FROM t, aclexplode(relacl) AS g WHERE g.grantee <> relowner
+  UNION ALL SELECT 2, format('%%s (%%I) ON %%I', g.privilege_type, attname, relname), g.grantee,
+    g.is_grantable FROM t, col, aclexplode(attacl) AS g WHERE g.grantee <> relowner
+  UNION ALL SELECT 3, format('%%s ON SEQUENCE %%I', g.privilege_type, relname), g.grantee,
+    g.is_grantable FROM own, aclexplode(relacl) AS g WHERE g.grantee <> relowner
+)
+SELECT phase, statement FROM (
+  SELECT 'table' AS phase, 0 AS place, NULL AS name,
+    format('CREATE EXTENSION IF NOT EXISTS %%I WITH SCHEMA %%I', extname, nspname) AS statement
+  FROM (
+    SELECT DISTINCT e.extname, n.nspname FROM t JOIN pg_index AS i ON i.indrelid = t.oid
+    JOIN pg_opclass AS o ON o.oid = ANY(i.indclass)
+    JOIN pg_depend AS d ON d.classid = 'pg_opclass'::regclass AND d.objid = o.oid
+      AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+    JOIN pg_extension AS e ON e.oid = d.refobjid JOIN pg_namespace AS n ON n.oid = e.extnamespace
+  ) AS needed
+  UNION ALL SELECT 'table', 1, relname,
+    format('CREATE %%sSEQUENCE %%I AS %%s %%s',
+    CASE relpersistence WHEN 'u' THEN 'UNLOGGED ' END, relname, kind, rule)
+    FROM own WHERE deptype = 'a'
+  UNION ALL SELECT 'table', 2, NULL, format('CREATE %%sTABLE %%I (%%s)%%s',
+    CASE t.relpersistence WHEN 'u' THEN 'UNLOGGED ' END, relname,
+    (SELECT string_agg(concat(quote_ident(col.attname), ' ', format_type(atttypid, atttypmod),
+      CASE WHEN attcollation <> typcollation THEN
+        (SELECT format(' COLLATE %%I.%%I', nspname, collname) FROM pg_collation AS c
+          JOIN pg_namespace AS n ON n.oid = collnamespace WHERE c.oid = attcollation) END,
+      CASE WHEN attidentity <> '' THEN (SELECT
+        format(' GENERATED %%s AS IDENTITY (SEQUENCE NAME %%I %%s)',
+          CASE attidentity WHEN 'a' THEN 'ALWAYS' ELSE 'BY DEFAULT' END, own.relname, own.rule)
+          FROM own WHERE own.attnum = col.attnum AND own.deptype = 'i')
+        WHEN attgenerated <> '' THEN format(' GENERATED ALWAYS AS (%%s) %%s', expression,
+          CASE attgenerated WHEN 's' THEN 'STORED' ELSE 'VIRTUAL' END)
+        ELSE ' DEFAULT ' || expression END,
+      CASE WHEN attnotnull THEN ' NOT NULL' END), ', ' ORDER BY attnum) FROM col),
+    ' WITH (' || array_to_string(reloptions, ', ') || ')') FROM t
+  UNION ALL SELECT 'table', 3, own.relname, format('ALTER SEQUENCE %%I OWNED BY %%I.%%I',
+    own.relname, t.relname, attname) FROM own, t WHERE deptype = 'a'
+  UNION ALL SELECT 'table', 4, attname, format('ALTER TABLE %%I ALTER COLUMN %%I SET STORAGE %%s',
+    relname, attname, CASE attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL'
+    WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END) FROM t, col WHERE attstorage <> typstorage
+  UNION ALL SELECT 'table', 5, attname, format('ALTER TABLE %%I ALTER COLUMN %%I SET COMPRESSION'
+    ' %%s', relname, attname, CASE attcompression WHEN 'l' THEN 'lz4' ELSE 'pglz' END)
+    FROM t, col WHERE attcompression <> ''
+  UNION ALL SELECT 'table', 6, attname, format('COMMENT ON COLUMN %%I.%%I IS %%L', relname, attname,
+    col_description(t.oid, attnum)) FROM t, col WHERE col_description(t.oid, attnum) IS NOT NULL
+  UNION ALL SELECT 'table', 7, NULL, format('COMMENT ON TABLE %%I IS %%L', relname,
+    obj_description(oid, 'pg_class')) FROM t WHERE obj_description(oid, 'pg_class') IS NOT NULL
+  UNION ALL SELECT CASE WHEN contype = 'f' OR NOT convalidated THEN 'links' ELSE 'keys' END, 1,
+    CASE contype WHEN 'p' THEN '0' WHEN 'u' THEN '1' ELSE '2' END || conname,
+    format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', relname, conname,
+      pg_get_constraintdef(c.oid, true))
+    FROM t JOIN pg_constraint AS c ON conrelid = t.oid AND contype IN ('p', 'u', 'c', 'x', 'f')
+  UNION ALL SELECT 'keys', 2, indexrelid::regclass::text, pg_get_indexdef(indexrelid, 0, true)
+    FROM t JOIN pg_index ON indrelid = t.oid
+    WHERE NOT EXISTS (SELECT FROM pg_constraint
+      WHERE conrelid = t.oid AND conindid = indexrelid AND contype IN ('p', 'u', 'x'))
+  UNION ALL SELECT 'triggers', 1, tgname, pg_get_triggerdef(g.oid, true)
+    FROM t JOIN pg_trigger AS g ON tgrelid = t.oid AND NOT tgisinternal
+  UNION ALL SELECT 'triggers', 2, tgname, format('ALTER TABLE %%I %%s TRIGGER %%I', relname,
+    CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END,
+    tgname) FROM t JOIN pg_trigger ON tgrelid = t.oid AND NOT tgisinternal AND tgenabled <> 'O'
+  UNION ALL SELECT 'rights', 1, NULL, format('ALTER TABLE %%I ENABLE ROW LEVEL SECURITY', relname)
+    FROM t WHERE relrowsecurity
+  UNION ALL SELECT 'rights', 2, NULL, format('ALTER TABLE %%I FORCE ROW LEVEL SECURITY', relname)
+    FROM t WHERE relforcerowsecurity
+  UNION ALL SELECT 'rights', 3, polname, concat(
+    format('CREATE POLICY %%I ON %%I AS %%s FOR %%s TO %%s', polname, relname,
+      CASE WHEN polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+      CASE polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE'
+        WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+      (SELECT string_agg(CASE role WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(role)) END,
+        ', ' ORDER BY role) FROM unnest(polroles) AS role)),
+    ' USING (' || pg_get_expr(polqual, polrelid, true) || ')',
+    ' WITH CHECK (' || pg_get_expr(polwithcheck, polrelid, true) || ')')
+    FROM t JOIN pg_policy ON polrelid = t.oid
+  UNION ALL SELECT 'rights', 3 + kind, what, format('GRANT %%s TO %%s%%s', what,
+    CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+    CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) FROM granted
+) AS said ORDER BY phase, place, name COLLATE "C", statement COLLATE "C"
+"""
+
+_RIGHTS = """
+SELECT DISTINCT format('REVOKE ALL ON %%s%%s FROM %%s',
+    CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' END, c.oid::regclass,
+    CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END)
+  FROM pg_class AS c, aclexplode(c.relacl) AS g WHERE g.grantee <> c.relowner AND
+    (c.oid = to_regclass(%(table)s) OR c.relkind = 'S' AND c.oid IN
+      (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass
+        AND refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s)))
+"""
+
+_CAST = re.compile(
+    r"::(character varying|double precision|time(stamp)?(\(\d\))? with(out)? time zone"
+    r"|(\w+\.)?\w+)(\(\d+(,\d+)?\))?(\[\])*"
+)
+
+Definition = dict[str, tuple[str, ...]]
+"""Statements by phase, in the order in which they are executed."""
+
+
+def path(*schemas: str) -> str:
+    """The statement by which names are looked for in these schemas, until the transaction ends."""
+    return f"SET LOCAL search_path = {', '.join(dict.fromkeys(schemas))}"
+
+
+def define(cursor: Any, table: str) -> Definition:
+    """The statements that make a table again.
+
+    Args:
+        cursor: a session whose ``search_path`` begins with the table's schema.
+        table: its name with its schema, quoted.
+    """
+    cursor.execute(_DEFINITION, {"table": table})
+    found: dict[str, list[str]] = {phase: [] for phase in PHASES}
+    for phase, statement in cursor.fetchall():
+        found[phase].append(statement)
+    return {phase: tuple(statements) for phase, statements in found.items()}
+
+
+def same(one: Definition, other: Definition, *, phases: Iterable[str] = PHASES) -> bool:
+    """Whether two definitions make the same table; casts within rules are not looked at.
+
+    PostgreSQL does not write them down again as it read them: ``ARRAY['a'::varchar]::text[]``
+    comes back as ``ARRAY['a'::varchar::text]``.
+    """
+    return all(
+        [_CAST.sub("", statement) for statement in one[phase]]
+        == [_CAST.sub("", statement) for statement in other[phase]]
+        for phase in phases
+    )
+
+
+def take_rights(cursor: Any, table: str) -> None:
+    """Take from everybody but the owner what default privileges gave away with a new table."""
+    cursor.execute(_RIGHTS, {"table": table})
+    for (statement,) in cursor.fetchall():
+        cursor.execute(statement)

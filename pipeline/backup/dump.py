@@ -1,0 +1,145 @@
+"""Tables of the target in files, all as they were at one moment.
+
+Rows travel by COPY in its binary form, in which every value is exact, straight from the socket
+into the file: memory is bounded by the largest row.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import sqlalchemy as sa
+
+from pipeline.backup import definition, shelf
+from pipeline.backup.manifest import Counter, TargetTable
+from pipeline.backup.session import session
+from pipeline.move.contract import quoted
+from pipeline.move.errors import ShapeError
+
+PUBLIC = "public"
+
+_DIGEST = """
+SELECT count(*), coalesce(sum(('x' || left(h, 16))::bit(64)::bigint::numeric), 0)::text
+  || ' ' || coalesce(sum(('x' || right(h, 16))::bit(64)::bigint::numeric), 0)::text
+  FROM (SELECT md5(ROW({values})::text) AS h FROM ONLY {table}) AS hashed
+"""
+"""MD5s of all rows added up: no order, and no memory for it, is needed to compare them."""
+
+_COLUMNS = """
+SELECT attname::text, atttypid = 'bytea'::regtype, attgenerated <> '' FROM pg_attribute
+  WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_COUNTERS = """
+SELECT c.relname::text FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid
+  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+  AND d.refobjid = to_regclass(%s) AND d.deptype IN ('a', 'i') AND c.relkind = 'S'
+  ORDER BY c.relname
+"""
+
+
+def back_up(
+    url: str, *, shown: str, tables: Iterable[sa.Table], folder: Path
+) -> tuple[TargetTable, ...]:
+    """Write tables into files of a folder.
+
+    Args:
+        url: the target, as libpq reads it.
+        shown: what messages call it.
+        tables: those that are looked for; they need not be there.
+        folder: it gets a file for each table that is there.
+
+    Raises:
+        TargetError: the server does not answer, or refuses.
+        ShapeError: a name belongs to something else than a table.
+    """
+    with session(url, shown=shown, reading=True) as cursor:
+        return tuple(
+            _back_up(cursor, table.schema or PUBLIC, table.name, folder) for table in tables
+        )
+
+
+def exists(cursor: Any, schema: str, name: str) -> bool:
+    """Whether a table is there.
+
+    Raises:
+        ShapeError: the name belongs to something else.
+    """
+    cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (at(schema, name),))
+    kind = cursor.fetchone()
+    if kind not in (None, ("r",)):
+        raise ShapeError(
+            f"{schema}.{name} of the target is no plain table",
+            remedy="Rename or drop what bears that name",
+        )
+    return kind is not None
+
+
+def at(schema: str, name: str) -> str:
+    """A name with its schema, quoted."""
+    return f"{quoted(schema)}.{quoted(name)}"
+
+
+def columns(cursor: Any, table: str) -> tuple[str, ...]:
+    """The columns of a table that hold values of their own, in order."""
+    cursor.execute(_COLUMNS, (table,))
+    return tuple(name for name, _, generated in cursor.fetchall() if not generated)
+
+
+def digest(cursor: Any, table: str) -> tuple[int, str]:
+    """Rows of a table, and a digest of all their values; the server makes both."""
+    cursor.execute(_COLUMNS, (table,))
+    # The text of a large bytea has twice its size, and a limit.
+    values = [f"md5({quoted(name)})" if blob else quoted(name) for name, blob, _ in cursor]
+    cursor.execute(_DIGEST.format(values=", ".join(values), table=table))
+    rows, found = cursor.fetchone()
+    return int(rows), str(found)
+
+
+def _back_up(cursor: Any, schema: str, name: str, folder: Path) -> TargetTable:
+    if not exists(cursor, schema, name):
+        return TargetTable(schema, name, there=False)
+    table = at(schema, name)
+    cursor.execute(definition.path(quoted(schema)))
+    rows, values = digest(cursor, table)
+    names = columns(cursor, table)
+    empty = TargetTable(schema, name, there=True)
+    path = folder / empty.file
+    with path.open("wb") as file:
+        hashed = _Hashed(file)
+        listed = ", ".join(map(quoted, names))
+        cursor.copy_expert(f"COPY {table} ({listed}) TO STDOUT (FORMAT binary)", hashed)
+    shelf.onto_disk(path)
+    return TargetTable(
+        schema,
+        name,
+        there=True,
+        rows=rows,
+        bytes=path.stat().st_size,
+        sha256=hashed.sha256.hexdigest(),
+        digest=values,
+        columns=names,
+        definition=definition.define(cursor, table),
+        counters=_counters(cursor, schema, table),
+    )
+
+
+def _counters(cursor: Any, schema: str, table: str) -> tuple[Counter, ...]:
+    cursor.execute(_COUNTERS, (table,))
+    found = []
+    for (name,) in cursor.fetchall():
+        cursor.execute(f"SELECT last_value, is_called FROM {at(schema, name)}")
+        found.append(Counter(name, *cursor.fetchone()))
+    return tuple(found)
+
+
+class _Hashed:
+    """A file whose digest is known when it has been written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._file.write(data)

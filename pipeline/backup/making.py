@@ -1,0 +1,106 @@
+"""A backup of both databases, rehearsed as soon as it is made."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline.backup import dump, restore, shelf, source
+from pipeline.backup.manifest import SOURCE_FILE, Manifest
+from pipeline.environment import Databases
+from pipeline.move.errors import PipelineError
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How the restore of one half elsewhere went.
+
+    Attributes:
+        fault: why it cannot be restored, None if it can.
+        seconds: how long it took.
+    """
+
+    fault: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Made:
+    """A backup that was just made.
+
+    Attributes:
+        manifest: what it holds, and whether it is known to be restorable.
+        source_seconds: how long the copy of the source took.
+        target_seconds: how long the dump of the target took.
+        source: how its restore went.
+        target: how its restore went.
+        removed: names of older backups that were removed.
+    """
+
+    manifest: Manifest
+    source_seconds: float
+    target_seconds: float
+    source: Rehearsal
+    target: Rehearsal
+    removed: tuple[str, ...]
+
+
+def make(home: Path, found: Databases, *, tables: Iterable[sa.Table], keep: int) -> Made:
+    """Take a backup and restore it elsewhere; the caller holds the target's lock.
+
+    Args:
+        home: PIPELINE_HOME.
+        found: both databases.
+        tables: the target's tables that are looked for.
+        keep: how many backups are kept.
+
+    Raises:
+        PipelineError: it could not be taken; nothing that looks like a backup is left.
+    """
+    at = datetime.now(UTC)
+    name = shelf.stamp(at)
+    with shelf.unfinished(home, name) as folder:
+        started = time.perf_counter()
+        held = source.back_up(found.source, folder / SOURCE_FILE)
+        sha256 = shelf.sha256_of(folder / SOURCE_FILE)
+        between = time.perf_counter()
+        dumped = dump.back_up(
+            found.target_url, shown=found.target_shown, tables=tables, folder=folder
+        )
+        ended = time.perf_counter()
+        manifest = Manifest(
+            name=name,
+            at=at,
+            source=str(found.source),
+            source_sha256=sha256,
+            source_bytes=(folder / SOURCE_FILE).stat().st_size,
+            source_tables=held,
+            target=found.target_shown,
+            target_tables=dumped,
+        )
+        shelf.finish(home, folder, manifest)
+    kept = shelf.place(home, name)
+    with shelf.unfinished(home, f"{name}-rehearsal") as scratch:
+        of_source = _rehearsed(lambda: source.rehearse(kept, manifest, scratch=scratch))
+    of_target = _rehearsed(
+        lambda: restore.rehearse(
+            found.target_url, shown=found.target_shown, tables=dumped, folder=kept
+        )
+    )
+    removed: list[str] = []
+    if not (of_source.fault or of_target.fault):
+        manifest = shelf.note_rehearsal(home, manifest)
+        removed = shelf.retain(home, keep)
+    return Made(manifest, between - started, ended - between, of_source, of_target, tuple(removed))
+
+
+def _rehearsed(restored: Callable[[], None]) -> Rehearsal:
+    started = time.perf_counter()
+    try:
+        restored()
+    except PipelineError as error:
+        return Rehearsal(str(error), time.perf_counter() - started)
+    return Rehearsal(None, time.perf_counter() - started)

@@ -1,0 +1,170 @@
+"""Tables of the target put back from files, in one transaction, and compared before it commits.
+
+A table that is defined as it was gets its rows replaced, so whatever looks at it stays. One that is
+gone, or was changed, is made again; keys and indexes are built after the rows. What is no part of
+the backup is never dropped: where it depends on a table that has to go, the restore is refused.
+"""
+
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pipeline.backup import definition, dump, shelf
+from pipeline.backup.errors import BackupError
+from pipeline.backup.manifest import TargetTable
+from pipeline.backup.session import session
+from pipeline.move.contract import quoted
+
+_CONSTRAINED = """
+SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname)
+  FROM pg_constraint WHERE conrelid = to_regclass(%(table)s)
+  AND (contype = 'f' OR contype = 'c' AND NOT convalidated)
+UNION ALL SELECT format('DROP TRIGGER %%I ON %%s', tgname, tgrelid::regclass)
+  FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
+"""
+
+
+def restore(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
+    """Make the target's tables what they were; the caller holds the target's lock.
+
+    Args:
+        url: the target, as libpq reads it.
+        shown: what messages call it.
+        tables: what the backup says of them.
+        folder: the backup's, with a file for each.
+
+    Raises:
+        BackupError: a file is damaged, or what was restored is not equal; nothing was changed.
+        RestoreRefused: something that is no part of the backup is in the way.
+        TargetError: the server does not answer, or refuses; nothing was changed.
+    """
+    wanted = _whole(tables, folder)
+    with session(url, shown=shown) as cursor:
+        _put_back(cursor, wanted, folder, {table.schema: table.schema for table in wanted})
+
+
+def rehearse(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
+    """Restore into schemas that are made for it and never committed, and compare.
+
+    Args:
+        url: the target, as libpq reads it.
+        shown: what messages call it.
+        tables: what the backup says of them.
+        folder: the backup's, with a file for each.
+
+    Raises:
+        BackupError: it is not restorable.
+        TargetError: the server does not answer, or refuses.
+    """
+    wanted = _whole(tables, folder)
+    places = {table.schema: f"rehearsal_{secrets.token_hex(4)}" for table in wanted}
+    with session(url, shown=shown) as cursor:
+        _put_back(cursor, wanted, folder, places)
+        cursor.connection.rollback()
+
+
+def _whole(tables: Iterable[TargetTable], folder: Path) -> list[TargetTable]:
+    wanted = list(tables)
+    for table in wanted:
+        if table.there:
+            shelf.demand_whole(folder / table.file, table.sha256)
+    return wanted
+
+
+def _put_back(cursor: Any, tables: list[TargetTable], folder: Path, places: dict[str, str]) -> None:
+    """Restore tables of some schemas into others, or into the same."""
+    there = [table for table in tables if table.there]
+    for schema in dict.fromkeys(table.schema for table in there):
+        cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(places[schema])}")
+    fresh = _make_way(cursor, tables, places)
+    for table in there:
+        if table in fresh:
+            _run(cursor, table, places, "table")
+        _fill(cursor, table, folder / table.file, places)
+    for table in fresh:
+        _run(cursor, table, places, "keys")
+    for table in there:
+        _run(cursor, table, places, "links")
+        _run(cursor, table, places, "triggers")
+    for table in fresh:
+        definition.take_rights(cursor, _at(table, places))
+        _run(cursor, table, places, "rights")
+    for table in there:
+        _compare(cursor, table, places)
+
+
+def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) -> list[TargetTable]:
+    """Empty the tables that can stay, drop the others; returns those that are to be made."""
+    present = [t for t in tables if dump.exists(cursor, places[t.schema], t.name)]
+    if present:
+        listed = ", ".join(_at(table, places) for table in present)
+        cursor.execute(f"LOCK TABLE {listed} IN ACCESS EXCLUSIVE MODE")
+    staying = [table for table in present if table.there and _alike(cursor, table, places)]
+    for table in present:
+        cursor.execute(_CONSTRAINED, {"table": _at(table, places)})
+        for (statement,) in cursor.fetchall():
+            cursor.execute(statement)
+    going = [table for table in present if table not in staying]
+    for verb, some in (("TRUNCATE", staying), ("DROP TABLE", going)):
+        if some:
+            cursor.execute(f"{verb} {', '.join(_at(table, places) for table in some)}")
+    return [table for table in tables if table.there and table not in staying]
+
+
+def _alike(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
+    now = _defined(cursor, table, places)
+    return definition.same(now, table.definition, phases=definition.IN_PLACE)
+
+
+def _fill(cursor: Any, table: TargetTable, path: Path, places: dict[str, str]) -> None:
+    names = ", ".join(map(quoted, table.columns))
+    with path.open("rb") as file:
+        cursor.copy_expert(f"COPY {_at(table, places)} ({names}) FROM STDIN (FORMAT binary)", file)
+    for counter in table.counters:
+        name = dump.at(places[table.schema], counter.name)
+        # After RESTART the sequence has a new file, so setval is undone with the transaction.
+        cursor.execute(f"ALTER SEQUENCE {name} RESTART")
+        cursor.execute("SELECT setval(%s, %s, %s)", (name, counter.last, counter.called))
+
+
+def _compare(cursor: Any, table: TargetTable, places: dict[str, str]) -> None:
+    """Hold a restored table against what the backup says of it.
+
+    Raises:
+        BackupError: it differs.
+    """
+    now = _defined(cursor, table, places)
+    if not definition.same(now, table.definition):
+        wrong = [
+            p for p in definition.PHASES if not definition.same(now, table.definition, phases=[p])
+        ]
+        raise _differs(table, f"is defined otherwise ({', '.join(wrong)})")
+    rows, values = dump.digest(cursor, _at(table, places))
+    if (rows, values) != (table.rows, table.digest):
+        raise _differs(table, f"has {rows:,} rows, the backup {table.rows:,}, of other values")
+
+
+def _run(cursor: Any, table: TargetTable, places: dict[str, str], phase: str) -> None:
+    cursor.execute(_path(table, places))
+    for statement in table.definition[phase]:
+        cursor.execute(statement)
+
+
+def _defined(cursor: Any, table: TargetTable, places: dict[str, str]) -> definition.Definition:
+    cursor.execute(_path(table, places))
+    return definition.define(cursor, _at(table, places))
+
+
+def _path(table: TargetTable, places: dict[str, str]) -> str:
+    return definition.path(quoted(places[table.schema]), quoted(table.schema))
+
+
+def _at(table: TargetTable, places: dict[str, str]) -> str:
+    return dump.at(places[table.schema], table.name)
+
+
+def _differs(table: TargetTable, how: str) -> BackupError:
+    return BackupError(
+        f"{table.shown} as restored {how}", remedy="Nothing was changed; take another backup"
+    )

@@ -1,0 +1,58 @@
+"""A session with the target whose every value reads the same in every server."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+
+from pipeline.backup.errors import RestoreRefused
+from pipeline.move.errors import TargetError
+
+_SETTINGS = """
+SET client_min_messages = warning; SET statement_timeout = 0;
+SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'; SET timezone = 'UTC';
+SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1;
+SET bytea_output = 'hex'; SET row_security = off
+"""
+"""With the last one, rows that a policy would hide are an error."""
+
+_DEPENDED_ON = ("2BP01", "0A000")
+"""SQLSTATEs of what cannot be dropped or emptied because something else needs it."""
+
+
+@contextmanager
+def session(url: str, *, shown: str, reading: bool = False) -> Iterator[Any]:
+    """A cursor within one transaction, which is committed at the end.
+
+    Args:
+        url: a libpq URL, ``postgresql://...``.
+        shown: what messages call this database; holds no password.
+        reading: nothing can be written, and everything is as it was at the first statement.
+
+    Raises:
+        TargetError: no server answers, or it refuses.
+        RestoreRefused: something that is no part of the backup depends on what is replaced.
+    """
+    try:
+        connection = psycopg2.connect(url, application_name="pipeline backup")
+    except psycopg2.Error as error:
+        # Not "from error": the driver's own text may repeat the URL.
+        raise TargetError.from_driver(error, where=shown, url=url) from None
+    with closing(connection):
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(_SETTINGS)
+            if reading:
+                connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        except psycopg2.Error as error:
+            if error.pgcode in _DEPENDED_ON and error.diag.message_detail:
+                detail = " ".join(error.diag.message_detail.split())
+                raise RestoreRefused(
+                    f"{shown}: something that the backup does not have depends on its tables"
+                    f" ({detail.rstrip('.')})",
+                    remedy="Nothing was changed; drop it, restore, and make it again",
+                ) from error
+            raise TargetError.from_driver(error, where=shown, url=url) from error

@@ -1,0 +1,140 @@
+"""The commands that list backups and restore them; nothing is overwritten without a yes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import environment, report, settings
+from pipeline.backup import restore, shelf, source
+from pipeline.backup.errors import RestoreRefused
+from pipeline.backup.manifest import SOURCE_FILE, Manifest
+from pipeline.move.errors import SettingsError
+from pipeline.move.target import Target
+
+kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
+restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
+_console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+_From = Annotated[
+    str | None, typer.Option("--from", help="The backup's name; otherwise the newest rehearsed.")
+]
+_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+_Other = Annotated[bool, typer.Option("--other", help="Also from a backup of another database.")]
+
+
+@kept.command("list")
+def list_backups() -> None:
+    """Tell which backups there are, the newest first."""
+    found = shelf.finished(settings.load().pipeline_home)
+    if not found:
+        _say("there is no backup yet; run pipeline backup")
+        return
+    _console.print(table_of(found))
+
+
+@restored.command("source")
+def restore_source(
+    name: _From = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Another file than the source; made if missing.")
+    ] = None,
+    yes: _Yes = False,
+    other: _Other = False,
+) -> None:
+    """Make the SQLite file what it was; applications may have it open."""
+    loaded = settings.load()
+    home, onto = loaded.pipeline_home, to or loaded.source_path
+    manifest = shelf.named(home, name)
+    if to is None:
+        _demand_same("source", manifest.source, str(onto), other=other)
+    copy = shelf.place(home, manifest.name) / SOURCE_FILE
+    shelf.demand_whole(copy, manifest.source_sha256)
+    _confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
+    done = source.restore(copy, onto, kept=shelf.replaced(home), expected=manifest.source_tables)
+    if done.kept:
+        _say(f"what was there is kept in {done.kept}")
+    if done.aside:
+        _say(f"what was there could not be opened, and is now {done.aside}")
+    rows = sum(table.rows for table in manifest.source_tables)
+    _say(f"{onto} is what it was at {_at(manifest)}: {rows:,} rows, every value compared")
+
+
+@restored.command("target")
+def restore_target(name: _From = None, yes: _Yes = False, other: _Other = False) -> None:
+    """Make the target's tables and the ledger what they were, in one transaction."""
+    loaded = settings.load()
+    manifest = shelf.named(loaded.pipeline_home, name)
+    found = environment.databases(loaded)
+    environment.demand_session(found)
+    _demand_same("target", manifest.target, found.target_shown, other=other)
+    _confirm(f"Make {found.target_shown} what it was at {_at(manifest)}?", yes=yes)
+    with (
+        Target.connect(found.target_url, shown=found.target_shown) as target,
+        target.lock(seconds=loaded.lock_seconds),
+    ):
+        restore.restore(
+            found.target_url,
+            shown=found.target_shown,
+            tables=manifest.target_tables,
+            folder=shelf.place(loaded.pipeline_home, manifest.name),
+        )
+    rows = sum(table.rows for table in manifest.target_tables)
+    _say(
+        f"{found.target_shown} is what it was at {_at(manifest)}:"
+        f" {rows:,} rows, every value compared before it was committed"
+    )
+
+
+def table_of(manifests: list[Manifest]) -> Table:
+    """Backups as people read them."""
+    rows = [
+        (
+            manifest.name,
+            f"{manifest.bytes / 2**20:,.1f}",
+            f"{sum(table.rows for table in manifest.source_tables):,}",
+            f"{sum(table.rows for table in manifest.target_tables):,}",
+            "yes" if manifest.rehearsed else "no",
+        )
+        for manifest in manifests
+    ]
+    return report.grid_of(
+        "Backups", ("backup", "MiB", "source rows", "target rows", "restorable"), rows
+    )
+
+
+def _demand_same(what: str, then: str, now: str, *, other: bool) -> None:
+    """Refuse a backup of another database.
+
+    Raises:
+        RestoreRefused: it is of another one, and that was not asked for.
+    """
+    if then != now and not other:
+        raise RestoreRefused(
+            f"The backup is of another {what}: {then}, and not {now}",
+            remedy="Name another backup with --from, or add --other if this is meant",
+        )
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    """Ask at a terminal.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SettingsError("Nobody can be asked without a terminal", remedy="Add --yes")
+    typer.confirm(question, abort=True)
+
+
+def _at(manifest: Manifest) -> str:
+    return f"{manifest.at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _say(text: str) -> None:
+    _console.print(text, markup=False, soft_wrap=True)
