@@ -91,11 +91,6 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Whether this run has a copy of the whole source."""
         return self._source is not None
 
-    def folder(self, run_id: str) -> Path:
-        """A folder for further private files of this run; it goes when the source is let go."""
-        found = databases(settings.load())
-        return self._exit.enter_context(_run_folder(found.snapshots, f"{run_id}-more"))
-
     def release(self) -> None:
         """Let the source go; whoever asks next gets another view of it."""
         self._live = self._source = None

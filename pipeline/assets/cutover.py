@@ -17,6 +17,7 @@ from pipeline.assets.plan import PLAN
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.environment import source_file
+from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
 from pipeline.move.errors import PipelineError
 from pipeline.move.watermarks import rules_of_all
@@ -103,20 +104,19 @@ def cutover_asset(
                 delete_share=loaded.max_delete_share,
                 say=context.log.info,
             )
-            yield from _step(context, config.step, site, source)
+            yield from _step(context, config.step, site)
         except PipelineError as error:
             raise checks.failure(error) from error
 
     return changed
 
 
-def _step(
-    context: dg.AssetExecutionContext, step: Step, site: steps.Site, source: SourceDatabase
-) -> Results:
+def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Results:
     """Take one step, and tell what came of it."""
     shown: dict[str, dg.MetadataValue] = {}
     if step == "rollback":
-        returned = back.roll_back(site, source.folder(site.run_id))
+        with private_folder(settings.load().snapshots, f"{site.run_id}-back") as folder:
+            returned = back.roll_back(site, folder)
         for table in returned:
             told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
             shown[table.table] = dg.MetadataValue.text(told)
