@@ -128,16 +128,16 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
         outside = _outside(context.instance, site)
         match step:
             case "check":
-                outcome = steps.Outcome(
-                    states.read(site.target).state, [*outside, *steps.ask(site)]
-                )
+                if states.says_no(site.target):
+                    yield result([])
+                    return
+                yield result([*outside, *steps.ask(site)], asked_early=True)
+                return
             case "freeze":
                 outcome = steps.freeze(site, outside=outside)
             case "live":
                 outcome = steps.go_live(site, outside=outside)
         yield result(outcome.answers)
-        if step == "check":
-            return
         if not outcome.open:
             raise dg.Failure(
                 f"The gate is closed; the migration is {outcome.state}. See the check {GATE}.",
@@ -146,27 +146,45 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
         shown["caught_up"] = dg.MetadataValue.int(outcome.caught_up)
         if outcome.blocked_seconds is not None:
             shown["blocked_seconds"] = dg.MetadataValue.float(round(outcome.blocked_seconds, 3))
+    if step in ("rollback", "thaw", "close"):
+        yield result([])
     now = states.read(site.target)
     yield dg.MaterializeResult(
         asset_key=NAME, metadata={"state": dg.MetadataValue.text(now.state), **shown}
     )
 
 
-def result(answers: Sequence[Answer]) -> dg.AssetCheckResult:
-    """The gate as a check: it passes if every answer is yes."""
+def result(answers: Sequence[Answer], *, asked_early: bool = False) -> dg.AssetCheckResult:
+    """The gate as a check: it passes if every answer is yes.
+
+    Args:
+        answers: the list.
+        asked_early: nobody wants to go through yet, so a no is only a warning.
+    """
     no = [answer for answer in answers if not answer.yes]
     return dg.AssetCheckResult(
         check_name=GATE,
         asset_key=NAME,
         passed=not no,
-        description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",
+        severity=dg.AssetCheckSeverity.WARN if asked_early else dg.AssetCheckSeverity.ERROR,
+        description="; ".join(f"{a.question}: no, {a.says}" for a in no)
+        or ("open" if answers else "not asked for this step"),
         metadata={
             "questions": dg.MetadataValue.int(len(answers)),
             "no": dg.MetadataValue.int(len(no)),
-            "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
-            ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
+            **_listed(answers),
         },
     )
+
+
+def _listed(answers: Sequence[Answer]) -> dict[str, dg.MetadataValue]:
+    """The list for people and for programs."""
+    if not answers:
+        return {}
+    return {
+        "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
+        ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
+    }
 
 
 def _outside(instance: dg.DagsterInstance, site: steps.Site) -> list[Answer]:
