@@ -15,7 +15,7 @@ from pipeline.move.findings import CheckResult, Conflict, say
 from pipeline.move.standing import NAMES
 
 DESCRIPTIONS = {
-    "conservation": "Source rows = moved + quarantined, each counted where it lies.",
+    "conservation": "Source rows = moved + quarantined + excluded, each counted where it lies.",
     "keys": "Both sides hold the same keys; none is missing, none is extra.",
     "digests": "Every value was read back and is equal; BLOBs by their MD5 on either side.",
     "foreign_keys": "Every row has its parent, and every foreign key is valid.",

@@ -39,6 +39,7 @@ from pipeline.metadata import PLAN
 from pipeline.move import mending, quarantine, schema, tracking
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.plan import TablePlan
+from pipeline.move.scope import Scope
 from pipeline.move.snapshot import look_at
 from pipeline.move.target import Target
 from pipeline.tables import content
@@ -113,12 +114,23 @@ def show_schema() -> None:
 
 
 @app.command()
-def migrate() -> None:
+def migrate(
+    only_content: Annotated[
+        str | None,
+        typer.Option(help="Only these contents and what belongs to them: ids, with commas."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many first contents and what belongs to them.")
+    ] = None,
+) -> None:
     """Move the content tables and print what moved, what was set aside and what was proven."""
+    ids = _ids(only_content, option="--only-content")
+    scope = Scope.of(ids, limit)
     found = _ready()
     look_at(found.source)
     _say_where(found)
-    raise typer.Exit(_run("migrate"))
+    subset = {name: {"only_content": ids, "limit": limit} for name in _known(None)}
+    raise typer.Exit(_run("migrate", steps=subset if scope else None))
 
 
 @app.command()
@@ -461,10 +473,16 @@ def _with_children(names: list[str]) -> list[str]:
     return sorted(found)
 
 
-def _run(job_name: str, *, tables: list[str] | None = None, full: bool = False) -> int:
+def _run(
+    job_name: str,
+    *,
+    tables: list[str] | None = None,
+    full: bool = False,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
     """Run a job of tables with live output; returns the exit code."""
     started = time.perf_counter()
-    result = _result_of(job_name, tables=tables, full=full)
+    result = _result_of(job_name, tables=tables, full=full, steps=steps)
     found = report.tables_of(result.all_events)
     report.show(console, found)
     evidence = settings.load().reports / result.run_id / "evidence.html"
@@ -530,7 +548,7 @@ def _cut_over(step: str) -> int:
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1
 
 
-def _ids(text: str | None) -> list[int]:
+def _ids(text: str | None, *, option: str = "--only") -> list[int]:
     """Ids that a person wrote with commas between.
 
     Raises:
@@ -538,7 +556,7 @@ def _ids(text: str | None) -> list[int]:
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts) or (text is not None and not parts):
-        raise SettingsError(f"--only cannot be {text!r}", remedy="Write ids like 1,2,3")
+        raise SettingsError(f"{option} cannot be {text!r}", remedy="Write ids like 1,2,3")
     return [int(part) for part in parts]
 
 

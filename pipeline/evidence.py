@@ -169,14 +169,14 @@ def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
             "source_bytes": move.source_bytes,
             "moved": move.moved_rows,
             "quarantined": counted["quarantined"],
-            "excluded": 0,
+            "excluded": move.excluded_rows,
             "written": move.written_rows,
             "deleted": move.deleted_rows,
             "cascaded": move.cascaded_rows,
         },
         {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
         # Weighing all BLOBs costs more than a sync does.
-        [] if move.way == "synced" else blob_sizes(target, table),
+        [] if move.way in ("synced", "subset") else blob_sizes(target, table),
         [_check(check) for check in move.checks],
     )
 

@@ -90,7 +90,10 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
         "deleted": dg.MetadataValue.int(move.deleted_rows),
         "cascaded": dg.MetadataValue.int(move.cascaded_rows),
         "quarantined": dg.MetadataValue.int(move.quarantined_rows),
-        "rows_per_second": dg.MetadataValue.int(round(move.source_rows / max(loading, 1e-3))),
+        "excluded": dg.MetadataValue.int(move.excluded_rows),
+        "rows_per_second": dg.MetadataValue.int(
+            round((move.source_rows - move.excluded_rows) / max(loading, 1e-3))
+        ),
         "mib_per_second": dg.MetadataValue.float(
             float(round(move.source_bytes / 2**20 / max(loading, 1e-3), 1))
         ),

@@ -179,15 +179,15 @@ def _grid(title: str, *columns: str, right: frozenset[int] = frozenset()) -> Tab
 
 
 def _moves(tables: list[TableReport]) -> Table:
-    grid = _grid(
-        "Moved",
-        *("table", "way", "source", "moved", "written", "deleted", "cascaded", "quarantine"),
-        *("MiB", "seconds"),
-        right=frozenset(range(2, 10)),
-    )
+    counts = ["source_rows", "moved", "written", "deleted", "cascaded", "quarantined"]
+    names = ["source", "moved", "written", "deleted", "cascaded", "quarantine"]
+    if any(table.metadata.get("excluded") for table in tables):
+        counts.append("excluded")
+        names.append("excluded")
+    right = frozenset(range(2, 4 + len(names)))
+    grid = _grid("Moved", "table", "way", *names, "MiB", "seconds", right=right)
     for table in tables:
         m = table.metadata
-        counts = ("source_rows", "moved", "written", "deleted", "cascaded", "quarantined")
         grid.add_row(
             table.name,
             m["way"],

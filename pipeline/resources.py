@@ -155,7 +155,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if way != self._way:
             raise SettingsError(
                 "The tables of this run are configured to be moved in different ways",
-                remedy="Give all of them the same only_changes and retry_rejected",
+                remedy="Give all of them the same configuration",
             )
         return self._mover
 

@@ -4,7 +4,7 @@ Materializing the asset moves the table: it is made equal to the source's table 
 transaction. The checks that gate it are evaluated inside that transaction; when one fails, the
 table is rolled back, the asset is not materialized and its children do not run. Moving a table
 twice changes nothing the second time. Where the run's configuration says so, only what changed in
-the source since it was read last is looked at, if that can be known.
+the source since it was read last is looked at, if that can be known, or only a subset is moved.
 """
 
 import contextlib
@@ -17,8 +17,10 @@ from pydantic import Field
 
 from pipeline import checks, evidence, metadata, progress
 from pipeline.assets import attempts
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.mover import Mover
+from pipeline.move.scope import Scope, family
+from pipeline.move.subset import SubsetMover
 from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import TableMover
@@ -41,6 +43,32 @@ class MoveConfig(dg.Config):
         default=False,
         description="Try rows in quarantine again even if the source was not written since.",
     )
+    only_content: list[int] = Field(
+        default=[],
+        description=(
+            "Move only the rows of the root table with these ids, and what belongs to them; all"
+            " tables of a run need the same ones."
+        ),
+    )
+    limit: int | None = Field(
+        default=None,
+        description="Move only so many first rows of the root table, and what belongs to them.",
+    )
+
+    @property
+    def scope(self) -> Scope | None:
+        """The subset that moves, None for everything.
+
+        Raises:
+            SettingsError: no subset can be meant.
+        """
+        scope = Scope.of(self.only_content, self.limit)
+        if scope is not None and (self.only_changes or self.retry_rejected):
+            raise SettingsError(
+                "A sync has no subset, and neither has a redrive",
+                remedy="Leave out only_changes and retry_rejected, or only_content and limit",
+            )
+        return scope
 
 
 def run_config(names: Iterable[str], config: MoveConfig) -> dict[str, object]:
@@ -97,7 +125,10 @@ def _table_asset(
         selected = _selected(context, tables)
         planned = [each.name for each in selected]
         try:
-            if config.only_changes:
+            scope = config.scope
+            if scope is not None:
+                make = _subset_mover(context, selected, source, scope)
+            elif config.only_changes:
                 make = _syncer(context, selected, source, config)
             else:
                 make = _mover(context, selected, source)
@@ -107,7 +138,7 @@ def _table_asset(
                 upcoming=selected[selected.index(table) + 1 :],
                 on_progress=progress.reporter(context.log),
             )
-            if config.only_changes and table is selected[-1]:
+            if (scope or config.only_changes) and table is selected[-1]:
                 # While the live file is pinned, an application without WAL cannot commit.
                 source.release()
             part = evidence.of_move(move, table, mover.idle)
@@ -142,6 +173,29 @@ def _mover(
             opened, session, run_id=run_id, delete_share=share, policies=policies
         ) as mover:
             yield mover
+
+    return make
+
+
+def _subset_mover(
+    context: dg.AssetExecutionContext,
+    tables: Sequence[sa.Table],
+    source: SourceDatabase,
+    scope: Scope,
+) -> MakeMover:
+    """What moves a subset of tables."""
+
+    @contextlib.contextmanager
+    def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
+        run_id = context.run.run_id
+        yield SubsetMover(
+            source.pin(family(tables), run_id=run_id),
+            session,
+            scope,
+            run_id=run_id,
+            delete_share=loaded.max_delete_share,
+            policies=loaded.policies,
+        )
 
     return make
 

@@ -116,8 +116,18 @@ def keys(target: Target, landing: Landing) -> list[Any]:
     return [kind(key) for (key,) in found]
 
 
-def replace(target: Target, table: str, values: Iterable[Conflict]) -> None:
-    """Make the ledger hold exactly these; one that stays is not touched."""
+def replace(
+    target: Target, table: str, values: Iterable[Conflict], *, among: Iterable[Any] | None = None
+) -> None:
+    """Make the ledger hold exactly these; one that stays is not touched.
+
+    Args:
+        target: the session.
+        table: the table.
+        values: what was left as the target has it.
+        among: keys of the rows that were looked at, None for all.
+    """
+    looked_at = None if among is None else {str(key) for key in among}
     there = {
         tuple(row)
         for row in target.rows(
@@ -131,7 +141,9 @@ def replace(target: Target, table: str, values: Iterable[Conflict]) -> None:
         for value in values
         if value.kept == "target"
     }
-    settled = sorted({(key, column) for key, column, *_ in there - now})
+    settled = sorted(
+        {(key, col) for key, col, *_ in there - now if looked_at is None or key in looked_at}
+    )
     if settled:
         target.rows(
             "DELETE FROM migration.conflicts WHERE table_name = $1 AND (source_key, column_name)"

@@ -85,6 +85,10 @@ class LossyConversion(PipelineError):
     """A value would change in a way that cannot be undone, which the policy forbids."""
 
 
+class ScopeError(PipelineError):
+    """What was asked for cannot be moved as a subset."""
+
+
 class ConflictError(TargetError):
     """Somebody changed a row in the target, which the policy forbids."""
 

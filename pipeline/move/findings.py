@@ -42,12 +42,20 @@ class ValueDiffers(Finding):
 
 @dataclass(frozen=True)
 class NotConserved(Finding):
-    """source = moved + quarantined does not hold."""
+    """source = moved + quarantined + excluded does not hold."""
 
     table: str
     source_rows: int
     target_rows: int
     quarantined_rows: int
+    excluded_rows: int = 0
+
+
+@dataclass(frozen=True)
+class OnlyAPart(Finding):
+    """A table of which a subset has moved, and the rest has not."""
+
+    table: str
 
 
 @dataclass(frozen=True)
@@ -241,11 +249,14 @@ def say(finding: Finding) -> str:
             return f"{table} {key}: in the target, not in the source"
         case ValueDiffers(table, key, column, source, target):
             return f"{table} {key}, {column}: source {_shown(source)}, target {_shown(target)}"
-        case NotConserved(table, source_rows, target_rows, quarantined_rows):
+        case NotConserved(table, source_rows, target_rows, quarantined_rows, excluded):
+            left_out = f", and {excluded} left out" if excluded else ""
             return (
                 f"{table}: {source_rows} source rows, but {target_rows} in the target"
-                f" and {quarantined_rows} in quarantine"
+                f" and {quarantined_rows} in quarantine{left_out}"
             )
+        case OnlyAPart(table):
+            return f"{table}: only a part of it has been moved; run pipeline migrate to complete it"
         case DigestDiffers(table, column, source, target):
             return f"{table}.{column}: digest {source} in the source, {target} in the target"
         case Orphan(table, key, column, parent):

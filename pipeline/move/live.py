@@ -190,6 +190,69 @@ class LiveSource(Source):
         table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
         return self._sound_keys(landing, f"SELECT {key} AS key FROM {table}")
 
+    def handles(self, landing: Landing) -> list[Any]:
+        """What names the rows that were asked for."""
+        handle = self.handle_column(landing)
+        return self._handles(f"SELECT {handle} FROM main.{quoted(landing.name)}", ())
+
+    def handles_where(
+        self, landing: Landing, condition: str, parameters: tuple[Any, ...]
+    ) -> list[Any]:
+        """What names those of all rows for which a condition holds."""
+        return self._handles(
+            f"SELECT {self.handle_column(landing)} FROM {_LIVE}.{quoted(landing.name)}"
+            f" WHERE {condition}",
+            parameters,
+        )
+
+    def keys_with(self, landing: Landing, handles: Sequence[Any]) -> list[Any]:
+        """Keys of those of all rows, as far as they are of a key's type."""
+        return self._sound_keys(
+            landing,
+            f"SELECT {quoted(landing.key.name)} AS key FROM {_LIVE}.{quoted(landing.name)}"
+            f" WHERE {self.handle_column(landing)} IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(handles)),),
+        )
+
+    def first_keys(self, landing: Landing, limit: int) -> list[Any]:
+        """The smallest keys of all rows, as far as they are of a key's type."""
+        key = quoted(landing.key.name)
+        return self._sound_keys(
+            landing,
+            f"SELECT DISTINCT {key} AS key FROM {_LIVE}.{quoted(landing.name)}"
+            f" WHERE typeof({key}) = '{landing.casts[landing.key.name].storage[0]}'"
+            f" ORDER BY {key} LIMIT ?",
+            (limit,),
+        )
+
+    def largest(self, landing: Landing) -> int | None:
+        """The largest key of all rows, None where none is a number."""
+        key = quoted(landing.key.name)
+        (found,) = self._handles(
+            f"SELECT max({key}) FROM {_LIVE}.{quoted(landing.name)}"
+            f" WHERE typeof({key}) = 'integer'",
+            (),
+        )
+        return None if found is None else int(found)
+
+    def counted(self, landing: Landing) -> int:
+        """All rows of a table."""
+        (rows,) = self._handles(f"SELECT count(*) FROM {_LIVE}.{quoted(landing.name)}", ())
+        return int(rows)
+
+    def counted_without(
+        self, landing: Landing, *, keys: Sequence[Any], handles: Sequence[Any]
+    ) -> int:
+        """The rows of a table that neither these keys nor these handles name."""
+        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        (rows,) = self._handles(
+            f"SELECT count(*) FROM {_LIVE}.{quoted(landing.name)}"
+            f" WHERE ({key} IN (SELECT value FROM json_each(?))) IS NOT TRUE"
+            f" AND ({handle} IN (SELECT value FROM json_each(?))) IS NOT TRUE",
+            (json.dumps(list(keys)), json.dumps(list(handles))),
+        )
+        return int(rows)
+
     def lacking(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
         """Those of some keys that the live source does not have."""
         table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)

@@ -5,7 +5,7 @@ A row whose value and reasons are unchanged is not touched, so ``since`` tells h
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -52,10 +52,36 @@ def keys(target: Target, table: str) -> dict[str, str | None]:
     )
 
 
-def replace(target: Target, table: str, rejected: Iterable[Rejected], *, run_id: str) -> int:
+def within(
+    target: Target, table: str, *, handles: Collection[str], keys: Iterable[Any]
+) -> set[str]:
+    """What names the rows in quarantine that have one of some handles or keys."""
+    found = target.rows(
+        "SELECT handle FROM migration.quarantine WHERE table_name = $1"
+        " AND (handle = ANY($2) OR source_key = ANY($3))",
+        (table, sorted(handles), [str(key) for key in keys]),
+    )
+    return {handle for (handle,) in found}
+
+
+def replace(
+    target: Target,
+    table: str,
+    rejected: Iterable[Rejected],
+    *,
+    run_id: str,
+    among: Collection[str] | None = None,
+) -> int:
     """Make quarantine hold exactly these rows of a table; returns how many.
 
     Rows are taken one at a time, so memory is bounded by a row and a batch of bytes.
+
+    Args:
+        target: the session.
+        table: the table.
+        rejected: the rows.
+        run_id: the run that rejected them.
+        among: what names the rows that may leave quarantine, None for all.
     """
     there = dict(
         target.rows(
@@ -77,7 +103,8 @@ def replace(target: Target, table: str, rejected: Iterable[Rejected], *, run_id:
             _write(target, table, waiting, run_id)
             waiting, size = [], 0
     _write(target, table, waiting, run_id)
-    _remove(target, table, sorted(set(there) - seen))
+    outdated = set(there) - seen
+    _remove(target, table, sorted(outdated if among is None else outdated.intersection(among)))
     return len(seen)
 
 

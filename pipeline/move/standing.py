@@ -6,11 +6,20 @@ larger than the sample, all keys are compared, and the values of a random part t
 
 import random
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from pipeline.move import access, catalog, conversions, mending, quarantine, schema, verify
+from pipeline.move import (
+    access,
+    catalog,
+    conversions,
+    mending,
+    quarantine,
+    schema,
+    verify,
+    watermarks,
+)
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TargetError, Transient
@@ -20,6 +29,7 @@ from pipeline.move.findings import (
     CheckResult,
     Finding,
     NotComparable,
+    OnlyAPart,
     OriginalMissing,
     QuarantineOutdated,
     Unaccounted,
@@ -150,8 +160,9 @@ def _compared(
         on_changes=note,
         keys_only=keys_only,
     )
-    yield _conserved(prepared, source, target, sieve, aside)
-    yield verify.keys(compared)
+    only_a_part = _only_a_part(target, landing)
+    yield _led_by(only_a_part, _conserved(prepared, source, target, sieve, aside))
+    yield _led_by(only_a_part, verify.keys(compared))
     equal = verify.digests(landing, compared)
     missing, lacking = conversions.lacking(target, landing.name, limit=OFFENDERS)
     originals = tuple(OriginalMissing(landing.name, *each) for each in lacking)
@@ -166,6 +177,18 @@ def _compared(
         (*equal.findings, *originals),
         {**equal.figures, **figures},
     )
+
+
+def _only_a_part(target: Target, landing: Landing) -> tuple[Finding, ...]:
+    """Why rows may be missing, before all that says which."""
+    there = target.value("SELECT to_regclass('migration.watermarks') IS NOT NULL")
+    mark = watermarks.read(target, landing.name) if there else None
+    return (OnlyAPart(landing.name),) if mark is not None and mark.is_part else ()
+
+
+def _led_by(why: tuple[Finding, ...], check: CheckResult) -> CheckResult:
+    """A check that failed says first why that may be."""
+    return check if check.passed else replace(check, findings=(*why, *check.findings))
 
 
 def _conserved(

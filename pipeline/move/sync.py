@@ -49,6 +49,8 @@ def why_whole(
         present = schema.look(target, table.name)
         if mark is None or not present.exists:
             return f"{table.name} has not been moved into this target before"
+        if mark.is_part:
+            return f"only a part of {table.name} has been moved"
         if mark.rules != watermarks.rules_of(landing):
             return f"columns or policies of {table.name} are other ones than before"
         if {column.name for column in landing.columns} - set(present.types or {}):

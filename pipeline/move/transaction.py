@@ -44,14 +44,14 @@ class Move:
     Attributes:
         table: its name.
         way: "filled" (the target was empty), "merged", "synced" (only what may have changed was
-            looked at) or "unchanged".
+            looked at), "subset" (only what belongs to it) or "unchanged".
         source_rows: rows of the source table; of a sync, those that were looked at.
-        source_bytes: bytes of their values.
+        source_bytes: bytes of their values; of a subset, of the rows in it.
         moved_rows: how many of them the target has now.
         written_rows: rows inserted or updated.
         deleted_rows: rows deleted.
         cascaded_rows: rows that had gone before, with a row of another table that they referred to.
-        quarantined_rows: rows in quarantine.
+        quarantined_rows: rows in quarantine; of a subset, those that belong to it.
         target_rows: rows of the target table now; where only a log of changes was read, the last
             count with what came and went since.
         newest: the largest date of change of any row of the source, None if none has one.
@@ -59,6 +59,7 @@ class Move:
         columns: the target's columns, as (name, type, description).
         checks: outcome of every check; all blocking ones passed.
         seconds: time per phase.
+        excluded_rows: rows of the source that a subset leaves out.
     """
 
     table: str
@@ -76,6 +77,7 @@ class Move:
     columns: tuple[tuple[str, str, str], ...]
     checks: tuple[CheckResult, ...]
     seconds: dict[str, float]
+    excluded_rows: int = 0
 
 
 class TableMover(Protocol):
@@ -177,7 +179,7 @@ def move_table(
         work.follow(watermarks.read(target, landing.name))
         if work.changed is not None:
             ways.merge_changed(work, work.changed, present)
-            way: ways.Way = "synced"
+            way: ways.Way = "subset" if work.part else "synced"
         elif present.rows:
             compared = ways.merge(work, present)
             way = ways.way_of(work)
@@ -189,7 +191,10 @@ def move_table(
         with work.timed("sequence"):
             _advance_sequence(work)
         with work.timed("quarantine"):
-            quarantine.replace(target, landing.name, _rejected(work), run_id=work.run_id)
+            among = _of_part(work)
+            quarantine.replace(
+                target, landing.name, _rejected(work), run_id=work.run_id, among=among
+            )
         if compared is None:
             compared, lossy = _prove(work)
         else:
@@ -229,6 +234,7 @@ def _move(
         columns=columns_of(work.landing),
         checks=checks,
         seconds=work.seconds,
+        excluded_rows=counted.get("excluded", 0),
     )
 
 
@@ -243,21 +249,53 @@ def columns_of(landing: Landing) -> tuple[tuple[str, str, str], ...]:
 def _checks(
     work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...]
 ) -> tuple[CheckResult, ...]:
-    changed, ours, theirs = work.changed, work.survey.rows, compared.totals.target_rows
-    if changed is not None:
+    if work.changed is not None:
         compared.foreign_keys = verify.foreign_keys(
-            work.target, work.landing, among=changed.touched
+            work.target, work.landing, among=work.changed.touched
         )
-        if changed.source_rows is not None:
-            ours = changed.source_rows
-            theirs = work.target.value(f"SELECT count(*) FROM {quoted(work.landing.name)}")
     return verify.checks_of(
-        work.source, work.target, work.landing, compared, lossy, rows=(ours, theirs)
+        work.source,
+        work.target,
+        work.landing,
+        compared,
+        lossy,
+        conserved=_conserved(work, compared),
+    )
+
+
+def _conserved(work: Work, compared: verify.Compared) -> CheckResult:
+    target, landing, changed = work.target, work.landing, work.changed
+    if changed is None or changed.source_rows is None:
+        return verify.conservation(target, landing, work.survey.rows, compared.totals.target_rows)
+    if changed.part is None:
+        return verify.conservation(target, landing, changed.source_rows, _count(work))
+    return verify.conservation_of_part(
+        target,
+        landing,
+        changed.source_rows,
+        touched=changed.touched,
+        handles=changed.part.handles,
+        excluded=changed.part.excluded,
+    )
+
+
+def _count(work: Work) -> int:
+    return int(work.target.value(f"SELECT count(*) FROM {quoted(work.landing.name)}"))
+
+
+def _of_part(work: Work) -> set[str] | None:
+    """What names the rows in quarantine that were looked at; None for all."""
+    if work.changed is None or work.part is None:
+        return None
+    return quarantine.within(
+        work.target, work.landing.name, handles=work.part.handles, keys=work.changed.touched
     )
 
 
 def _rows_now(work: Work, checks: tuple[CheckResult, ...], cascaded: int) -> int:
     """Rows of the target; where nobody counted all of them, the last count goes on."""
+    if work.part is not None:
+        return _count(work)
     if work.changed is None or work.changed.source_rows is not None or work.mark is None:
         return int(checks[0].figures["moved"])
     touched = int(checks[0].figures["moved"])
@@ -267,11 +305,16 @@ def _rows_now(work: Work, checks: tuple[CheckResult, ...], cascaded: int) -> int
 def _remember(work: Work, rows: int) -> None:
     """Write down up to where the source was read."""
     target, landing = work.target, work.landing
-    conflicts.replace(target, landing.name, work.conflicts.values)
-    position = work.source.position(landing.table)
-    mark = Watermark(
-        work.newest, rows, watermarks.rules_of(landing), work.source.snapshot.seen, position
-    )
+    if work.changed is not None and work.part is not None:
+        conflicts.replace(target, landing.name, work.conflicts.values, among=work.changed.touched)
+        # What was seen of the whole table, if it ever was, is all that is known of it.
+        newest = work.mark.newest if work.mark else work.newest
+        mark = Watermark(newest, rows, watermarks.PART, None, None)
+    else:
+        conflicts.replace(target, landing.name, work.conflicts.values)
+        position = work.source.position(landing.table)
+        rules, seen = watermarks.rules_of(landing), work.source.snapshot.seen
+        mark = Watermark(work.newest, rows, rules, seen, position)
     watermarks.write(target, landing.name, mark, run_id=work.run_id)
 
 
@@ -300,7 +343,9 @@ def _advance_sequence(work: Work) -> None:
     landing, ranges = work.landing, work.survey.ranges
     sequence = verify.sequence_of(work.target, landing)
     if sequence is not None:
-        largest = ranges[-1].last if ranges else 0
+        # Ids of rows that a subset leaves out are not to be given out either.
+        outside = work.part.largest if work.part else None
+        largest = max(ranges[-1].last if ranges else 0, outside or 0)
         if largest > largest_integer(landing.key.type):
             # A key that the target has no room for must not use the sequence up.
             largest = 0

@@ -173,7 +173,7 @@ def checks_of(
     compared: Compared,
     lossy: tuple[Lossy, ...],
     *,
-    rows: tuple[int, int],
+    conserved: CheckResult,
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of the checks of a table.
 
@@ -183,10 +183,10 @@ def checks_of(
         landing: the table.
         compared: what a comparison of both sides found.
         lossy: values that were changed in a way that cannot be undone.
-        rows: how many the source has and how many the target.
+        conserved: the check of conservation.
     """
     return (
-        conservation(target, landing, *rows),
+        conserved,
         keys(compared),
         digests(landing, compared),
         compared.foreign_keys or foreign_keys(target, landing),
@@ -203,13 +203,49 @@ def conservation(target: Target, landing: Landing, ours: int, theirs: int) -> Ch
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
-    passed = ours == theirs + aside
+    return _conserved(landing, ours, theirs, aside)
+
+
+def conservation_of_part(
+    target: Target,
+    landing: Landing,
+    ours: int,
+    *,
+    touched: Sequence[Any],
+    handles: Collection[str],
+    excluded: int,
+) -> CheckResult:
+    """Source = moved + quarantined + excluded, where only some rows were looked at.
+
+    Args:
+        target: the session.
+        landing: the table.
+        ours: all rows of the source.
+        touched: keys of the rows that were looked at.
+        handles: what names those of them that the source has, as the ledger writes it.
+        excluded: the source's other rows.
+    """
+    key, theirs = quoted(landing.key.name), 0
+    if touched:
+        theirs = target.value(
+            f"SELECT count(*) FROM {quoted(landing.name)} WHERE {key} = ANY($1)", (list(touched),)
+        )
+    aside = len(quarantine.within(target, landing.name, handles=handles, keys=touched))
+    return _conserved(landing, ours, theirs, aside, excluded)
+
+
+def _conserved(
+    landing: Landing, ours: int, theirs: int, aside: int, excluded: int | None = None
+) -> CheckResult:
+    left_out = excluded or 0
+    passed = ours == theirs + aside + left_out
+    figures = {"source_rows": ours, "moved": theirs, "quarantined": aside}
     return CheckResult(
         "conservation",
         passed,
         True,
-        () if passed else (NotConserved(landing.name, ours, theirs, aside),),
-        {"source_rows": ours, "moved": theirs, "quarantined": aside},
+        () if passed else (NotConserved(landing.name, ours, theirs, aside, left_out),),
+        figures if excluded is None else figures | {"excluded": excluded},
     )
 
 

@@ -15,6 +15,9 @@ from pipeline.move.target import Target
 from pipeline.move.tracking import Position
 from pipeline.move.types import type_name
 
+PART = "part"
+"""In the place of rules: what has moved is a part, and nobody knows under which rules the rest."""
+
 
 @dataclass(frozen=True)
 class Watermark:
@@ -23,7 +26,7 @@ class Watermark:
     Attributes:
         newest: the largest date of change of any row that was read, None if none has one.
         rows: rows of the target then.
-        rules: digest of what decides how values move.
+        rules: digest of what decides how values move, or PART.
         seen: what the source file looked like, None if that could not tell.
         position: the last entry that was read of the source's log, None where it is not tracked.
     """
@@ -33,6 +36,11 @@ class Watermark:
     rules: str
     seen: str | None
     position: Position | None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the table has moved since it was seen whole, if it ever was."""
+        return self.rules == PART
 
 
 def rules_of(landing: Landing) -> str:

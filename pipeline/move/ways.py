@@ -20,7 +20,7 @@ from pipeline.move.sift import ahead
 from pipeline.move.target import DataFault
 from pipeline.move.work import Changed, Work
 
-Way = Literal["filled", "merged", "unchanged", "synced"]
+Way = Literal["filled", "merged", "unchanged", "synced", "subset"]
 
 
 def fill(work: Work, present: schema.Present) -> load.Stage:

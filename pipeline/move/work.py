@@ -40,6 +40,21 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
+class Part:
+    """What is known of a table of which only some rows are looked at on purpose.
+
+    Attributes:
+        excluded: rows of the source that are left out.
+        handles: what names the others, as the ledger writes it.
+        largest: the largest key of all rows of the source, None where none is a number.
+    """
+
+    excluded: int
+    handles: frozenset[str]
+    largest: int | None
+
+
+@dataclass(frozen=True)
 class Changed:
     """What may have changed; the source of such a work holds no other rows.
 
@@ -48,12 +63,14 @@ class Changed:
         gone: keys of rows that the source does not have any more.
         source_rows: rows of the source in all, None where nobody has counted them.
         newest: the largest date of change of any row of the source that was seen.
+        part: of the other rows nothing is known; None where they are as they were.
     """
 
     keys: tuple[Any, ...]
     gone: tuple[Any, ...]
     source_rows: int | None
     newest: datetime | None
+    part: Part | None = None
 
     @property
     def touched(self) -> list[Any]:
@@ -119,6 +136,11 @@ class Work:
     def see(self, sifted: Sifted) -> None:
         """Note the largest date of change of some rows of the source."""
         self.newest = later(self.newest, sifted, self.landing)
+
+    @property
+    def part(self) -> Part | None:
+        """What is known of the table where only some of its rows are looked at on purpose."""
+        return self.changed.part if self.changed else None
 
     @property
     def landing(self) -> Landing:

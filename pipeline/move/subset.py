@@ -1,0 +1,113 @@
+"""Moves a subset: the rows that are in scope on either side, and no others.
+
+They are carried into a private file, judged, merged and proven like those of a sync. All the rest
+is left as it is on both sides, and counted in the source as excluded. That a table was seen whole
+is not claimed any more, so the next sync looks at every value, and the next move completes it.
+What a person mended is tried again wherever it belongs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move import cascades, mending, schema
+from pipeline.move.landing import Landing, match
+from pipeline.move.live import LiveSource
+from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.prepare import Prepared, surveyed
+from pipeline.move.scope import Reach, Scope, reach
+from pipeline.move.target import Target
+from pipeline.move.transaction import Move, move_table
+from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Part, Work
+
+
+class SubsetMover:
+    """Moves a subset of the tables of one run, each in its own transaction, parents first.
+
+    Attributes:
+        idle: the session, in no transaction between two moves.
+    """
+
+    def __init__(
+        self,
+        live: LiveSource,
+        session: Target,
+        scope: Scope,
+        *,
+        run_id: str,
+        delete_share: float = DELETE_SHARE,
+        policies: Policies = DEFAULT,
+    ) -> None:
+        """Move what is in scope.
+
+        Args:
+            live: the pinned source; it has the tables that are moved and those they refer to.
+            session: the target.
+            scope: what moves.
+            run_id: the run that moves.
+            delete_share: the share of a table's rows that may be deleted.
+            policies: what a person decided.
+        """
+        self.idle = session
+        self._live = live
+        self._scope = scope
+        self._run_id = run_id
+        self._delete_share = delete_share
+        self._policies = policies
+        self._reached: dict[str, Reach] = {}
+
+    def move(
+        self,
+        table: sa.Table,
+        *,
+        upcoming: Sequence[sa.Table] = (),
+        on_progress: OnProgress = lambda _: None,
+    ) -> Move:
+        """Move what is in scope of a table whose parents have moved before.
+
+        Raises:
+            PipelineError: as ``move_table`` and ``reach``; nothing was changed.
+        """
+        if table.name not in self._reached:
+            # Before anything is deleted: what goes with a parent could not be found afterwards.
+            self._reached |= reach(
+                self._scope,
+                [table, *upcoming],
+                live=self._live,
+                target=self.idle,
+                policies=self._policies,
+            )
+        schema.make_ledger(self.idle)
+        landing = match(table, self._live.columns(table.name), self._policies)
+        prepared, changed = self._take(landing, self._reached[table.name])
+        work = Work(
+            self.idle,
+            self._live,
+            prepared,
+            self._run_id,
+            self._delete_share,
+            on_progress,
+            changed=changed,
+        )
+        return move_table(work)
+
+    def _take(self, landing: Landing, reached: Reach) -> tuple[Prepared, Changed]:
+        """Carry the rows in scope into the private file."""
+        live, mends = self._live, mending.read(self.idle, [landing.name])
+        # Rows that went with a parent may still be in the source.
+        keys = list(dict.fromkeys((*reached.keys, *cascades.keys(self.idle, landing))))
+        mended = [live.handle_from(landing, mend.handle) for mend in mends]
+        handles: list[Any] = [*reached.handles, *mended]
+        live.take_rows(landing, keys=keys, handles=handles)
+        part = Part(
+            live.counted_without(landing, keys=keys, handles=handles),
+            frozenset(map(str, live.handles(landing))),
+            live.largest(landing),
+        )
+        mending.apply(live, [landing.table], mends)
+        prepared = surveyed(landing, live)
+        # A key may have been mended as well.
+        taken = tuple(live.keys(landing))
+        gone = tuple(set(live.lacking(landing, keys)) - set(taken))
+        return prepared, Changed(taken, gone, live.counted(landing), None, part)
