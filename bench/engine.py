@@ -1,6 +1,6 @@
 """The engine alone: the first move of a source, the move again, and syncs of what changed.
 
-usage: python -m bench.engine load|engine|sync SOURCE URL
+usage: python -m bench.engine load|engine|sync|cutover SOURCE URL
 
 Prints one line of JSON, seconds by what they were spent on. ``engine`` moves as a run does, moves
 again, and checks what is committed as ``verify`` does.
@@ -8,24 +8,32 @@ again, and checks what is committed as ``verify`` does.
 is the whole of the first move but re-reading and comparing both sides.
 ``sync`` moves a copy of the source, then lets the target follow: nothing changed, then a thousand
 rows, a quarter in each table; by dates and sizes, and then the same with the source tracked.
+``cutover`` moves a copy of the source, cuts over while a thousand rows are written until it is
+frozen, writes a thousand rows to the target, and goes back.
 """
 
+import contextlib
 import json
 import shutil
 import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import psycopg2
+import sqlalchemy as sa
 
 from bench.memory import peak_mib
+from pipeline.cutover.back import roll_back
+from pipeline.cutover.steps import Site, go_live
 from pipeline.move import tracking
 from pipeline.move.extract import Source
-from pipeline.move.live import pinned
+from pipeline.move.live import LiveSource, pinned
 from pipeline.move.mover import Mover
+from pipeline.move.policies import DEFAULT
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
@@ -95,6 +103,74 @@ def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
     return found
 
 
+class _Views:
+    """Views of the source; the application writes until the last moment before it is frozen."""
+
+    def __init__(self, source: Path, folder: Path) -> None:
+        self._source, self._folder = source, folder
+        self._exit = contextlib.ExitStack()
+        self._live: LiveSource | None = None
+        self.before_freeze = True
+
+    def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:  # noqa: ARG002
+        return Source(take_snapshot(self._source, self._folder / f"{run_id}.db", tables=tables))
+
+    def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
+        if self._live is None:
+            live = pinned(self._source, self._folder / run_id, tables=tables)
+            self._live = self._exit.enter_context(live)
+        return self._live
+
+    def release(self) -> None:
+        asked, self._live = self._live is not None, None
+        self._exit.close()
+        if asked and self.before_freeze:
+            self.before_freeze = False
+            _change(self._source, rows=1_000)
+
+
+def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
+    """Seconds of a cut-over, of which nobody could write, and of the way back."""
+    copy, tables = folder / "source.db", metadata.sorted_tables
+    shutil.copyfile(source, copy)
+    with closing(sqlite3.connect(copy)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    move_all(copy, url, folder)
+    _settle(url)
+    with Target.connect(url, shown="bench") as target, target.lock():
+        site = Site(
+            copy,
+            _Views(copy, folder),
+            target,
+            tables,
+            "bench",
+            policies=DEFAULT,
+            delete_share=1,
+            say=lambda _: None,
+        )
+        started = time.perf_counter()
+        outcome = go_live(site, outside=())
+        whole = time.perf_counter() - started
+        if outcome.state != "live" or outcome.caught_up != 1_000:
+            raise SystemExit(f"it is {outcome.state}, {outcome.caught_up} rows were caught up")
+        with target.transaction():
+            for table in tables:
+                target.run(
+                    f"UPDATE {table.name} SET {table.info['changed_by']} = now() WHERE id IN"
+                    f" (SELECT id FROM {table.name} ORDER BY md5(id::text) LIMIT 250)"
+                )
+        started = time.perf_counter()
+        returned = roll_back(site, folder)
+        back = time.perf_counter() - started
+        if sum(table.updated for table in returned) != 1_000:
+            raise SystemExit(f"{sum(table.updated for table in returned)} rows came back")
+    return {
+        "cut-over, 1,000 changes": whole,
+        "cut-over, writes blocked": outcome.blocked_seconds or 0.0,
+        "way back, 1,000 changes": back,
+    }
+
+
 def _settle(url: str) -> None:
     """Wait until a write would show in the file's time, and what was moved is on the disk."""
     with closing(psycopg2.connect(url)) as connection:
@@ -143,6 +219,8 @@ def main(way: str, source: Path, url: str) -> None:
             found = {"engine, load": first - sum(move.seconds["prove"] for move in moves)}
         elif way == "sync":
             found = sync_after(source, url, folder)
+        elif way == "cutover":
+            found = cut_over(source, url, folder)
         else:
             snapshot, first, _ = move_all(source, url, folder)
             again_snapshot, again, _ = move_all(source, url, folder)

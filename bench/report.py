@@ -22,6 +22,9 @@ WAYS = (
     "sync, 1,000 changes",
     "sync, tracked, nothing changed",
     "sync, tracked, 1,000 changes",
+    "cut-over, 1,000 changes",
+    "cut-over, writes blocked",
+    "way back, 1,000 changes",
     "pipeline migrate",
     "pgloader",
     "pgloader, tuned",
@@ -43,8 +46,10 @@ SECOND_GOALS = {
     "sync, 1,000 changes": 1.0,
     "sync, tracked, nothing changed": 0.3,
     "sync, tracked, 1,000 changes": 1.0,
+    "cut-over, writes blocked": 2.0,
 }
-"""What a schedule every few minutes can bear; on a source ten times as large, half more."""
+"""What a schedule every few minutes can bear; on a source ten times as large, half more;
+and how long an application may wait for its cut-over."""
 RATIO_AIMS = {"engine, load": 1.25}
 ENGINE_PEAK_MIB = 400.0
 

@@ -33,6 +33,7 @@ LABELS = {
     "load": "engine, load",
     "engine": "engine, load and proof",
     "sync": "sync",
+    "cutover": "cut-over",
     "migrate": "pipeline migrate",
     "pgloader": "pgloader",
     "pgloader-tuned": "pgloader, tuned",
@@ -51,6 +52,11 @@ ENGINE = {
         "sync, 1,000 changes",
         "sync, tracked, nothing changed",
         "sync, tracked, 1,000 changes",
+    },
+    "cutover": {
+        "cut-over, 1,000 changes",
+        "cut-over, writes blocked",
+        "way back, 1,000 changes",
     },
 }
 """What the ways of this engine measure."""
