@@ -1,5 +1,6 @@
 """What tests of backups share: a backup of a source and a target, and all that a target holds."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -111,3 +112,11 @@ def everything(url: str) -> dict[str, object]:
         (tables,),
     )
     return found
+
+
+def until(url: str, sql: str) -> None:
+    """Wait until a query says true."""
+    ends = time.monotonic() + 20
+    while query(url, sql) != [(True,)]:
+        assert time.monotonic() < ends, sql
+        time.sleep(0.02)

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from sqlalchemy.engine import URL, make_url
 from pipeline.backup import restore, shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import Manifest
-from pipeline_tests.backups import SHOWN, Place, database_of, everything
+from pipeline_tests.backups import SHOWN, Place, database_of, everything, until
 from pipeline_tests.support import SourceFile, move_all, query, sync_all
 
 ODD = """
@@ -69,14 +68,6 @@ manifest = shelf.named(home, name)
 folder = shelf.place(home, name)
 restore.restore(url, shown="it", tables=manifest.target_tables, folder=folder)
 """
-
-
-def until(url: str, sql: str) -> None:
-    """Wait until a query says true."""
-    ends = time.monotonic() + 20
-    while query(url, sql) != [(True,)]:
-        assert time.monotonic() < ends, sql
-        time.sleep(0.02)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) 
         "fragment_assets": {"content_fragments"},
         "rankings": {"content_fragments", "fragment_assets"},
         "plan": set(),
+        "source_backup": set(),
+        "target_backup": {"source_backup"},
         "housekeeping": set(),
         "content_search": {"learning_content", "content_fragments"},
         "anki_notes": set(TABLES),
@@ -136,6 +138,7 @@ JOBS = {
     "redrive": set(TABLES),
     "sync": {*TABLES, "content_search", "housekeeping"},
     "verify": set[str](),
+    "backup": {"source_backup", "target_backup"},
 }
 FOLLOWING = {
     "anki_notes": {"confirmed", "note_exists", "edited", "recordings"},
@@ -154,7 +157,8 @@ def test_a_job_materializes_its_assets_alone(
     standing = {key for key in checks if key.name.startswith(STANDING)}
     made = {(key.asset_key.to_user_string(), key.name) for key in checks - standing}
     search = {("content_search", "search_indexes")} if "content_search" in assets else set()
-    assert made == {(t, check) for t in assets & set(TABLES) for check in CHECKS} | search
+    kept = {(asset, "restorable") for asset in assets if asset.endswith("_backup")}
+    assert made == {(t, check) for t in assets & set(TABLES) for check in CHECKS} | search | kept
     assert bool(standing) == (job == "verify")
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipeline.backup.errors import BackupError
 
@@ -131,7 +131,7 @@ def read(folder: Path) -> Manifest:
         raise BackupError(
             f"{folder} holds no backup", remedy="Name one that pipeline backup list shows"
         ) from error
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(folder) from error
     if seal != _seal(whole) or manifest.name != folder.name:
         raise _damaged(folder)
