@@ -4,6 +4,7 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 """
 
 import re
+import unicodedata
 from urllib.parse import unquote
 
 TRANSIENT_STATES = frozenset(
@@ -11,11 +12,31 @@ TRANSIENT_STATES = frozenset(
 )
 
 
+def printable(text: str) -> str:
+    """A text with all that a terminal would obey, or that hides or turns others, spelled out.
+
+    Messages quote names and values, which may come from whoever has made the source.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter == "\n" or unicodedata.category(letter) not in _UNSEEN
+        else f"\\u{ord(letter):04x}"
+        for letter in text
+    )
+
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of Unicode: control, format (directions, joiners), surrogate, line, paragraph."""
+
+
 class PipelineError(Exception):
     """A failure that a person can act on; ``str()`` is one sentence with its remedy."""
 
     def __init__(self, problem: str, *, remedy: str) -> None:
         """Say what is wrong where, and what to do about it."""
+        problem = printable(problem)
         super().__init__(f"{problem.rstrip('.')}. {remedy.rstrip('.')}.")
         self.problem = problem
         self.remedy = remedy
