@@ -4,31 +4,13 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 """
 
 import re
-import unicodedata
 from urllib.parse import unquote
+
+from pipeline.move.printable import printable
 
 TRANSIENT_STATES = frozenset(
     {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
 )
-
-
-def printable(text: str) -> str:
-    """A text with all that a terminal would obey, or that hides or turns others, spelled out.
-
-    Messages quote names and values, which may come from whoever has made the source.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        letter
-        if letter == "\n" or unicodedata.category(letter) not in _UNSEEN
-        else f"\\u{ord(letter):04x}"
-        for letter in text
-    )
-
-
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Categories of Unicode: control, format (directions, joiners), surrogate, line, paragraph."""
 
 
 class PipelineError(Exception):
