@@ -199,15 +199,18 @@ class Source:
     @contextmanager
     def writable(self) -> Iterator[sqlite3.Connection]:
         """A connection that changes the private copy: triggers and CHECKs do not answer to it."""
-        with closing(opening.connect(self.snapshot.path, "rw")) as connection:
-            connection.text_factory = bytes
-            connection.execute("PRAGMA journal_mode = OFF")
-            connection.execute("PRAGMA ignore_check_constraints = ON")
-            triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-            for (name,) in connection.execute(triggers).fetchall():
-                connection.execute(f"DROP TRIGGER {quoted(name.decode())}")
-            yield connection
-            connection.commit()
+        try:
+            with closing(opening.connect(self.snapshot.path, "rw")) as connection:
+                connection.execute("PRAGMA journal_mode = OFF")
+                connection.execute("PRAGMA ignore_check_constraints = ON")
+                triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+                for (name,) in connection.execute(triggers).fetchall():
+                    connection.execute(f"DROP TRIGGER {quoted(name)}")
+                connection.text_factory = bytes
+                yield connection
+                connection.commit()
+        except opening.UNREADABLE as error:
+            raise unreadable(self.path, error) from error
 
     def columns(self, table: str) -> tuple[SourceColumn, ...]:
         """The columns of a table, as the source declares them."""

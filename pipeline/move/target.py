@@ -113,14 +113,20 @@ class Target:
             cursor.execute(sql, parameters or None)
             return cursor.fetch_arrow_table()
 
-    def copy(self, table: str, batch: pa.RecordBatch, *, temporary: bool = False) -> None:
-        """COPY a batch into an existing table, by column name."""
-        schema: dict[str, Any] = {"temporary": True} if temporary else {}
-        name = table
-        if "." in table:
-            schema["db_schema_name"], name = table.split(".")
+    def copy(
+        self,
+        table: str,
+        batch: pa.RecordBatch,
+        *,
+        schema: str | None = None,
+        temporary: bool = False,
+    ) -> None:
+        """COPY a batch into an existing table, by column name; None is the schema of the tables."""
+        place: dict[str, Any] = {"db_schema_name": schema} if schema else {}
+        if temporary:
+            place = {"temporary": True}
         with self._translated():
-            self._cursor.adbc_ingest(name, _in_slices(batch), mode="append", **schema)
+            self._cursor.adbc_ingest(table, _in_slices(batch), mode="append", **place)
 
     @contextmanager
     def bounds(self, low: object, high: object) -> Iterator[None]:
