@@ -1,12 +1,17 @@
 """The network fails at a chosen moment of a move: nothing is lost, nothing is half done."""
 
+import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.move.errors import Transient
+from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests.proxy import Fault, Proxy, proxied
@@ -120,3 +125,28 @@ def test_a_slow_network_is_only_slow(family: SourceFile, proxy: Proxy, target_ur
     proxy.seconds = 0.002
     moves = move_all(family.path, libpq(proxy.url))
     assert assert_whole(target_url) == {name: move.moved_rows for name, move in moves.items()}
+
+
+def test_a_server_that_never_answers_is_not_waited_for_for_ever(source: SourceFile) -> None:
+    source.add("learning_content")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=2"
+        started = time.monotonic()
+        with pytest.raises(Transient, match="no server answers there"):
+            move_all(source.path, url)
+    assert time.monotonic() - started < 10
+
+
+def test_a_connection_asks_for_signs_of_life(proxy: Proxy) -> None:
+    with Target.connect(libpq(proxy.url), shown="the target") as target:
+        assert target.value("SELECT 1") == 1
+        port = proxy.url.port
+        (ours,) = [
+            each.fd
+            for each in psutil.Process().net_connections("tcp4")
+            if each.raddr and each.raddr.port == port
+        ]
+        with socket.socket(fileno=os.dup(ours)) as seen:
+            assert seen.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert seen.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+            assert seen.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
