@@ -33,10 +33,12 @@ test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest
 
 .PHONY: check
-check: $(READY) ## lint and type-check
+check: $(READY) ## lint, type-check, look for secrets and for known vulnerabilities
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/no_secrets.py
+	@$(BIN)/python .ci/audit.py
 
 .PHONY: bench
 bench: $(READY) ## measure against the limit and other tools; SCALE=10 for ten times the rows

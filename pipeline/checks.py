@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from pipeline import frames
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult, Conflict, say
+from pipeline.move.printable import printable
 from pipeline.move.standing import NAMES
 
 DESCRIPTIONS = {
@@ -96,7 +97,11 @@ def results(
 
 
 def summary(check: CheckResult) -> str:
-    """A check's outcome in a line."""
+    """A check's outcome in a line, which may quote names and values."""
+    return printable(_told(check))
+
+
+def _told(check: CheckResult) -> str:
     shown = [f"{n} {v:,}" for n, v in check.figures.items() if isinstance(v, int)]
     told = (
         check.blocking

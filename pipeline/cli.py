@@ -39,6 +39,7 @@ from pipeline.metadata import PLAN
 from pipeline.move import mending, quarantine, schema, tracking
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.plan import TablePlan
+from pipeline.move.printable import printable
 from pipeline.move.scope import Scope
 from pipeline.move.snapshot import look_at
 from pipeline.move.target import Target
@@ -100,7 +101,8 @@ def plan(
     (materialized,) = result.asset_materializations_for_node("make_plan")
     data: Any = materialized.metadata[PLAN].value
     if as_json:
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
+            print(printable(line))
     else:
         report.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
 

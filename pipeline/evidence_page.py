@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+import markupsafe
+
+from pipeline.move.printable import printable
 
 _ROOM = 400
 _LEAD = 40
@@ -138,11 +141,19 @@ def between(power: int) -> str:
     return f"{size(2**power)} to {size(2 ** (power + 1))}" if power else "under 2 B"
 
 
+def _spelled_out(value: object) -> object:
+    """Names and sentences without what nobody could see; markup has been through here before."""
+    if not isinstance(value, str) or isinstance(value, markupsafe.Markup):
+        return value
+    return "\n".join(map(printable, value.split("\n")))
+
+
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_spelled_out,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -10,8 +10,13 @@ from pipeline.cutover.gate import Answer
 from pipeline.doctor.symptoms import Symptom
 from pipeline.move.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
 from pipeline.move.plan import TablePlan
+from pipeline.move.printable import printable
 
 Frames = dict[str, pd.DataFrame]
+
+_MARKDOWN = str.maketrans(
+    {"\\": "\\\\", "|": "\\|", "[": "\\[", "]": "\\]", "`": "\\`", "&": "&amp;", "<": "&lt;"}
+)
 
 
 def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -129,13 +134,14 @@ def of_answers(answers: Iterable[Answer]) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A frame as Markdown; what would break out of its cell is escaped."""
+    """A frame as Markdown; what would break out of its cell, link or load is escaped."""
 
     def cell(value: object) -> str:
         text = "" if value is None else str(value)
-        return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+        return printable(" ".join(text.translate(_MARKDOWN).split()))
 
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + " --- |" * len(frame.columns)]
+    lines = ["| " + " | ".join(map(cell, frame.columns)) + " |"]
+    lines += ["|" + " --- |" * len(frame.columns)]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
 from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
+from pipeline.move.printable import printable
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.types import type_name
@@ -118,7 +119,7 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
         shown["quarantine"] = dg.MetadataValue.md(frames.markdown(frames.reasons(reasons)))
     drift = next(check for check in move.checks if check.name == "drift")
     if drift.findings:
-        shown["drift"] = dg.MetadataValue.text("; ".join(say(f) for f in drift.findings))
+        shown["drift"] = dg.MetadataValue.text(printable("; ".join(say(f) for f in drift.findings)))
     return shown
 
 

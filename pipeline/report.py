@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from pipeline import frames
 from pipeline.anki.outcomes import ACTIONS, Outcome
@@ -22,6 +23,7 @@ from pipeline.doctor.symptoms import Symptom
 from pipeline.metadata import ANSWERS, NOTES, OUTCOMES
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
+from pipeline.move.printable import printable
 from pipeline.move.work import Progress
 from pipeline.selftest import Outcome as Planted
 
@@ -78,7 +80,8 @@ def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
             cause = data.error
             while said is None and cause is not None and cause.cause is not None:
                 cause = cause.cause
-            yield said or (cause.message.strip() if cause else "A step failed without a message.")
+            unknown = cause.message.strip() if cause else "A step failed without a message."
+            yield said or printable(unknown)
     for node in result.job_def.nodes_in_topological_order:
         if started and node.name not in started:
             yield f"{node.name} did not run, because a step before it failed."
@@ -239,8 +242,9 @@ def show_outcomes(console: Console, outcomes: Iterable[Planted]) -> None:
     console.print(grid)
 
 
-def _safe(text: str | None) -> str:
-    return (text or "").replace("[", "\\[")
+def _safe(text: str | None) -> Text:
+    """What may come from data: neither markup nor anything that a terminal obeys."""
+    return Text(printable(text or ""))
 
 
 class Bars:

@@ -108,6 +108,8 @@ class Settings(BaseSettings):
         schedule_zone: time zone of every schedule.
         keep_runs: how many runs of each job are remembered, with their events and evidence.
         keep_backups: how many backups are kept.
+        adopt_target: rows of the target that no move has put there are made equal to the source.
+        max_value_bytes: a larger row of the source stops a move, before it takes the memory.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -127,11 +129,17 @@ class Settings(BaseSettings):
     schedule_zone: str = "UTC"
     keep_runs: int = Field(default=500, ge=10)
     keep_backups: int = Field(default=7, ge=1)
+    adopt_target: bool = False
+    max_value_bytes: int = Field(default=1_000_000_000, gt=0)
 
     @cached_property
     def policies(self) -> Policies:
         """What is to be done where a person has to decide; POLICY_... in the environment."""
-        return Policies(**PolicySettings().model_dump())
+        return Policies(
+            **PolicySettings().model_dump(),
+            adopt_target=self.adopt_target,
+            max_value_bytes=self.max_value_bytes,
+        )
 
     @cached_property
     def anki(self) -> AnkiSettings:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote, Note, Refusal
+from pipeline.move import opening
 
 _AT_ONCE = 500
 _BUSY_SECONDS = 0.5
@@ -252,15 +253,14 @@ def _demand_collection(path: Path) -> None:
     if not path.is_file():
         raise AnkiError(f"There is no collection {path}", remedy=remedy)
     try:
-        uri = f"{path.as_uri()}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as file:
+        with contextlib.closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as file:
             columns = {row[1] for row in file.execute("PRAGMA table_info(notes)")}
             versions = {row[1] for row in file.execute("PRAGMA table_info(col)")}
         if columns >= {"guid", "mid", "tags", "flds"} and "ver" in versions:
             return
     except sqlite3.OperationalError as error:
         raise _said(f"the collection {path}", str(error)) from error
-    except sqlite3.DatabaseError:
+    except opening.UNREADABLE:
         pass
     raise AnkiError(f"{path} is no collection of Anki", remedy=remedy)
 

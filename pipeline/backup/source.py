@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.backup import shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
+from pipeline.move import opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
@@ -219,15 +220,12 @@ def _moved_aside(onto: Path) -> Path | None:
 @contextmanager
 def _reading(copy: Path) -> Iterator[sqlite3.Connection]:
     """A file that nobody writes; no WAL is made beside it."""
-    uri = f"{copy.absolute().as_uri()}?mode=ro&immutable=1"
-    with closing(sqlite3.connect(uri, uri=True)) as connection:
-        connection.execute("PRAGMA trusted_schema = OFF")
+    with closing(opening.connect(copy, "immutable")) as connection:
         yield connection
 
 
-def _opened(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+def _opened(path: Path, mode: opening.Mode) -> sqlite3.Connection:
+    return opening.connect(path, mode, timeout=0, isolation_level=None)
 
 
 def _page(connection: sqlite3.Connection) -> int:

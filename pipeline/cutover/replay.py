@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.cutover import capture, reverse
-from pipeline.move import mending, quarantine, verify
+from pipeline.move import mending, opening, quarantine, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
@@ -23,7 +23,7 @@ from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource, pinned
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import surveyed
-from pipeline.move.snapshot import unreadable
+from pipeline.move.snapshot import BUSY_SECONDS, unreadable
 from pipeline.move.target import Target
 
 _BATCH_BYTES = 8 * 2**20
@@ -81,14 +81,13 @@ def replay(
             landing = match(table, live.columns(table.name), policies)
             done.append(_compare(landing, live, target))
     try:
-        with closing(sqlite3.connect(copy, isolation_level=None)) as connection:
-            connection.execute("PRAGMA trusted_schema = OFF")
+        with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
             before = _orphans(connection)
             with _without_triggers(connection):
                 for found in done:
                     _write(connection, found, target)
             _demand_parents(connection, before)
-    except sqlite3.DatabaseError as error:
+    except opening.UNREADABLE as error:
         raise unreadable(copy, error) from error
     return done
 
@@ -249,14 +248,13 @@ def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
     """
     try:
         with closing(
-            sqlite3.connect(source.absolute().as_uri() + "?mode=rw", uri=True, isolation_level=None)
+            opening.connect(source, "rw", timeout=BUSY_SECONDS, isolation_level=None)
         ) as connection:
-            connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("ATTACH ? AS proven", (f"{copy.absolute().as_uri()}?mode=ro",))
             with _without_triggers(connection):
                 for found in done:
                     _put(connection, found)
-    except sqlite3.DatabaseError as error:
+    except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
 
 

@@ -21,5 +21,7 @@ def examine(settings: Settings, tables: Sequence[sa.Table]) -> list[Symptom]:
     size = found.source.stat().st_size if found.source.exists() else 0
     return [
         *source.examine(found.source, snapshots=found.snapshots, tables=tables),
-        *target.examine(found.target, tables=tables, bytes_needed=size),
+        *target.examine(
+            found.target, tables=tables, bytes_needed=size, adopt=settings.adopt_target
+        ),
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pipeline.doctor.symptoms import State, Symptom
+from pipeline.move import opening
 from pipeline.move.errors import SourceError
 from pipeline.move.snapshot import look_at, unreadable
 
@@ -30,18 +31,19 @@ def examine(path: Path, *, snapshots: Path, tables: Sequence[sa.Table]) -> Itera
     yield _library()
     try:
         look_at(path)
-        uri = f"{path.resolve().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS)) as source:
-            source.execute("PRAGMA trusted_schema = OFF")
+        with closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as source:
             yield _symptom("readable", "well", f"{path}, {path.stat().st_size / 2**20:,.1f} MiB")
-            yield _integrity(source)
+            whole = _integrity(source)
+            yield whole
             yield _journal(source)
             yield _tables(source, [table.name for table in tables])
-            yield _foreign_keys(source, {table.name for table in tables})
+            if whole.state == "well":
+                # Pages that point at each other in circles would have no last row.
+                yield _foreign_keys(source, {table.name for table in tables})
     except SourceError as error:
         yield _symptom("readable", "error", error.problem, error.remedy)
         return
-    except sqlite3.Error as error:
+    except opening.UNREADABLE as error:
         found = unreadable(path, error)
         yield _symptom("readable", "error", found.problem, found.remedy)
         return

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.doctor.symptoms import State, Symptom
+from pipeline.move import ownership
 from pipeline.move.errors import TargetError
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
@@ -26,13 +28,16 @@ _CONNECT_SECONDS = 10
 _CHECKED = ("verify-ca", "verify-full")
 
 
-def examine(url: URL, *, tables: Sequence[sa.Table], bytes_needed: int) -> Iterator[Symptom]:
+def examine(
+    url: URL, *, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool = False
+) -> Iterator[Symptom]:
     """Look at the target, in one transaction that is undone.
 
     Args:
         url: with its password, which stands in nothing that is found.
         tables: those that will be written.
         bytes_needed: the size of the source.
+        adopt: rows in them that no move has put there are no obstacle.
     """
     yield from _address(url)
     started = time.time()
@@ -40,7 +45,7 @@ def examine(url: URL, *, tables: Sequence[sa.Table], bytes_needed: int) -> Itera
         with closing(psycopg2.connect(libpq(url), connect_timeout=_CONNECT_SECONDS)) as connection:
             yield _symptom("reachable", "well", f"{shown(url)}, in {time.time() - started:.2f} s")
             with connection.cursor() as cursor:
-                yield from _looked(cursor, url, tables, bytes_needed)
+                yield from _looked(cursor, url, tables, bytes_needed, adopt)
             connection.rollback()
     except (psycopg2.Error, UnicodeError) as error:
         # Not the driver's own text, which may repeat the URL.
@@ -91,7 +96,7 @@ def _has_ipv6() -> bool:
 
 
 def _looked(
-    cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int
+    cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool
 ) -> Iterator[Symptom]:
     yield _version(cursor)
     yield _encryption(cursor, url)
@@ -100,7 +105,7 @@ def _looked(
     yield _clock(cursor)
     yield _search_path(cursor)
     yield _extension(cursor)
-    yield _others(cursor, tables)
+    yield _others(cursor, tables, adopt=adopt)
     yield _room(cursor, bytes_needed)
 
 
@@ -196,8 +201,12 @@ def _extension(cursor: Any) -> Symptom:
     return _symptom("extensions", "warning", "pg_trgm is not available", remedy)
 
 
-def _others(cursor: Any, tables: Sequence[sa.Table]) -> Symptom:
-    """Tables of somebody else in the schema that the tables move to."""
+def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Symptom:
+    """Rows of somebody else in the tables, and tables of somebody else beside them."""
+    foreign = ownership.strangers(partial(_rows, cursor), [table.name for table in tables])
+    if foreign and not adopt:
+        says = "; ".join(ownership.sentence(table, rows) for table, rows in foreign.items())
+        return _symptom("contents", "error", says, ownership.REMEDY)
     cursor.execute(
         "SELECT relname::text FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace"
         " AND relkind IN ('r', 'p') AND NOT relname = ANY(%s) AND NOT EXISTS (SELECT FROM pg_depend"
@@ -216,6 +225,11 @@ def _room(cursor: Any, bytes_needed: int) -> Symptom:
     (size,) = _row(cursor, "SELECT pg_database_size(current_database())")
     says = f"the database has {size / 2**20:,.0f} MiB, about {2 * bytes_needed / 2**20:,.0f} come"
     return _symptom("room", "well", f"{says}; PostgreSQL does not tell how much is free")
+
+
+def _rows(cursor: Any, query: str) -> Any:
+    cursor.execute(query)
+    return cursor.fetchall()
 
 
 def _row(cursor: Any, query: str) -> Any:

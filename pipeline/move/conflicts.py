@@ -19,6 +19,7 @@ from pipeline.move.errors import ConflictError
 from pipeline.move.findings import OFFENDERS, CheckResult, Conflict
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
+from pipeline.tables import ledger
 
 
 @dataclass
@@ -156,8 +157,9 @@ def replace(
         names = ["source_key", "column_name", "source_value", "target_value"]
         of_table = pa.array([table] * len(added), pa.string())
         target.copy(
-            "migration.conflicts",
+            "conflicts",
             pa.RecordBatch.from_arrays([of_table, *columns], names=["table_name", *names]),
+            schema=ledger.SCHEMA,
         )
 
 

@@ -6,6 +6,8 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 import re
 from urllib.parse import unquote
 
+from pipeline.move.printable import printable
+
 TRANSIENT_STATES = frozenset(
     {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
 )
@@ -16,6 +18,7 @@ class PipelineError(Exception):
 
     def __init__(self, problem: str, *, remedy: str) -> None:
         """Say what is wrong where, and what to do about it."""
+        problem = printable(problem)
         super().__init__(f"{problem.rstrip('.')}. {remedy.rstrip('.')}.")
         self.problem = problem
         self.remedy = remedy

@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipeline.move import tracking
+from pipeline.move import opening, tracking
 from pipeline.move.contract import Contract, Reason, is_utf8, quoted
+from pipeline.move.errors import SourceError
 from pipeline.move.findings import Mended
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import Snapshot, unreadable
@@ -32,6 +33,8 @@ from pipeline.move.tracking import Position
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 65_536
 _VALUE_BYTES = 8
+_ROW_BYTES = 4
+"""No row takes less room in a file; pages that point at each other give more of them for ever."""
 _HIDDEN = 1
 """What ``table_xinfo`` says of a column that is no data; a computed column is data."""
 
@@ -71,6 +74,9 @@ class Survey:
 class _Cutter:
     """Collects the stream of a survey."""
 
+    table: str
+    most_rows: int
+    largest: int
     rows: int = 0
     bytes: int = 0
     ranges: list[Range] = field(default_factory=list)
@@ -82,6 +88,7 @@ class _Cutter:
     def take(self, keys: pa.Array, handles: pa.Array, sizes: Any, bad: pa.Array | None) -> None:
         self.rows += len(keys)
         self.bytes += int(sizes.sum())
+        self._demand_plausible(sizes)
         if bad is not None:
             self.rejected += pc.filter(handles, pc.equal(bad, 1)).to_pylist()
         keys = self._sound(keys, handles)
@@ -98,6 +105,20 @@ class _Cutter:
             self.duplicates.update((self.last_handle, handles[0].as_py()))
         self.last_key, self.last_handle = keys[-1].as_py(), handles[-1].as_py()
         self._cut(keys, sizes)
+
+    def _demand_plausible(self, sizes: Any) -> None:
+        """Go on only as long as the file can hold what is read of it."""
+        if self.rows > self.most_rows:
+            raise SourceError(
+                f"The source is damaged: {self.table} has more rows than its file has room for",
+                remedy="Restore it from a backup, or recover it with `sqlite3 FILE .recover`",
+            )
+        if len(sizes) and sizes.max() > self.largest:
+            raise SourceError(
+                f"{self.table} of the source has a row of {int(sizes.max()):,} bytes, more than"
+                f" MAX_VALUE_BYTES ({self.largest:,})",
+                remedy="Take it out of the source, or raise MAX_VALUE_BYTES if the memory is there",
+            )
 
     def _sound(self, keys: pa.Array, handles: pa.Array) -> pa.Array:
         """Keys with NULL for those that are no text; their rows are rejected."""
@@ -168,24 +189,28 @@ class Source:
     @contextmanager
     def sqlite(self) -> Iterator[sqlite3.Connection]:
         """A connection of Python's own, for few rows: TEXT arrives as bytes."""
-        with closing(sqlite3.connect(self._uri, uri=True)) as connection:
-            connection.text_factory = bytes
-            connection.execute("PRAGMA trusted_schema = OFF")
-            yield connection
+        try:
+            with closing(opening.connect(self.snapshot.path, "immutable")) as connection:
+                connection.text_factory = bytes
+                yield connection
+        except opening.UNREADABLE as error:
+            raise unreadable(self.path, error) from error
 
     @contextmanager
     def writable(self) -> Iterator[sqlite3.Connection]:
         """A connection that changes the private copy: triggers and CHECKs do not answer to it."""
-        with closing(sqlite3.connect(self.snapshot.path)) as connection:
-            connection.text_factory = bytes
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA journal_mode = OFF")
-            connection.execute("PRAGMA ignore_check_constraints = ON")
-            triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-            for (name,) in connection.execute(triggers).fetchall():
-                connection.execute(f"DROP TRIGGER {quoted(name.decode())}")
-            yield connection
-            connection.commit()
+        try:
+            with closing(opening.connect(self.snapshot.path, "rw")) as connection:
+                connection.execute("PRAGMA journal_mode = OFF")
+                connection.execute("PRAGMA ignore_check_constraints = ON")
+                triggers = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+                for (name,) in connection.execute(triggers).fetchall():
+                    connection.execute(f"DROP TRIGGER {quoted(name)}")
+                connection.text_factory = bytes
+                yield connection
+                connection.commit()
+        except opening.UNREADABLE as error:
+            raise unreadable(self.path, error) from error
 
     def columns(self, table: str) -> tuple[SourceColumn, ...]:
         """The columns of a table, as the source declares them."""
@@ -233,7 +258,14 @@ class Source:
         if without_rowid:
             # Its key is all it has, and that may be of any storage class.
             return f"(typeof({quoted(key)}) || ':' || hex({quoted(key)}))"
-        return next(name for name in ("rowid", "_rowid_", "oid") if name not in names)
+        free = [name for name in ("rowid", "_rowid_", "oid") if name not in names]
+        if not free:
+            raise SourceError(
+                f"{landing.name} of the source has columns rowid, _rowid_ and oid, so that nothing"
+                " names its rows",
+                remedy="Rename one of these columns",
+            )
+        return free[0]
 
     def count(self, landing: Landing) -> int:
         """Rows of a table, as SQLite counts them."""
@@ -268,7 +300,8 @@ class Source:
             f"SELECT {', '.join(first)} UNION ALL SELECT * FROM (SELECT {', '.join(outputs)}"
             f" FROM {quoted(landing.name)} ORDER BY {key} LIMIT -1)"
         )
-        cutter = _Cutter()
+        size = self.snapshot.path.stat().st_size
+        cutter = _Cutter(landing.name, size // _ROW_BYTES, largest=landing.policies.max_value_bytes)
         with self._reader(BATCH_ROWS) as cursor:
             cursor.execute(sql)
             start = 1
@@ -402,6 +435,8 @@ class Source:
                 cursor.adbc_statement.set_options(
                     **{adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value: str(rows)}
                 )
+                cursor.execute("PRAGMA trusted_schema = OFF")
+                cursor.execute("PRAGMA cell_size_check = ON")
                 yield cursor
         except adbc_driver_manager.Error as error:
             raise unreadable(self.path, error) from error

@@ -21,6 +21,11 @@ from pipeline.move.findings import Drift
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.types import ByteSize, Cast, carried_type, cast_of, type_name
 
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+_LONGEST_NAME = 63
+_MOST_COLUMNS = 1_000
+"""PostgreSQL has room for 1,600 of them, if their values are short, and counts dropped ones."""
+
 
 @dataclass(frozen=True)
 class SourceColumn:
@@ -153,6 +158,8 @@ def match(
     found = {column.name: column for column in source_columns}
     drift = [*_missing(table, found), *_retyped(table, found)]
     extra = [column for column in source_columns if column.name not in table.columns]
+    if policies.extra_columns == "carry":
+        _demand_room(table, extra)
     if extra and policies.extra_columns == "fail":
         raise SourceError(
             f"Table {table.name} of the source has columns that are not declared:"
@@ -175,6 +182,24 @@ def match(
     landing = Landing(table, moving, types, tuple(drift), policies)
     _ = landing.fills
     return landing
+
+
+def _demand_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
+    """Refuse columns that no table of PostgreSQL can have."""
+    wrong = [
+        column.name
+        for column in extra
+        if column.name in _SYSTEM_COLUMNS
+        or not 0 < len(column.name.encode(errors="surrogatepass")) <= _LONGEST_NAME
+    ]
+    if wrong or len(table.columns) + len(extra) > _MOST_COLUMNS:
+        shown = ", ".join(repr(name[:_LONGEST_NAME]) for name in wrong[:5])
+        told = f"columns that PostgreSQL cannot have: {shown}"
+        raise SourceError(
+            f"Table {table.name} of the source has"
+            f" {told if wrong else f'{len(extra):,} columns that are not declared, too many'}",
+            remedy="Rename or drop them, or set POLICY_EXTRA_COLUMNS=ignore",
+        )
 
 
 def _copy(declared: sa.Table) -> sa.Table:

@@ -16,13 +16,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import tracking
+from pipeline.move import opening, tracking
 from pipeline.move.contract import quoted
 from pipeline.move.extract import Source
 from pipeline.move.landing import Landing, SourceColumn
 from pipeline.move.snapshot import (
     BUSY_SECONDS,
     Snapshot,
+    demand_computable,
     demand_table,
     look_at,
     seen_of,
@@ -63,7 +64,7 @@ class LiveSource(Source):
         self._connection.text_factory = bytes
         try:
             yield self._connection
-        except sqlite3.DatabaseError as error:
+        except opening.UNREADABLE as error:
             raise unreadable(self.path, error) from error
         finally:
             self._connection.text_factory = before
@@ -335,9 +336,9 @@ def pinned(
     for private in (changes, *versions):
         private.path.unlink(missing_ok=True)
     with closing(
-        sqlite3.connect(
-            changes.path.absolute().as_uri(),
-            uri=True,
+        opening.connect(
+            changes.path,
+            "rwc",
             timeout=busy_seconds,
             isolation_level=None,
             # Threads take turns; none asks while another one does.
@@ -345,7 +346,6 @@ def pinned(
         )
     ) as connection:
         try:
-            connection.execute("PRAGMA trusted_schema = OFF")
             for at, private in enumerate(versions):
                 connection.execute(f"ATTACH ? AS {_slot(at)}", (private.path.absolute().as_uri(),))
             for schema in ("main", *map(_slot, range(VERSIONS_AT_ONCE))):
@@ -358,7 +358,10 @@ def pinned(
             pin.fetchone()
             for table in tables:
                 demand_table(connection, table, source, schema=_LIVE)
-        except sqlite3.DatabaseError as error:
+                demand_computable(
+                    connection, table, source, schema=_LIVE, busy_seconds=busy_seconds
+                )
+        except opening.UNREADABLE as error:
             raise unreadable(source, error) from error
         try:
             yield LiveSource(changes, [Source(each) for each in versions], connection)

@@ -14,6 +14,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
+from pipeline.move import ownership
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
 from pipeline.move.policies import DEFAULT, Policies
@@ -91,6 +92,9 @@ class Mover:
         Raises:
             PipelineError: as ``move_table``; nothing was changed.
         """
+        if table.name not in self._prepared and not self._policies.adopt_target:
+            # Before the first table of the run: a later one must not stop it half way.
+            ownership.demand_own(self.idle.rows, (table, *upcoming))
         for each in (table, *upcoming):
             if each.name not in self._prepared:
                 self._prepared[each.name] = self._surveys.submit(

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move import schema
+from pipeline.move import ownership, schema
 from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
@@ -163,6 +163,8 @@ def _met_in_target(
             rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
         only = tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns}))
         schema.check_shape(landing, present)
+        if rows and not landing.policies.adopt_target:
+            ownership.demand_own(target.rows, [landing.table])
     except ShapeError as error:
         return rows, only, str(error)
     return rows, only, None

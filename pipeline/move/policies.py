@@ -24,6 +24,9 @@ class Policies:
             ledger, sends its row to quarantine, or stops the move.
         conflicts: a row that was changed in the target since the source was read last, and is not
             what the source has: the target's or the source's version stays, or the move stops.
+        adopt_target: rows of the target that no move has put there are made equal to the source;
+            otherwise the move stops before it changes anything.
+        max_value_bytes: a larger row of the source stops the move, before it takes the memory.
     """
 
     naive_zone: str = "UTC"
@@ -31,6 +34,8 @@ class Policies:
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
+    adopt_target: bool = False
+    max_value_bytes: int = 1_000_000_000
 
 
 DEFAULT = Policies()

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline.move.contract import Reason, Rejected, StoredValue
 from pipeline.move.findings import Quarantined
 from pipeline.move.target import Target
+from pipeline.tables import ledger
 
 _FLUSH_BYTES = 8 * 2**20
 _EXAMPLES = 5
@@ -192,7 +193,7 @@ def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> Non
         return
     reasons = [json.dumps([_plain(reason) for reason in row.reasons]) for row in rows]
     target.copy(
-        "migration.quarantine",
+        "quarantine",
         pa.record_batch(
             {
                 "table_name": [table] * len(rows),
@@ -205,10 +206,11 @@ def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> Non
                 "run_id": [run_id] * len(rows),
             }
         ),
+        schema=ledger.SCHEMA,
     )
     values = [(row.handle, at, value) for row in rows for at, value in enumerate(row.values)]
     target.copy(
-        "migration.quarantine_values",
+        "quarantine_values",
         pa.record_batch(
             {
                 "table_name": [table] * len(values),
@@ -219,6 +221,7 @@ def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> Non
                 "value": pa.array([value.value for _, _, value in values], pa.binary()),
             }
         ),
+        schema=ledger.SCHEMA,
     )
 
 

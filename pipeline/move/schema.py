@@ -48,8 +48,8 @@ class Present:
 
 
 def compiled(element: Any) -> str:
-    """DDL as PostgreSQL reads it, on one line."""
-    return " ".join(str(element.compile(dialect=DIALECT)).split())
+    """DDL as PostgreSQL reads it, with blanks and line ends of names as they are."""
+    return str(element.compile(dialect=DIALECT)).strip()
 
 
 def exists(target: Target, table: str) -> bool:
@@ -228,7 +228,7 @@ def _create(landing: Landing) -> list[str]:
     lines = [compiled(CreateColumn(column)) for column in table.columns]
     compiler = DIALECT.ddl_compiler(DIALECT, CreateTable(table))
     lines += [
-        " ".join(compiler.process(constraint).split())
+        compiler.process(constraint).strip()
         for constraint in sorted(table.constraints, key=lambda c: str(c.name))
         if isinstance(constraint, sa.CheckConstraint)
     ]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline.move import opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 
@@ -23,6 +24,9 @@ MAGIC = b"SQLite format 3\x00"
 _HEADER = 100
 BUSY_SECONDS = 30.0
 """How long a locked source is waited for."""
+
+_COMPUTED = 2
+"""What ``table_xinfo`` says of a column that is computed whenever it is read."""
 
 _SETTLED_SECONDS = 1.0
 """Two writes within the grain of a file system's clock leave the same time."""
@@ -68,14 +72,13 @@ def take_snapshot(
     size = source.stat().st_size
     copy_source(source, into, busy_seconds=busy_seconds)
     try:
-        with closing(sqlite3.connect(into)) as copy:
-            copy.execute("PRAGMA trusted_schema = OFF")
+        with closing(opening.connect(into, "rw")) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             copy.execute("PRAGMA synchronous = OFF")
             for table in tables:
-                _prepare(copy, table, source)
+                _prepare(copy, table, source, into)
             copy.commit()
-    except sqlite3.DatabaseError as error:
+    except opening.UNREADABLE as error:
         into.unlink(missing_ok=True)
         raise unreadable(source, error) from error
     return Snapshot(into, source, size, time.perf_counter() - started, seen)
@@ -98,7 +101,7 @@ def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS)
     into.unlink(missing_ok=True)
     try:
         _copy(source, into, busy_seconds=busy_seconds)
-    except sqlite3.DatabaseError as error:
+    except opening.UNREADABLE as error:
         into.unlink(missing_ok=True)
         raise unreadable(source, error) from error
 
@@ -159,7 +162,7 @@ def seen_of(source: Path) -> str | None:
 
 def unreadable(source: Path, error: Exception) -> SourceError:
     """Translate what SQLite says of a file that it cannot read."""
-    text = str(error)
+    text = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error) or "no memory"
     if "locked" in text or "busy" in text:
         return SourceError(
             f"The source {source} stayed locked by another program",
@@ -175,7 +178,13 @@ def unreadable(source: Path, error: Exception) -> SourceError:
         return SourceError(
             f"The copy of {source} found no room on its disk", remedy="Free some and run again"
         )
-    if "malformed" in text or "not a database" in text or "I/O" in text or "corrupt" in text:
+    if (
+        "malformed" in text
+        or "not a database" in text
+        or "I/O" in text
+        or "corrupt" in text
+        or text == "it is no text"
+    ):
         return SourceError(
             f"The source {source} is damaged or truncated ({text.splitlines()[0]})",
             remedy="Restore it from a backup, or recover it with `sqlite3 FILE .recover`",
@@ -243,10 +252,9 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
         SourceError: the file cannot be written, or stays locked.
     """
     look_at(source)
-    uri = f"{source.absolute().as_uri()}?mode=rw"
     try:
         with closing(
-            sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+            opening.connect(source, "rw", timeout=BUSY_SECONDS, isolation_level=None)
         ) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -255,7 +263,7 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
-    except sqlite3.DatabaseError as error:
+    except opening.UNREADABLE as error:
         if "readonly" in str(error):
             raise SourceError(
                 f"The source {source} cannot be written, which {why} needs",
@@ -265,25 +273,24 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
 
 
 def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
-    uri = f"{source.absolute().as_uri()}?mode=ro"
     with (
-        closing(sqlite3.connect(uri, uri=True, timeout=0)) as live,
-        closing(sqlite3.connect(into)) as copy,
+        closing(opening.connect(source, "ro", timeout=0)) as live,
+        closing(opening.connect(into, "rwc")) as copy,
     ):
-        live.execute("PRAGMA trusted_schema = OFF")
         copy.execute("PRAGMA synchronous = OFF")
         copy.execute("PRAGMA journal_mode = OFF")
         carry_over(live, copy, wait=busy_seconds)
 
 
-def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path) -> None:
+def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path) -> None:
     """Check that the table is there, and index its key where the source does not."""
     demand_table(copy, table, source)
+    demand_computable(copy, table, source, path=into)
     key = next(iter(table.primary_key.columns)).name
     columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
     if key in columns and not columns[key][5]:
         index = quoted(f"pipeline key of {table.name}")
-        copy.execute(f"CREATE INDEX {index} ON {quoted(table.name)} ({quoted(key)})")
+        copy.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table.name)} ({quoted(key)})")
 
 
 def demand_table(
@@ -292,13 +299,48 @@ def demand_table(
     """Check that a connection sees a table.
 
     Raises:
-        SourceError: it is not there, or is a view.
+        SourceError: it is not there, or is a view or a virtual table, which would run code.
     """
     kind = connection.execute(
-        f"SELECT type FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
+        f"SELECT type, rootpage FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
     ).fetchone()
-    if kind is None or kind[0] != "table":
+    if kind is None or kind[0] not in ("table", b"table"):
         raise SourceError(
             f"The source {source} has no table {table.name}",
             remedy="Check that SQLITE_DATABASE_URL names the application's database",
+        )
+    if not kind[1]:
+        raise SourceError(
+            f"{table.name} of the source {source} is a virtual table, which is not read",
+            remedy="Check that SQLITE_DATABASE_URL names the application's database",
+        )
+
+
+def demand_computable(
+    connection: sqlite3.Connection,
+    table: sa.Table,
+    source: Path,
+    *,
+    schema: str = "main",
+    path: Path | None = None,
+    busy_seconds: float = 0.0,
+) -> None:
+    """Check that columns which are computed when they are read can be; most tables have none.
+
+    Args:
+        connection: one that sees the table.
+        table: the table.
+        source: what messages call the file.
+        schema: the name by which the connection knows it.
+        path: the file that is read, if it is not the source itself.
+        busy_seconds: how long a locked file is waited for.
+
+    Raises:
+        SourceError: they take too much, or cannot be computed.
+    """
+    info = connection.execute(f"PRAGMA {schema}.table_xinfo({quoted(table.name)})").fetchall()
+    computed = [row[1] for row in info if row[6] == _COMPUTED]
+    if computed:
+        opening.demand_computable(
+            path or source, table.name, computed, source=source, busy_seconds=busy_seconds
         )

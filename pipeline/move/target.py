@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc_postgresql
@@ -28,6 +29,14 @@ LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
 """Classes of SQLSTATE that refuse what was asked and leave the session whole."""
+_SILENCE = {
+    "connect_timeout": 30,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 120_000,
+}
+"""After about two minutes without a sign of life a connection is lost; the default is two hours."""
 _SESSION = (
     "SET client_min_messages = warning",
     "SET statement_timeout = 0",
@@ -79,7 +88,7 @@ class Target:
             application_name: what the server's list of sessions calls this one.
         """
         try:
-            connection = adbc_postgresql.connect(url, autocommit=True)
+            connection = adbc_postgresql.connect(_watched(url), autocommit=True)
         except (adbc_driver_manager.Error, ValueError) as error:
             # Not "from error": the driver's own text may repeat the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
@@ -116,14 +125,20 @@ class Target:
             cursor.execute(sql, parameters or None)
             return cursor.fetch_arrow_table()
 
-    def copy(self, table: str, batch: pa.RecordBatch, *, temporary: bool = False) -> None:
-        """COPY a batch into an existing table, by column name."""
-        schema: dict[str, Any] = {"temporary": True} if temporary else {}
-        name = table
-        if "." in table:
-            schema["db_schema_name"], name = table.split(".")
+    def copy(
+        self,
+        table: str,
+        batch: pa.RecordBatch,
+        *,
+        schema: str | None = None,
+        temporary: bool = False,
+    ) -> None:
+        """COPY a batch into an existing table, by column name; None is the schema of the tables."""
+        place: dict[str, Any] = {"db_schema_name": schema} if schema else {}
+        if temporary:
+            place = {"temporary": True}
         with self._translated():
-            self._cursor.adbc_ingest(name, _in_slices(batch), mode="append", **schema)
+            self._cursor.adbc_ingest(table, _in_slices(batch), mode="append", **place)
 
     @contextmanager
     def bounds(self, low: object, high: object) -> Iterator[None]:
@@ -245,6 +260,13 @@ class Target:
             if state and state.startswith(_DATA_FAULTS):
                 raise DataFault(error, state) from error
             raise TargetError.from_driver(error, where=self._shown) from error
+
+
+def _watched(url: str) -> str:
+    """A URL by which a network that has gone silent is noticed; what it says itself stands."""
+    given = url.partition("?")[2]
+    missing = urlencode({name: n for name, n in _SILENCE.items() if f"{name}=" not in given})
+    return f"{url}{'&' if given else '?'}{missing}" if missing else url
 
 
 def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.move import opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable, writing
@@ -99,14 +100,13 @@ def status(source: Path, tables: Iterable[sa.Table]) -> Status:
         SourceError: the file cannot be read.
     """
     look_at(source)
-    uri = f"{source.absolute().as_uri()}?mode=ro"
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as connection:
             there = _there(connection)
             whole = {table.name: there and _complete(connection, table) for table in tables}
             count = f"SELECT count(*) FROM {LOG}"
             entries = connection.execute(count).fetchone()[0] if there else None
-    except sqlite3.DatabaseError as error:
+    except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
     return Status(
         tuple(name for name, complete in whole.items() if complete),

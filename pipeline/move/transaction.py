@@ -20,6 +20,7 @@ from pipeline.move import (
     conflicts,
     conversions,
     load,
+    ownership,
     quarantine,
     schema,
     verify,
@@ -164,7 +165,7 @@ def move_table(
         ProofFailed: a blocking check failed; nothing was changed.
         TooManyDeletes: more than the share of the target would go; nothing was changed.
         ConflictError: somebody changed a row in the target, and the policy is to stop.
-        ShapeError: the target holds another table of that name.
+        ShapeError: the target holds another table of that name, or rows of somebody else.
         SourceError: the snapshot cannot be read.
         TargetError: the target cannot be written.
         LossyConversion: a value would lose something, and the policy forbids that.
@@ -326,6 +327,8 @@ def _locked(target: Target, landing: Landing) -> schema.Present:
         rows = target.value(f"SELECT EXISTS (SELECT FROM {quoted(landing.name)})")
         present = replace(present, rows=rows)
     schema.check_shape(landing, present)
+    if present.rows and not landing.policies.adopt_target:
+        ownership.demand_own(target.rows, [landing.table])
     return present
 
 

@@ -319,7 +319,8 @@ def foreign_keys(
         name
         for (name,) in target.rows(
             "SELECT conname::text FROM pg_constraint WHERE contype = 'f' AND convalidated"
-            f" AND conrelid = to_regclass('public.{quoted(landing.name)}')"
+            " AND conrelid = to_regclass($1)",
+            (f"public.{quoted(landing.name)}",),
         )
     }
     declared = {str(foreign.name) for foreign in landing.table.foreign_key_constraints}

@@ -17,6 +17,8 @@ from pipeline.move.types import type_name
 
 PART = "part"
 """In the place of rules: what has moved is a part, and nobody knows under which rules the rest."""
+_FORGOTTEN = ""
+"""The rules of a watermark that nobody goes by any more."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ def rules_of_all(tables: Sequence[sa.Table], source: Source, policies: Policies)
 
 
 def read(target: Target, table: str) -> Watermark | None:
-    """The watermark of a table; None if it has none. The ledger is there."""
+    """The watermark of a table; None if it has none, or it was forgotten. The ledger is there."""
     found = target.rows(
         "SELECT newest, rows, rules, seen, change, token FROM migration.watermarks"
-        " WHERE table_name = $1",
-        (table,),
+        " WHERE table_name = $1 AND rules <> $2",
+        (table, _FORGOTTEN),
     )
     if not found:
         return None
@@ -86,8 +88,11 @@ def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
 
 
 def forget(target: Target, table: str) -> None:
-    """Let the next run look at every value of a table."""
-    target.rows("DELETE FROM migration.watermarks WHERE table_name = $1 RETURNING 1", (table,))
+    """Let the next run look at every value of a table; that it has moved stays known."""
+    target.rows(
+        "UPDATE migration.watermarks SET rules = $2 WHERE table_name = $1 RETURNING 1",
+        (table, _FORGOTTEN),
+    )
 
 
 def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:

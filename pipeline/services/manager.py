@@ -218,6 +218,7 @@ def _driver() -> Any:
 
 
 def _load_vectors(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA trusted_schema = OFF")
     connection.enable_load_extension(True)
     sqlite_vec.load(connection)
     connection.enable_load_extension(False)
