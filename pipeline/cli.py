@@ -20,7 +20,7 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import environment, progress, quarantine_files, report, settings, storage
+from pipeline import environment, progress, quarantine_files, report, serving, settings, storage
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.doctor.examination import examine
@@ -280,14 +280,10 @@ def dev(
 ) -> None:
     """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
     _ready()
-    workspace = ["-w", str(settings.PROJECT / "workspace.yaml")]
-    commands = [
-        ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port), *workspace],
-        ["dagster-daemon", "run", *workspace],
-    ]
+    loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     running = [
-        subprocess.Popen([f"{sys.prefix}/bin/{command[0]}", *command[1:]], cwd=settings.PROJECT)
-        for command in commands
+        subprocess.Popen(serving.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
+        for part in (serving.Part.WEBSERVER, serving.Part.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -308,18 +304,15 @@ def dev(
 
 
 def _ready() -> environment.Databases:
-    loaded = settings.load()
-    try:
-        loaded.pipeline_home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"PIPELINE_HOME cannot be {loaded.pipeline_home} ({error.strerror})",
-            remedy="Name a folder that can be written",
-        ) from error
-    found = environment.databases(loaded)
-    environment.demand_session(found)
-    storage.prepare(found, loaded)
-    return found
+    return storage.ready(settings.load())
+
+
+@app.command()
+def serve(
+    part: Annotated[serving.Part, typer.Argument(help="Which of the three processes to be.")],
+) -> None:
+    """Be one of the three processes that run for good: code server, webserver or daemon."""
+    serving.serve(part, settings.load())
 
 
 def _source() -> Path:

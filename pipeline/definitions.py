@@ -3,6 +3,7 @@
 import dagster as dg
 
 from pipeline import jobs, settings, ticks
+from pipeline.alerts.sensors import alert_sensors
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
@@ -51,7 +52,7 @@ defs = dg.Definitions(
         ticks.schedule(_verify, _settings.verify_cron, setting="VERIFY_CRON"),
         ticks.schedule(_anki_sync, _settings.anki.cron, setting="ANKI_CRON"),
     ],
-    sensors=[ticks.source_sensor(_sync, on=_settings.sync_on)],
+    sensors=[ticks.source_sensor(_sync, on=_settings.sync_on), *alert_sensors(_settings)],
     resources={
         "source": SourceDatabase(),
         "target": TargetDatabase(),
