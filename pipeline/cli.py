@@ -20,7 +20,16 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from pipeline import environment, progress, quarantine_files, report, serving, settings, storage
+from pipeline import (
+    environment,
+    operating,
+    progress,
+    quarantine_files,
+    report,
+    serving,
+    settings,
+    storage,
+)
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.doctor.examination import examine
@@ -46,6 +55,9 @@ tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly wh
 app.add_typer(tracked, name="track")
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
 app.add_typer(followed, name="anki")
+app.command()(operating.serve)
+app.command()(operating.health)
+app.add_typer(operating.alert, name="alert")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -305,14 +317,6 @@ def dev(
 
 def _ready() -> environment.Databases:
     return storage.ready(settings.load())
-
-
-@app.command()
-def serve(
-    part: Annotated[serving.Part, typer.Argument(help="Which of the three processes to be.")],
-) -> None:
-    """Be one of the three processes that run for good: code server, webserver or daemon."""
-    serving.serve(part, settings.load())
 
 
 def _source() -> Path:

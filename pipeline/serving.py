@@ -7,6 +7,7 @@ so nobody else on the machine or in the network can.
 
 import os
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
@@ -17,6 +18,8 @@ from pipeline.settings import CODE_SOCKET, PROJECT, Settings
 
 HOME = PROJECT / "deploy"
 """The folder of the dagster.yaml and workspace.yaml of processes that run for good."""
+
+_CODE_SECONDS = 60.0
 
 
 class Part(StrEnum):
@@ -67,10 +70,19 @@ def serve(part: Part, settings: Settings) -> NoReturn:
             remedy="End it first, or give this one another PIPELINE_HOME",
         )
     storage.ready(settings, home=HOME)
+    if part is not Part.CODE:
+        _await_code(settings.code_socket)
     os.environ[CODE_SOCKET] = str(settings.code_socket)
     os.chdir(PROJECT)
     program = command(part, settings, home=HOME)
     os.execv(program[0], program)  # noqa: S606  # no shell is wanted
+
+
+def _await_code(socket: Path) -> None:
+    """Spare the others the search for a code server that is starting; in the end they look."""
+    until = time.monotonic() + _CODE_SECONDS
+    while not answers(socket) and time.monotonic() < until:
+        time.sleep(0.5)
 
 
 def answers(socket: Path) -> bool:
