@@ -22,7 +22,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from pipeline import serving, storage, ticks
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
-from pipeline.environment import Databases, databases
+from pipeline.environment import databases
 from pipeline.move.errors import PipelineError, SettingsError, TargetError
 from pipeline.settings import Settings
 
@@ -67,9 +67,8 @@ def readings(settings: Settings, organs: Collection[Organ]) -> list[Reading]:
     Raises:
         SettingsError: a setting is malformed.
     """
-    found = databases(settings)
     return [
-        _read(organ, look, settings, found)
+        _read(organ, look, settings)
         for organ, look in _LOOKS.items()
         if not organs or organ in organs
     ]
@@ -123,22 +122,24 @@ def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
     return None
 
 
-_Look = Callable[[Settings, Databases], tuple[bool, str]]
+_Look = Callable[[Settings], tuple[bool, str]]
 
 
-def _read(organ: Organ, look: _Look, settings: Settings, found: Databases) -> Reading:
+def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
     try:
-        well, says = look(settings, found)
+        well, says = look(settings)
     except PipelineError as error:
         well, says = False, str(error)
     except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
         # Not the driver's own text, which may repeat the URL.
+        found = databases(settings)
         where, url = found.target_shown, found.target_url
         well, says = False, str(TargetError.from_driver(error, where=where, url=url))
     return Reading(organ, well, says)
 
 
-def _target(settings: Settings, found: Databases) -> tuple[bool, str]:  # noqa: ARG001
+def _target(settings: Settings) -> tuple[bool, str]:
+    found = databases(settings)
     started = time.perf_counter()
     with (
         closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
@@ -148,13 +149,13 @@ def _target(settings: Settings, found: Databases) -> tuple[bool, str]:  # noqa: 
     return True, f"{found.target_shown} answers, in {time.perf_counter() - started:.2f} s"
 
 
-def _code(settings: Settings, found: Databases) -> tuple[bool, str]:  # noqa: ARG001
+def _code(settings: Settings) -> tuple[bool, str]:
     if serving.answers(settings.code_socket):
         return True, f"answers on {settings.code_socket}"
     return False, f"nobody answers on {settings.code_socket}"
 
 
-def _webserver(settings: Settings, found: Databases) -> tuple[bool, str]:  # noqa: ARG001
+def _webserver(settings: Settings) -> tuple[bool, str]:
     host = "127.0.0.1" if settings.ui_host in _EVERYWHERE else settings.ui_host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}/server_info"
     try:
@@ -166,8 +167,8 @@ def _webserver(settings: Settings, found: Databases) -> tuple[bool, str]:  # noq
     return answer.is_success, f"{url} answers {answer.status_code}"
 
 
-def _daemon(settings: Settings, found: Databases) -> tuple[bool, str]:
-    with _instance(settings, found) as instance:
+def _daemon(settings: Settings) -> tuple[bool, str]:
+    with _instance(settings) as instance:
         beats = instance.get_daemon_heartbeats()
         wanted = instance.get_required_daemon_types()
     ages = {name: time.time() - beats[name].timestamp for name in wanted if name in beats}
@@ -177,12 +178,12 @@ def _daemon(settings: Settings, found: Databases) -> tuple[bool, str]:
     return True, f"gave a sign {_ago(max(ages.values()))} ago"
 
 
-def _sync(settings: Settings, found: Databases) -> tuple[bool, str]:
+def _sync(settings: Settings) -> tuple[bool, str]:
     """Whether the newest sync that succeeded is not older than two ticks of a schedule that is on.
 
     Where there was none since the schedule was switched on, that moment counts.
     """
-    with _instance(settings, found) as instance:
+    with _instance(settings) as instance:
         states = [each for each in instance.all_instigator_state() if each.name == _SCHEDULE]
         succeeded = dg.RunsFilter(job_name="sync", statuses=[dg.DagsterRunStatus.SUCCESS])
         newest = instance.get_run_records(succeeded, limit=1)
@@ -199,23 +200,25 @@ def _sync(settings: Settings, found: Databases) -> tuple[bool, str]:
     return age <= limit.total_seconds(), says
 
 
-def _disk(settings: Settings, found: Databases) -> tuple[bool, str]:
+def _disk(settings: Settings) -> tuple[bool, str]:
     home = settings.pipeline_home
     there = next(folder for folder in (home, *home.parents) if folder.exists())
-    size = found.source.stat().st_size if found.source.exists() else 0
+    source = settings.source_path
+    size = source.stat().st_size if source.exists() else 0
     needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(there).free
     says = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
     return free >= needed, says
 
 
-def _instance(settings: Settings, found: Databases) -> dg.DagsterInstance:
+def _instance(settings: Settings) -> dg.DagsterInstance:
     """Dagster's instance, which is not made by asking for it.
 
     Raises:
         TargetError: there is none in the target.
     """
+    found = databases(settings)
     storage.name_it(found, settings)
-    Path(settings.dagster_files).mkdir(parents=True, exist_ok=True)
+    settings.dagster_files.mkdir(parents=True, exist_ok=True)
     with (
         closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
         connection.cursor() as cursor,
