@@ -6,6 +6,7 @@ so nobody else on the machine or in the network can.
 """
 
 import os
+import signal
 import sys
 import time
 from enum import StrEnum
@@ -74,6 +75,8 @@ def serve(part: Part, settings: Settings) -> NoReturn:
         _await_code(settings.code_socket)
     os.environ[CODE_SOCKET] = str(settings.code_socket)
     os.chdir(PROJECT)
+    # Dagster treats SIGTERM as it treats SIGINT, which is ignored in what a shell put aside.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     program = command(part, settings, home=HOME)
     os.execv(program[0], program)  # noqa: S606  # no shell is wanted
 

@@ -115,7 +115,7 @@ def test_a_service_of_compose_is_confined_and_comes_back(
     part: str, compose: dict[str, Any]
 ) -> None:
     service = compose["services"][part]
-    assert service["restart"] == "unless-stopped"
+    assert (service["restart"], service["stop_grace_period"]) == ("unless-stopped", "300s")
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -167,7 +167,7 @@ def test_systemd_itself_finds_nothing_wrong_with_the_units(tmp_path: Path) -> No
     for part in PARTS:
         shutil.copy(template, tmp_path / f"pipeline@{part}.service")
     assert _verified(program, tmp_path) == ""
-    wrong = template.read_text().replace("KillMode=control-group", "KillMode=gently")
+    wrong = template.read_text().replace("KillMode=mixed", "KillMode=gently")
     (tmp_path / "pipeline@code.service").write_text(wrong)
     assert "gently" in _verified(program, tmp_path)
 

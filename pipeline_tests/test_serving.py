@@ -38,6 +38,8 @@ from pipeline_tests.test_cli import environment, usable
 from pipeline_tests.test_deploy import PARTS, started_by
 
 SECONDS = 60
+ASIDE = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
+"""Starts a command as a script does that puts it aside; it must end on SIGTERM all the same."""
 DISCONNECT = """
 CREATE FUNCTION disconnect() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$;
@@ -127,7 +129,7 @@ def served(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
             for part in PARTS:
                 with (logs / f"{part}.log").open("w") as log:
                     started[part] = subprocess.Popen(
-                        [Path(sys.executable).with_name("pipeline"), *started_by(part)],
+                        [*ASIDE, Path(sys.executable).with_name("pipeline"), *started_by(part)],
                         env=environment(**variables),
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -137,8 +139,8 @@ def served(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
             _await(made, started, logs)
             yield made
         finally:
-            for each in started.values():
-                _end(each)
+            killed = [part for part, each in started.items() if not _ended(each)]
+        assert killed == [], "they did not end when they were told to"
         connection.cursor().execute("DROP DATABASE served WITH (FORCE)")
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -160,16 +162,17 @@ def _await(made: Served, started: dict[str, subprocess.Popen[bytes]], logs: Path
             ]
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process as systemd does: all that it started is told as well."""
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """End a process and all that it started; whether telling it was enough."""
     with suppress(psutil.NoSuchProcess):
         whole = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        for each in whole:
-            with suppress(psutil.NoSuchProcess):
-                each.terminate()
-        for each in psutil.wait_procs(whole, SECONDS)[1]:
+        process.terminate()
+        left = psutil.wait_procs(whole, 30)[1]
+        for each in left:
             each.kill()
-    process.wait()
+        process.wait()
+        return not left
+    return True
 
 
 @pytest.fixture
