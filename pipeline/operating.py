@@ -65,7 +65,7 @@ def alert_test() -> None:
     for receiver in who:
         try:
             receiver.send(tried)
-            _console.print(f"told {receiver!r}", markup=False, soft_wrap=True)
+            _console.print(f"told {receiver.shown}", markup=False, soft_wrap=True)
         except NotDelivered as error:
             refused += 1
             _errors.print(str(error), style="red", markup=False, soft_wrap=True)

@@ -460,7 +460,7 @@ def test_alert_test_tells_everybody_and_fails_when_one_cannot_be_told(
     hook.status = 410
     ran = pipeline("alert", "test", **given)
     assert (ran.code, len(mailbox.mails)) == (1, 1)
-    assert "told Mail(The mail server localhost, a@example.org, ('b@example.org',))" in ran.out
+    assert ran.out == "told the mail server localhost\n"
     assert "The webhook at 127.0.0.1 answered 410. Check ALERT_WEBHOOK_URL." in ran.err
     assert leaks(ran.out + ran.err) == set()
 

@@ -31,15 +31,15 @@ class NotDelivered(PipelineError):
 
 
 class Receiver(Protocol):
-    """Somebody who is told.
-
-    Attributes:
-        name: what people and cursors call it.
-    """
+    """Somebody who is told."""
 
     @property
     def name(self) -> str:
-        """What people and cursors call it."""
+        """What cursors call it."""
+
+    @property
+    def shown(self) -> str:
+        """What people call it, without a secret."""
 
     def send(self, alert: Alert) -> None:
         """Tell it.
@@ -64,11 +64,12 @@ class Webhook:
 
     def __repr__(self) -> str:
         """Its host alone."""
-        return f"Webhook({self._shown})"
+        return f"<{self.shown}>"
 
     @property
-    def _shown(self) -> str:
-        return f"The webhook at {urlsplit(self.url).hostname}"
+    def shown(self) -> str:
+        """Its host alone."""
+        return f"the webhook at {urlsplit(self.url).hostname}"
 
     def send(self, alert: Alert) -> None:
         """Post the alert as JSON; whatever is answered with a status of 2xx is content."""
@@ -83,7 +84,7 @@ class Webhook:
                 why = f"answered {answer.status_code}"
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             why = f"did not answer ({type(error).__name__})"
-        raise NotDelivered(f"{self._shown} {why}", remedy="Check ALERT_WEBHOOK_URL")
+        raise NotDelivered(f"T{self.shown[1:]} {why}", remedy="Check ALERT_WEBHOOK_URL")
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,13 @@ class Mail:
     name: str = "mail"
 
     def __repr__(self) -> str:
-        """Its host and who is told, without a password."""
-        return f"Mail({self._shown}, {self.sender}, {self.to})"
+        """Its host alone."""
+        return f"<{self.shown}>"
 
     @property
-    def _shown(self) -> str:
-        return f"The mail server {urlsplit(self.url).hostname}"
+    def shown(self) -> str:
+        """Its host alone."""
+        return f"the mail server {urlsplit(self.url).hostname}"
 
     def send(self, alert: Alert) -> None:
         """Send the alert as plain text, encrypted wherever the server can."""
@@ -123,7 +125,7 @@ class Mail:
         except (smtplib.SMTPException, OSError) as error:
             why = f"did not take the mail ({type(error).__name__})"
         remedy = "Check ALERT_SMTP_URL, ALERT_FROM and ALERT_TO"
-        raise NotDelivered(f"{self._shown} {why}", remedy=remedy)
+        raise NotDelivered(f"T{self.shown[1:]} {why}", remedy=remedy)
 
     def _connected(self) -> smtplib.SMTP:
         parts = urlsplit(self.url)
