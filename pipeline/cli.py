@@ -24,9 +24,11 @@ from pipeline import (
     backup_commands,
     ddl,
     environment,
+    operating,
     progress,
     quarantine_files,
     report,
+    serving,
     settings,
     storage,
 )
@@ -62,6 +64,9 @@ followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.
 app.add_typer(followed, name="anki")
 app.add_typer(backup_commands.kept, name="backup")
 app.add_typer(backup_commands.restored, name="restore")
+app.command()(operating.serve)
+app.command()(operating.health)
+app.add_typer(operating.alert, name="alert")
 console = Console(highlight=False, width=_WIDTH)
 errors = Console(stderr=True, highlight=False)
 
@@ -383,14 +388,10 @@ def dev(
 ) -> None:
     """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
     _ready()
-    workspace = ["-w", str(settings.PROJECT / "workspace.yaml")]
-    commands = [
-        ["dagster-webserver", "-h", "127.0.0.1", "-p", str(port), *workspace],
-        ["dagster-daemon", "run", *workspace],
-    ]
+    loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     running = [
-        subprocess.Popen([f"{sys.prefix}/bin/{command[0]}", *command[1:]], cwd=settings.PROJECT)
-        for command in commands
+        subprocess.Popen(serving.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
+        for part in (serving.Part.WEBSERVER, serving.Part.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -411,18 +412,7 @@ def dev(
 
 
 def _ready() -> environment.Databases:
-    loaded = settings.load()
-    try:
-        loaded.pipeline_home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"PIPELINE_HOME cannot be {loaded.pipeline_home} ({error.strerror})",
-            remedy="Name a folder that can be written",
-        ) from error
-    found = environment.databases(loaded)
-    environment.demand_session(found)
-    storage.prepare(found, loaded)
-    return found
+    return storage.ready(settings.load())
 
 
 def _source() -> Path:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from pipeline import jobs, settings, ticks
+from pipeline.alerts.sensors import alert_sensors
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.assets.backup import backup_assets
 from pipeline.assets.cutover import cutover_asset
@@ -57,7 +58,7 @@ defs = dg.Definitions(
         ticks.schedule(_verify, _settings.verify_cron, setting="VERIFY_CRON"),
         ticks.schedule(_anki_sync, _settings.anki.cron, setting="ANKI_CRON", follows=False),
     ],
-    sensors=[ticks.source_sensor(_sync, on=_settings.sync_on)],
+    sensors=[ticks.source_sensor(_sync, on=_settings.sync_on), *alert_sensors(_settings)],
     resources={
         "source": SourceDatabase(),
         "target": TargetDatabase(),

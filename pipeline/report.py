@@ -75,16 +75,20 @@ def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
     started = {event.step_key for event in result.all_events if event.is_step_start}
     for event in result.all_events:
         if event.is_step_failure:
-            data = event.step_failure_data
-            said = data.user_failure_data.description if data.user_failure_data else None
-            cause = data.error
-            while said is None and cause is not None and cause.cause is not None:
-                cause = cause.cause
-            unknown = cause.message.strip() if cause else "A step failed without a message."
-            yield said or printable(unknown)
+            yield sentence_of(event)
     for node in result.job_def.nodes_in_topological_order:
         if started and node.name not in started:
             yield f"{node.name} did not run, because a step before it failed."
+
+
+def sentence_of(event: dg.DagsterEvent) -> str:
+    """What a failed step said: our own sentence, or the message at the root of its causes."""
+    data = event.step_failure_data
+    said = data.user_failure_data.description if data.user_failure_data else None
+    cause = data.error
+    while said is None and cause is not None and cause.cause is not None:
+        cause = cause.cause
+    return said or printable(cause.message.strip() if cause else "A step failed without a message.")
 
 
 def show(console: Console, tables: list[TableReport]) -> None:

@@ -4,26 +4,20 @@ A run whose process was killed cannot say so itself. Every run started here carr
 its process, and the next one reports those whose process is gone as failed.
 """
 
-import os
-import socket
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-import psutil
 import psycopg2
 import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from pipeline import checks
+from pipeline import checks, processes
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
 from pipeline.settings import DAGSTER_OPTIONS
-
-PROCESS = "pipeline/process"
-"""Tag that names a run's process: host, number and start, so that a reused number is no match."""
 
 _STATEMENT_MILLISECONDS = 60_000
 _UNDER_WAY = [
@@ -80,7 +74,7 @@ def run(
         instance=opened,
         raise_on_error=False,
         run_config=config | _QUIET,
-        tags={PROCESS: _process(os.getpid())},
+        tags={processes.TAG: processes.mine()},
     )
 
 
@@ -108,16 +102,6 @@ def _ping(connection: Any, *_: object) -> None:
 
 
 def _report_lost(opened: dg.DagsterInstance) -> None:
-    here = f"{socket.gethostname()} "
     for under_way in opened.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
-        process = under_way.tags.get(PROCESS, "")
-        if process.startswith(here) and process != _process(int(process.split()[1])):
+        if processes.gone(under_way):
             opened.report_run_failed(under_way, "The process of this run was ended from outside.")
-
-
-def _process(number: int) -> str:
-    try:
-        started = int(psutil.Process(number).create_time())
-    except psutil.NoSuchProcess:
-        started = 0
-    return f"{socket.gethostname()} {number} {started}"

@@ -1,9 +1,10 @@
 """Environment and ``.env`` to typed settings; nothing else of the project reads the environment."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import pydantic_settings
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
@@ -20,10 +21,14 @@ DAGSTER_URL = "PIPELINE_DAGSTER_URL"
 """The variable by which dagster.yaml learns where Dagster keeps its runs."""
 DAGSTER_FILES = "PIPELINE_DAGSTER_FILES"
 """The variable by which dagster.yaml learns where Dagster keeps what steps print."""
+CODE_SOCKET = "PIPELINE_CODE_SOCKET"
+"""The variable by which deploy/workspace.yaml learns where the code server listens."""
 TRANSACTION_POOLER = 6543
 """The port on which Supabase gives a session for one transaction only."""
 DAGSTER_OPTIONS = "-csearch_path=dagster -ctimezone=UTC"
 """By these a connection of Dagster's own is known."""
+_SOCKET_BYTES = 100
+"""A Unix socket's address has room for about a hundred bytes."""
 
 
 class PolicySettings(BaseSettings):
@@ -86,7 +91,53 @@ class AnkiSettings(BaseSettings):
         return url or None
 
 
-_GROUPS: tuple[type[BaseSettings], ...] = (PolicySettings, AnkiSettings)
+class AlertSettings(BaseSettings):
+    """Who is told of failures; each is named ALERT_... in the environment.
+
+    Attributes:
+        webhook_url: takes a POST of JSON.
+        smtp_url: the mail server, ``smtp://USER:PASSWORD@HOST:587`` or ``smtps://...``.
+        sender: ALERT_FROM, whom mails are from.
+        to: whom mails are for; several with commas between.
+        ui_url: where people open the UI; alerts then link to the run.
+        warnings: whether checks that only warn are told, too.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_prefix="ALERT_", extra="ignore", env_ignore_empty=True
+    )
+
+    webhook_url: SecretStr | None = None
+    smtp_url: SecretStr | None = None
+    sender: str | None = Field(default=None, validation_alias="ALERT_FROM")
+    to: str | None = None
+    ui_url: str | None = None
+    warnings: bool = False
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _demand(url.get_secret_value(), {"http", "https"}, "write it like https://HOST/PATH")
+        return url
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp(cls, url: SecretStr | None) -> SecretStr | None:
+        form = "write it like smtp://USER:PASSWORD@HOST:587, an @ of the password as %40"
+        if url is not None:
+            _demand(url.get_secret_value(), {"smtp", "smtps"}, form)
+        return url
+
+    @field_validator("ui_url")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        if url is not None:
+            _demand(url, {"http", "https"}, "write it like https://HOST")
+        return url and url.rstrip("/")
+
+
+_GROUPS: tuple[type[BaseSettings], ...] = (PolicySettings, AnkiSettings, AlertSettings)
 """Settings whose names begin with a prefix."""
 
 
@@ -110,6 +161,8 @@ class Settings(BaseSettings):
         keep_backups: how many backups are kept.
         adopt_target: rows of the target that no move has put there are made equal to the source.
         max_value_bytes: a larger row of the source stops a move, before it takes the memory.
+        ui_host: the address on which the UI listens; it asks nobody for a password.
+        ui_port: the port on which it does.
     """
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
@@ -131,6 +184,8 @@ class Settings(BaseSettings):
     keep_backups: int = Field(default=7, ge=1)
     adopt_target: bool = False
     max_value_bytes: int = Field(default=1_000_000_000, gt=0)
+    ui_host: str = "127.0.0.1"
+    ui_port: int = Field(default=3000, ge=1, le=65535)
 
     @cached_property
     def policies(self) -> Policies:
@@ -145,6 +200,11 @@ class Settings(BaseSettings):
     def anki(self) -> AnkiSettings:
         """Where Anki is and what its notes look like; ANKI_... in the environment."""
         return AnkiSettings()
+
+    @cached_property
+    def alerts(self) -> AlertSettings:
+        """Who is told of failures; ALERT_... in the environment."""
+        return AlertSettings()
 
     @property
     def sample_collection(self) -> Path:
@@ -189,6 +249,21 @@ class Settings(BaseSettings):
         return self.pipeline_home / "dagster"
 
     @property
+    def code_socket(self) -> Path:
+        """Where the code server listens: who may not write there cannot reach it.
+
+        Raises:
+            SettingsError: the path has no room in a socket's address.
+        """
+        path = self.pipeline_home / "code.sock"
+        if len(os.fsencode(path)) > _SOCKET_BYTES:
+            raise SettingsError(
+                f"PIPELINE_HOME is too long for a socket's address ({path})",
+                remedy=f"Name a folder whose path has at most {_SOCKET_BYTES - 10} letters",
+            )
+        return path
+
+    @property
     def server_data(self) -> Path:
         """The embedded server's data folder."""
         return self.pipeline_home / "postgres"
@@ -224,7 +299,7 @@ def load(**overrides: Any) -> Settings:
     """
     try:
         loaded = Settings(**overrides)
-        _ = loaded.policies, loaded.anki
+        _ = loaded.policies, loaded.anki, loaded.alerts
         return loaded
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
@@ -274,6 +349,21 @@ def dagster_url(url: URL) -> str:
     # Dagster fills some columns with the server's local time and reads them as UTC.
     own = own.update_query_dict({"options": DAGSTER_OPTIONS})
     return own.render_as_string(hide_password=False)
+
+
+def _demand(url: str, schemes: set[str], form: str) -> None:
+    """Refuse a URL of another form.
+
+    Raises:
+        ValueError: says how it is written, and nothing of what it was.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(letter.isspace() or not letter.isprintable() for letter in url):
+        raise ValueError(form) from None
 
 
 def _parsed(text: str, name: str) -> URL:

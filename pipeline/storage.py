@@ -2,14 +2,16 @@
 
 import os
 from contextlib import closing
+from pathlib import Path
 
 import dagster as dg
 import psycopg2
 import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException
 
+from pipeline import environment
 from pipeline.environment import Databases
-from pipeline.move.errors import TargetError
+from pipeline.move.errors import SettingsError, TargetError
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
 
 _FIRST_USE = 0x646167737465  # "dagste"
@@ -19,15 +21,43 @@ _DAGSTER_IS_THERE = (
 )
 
 
-def prepare(found: Databases, settings: Settings) -> None:
+def ready(settings: Settings, *, home: Path = PROJECT) -> Databases:
+    """Make sure that everything is there which a process with Dagster needs.
+
+    Args:
+        settings: where it is.
+        home: the folder of dagster.yaml.
+
+    Raises:
+        PipelineError: a folder or a database cannot be used.
+    """
+    try:
+        settings.pipeline_home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"PIPELINE_HOME cannot be {settings.pipeline_home} ({error.strerror})",
+            remedy="Name a folder that can be written",
+        ) from error
+    found = environment.databases(settings)
+    environment.demand_session(found)
+    prepare(found, settings, home=home)
+    return found
+
+
+def name_it(found: Databases, settings: Settings, *, home: Path = PROJECT) -> None:
+    """Tell Dagster in this process, and in those it starts, where it keeps what."""
+    os.environ[DAGSTER_URL] = dagster_url(found.target)
+    os.environ.setdefault("DAGSTER_HOME", str(home))
+    os.environ[DAGSTER_FILES] = str(settings.dagster_files)
+
+
+def prepare(found: Databases, settings: Settings, *, home: Path = PROJECT) -> None:
     """Make Dagster keep its runs in schema ``dagster`` of the target, as dagster.yaml says.
 
     Raises:
         TargetError: the target does not answer, or the user may not create a schema.
     """
-    os.environ[DAGSTER_URL] = dagster_url(found.target)
-    os.environ.setdefault("DAGSTER_HOME", str(PROJECT))
-    os.environ[DAGSTER_FILES] = str(settings.dagster_files)
+    name_it(found, settings, home=home)
     settings.dagster_files.mkdir(parents=True, exist_ok=True)
     try:
         with closing(psycopg2.connect(found.target_url, connect_timeout=10)) as connection:

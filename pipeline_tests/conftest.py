@@ -37,7 +37,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """Let no test see the settings of whoever runs it."""
     for name in ("SQLITE_DATABASE_URL", "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME"):
         monkeypatch.delenv(name, raising=False)
-    for name in [name for name in os.environ if name.startswith(("ANKI_", "POLICY_"))]:
+    for name in [name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
 

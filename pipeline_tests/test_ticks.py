@@ -89,8 +89,8 @@ def schedule_of(defs: dg.Definitions, job: str) -> dg.ScheduleDefinition:
 
 
 def sensor_of(defs: dg.Definitions) -> dg.SensorDefinition:
-    """The one sensor."""
-    (found,) = defs.sensors or ()
+    """The sensor on the source file."""
+    (found,) = [each for each in defs.sensors or () if each.name == "source_written"]
     return found
 
 

@@ -1,0 +1,245 @@
+"""Whether what runs for good is well: a reading for each thing that may have stopped.
+
+Nothing is changed by looking, except that without DATABASE_URL the embedded server and the sample
+are there afterwards.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import psycopg2
+import sqlalchemy as sa
+from dagster_postgres.utils import DagsterPostgresException
+
+from pipeline import serving, storage, ticks
+from pipeline.alerts.message import Alert
+from pipeline.alerts.receivers import NotDelivered, Receiver
+from pipeline.environment import databases
+from pipeline.move.errors import PipelineError, SettingsError, TargetError
+from pipeline.settings import Settings
+
+HEARTBEAT_SECONDS = 300.0
+"""Each part of the daemon gives a sign every half minute, unless a tick takes longer."""
+SPARE_BYTES = 256 * 2**20
+"""Room in PIPELINE_HOME for evidence and output, beside a copy of the source."""
+_SECONDS = 10
+_EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
+_SCHEDULE = "sync_schedule"
+
+
+class Organ(StrEnum):
+    """What is looked at."""
+
+    TARGET = "target"
+    CODE = "code"
+    WEBSERVER = "webserver"
+    DAEMON = "daemon"
+    SYNC = "sync"
+    DISK = "disk"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one thing is.
+
+    Attributes:
+        organ: what was looked at.
+        well: whether it is as it should be.
+        says: what was found.
+    """
+
+    organ: Organ
+    well: bool
+    says: str
+
+
+def readings(settings: Settings, organs: Collection[Organ]) -> list[Reading]:
+    """Look at some things, or at all where none is named.
+
+    Raises:
+        SettingsError: a setting is malformed.
+    """
+    return [
+        _read(organ, look, settings)
+        for organ, look in _LOOKS.items()
+        if not organs or organ in organs
+    ]
+
+
+def tell_changes(
+    settings: Settings, found: Sequence[Reading], who: Sequence[Receiver]
+) -> list[NotDelivered]:
+    """Tell receivers of what is unwell for the second time in a row, and of each thing once.
+
+    What was seen and told is noted in files, which go when the thing is well again.
+
+    Returns:
+        Who could not be told; they are tried again next time.
+
+    Raises:
+        SettingsError: nothing can be noted.
+    """
+    try:
+        told = settings.pipeline_home / "unwell"
+        told.mkdir(parents=True, exist_ok=True)
+        return [error for each in who if (error := _tell(each, found, told)) is not None]
+    except OSError as error:
+        raise SettingsError(
+            f"What is unwell cannot be noted in {settings.pipeline_home} ({error.strerror})",
+            remedy="Give PIPELINE_HOME room and rights",
+        ) from error
+
+
+def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDelivered | None:
+    new: list[tuple[Reading, Path]] = []
+    for reading in found:
+        note = folder / f"{reading.organ}.{receiver.name}"
+        if reading.well:
+            note.unlink(missing_ok=True)
+        elif not note.exists():
+            # A restart is over at the next look, and nobody needs to know of it.
+            note.write_text("seen")
+        elif note.read_text() == "seen":
+            new.append((reading, note))
+    if not new:
+        return None
+    names = ", ".join(reading.organ for reading, _ in new)
+    lines = tuple(f"{reading.organ}: {reading.says}" for reading, _ in new)
+    try:
+        receiver.send(Alert("unwell", f"{names} unwell", lines=lines))
+    except NotDelivered as error:
+        return error
+    for _, note in new:
+        note.write_text("told")
+    return None
+
+
+_Look = Callable[[Settings], tuple[bool, str]]
+
+
+def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
+    try:
+        well, says = look(settings)
+    except PipelineError as error:
+        well, says = False, str(error)
+    except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        # Not the driver's own text, which may repeat the URL.
+        found = databases(settings)
+        where, url = found.target_shown, found.target_url
+        well, says = False, str(TargetError.from_driver(error, where=where, url=url))
+    return Reading(organ, well, says)
+
+
+def _target(settings: Settings) -> tuple[bool, str]:
+    found = databases(settings)
+    started = time.perf_counter()
+    with (
+        closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT 1")
+    return True, f"{found.target_shown} answers, in {time.perf_counter() - started:.2f} s"
+
+
+def _code(settings: Settings) -> tuple[bool, str]:
+    if serving.answers(settings.code_socket):
+        return True, f"answers on {settings.code_socket}"
+    return False, f"nobody answers on {settings.code_socket}"
+
+
+def _webserver(settings: Settings) -> tuple[bool, str]:
+    host = "127.0.0.1" if settings.ui_host in _EVERYWHERE else settings.ui_host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}/server_info"
+    try:
+        # No proxy: it is on this machine.
+        with httpx.Client(timeout=_SECONDS, trust_env=False) as client:
+            answer = client.get(url)
+    except httpx.HTTPError as error:
+        return False, f"{url} does not answer ({type(error).__name__})"
+    return answer.is_success, f"{url} answers {answer.status_code}"
+
+
+def _daemon(settings: Settings) -> tuple[bool, str]:
+    with _instance(settings) as instance:
+        beats = instance.get_daemon_heartbeats()
+        wanted = instance.get_required_daemon_types()
+    ages = {name: time.time() - beats[name].timestamp for name in wanted if name in beats}
+    late = [name for name in wanted if ages.get(name, HEARTBEAT_SECONDS) >= HEARTBEAT_SECONDS]
+    if late:
+        return False, f"no sign of {', '.join(late)} for {_ago(HEARTBEAT_SECONDS)}"
+    return True, f"gave a sign {_ago(max(ages.values()))} ago"
+
+
+def _sync(settings: Settings) -> tuple[bool, str]:
+    """Whether the newest sync that succeeded is not older than two ticks of a schedule that is on.
+
+    Where there was none since the schedule was switched on, that moment counts.
+    """
+    with _instance(settings) as instance:
+        states = [each for each in instance.all_instigator_state() if each.name == _SCHEDULE]
+        succeeded = dg.RunsFilter(job_name="sync", statuses=[dg.DagsterRunStatus.SUCCESS])
+        newest = instance.get_run_records(succeeded, limit=1)
+    running = [state for state in states if state.is_running]
+    if not running:
+        said = "has not ticked yet" if settings.sync_on and not states else "is off"
+        return True, f"the schedule {said}"
+    started = (getattr(state.instigator_data, "start_timestamp", None) for state in running)
+    since = max([moment for moment in started if moment] + [run.end_time or 0 for run in newest])
+    limit = 2 * ticks.interval(settings.sync_cron)
+    age = time.time() - since
+    what = "the newest sync that succeeded ended" if newest else "none succeeded since switched on"
+    says = f"{what}, {_ago(age)} ago; at most {_ago(limit.total_seconds())} are well"
+    return age <= limit.total_seconds(), says
+
+
+def _disk(settings: Settings) -> tuple[bool, str]:
+    home = settings.pipeline_home
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    source = settings.source_path
+    size = source.stat().st_size if source.exists() else 0
+    needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(there).free
+    says = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
+    return free >= needed, says
+
+
+def _instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance, which is not made by asking for it.
+
+    Raises:
+        TargetError: there is none in the target.
+    """
+    found = databases(settings)
+    storage.name_it(found, settings)
+    settings.dagster_files.mkdir(parents=True, exist_ok=True)
+    with (
+        closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT to_regclass('dagster.instigators') IS NOT NULL")
+        if cursor.fetchone() != (True,):
+            raise TargetError(
+                f"{found.target_shown} has no record of runs", remedy="Start the daemon first"
+            )
+    return dg.DagsterInstance.get()
+
+
+def _ago(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+_LOOKS: dict[Organ, _Look] = {
+    Organ.TARGET: _target,
+    Organ.CODE: _code,
+    Organ.WEBSERVER: _webserver,
+    Organ.DAEMON: _daemon,
+    Organ.SYNC: _sync,
+    Organ.DISK: _disk,
+}

@@ -1,0 +1,72 @@
+"""Commands of who runs this for good: the three processes, their health, and alerts."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline import health as organs
+from pipeline import serving, settings
+from pipeline.alerts.message import Alert
+from pipeline.alerts.receivers import NotDelivered, receivers
+from pipeline.move.errors import SettingsError
+
+alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
+_console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def serve(
+    part: Annotated[serving.Part, typer.Argument(help="Which of the three processes to be.")],
+) -> None:
+    """Be one of the three processes that run for good: code server, webserver or daemon."""
+    serving.serve(part, settings.load())
+
+
+def health(
+    which: Annotated[
+        list[organs.Organ] | None, typer.Argument(help="Only these; otherwise all.")
+    ] = None,
+    tell: Annotated[
+        bool, typer.Option("--alert", help="Tell the receivers of alerts what is newly unwell.")
+    ] = False,
+) -> None:
+    """Tell whether what runs for good is well; the exit code is 1 if something is not."""
+    loaded = settings.load()
+    found = organs.readings(loaded, which or [])
+    for reading in found:
+        state = "[green]well  [/]" if reading.well else "[red]unwell[/]"
+        _console.print(f"{reading.organ:<10}{state}  ", end="")
+        _console.print(reading.says, markup=False, soft_wrap=True)
+    if tell:
+        for error in organs.tell_changes(loaded, found, receivers(loaded.alerts)):
+            _errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(0 if all(reading.well for reading in found) else 1)
+
+
+@alert.callback()
+def alerting() -> None:
+    """Keep ``test`` a command of its own, though it is the only one."""
+
+
+@alert.command("test")
+def alert_test() -> None:
+    """Send an alert to every receiver, to try whether it arrives."""
+    loaded = settings.load()
+    link = loaded.alerts.ui_url or ""
+    tried = Alert("test", "a test of alerts", lines=("Nothing has failed.",), link=link)
+    who = receivers(loaded.alerts)
+    if not who:
+        raise SettingsError(
+            "Nobody is to be told of anything",
+            remedy="Set ALERT_WEBHOOK_URL, or ALERT_SMTP_URL with ALERT_FROM and ALERT_TO",
+        )
+    refused = 0
+    for receiver in who:
+        try:
+            receiver.send(tried)
+            _console.print(f"told {receiver.shown}", markup=False, soft_wrap=True)
+        except NotDelivered as error:
+            refused += 1
+            _errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if refused else 0)
