@@ -41,8 +41,9 @@ if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first, so that no worker is left with one of them at the end."""
-    first = ("test_ui.py", "test_sync_commands.py", "test_kill.py", "test_sync_faults.py")
-    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else 9)
+    first = ("ui", "sync_commands", "soak", "kill", "sync_faults", "anki_commands", "cli")
+    places = {f"test_{name}.py": place for place, name in enumerate(first)}
+    items.sort(key=lambda item: places.get(item.path.name, len(first)))
 
 
 @pytest.fixture(autouse=True)
