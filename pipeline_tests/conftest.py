@@ -1,4 +1,8 @@
-"""Fixtures: one PostgreSQL for the whole session, a database of its own for each test."""
+"""Fixtures: one PostgreSQL for the whole session, a database of its own for each test.
+
+Files of tests and of the server lie in memory where there is room. Tests whose subject needs
+Dagster's tables are marked ``dagster``; their databases have them from the start, copied.
+"""
 
 import itertools
 import os
@@ -15,21 +19,32 @@ from sqlalchemy.engine import URL
 
 from pipeline.embedded import ensure_server
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile
+from pipeline_tests.support import SourceFile, new_database, use
 
 # Fixtures of whole worlds lie beside what the tests do with them.
-pytest_plugins = ["pipeline_tests.door", "pipeline_tests.anki_world", "pipeline_tests.supabase"]
+pytest_plugins = [
+    "pipeline_tests.door",
+    "pipeline_tests.anki_world",
+    "pipeline_tests.standings",
+    "pipeline_tests.supabase",
+]
 
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
 hypothesis_settings.load_profile("suite")
 
 _numbers = itertools.count()
+_MEMORY, _ROOM = Path("/dev/shm"), 4 << 30
+if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
+    # By the variable, because commands that tests start have to find the same place.
+    os.environ["TMPDIR"] = str(_MEMORY)
+    tempfile.tempdir = None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first, so that no worker is left with one of them at the end."""
-    first = ("test_ui.py", "test_sync_commands.py", "test_kill.py", "test_sync_faults.py")
-    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else 9)
+    first = ("ui", "sync_commands", "soak", "kill", "sync_faults", "anki_commands", "cli")
+    places = {f"test_{name}.py": place for place, name in enumerate(first)}
+    items.sort(key=lambda item: places.get(item.path.name, len(first)))
 
 
 @pytest.fixture(autouse=True)
@@ -66,14 +81,22 @@ def _forget_the_disk(server: URL) -> None:
 
 
 @pytest.fixture
-def database(server: URL) -> Iterator[URL]:
-    """An empty database."""
-    name = f"test_{next(_numbers)}"
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name}")
-        yield server.set(database=name)
-        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+def database(request: pytest.FixtureRequest, server: URL) -> Iterator[URL]:
+    """An empty database; with Dagster's tables where a test is marked so."""
+    marked = request.node.get_closest_marker("dagster") is not None
+    template = request.getfixturevalue("dagster_tables") if marked else "template1"
+    with new_database(server, f"test_{next(_numbers)}", template=template) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def dagster_tables(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Name of a database with Dagster's tables, for others to copy."""
+    with new_database(server, "dagster_tables") as made:
+        with pytest.MonkeyPatch.context() as patch:
+            folder = tmp_path_factory.mktemp("dagster")
+            use(patch, {"DATABASE_URL": libpq(made), "PIPELINE_HOME": str(folder)})
+        yield "dagster_tables"
 
 
 @pytest.fixture

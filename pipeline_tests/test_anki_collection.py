@@ -184,6 +184,9 @@ def test_a_collection_of_a_newer_anki_is_told(path: Path) -> None:
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 
 
+NO_ROOM = "Free space and run again; what was confirmed is kept"
+
+
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     """A small disk of its own."""
@@ -197,54 +200,50 @@ def mounted(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@as_root
-def test_a_full_disk_is_told_and_the_next_run_goes_on(
-    anki_folder: Path, anki_contents: str, tmp_path: Path
-) -> None:
-    with mounted(tmp_path / "disk", "size=4m") as disk:
-        shutil.copytree(anki_folder, disk, dirs_exist_ok=True)
-        cards = anki_folder / "cards.db"
-        way = FileWay(disk / "collection.anki2")
-        with make_world(anki_folder, anki_contents, way) as world:
-            assert world.sqlite == cards
-            for number in range(1, 9):
-                world.words(number)
-                world.run(
-                    "UPDATE fragment_assets SET asset_data = %s WHERE id = %s",
-                    os.urandom(1000) * 1000,
-                    100 * number,
-                )
-            with pytest.raises(AnkiError) as caught:
-                world.sync()
-            assert (type(caught.value), caught.value.remedy) == (
-                AnkiError,
-                "Free space and run again; what was confirmed is kept",
-            )
-            assert caught.value.problem.startswith(f"the collection {way.path}: the disk is full (")
-            assert world.cards() == []
-            assert [each.name for each in disk.iterdir() if each.suffix == ".fresh"] == []
-            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            world.sync()
-            assert world.followed() == world.all_followed()
-
-
-@as_root
-def test_a_disk_that_fills_up_while_notes_are_made(
-    anki_folder: Path, anki_contents: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def cramped(anki_folder: Path, anki_contents: str, tmp_path: Path) -> Iterator[World]:
+    """An empty world whose collection lies on a disk of 4 MiB."""
     with mounted(tmp_path / "disk", "size=4m") as disk:
         shutil.copytree(anki_folder, disk, dirs_exist_ok=True)
         way = FileWay(disk / "collection.anki2")
         with make_world(anki_folder, anki_contents, way) as world:
-            for number in range(1, 41):
-                world.content(number, translation="long " * 30_000)
-            with pytest.raises(AnkiError) as caught:
-                world.sync()
-            assert caught.value.remedy == "Free space and run again; what was confirmed is kept"
-            assert world.cards() == []
-            subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-            world.sync()
-            assert world.followed() == world.all_followed()
+            assert world.sqlite == anki_folder / "cards.db"
+            yield world
+
+
+def refused_for_want_of_room(world: World) -> AnkiError:
+    """What a run says that finds no room; it makes no card, and with room the next goes on."""
+    disk = world.way.path.parent  # type: ignore[attr-defined]
+    with pytest.raises(AnkiError) as caught:
+        world.sync()
+    assert world.cards() == []
+    assert [each.name for each in disk.iterdir() if each.suffix == ".fresh"] == []
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    world.sync()
+    assert world.followed() == world.all_followed()
+    return caught.value
+
+
+@as_root
+def test_a_full_disk_is_told_and_the_next_run_goes_on(cramped: World) -> None:
+    for number in range(1, 9):
+        cramped.words(number)
+        cramped.run(
+            "UPDATE fragment_assets SET asset_data = %s WHERE id = %s",
+            os.urandom(1000) * 1000,
+            100 * number,
+        )
+    error = refused_for_want_of_room(cramped)
+    assert (type(error), error.remedy) == (AnkiError, NO_ROOM)
+    path = cramped.way.path  # type: ignore[attr-defined]
+    assert error.problem.startswith(f"the collection {path}: the disk is full (")
+
+
+@as_root
+def test_a_disk_that_fills_up_while_notes_are_made(cramped: World) -> None:
+    for number in range(1, 41):
+        cramped.content(number, translation="long " * 30_000)
+    assert refused_for_want_of_room(cramped).remedy == NO_ROOM
 
 
 @as_root

@@ -4,6 +4,8 @@ Jobs are run in this process, recorded in Dagster's schema of a real target; com
 them. The source is the sample, Anki a collection's file.
 """
 
+import itertools
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -12,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy.engine import URL
 
 from pipeline import runs, settings
 from pipeline.anki.collection import CollectionFile
@@ -26,10 +29,12 @@ from pipeline.sample import make_sample
 from pipeline.services.learning_content import LearningContentService
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import LearningContentCreate
-from pipeline_tests.support import SourceFile, move_all, query, use
-from pipeline_tests.test_cli import pipeline
+from pipeline.settings import libpq
+from pipeline_tests.commands import pipeline
+from pipeline_tests.support import SourceFile, move_all, new_database, query, use
 from pipeline_tests.test_secrets import everything_stored
 
+_numbers = itertools.count()
 WORDS = 60
 KEY = "k3y-that-nobody-may-see"
 ALL_CHECKS = {
@@ -46,12 +51,30 @@ ALL_CHECKS = {
 }
 
 
+@pytest.fixture(scope="module")
+def moved_home(
+    server: URL, dagster_tables: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A home whose sample has been moved into a database ``moved_home``, both to be copied."""
+    home = tmp_path_factory.mktemp("moved") / "home"
+    make_sample(home / "sample.db")
+    with new_database(server, "moved_home", template=dagster_tables) as made:
+        move_all(home / "sample.db", libpq(made))
+        yield home
+
+
 @pytest.fixture
-def variables(target_url: str, tmp_path: Path) -> dict[str, str]:
+def database(server: URL, moved_home: Path) -> Iterator[URL]:
+    """A database of a test's own, into which the sample has been moved."""
+    with new_database(server, f"home_{next(_numbers)}", template="moved_home") as made:
+        yield made
+
+
+@pytest.fixture
+def variables(moved_home: Path, target_url: str, tmp_path: Path) -> dict[str, str]:
     """Settings of a home whose sample has been moved."""
     home = tmp_path / "home"
-    make_sample(home / "sample.db")
-    move_all(home / "sample.db", target_url)
+    shutil.copytree(moved_home, home)
     return {"PIPELINE_HOME": str(home), "DATABASE_URL": target_url, "LOCK_SECONDS": "0"}
 
 

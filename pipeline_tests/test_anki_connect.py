@@ -54,6 +54,11 @@ def patient(world: World) -> None:
 
 # As a whole
 
+NO_KEY = (
+    AnkiError,
+    "HERE refused the key",
+    "Set ANKI_CONNECT_KEY to the apiKey in AnkiConnect's configuration",
+)
 STRANGE = (AnkiError, "HERE did not answer {} as AnkiConnect does", "Check ANKI_CONNECT_URL")
 BROKEN = (
     AnkiGone,
@@ -178,23 +183,8 @@ def test_a_key_that_is_changed_meanwhile_is_told(
         if moment == "before add":
             anki_server.key = "another"
 
-    assert says(server_world, happens=changes) == (
-        AnkiError,
-        "HERE refused the key",
-        "Set ANKI_CONNECT_KEY to the apiKey in AnkiConnect's configuration",
-    )
+    assert says(server_world, happens=changes) == NO_KEY
     anki_server.key = KEY
-    server_world.sync()
-    assert server_world.followed() == server_world.all_followed()
-
-
-@pytest.mark.parametrize("action", ["addNote", "retrieveMediaFile"])
-def test_a_key_that_is_refused_within_a_request_is_told(
-    server_world: World, anki_server: AnkiServer, action: str
-) -> None:
-    server_world.words(1)
-    with anki_server.fault("wrong key", action):
-        assert says(server_world)[1] == "HERE refused the key"
     server_world.sync()
     assert server_world.followed() == server_world.all_followed()
 
@@ -396,12 +386,16 @@ def test_why_anki_did_not_take_it_is_told(
 
 
 @pytest.mark.parametrize("action", ["addNote", "retrieveMediaFile"])
-def test_an_answer_that_is_too_short_is_strange(
-    server_world: World, anki_server: AnkiServer, action: str
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("wrong key", NO_KEY), ("short multi", (STRANGE[0], STRANGE[1].format("multi"), STRANGE[2]))],
+)
+def test_what_goes_wrong_within_a_request_of_several_is_told(
+    server_world: World, anki_server: AnkiServer, action: str, fault: Any, said: Any
 ) -> None:
     server_world.words(1, 2)
-    with anki_server.fault("short multi", action):
-        error, problem, remedy = STRANGE
+    error, problem, remedy = said
+    with anki_server.fault(fault, action):
         assert says(server_world) == (error, problem.format("multi"), remedy)
     server_world.sync()
     assert server_world.followed() == server_world.all_followed()

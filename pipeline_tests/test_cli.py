@@ -3,16 +3,11 @@
 It is run as a user runs it: a process of its own, settings in the environment, no terminal.
 """
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg2
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
@@ -21,18 +16,10 @@ from pipeline.checks import OF_A_MOVE
 from pipeline.sample import make_sample
 from pipeline.settings import libpq
 from pipeline.tables import content
-from pipeline_tests.support import SourceFile, move_all, query
+from pipeline_tests.commands import Ran, installed, pipeline, usable
+from pipeline_tests.support import SourceFile, move_all, new_database, query
 
 TABLES = [table.name for table in content.metadata.sorted_tables]
-SETTINGS = (
-    "SQLITE_DATABASE_URL",
-    "DATABASE_URL",
-    "PIPELINE_HOME",
-    "MAX_DELETE_SHARE",
-    "LOCK_SECONDS",
-    "DAGSTER_HOME",
-    "PIPELINE_DAGSTER_URL",
-)
 CHANGE_ON_INSERT = """
 CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -42,52 +29,6 @@ END $$;
 CREATE TRIGGER change BEFORE INSERT ON content_fragments FOR EACH ROW EXECUTE FUNCTION change();
 """
 LINE_BREAKS_ONLY = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f]*")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a finished command left."""
-
-    code: int
-    out: str
-    err: str
-
-    def row(self, *cells: str) -> list[str]:
-        """The rest of the first printed row that starts with these cells."""
-        for line in self.out.splitlines():
-            found = re.split(r"\s{2,}", line.strip())
-            if found[: len(cells)] == list(cells):
-                return found[len(cells) :]
-        raise AssertionError(f"no row starts with {cells} in\n{self.out}")
-
-
-def environment(**settings: object) -> dict[str, str]:
-    """The environment of a command: these settings and none of whoever runs the tests."""
-    kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
-    return kept | {name: str(value) for name, value in settings.items()}
-
-
-def pipeline(*arguments: str, **settings: object) -> Ran:
-    """Run the command to its end, with these settings."""
-    command = Path(sys.executable).with_name("pipeline")
-    done = subprocess.run(
-        [command, *arguments],
-        env=environment(**settings),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return Ran(done.returncode, done.stdout, done.stderr)
-
-
-def usable(source: SourceFile, target_url: str, folder: Path) -> dict[str, str]:
-    """Settings of a command that moves a source to a target and keeps its files in a folder."""
-    return {
-        "SQLITE_DATABASE_URL": f"sqlite:///{source.path}",
-        "DATABASE_URL": target_url,
-        "PIPELINE_HOME": str(folder / "home"),
-    }
 
 
 @dataclass(frozen=True)
@@ -104,13 +45,10 @@ def moved(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mov
     """The sample, moved twice by the command into a database of its own."""
     folder = tmp_path_factory.mktemp("moved")
     make_sample(folder / "sample.db")
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE moved")
-        url = libpq(server.set(database="moved"))
-        settings = usable(SourceFile(folder / "sample.db"), url, folder)
-        yield Moved(url, pipeline("migrate", **settings), pipeline("migrate", **settings))
-        connection.cursor().execute("DROP DATABASE moved WITH (FORCE)")
+    with new_database(server, "moved") as made:
+        settings = usable(SourceFile(folder / "sample.db"), libpq(made), folder)
+        first, second = installed("migrate", **settings), pipeline("migrate", **settings)
+        yield Moved(libpq(made), first, second)
 
 
 def test_the_sample_moves_and_the_command_exits_with_zero(moved: Moved) -> None:
@@ -210,6 +148,7 @@ def test_what_cannot_be_used_is_named_in_one_sentence(
     assert "Traceback" not in ran.out + ran.err
 
 
+@pytest.mark.dagster
 def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
@@ -247,6 +186,7 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
     ]
 
 
+@pytest.mark.dagster
 def test_a_run_that_would_delete_too_much_stops_and_says_so(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:

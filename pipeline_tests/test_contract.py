@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
@@ -24,7 +23,7 @@ from pipeline.move.sift import Sieve, convert
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import DataFault, Target
 from pipeline.settings import libpq
-from pipeline_tests.support import move_all, query
+from pipeline_tests.support import move_all, new_database, query
 
 Row = dict[str, Any]
 Rows = dict[int, tuple[Any, ...]]
@@ -224,11 +223,8 @@ EVERY_VALUE = [
 @pytest.fixture(scope="module")
 def url(server: URL) -> Iterator[str]:
     """One database for all; every test begins with dropping what the last one left."""
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE contract")
-        yield libpq(server.set(database="contract"))
-        connection.cursor().execute("DROP DATABASE contract WITH (FORCE)")
+    with new_database(server, "contract") as made:
+        yield libpq(made)
 
 
 @pytest.fixture(params=list(DECLARED))

@@ -16,8 +16,8 @@ from pipeline.environment import Databases, demand_session
 from pipeline.move.errors import SettingsError
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
+from pipeline_tests.commands import pipeline
 from pipeline_tests.support import SourceFile, move_all, query
-from pipeline_tests.test_cli import pipeline
 
 TABLES = metadata.sorted_tables
 IN_SOURCE = ["library", "readable", "integrity", "journal", "tables", "foreign keys", "room"]

@@ -4,6 +4,7 @@ One real run is recorded in a real target, and then copied within the database, 
 schedule would have started it; its evidence and its output are copied as files.
 """
 
+import itertools
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,15 +18,15 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import settings, storage
+from pipeline import settings
 from pipeline.assets.housekeeping import AT_ONCE, Kept, tidy
 from pipeline.checks import OF_A_MOVE
-from pipeline.environment import databases
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile, query
-from pipeline_tests.test_cli import TABLES, usable
+from pipeline_tests.commands import usable
+from pipeline_tests.support import SourceFile, new_database, query, use
+from pipeline_tests.test_cli import TABLES
 
 KEPT = 10
 """The smallest KEEP_RUNS there is."""
@@ -141,67 +142,49 @@ class Home:
         return float(query(self.url, size)[0][0]) / 2**20
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture(scope="module")
-def recorded(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def recorded(
+    server: URL, dagster_tables: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, str]]:
     """A database and a folder that hold one run of sync by which all tables were moved."""
     from pipeline import runs
 
     folder = tmp_path_factory.mktemp("recorded")
     source = SourceFile.make(folder / "source.db")
     source.add_family(contents=1)
-    url = libpq(server.set(database="recorded"))
     with (
         pytest.MonkeyPatch.context() as patch,
-        closing(psycopg2.connect(libpq(server))) as connection,
+        new_database(server, "recorded", template=dagster_tables) as made,
     ):
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE recorded")
-        set_up(patch, source, url, folder)
+        use(patch, usable(source, libpq(made), folder))
         with runs.instance() as opened:
             result = runs.run("sync", opened=opened)
             assert result.success
+        query(
+            libpq(server),
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = 'recorded'",
+        )
         yield folder, result.run_id
-        connection.cursor().execute("DROP DATABASE recorded WITH (FORCE)")
-
-
-def set_up(patch: pytest.MonkeyPatch, source: SourceFile, url: str, folder: Path) -> None:
-    """Let this process use a source, a target with Dagster's schema, and a folder."""
-    for name, value in usable(source, url, folder).items():
-        patch.setenv(name, value)
-    # storage.prepare sets these for the process; monkeypatch takes them back.
-    for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):
-        patch.setenv(name, "")
-    patch.setenv("DAGSTER_HOME", str(settings.PROJECT))
-    patch.delenv("KEEP_RUNS", raising=False)
-    loaded = settings.load()
-    storage.prepare(databases(loaded), loaded)
 
 
 @pytest.fixture
 def home(
-    recorded: tuple[Path, str],
-    server: URL,
-    target_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    recorded: tuple[Path, str], server: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Home]:
     """A copy of the recorded run, in a database and a folder of this test's own."""
     from pipeline import runs
 
-    folder, template = recorded
-    name = target_url.partition("?")[0].rpartition("/")[2]
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
-        connection.cursor().execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = 'recorded'"
-        )
-        connection.cursor().execute(f"CREATE DATABASE {name} TEMPLATE recorded")
+    folder, run_id = recorded
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    set_up(monkeypatch, SourceFile(tmp_path / "source.db"), target_url, tmp_path)
-    with runs.instance() as opened:
-        yield Home(target_url, tmp_path / "home", opened, template)
+    monkeypatch.delenv("KEEP_RUNS", raising=False)
+    with new_database(server, f"home_{next(_numbers)}", template="recorded") as made:
+        use(monkeypatch, usable(SourceFile(tmp_path / "source.db"), libpq(made), tmp_path))
+        with runs.instance() as opened:
+            yield Home(libpq(made), tmp_path / "home", opened, run_id)
 
 
 def test_five_hundred_runs_of_a_job_are_kept_unless_another_number_is_set(

@@ -7,6 +7,7 @@ the source, every change of it and every moment of a kill.
 import json
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -26,14 +27,14 @@ from sqlalchemy.engine import URL
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT, libpq
 from pipeline.tables.content import metadata
+from pipeline_tests.commands import environment, pipeline, usable
 from pipeline_tests.support import SourceFile, move_all, query
-from pipeline_tests.test_cli import environment, pipeline, usable
 
 SEEDS = [
     pytest.param(seed, marks=[pytest.mark.slow] if seed else [])
     for seed in range(int(os.environ.get("SOAK_SEEDS", "1")))
 ]
-KILLS_OF_A_MOVE = 16
+KILLS_OF_A_MOVE = 10
 KILLS_OF_A_COMMAND = 4
 PARENTS = {
     "learning_content": {},
@@ -390,8 +391,11 @@ def test_the_command_can_be_killed_anywhere_and_run_again(
     rng = random.Random(20)
     write_source(source, rng)
     settings = usable(source, target_url, tmp_path) | {"LOCK_SECONDS": "60"}
-    command = [Path(sys.executable).with_name("pipeline"), "migrate"]
-    seconds, seen = 2.0, 0
+    # How long it takes is known for this machine, and as busy as it is, only by trying.
+    tried = pipeline("migrate", **settings)
+    seconds = float(re.findall(r"proven in ([\d.]+) s", tried.out)[0])
+    wipe(target_url)
+    command, seen = [Path(sys.executable).with_name("pipeline"), "migrate"], 0
     shares = moments(KILLS_OF_A_COMMAND, rng)
     for first, second in zip(shares[::2], shares[1::2], strict=True):
         before, after = held_by(target_url), expected(source)
@@ -418,6 +422,7 @@ def test_the_command_can_be_killed_anywhere_and_run_again(
     assert seen, "no kill came while a run had its copy of the source"
 
 
+@pytest.mark.dagster
 def test_two_runs_at_once_take_turns(
     source: SourceFile, target_url: str, tmp_path: Path, killed: list["subprocess.Popen[str]"]
 ) -> None:
@@ -457,6 +462,7 @@ def test_four_who_use_a_fresh_target_first_all_can_record_their_runs(
     assert query(target_url, "SELECT count(*) FROM dagster.runs") == [(0,)]
 
 
+@pytest.mark.dagster
 def test_a_run_that_waits_too_long_says_who_holds_the_target(
     source: SourceFile, server: URL, target_url: str, tmp_path: Path
 ) -> None:
@@ -485,17 +491,18 @@ def test_runs_that_start_together_leave_each_other_their_copies(
     for name, value in usable(source, target_url, tmp_path).items():
         monkeypatch.setenv(name, value)
 
-    def run(number: int) -> bool:
-        """Take a copy, use it, let it go."""
-        resource = SourceDatabase()
+    def run(worker: int) -> bool:
+        """As often as said: take a copy, use it, let it go."""
+        found = []
         with Target.connect(target_url, shown="the target") as target:
-            rankings = [metadata.tables["rankings"]]
-            opened = resource.open(rankings, target=target, run_id=f"run {number}")
-        with opened.sqlite() as copy:
-            (rows,) = copy.execute("SELECT count(*) FROM rankings").fetchone()
-        resource.teardown_after_execution(None)  # type: ignore[arg-type]
-        return bool(rows == 4)
+            for number in range(25):
+                resource, rankings = SourceDatabase(), [metadata.tables["rankings"]]
+                opened = resource.open(rankings, target=target, run_id=f"run {worker} {number}")
+                with opened.sqlite() as copy:
+                    found += copy.execute("SELECT count(*) FROM rankings").fetchone()
+                resource.teardown_after_execution(None)  # type: ignore[arg-type]
+        return found == [4] * 25
 
     with ThreadPoolExecutor(6) as runs:
-        assert all(runs.map(run, range(150)))
+        assert all(runs.map(run, range(6)))
     assert list((tmp_path / "home" / "snapshots").iterdir()) == []

@@ -15,8 +15,8 @@ from pipeline.move.errors import MendError
 from pipeline.move.findings import Mended
 from pipeline.move.target import Target
 from pipeline.tables.content import metadata
+from pipeline_tests.commands import pipeline, usable
 from pipeline_tests.support import SourceFile, move_all, query, reasons
-from pipeline_tests.test_cli import pipeline, usable
 
 NAMES = [table.name for table in metadata.sorted_tables]
 VALUES = st.one_of(
@@ -223,6 +223,7 @@ def test_a_file_of_another_form_is_refused(
         list(quarantine_files.read(tmp_path / "missing.csv"))
 
 
+@pytest.mark.dagster
 def test_the_commands_export_mend_redrive_and_forget(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.move.errors import TooManyDeletes
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
-from pipeline_tests.support import SourceFile, move_all, query, reasons
+from pipeline_tests.support import SourceFile, move_all, new_database, query, reasons
 
 TABLES = [table.name for table in metadata.sorted_tables]
 
@@ -486,12 +486,9 @@ def family(
     """A source of six families and a database into which it has been moved, to be copied."""
     source = SourceFile.make(tmp_path_factory.mktemp("family") / "source.db")
     source.add_family(contents=6)
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE family")
-        move_all(source.path, libpq(server.set(database="family")))
+    with new_database(server, "family") as made:
+        move_all(source.path, libpq(made))
         yield source, "family"
-        connection.cursor().execute("DROP DATABASE family WITH (FORCE)")
 
 
 _numbers = itertools.count()
@@ -506,25 +503,20 @@ _numbers = itertools.count()
 def test_after_any_edits_on_both_sides_the_target_equals_the_source(
     family: tuple[SourceFile, str], server: URL, tmp_path: Path, edits: list[Any], batch_rows: int
 ) -> None:
-    name = f"edited_{next(_numbers)}"
-    url = libpq(server.set(database=name))
     source = SourceFile(tmp_path / "edited.db")
     shutil.copy(family[0].path, source.path)
-    with closing(psycopg2.connect(libpq(server))) as connection, pytest.MonkeyPatch.context() as m:
-        connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {family[1]}")
-        m.setattr(extract, "BATCH_ROWS", batch_rows)
-        m.setattr(changes, "_TILE_ROWS", 2 * batch_rows)
-        try:
-            for edit in edits:
-                try:
-                    _edit(source, url, edit)
-                except psycopg2.Error:
-                    continue
-            move_all(source.path, url, delete_share=1)
-            assert_equal_sides(source.path, url, _bad_rows(source))
-            again = move_all(source.path, url, delete_share=0)
-            assert {move.way for move in again.values()} <= {"unchanged", "filled"}
-            assert {move.deleted_rows for move in again.values()} == {0}
-        finally:
-            connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with (
+        new_database(server, f"edited_{next(_numbers)}", template=family[1]) as made,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        url = libpq(made)
+        patch.setattr(extract, "BATCH_ROWS", batch_rows)
+        patch.setattr(changes, "_TILE_ROWS", 2 * batch_rows)
+        for edit in edits:
+            with suppress(psycopg2.Error):
+                _edit(source, url, edit)
+        move_all(source.path, url, delete_share=1)
+        assert_equal_sides(source.path, url, _bad_rows(source))
+        again = move_all(source.path, url, delete_share=0)
+        assert {move.way for move in again.values()} <= {"unchanged", "filled"}
+        assert {move.deleted_rows for move in again.values()} == {0}

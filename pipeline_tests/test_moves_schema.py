@@ -3,12 +3,10 @@
 import itertools
 import re
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
@@ -17,7 +15,7 @@ from pipeline.move.findings import Drift
 from pipeline.move.transaction import Move
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
-from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query
+from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, new_database, query
 
 PLAN_DDL = """
 CREATE TABLE learning_content (
@@ -142,14 +140,9 @@ def storage_of(url: str, table: str) -> dict[str, str]:
 @pytest.fixture
 def planned(server: URL) -> Iterator[str]:
     """The URL of another database, in which the plan's DDL has been executed."""
-    name = f"planned_{next(_numbers)}"
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name}")
-        url = libpq(server.set(database=name))
-        query(url, PLAN_DDL)
-        yield url
-        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(server, f"planned_{next(_numbers)}") as made:
+        query(libpq(made), PLAN_DDL)
+        yield libpq(made)
 
 
 @pytest.mark.parametrize("contents", [0, 3])

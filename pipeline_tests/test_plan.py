@@ -2,7 +2,7 @@
 
 import json
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.console import Console
-from sqlalchemy.engine import URL
 
 from pipeline import report
 from pipeline.move.errors import SourceError
@@ -24,25 +23,12 @@ from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
+from pipeline_tests.commands import Ran, command, usable
+from pipeline_tests.standings import opened
 from pipeline_tests.support import CONTENT_DDL, DEFAULTS, SourceFile, query
-from pipeline_tests.test_cli import Ran, usable
-from pipeline_tests.test_standing import command, emptied, new_database, opened
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
-
-
-@pytest.fixture(scope="module")
-def shared(server: URL) -> Iterator[str]:
-    """A database for all tests of this file."""
-    with new_database(server, "shared_plan") as url:
-        yield url
-
-
-@pytest.fixture
-def target_url(shared: str) -> str:
-    """The URL of an empty database."""
-    return emptied(shared)
 
 
 def planned(
@@ -510,7 +496,10 @@ def test_plan_and_move_reject_the_same_rows_for_the_same_reasons(
         # Bytes that begin like this stand for a text that is not UTF-8.
         slot = "CAST(? AS TEXT)" if value == b"\xff\xfe" else "?"
         source.run(f"UPDATE {table} SET {column} = {slot} WHERE id = {key}", (value,))
-    emptied(target_url)
+    query(
+        target_url,
+        "DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP SCHEMA IF EXISTS migration CASCADE",
+    )
     plans, moves = planned(source, target_url, folder), moved(source, target_url, folder)
     for name in NAMES:
         assert plans[name].rejected_rows == moves[name].quarantined_rows

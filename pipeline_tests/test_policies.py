@@ -1,7 +1,7 @@
 """What a person decides holds in the move, in its proof, in a later check, and for every value."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.engine import URL
 
 from pipeline import settings
 from pipeline.move.errors import LossyConversion, SettingsError, SourceError
@@ -30,18 +29,10 @@ from pipeline.move.prepare import prepare
 from pipeline.move.transaction import Move
 from pipeline.move.types import cast_of
 from pipeline.tables.content import metadata
+from pipeline_tests.commands import command, usable
+from pipeline_tests.standings import broken, findings, opened, standing
 from pipeline_tests.support import CONTENT_DDL, SourceFile, query, reasons
-from pipeline_tests.test_cli import usable
 from pipeline_tests.test_plan import found_by, moved, planned
-from pipeline_tests.test_standing import (
-    broken,
-    command,
-    emptied,
-    findings,
-    new_database,
-    opened,
-    standing,
-)
 
 TABLES = metadata.sorted_tables
 CONTENT = TABLES[:1]
@@ -51,19 +42,6 @@ CONTENT = TABLES[:1]
 def _no_policies_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NAIVE_ZONE", "FORBIDDEN_NULLS", "EXTRA_COLUMNS", "LOSSY_CONVERSIONS"):
         monkeypatch.delenv(f"POLICY_{name}", raising=False)
-
-
-@pytest.fixture(scope="module")
-def shared(server: URL) -> Iterator[str]:
-    """A database for all tests of this file."""
-    with new_database(server, "shared_policies") as url:
-        yield url
-
-
-@pytest.fixture
-def target_url(shared: str) -> str:
-    """The URL of an empty database."""
-    return emptied(shared)
 
 
 def move_content(source: SourceFile, url: str, folder: Path, policies: Policies) -> Move:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 import sqlalchemy as sa
 from hypothesis import Phase, example, given, settings
@@ -21,7 +20,7 @@ from pipeline.move import quarantine
 from pipeline.move.contract import Rejected, StoredValue
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile, move_all, query, reasons
+from pipeline_tests.support import SourceFile, move_all, new_database, query, reasons
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,8 @@ def kept(url: str, table: str) -> list[Rejected]:
 @pytest.fixture(scope="module")
 def url(server: URL) -> Iterator[str]:
     """One database for all examples of the round trip."""
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE quarantine")
-        yield libpq(server.set(database="quarantine"))
-        connection.cursor().execute("DROP DATABASE quarantine WITH (FORCE)")
+    with new_database(server, "quarantine") as made:
+        yield libpq(made)
 
 
 texts = st.one_of(

@@ -17,8 +17,8 @@ from pipeline.environment import Databases
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline.settings import libpq, shown
+from pipeline_tests.commands import pipeline, usable
 from pipeline_tests.support import SourceFile, query
-from pipeline_tests.test_cli import pipeline, usable
 
 SECRET = "s3cr3t-pa55"
 AWKWARD = f"@:/%40 ?#&'\"\\ {SECRET} ü@:"
@@ -184,3 +184,32 @@ def test_settings_show_no_password(kind: str, monkeypatch: pytest.MonkeyPatch) -
         texts = ["".join(traceback.format_exception(error))]
     texts += [repr(loaded), str(loaded), loaded.model_dump_json()]
     assert [text for text in texts if leaks(text)] == []
+
+
+def test_no_command_shows_a_password_or_leaves_one_behind(
+    source: SourceFile,
+    database: URL,
+    login: Login,
+    tmp_path: Path,
+) -> None:
+    source.add_family(contents=1)
+    query(libpq(database), f"GRANT CREATE ON SCHEMA public TO {login.user}")
+    options = usable(source, login.url(database), tmp_path)
+    ran = [
+        pipeline(*command, **options)
+        for command in (
+            ("track", "on"),
+            ("track", "status"),
+            ("sync",),
+            ("sync", "--full"),
+            ("sync",),
+            ("track", "off"),
+        )
+    ]
+    assert [each.code for each in ran] == [0] * len(ran), [each.err for each in ran]
+    assert leaks("".join(each.out + each.err for each in ran)) == set()
+    stored = list(everything_stored(libpq(database)))
+    assert {"dagster.runs", "dagster.event_logs", "migration.watermarks"} <= {t for t, _ in stored}
+    assert {table for table, text in stored if leaks(text)} == set()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if leaks(path.read_text(errors="replace"))] == []

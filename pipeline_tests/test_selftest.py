@@ -17,8 +17,8 @@ from pipeline.move.findings import CheckResult, KeyNotEnforced
 from pipeline.sample import make_sample
 from pipeline.selftest import FAULTS, HARMLESS, Outcome, attack
 from pipeline.settings import libpq
+from pipeline_tests.commands import command
 from pipeline_tests.support import query
-from pipeline_tests.test_standing import command
 
 NAMED = {
     "the last row is dropped",

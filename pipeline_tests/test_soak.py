@@ -617,7 +617,7 @@ def test_sync_follows_a_random_writer(
     rng = random.Random(f"{mode} {seed}")
     key = KEYS[seed % len(KEYS)]
     writer = begin(tmp_path / "soak.db", target_url, rng, tracked=mode == "tracked", key=key)
-    for number in range(int(os.environ.get("SOAK_TICKS", "120" if seed else "100"))):
+    for number in range(int(os.environ.get("SOAK_TICKS", "120" if seed else "40"))):
         try:
             tick(writer, target_url, number)
         except Exception:

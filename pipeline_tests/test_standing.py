@@ -5,23 +5,13 @@ source are made in a copy of it. What the checks say is compared whole.
 """
 
 import hashlib
-import itertools
-import os
 import shutil
-import subprocess
-import sys
 import tracemalloc
-from collections.abc import Callable, Collection, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-import psycopg2
 import pytest
-import sqlalchemy as sa
-from sqlalchemy.engine import URL
 
 from pipeline.move import changes, extract, mending
 from pipeline.move import standing as standing_module
@@ -45,134 +35,22 @@ from pipeline.move.findings import (
     Unaccounted,
     ValueDiffers,
 )
-from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import NAMES, Sample, standing_checks
-from pipeline.move.target import LOCK_KEY, Target
-from pipeline.settings import libpq
+from pipeline.move.standing import NAMES, Sample
+from pipeline.move.target import Target
 from pipeline.tables.content import metadata
+from pipeline_tests.standings import (
+    TABLES,
+    Moved,
+    broken,
+    checked,
+    findings,
+    numbers,
+    opened,
+    standing,
+    without_digests,
+)
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query
-from pipeline_tests.test_cli import Ran, usable
-
-TABLES = metadata.sorted_tables
-EVERYTHING = Sample(bytes=2**62, seed=0)
-Checks = dict[str, CheckResult]
-"""The standing checks of one table, by name."""
-
-_numbers = itertools.count()
-
-
-def opened(path: Path, folder: Path, tables: Collection[sa.Table] = TABLES) -> Source:
-    """A copy of a source, ready to be read."""
-    return Source(take_snapshot(path, folder / f"copy {next(_numbers)}.db", tables=tables))
-
-
-def standing(
-    where: str | Target,
-    source: Source,
-    table: sa.Table | str,
-    *,
-    planted: str = "",
-    policies: Policies = DEFAULT,
-    sample: Sample = EVERYTHING,
-    only: Collection[str] = NAMES,
-) -> Checks:
-    """What the standing checks say of a table while a fault is planted; it is undone again."""
-    declared = metadata.tables[table] if isinstance(table, str) else table
-    prepared = prepare(declared, source, policies)
-    connected = Target.connect(where, shown="the target") if isinstance(where, str) else None
-    with connected or nullcontext(where) as target, target.looking():
-        if planted:
-            target.run(planted)
-        found = checked(prepared, source, target, sample=sample, only=only)
-    return {check.name: check for check in found}
-
-
-def checked(
-    prepared: Prepared,
-    source: Source,
-    target: Target,
-    *,
-    sample: Sample = EVERYTHING,
-    only: Collection[str] = NAMES,
-) -> tuple[CheckResult, ...]:
-    return standing_checks(prepared, source=source, target=target, sample=sample, only=only)
-
-
-def findings(checks: Checks) -> list[Finding]:
-    """What the failed blocking checks found."""
-    return [f for check in checks.values() if check.blocking for f in check.findings]
-
-
-def broken(checks: Checks) -> set[str]:
-    """Names of the blocking checks that failed."""
-    return {check.name for check in checks.values() if check.blocking and not check.passed}
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A source that was moved, and what the standing checks say of it."""
-
-    url: str
-    session: Target
-    file: SourceFile
-    source: Source
-    sound: dict[str, Checks]
-
-    def expected(self, table: str, *other: CheckResult) -> Checks:
-        """The sound outcome of a table but for these checks."""
-        return without_digests(self.sound[table] | {check.name: check for check in other})
-
-
-@contextmanager
-def new_database(server: URL, name: str) -> Iterator[str]:
-    """The URL of a database that is dropped afterwards; no commit waits for the disk."""
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name}")
-        connection.cursor().execute(f"ALTER DATABASE {name} SET synchronous_commit TO off")
-        yield libpq(server.set(database=name))
-        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def emptied(url: str) -> str:
-    """A database as it was when it was new; Dagster's own tables may stay."""
-    query(
-        url,
-        "DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP SCHEMA IF EXISTS migration CASCADE",
-    )
-    return url
-
-
-@pytest.fixture(scope="module")
-def shared(server: URL) -> Iterator[str]:
-    """A database for all tests of this file: making one takes longer than emptying it."""
-    with new_database(server, "shared_standing") as url:
-        yield url
-
-
-@pytest.fixture
-def target_url(shared: str) -> str:
-    """The URL of an empty database."""
-    return emptied(shared)
-
-
-@pytest.fixture(scope="module")
-def moved(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moved]:
-    """Three contents with all that belongs to them, two rows in quarantine, one lossy value."""
-    folder = tmp_path_factory.mktemp("standing")
-    file = SourceFile.make(folder / "source.db")
-    file.add_family(contents=3)
-    file.add("learning_content", {"id": 50, "title": "x" * 201})
-    file.add("rankings", {"id": 50, "rank_score": 7.5}, {"id": 51, "rank_score": 3.14159})
-    file.run("UPDATE learning_content SET last_review_at = '2025-08-07' WHERE id = 1")
-    with new_database(server, "standing") as url:
-        move_all(file.path, url)
-        source = opened(file.path, folder)
-        with Target.connect(url, shown="the target") as session:
-            sound = {table.name: standing(session, source, table) for table in TABLES}
-            yield Moved(url, session, file, source, sound)
 
 
 @pytest.fixture
@@ -180,23 +58,13 @@ def changed(moved: Moved, tmp_path: Path) -> Callable[..., Source]:
     """Copies of the moved source with something changed since."""
 
     def change(*statements: str) -> Source:
-        file = SourceFile(tmp_path / f"changed {next(_numbers)}.db")
+        file = SourceFile(tmp_path / f"changed {next(numbers)}.db")
         shutil.copy(moved.file.path, file.path)
         for statement in statements:
             file.run(statement)
         return opened(file.path, tmp_path)
 
     return change
-
-
-def without_digests(checks: Checks) -> Checks:
-    """Checks without the digests themselves, which nobody can foretell."""
-    kept = {}
-    for name, check in checks.items():
-        figures = {what: figure for what, figure in check.figures.items() if what != "digests"}
-        said = tuple(f for f in check.findings if not isinstance(f, DigestDiffers))
-        kept[name] = replace(check, findings=said, figures=figures)
-    return kept
 
 
 def conservation(
@@ -1176,175 +1044,3 @@ HIDDEN = {
 def test_a_fault_that_hides_is_found(moved: Moved, fault: str) -> None:
     table, planted, check = HIDDEN[fault]
     assert check in broken(standing(moved.session, moved.source, table, planted=planted))
-
-
-# The job, the schedule and the command.
-
-
-@pytest.fixture
-def settings(moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Settings of this process that name what was moved."""
-    named = usable(moved.file, moved.url, tmp_path)
-    for name, value in named.items():
-        monkeypatch.setenv(name, value)
-    return named
-
-
-def verify_job(*selected: tuple[str, str]) -> dg.ExecuteInProcessResult:
-    """Run the job, or only these checks of it, in this process."""
-    from pipeline.definitions import defs
-
-    job = defs.resolve_job_def("verify")
-    if selected:
-        chosen = {dg.AssetCheckKey(dg.AssetKey(t), f"standing_{name}") for t, name in selected}
-        job = job.get_subset(asset_check_selection=chosen)
-    return job.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
-
-
-@pytest.mark.usefixtures("settings")
-def test_the_job_evaluates_every_standing_check_of_every_table() -> None:
-    result = verify_job()
-    assert result.success
-    made = {
-        (c.asset_key.to_user_string(), c.check_name.removeprefix("standing_")): c
-        for c in result.get_asset_check_evaluations()
-    }
-    assert set(made) == {(table.name, name) for table in TABLES for name in NAMES}
-    errors = {key for key, c in made.items() if c.severity == dg.AssetCheckSeverity.ERROR}
-    assert errors == {(table.name, name) for table in TABLES for name in NAMES[:6]}
-    assert {key for key, c in made.items() if not c.passed} == {
-        ("learning_content", "quarantine"),
-        ("rankings", "quarantine"),
-        ("rankings", "conversions"),
-    }
-
-
-@pytest.mark.usefixtures("settings")
-def test_the_job_makes_a_single_check_alone_of_the_sample_that_is_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(extract, "BATCH_BYTES", 1)
-    monkeypatch.setenv("VERIFY_MIB", "0.0003")
-    monkeypatch.setenv("VERIFY_SEED", "7")
-    result = verify_job(("rankings", "digests"))
-    assert result.success
-    (made,) = result.get_asset_check_evaluations()
-    assert (made.asset_key, made.check_name) == (dg.AssetKey("rankings"), "standing_digests")
-    figures = {name: value.value for name, value in made.metadata.items()}
-    assert (figures["seed"], figures["of_rows"]) == (7, 14)
-    assert 2 <= figures["sampled_rows"] <= 4
-
-
-@pytest.mark.usefixtures("settings")
-def test_the_job_does_not_run_while_another_run_holds_the_target(
-    moved: Moved, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCK_SECONDS", "0")
-    with closing(psycopg2.connect(moved.url)) as other:
-        other.cursor().execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
-        result = verify_job(("rankings", "schema"))
-    assert not result.success
-    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
-    said = failure.user_failure_data.description
-    assert "is held by another run" in said
-    assert said.endswith("Wait until that run ends, then run again.")
-    assert result.get_asset_check_evaluations() == []
-
-
-def test_the_schedule_is_there_and_off() -> None:
-    from pipeline.definitions import defs
-
-    (schedule,) = [
-        each
-        for each in defs.schedules or ()
-        if isinstance(each, dg.ScheduleDefinition) and each.job_name == "verify"
-    ]
-    assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 3 * * *", "UTC")
-    assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
-
-
-def command(
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    *arguments: str,
-    **settings: object,
-) -> Ran:
-    """Run the command to its end, in this process."""
-    from pipeline import cli
-    from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT
-
-    for name in (DAGSTER_URL, DAGSTER_FILES, "DAGSTER_HOME"):
-        monkeypatch.setenv(name, str(PROJECT))
-    for name, value in settings.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
-    capfd.readouterr()
-    code: Any = 0
-    try:
-        cli.main()
-    except SystemExit as ended:
-        code = ended.code or 0
-    out, err = capfd.readouterr()
-    return Ran(code, out, err)
-
-
-def test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault(
-    source: SourceFile,
-    target_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    source.add_family(contents=1)
-    move_all(source.path, target_url)
-    named = usable(source, target_url, tmp_path)
-    ran = command(monkeypatch, capfd, "verify", **named)
-    assert (ran.code, ran.err) == (0, "")
-    assert "proven in" in ran.out
-    for table, name in itertools.product(TABLES, NAMES):
-        assert ran.row(table.name, f"standing_{name}")[0] == "passed"
-    query(target_url, "UPDATE rankings SET rank_score = 1 WHERE id = 2")
-    ran = command(monkeypatch, capfd, "verify", **named)
-    assert ran.code == 1
-    assert ran.row("rankings", "standing_digests")[:2] == [
-        "failed",
-        "rankings 2, rank_score: source 4.50, target 1.00;",
-    ]
-    assert ran.row("rankings", "standing_keys")[0] == "passed"
-    assert ran.row("fragment_assets", "standing_digests")[0] == "passed"
-    assert "proven in" not in ran.out
-    assert "Traceback" not in ran.out + ran.err
-
-
-def test_the_job_says_which_table_has_never_moved_and_checks_the_others(
-    source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    move_all(source.path, target_url, tables=TABLES[:3])
-    for name, value in usable(source, target_url, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    result = verify_job(("rankings", "schema"), ("fragment_assets", "schema"))
-    (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
-    assert failure.user_failure_data.description == (
-        "rankings has never been moved into the target. Move it first."
-    )
-    (made,) = result.get_asset_check_evaluations()
-    assert (made.asset_key, made.passed) == (dg.AssetKey("fragment_assets"), True)
-
-
-def test_a_wrong_schedule_is_one_sentence(
-    source: SourceFile, target_url: str, tmp_path: Path
-) -> None:
-    wrong = usable(source, target_url, tmp_path) | {"VERIFY_CRON": "every day"}
-    done = subprocess.run(
-        [Path(sys.executable).with_name("pipeline"), "verify"],
-        env=os.environ | wrong,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        "VERIFY_CRON cannot be 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
-        " (such as 0 3 * * *) or SCHEDULE_ZONE."
-    ]

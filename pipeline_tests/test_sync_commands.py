@@ -15,22 +15,17 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
-from sqlalchemy.engine import URL
 
 from pipeline import runs
 from pipeline.assets.attempts import RETRIES
 from pipeline.checks import OF_A_MOVE
 from pipeline.move import tracking
-from pipeline.settings import libpq
 from pipeline.tables import content
+from pipeline_tests.commands import pipeline, usable
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import LINE_BREAKS_ONLY, TABLES, pipeline, usable
-from pipeline_tests.test_secrets import (  # noqa: F401 - login is a fixture
-    Login,
-    everything_stored,
-    leaks,
-    login,
-)
+from pipeline_tests.test_cli import LINE_BREAKS_ONLY, TABLES
+
+pytestmark = pytest.mark.dagster
 
 SETTLED = 1.1
 """Seconds after which the file's time tells that it has not been written since."""
@@ -476,32 +471,3 @@ def test_a_sync_after_tracking_was_switched_on_or_off_looks_at_every_value_once(
         assert (whole.code, changes.code) == (0, 0)
         assert whole.row("rankings", "unchanged")[:3] == ["4", "4", "0"]
         assert changes.row("rankings", "synced")[1:3] == ["0", "0"] if switch == "on" else True
-
-
-def test_no_command_shows_a_password_or_leaves_one_behind(
-    source: SourceFile,
-    database: URL,
-    login: Login,  # noqa: F811
-    tmp_path: Path,
-) -> None:
-    source.add_family(contents=1)
-    query(libpq(database), f"GRANT CREATE ON SCHEMA public TO {login.user}")
-    options = usable(source, login.url(database), tmp_path)
-    ran = [
-        pipeline(*command, **options)
-        for command in (
-            ("track", "on"),
-            ("track", "status"),
-            ("sync",),
-            ("sync", "--full"),
-            ("sync",),
-            ("track", "off"),
-        )
-    ]
-    assert [each.code for each in ran] == [0] * len(ran), [each.err for each in ran]
-    assert leaks("".join(each.out + each.err for each in ran)) == set()
-    stored = list(everything_stored(libpq(database)))
-    assert {"dagster.runs", "dagster.event_logs", "migration.watermarks"} <= {t for t, _ in stored}
-    assert {table for table, text in stored if leaks(text)} == set()
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path for path in files if leaks(path.read_text(errors="replace"))] == []

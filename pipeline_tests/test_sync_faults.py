@@ -35,8 +35,8 @@ from pipeline.move.work import DELETE_SHARE
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests import test_kill, test_soak
+from pipeline_tests.commands import environment, pipeline, usable
 from pipeline_tests.support import DEFAULTS, SourceFile, move_all, query, sync_all
-from pipeline_tests.test_cli import environment, pipeline, usable
 from pipeline_tests.test_soak import CHANGED_BY, MODES, PARENTS, assert_same
 
 SEEDS = [
@@ -173,6 +173,7 @@ def test_a_sync_that_is_killed_anywhere_and_run_again_ends_as_if_never_killed(
     assert -signal.SIGKILL in codes, "every kill came too late to test anything"
 
 
+@pytest.mark.dagster
 def test_the_command_can_be_killed_and_run_again(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
@@ -793,6 +794,7 @@ def test_a_sync_that_waits_too_long_says_who_holds_the_target(
     assert query(target_url, "SELECT count(*) FROM rankings WHERE id = 1") == [(1,)]
 
 
+@pytest.mark.dagster
 def test_two_syncs_at_once_take_turns(source: SourceFile, target_url: str, tmp_path: Path) -> None:
     rng = random.Random(5)
     test_kill.write_source(source, rng)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psycopg2
 import pytest
 from dagster._core.remote_origin import (
     RegisteredCodeLocationOrigin,
@@ -30,8 +29,9 @@ from pipeline.environment import databases
 from pipeline.move.errors import SettingsError, Transient
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import TABLES, usable
+from pipeline_tests.commands import usable
+from pipeline_tests.support import SourceFile, new_database, query, use
+from pipeline_tests.test_cli import TABLES
 
 SETTLED = 1.1
 """Seconds after which two writes can be told apart by the file's time."""
@@ -52,13 +52,10 @@ def usual_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def url(server: URL) -> Iterator[str]:
+def url(server: URL, dagster_tables: str) -> Iterator[str]:
     """The URL of a database that all tests of this module share."""
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE ticks")
-        yield libpq(server.set(database="ticks"))
-        connection.cursor().execute("DROP DATABASE ticks WITH (FORCE)")
+    with new_database(server, "ticks", template=dagster_tables) as made:
+        yield libpq(made)
 
 
 @pytest.fixture

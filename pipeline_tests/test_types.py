@@ -14,7 +14,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 import sqlalchemy as sa
 from hypothesis import Phase, example, given, settings
@@ -24,7 +23,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.move.types import cast_of
 from pipeline.settings import libpq
-from pipeline_tests.support import move_all, query, reasons
+from pipeline_tests.support import move_all, new_database, query, reasons
 
 few = settings(max_examples=8, phases=[Phase.explicit, Phase.generate, Phase.shrink])
 """Each example is a whole move, of up to a hundred values."""
@@ -37,11 +36,8 @@ NEW_YEAR = datetime(2025, 1, 1, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def target(server: URL) -> Iterator[str]:
     """One database for all; every move begins with dropping what the last one left."""
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE types")
-        yield libpq(server.set(database="types"))
-        connection.cursor().execute("DROP DATABASE types WITH (FORCE)")
+    with new_database(server, "types") as made:
+        yield libpq(made)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
 from pipeline.move.standing import NAMES
-from pipeline_tests.test_cli import TABLES, environment
+from pipeline_tests.commands import environment
+from pipeline_tests.test_cli import TABLES
 from pipeline_tests.test_embedded import kill_server, server_of
 
 T = TypeVar("T")
