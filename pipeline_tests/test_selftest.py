@@ -10,7 +10,8 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import cli, selftest
+from pipeline import selftest
+from pipeline.commands import moves
 from pipeline.move import changes, standing, verify
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.move.findings import CheckResult, KeyNotEnforced
@@ -65,7 +66,7 @@ def few(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 @pytest.fixture
 def on_this_server(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the command use the server of this session instead of starting its own."""
-    monkeypatch.setattr(cli, "ensure_server", lambda data: server)
+    monkeypatch.setattr(moves, "ensure_server", lambda data: server)
 
 
 @pytest.mark.usefixtures("on_this_server")

@@ -1,19 +1,50 @@
 """Commands of who runs this for good: the three processes, their health, and alerts."""
 
+import signal
+import subprocess
+import sys
+import time
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline import health as organs
 from pipeline import serving, settings
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, receivers
+from pipeline.commands import terminal
+from pipeline.commands.terminal import console, errors
 from pipeline.move.errors import SettingsError
 
 alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
-_console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+
+
+def dev(
+    port: Annotated[int, typer.Option(help="Where the UI listens, on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
+    terminal.ready()
+    loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
+    running = [
+        subprocess.Popen(serving.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
+        for part in (serving.Part.WEBSERVER, serving.Part.DAEMON)
+    ]
+    console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        while all(process.poll() is None for process in running):
+            time.sleep(0.3)
+        raise SettingsError(
+            f"Dagster's UI or its daemon ended by itself; port {port} may be in use",
+            remedy="Read the lines above, or name another one with --port",
+        )
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
 
 
 def serve(
@@ -36,11 +67,11 @@ def health(
     found = organs.readings(loaded, which or [])
     for reading in found:
         state = "[green]well  [/]" if reading.well else "[red]unwell[/]"
-        _console.print(f"{reading.organ:<10}{state}  ", end="")
-        _console.print(reading.says, markup=False, soft_wrap=True)
+        console.print(f"{reading.organ:<10}{state}  ", end="")
+        console.print(reading.says, markup=False, soft_wrap=True)
     if tell:
         for error in organs.tell_changes(loaded, found, receivers(loaded.alerts)):
-            _errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            errors.print(str(error), style="red", markup=False, soft_wrap=True)
     raise typer.Exit(0 if all(reading.well for reading in found) else 1)
 
 
@@ -65,8 +96,8 @@ def alert_test() -> None:
     for receiver in who:
         try:
             receiver.send(tried)
-            _console.print(f"told {receiver.shown}", markup=False, soft_wrap=True)
+            console.print(f"told {receiver.shown}", markup=False, soft_wrap=True)
         except NotDelivered as error:
             refused += 1
-            _errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            errors.print(str(error), style="red", markup=False, soft_wrap=True)
     raise typer.Exit(1 if refused else 0)

@@ -5,25 +5,39 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline import environment, report, settings
 from pipeline.backup import restore, shelf, source
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
+from pipeline.commands import terminal
+from pipeline.commands.terminal import console
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 
 kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
 restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
-_console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 _From = Annotated[
     str | None, typer.Option("--from", help="The backup's name; otherwise the newest rehearsed.")
 ]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _Other = Annotated[bool, typer.Option("--other", help="Also from a backup of another database.")]
+
+
+@kept.callback(invoke_without_command=True)
+def backup(context: typer.Context) -> None:
+    """Keep both databases as they are, and show that they can be restored."""
+    if context.invoked_subcommand is not None:
+        return
+    found = terminal.ready()
+    terminal.say_where(found)
+    result = terminal.result_of("backup")
+    report.show(console, report.tables_of(result.all_events))
+    if not result.success:
+        raise typer.Exit(terminal.failed(result))
+    list_backups()
 
 
 @kept.command("list")
@@ -33,7 +47,7 @@ def list_backups() -> None:
     if not found:
         _say("there is no backup yet; run pipeline backup")
         return
-    _console.print(table_of(found))
+    console.print(table_of(found))
 
 
 @restored.command("source")
@@ -137,4 +151,4 @@ def _at(manifest: Manifest) -> str:
 
 
 def _say(text: str) -> None:
-    _console.print(text, markup=False, soft_wrap=True)
+    console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Commands that change the application over to the target, and back."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import report
+from pipeline.commands import terminal
+from pipeline.commands.terminal import console
+from pipeline.cutover import sign_offs, states
+from pipeline.move import schema
+from pipeline.move.snapshot import look_at
+
+over = typer.Typer(no_args_is_help=True, help="Change the application over to the target.")
+
+
+@over.command("status")
+def cutover_status() -> None:
+    """Tell who may write, and ask the gate; nothing is changed."""
+    raise typer.Exit(_cut_over("check"))
+
+
+@over.command("freeze")
+def cutover_freeze() -> None:
+    """Compare every value, then keep the application from writing the source, and move the rest."""
+    raise typer.Exit(_cut_over("freeze"))
+
+
+@over.command("live")
+def cutover_live() -> None:
+    """The same, and let the application write the target; only if the gate is open."""
+    raise typer.Exit(_cut_over("live"))
+
+
+@over.command("thaw")
+def cutover_thaw() -> None:
+    """Let the application write the source again, as long as the target is not live."""
+    raise typer.Exit(_cut_over("thaw"))
+
+
+@over.command("close")
+def cutover_close() -> None:
+    """End the way back: what is written to the target is not captured any more."""
+    raise typer.Exit(_cut_over("close"))
+
+
+@over.command("sign-off")
+def sign_off(
+    table: Annotated[str, typer.Argument(help="The table.")],
+    by: Annotated[str, typer.Option(help="Who says so.")],
+    reason: Annotated[str, typer.Option(help="Why.")],
+    row: Annotated[
+        list[str] | None, typer.Option(help="Keys of rows, once for each; otherwise all.")
+    ] = None,
+) -> None:
+    """Let rows of a table stay behind in quarantine."""
+    with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
+        schema.make_ledger(target)
+        (name,) = terminal.known(table)
+        signed = sign_offs.sign(target, name, handles=row or (), by=by, reason=reason)
+    console.print(f"{signed:,} rows of {name} may stay behind, says {by}", markup=False)
+
+
+def rollback() -> None:
+    """Take what was written to the target since the cut-over back into the source."""
+    raise typer.Exit(_cut_over("rollback"))
+
+
+def _cut_over(step: str) -> int:
+    """Run a step of the cut-over; returns the exit code."""
+    found = terminal.ready()
+    look_at(found.source)
+    terminal.say_where(found)
+    result = terminal.result_of("cutover", steps={"change_state": {"step": step}})
+    report.show_gate(console, result.all_events)
+    with terminal.opened(found) as target:
+        now = states.read(target)
+    console.print(f"the migration is {now}")
+    for event in result.asset_materializations_for_node("change_state"):
+        told = {name: value.value for name, value in event.metadata.items() if name != "state"}
+        console.print(
+            ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in told.items()), markup=False
+        )
+    if not result.success:
+        return terminal.failed(result)
+    return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

@@ -1,0 +1,149 @@
+"""Commands that look at both databases, move tables and prove them."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+
+from pipeline import ddl, environment, report, settings
+from pipeline.commands import terminal
+from pipeline.commands.terminal import console, errors
+from pipeline.doctor.examination import examine
+from pipeline.embedded import ensure_server
+from pipeline.metadata import PLAN
+from pipeline.move import quarantine
+from pipeline.move.plan import TablePlan
+from pipeline.move.printable import printable
+from pipeline.move.scope import Scope
+from pipeline.move.snapshot import look_at
+from pipeline.move.target import Target
+from pipeline.tables import content
+
+
+def doctor() -> None:
+    """Tell whether both databases are fit for a move, without changing anything."""
+    # Not a job: Dagster keeps its runs in the target, which may not even answer.
+    with console.status("examining source and target"):
+        found = examine(settings.load(), content.metadata.sorted_tables)
+    report.show_symptoms(console, found)
+    raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
+
+
+def plan(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
+) -> None:
+    """Tell what a move would do, without touching the target."""
+    found = terminal.ready()
+    look_at(found.source)
+    if not as_json:
+        terminal.say_where(found)
+    result = terminal.result_of("plan")
+    if not result.success:
+        raise typer.Exit(terminal.failed(result))
+    (materialized,) = result.asset_materializations_for_node("make_plan")
+    data: Any = materialized.metadata[PLAN].value
+    if as_json:
+        for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
+            print(printable(line))
+    else:
+        report.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+
+
+def show_schema() -> None:
+    """Print the target's whole schema as one SQL file, for supabase/migrations."""
+    loaded = settings.load()
+    source, tables = environment.source_file(loaded), content.metadata.sorted_tables
+    print(ddl.of_source(source, tables, loaded.policies), end="")
+
+
+def migrate(
+    only_content: Annotated[
+        str | None,
+        typer.Option(help="Only these contents and what belongs to them: ids, with commas."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many first contents and what belongs to them.")
+    ] = None,
+) -> None:
+    """Move the content tables and print what moved, what was set aside and what was proven."""
+    ids = terminal.ids(only_content, option="--only-content")
+    scope = Scope.of(ids, limit)
+    found = terminal.ready()
+    look_at(found.source)
+    terminal.say_where(found)
+    subset = {name: {"only_content": ids, "limit": limit} for name in terminal.known(None)}
+    raise typer.Exit(terminal.run("migrate", steps=subset if scope else None))
+
+
+def sync(
+    full: Annotated[
+        bool, typer.Option("--full", help="Look at every value, not only at what changed.")
+    ] = False,
+) -> None:
+    """Let the target follow the source: move what changed, and prove it."""
+    found = terminal.ready()
+    look_at(found.source)
+    terminal.say_where(found)
+    raise typer.Exit(terminal.run("sync", full=full))
+
+
+def verify() -> None:
+    """Check what is committed, value by value, against source, ledger and declaration."""
+    found = terminal.ready()
+    look_at(found.source)
+    terminal.say_where(found)
+    raise typer.Exit(terminal.run("verify"))
+
+
+def redrive(
+    table: Annotated[
+        str | None, typer.Argument(help="Only this table and those that refer to it.")
+    ] = None,
+) -> None:
+    """Try rejected rows again, after a rule, a policy or a value was changed."""
+    found = terminal.ready()
+    look_at(found.source)
+    names = terminal.known(table)
+    with terminal.opened(found) as target:
+        waiting = [name for name in names if _in_quarantine(target, name)]
+    if not waiting:
+        console.print("quarantine is empty")
+        return
+    terminal.say_where(found)
+    code = terminal.run("redrive", tables=_with_children(waiting))
+    with terminal.opened(found) as target:
+        still = sum(_in_quarantine(target, name) for name in names)
+    of = f" of {table}" if table else ""
+    console.print(f"{still:,} rows{of} are still in quarantine")
+    raise typer.Exit(code)
+
+
+def selftest() -> None:
+    """Plant one fault at a time in a scratch copy, and show which check catches it."""
+    from pipeline.selftest import attack
+
+    outcomes = []
+    with console.status("moving a sample into a scratch database") as status:
+        for outcome in attack(ensure_server(settings.load().server_data)):
+            status.update(outcome.name)
+            outcomes.append(outcome)
+    report.show_outcomes(console, outcomes)
+    wrong = [outcome.name for outcome in outcomes if not outcome.right]
+    if wrong:
+        errors.print(f"not judged rightly: {', '.join(wrong)}", style="red")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _in_quarantine(target: Target, table: str) -> int:
+    there = target.value("SELECT to_regclass('migration.quarantine') IS NOT NULL")
+    return len(quarantine.handles(target, table)) if there else 0
+
+
+def _with_children(names: list[str]) -> list[str]:
+    """These tables and all that refer to them: what is held waits for its parent."""
+    found = set(names)
+    for table in content.metadata.sorted_tables:
+        if {key.column.table.name for key in table.foreign_keys} & found:
+            found.add(table.name)
+    return sorted(found)

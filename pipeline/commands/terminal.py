@@ -1,0 +1,129 @@
+"""What commands share: where they print, and how they run a job and tell what came of it."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+
+from pipeline import environment, progress, report, settings, storage
+from pipeline.move.errors import SettingsError
+from pipeline.move.target import Target
+from pipeline.tables import content
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+errors = Console(stderr=True, highlight=False)
+
+
+def ready() -> environment.Databases:
+    """Both databases, made sure to be there, with Dagster's tables in the target.
+
+    Raises:
+        PipelineError: a setting or the target is not usable.
+    """
+    return storage.ready(settings.load())
+
+
+def source() -> Path:
+    """The source file alone; the target is not needed.
+
+    Raises:
+        SettingsError: no source is set.
+    """
+    loaded = settings.load()
+    if not loaded.sqlite_database_url and not loaded.sample_path.exists():
+        raise SettingsError(
+            "There is no source yet", remedy="Set SQLITE_DATABASE_URL, or run pipeline migrate"
+        )
+    return loaded.source_path
+
+
+def say_where(found: environment.Databases) -> None:
+    """Print which databases are meant."""
+    console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
+
+
+@contextmanager
+def opened(found: environment.Databases) -> Iterator[Target]:
+    """A session with the target."""
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        yield target
+
+
+def known(table: str | None) -> list[str]:
+    """Names of the tables that are meant.
+
+    Raises:
+        SettingsError: there is no such table.
+    """
+    names = [each.name for each in content.metadata.sorted_tables]
+    if table is not None and table not in names:
+        raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
+    return names if table is None else [table]
+
+
+def run(
+    job_name: str,
+    *,
+    tables: list[str] | None = None,
+    full: bool = False,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
+) -> int:
+    """Run a job of tables with live output; returns the exit code."""
+    started = time.perf_counter()
+    result = result_of(job_name, tables=tables, full=full, steps=steps)
+    found = report.tables_of(result.all_events)
+    report.show(console, found)
+    evidence = settings.load().reports / result.run_id / "evidence.html"
+    if evidence.exists():
+        console.print(f"evidence {evidence}", markup=False, soft_wrap=True)
+    if result.success and all(table.proven for table in found):
+        seconds = time.perf_counter() - started
+        console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")
+        return 0
+    return failed(result)
+
+
+def result_of(
+    job_name: str,
+    *,
+    tables: list[str] | None = None,
+    full: bool = False,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Run a job with live output."""
+    # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
+    from pipeline import runs
+
+    with runs.instance() as instance, _live():
+        return runs.run(job_name, opened=instance, tables=tables, full=full, steps=steps)
+
+
+def failed(result: dg.ExecuteInProcessResult) -> int:
+    """Print why a run failed; returns the exit code."""
+    for sentence in report.failures_of(result):
+        errors.print(sentence, style="red", markup=False, soft_wrap=True)
+    errors.print(f"failed, run {result.run_id}", style="red")
+    return 1
+
+
+def ids(text: str | None, *, option: str = "--only") -> list[int]:
+    """Ids that a person wrote with commas between.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts) or (text is not None and not parts):
+        raise SettingsError(f"{option} cannot be {text!r}", remedy="Write ids like 1,2,3")
+    return [int(part) for part in parts]
+
+
+@contextmanager
+def _live() -> Iterator[None]:
+    with report.Bars() as bars, progress.watched_by(bars):
+        yield

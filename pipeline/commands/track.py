@@ -1,0 +1,42 @@
+"""Commands that let the source note exactly what changes in it."""
+
+import typer
+
+from pipeline.commands import terminal
+from pipeline.commands.terminal import console
+from pipeline.move import tracking
+from pipeline.tables import content
+
+tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
+
+
+@tracked.command("on")
+def track_on() -> None:
+    """Write triggers and a log of changes into the source; sync then sees every change."""
+    source = terminal.source()
+    installed = tracking.switch_on(source, content.metadata.sorted_tables)
+    more = "; the next sync looks at every value once" if installed else " already"
+    console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
+
+
+@tracked.command("off")
+def track_off() -> None:
+    """Remove the triggers and the log from the source."""
+    source = terminal.source()
+    there = tracking.switch_off(source)
+    said = "is not tracked any more" if there else "was not tracked"
+    console.print(f"{source} {said}", markup=False, soft_wrap=True)
+
+
+@tracked.command("status")
+def track_status() -> None:
+    """Tell which tables of the source are tracked."""
+    source = terminal.source()
+    found = tracking.status(source, content.metadata.sorted_tables)
+    if found.entries is None:
+        console.print(f"{source} is not tracked", markup=False, soft_wrap=True)
+        return
+    console.print(f"tracked   {', '.join(found.tracked) or 'nothing'}")
+    if found.untracked:
+        console.print(f"not so    {', '.join(found.untracked)}; run pipeline track on")
+    console.print(f"the log has {found.entries:,} {'entry' if found.entries == 1 else 'entries'}")
