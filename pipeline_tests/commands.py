@@ -137,7 +137,6 @@ def _loaded() -> "subprocess.Popen[str]":
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         bufsize=1,
     )

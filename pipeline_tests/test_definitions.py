@@ -201,9 +201,9 @@ def test_there_is_no_other_job_schedule_or_sensor(defs: dg.Definitions) -> None:
         ("verify_schedule", "verify"),
         ("anki_sync_schedule", "anki_sync"),
     }
-    assert [(each.name, each.job_name) for each in defs.sensors or ()] == [
-        ("source_written", "sync")
-    ]
+    sensors = {each.name: each for each in defs.sensors or ()}
+    assert set(sensors) == {"source_written", "run_failed", "checks_failed"}
+    assert sensors["source_written"].job_name == "sync"
 
 
 @pytest.mark.parametrize("resource", ["source", "target"])
