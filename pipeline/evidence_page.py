@@ -1,5 +1,6 @@
 """The page of a run's evidence: how bars, sizes, times and values are shown to people."""
 
+import functools
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
@@ -148,6 +149,7 @@ def _spelled_out(value: object) -> object:
     return "\n".join(map(printable, value.split("\n")))
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline"),

@@ -77,10 +77,9 @@ def _cut_over(step: str) -> int:
         now = states.read(target)
     console.print(f"the migration is {now}")
     for event in result.asset_materializations_for_node("change_state"):
-        told = {name: value.value for name, value in event.metadata.items() if name != "state"}
-        console.print(
-            ", ".join(f"{n.replace('_', ' ')} {v}" for n, v in told.items()), markup=False
-        )
+        for name, value in event.metadata.items():
+            if name != "state":
+                console.print(f"{name.replace('_', ' ')}: {value.value}", markup=False)
     if not result.success:
         return terminal.failed(result)
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

@@ -6,6 +6,7 @@ Arrow, and in which form both sides are compared. A cast is total on values that
 it raises ``pa.ArrowInvalid`` on others. What it changes in a way that cannot be undone it marks.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -433,6 +434,7 @@ def _moment_rules(c: str) -> tuple[Rule, ...]:
     )
 
 
+@functools.cache
 def knows_zone(name: str) -> bool:
     """Whether moments of a time zone can be placed."""
     if name not in available_timezones():
