@@ -16,7 +16,7 @@ from pipeline.assets.tables import table_assets
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
 from pipeline.tables import content, ledger
 
-_GROUP, _OWNERS = "content", ["team:learning-content"]
+_GROUP, _OPERATIONS, _OWNERS = "content", "operations", ["team:learning-content"]
 _settings = settings.load()
 _tables = content.metadata.sorted_tables
 _plan = plan_asset(_tables, group=_GROUP, owners=_OWNERS)
@@ -27,13 +27,15 @@ _moves = table_assets(
 _search = search_asset(
     [content.learning_content, content.content_fragments], group=_GROUP, owners=_OWNERS
 )
-_housekeeping = housekeeping_asset(group=_GROUP, owners=_OWNERS)
-_backup = backup_assets([*_tables, *ledger.metadata.sorted_tables], group=_GROUP, owners=_OWNERS)
+_housekeeping = housekeeping_asset(group=_OPERATIONS, owners=_OWNERS)
+_backup = backup_assets(
+    [*_tables, *ledger.metadata.sorted_tables], group=_OPERATIONS, owners=_OWNERS
+)
 _standing = table_checks(_tables)
 _anki = following_assets(_tables, group="anki", owners=_OWNERS)
 _embeddings = embeddings_spec(group="anki")
 _across = following_checks()
-_cutover = cutover_asset(_tables, group=_GROUP, owners=_OWNERS)
+_cutover = cutover_asset(_tables, group=_OPERATIONS, owners=_OWNERS)
 _verify = jobs.verify(_standing)
 _sync = jobs.sync(_moves, _standing, [_search, _housekeeping])
 _anki_sync = jobs.anki_sync(_anki, _across)

@@ -114,7 +114,7 @@ def test_an_asset_says_what_it_is_and_whose(defs: dg.Definitions, table: str) ->
 
 def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Definitions) -> None:
     node = defs.resolve_asset_graph().get(dg.AssetKey("housekeeping"))
-    assert node.group_name == "content"
+    assert node.group_name == "operations"
     assert node.kinds == {"postgres"}
     assert node.owners == ["team:learning-content"]
     assert node.description is not None

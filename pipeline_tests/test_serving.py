@@ -33,8 +33,8 @@ from pipeline.assets.attempts import RETRIES
 from pipeline.launcher import Launcher
 from pipeline.move.errors import SettingsError
 from pipeline.settings import CODE_SOCKET, libpq
+from pipeline_tests.commands import environment, usable
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import environment, usable
 from pipeline_tests.test_deploy import PARTS, started_by
 
 SECONDS = 60

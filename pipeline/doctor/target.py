@@ -125,16 +125,16 @@ def _encryption(cursor: Any, url: URL) -> Symptom:
         "SELECT ssl, inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
         " OR inet_server_addr() = '::1' FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
     )
+    if ssl and url.query.get("sslmode") in _CHECKED:
+        return _symptom("encryption", "well", "encrypted, and the certificate is checked")
     if local:
         return _symptom("encryption", "well", "not needed: the server is on this machine")
     if not ssl:
         remedy = "Add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
         return _symptom("encryption", "error", "the connection is not encrypted", remedy)
-    if url.query.get("sslmode") not in _CHECKED:
-        remedy = "Add ?sslmode=verify-full&sslrootcert=FILE with the project's certificate"
-        says = "encrypted, but the server's certificate is not checked"
-        return _symptom("encryption", "warning", says, remedy)
-    return _symptom("encryption", "well", "encrypted, and the certificate is checked")
+    remedy = "Add ?sslmode=verify-full&sslrootcert=FILE with the project's certificate"
+    says = "encrypted, but the server's certificate is not checked"
+    return _symptom("encryption", "warning", says, remedy)
 
 
 def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:

@@ -57,7 +57,8 @@ class TargetError(PipelineError):
             for codes, pattern, problem, remedy in _KNOWN
             if state in codes or (state is None and re.search(pattern, str(error)))
         ]
-        passing = state in TRANSIENT_STATES or any(codes & _CONNECTION for codes, *_ in known)
+        # What a driver says may match several; the first of them says what is wrong.
+        passing = state in TRANSIENT_STATES or any(codes & _CONNECTION for codes, *_ in known[:1])
         kind = Transient if passing else TargetError
         if known:
             _, problem, remedy = known[0]
@@ -172,6 +173,12 @@ _KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (
         r"|could not (receive|send) data|Connection reset|Broken pipe|connection not open",
         "the connection was cut by the server",
         "The table was rolled back; run again",
+    ),
+    (
+        frozenset(),
+        r"certificate verify failed|does not match host name|root certificate file",
+        "its certificate is not the one that is trusted",
+        "Name the project's own in sslrootcert, and in DATABASE_URL the host that it is made for",
     ),
     (
         frozenset({"08001", "08004"}),
