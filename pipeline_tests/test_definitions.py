@@ -96,6 +96,7 @@ def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) 
         "source_backup": set(),
         "target_backup": {"source_backup"},
         "housekeeping": set(),
+        "cutover": set(TABLES),
         "content_search": {"learning_content", "content_fragments"},
         "anki_notes": set(TABLES),
         "anki_cards": {"anki_notes"},
@@ -140,6 +141,7 @@ JOBS = {
     "sync": {*TABLES, "content_search", "housekeeping"},
     "verify": set[str](),
     "backup": {"source_backup", "target_backup"},
+    "cutover": {"cutover"},
 }
 FOLLOWING = {
     "anki_notes": {"confirmed", "note_exists", "edited", "recordings"},
@@ -159,6 +161,7 @@ def test_a_job_materializes_its_assets_alone(
     made = {(key.asset_key.to_user_string(), key.name) for key in checks - standing}
     search = {("content_search", "search_indexes")} if "content_search" in assets else set()
     kept = {(asset, "restorable") for asset in assets if asset.endswith("_backup")}
+    kept |= {("cutover", "gate")} & {(asset, "gate") for asset in assets}
     assert made == {(t, check) for t in assets & set(TABLES) for check in CHECKS} | search | kept
     assert bool(standing) == (job == "verify")
 
@@ -356,4 +359,4 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
     for table in left["tables"]:
         assert table["moved"]["way"] == "filled"
         names = [check["name"] for check in table["checks"]]
-        assert len(names) == len(set(names)) == 11
+        assert len(names) == len(set(names)) == 12
