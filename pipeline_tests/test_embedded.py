@@ -19,7 +19,7 @@ from pipeline import environment, settings, storage
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
-from pipeline_tests import test_cli
+from pipeline_tests import commands
 from pipeline_tests.support import SourceFile, query
 
 HOLD = """
@@ -259,7 +259,7 @@ def shown(project: Path, **variables: object) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", SHOW],
         cwd=project,
-        env=test_cli.environment(**variables),
+        env=commands.environment(**variables),
         capture_output=True,
         text=True,
         check=True,
@@ -317,7 +317,7 @@ def test_every_form_of_a_url_serves_both_drivers_and_dagster(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = target_url.replace("postgresql:", f"{form}:", 1)
-    for name, value in test_cli.usable(source, url, tmp_path).items():
+    for name, value in commands.usable(source, url, tmp_path).items():
         monkeypatch.setenv(name, value)
     # What storage.prepare sets for the process, monkeypatch takes back.
     for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES):

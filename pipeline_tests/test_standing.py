@@ -102,6 +102,10 @@ def sequences(upcoming: int, largest: int, *found: Finding) -> CheckResult:
     return CheckResult("sequences", not found, True, found, {"next": upcoming, "largest": largest})
 
 
+NO_ROLES = CheckResult("access", True, True, (), {"roles": 0})
+"""Rights are checked on a server that has Supabase's roles, see test_access.py."""
+
+
 def schema(declared: int, *found: Finding, more: int = 0) -> CheckResult:
     figures = {"declared": declared, "differing": len(found), "more": more}
     return CheckResult("schema", not found, True, found, figures)
@@ -134,6 +138,7 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(0),
         sequences(51, 3),
         schema(20),
+        NO_ROLES,
         warning("quarantine", _TOO_LONG, rows=1),
         warning("conversions", values=0),
         warning("mended", values=0, outdated=0),
@@ -145,6 +150,7 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(1, learning_content_id=0),
         sequences(7, 6),
         schema(16),
+        NO_ROLES,
         warning("quarantine", rows=0),
         warning("conversions", values=0),
         warning("mended", values=0, outdated=0),
@@ -156,6 +162,7 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(1, fragment_id=0),
         sequences(7, 6),
         schema(13),
+        NO_ROLES,
         warning("quarantine", rows=0),
         warning("conversions", values=0),
         warning("mended", values=0, outdated=0),
@@ -167,6 +174,7 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(2, asset_id=0, fragment_id=0),
         sequences(52, 51),
         schema(16),
+        NO_ROLES,
         warning("quarantine", _TOO_GOOD, rows=1),
         warning("conversions", _ROUNDED, values=1),
         warning("mended", values=0, outdated=0),
@@ -673,6 +681,7 @@ def test_an_empty_table_passes_and_a_row_in_it_is_extra(
             foreign_keys(2, asset_id=0, fragment_id=0),
             sequences(1, 0),
             schema(16),
+            NO_ROLES,
             warning("quarantine", rows=0),
             warning("conversions", values=0),
             warning("mended", values=0, outdated=0),
