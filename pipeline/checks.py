@@ -109,10 +109,17 @@ def _told(check: CheckResult) -> str:
         or any(isinstance(finding, Conflict) for finding in check.findings)
     )
     if not check.passed and (told or not shown):
-        more = len(check.findings) - 3
+        more = _found(check) - 3
         said = "; ".join(say(finding) for finding in check.findings[:3])
         return said + (f"; and {more} more" if more > 0 else "") or "failed"
     return ", ".join(shown).replace("_", " ") or "nothing to report"
+
+
+def _found(check: CheckResult) -> int:
+    """How many offenders there are; a check names only some."""
+    if check.name == "keys":
+        return int(check.figures["missing"]) + int(check.figures["extra"])
+    return len(check.findings)
 
 
 def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:

@@ -22,8 +22,10 @@ from dagster_postgres.utils import DagsterPostgresException
 from pipeline import serving, storage, ticks
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
+from pipeline.cutover import states
 from pipeline.environment import databases
 from pipeline.move.errors import PipelineError, SettingsError, TargetError
+from pipeline.move.target import Target
 from pipeline.settings import Settings
 
 HEARTBEAT_SECONDS = 300.0
@@ -187,6 +189,8 @@ def _sync(settings: Settings) -> tuple[bool, str]:
         states = [each for each in instance.all_instigator_state() if each.name == _SCHEDULE]
         succeeded = dg.RunsFilter(job_name="sync", statuses=[dg.DagsterRunStatus.SUCCESS])
         newest = instance.get_run_records(succeeded, limit=1)
+    if no := _rests(settings):
+        return True, f"rests: {no[0].lower()}{no[1:]}"
     running = [state for state in states if state.is_running]
     if not running:
         said = "has not ticked yet" if settings.sync_on and not states else "is off"
@@ -198,6 +202,13 @@ def _sync(settings: Settings) -> tuple[bool, str]:
     what = "the newest sync that succeeded ended" if newest else "none succeeded since switched on"
     says = f"{what}, {_ago(age)} ago; at most {_ago(limit.total_seconds())} are well"
     return age <= limit.total_seconds(), says
+
+
+def _rests(settings: Settings) -> str | None:
+    """Why nothing is to follow the source any more, None where it is."""
+    found = databases(settings)
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        return states.says_no(target)
 
 
 def _disk(settings: Settings) -> tuple[bool, str]:

@@ -1,6 +1,5 @@
 """The commands that list backups and restore them; nothing is overwritten without a yes."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +12,9 @@ from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
-from pipeline.move.errors import SettingsError
+from pipeline.cutover import capture, freezing, states
 from pipeline.move.target import Target
+from pipeline.tables import content
 
 kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
 restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
@@ -24,6 +24,13 @@ _From = Annotated[
 ]
 _Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 _Other = Annotated[bool, typer.Option("--other", help="Also from a backup of another database.")]
+_Frozen = Annotated[
+    bool, typer.Option("--even-frozen", help="Also over a source that a cut-over has frozen.")
+]
+_Discard = Annotated[
+    bool,
+    typer.Option("--discard-writes", help="Also over what the application wrote to the target."),
+]
 
 
 @kept.callback(invoke_without_command=True)
@@ -58,6 +65,7 @@ def restore_source(
     ] = None,
     yes: _Yes = False,
     other: _Other = False,
+    even_frozen: _Frozen = False,
 ) -> None:
     """Make the SQLite file what it was; applications may have it open."""
     loaded = settings.load()
@@ -65,9 +73,10 @@ def restore_source(
     manifest = shelf.named(home, name)
     if to is None:
         _demand_same("source", manifest.source, str(onto), other=other)
+        _demand_thawed(onto, even_frozen=even_frozen)
     copy = shelf.place(home, manifest.name) / SOURCE_FILE
     shelf.demand_whole(copy, manifest.source_sha256)
-    _confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
+    terminal.confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
     done = source.restore(copy, onto, kept=shelf.replaced(home), expected=manifest.source_tables)
     if done.kept:
         _say(f"what was there is kept in {done.kept}")
@@ -78,29 +87,40 @@ def restore_source(
 
 
 @restored.command("target")
-def restore_target(name: _From = None, yes: _Yes = False, other: _Other = False) -> None:
+def restore_target(
+    name: _From = None, yes: _Yes = False, other: _Other = False, discard: _Discard = False
+) -> None:
     """Make the target's tables and the ledger what they were, in one transaction."""
     loaded = settings.load()
     manifest = shelf.named(loaded.pipeline_home, name)
     found = environment.databases(loaded)
     environment.demand_session(found)
     _demand_same("target", manifest.target, found.target_shown, other=other)
-    _confirm(f"Make {found.target_shown} what it was at {_at(manifest)}?", yes=yes)
+    terminal.confirm(f"Make {found.target_shown} what it was at {_at(manifest)}?", yes=yes)
     with (
         Target.connect(found.target_url, shown=found.target_shown) as target,
         target.lock(seconds=loaded.lock_seconds),
     ):
+        _demand_following(target, discard=discard)
         restore.restore(
             found.target_url,
             shown=found.target_shown,
             tables=manifest.target_tables,
             folder=shelf.place(loaded.pipeline_home, manifest.name),
         )
+        with target.transaction():
+            now = states.read(target)
+            if now.state == "live":
+                # What is written from now on is captured again, behind what the backup has of it.
+                capture.install(target, content.metadata.sorted_tables)
     rows = sum(table.rows for table in manifest.target_tables)
     _say(
         f"{found.target_shown} is what it was at {_at(manifest)}:"
         f" {rows:,} rows, every value compared before it was committed"
     )
+    frozen = freezing.is_frozen_file(found.source, content.metadata.sorted_tables)
+    thaw = "; the source is frozen: run pipeline cutover thaw" if frozen else ""
+    _say(f"the migration is {now}{thaw if now.state == 'shadow' else ''}")
 
 
 def table_of(manifests: list[Manifest]) -> Table:
@@ -120,6 +140,36 @@ def table_of(manifests: list[Manifest]) -> Table:
     )
 
 
+def _demand_thawed(source: Path, *, even_frozen: bool) -> None:
+    """Refuse to put a file that can be written in the place of one that is frozen.
+
+    Raises:
+        RestoreRefused: it is frozen, and that was not asked for.
+    """
+    if not even_frozen and freezing.is_frozen_file(source, content.metadata.sorted_tables):
+        raise RestoreRefused(
+            f"{source} is frozen by a cut-over; what a backup holds could be written again",
+            remedy="Run pipeline cutover thaw or pipeline rollback first, restore --to another"
+            " file, or add --even-frozen if this is meant",
+        )
+
+
+def _demand_following(target: Target, *, discard: bool) -> None:
+    """Refuse to restore a target that the application writes, or is about to.
+
+    Raises:
+        RestoreRefused: its writes would be lost, and that was not asked for.
+    """
+    now = states.read(target)
+    if now.state != "shadow" and not discard:
+        raise RestoreRefused(
+            f"The migration is {now}; what the application has written to the target since would"
+            " be lost",
+            remedy="pipeline rollback takes it back, as long as it is live; add --discard-writes"
+            " if this is meant",
+        )
+
+
 def _demand_same(what: str, then: str, now: str, *, other: bool) -> None:
     """Refuse a backup of another database.
 
@@ -131,19 +181,6 @@ def _demand_same(what: str, then: str, now: str, *, other: bool) -> None:
             f"The backup is of another {what}: {then}, and not {now}",
             remedy="Name another backup with --from, or add --other if this is meant",
         )
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    """Ask at a terminal.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise SettingsError("Nobody can be asked without a terminal", remedy="Add --yes")
-    typer.confirm(question, abort=True)
 
 
 def _at(manifest: Manifest) -> str:

@@ -39,26 +39,35 @@ def cutover_thaw() -> None:
 
 
 @over.command("close")
-def cutover_close() -> None:
+def cutover_close(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
     """End the way back: what is written to the target is not captured any more."""
+    terminal.confirm("End the way back? After this pipeline rollback refuses.", yes=yes)
     raise typer.Exit(_cut_over("close"))
 
 
 @over.command("sign-off")
 def sign_off(
     table: Annotated[str, typer.Argument(help="The table.")],
-    by: Annotated[str, typer.Option(help="Who says so.")],
-    reason: Annotated[str, typer.Option(help="Why.")],
+    by: Annotated[str, typer.Option(help="Who says so.")] = "",
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
     row: Annotated[
         list[str] | None, typer.Option(help="Keys of rows, once for each; otherwise all.")
     ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take a sign-off back.")] = False,
 ) -> None:
-    """Let rows of a table stay behind in quarantine."""
+    """Let rows of a table stay behind in quarantine, or take that back."""
     with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
         (name,) = terminal.known(table)
-        signed = sign_offs.sign(target, name, handles=row or (), by=by, reason=reason)
-    console.print(f"{signed:,} rows of {name} may stay behind, says {by}", markup=False)
+        if undo:
+            taken = sign_offs.undo(target, name, handles=row or ())
+            told = f"{taken:,} sign-offs of {name} are taken back"
+        else:
+            signed = sign_offs.sign(target, name, handles=row or (), by=by, reason=reason)
+            told = f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may stay behind"
+    console.print(told if undo else f"{told}, says {by}", markup=False)
 
 
 def rollback() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import typer
 from rich.console import Console
 
 from pipeline import environment, progress, report, settings, storage
@@ -105,7 +106,8 @@ def result_of(
 
 def failed(result: dg.ExecuteInProcessResult) -> int:
     """Print why a run failed; returns the exit code."""
-    for sentence in report.failures_of(result):
+    # Several steps may have failed for one reason.
+    for sentence in dict.fromkeys(report.failures_of(result)):
         errors.print(sentence, style="red", markup=False, soft_wrap=True)
     errors.print(f"failed, run {result.run_id}", style="red")
     return 1
@@ -127,3 +129,16 @@ def ids(text: str | None, *, option: str = "--only") -> list[int]:
 def _live() -> Iterator[None]:
     with report.Bars() as bars, progress.watched_by(bars):
         yield
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask at a terminal.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SettingsError("Nobody can be asked without a terminal", remedy="Add --yes")
+    typer.confirm(question, abort=True)

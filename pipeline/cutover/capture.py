@@ -32,6 +32,9 @@ END
 $body$
 """
 
+PREFIX = "pipeline_notes_"
+"""How the names of the triggers begin."""
+
 _TRIGGERS = {
     "insert": ("AFTER INSERT", 'REFERENCING NEW TABLE AS "after"', '"after"'),
     "update": (
@@ -50,6 +53,11 @@ def switch_on(target: Target, tables: Sequence[sa.Table]) -> None:
     The tables are there.
     """
     switch_off(target, tables)
+    install(target, tables)
+
+
+def install(target: Target, tables: Sequence[sa.Table]) -> None:
+    """Note every write from now on, behind what the outbox holds already; in a transaction."""
     target.run(_FUNCTION)
     for table in tables:
         name, key = f"public.{quoted(table.name)}", next(iter(table.primary_key.columns)).name
@@ -106,7 +114,7 @@ def keys(target: Target, landing: Landing) -> list[Any] | None:
 
 
 def _name(event: str) -> str:
-    return f"pipeline_notes_{event}"
+    return PREFIX + event
 
 
 def _literal(text: str) -> str:

@@ -6,12 +6,14 @@ afterwards. Reading goes on, and so does writing the file's other tables.
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline.move import opening
 from pipeline.move.contract import quoted
-from pipeline.move.snapshot import writing
+from pipeline.move.snapshot import BUSY_SECONDS, writing
 
 _PREFIX = "pipeline_frozen"
 _EVENTS = ("INSERT", "UPDATE", "DELETE")
@@ -50,6 +52,15 @@ def is_frozen(connection: sqlite3.Connection, tables: Sequence[sa.Table], schema
     """
     there = _there(connection, schema)
     return all((name, statement) in there for name, statement in _triggers(tables))
+
+
+def is_frozen_file(source: Path, tables: Sequence[sa.Table]) -> bool:
+    """Whether all of these tables of a file are frozen; a file that cannot be read is not."""
+    try:
+        with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as connection:
+            return is_frozen(connection, tables, "main")
+    except opening.UNREADABLE:
+        return False
 
 
 def _triggers(tables: Sequence[sa.Table]) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,26 @@ def sign(target: Target, table: str, *, handles: Sequence[str], by: str, reason:
     return len(meant)
 
 
+def undo(target: Target, table: str, *, handles: Sequence[str]) -> int:
+    """Take sign-offs back; returns how many.
+
+    Args:
+        target: a session within a transaction.
+        table: the table.
+        handles: keys, or what else names the rows; none means all.
+    """
+    meant = (
+        "SELECT handle FROM migration.quarantine WHERE table_name = $1"
+        " AND (handle = ANY($2) OR source_key = ANY($2))"
+    )
+    gone = target.rows(
+        "DELETE FROM migration.signed_off WHERE table_name = $1"
+        f" AND (cardinality($2::text[]) = 0 OR handle = ANY($2) OR handle IN ({meant})) RETURNING 1",
+        (table, list(handles)),
+    )
+    return len(gone)
+
+
 def lacking(target: Target, table: str) -> list[str]:
     """Keys (or else handles) of the rows that wait and are not signed off."""
     return [
