@@ -143,10 +143,12 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
     columns = [column for column in landing.columns if column.name in names]
     connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
+    these = {name: set(keys) for name, keys in found.updated.items()}
     for rows in _rows(target, landing, columns, changed):
         for at, column in enumerate(columns):
-            these = set(found.updated.get(column.name, ()))
-            values = [(row[at + 1], row[0]) for row in rows if row[0] in these]
+            if column.name not in these:
+                continue
+            values = [(row[at + 1], row[0]) for row in rows if row[0] in these[column.name]]
             _run(
                 connection,
                 f"UPDATE {table} SET {quoted(column.name)} = ? WHERE {key} = ?",
@@ -196,9 +198,10 @@ def _batches(target: Target, landing: Landing, keys: Sequence[Any]) -> Iterator[
     """Keys in pieces whose rows fit into memory."""
     name, table = quoted(landing.key.name), quoted(landing.name)
     sizes = [
-        f"coalesce(octet_length({quoted(column.name)}), 0)::bigint"
+        f"coalesce(octet_length({quoted(column.name)}"
+        f"{'' if isinstance(column.type, sa.LargeBinary) else '::text'}), 0)::bigint"
         for column in landing.columns
-        if isinstance(column.type, sa.LargeBinary | sa.Text)
+        if isinstance(column.type, sa.LargeBinary | sa.String | sa.JSON)
     ]
     for start in range(0, len(keys), _BATCH_ROWS):
         piece: list[Any] = []
@@ -252,24 +255,26 @@ def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
         ) as connection:
             connection.execute("ATTACH ? AS proven", (f"{copy.absolute().as_uri()}?mode=ro",))
             with _without_triggers(connection):
-                for found in done:
-                    _put(connection, found)
+                # Everything goes first, so that what is unique is free for whoever has it now.
+                for sql in (_DELETE, _INSERT):
+                    for found in done:
+                        _put(connection, found, sql)
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
 
 
-def _put(connection: sqlite3.Connection, found: Replayed) -> None:
+_DELETE = "DELETE FROM main.{table} WHERE {these}"
+_INSERT = "INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}"
+
+
+def _put(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
     table, key = quoted(found.landing.name), quoted(found.landing.key.name)
     info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
     names = ", ".join(quoted(row[1]) for row in info if not row[6])
     touched, these = found.touched, f"{key} IN (SELECT value FROM json_each(?))"
     for start in range(0, len(touched), _BATCH_ROWS):
         some = (json.dumps(touched[start : start + _BATCH_ROWS]),)
-        connection.execute(f"DELETE FROM main.{table} WHERE {these}", some)
-        connection.execute(
-            f"INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}",
-            some,
-        )
+        connection.execute(sql.format(table=table, names=names, these=these), some)
 
 
 def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
