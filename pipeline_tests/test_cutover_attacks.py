@@ -3,16 +3,21 @@
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
-from pipeline.cutover import freezing, replay, steps
+from pipeline.cutover import back, freezing, replay, states, steps
+from pipeline.move import mending, snapshot
 from pipeline.move.errors import PipelineError
 from pipeline.move.mover import Mover
 from pipeline.move.policies import Policies
+from pipeline.move.target import Target
 from pipeline_tests.cutover_world import World, content, equal
-from pipeline_tests.support import query
+from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, sync_all
 
 
 @pytest.fixture
@@ -220,18 +225,31 @@ def test_a_way_back_that_would_empty_the_source_stops(live: World) -> None:
     assert live.source.run("SELECT count(*) FROM rankings") == [(0,)]
 
 
+def test_while_it_is_live_the_status_tells_what_the_way_back_needs(live: World) -> None:
+    live.do("UPDATE rankings SET rank_score = 1 WHERE id < 3")
+    assert live.ask() == {
+        "nobody writes the source": "its tables are frozen",
+        "every write is captured": "2 so far",
+    }
+    live.do("DROP TRIGGER pipeline_notes_update ON rankings")
+    freezing.thaw(live.source.path)
+    assert live.ask() == {
+        "nobody writes the source": "no: its tables can be written",
+        "every write is captured": "no: writes to rankings are not captured",
+    }
+
+
 # Kills
 
 
-def killed(act: Callable[[], object], *, at: tuple[object, str], after: bool = False) -> None:
-    """Do something in a process that is killed before (or after) it calls a function."""
-    module, name = at
+def killed(world: World, act: Callable[[], object], module: object, name: str, when: str) -> None:
+    """Do something in a process that is killed before or after it calls a function."""
     pid = os.fork()
     if pid == 0:
         whole = getattr(module, name)
 
         def last(*arguments: object, **more: object) -> None:
-            if after:
+            if when == "after":
                 whole(*arguments, **more)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -241,3 +259,160 @@ def killed(act: Callable[[], object], *, at: tuple[object, str], after: bool = F
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    with Target.connect(world.url, shown="the target") as target:
+        while target.holder():
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "when"),
+    [
+        (steps, "_compare", "after"),
+        (freezing, "freeze", "before"),
+        (freezing, "freeze", "after"),
+        (steps, "_catch_up", "after"),
+        (states, "change", "after"),
+    ],
+)
+def test_a_cut_over_that_was_killed_goes_on_or_back(
+    world: World, module: object, name: str, when: str
+) -> None:
+    killed(world, world.live, module, name, when)
+    world.ask()
+    world.thaw()
+    assert world.state == "shadow"
+    world.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
+    killed(world, world.live, module, name, when)
+    assert world.live().state == "live"
+    assert query(world.url, "SELECT rank_score::text FROM rankings WHERE id = 1") == [("1.50",)]
+    with pytest.raises(sqlite3.IntegrityError):
+        world.source.run("UPDATE rankings SET rank_score = 2")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "when"),
+    [
+        (back, "replay", "after"),
+        (back, "put", "before"),
+        (back, "put", "after"),
+        (back, "_go_on", "after"),
+        (freezing, "thaw", "before"),
+        (freezing, "thaw", "after"),
+    ],
+)
+def test_a_way_back_that_was_killed_is_done_again(
+    live: World, module: object, name: str, when: str
+) -> None:
+    live.do("UPDATE rankings SET rank_score = 1.5 WHERE id = 1; DELETE FROM rankings WHERE id = 3")
+    killed(live, live.rollback, module, name, when)
+    live.ask()
+    if (name, when) != ("thaw", "after"):
+        with pytest.raises(sqlite3.IntegrityError):
+            live.source.run("UPDATE rankings SET rank_score = 2")
+        live.rollback()
+    live.source.run("UPDATE rankings SET rank_score = 2.5 WHERE id = 2")
+    assert live.source.run("SELECT id, rank_score FROM rankings WHERE id < 4") == [
+        (1, 1.5),
+        (2, 2.5),
+    ]
+    assert [moved.written_rows for moved in sync_all(live.source.path, live.url).values()] == [
+        *(0, 0, 0, 1)
+    ]
+
+
+# Sources of other kinds
+
+OTHERS = {
+    "id INTEGER NOT NULL PRIMARY KEY, native_text": "id INT NOT NULL PRIMARY KEY, native_text",
+    "rankings (id INTEGER NOT NULL PRIMARY KEY,": "rankings (id INTEGER PRIMARY KEY AUTOINCREMENT,"
+    " doubled REAL AS (rank_score * 2), kept REAL AS (rank_score * 3) STORED,",
+    "created_by VARCHAR(100));": "created_by VARCHAR(100)) WITHOUT ROWID;",
+}
+
+
+@pytest.fixture
+def other(world: World, tmp_path: Path) -> World:
+    """A source with a key that is no rowid, one without rowids, computed columns, and no WAL."""
+    ddl = CONTENT_DDL
+    for plain, odd in OTHERS.items():
+        assert ddl.count(plain) == 1
+        ddl = ddl.replace(plain, odd)
+    world.source.path.unlink()
+    world.source = SourceFile.make(world.source.path, ddl)
+    world.source.add_family()
+    return world
+
+
+def test_tables_of_every_kind_come_back(other: World) -> None:
+    other.source.add("content_fragments", {"id": 40, "native_text": "x" * 9, "extra": 5})
+    other.live()
+    other.do("UPDATE rankings SET rank_score = 1.25 WHERE id = 1; DELETE FROM rankings WHERE id=12")
+    other.do("UPDATE fragment_assets SET id = 60, asset_data = 'x' WHERE id = 6")
+    with pytest.raises(PipelineError, match=r"rankings 1, doubled: source 2\.5"):
+        other.rollback()
+    other.do("UPDATE rankings SET doubled = 2.5, kept = 3.75 WHERE id = 1")
+    other.do(
+        "SELECT setval('rankings_id_seq', 699);"
+        " INSERT INTO rankings (assessed_by, doubled, kept) VALUES ('pg', 0, 0), ('gone', 0, 0)"
+    )
+    other.do("DELETE FROM rankings WHERE id = 701")
+    other.do(
+        "INSERT INTO content_fragments (id, native_text, body_text, fragment_type)"
+        " VALUES (7, 'n', 'b', 't'); DELETE FROM content_fragments WHERE id = 7"
+    )
+    other.do("UPDATE content_fragments SET id = 80 WHERE id = 40")
+    other.rollback()
+    equal(other)
+    assert other.source.run("SELECT doubled, kept FROM rankings WHERE id = 1") == [(2.5, 3.75)]
+    other.source.run("INSERT INTO rankings (assessed_by) VALUES ('new')")
+    assert other.source.run("SELECT max(id) FROM rankings") == [(702,)]
+
+
+def test_a_reader_that_does_not_end_stops_neither_for_good(
+    other: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(replay, "BUSY_SECONDS", 0.2)
+    freeze = freezing.freeze
+    with closing(sqlite3.connect(other.source.path, isolation_level=None)) as reader:
+
+        def while_reading(*arguments: object) -> None:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM rankings").fetchall()
+            freeze(*arguments)  # type: ignore[arg-type]
+
+        with monkeypatch.context() as patch:
+            patch.setattr(freezing, "freeze", while_reading)
+            with pytest.raises(PipelineError, match="stayed locked by another program"):
+                other.live()
+        reader.execute("COMMIT")
+        other.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
+        assert other.live().state == "live"
+        other.do("UPDATE rankings SET assessed_by = 'pg' WHERE id = 1")
+        before = content(other.source.path)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM rankings").fetchall()
+        with pytest.raises(PipelineError, match="stayed locked by another program"):
+            other.rollback()
+    assert (other.state, content(other.source.path)) == ("live", before)
+    other.rollback()
+    assert other.source.run("SELECT assessed_by FROM rankings WHERE id = 1") == [("pg",)]
+
+
+def test_mended_values_stay_mends_and_what_was_written_over_them_comes_back(world: World) -> None:
+    world.source.run("UPDATE rankings SET rank_score = 9, assessed_by = 'bad' WHERE id IN (1, 2)")
+    move_all(world.source.path, world.url)
+    with Target.connect(world.url, shown="the target") as target, target.transaction():
+        record = {"table": "rankings", "storage": "real", "value": "4.0", "column": "rank_score"}
+        name = {"column": "assessed_by", "storage": "text", "value": "good"}
+        for handle in "12":
+            mending.take_in(
+                target, [record | {"handle": handle}, record | name | {"handle": handle}]
+            )
+    assert world.live().state == "live"
+    world.do("UPDATE rankings SET assessed_by = 'other' WHERE id = 1")
+    world.do("UPDATE rankings SET assessment_notes = 'pg' WHERE id = 2")
+    world.rollback()
+    assert world.source.run(
+        "SELECT rank_score, assessed_by, assessment_notes FROM rankings WHERE id < 3"
+    ) == [(9.0, "other", None), (9.0, "bad", "pg")]

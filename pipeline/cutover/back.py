@@ -192,7 +192,8 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise NotEqual(
             f"The source would not equal the target: {'; '.join(wrong[:3])}{more}",
-            remedy="Write these rows of the target once more, then run again; nothing was changed",
+            remedy="Change these rows in the target, or write them again if that was not captured,"
+            " then run again; nothing was changed",
         )
     updated = {key for keys in found.updated.values() for key in keys}
     return Returned(

@@ -44,6 +44,7 @@ class Replayed:
         inserted: keys of rows that only the target had.
         updated: keys of rows that differed, by column.
         deleted: keys of rows that the target has no more.
+        last_id: the last one that the target gave out, whether its row is there or not.
     """
 
     landing: Landing
@@ -51,6 +52,7 @@ class Replayed:
     inserted: list[Any] = field(default_factory=list)
     updated: dict[str, list[Any]] = field(default_factory=dict)
     deleted: list[Any] = field(default_factory=list)
+    last_id: int | None = None
 
     @property
     def touched(self) -> list[Any]:
@@ -97,7 +99,7 @@ def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
     keys = capture.keys(target, landing)
     if keys is None:
         keys = _all_keys(landing, live, target)
-    found = Replayed(landing, keys)
+    found = Replayed(landing, keys, last_id=_last_id(target, landing))
     if not keys:
         return found
     live.take_rows(landing, keys=keys, handles=())
@@ -127,6 +129,13 @@ def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
             remedy="Give the row in the target another key, then run again",
         )
     return found
+
+
+def _last_id(target: Target, landing: Landing) -> int | None:
+    sequence = verify.sequence_of(target, landing)
+    if sequence is None:
+        return None
+    return int(target.value(f"SELECT last_value - (NOT is_called)::int FROM {sequence}"))
 
 
 def _all_keys(landing: Landing, live: LiveSource, target: Target) -> list[Any]:
@@ -259,6 +268,7 @@ def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
                 for sql in (_DELETE, _INSERT):
                     for found in done:
                         _put(connection, found, sql)
+                _raise_counters(connection, done)
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
 
@@ -275,6 +285,17 @@ def _put(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
     for start in range(0, len(touched), _BATCH_ROWS):
         some = (json.dumps(touched[start : start + _BATCH_ROWS]),)
         connection.execute(sql.format(table=table, names=names, these=these), some)
+
+
+def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) -> None:
+    """Where SQLite gives no id twice (AUTOINCREMENT), none of those that the target gave out."""
+    if connection.execute(
+        "SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_sequence'"
+    ).fetchone():
+        connection.executemany(
+            "UPDATE main.sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
+            [(found.last_id, found.landing.name) for found in done if found.last_id is not None],
+        )
 
 
 def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:

@@ -149,13 +149,18 @@ def close(site: Site) -> Outcome:
 
 
 def ask(site: Site) -> list[Answer]:
-    """Ask both databases what the gate demands of them.
+    """Ask both databases what the gate demands of them, or what must hold while it is live.
 
     Raises:
         PipelineError: one of them does not answer.
     """
     live = site.sources.pin(site.tables, run_id=site.run_id)
     with site.target.looking():
+        now = states.read(site.target).state
+        if now == "closed":
+            return []
+        if now == "live":
+            return gate.ask_later(site.target, live, site.tables)
         return gate.ask(site.target, live, site.tables, site.policies)
 
 
