@@ -3,20 +3,23 @@
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg2
 import pytest
 
 from pipeline.cutover import back, freezing, replay, states, steps
 from pipeline.move import mending, snapshot
 from pipeline.move.errors import PipelineError
+from pipeline.move.landing import SourceColumn, match
 from pipeline.move.mover import Mover
 from pipeline.move.policies import Policies
 from pipeline.move.target import Target
-from pipeline_tests.cutover_world import World, content, equal
+from pipeline_tests.cutover_world import TABLES, World, content, equal
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, sync_all
 
 
@@ -416,3 +419,75 @@ def test_mended_values_stay_mends_and_what_was_written_over_them_comes_back(worl
     assert world.source.run(
         "SELECT rank_score, assessed_by, assessment_notes FROM rankings WHERE id < 3"
     ) == [(9.0, "other", None), (9.0, "bad", "pg")]
+
+
+def test_a_transaction_that_is_open_while_the_way_back_begins_comes_back_too(live: World) -> None:
+    with closing(psycopg2.connect(live.url)) as application, application.cursor() as cursor:
+        cursor.execute("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
+        ending = threading.Timer(0.3, application.commit)
+        ending.start()
+        live.rollback()
+        ending.join()
+    assert live.source.run("SELECT rank_score FROM rankings WHERE id = 1") == [(1.5,)]
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        (
+            "MERGE INTO rankings USING (VALUES (1), (90)) AS v (id) ON rankings.id = v.id"
+            " WHEN MATCHED THEN UPDATE SET rank_score = 1.5"
+            " WHEN NOT MATCHED THEN INSERT (id, assessed_by, rank_score) VALUES (90, 'x', 1.5)",
+            [(1, 1.5), (2, 4.5), (90, 1.5)],
+        ),
+        (
+            "DELETE FROM rankings WHERE id = 2; INSERT INTO rankings (id, assessed_by, rank_score)"
+            " VALUES (2, 'again', 0.5)",
+            [(1, 4.5), (2, 0.5)],
+        ),
+        (
+            "SET session_replication_role = replica;"
+            " UPDATE rankings SET rank_score = 1 WHERE id = 1",
+            [(1, 1.0), (2, 4.5)],
+        ),
+        (
+            "UPDATE rankings SET id = 90 WHERE id = 1; UPDATE rankings SET id = 1 WHERE id = 2",
+            [(1, 4.5), (90, 4.5)],
+        ),
+    ],
+)
+def test_rows_written_by_any_statement_come_back(
+    live: World, sql: str, rows: list[tuple[int, float]]
+) -> None:
+    live.do(sql)
+    live.rollback()
+    found = live.source.run(
+        "SELECT id, rank_score FROM rankings WHERE id < 3 OR id > 12 ORDER BY id"
+    )
+    assert found == rows
+    equal(live)
+
+
+def test_a_large_value_of_json_does_not_travel_with_many_others(
+    live: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_BATCH_BYTES", 10_000)
+    live.do("UPDATE learning_content SET tags = to_jsonb(repeat('x', 9000))")
+    landing = match(TABLES[0], [SourceColumn(c.name, "") for c in TABLES[0].columns])
+    with Target.connect(live.url, shown="the target") as target:
+        assert list(replay._batches(target, landing, [1, 2, 3])) == [[1], [2], [3]]
+
+
+def test_a_card_whose_content_would_go_is_named_with_where_it_lives(world: World) -> None:
+    world.source.run(
+        "CREATE TABLE cards (id INTEGER PRIMARY KEY, content_id REFERENCES learning_content(id))"
+    )
+    world.source.run("INSERT INTO cards VALUES (7, 3)")
+    world.live()
+    world.delete_share = 1
+    world.do("DELETE FROM learning_content WHERE id = 3")
+    with pytest.raises(PipelineError, match=r"cards 7 would refer .* where they live"):
+        world.rollback()
+    world.source.run("DELETE FROM cards")
+    world.rollback()
+    assert world.source.run("SELECT id FROM learning_content") == [(1,), (2,)]

@@ -310,5 +310,5 @@ def _demand_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]]
         raise NotReversible(
             f"{table} {row} would refer to a row of {parent} that is not there, and so would"
             f" {len(orphans) - 1} more",
-            remedy="Delete or mend these rows in the target, then run again",
+            remedy="Delete or mend these rows where they live, then run again",
         )
