@@ -25,6 +25,7 @@ from pipeline_tests.support import SourceFile, new_database, use
 pytest_plugins = [
     "pipeline_tests.door",
     "pipeline_tests.anki_world",
+    "pipeline_tests.cutover_world",
     "pipeline_tests.standings",
     "pipeline_tests.supabase",
 ]

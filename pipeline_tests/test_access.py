@@ -189,17 +189,40 @@ def test_after_a_move_rights_are_as_declared(moved: URL, table: str) -> None:
         ),
         (
             'DROP POLICY "authenticated may read" ON rankings',
-            ["rankings: policy authenticated may read (true) is missing or different"],
+            [
+                "rankings: policy authenticated may read (SELECT TO authenticated: true) is missing"
+                " or different"
+            ],
         ),
         (
             "CREATE POLICY more ON rankings TO anon USING (true)",
-            ["rankings: policy more (true) is not declared"],
+            ["rankings: policy more (ALL TO anon: true) is not declared"],
         ),
         (
             'ALTER POLICY "authenticated may read" ON rankings USING (id > 1)',
             [
-                "rankings: policy authenticated may read ((id > 1)) is not declared",
-                "rankings: policy authenticated may read (true) is missing or different",
+                "rankings: policy authenticated may read (SELECT TO authenticated: (id > 1)) is not"
+                " declared",
+                "rankings: policy authenticated may read (SELECT TO authenticated: true) is missing"
+                " or different",
+            ],
+        ),
+        (
+            "GRANT INSERT (assessed_by) ON rankings TO anon",
+            ["rankings: anon has INSERT, which is not declared"],
+        ),
+        (
+            'ALTER POLICY "authenticated may read" ON rankings TO PUBLIC',
+            [
+                "rankings: policy authenticated may read (SELECT TO authenticated: true) is missing"
+                " or different",
+                "rankings: policy authenticated may read (SELECT TO public: true) is not declared",
+            ],
+        ),
+        (
+            "CREATE POLICY none ON rankings AS RESTRICTIVE TO authenticated USING (false)",
+            [
+                "rankings: policy none (RESTRICTIVE ALL TO authenticated: false) is not declared",
             ],
         ),
         (

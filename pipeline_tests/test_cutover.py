@@ -1,18 +1,14 @@
 """From shadow to live and back: who may write, what the gate asks, what the application wrote."""
 
 import random
-import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import dagster as dg
-import psycopg2
 import pytest
-from sqlalchemy.engine import URL
 
 from pipeline.cutover import back, capture, freezing, sign_offs, states, steps
 from pipeline.cutover.gate import Answer
@@ -24,73 +20,15 @@ from pipeline.move.errors import PipelineError, SettingsError, SourceError
 from pipeline.move.policies import Policies
 from pipeline.move.target import Target
 from pipeline.resources import TargetDatabase
-from pipeline.settings import libpq
-from pipeline_tests.cutover_world import NAMES, TABLES, World
-from pipeline_tests.support import SourceFile, move_all, query, sync_all
+from pipeline_tests.cutover_world import NAMES, TABLES, World, content, equal
+from pipeline_tests.support import move_all, query, sync_all
 
 NO = [Answer("all else", False, "is not well", "mend it")]
 
 
 @pytest.fixture
-def world(target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    return made_world(tmp_path, target_url, monkeypatch)
-
-
-def made_world(folder: Path, url: str, patch: pytest.MonkeyPatch) -> World:
-    source = SourceFile.make(folder / "source.db")
-    source.add_family()
-    with closing(sqlite3.connect(source.path)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-    set_up(source.path, url, patch)
-    return World(source, url, folder)
-
-
-def set_up(source: Path, url: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{source}")
-    patch.setenv("DATABASE_URL", url)
-
-
-def query_alone(url: str, sql: str) -> None:
-    """Outside of any transaction."""
-    with closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(sql)
-
-
-@pytest.fixture(scope="module")
-def gone_live(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A source and the name of a database that have been cut over."""
-    folder, name = tmp_path_factory.mktemp("live"), "gone_live"
-    query_alone(libpq(server), f"CREATE DATABASE {name}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_HOME", str(folder / "home"))
-        made = made_world(folder, libpq(server.set(database=name)), patch)
-        assert made.live().state == "live"
-    yield made.source.path, name
-    query_alone(libpq(server), f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def live(
-    gone_live: tuple[Path, str], server: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
-    """A world of its own that is live."""
-    path, template = gone_live
-    own = libpq(server.set(database="live_now"))
-    query_alone(libpq(server), f"CREATE DATABASE live_now TEMPLATE {template}")
-    shutil.copy(path, tmp_path / "source.db")
-    set_up(tmp_path / "source.db", own, monkeypatch)
-    yield World(SourceFile(tmp_path / "source.db"), own, tmp_path)
-    query_alone(libpq(server), "DROP DATABASE live_now WITH (FORCE)")
-
-
-def content(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Every value of the source with its storage class."""
-    with closing(sqlite3.connect(path)) as connection:
-        return {
-            name: connection.execute(f"SELECT * FROM {name} ORDER BY id").fetchall()
-            for name in NAMES
-        }
+def world(shadow: World) -> World:
+    return shadow
 
 
 def test_a_first_cut_over_moves_everything_and_ends_live(world: World) -> None:
@@ -489,6 +427,7 @@ def test_dates_of_another_zone_come_back_in_it(world: World) -> None:
 
 
 def test_everything_was_truncated_and_written_anew(live: World) -> None:
+    live.delete_share = 1
     live.do("TRUNCATE rankings")
     live.do("INSERT INTO rankings (id, assessed_by, fragment_id) VALUES (5, 'again', 1)")
     live.rollback()
@@ -503,6 +442,7 @@ def test_rows_in_quarantine_stay_in_the_source(world: World) -> None:
     with world.site() as site, site.target.transaction():
         sign_offs.sign(site.target, "rankings", handles=[], by="Ann", reason="known")
     assert world.live().state == "live"
+    world.delete_share = 1
     world.do("TRUNCATE rankings")
     world.rollback()
     assert world.source.run("SELECT id, rank_score FROM rankings") == [(50, 9.0)]
@@ -672,15 +612,10 @@ def in_target(world: World, random_: random.Random) -> None:
         world.do(random_.choice(statements)())
 
 
-def equal(world: World) -> None:
-    """Both sides hold the same, as a whole move that looks at every value says."""
-    moved = move_all(world.source.path, world.url)
-    assert {name: moved[name].way for name in NAMES} == dict.fromkeys(NAMES, "unchanged")
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_there_and_back_with_random_writes_on_either_side(world: World, seed: int) -> None:
     random_ = random.Random(seed)
+    world.delete_share = 1
     for _ in range(3):
         in_source(world, random_)
         assert world.live().state == "live"

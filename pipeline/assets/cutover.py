@@ -128,10 +128,9 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
         outside = _outside(context.instance, site)
         match step:
             case "check":
-                if states.says_no(site.target):
-                    yield result([])
-                    return
-                yield result([*outside, *steps.ask(site)], asked_early=True)
+                passed = states.says_no(site.target)
+                asked = [*([] if passed else outside), *steps.ask(site)]
+                yield result(asked, asked_early=True)
                 return
             case "freeze":
                 outcome = steps.freeze(site, outside=outside)

@@ -12,14 +12,15 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pipeline.cutover import capture, freezing, states
-from pipeline.cutover.replay import Replayed, put, replay
+from pipeline.cutover.replay import NotReversible, Replayed, put, replay
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site, thaw
-from pipeline.move import mending
+from pipeline.move import mending, schema, watermarks
 from pipeline.move.contract import quoted
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, say
+from pipeline.move.landing import match
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
@@ -51,6 +52,10 @@ class NotEqual(PipelineError):
     """After the replay both sides are not equal; nothing was changed."""
 
 
+class NotAsLeft(PipelineError):
+    """A database, or how it is read, is not what it was when the target went live."""
+
+
 def roll_back(site: Site, folder: Path) -> list[Returned]:
     """From live to shadow, with everything that was written since.
 
@@ -63,7 +68,9 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
 
     Raises:
         WrongState: the migration is not live.
+        NotAsLeft: the source is not frozen, or policies or columns are others; nothing was changed.
         NotReversible: a row of the target has no place in the source; nothing was changed.
+        TooManyDeletes: more than the share of the source would go; nothing was changed.
         NotEqual: the proof failed; nothing was changed.
         SourceError: the source cannot be read or written; nothing was changed.
     """
@@ -86,12 +93,17 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
     target, folder = site.target, folder / "back"
     folder.mkdir(parents=True, exist_ok=True)
     with target.transaction():
+        _demand_tables(site)
         names = ", ".join(quoted(table.name) for table in site.tables)
         target.run(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
-        copy = take_snapshot(site.path, folder / "copy.db", tables=()).path
+        taken = take_snapshot(site.path, folder / "copy.db", tables=())
+        rows = _demand_as_left(site, Source(taken))
+        copy = taken.path
         done = replay(copy, target, site.tables, policies=site.policies, folder=folder / "rows")
         for found in done:
             site.say(_told(found))
+            _demand_few_deletes(site, found, rows[found.landing.name])
+            _forget_originals(target, found)
         proof = Source(take_snapshot(copy, folder / "proof.db", tables=site.tables))
         mending.apply(proof, site.tables, mending.read(target, [t.name for t in site.tables]))
         returned = [
@@ -107,6 +119,65 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
     return returned
 
 
+def _demand_tables(site: Site) -> None:
+    lacking = [table.name for table in site.tables if not schema.exists(site.target, table.name)]
+    if lacking:
+        raise NotAsLeft(
+            f"The target has no table {', '.join(lacking)} any more",
+            remedy="Give it back its name, or restore it, then run again; nothing was changed",
+        )
+
+
+def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
+    """Refuse to take back what would be read otherwise than it was moved; returns rows by table."""
+    with source.sqlite() as connection:
+        if not freezing.is_frozen(connection, site.tables, "main"):
+            raise NotAsLeft(
+                f"The source {site.path} is not frozen any more, so somebody may have written"
+                " there what the way back would overwrite",
+                remedy="Put back the file that was frozen; pipeline restore keeps what it replaces",
+            )
+    rows = {}
+    for table in site.tables:
+        landing = match(table, source.columns(table.name), site.policies)
+        rows[table.name] = source.count(landing)
+        mark = watermarks.read(site.target, table.name)
+        if mark is not None and mark.rules != watermarks.rules_of(landing):
+            raise NotAsLeft(
+                f"The source's columns or policies of {table.name} are others than those it moved"
+                " by, so values that nobody wrote would change",
+                remedy="Set the POLICY_... settings, and the columns, as they were",
+            )
+        try:
+            schema.check_shape(landing, schema.look(site.target, table.name))
+        except ShapeError as error:
+            raise NotReversible(
+                error.problem, remedy="Take that change of the target back, then run again"
+            ) from error
+    return rows
+
+
+def _demand_few_deletes(site: Site, found: Replayed, rows: int) -> None:
+    if len(found.deleted) > rows * site.delete_share:
+        raise TooManyDeletes(
+            f"{found.landing.name}: {len(found.deleted):,} of {rows:,} rows of the source would be"
+            " deleted, because the target lacks them; at most"
+            f" {site.delete_share:.0%} may go in one run",
+            remedy="If they were deleted on purpose, raise MAX_DELETE_SHARE and run again",
+        )
+
+
+def _forget_originals(target: Target, found: Replayed) -> None:
+    """An original speaks of a value that was moved; one that the application wrote has none."""
+    gone = "DELETE FROM migration.conversions WHERE table_name = $1 AND source_key = ANY($2)"
+    name, deleted = found.landing.name, [str(key) for key in found.deleted]
+    if deleted:
+        target.rows(f"{gone} RETURNING 1", (name, deleted))
+    for column, keys in found.updated.items():
+        written = [str(key) for key in keys]
+        target.rows(f"{gone} AND column_name = $3 RETURNING 1", (name, written, column))
+
+
 def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Returned:
     """Hold a table of the copy against the target's."""
     checks = standing_checks(
@@ -117,11 +188,12 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
         only=BY_COMPARISON,
     )
     if not all(check.passed for check in checks):
-        wrong = [say(finding) for check in checks for finding in check.findings]
+        wrong = list(dict.fromkeys(say(found) for check in checks for found in check.findings))
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise NotEqual(
             f"The source would not equal the target: {'; '.join(wrong[:3])}{more}",
-            remedy="Change these rows in the target, then run again; nothing was changed",
+            remedy="Change these rows in the target, or write them again if that was not captured,"
+            " then run again; nothing was changed",
         )
     updated = {key for keys in found.updated.values() for key in keys}
     return Returned(

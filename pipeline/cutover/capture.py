@@ -58,7 +58,7 @@ def switch_on(target: Target, tables: Sequence[sa.Table]) -> None:
 
 def install(target: Target, tables: Sequence[sa.Table]) -> None:
     """Note every write from now on, behind what the outbox holds already; in a transaction."""
-    target.run(_FUNCTION)
+    target.run(_FUNCTION, "REVOKE ALL ON FUNCTION migration.note_changes() FROM PUBLIC")
     for table in tables:
         name, key = f"public.{quoted(table.name)}", next(iter(table.primary_key.columns)).name
         for event, (when, images, rows) in _TRIGGERS.items():
@@ -104,6 +104,8 @@ def noted(target: Target, tables: Sequence[sa.Table]) -> dict[str, int]:
 
 def keys(target: Target, landing: Landing) -> list[Any] | None:
     """Keys of the rows that were written; None if that may be any row."""
+    if not is_on(target, landing.table):
+        return None
     found = target.rows(
         "SELECT DISTINCT key FROM migration.outbox WHERE table_name = $1", (landing.name,)
     )

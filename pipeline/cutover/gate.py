@@ -5,7 +5,7 @@ outside and joins the list.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -67,6 +67,20 @@ def ask(
     ]
 
 
+def ask_later(target: Target, live: LiveSource, tables: Sequence[sa.Table]) -> list[Answer]:
+    """Ask what must go on to hold while the target is live, for the sake of the way back."""
+    frozen, unwatched = _frozen(live, tables), _unwatched(target, tables)
+    if not frozen.yes:
+        frozen = replace(frozen, remedy="Stop who writes there; put back the file that was frozen")
+    question = "every write is captured"
+    if unwatched:
+        says = [f"writes to {', '.join(unwatched)} are not captured"]
+        captured = _no(question, says, "pipeline rollback will compare every row of them")
+    else:
+        captured = Answer(question, True, f"{sum(capture.noted(target, tables).values()):,} so far")
+    return [frozen, captured]
+
+
 def _proven(target: Target, live: LiveSource, landings: Sequence[Landing]) -> Answer:
     """Every value was proven once, and every change that the source logged since then."""
     question, wrong, outstanding = PROVEN, [], 0
@@ -116,7 +130,7 @@ def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
 
 def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
     question = "nobody else writes the target"
-    unwatched = [table.name for table in tables if not capture.is_on(target, table)]
+    unwatched = _unwatched(target, tables)
     if unwatched:
         says = [f"writes to {', '.join(unwatched)} are not captured"]
         return _no(question, says, "pipeline cutover freeze switches that on")
@@ -125,6 +139,10 @@ def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
         says = [f"{count:,} rows of {name} were written" for name, count in written.items()]
         return _no(question, says, "Stop who writes there, then run pipeline cutover freeze again")
     return Answer(question, True, "every write is captured, there was none")
+
+
+def _unwatched(target: Target, tables: Sequence[sa.Table]) -> list[str]:
+    return [table.name for table in tables if not capture.is_on(target, table)]
 
 
 def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:

@@ -44,6 +44,7 @@ class Replayed:
         inserted: keys of rows that only the target had.
         updated: keys of rows that differed, by column.
         deleted: keys of rows that the target has no more.
+        last_id: the last one that the target gave out, whether its row is there or not.
     """
 
     landing: Landing
@@ -51,6 +52,7 @@ class Replayed:
     inserted: list[Any] = field(default_factory=list)
     updated: dict[str, list[Any]] = field(default_factory=dict)
     deleted: list[Any] = field(default_factory=list)
+    last_id: int | None = None
 
     @property
     def touched(self) -> list[Any]:
@@ -97,7 +99,7 @@ def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
     keys = capture.keys(target, landing)
     if keys is None:
         keys = _all_keys(landing, live, target)
-    found = Replayed(landing, keys)
+    found = Replayed(landing, keys, last_id=_last_id(target, landing))
     if not keys:
         return found
     live.take_rows(landing, keys=keys, handles=())
@@ -129,6 +131,13 @@ def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
     return found
 
 
+def _last_id(target: Target, landing: Landing) -> int | None:
+    sequence = verify.sequence_of(target, landing)
+    if sequence is None:
+        return None
+    return int(target.value(f"SELECT last_value - (NOT is_called)::int FROM {sequence}"))
+
+
 def _all_keys(landing: Landing, live: LiveSource, target: Target) -> list[Any]:
     """Keys of all rows of either side."""
     name = quoted(landing.key.name)
@@ -143,10 +152,12 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
     columns = [column for column in landing.columns if column.name in names]
     connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
+    these = {name: set(keys) for name, keys in found.updated.items()}
     for rows in _rows(target, landing, columns, changed):
         for at, column in enumerate(columns):
-            these = set(found.updated.get(column.name, ()))
-            values = [(row[at + 1], row[0]) for row in rows if row[0] in these]
+            if column.name not in these:
+                continue
+            values = [(row[at + 1], row[0]) for row in rows if row[0] in these[column.name]]
             _run(
                 connection,
                 f"UPDATE {table} SET {quoted(column.name)} = ? WHERE {key} = ?",
@@ -196,9 +207,10 @@ def _batches(target: Target, landing: Landing, keys: Sequence[Any]) -> Iterator[
     """Keys in pieces whose rows fit into memory."""
     name, table = quoted(landing.key.name), quoted(landing.name)
     sizes = [
-        f"coalesce(octet_length({quoted(column.name)}), 0)::bigint"
+        f"coalesce(octet_length({quoted(column.name)}"
+        f"{'' if isinstance(column.type, sa.LargeBinary) else '::text'}), 0)::bigint"
         for column in landing.columns
-        if isinstance(column.type, sa.LargeBinary | sa.Text)
+        if isinstance(column.type, sa.LargeBinary | sa.String | sa.JSON)
     ]
     for start in range(0, len(keys), _BATCH_ROWS):
         piece: list[Any] = []
@@ -252,23 +264,37 @@ def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
         ) as connection:
             connection.execute("ATTACH ? AS proven", (f"{copy.absolute().as_uri()}?mode=ro",))
             with _without_triggers(connection):
-                for found in done:
-                    _put(connection, found)
+                # Everything goes first, so that what is unique is free for whoever has it now.
+                for sql in (_DELETE, _INSERT):
+                    for found in done:
+                        _put(connection, found, sql)
+                _raise_counters(connection, done)
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
 
 
-def _put(connection: sqlite3.Connection, found: Replayed) -> None:
+_DELETE = "DELETE FROM main.{table} WHERE {these}"
+_INSERT = "INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}"
+
+
+def _put(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
     table, key = quoted(found.landing.name), quoted(found.landing.key.name)
     info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
     names = ", ".join(quoted(row[1]) for row in info if not row[6])
     touched, these = found.touched, f"{key} IN (SELECT value FROM json_each(?))"
     for start in range(0, len(touched), _BATCH_ROWS):
         some = (json.dumps(touched[start : start + _BATCH_ROWS]),)
-        connection.execute(f"DELETE FROM main.{table} WHERE {these}", some)
-        connection.execute(
-            f"INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}",
-            some,
+        connection.execute(sql.format(table=table, names=names, these=these), some)
+
+
+def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) -> None:
+    """Where SQLite gives no id twice (AUTOINCREMENT), none of those that the target gave out."""
+    if connection.execute(
+        "SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_sequence'"
+    ).fetchone():
+        connection.executemany(
+            "UPDATE main.sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
+            [(found.last_id, found.landing.name) for found in done if found.last_id is not None],
         )
 
 
@@ -284,5 +310,5 @@ def _demand_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]]
         raise NotReversible(
             f"{table} {row} would refer to a row of {parent} that is not there, and so would"
             f" {len(orphans) - 1} more",
-            remedy="Delete or mend these rows in the target, then run again",
+            remedy="Delete or mend these rows where they live, then run again",
         )

@@ -73,7 +73,8 @@ def undo(target: Target, table: str, *, handles: Sequence[str]) -> int:
     )
     gone = target.rows(
         "DELETE FROM migration.signed_off WHERE table_name = $1"
-        f" AND (cardinality($2::text[]) = 0 OR handle = ANY($2) OR handle IN ({meant})) RETURNING 1",
+        f" AND (cardinality($2::text[]) = 0 OR handle = ANY($2) OR handle IN ({meant}))"
+        " RETURNING 1",
         (table, list(handles)),
     )
     return len(gone)

@@ -149,13 +149,18 @@ def close(site: Site) -> Outcome:
 
 
 def ask(site: Site) -> list[Answer]:
-    """Ask both databases what the gate demands of them.
+    """Ask both databases what the gate demands of them, or what must hold while it is live.
 
     Raises:
         PipelineError: one of them does not answer.
     """
     live = site.sources.pin(site.tables, run_id=site.run_id)
     with site.target.looking():
+        now = states.read(site.target).state
+        if now == "closed":
+            return []
+        if now == "live":
+            return gate.ask_later(site.target, live, site.tables)
         return gate.ask(site.target, live, site.tables, site.policies)
 
 
@@ -182,7 +187,7 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
         answers = [*outside, *ask(site)]
     except BaseException:
         # Whatever it is, interruption included, the application must be able to write somewhere.
-        thaw(site)
+        _thaw_at_last(site)
         raise
     outcome = Outcome("frozen", answers, caught_up=caught_up)
     if not outcome.open:
@@ -191,10 +196,33 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
     yield outcome, since
 
 
+def _thaw_at_last(site: Site) -> None:
+    """Thaw after a failure, also where the target does not answer any more; that failure is told.
+
+    It was not live: this very step alone could have made it so.
+    """
+    try:
+        site.sources.release()
+        freezing.thaw(site.path)
+        thaw(site)
+    except PipelineError as error:
+        site.say(f"run pipeline cutover thaw: {error}")
+
+
 def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:
     """What takes long, while the application writes: compare every value, and ask what can be."""
     if tracking.switch_on(site.path, site.tables):
         site.say("the source tracks its changes from now on")
+    while not _compare(site):
+        site.say("tables that were just made are compared again, now that nobody writes unseen")
+    later = (gate.PROVEN, gate.FROZEN)
+    asked = [answer for answer in ask(site) if answer.question not in later]
+    site.sources.release()
+    return [*outside, *asked]
+
+
+def _compare(site: Site) -> bool:
+    """Make the target equal to the source; whether every table was watched from the start."""
     target = site.target
     with target.transaction():
         schema.make_ledger(target)
@@ -212,14 +240,8 @@ def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:
         for at, table in enumerate(site.tables):
             moved = mover.move(table, upcoming=site.tables[at + 1 :])
             site.say(_told(moved))
-    if len(present) < len(site.tables):
-        with target.transaction():
-            capture.switch_on(target, site.tables)
     site.sources.release()
-    later = (gate.PROVEN, gate.FROZEN)
-    asked = [answer for answer in ask(site) if answer.question not in later]
-    site.sources.release()
-    return [*outside, *asked]
+    return len(present) == len(site.tables)
 
 
 def _catch_up(site: Site) -> int:

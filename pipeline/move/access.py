@@ -39,7 +39,8 @@ SELECT json_build_object(
   'secured', relrowsecurity,
   'granted', (SELECT coalesce(json_agg(DISTINCT ARRAY[coalesce(r.rolname, 'PUBLIC'),
       a.privilege_type]), '[]')
-    FROM aclexplode(relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+    FROM (SELECT (aclexplode(relacl)).* UNION ALL SELECT (aclexplode(attacl)).*
+      FROM pg_attribute WHERE attrelid = c.oid) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
     WHERE a.grantee = 0 OR r.rolname = ANY($2)),
   'sequence', (SELECT coalesce(json_agg(DISTINCT ARRAY[coalesce(r.rolname, 'PUBLIC'),
       a.privilege_type]), '[]')
@@ -47,9 +48,9 @@ SELECT json_build_object(
     CROSS JOIN aclexplode(s.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
     WHERE d.refobjid = c.oid AND d.deptype IN ('a', 'i')
       AND (a.grantee = 0 OR r.rolname = ANY($2))),
-  'policies', (SELECT coalesce(json_agg(ARRAY[polname::text,
-      pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)]), '[]')
-    FROM pg_policy WHERE polrelid = c.oid)
+  'policies', (SELECT coalesce(json_agg(ARRAY[policyname::text, permissive, cmd,
+      array_to_string(roles, ', '), qual, with_check]), '[]')
+    FROM pg_policies WHERE (schemaname, tablename) = (c.relnamespace::regnamespace::text, relname))
 )::text FROM pg_class AS c WHERE oid = to_regclass($1)
 """
 
@@ -244,15 +245,25 @@ def _declared(table: sa.Table, there: Sequence[str]) -> Rights:
         if _sequence(table)
         else frozenset(),
         frozenset(
-            _told(_policy(access), "true", "true" if _command(access) == "ALL" else None)
+            _told(
+                _policy(access),
+                "PERMISSIVE",
+                _command(access),
+                access.role,
+                "true",
+                "true" if _command(access) == "ALL" else None,
+            )
             for access in accesses
         ),
     )
 
 
-def _told(name: str, rows: str | None, written: str | None) -> str:
-    """A policy in a word that differs when its conditions do."""
-    return f"{name} ({rows}{'' if written is None else f'; {written}'})"
+def _told(
+    name: str, kind: str, command: str, who: str, rows: str | None, written: str | None
+) -> str:
+    """A policy in words that differ when it does."""
+    only = "" if kind == "PERMISSIVE" else f"{kind} "
+    return f"{name} ({only}{command} TO {who}: {rows}{'' if written is None else f'; {written}'})"
 
 
 def _of(table: sa.Table, there: Sequence[str]) -> list[Access]:
