@@ -123,7 +123,7 @@ def test_restore_brings_both_databases_back_and_says_so(
     assert (
         command("restore", "target", "--yes")
         .strip()
-        .endswith("every value compared before it was committed")
+        .endswith("every value compared before it was committed\nthe migration is shadow")
     )
     assert everything(target_url) == before
     assert "kept in" not in command("restore", "source", "--yes")

@@ -159,7 +159,7 @@ def test_the_gate_of_a_target_that_follows(world: World) -> None:
     move_all(world.source.path, world.url)
     assert world.ask()["every value is proven"].startswith("as a whole")
     world.source.run("UPDATE rankings SET rank_score = 1")
-    assert world.ask()["every value is proven"] == "no: 12 rows were written since"
+    assert world.ask()["every value is proven"] == "no: 12 rows written since"
     sync_all(world.source.path, world.url)
     assert world.ask()["every value is proven"].startswith("as a whole")
     tracking.switch_off(world.source.path)
@@ -190,14 +190,14 @@ def test_a_row_in_quarantine_closes_the_gate_until_it_is_signed_off(world: World
             sign_offs.sign(site.target, "rankings", handles=["50"], by="Ann", reason="a test row")
             == 1
         )
-    assert world.ask()[question] == "no: 1 rows of rankings (51)"
+    assert world.ask()[question] == "no: 1 row of rankings (51)"
     with world.site() as site, site.target.transaction():
         assert sign_offs.sign(site.target, "rankings", handles=[], by="Ann", reason="known") == 2
-    assert world.ask()[question] == "2 rows stay behind, signed off"
+    assert world.ask()[question] == "2 rows of it signed off"
     # The row changes, so what was said of it holds no more.
     world.source.run("UPDATE rankings SET rank_score = 8 WHERE id = 51")
     assert world.live().state == "shadow"
-    assert world.ask()[question] == "no: 1 rows of rankings (51)"
+    assert world.ask()[question] == "no: 1 row of rankings (51)"
     with world.site() as site, site.target.transaction():
         sign_offs.sign(site.target, "rankings", handles=["51"], by="Ann", reason="known")
     assert world.live().state == "live"
@@ -236,7 +236,7 @@ def test_a_row_that_goes_to_quarantine_at_the_last_moment_thaws_the_source(
         outcome = world.live()
     assert (outcome.state, world.state) == ("shadow", "shadow")
     assert outcome.blocked_seconds is not None
-    assert [a.says for a in outcome.answers if not a.yes] == ["1 rows of rankings (3)"]
+    assert [a.says for a in outcome.answers if not a.yes] == ["1 row of rankings (3)"]
     world.source.run("UPDATE rankings SET rank_score = 3 WHERE id = 3")
     assert world.live().state == "live"
 
@@ -253,9 +253,7 @@ def test_who_else_writes_the_target_is_noticed(
     with monkeypatch.context() as patch:
         patch.setattr(freezing, "freeze", frozen_while_writing)
         outcome = world.live()
-    assert [a.says for a in outcome.answers if not a.yes] == [
-        "2 rows of content_fragments were written"
-    ]
+    assert [a.says for a in outcome.answers if not a.yes] == ["2 rows of content_fragments written"]
     assert world.state == "shadow"
     # The next attempt compares everything anew.
     assert world.live().state == "live"

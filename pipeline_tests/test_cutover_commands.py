@@ -177,12 +177,12 @@ def test_the_commands_print_the_gate_and_say_who_may_write(
     closed = pipeline("cutover", "live", **variables)
     assert closed.code == 1
     assert "the migration is shadow" in closed.out
-    assert "1 rows of rankings (70)" in closed.out
-    assert closed.err.startswith("The gate is closed; the migration is shadow.")
+    assert "1 row of rankings (70)" in closed.out
+    assert closed.err.startswith("The gate is closed, and the migration is shadow. ")
     signed = pipeline(
         *("cutover", "sign-off", "rankings", "--by", "Ann", "--reason", "a test row"), **variables
     )
-    assert (signed.code, signed.out) == (0, "1 rows of rankings may stay behind, says Ann\n")
+    assert (signed.code, signed.out) == (0, "1 row of rankings may stay behind, says Ann\n")
     unknown = pipeline(
         *("cutover", "sign-off", "rankings", "--row", "5", "--by", "Ann", "--reason", "x"),
         **variables,
@@ -191,7 +191,7 @@ def test_the_commands_print_the_gate_and_say_who_may_write(
     assert unknown.err.startswith("No row 5 of rankings is in quarantine.")
     status = pipeline("cutover", "status", **variables)
     assert status.code == 0
-    assert "1 rows stay behind, signed off" in status.out
+    assert "1 row of it signed off" in status.out
     nothing = pipeline("rollback", **variables)
     assert nothing.code == 1
     assert "The migration is shadow, so there is nothing to take back." in nothing.err

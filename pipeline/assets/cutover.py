@@ -72,7 +72,6 @@ def cutover_asset(
             dg.AssetSpec(
                 NAME,
                 deps=[table.name for table in tables],
-                skippable=True,
                 group_name=group,
                 kinds={"sqlite", "postgres"},
                 owners=list(owners),
@@ -85,6 +84,8 @@ def cutover_asset(
         ],
         check_specs=[dg.AssetCheckSpec(GATE, asset=NAME, description=checks.DESCRIPTIONS[GATE])],
         description="Go from one state of the migration to another.",
+        # Not every step asks the gate, and asking alone changes no state.
+        can_subset=True,
     )
     def changed(
         context: dg.AssetExecutionContext,
@@ -119,7 +120,8 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
             returned = back.roll_back(site, folder)
         for table in returned:
             told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
-            shown[table.table] = dg.MetadataValue.text(told)
+            left = [f"{count} values of {name} stay in it" for name, count in table.left.items()]
+            shown[table.table] = dg.MetadataValue.text("; ".join([told, *left]))
     elif step == "thaw":
         steps.thaw(site)
     elif step == "close":
@@ -130,7 +132,8 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
             case "check":
                 passed = states.says_no(site.target)
                 asked = [*([] if passed else outside), *steps.ask(site)]
-                yield result(asked, asked_early=True)
+                if asked:
+                    yield result(asked, asked_early=True)
                 return
             case "freeze":
                 outcome = steps.freeze(site, outside=outside)
@@ -138,15 +141,14 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
                 outcome = steps.go_live(site, outside=outside)
         yield result(outcome.answers)
         if not outcome.open:
+            no = "; ".join(f"{a.question}: {a.says}" for a in outcome.answers if not a.yes)
             raise dg.Failure(
-                f"The gate is closed; the migration is {outcome.state}. See the check {GATE}.",
+                f"The gate is closed, and the migration is {outcome.state}. {no}.",
                 allow_retries=False,
             )
         shown["caught_up"] = dg.MetadataValue.int(outcome.caught_up)
         if outcome.blocked_seconds is not None:
             shown["blocked_seconds"] = dg.MetadataValue.float(round(outcome.blocked_seconds, 3))
-    if step in ("rollback", "thaw", "close"):
-        yield result([])
     now = states.read(site.target)
     yield dg.MaterializeResult(
         asset_key=NAME, metadata={"state": dg.MetadataValue.text(now.state), **shown}
@@ -166,24 +168,14 @@ def result(answers: Sequence[Answer], *, asked_early: bool = False) -> dg.AssetC
         asset_key=NAME,
         passed=not no,
         severity=dg.AssetCheckSeverity.WARN if asked_early else dg.AssetCheckSeverity.ERROR,
-        description="; ".join(f"{a.question}: no, {a.says}" for a in no)
-        or ("open" if answers else "not asked for this step"),
+        description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",
         metadata={
             "questions": dg.MetadataValue.int(len(answers)),
             "no": dg.MetadataValue.int(len(no)),
-            **_listed(answers),
+            "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
+            ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
         },
     )
-
-
-def _listed(answers: Sequence[Answer]) -> dict[str, dg.MetadataValue]:
-    """The list for people and for programs."""
-    if not answers:
-        return {}
-    return {
-        "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
-        ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
-    }
 
 
 def _outside(instance: dg.DagsterInstance, site: steps.Site) -> list[Answer]:

@@ -11,6 +11,8 @@ from pipeline.cutover import sign_offs, states
 from pipeline.move import schema
 from pipeline.move.snapshot import look_at
 
+_LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
+
 over = typer.Typer(no_args_is_help=True, help="Change the application over to the target.")
 
 
@@ -88,7 +90,7 @@ def _cut_over(step: str) -> int:
     for event in result.asset_materializations_for_node("change_state"):
         for name, value in event.metadata.items():
             if name != "state":
-                console.print(f"{name.replace('_', ' ')}: {value.value}", markup=False)
+                console.print(f"{_LABELS.get(name, name)}: {value.value}", markup=False)
     if not result.success:
         return terminal.failed(result)
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

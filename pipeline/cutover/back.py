@@ -20,7 +20,7 @@ from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, say
-from pipeline.move.landing import match
+from pipeline.move.landing import Landing, match
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
@@ -39,6 +39,7 @@ class Returned:
         updated: rows that differed.
         deleted: rows that the target has no more.
         checks: the proof that both sides are equal now.
+        left: how many values stay in the target, by column that the source lacks.
     """
 
     table: str
@@ -46,6 +47,7 @@ class Returned:
     updated: int
     deleted: int
     checks: tuple[CheckResult, ...]
+    left: dict[str, int]
 
 
 class NotEqual(PipelineError):
@@ -114,7 +116,8 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         put(site.path, copy, done)
         _go_on(target, site.tables)
         states.change(target, "shadow", run_id=site.run_id)
-        capture.switch_off(target, site.tables)
+        # An application that was not stopped is seen, and keeps the gate closed.
+        capture.switch_on(target, site.tables)
     freezing.thaw(site.path)
     return returned
 
@@ -197,8 +200,24 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
         )
     updated = {key for keys in found.updated.values() for key in keys}
     return Returned(
-        found.landing.name, len(found.inserted), len(updated), len(found.deleted), checks
+        found.landing.name,
+        len(found.inserted),
+        len(updated),
+        len(found.deleted),
+        checks,
+        _left(site.target, found.landing),
     )
+
+
+def _left(target: Target, landing: Landing) -> dict[str, int]:
+    """Values in columns that the source does not have."""
+    own = {column.name for column in landing.columns}
+    others = sorted(set(schema.look(target, landing.name).types or {}) - own)
+    table = quoted(landing.name)
+    found = {
+        name: int(target.value(f"SELECT count({quoted(name)}) FROM {table}")) for name in others
+    }
+    return {name: values for name, values in found.items() if values}
 
 
 def _go_on(target: Target, tables: Sequence[sa.Table]) -> None:

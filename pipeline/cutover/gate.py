@@ -103,8 +103,8 @@ def _proven(target: Target, live: LiveSource, landings: Sequence[Landing]) -> An
     if wrong:
         return _no(question, wrong, "Run pipeline track on, then pipeline migrate")
     if outstanding:
-        says = [f"{outstanding:,} rows were written since"]
-        return _no(question, says, "Run pipeline sync, or pipeline cutover freeze")
+        says = [f"{_rows(outstanding)} written since"]
+        return _no(question, says, "Nothing: freeze and live move them at last")
     return Answer(question, True, "as a whole, and every change since; nothing is outstanding")
 
 
@@ -136,7 +136,7 @@ def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
         return _no(question, says, "pipeline cutover freeze switches that on")
     written = capture.noted(target, tables)
     if written:
-        says = [f"{count:,} rows of {name} were written" for name, count in written.items()]
+        says = [f"{_rows(count)} of {name} written" for name, count in written.items()]
         return _no(question, says, "Stop who writes there, then run pipeline cutover freeze again")
     return Answer(question, True, "every write is captured, there was none")
 
@@ -149,14 +149,15 @@ def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
     question = "quarantine is empty or signed off"
     waiting = {table.name: sign_offs.lacking(target, table.name) for table in tables}
     says = [
-        f"{len(rows):,} rows of {name} ({', '.join(rows[:_NAMED])}{', ...' * (len(rows) > _NAMED)})"
+        f"{_rows(len(rows))} of {name} ({', '.join(rows[:_NAMED])}{', ...' * (len(rows) > _NAMED)})"
         for name, rows in waiting.items()
         if rows
     ]
     if says:
-        return _no(question, says, "Mend them, or name who lets them stay: cutover sign-off")
+        remedy = "Mend them, or pipeline cutover sign-off TABLE --by NAME --reason WHY"
+        return _no(question, says, remedy)
     signed = sign_offs.count(target, tables)
-    return Answer(question, True, f"{signed:,} rows stay behind, signed off" if signed else "empty")
+    return Answer(question, True, f"{_rows(signed)} of it signed off" if signed else "empty")
 
 
 def _sequences(target: Target, landings: Sequence[Landing]) -> Answer:
@@ -175,6 +176,10 @@ def _rights(target: Target, landings: Sequence[Landing]) -> Answer:
     if found:
         return _no(question, found, "Run pipeline sync --full, or revoke what is too much")
     return Answer(question, True, "as declared, and tried as every role")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _findings(found: Iterator[tuple[Finding, ...]]) -> list[str]:
