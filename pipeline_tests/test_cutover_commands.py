@@ -158,7 +158,7 @@ def test_schedules_that_follow_the_source_rest_once_it_is_live(
     told = {}
     for name in ("sync_schedule", "verify_schedule", "anki_sync_schedule"):
         context = dg.build_schedule_context(instance=instance)
-        tick = defs.get_schedule_def(name).evaluate_tick(context)
+        tick = defs.resolve_schedule_def(name).evaluate_tick(context)
         told[name] = tick.skip_message
     assert told.pop("anki_sync_schedule") is None
     for message in told.values():
