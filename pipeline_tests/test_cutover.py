@@ -271,7 +271,7 @@ def test_a_sequence_that_is_behind_and_a_conflict_close_the_gate(world: World) -
     )
     said = world.ask()
     assert said["sequences are ahead"].startswith("no: rankings: public.rankings_id_seq would")
-    assert said["no value differs"] == "no: 1 values of rankings were changed in the target"
+    assert said["no value differs"] == "no: 1 value of rankings changed in the target"
 
 
 def test_a_failure_while_it_is_frozen_thaws_the_source(
@@ -451,7 +451,7 @@ def test_rows_in_quarantine_stay_in_the_source(world: World) -> None:
     [
         (
             "UPDATE rankings SET updated_at = 'infinity' WHERE id = 1",
-            "The source would not equal the target: rankings, row 1: neither movable",
+            "rankings 1, updated_at: infinity has no place in SQLite",
         ),
         (
             "INSERT INTO rankings (id, assessed_by) VALUES (50, 'x')",

@@ -123,7 +123,10 @@ def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
         ([table.name for table in tables],),
     )
     if found:
-        says = [f"{count:,} values of {name} were changed in the target" for name, count in found]
+        says = [
+            f"{count:,} {'value' if count == 1 else 'values'} of {name} changed in the target"
+            for name, count in found
+        ]
         return _no(question, says, "Take one side: POLICY_CONFLICTS=source, or change the source")
     return Answer(question, True, "nobody changed a moved row in the target")
 

@@ -200,7 +200,23 @@ def _rows(
     zone = landing.policies.naive_zone
     outputs = ", ".join(reverse.expression(column, zone=zone) for column in columns)
     for some in _batches(target, landing, keys):
-        yield target.rows(f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)", (some,))
+        rows = target.rows(f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)", (some,))
+        _demand_ends(landing, columns, rows)
+        yield rows
+
+
+def _demand_ends(
+    landing: Landing, columns: Sequence[sa.Column[Any]], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Refuse a date without end, for which SQLite has no letters."""
+    for at, column in enumerate(columns, start=1):
+        if isinstance(column.type, sa.DateTime):
+            for row in rows:
+                if row[at] in ("infinity", "-infinity"):
+                    raise NotReversible(
+                        f"{landing.name} {row[0]}, {column.name}: {row[at]} has no place in SQLite",
+                        remedy="Give it a date in the target, then run again; nothing was changed",
+                    )
 
 
 def _batches(target: Target, landing: Landing, keys: Sequence[Any]) -> Iterator[list[Any]]:
