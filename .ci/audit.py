@@ -37,7 +37,8 @@ def report_of(lock: str) -> tuple[dict[str, Any] | None, str]:
         return json.loads(ended.stdout), ""
     except json.JSONDecodeError:
         lines = ended.stderr.strip().splitlines()
-        return None, lines[-1] if lines else f"exit code {ended.returncode}"
+        # What follows names hosts, and goes on for lines.
+        return None, lines[-1].split("(")[0] if lines else f"exit code {ended.returncode}"
 
 
 def judged(report: dict[str, Any]) -> tuple[list[str], list[str]]:

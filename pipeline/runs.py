@@ -14,9 +14,10 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from pipeline import checks, processes
+from pipeline import checks
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
+from pipeline.serving import processes
 from pipeline.settings import DAGSTER_OPTIONS
 
 _STATEMENT_MILLISECONDS = 60_000

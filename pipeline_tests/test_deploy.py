@@ -18,9 +18,9 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from sqlalchemy.engine import URL
 
-from pipeline.health import Organ
-from pipeline.launcher import Launcher
-from pipeline.serving import HOME, Part
+from pipeline.serving.health import Organ
+from pipeline.serving.launcher import Launcher
+from pipeline.serving.parts import HOME, Part
 from pipeline.settings import CODE_SOCKET, DAGSTER_URL, PROJECT, dagster_url, libpq
 from pipeline_tests.support import use
 

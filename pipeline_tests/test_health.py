@@ -25,9 +25,10 @@ from dagster._core.scheduler.instigation import (
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy.engine import URL
 
-from pipeline import health, settings
+from pipeline import settings
 from pipeline.alerts.receivers import Webhook
-from pipeline.health import HEARTBEAT_SECONDS, Organ, Reading
+from pipeline.serving import health
+from pipeline.serving.health import HEARTBEAT_SECONDS, Organ, Reading
 from pipeline.settings import libpq
 from pipeline_tests.receiving import Hook, hook
 from pipeline_tests.support import SourceFile, query, use

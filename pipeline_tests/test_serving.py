@@ -28,10 +28,11 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster._grpc.client import DagsterGrpcClient
 from sqlalchemy.engine import URL
 
-from pipeline import health, processes, serving, settings
+from pipeline import settings
 from pipeline.assets.attempts import RETRIES
-from pipeline.launcher import Launcher
 from pipeline.move.errors import SettingsError
+from pipeline.serving import health, parts, processes
+from pipeline.serving.launcher import Launcher
 from pipeline.settings import CODE_SOCKET, libpq
 from pipeline_tests.commands import environment, usable
 from pipeline_tests.support import SourceFile, query, use
@@ -179,7 +180,7 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 def instance(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance as the daemon has it."""
     use(monkeypatch, served.variables)
-    monkeypatch.setenv("DAGSTER_HOME", str(serving.HOME))
+    monkeypatch.setenv("DAGSTER_HOME", str(parts.HOME))
     monkeypatch.setenv(CODE_SOCKET, str(settings.load().code_socket))
     with dg.DagsterInstance.get() as opened:
         yield opened
@@ -227,7 +228,7 @@ def test_a_second_code_server_of_the_same_home_is_refused(
     served: Served, instance: dg.DagsterInstance
 ) -> None:
     with pytest.raises(SettingsError, match="listens on"):
-        serving.serve(serving.Part.CODE, settings.load())
+        parts.serve(parts.Part.CODE, settings.load())
 
 
 def test_no_password_stands_in_the_arguments_of_a_process(served: Served) -> None:
@@ -326,7 +327,7 @@ def test_what_runs_for_good_needs_databases_of_its_own(
     for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
         monkeypatch.setenv(name, "" if name == lacking else value)
     with pytest.raises(SettingsError, match=f"{lacking} is not set"):
-        serving.serve(serving.Part.WEBSERVER, settings.load())
+        parts.serve(parts.Part.WEBSERVER, settings.load())
 
 
 def test_a_home_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline import health as organs
-from pipeline import serving, settings
+from pipeline import settings
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, receivers
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console, errors
 from pipeline.move.errors import SettingsError
+from pipeline.serving import health as organs
+from pipeline.serving import parts
 
 alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
 
@@ -26,8 +27,8 @@ def dev(
     terminal.ready()
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     running = [
-        subprocess.Popen(serving.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
-        for part in (serving.Part.WEBSERVER, serving.Part.DAEMON)
+        subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
+        for part in (parts.Part.WEBSERVER, parts.Part.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -48,10 +49,10 @@ def dev(
 
 
 def serve(
-    part: Annotated[serving.Part, typer.Argument(help="Which of the three processes to be.")],
+    part: Annotated[parts.Part, typer.Argument(help="Which of the three processes to be.")],
 ) -> None:
     """Be one of the three processes that run for good: code server, webserver or daemon."""
-    serving.serve(part, settings.load())
+    parts.serve(part, settings.load())
 
 
 def health(

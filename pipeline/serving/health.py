@@ -19,13 +19,14 @@ import psycopg2
 import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException
 
-from pipeline import serving, storage, ticks
+from pipeline import storage, ticks
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
 from pipeline.cutover import states
 from pipeline.environment import databases
 from pipeline.move.errors import PipelineError, SettingsError, TargetError
 from pipeline.move.target import Target
+from pipeline.serving import parts
 from pipeline.settings import Settings
 
 HEARTBEAT_SECONDS = 300.0
@@ -152,7 +153,7 @@ def _target(settings: Settings) -> tuple[bool, str]:
 
 
 def _code(settings: Settings) -> tuple[bool, str]:
-    if serving.answers(settings.code_socket):
+    if parts.answers(settings.code_socket):
         return True, f"answers on {settings.code_socket}"
     return False, f"nobody answers on {settings.code_socket}"
 

@@ -12,7 +12,7 @@ from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import GetCurrentRunsResult
 
-from pipeline import processes
+from pipeline.serving import processes
 
 
 class Launcher(DefaultRunLauncher):
