@@ -117,9 +117,8 @@ def _told(check: CheckResult) -> str:
 
 def _found(check: CheckResult) -> int:
     """How many offenders there are; a check names only some."""
-    if check.name == "keys":
-        return int(check.figures["missing"]) + int(check.figures["extra"])
-    return len(check.findings)
+    counted = sum(int(check.figures.get(name, 0)) for name in ("missing", "extra"))
+    return max(counted, len(check.findings))
 
 
 def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:

@@ -41,6 +41,11 @@ if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
     tempfile.tempdir = None
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """More workers than cores: a third of the time tests wait, for servers and for clocks."""
+    return round(1.5 * (os.cpu_count() or 1))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first, so that no worker is left with one of them at the end."""
     first = ("ui", "sync_commands", "soak", "kill", "sync_faults", "anki_commands", "cli")
