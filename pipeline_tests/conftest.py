@@ -41,6 +41,7 @@ if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
     tempfile.tempdir = None
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More workers than cores: a third of the time tests wait, for servers and for clocks."""
     return round(1.5 * (os.cpu_count() or 1))
