@@ -1,13 +1,14 @@
 """The evening of a cut-over as an operator has it: jobs in this process, and the commands."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from pipeline import runs
+from pipeline import backup, runs
 from pipeline.assets.cutover import GATE, NAME, STEP
 from pipeline.cutover import states
 from pipeline.definitions import defs
@@ -124,7 +125,7 @@ def test_a_plan_that_was_made_by_other_policies_is_not_current(
     assert "the plan is current" in noes(step(instance, "check"))
 
 
-def test_a_backup_of_another_source_or_an_old_one_does_not_count(
+def test_a_backup_of_another_database_or_an_old_one_does_not_count(
     instance: dg.DagsterInstance,
     family: SourceFile,
     tmp_path: Path,
@@ -134,6 +135,10 @@ def test_a_backup_of_another_source_or_an_old_one_does_not_count(
     assert noes(step(instance, "check")) & OUTSIDE == {"the plan is current"}
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.assets.cutover.BACKUP_HOURS", 0)
+        assert noes(step(instance, "check")) & OUTSIDE == OUTSIDE
+    with monkeypatch.context() as patch:
+        of_another = replace(backup.newest(tmp_path / "home"), target="PostgreSQL staging")
+        patch.setattr(backup, "newest", lambda _: of_another)
         assert noes(step(instance, "check")) & OUTSIDE == OUTSIDE
     other = SourceFile.make(tmp_path / "other.db")
     monkeypatch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{other.path}")

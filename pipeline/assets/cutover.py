@@ -16,7 +16,7 @@ from pipeline.assets.anki import CARDS, EMBEDDINGS
 from pipeline.assets.plan import PLAN
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
-from pipeline.environment import source_file
+from pipeline.environment import databases, source_file
 from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
 from pipeline.move.errors import PipelineError
@@ -230,6 +230,8 @@ def _backed_up(site: steps.Site) -> Answer:
     said = f"{found.name}, rehearsed {found.rehearsed:%Y-%m-%d %H:%M} UTC"
     if Path(found.source) != site.path:
         return Answer(question, False, f"{said}, but of {found.source}", remedy)
+    if found.target != databases(settings.load()).target_shown:
+        return Answer(question, False, f"{said}, but of {found.target}", remedy)
     if datetime.now(timezone.utc) - found.at > timedelta(hours=BACKUP_HOURS):  # noqa: UP017
         return Answer(question, False, f"{said}, more than {BACKUP_HOURS} hours old", remedy)
     return Answer(question, True, said)
