@@ -87,9 +87,21 @@ def test_a_frozen_source_is_not_replaced_by_one_that_can_be_written(
 
 
 def test_after_the_way_back_an_application_that_was_not_stopped_is_seen(live: World) -> None:
+    live.do("UPDATE rankings SET rank_score = 2")
     live.rollback()
+    question = "nobody else writes the target"
+    assert live.ask()[question] == "every write is captured, there was none"
     live.do(CHANGE)
-    assert live.ask()["nobody else writes the target"] == "no: 1 row of rankings written"
+    assert live.ask()[question] == "no: 1 row of rankings written"
+
+
+def test_after_the_way_back_the_watermark_speaks_of_what_is_there(live: World) -> None:
+    live.do("INSERT INTO rankings (assessed_by, updated_at) VALUES ('x', '2031-02-03 04:05:06+00')")
+    live.rollback()
+    assert query(
+        live.url,
+        "SELECT rows, newest::text FROM migration.watermarks WHERE table_name = 'rankings'",
+    ) == [(13, "2031-02-03 04:05:06+00")]
 
 
 def test_what_the_source_has_no_column_for_is_counted_and_stays(live: World) -> None:
