@@ -6,11 +6,12 @@ import unicodedata
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from pipeline import checks, evidence_page, frames, report
 from pipeline.move.errors import SourceError
-from pipeline.move.findings import CheckResult, RowMissing, ValueDiffers
+from pipeline.move.findings import OFFENDERS, CheckResult, RowMissing, ValueDiffers
 from pipeline.move.printable import printable
 from pipeline_tests.support import SourceFile, query
 from pipeline_tests.test_cli import pipeline, usable
@@ -106,3 +107,17 @@ def test_a_command_and_its_evidence_show_a_hostile_source_as_data(
     assert not obeyed(html)
     assert query(target_url, "SELECT count(*) FROM rankings") == [(4,)]
     assert query(target_url, "SELECT count(*) FROM migration.quarantine") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "more"), [(61, 0, "; and 58 more"), (2, 3, "; and 2 more"), (3, 0, "")]
+)
+def test_a_summary_counts_all_offenders_though_a_check_names_only_some(
+    missing: int, extra: int, more: str
+) -> None:
+    named = tuple(RowMissing("t", key) for key in range(min(missing + extra, OFFENDERS)))
+    figures = {"compared": 9, "missing": missing, "extra": extra}
+    said = checks.summary(CheckResult("keys", False, True, named, figures))
+    assert (
+        said == "; ".join(f"t {key}: in the source, not in the target" for key in range(3)) + more
+    )
