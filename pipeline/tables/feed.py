@@ -1,0 +1,62 @@
+"""The feed: what changed in published tables, in a schema ``feed`` of its own in the target.
+
+It outlives the migration: the application's events hang on it. Triggers write a row of ``changes``
+for each row of a published table that somebody changes, in the transaction that changes it. Moves
+make none. ``id`` orders the changes of one row as they were made; ``xid`` is the transaction, by
+which a reader tells what it has not seen yet, whatever order transactions commit in. ``payload``
+is of events that no table keeps. ``horizon`` has one row: ``epoch`` is another one in every feed
+that was made anew, and readers that know less than the transactions before ``pruned`` have missed
+something for good.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+SCHEMA = "feed"
+
+CHANNEL = "feed"
+"""On this channel of NOTIFY goes the topic of what changed, or a fleeting event as JSON."""
+
+metadata = sa.MetaData(schema=SCHEMA)
+
+
+class TransactionId(sa.types.UserDefinedType[str]):
+    """PostgreSQL's ``xid8``: the number of a transaction, which never begins anew."""
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Its name in DDL."""
+        return "xid8"
+
+
+changes = sa.Table(
+    "changes",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column(
+        "xid", TransactionId(), nullable=False, server_default=sa.text("pg_current_xact_id()")
+    ),
+    sa.Column(
+        "at",
+        sa.DateTime(timezone=True),
+        nullable=False,
+        server_default=sa.text("clock_timestamp()"),
+    ),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("event", sa.Text),
+    sa.Column("table_name", sa.Text),
+    sa.Column("operation", sa.Text),
+    sa.Column("key", sa.Text),
+    sa.Column("payload", JSONB),
+)
+sa.Index("changes_xid_idx", changes.c.xid)
+
+horizon = sa.Table(
+    "horizon",
+    metadata,
+    sa.Column("one", sa.Boolean, primary_key=True, server_default=sa.true()),
+    sa.Column("epoch", UUID, nullable=False, server_default=sa.text("gen_random_uuid()")),
+    sa.Column("pruned", TransactionId()),
+    sa.CheckConstraint("one", name="horizon_one_check"),
+)
