@@ -16,12 +16,15 @@ kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend t
 @kept.command("export")
 def export_quarantine(
     path: Annotated[Path, typer.Argument(help="A file named .csv or .json.")],
+    which: terminal.Which = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
 ) -> None:
     """Write rejected rows to a file, a record for each value."""
-    with terminal.opened(terminal.ready()) as target:
+    migration = terminal.holding(table) if table else terminal.meant(which)
+    with terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
-        records = quarantine_files.write(path, mending.export(target, terminal.known(table)))
+        names = [table] if table else [each.name for each in migration.tables]
+        records = quarantine_files.write(path, mending.export(target, names))
     console.print(f"{records:,} values in {path}", markup=False)
 
 
@@ -30,7 +33,7 @@ def mend_quarantine(
     path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
 ) -> None:
     """Take mended values in; the next redrive, move or verify uses them."""
-    with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
+    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
         changed = mending.take_in(target, quarantine_files.read(path))
     if changed:
@@ -42,8 +45,8 @@ def mend_quarantine(
 @kept.command("forget")
 def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
-    with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
+    terminal.holding(table)
+    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        (name,) = terminal.known(table)
-        gone = mending.forget(target, name)
+        gone = mending.forget(target, table)
     console.print(f"{gone:,} mended values forgotten; run pipeline migrate to go by the source")

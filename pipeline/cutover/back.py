@@ -76,7 +76,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         NotEqual: the proof failed; nothing was changed.
         SourceError: the source cannot be read or written; nothing was changed.
     """
-    now = states.read(site.target)
+    now = states.read(site.target, site.migration)
     if now.state == "frozen":
         thaw(site)
         return []
@@ -115,7 +115,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         site.say("the copy equals the target, value by value")
         put(site.path, copy, done)
         _go_on(target, site.tables)
-        states.change(target, "shadow", run_id=site.run_id)
+        states.change(target, site.migration, "shadow", run_id=site.run_id)
         # An application that was not stopped is seen, and keeps the gate closed.
         capture.switch_on(target, site.tables)
     freezing.thaw(site.path)
