@@ -22,7 +22,7 @@ class Migration:
         sample: the name of the file that is made where none is named.
         make_sample: makes it.
         owners: who owns its assets.
-        suffix: what tells its assets and jobs from those of the others.
+        prefix: what tells its assets and jobs from those of the others.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Migration:
     sample: str
     make_sample: Callable[[Path], None]
     owners: tuple[str, ...]
-    suffix: str
+    prefix: str
 
     @property
     def tables(self) -> list[sa.Table]:
@@ -40,7 +40,7 @@ class Migration:
 
     def named(self, what: str) -> str:
         """The name of its asset, step or job of a kind that every migration has."""
-        return what + self.suffix
+        return self.prefix + what
 
 
 CONTENT = Migration(
@@ -50,7 +50,7 @@ CONTENT = Migration(
     "sample.db",
     sample_of_content,
     ("team:learning-content",),
-    suffix="",
+    prefix="",
 )
 """The learning application; what it had before there was another one keeps its plain names."""
 
@@ -58,10 +58,10 @@ SPACES = Migration(
     "spaces",
     spaces.metadata,
     "SPACES_DATABASE_URL",
-    "sample_spaces.db",
+    "spaces_sample.db",
     sample_of_spaces,
     ("team:group-spaces",),
-    suffix="_spaces",
+    prefix="spaces_",
 )
 """The group-spaces application."""
 

@@ -67,7 +67,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         migration = migrations.of(tables)
         if migration.name not in self._sources:
             found = databases(settings.load(), migration)
-            name = f"{run_id}{migration.suffix}"
+            name = f"{run_id}-{migration.name}"
             folder = self._exit.enter_context(private_folder(found.snapshots, name))
             snapshot = take_snapshot(
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
@@ -86,7 +86,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         migration = migrations.of(tables)
         if migration.name not in self._live:
             found = databases(settings.load(), migration)
-            name = f"{run_id}{migration.suffix}-live"
+            name = f"{run_id}-{migration.name}-live"
             folder = self._exit.enter_context(private_folder(found.snapshots, name))
             live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
             self._live[migration.name] = self._exit.enter_context(live)

@@ -49,6 +49,7 @@ class World:
                 self.source.path,
                 made.source,
                 target,
+                "content",
                 TABLES,
                 "cutover",
                 self.policies,
@@ -91,7 +92,7 @@ class World:
     def state(self) -> str:
         """Who may write."""
         with Target.connect(self.url, shown="the target") as target:
-            return states.read(target).state
+            return states.read(target, "content").state
 
     def do(self, sql: str) -> None:
         """What the application does in the target."""

@@ -129,14 +129,19 @@ def _stays(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
         return False
     if not table.there:
         return True
-    cursor.execute(f"SELECT EXISTS (SELECT FROM {_at(table, places)} WHERE NOT ({table.only}))")
-    if cursor.fetchone() == (True,):
+    if _has_others(cursor, table, places):
         raise RestoreRefused(
             f"{table.shown} is defined otherwise than in the backup, and has rows of another"
             " migration, which would be lost",
             remedy="Nothing was changed; restore with the version that made the backup",
         )
     return False
+
+
+def _has_others(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
+    """Whether a table has rows that do not belong to the backup."""
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {_at(table, places)} WHERE NOT ({table.only}))")
+    return bool(cursor.fetchone()[0])
 
 
 def _alike(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
@@ -148,9 +153,10 @@ def _fill(cursor: Any, table: TargetTable, path: Path, places: dict[str, str]) -
     names = ", ".join(map(quoted, table.columns))
     with path.open("rb") as file:
         cursor.copy_expert(f"COPY {_at(table, places)} ({names}) FROM STDIN (FORMAT binary)", file)
+    alone = not table.only or not _has_others(cursor, table, places)
     for counter in table.counters:
         name = dump.at(places[table.schema], counter.name)
-        if table.only:
+        if not alone:
             # Others go on counting; numbers that nobody gets do no harm.
             cursor.execute(
                 f"SELECT setval(%s, greatest(last_value, %s)) FROM {name}", (name, counter.last)

@@ -83,7 +83,7 @@ def rollback(which: terminal.Which = None) -> None:
 
 def _of(migration: Migration) -> str:
     """What tells a migration from the one that is meant where none is named."""
-    return f" {migration.name}" if migration.suffix else ""
+    return f" {migration.name}" if migration.prefix else ""
 
 
 def _cut_over(step: str, which: str | None) -> int:
