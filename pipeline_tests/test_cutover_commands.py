@@ -140,7 +140,7 @@ def test_a_backup_of_another_database_or_an_old_one_does_not_count(
         of_another = replace(
             backup.newest(tmp_path / "home", "content"), target="PostgreSQL staging"
         )
-        patch.setattr(backup, "newest", lambda _: of_another)
+        patch.setattr(backup, "newest", lambda *_: of_another)
         assert noes(step(instance, "check")) & OUTSIDE == OUTSIDE
     other = SourceFile.make(tmp_path / "other.db")
     monkeypatch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{other.path}")
