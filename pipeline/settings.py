@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from pipeline.move.errors import SettingsError
-from pipeline.move.policies import Conflicts, ExtraColumns, LossyConversions, Policies
+from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -46,6 +46,7 @@ class PolicySettings(BaseSettings):
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
+    doubled_json: DoubledJson = "unwrap"
 
     @field_validator("naive_zone")
     @classmethod

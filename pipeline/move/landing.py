@@ -99,7 +99,17 @@ class Landing:
     def casts(self) -> dict[str, Cast]:
         """The cast of every moving column, by name."""
         zone = self.policies.naive_zone
-        return {column.name: cast_of(column, naive_zone=zone) for column in self.columns}
+        return {
+            column.name: cast_of(column, naive_zone=zone, doubled=column.name in self.doubled)
+            for column in self.columns
+        }
+
+    @cached_property
+    def doubled(self) -> frozenset[str]:
+        """Names of the columns in which JSON within strings of JSON is unwrapped."""
+        if self.policies.doubled_json == "keep":
+            return frozenset()
+        return frozenset(column.name for column in self.columns if column.info.get("doubled"))
 
     @cached_property
     def fills(self) -> dict[str, pa.Scalar]:

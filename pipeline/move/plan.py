@@ -207,13 +207,13 @@ class _Met:
         keys = sifted.batch.column(landing.key.name)
         for column in landing.columns:
             name, raw = column.name, sifted.raw.column(column.name)
-            if name in sifted.lossy:
-                kept = sifted.batch.column(name)
-                self._lose(name, sifted.lossy[name], keys, raw, kept)
+            lossy, kept = sifted.lossy.get(name), sifted.batch.column(name)
             if isinstance(column.type, JSONB):
-                self._lose(
-                    name, repeating(raw), keys, raw, pa.array(["the last of each name"] * len(raw))
-                )
+                repeats = repeating(kept.storage)
+                kept = pc.if_else(repeats, "the last of each name", kept.storage)
+                lossy = repeats if lossy is None else pc.or_(lossy, repeats)
+            if lossy is not None:
+                self._lose(name, lossy, keys, raw, kept)
             if isinstance(column.type, sa.DateTime):
                 self.forms.setdefault(name, Counter()).update(_date_forms(raw))
 
