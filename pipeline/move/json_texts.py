@@ -43,15 +43,17 @@ def unwrapped(text: str) -> str | None:
         None for what is no string, and for a string that holds anything else: whether ``"5"`` was
         meant as a number nobody can tell. What is nested too deep is left to PostgreSQL to judge.
     """
-    inner = text
+    inner, refused = text, None
     for _ in range(LAYERS):
         found = _decoded(inner) if inner.lstrip(_BLANKS).startswith('"') else None
         if not isinstance(found, str):
             return None
-        # A lone surrogate has no place in UTF-8; spelled out, PostgreSQL refuses it by itself.
-        inner = _LONE.sub(lambda letter: f"\\u{ord(letter[0]):04x}", found)
+        if refused is None and _LONE.search(found):
+            # Half a letter has no place in UTF-8; PostgreSQL refuses the string that spells it.
+            refused = inner
+        inner = found
         if inner.lstrip(_BLANKS).startswith(("{", "[")):
-            return None if _decoded(inner) is None else inner
+            return None if _decoded(inner) is None else refused or inner
     return None
 
 
