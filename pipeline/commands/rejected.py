@@ -9,6 +9,7 @@ from pipeline import quarantine_files
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import mending, schema
+from pipeline.tables import content
 
 kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
 
@@ -21,7 +22,8 @@ def export_quarantine(
     """Write rejected rows to a file, a record for each value."""
     with terminal.opened(terminal.ready()) as target:
         schema.make_ledger(target)
-        records = quarantine_files.write(path, mending.export(target, terminal.known(table)))
+        tables = [content.metadata.tables[name] for name in terminal.known(table)]
+        records = quarantine_files.write(path, mending.export(target, tables))
     console.print(f"{records:,} values in {path}", markup=False)
 
 
@@ -32,7 +34,9 @@ def mend_quarantine(
     """Take mended values in; the next redrive, move or verify uses them."""
     with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        changed = mending.take_in(target, quarantine_files.read(path))
+        changed = mending.take_in(
+            target, quarantine_files.read(path), content.metadata.sorted_tables
+        )
     if changed:
         console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
     else:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.move import secret
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
 from pipeline.move.policies import DEFAULT, Policies
@@ -99,10 +100,12 @@ class Landing:
     def casts(self) -> dict[str, Cast]:
         """The cast of every moving column, by name."""
         zone = self.policies.naive_zone
-        return {
+        casts = {
             column.name: cast_of(column, naive_zone=zone, doubled=column.name in self.doubled)
             for column in self.columns
         }
+        hidden = secret.columns(self.table) & casts.keys()
+        return casts | {name: secret.discreet(casts[name]) for name in hidden}
 
     @cached_property
     def doubled(self) -> frozenset[str]:
@@ -140,8 +143,9 @@ class Landing:
                         raise ValueError(f"it {rule.message}")
             return cast.convert(pa.array([value], cast.raw)).values[0]
         except (ValueError, OverflowError) as error:
+            (given,) = secret.hidden(self.table, name, [value])
             raise SettingsError(
-                f"{value!r} cannot stand for NULL in {self.name}.{name}: {error}",
+                f"{given!r} cannot stand for NULL in {self.name}.{name}: {error}",
                 remedy="Correct POLICY_FORBIDDEN_NULLS",
             ) from error
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.move import conversions, mending, quarantine
+from pipeline.move import conversions, mending, quarantine, secret
 from pipeline.move.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
@@ -118,12 +118,13 @@ def examine(
             target, landing, survey.ranges, batches, found.totals, keys_only=keys_only, kept=kept
         )
     for changes in compared:
-        _note(landing.name, changes, found)
+        _note(landing, changes, found)
         on_changes(changes)
     return found
 
 
-def _note(table: str, changes: Changes, found: Compared) -> None:
+def _note(landing: Landing, changes: Changes, found: Compared) -> None:
+    table = landing.name
     found.missing += len(changes.missing)
     found.extra += len(changes.extra)
     room = max(0, OFFENDERS - len(found.rows))
@@ -138,8 +139,8 @@ def _note(table: str, changes: Changes, found: Compared) -> None:
             ValueDiffers(table, key, column, ours, theirs)
             for key, ours, theirs in zip(
                 differing.keys[:room].to_pylist(),
-                shown(differing.source[:room]),
-                shown(differing.target[:room]),
+                secret.hidden(landing.table, column, shown(differing.source[:room])),
+                secret.hidden(landing.table, column, shown(differing.target[:room])),
                 strict=True,
             )
         ]
@@ -387,4 +388,4 @@ def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
 
 def conversions_kept(target: Target, landing: Landing) -> CheckResult:
     """The same of a table that has moved, as the ledger tells."""
-    return changed(conversions.summary(target, landing.name))
+    return changed(conversions.summary(target, landing))
