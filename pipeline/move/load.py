@@ -103,7 +103,8 @@ def _indexable(landing: Landing, batch: pa.RecordBatch) -> pa.Array | None:
     long texts wait in staging until the indexes are there.
     """
     unique = [c for c in landing.table.constraints if isinstance(c, sa.UniqueConstraint)]
-    columns = {c.name for indexed in (*landing.table.indexes, *unique) for c in indexed.columns}
+    columns = {column.name for index in landing.table.indexes for column in index.columns}
+    columns |= {column.name for constraint in unique for column in constraint.columns}
     texts = [
         batch.column(name)
         for name in sorted(columns & set(batch.schema.names))

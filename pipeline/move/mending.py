@@ -226,7 +226,9 @@ def _shown(value: StoredValue, table: sa.Table) -> str:
     return secret.SHOWN if value.column in secret.columns(table) else _written(value)[1]
 
 
-def _read(number: int, record: Mapping[str, Any], column: str, *, hidden: bool) -> StoredValue:
+def _read(
+    number: int, record: Mapping[str, Any], column: str, *, hidden: bool = False
+) -> StoredValue:
     storage, text = str(record.get("storage", "")), str(record.get("value") or "")
     try:
         match storage:
