@@ -1,7 +1,8 @@
 """What a table will look like in the target, given what the source really has.
 
 The declared table is the rule. Columns that only the source has are carried along, nullable;
-declared columns that the source lacks stay at their default. Both are drift and are reported.
+declared columns that the source lacks stay at their default. Both are drift and are reported, but
+for columns that only the target has on purpose (``info["added"]``).
 """
 
 import json
@@ -247,7 +248,8 @@ def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
                 f"Table {table.name} of the source has no column {column.name}",
                 remedy="Check that SQLITE_DATABASE_URL names the right file and version",
             )
-        drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
+        if not column.info.get("added"):
+            drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
     return drift
 
 
