@@ -22,7 +22,15 @@ from pipeline.assets.tables import table_assets
 from pipeline.metadata import PLAN
 from pipeline.move import mending, secret, tracking
 from pipeline.move.errors import MendError, PipelineError
-from pipeline.move.findings import CheckResult, Conflict, Lossy, Mended, ValueDiffers, say
+from pipeline.move.findings import (
+    CheckResult,
+    Conflict,
+    Lossy,
+    Mended,
+    Quarantined,
+    ValueDiffers,
+    say,
+)
 from pipeline.move.landing import SourceColumn, match
 from pipeline.move.plan import TablePlan
 from pipeline.move.policies import Policies
@@ -311,6 +319,16 @@ def test_the_ledger_keeps_what_nobody_is_shown(vault: SourceFile, target_url: st
     again = move(vault, target_url, tables=[VAULT])["vault"]
     assert query(target_url, kept) == [("c4n4ry sound", "c4n4ry!")]
     assert found_by(again, ValueDiffers) == []
+
+
+def test_an_hour_that_a_zone_does_not_have_is_told_without_the_moment(
+    tmp_path: Path, target_url: str
+) -> None:
+    source = SourceFile.make(tmp_path / "vault.db", DDL)
+    add(source, "gone", at="1987-03-29 02:30:00")
+    found = move(source, target_url, tables=[VAULT], policies=Policies(naive_zone="Europe/Berlin"))
+    (reason,) = found_by(found["vault"], Quarantined)
+    assert reason.reason == "cannot be converted: a secret value is wrong"
 
 
 def test_what_postgresql_says_ends_before_it_quotes_a_value() -> None:

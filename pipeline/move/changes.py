@@ -254,14 +254,13 @@ def _compare_tile(
             raw = raw if chosen is None else raw.filter(chosen)
             asked, judged = _as_the_source_has_it(raw, source, differs, may_differ)
         if asked is not None and isinstance(column.type, JSONB):
-            really = json_values.unequal(
-                target,
-                judged,
-                there,
-                asked,
-                doubled=name in landing.doubled,
-                either=landing.policies.doubled_json == "either",
-            )
+            doubled = name in landing.doubled
+            really = json_values.unequal(target, judged, there, asked, doubled=doubled)
+            if doubled and landing.policies.doubled_json == "either":
+                other = json_values.unequal(target, judged, there, asked)
+                really = pc.and_(really, other)
+                # What is there as it is has lost nothing.
+                lossy = None if lossy is None else pc.and_(lossy, pc.or_(pc.invert(asked), other))
             repeated = None if differs is None else _json_lossy(source, there, differs)
             if repeated is not None:
                 lossy = repeated if lossy is None else pc.or_(lossy, repeated)

@@ -28,7 +28,6 @@ EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
 END
 $body$
 """
-_PLAIN, _INSIDE = "a::jsonb", "pg_temp.pipeline_unwrapped(a)"
 
 
 def prepare(target: Target) -> None:
@@ -43,7 +42,6 @@ def unequal(
     asked: pa.Array,
     *,
     doubled: bool = False,
-    either: bool = False,
 ) -> pa.Array:
     """Where two columns of JSON texts differ in meaning, among the places that are asked for.
 
@@ -53,20 +51,17 @@ def unequal(
         there: texts of the target.
         asked: where to look.
         doubled: strings of the source that hold JSON are unwrapped.
-        either: such a string is also equal to itself.
     """
-    forms = [_INSIDE] if doubled else [_PLAIN]
-    forms += [_PLAIN] if either else []
-    condition = " AND ".join(f"{form} IS DISTINCT FROM b::jsonb" for form in forms)
+    form = "pg_temp.pipeline_unwrapped(a)" if doubled else "a::jsonb"
     at = np.flatnonzero(asked.to_numpy(zero_copy_only=False))
     ours, theirs = source.take(pa.array(at)).to_pylist(), there.take(pa.array(at)).to_pylist()
     really = np.zeros(len(source), dtype=bool)
-    really[at[_unequal_at(target, ours, theirs, condition)]] = True
+    really[at[_unequal_at(target, ours, theirs, form)]] = True
     return pa.array(really)
 
 
 def _unequal_at(
-    target: Target, ours: list[str | None], theirs: list[str | None], condition: str
+    target: Target, ours: list[str | None], theirs: list[str | None], form: str
 ) -> list[int]:
     """Positions at which two lists of JSON texts differ; what jsonb refuses differs from all."""
     try:
@@ -74,14 +69,14 @@ def _unequal_at(
             found = target.rows(
                 "SELECT (n - 1)::integer"
                 " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
-                f" WHERE {condition}",
+                f" WHERE {form} IS DISTINCT FROM b::jsonb",
                 (ours, theirs),
             )
     except DataFault:
         half = len(ours) // 2
         if not half:
             return [0]
-        later = _unequal_at(target, ours[half:], theirs[half:], condition)
-        earlier = _unequal_at(target, ours[:half], theirs[:half], condition)
+        later = _unequal_at(target, ours[half:], theirs[half:], form)
+        earlier = _unequal_at(target, ours[:half], theirs[:half], form)
         return [*earlier, *(half + n for n in later)]
     return [n for (n,) in found]
