@@ -23,17 +23,15 @@ def strings(texts: pa.Array) -> pa.Array:
 
 def unwrap(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """Texts with those strings unwrapped that hold JSON, and where that is (None: nowhere)."""
+    at = np.flatnonzero(strings(texts).to_numpy(zero_copy_only=False))
+    found = [unwrapped(text) for text in texts.take(pa.array(at)).to_pylist()]
     where = np.zeros(len(texts), dtype=bool)
-    inner = []
-    for at in np.flatnonzero(strings(texts).to_numpy(zero_copy_only=False)).tolist():
-        found = unwrapped(texts[at].as_py())
-        if found is not None:
-            where[at] = True
-            inner.append(found)
-    if not inner:
+    where[at] = [inner is not None for inner in found]
+    if not where.any():
         return texts, None
+    inner = pa.array([text for text in found if text is not None], texts.type)
     mask = pa.array(where)
-    return pc.replace_with_mask(texts, mask, pa.array(inner, texts.type)), mask
+    return pc.replace_with_mask(texts, mask, inner), mask
 
 
 def unwrapped(text: str) -> str | None:
@@ -48,7 +46,7 @@ def unwrapped(text: str) -> str | None:
         found = _decoded(inner) if inner.lstrip(_BLANKS).startswith('"') else None
         if not isinstance(found, str):
             return None
-        if refused is None and _LONE.search(found):
+        if refused is None and "\\u" in inner and _LONE.search(found):
             # Half a letter has no place in UTF-8; PostgreSQL refuses the string that spells it.
             refused = inner
         inner = found
