@@ -331,6 +331,16 @@ def test_an_hour_that_a_zone_does_not_have_is_told_without_the_moment(
     assert reason.reason == "cannot be converted: a secret value is wrong"
 
 
+def test_no_digest_of_a_secret_is_told(vault: SourceFile, target_url: str) -> None:
+    (digests,) = (
+        c for c in move(vault, target_url, tables=[VAULT])["vault"].checks if c.name == "digests"
+    )
+    assert set(digests.figures["digests"]) == {"id", "note", "changed_at"}
+    assert digests.figures["values_compared"] == 3 * len(VAULT.columns)
+    kept = query(target_url, "SELECT digests FROM migration.evidence")
+    assert [set(each) for (each,) in kept] == [{"id", "note", "changed_at"}]
+
+
 def test_what_postgresql_says_ends_before_it_quotes_a_value() -> None:
     landing = match(VAULT, [SourceColumn(c.name, "") for c in VAULT.columns], Policies())
     table = landing.table

@@ -84,6 +84,7 @@ def _write(source: SourceFile) -> None:
     source.run(f"UPDATE messages SET attachments = ?, updated_at = '{LATER}'", (doubled([1]),))
     add(source, "user", {"id": "123", "email": "b@example.org", "email_verified": 0})
     add(source, "session", {"id": "s'2\"é", "token": "t2", "user_id": "123"})
+    add(source, "verification", {"id": "v2", "value": "v2"})
     source.run("DELETE FROM session WHERE id = 's1'")
     source.run("DELETE FROM account")
 
@@ -101,7 +102,7 @@ def test_a_sync_follows_rows_with_text_keys(
         "user": (2, 0),
         "session": (1, 1),
         "account": (0, 1),
-        "verification": (1, 0),
+        "verification": (2, 0),
         "notifications": (1, 0),
         "space_members": (1, 0),
         "messages": (1, 0),
@@ -109,9 +110,9 @@ def test_a_sync_follows_rows_with_text_keys(
     assert rows(target_url, "user", "id, email_verified") == [("123", False), ("Ab1", False)]
     assert rows(target_url, "session", "id, token") == [("s'2\"é", "t2")]
     assert rows(target_url, "messages", "id, attachments") == [(1, [1])]
-    assert rows(target_url, "verification", "value") == [("c2",)]
-    # Rows go from a table that has a column of the name that SQLite's lists have.
-    source.run("DELETE FROM verification")
+    assert rows(target_url, "verification", "id, value") == [("v1", "c2"), ("v2", "v2")]
+    # SQLite's lists have a column of this name, too.
+    source.run("DELETE FROM verification WHERE id = 'v1'")
     gone = sync_all(source.path, target_url, tables=SOME, delete_share=1)
     assert gone["verification"].deleted_rows == 1
     again = sync_all(source.path, target_url, tables=SOME)
