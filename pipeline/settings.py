@@ -22,7 +22,7 @@ from sqlalchemy.exc import ArgumentError
 from pipeline import migrations
 from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
-from pipeline.move.policies import Conflicts, ExtraColumns, LossyConversions, Policies
+from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -55,6 +55,7 @@ class PolicySettings(BaseSettings):
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
+    doubled_json: DoubledJson = "unwrap"
 
     @field_validator("naive_zone")
     @classmethod

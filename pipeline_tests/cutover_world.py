@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg2
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.cutover import back, states, steps
@@ -34,6 +35,7 @@ class World:
         self.source, self.url, self.folder = source, url, folder
         self.said: list[str] = []
         self.policies = DEFAULT
+        self.tables: Sequence[sa.Table] = TABLES
         self.delete_share = 0.25
 
     @contextmanager
@@ -50,7 +52,7 @@ class World:
                 made.source,
                 target,
                 "content",
-                TABLES,
+                self.tables,
                 "cutover",
                 self.policies,
                 self.delete_share,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import quarantine_files
+from pipeline import migrations, quarantine_files
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import mending, schema
@@ -23,8 +23,8 @@ def export_quarantine(
     migration = terminal.holding(table) if table else terminal.meant(which)
     with terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
-        names = [table] if table else [each.name for each in migration.tables]
-        records = quarantine_files.write(path, mending.export(target, names))
+        tables = [migration.metadata.tables[table]] if table else migration.tables
+        records = quarantine_files.write(path, mending.export(target, tables))
     console.print(f"{records:,} values in {path}", markup=False)
 
 
@@ -35,7 +35,8 @@ def mend_quarantine(
     """Take mended values in; the next redrive, move or verify uses them."""
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        changed = mending.take_in(target, quarantine_files.read(path))
+        known = [each for migration in migrations.ALL.values() for each in migration.tables]
+        changed = mending.take_in(target, quarantine_files.read(path), known)
     if changed:
         console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
     else:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pipeline.move import access, cascades, conversions, load, schema, verify
+from pipeline.move import access, cascades, conversions, load, schema, secret, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
@@ -171,7 +171,8 @@ def _build_keys(work: Work, present: schema.Present) -> None:
         work.target.run(*schema.keys(landing, present))
     except DataFault as fault:
         raise ShapeError(
-            f"Table {landing.name} of the target has rows that its keys forbid ({fault})",
+            f"Table {landing.name} of the target has rows that its keys forbid"
+            f" ({secret.said_of(landing.table, str(fault))})",
             remedy="Remove those rows from the target, then run again",
         ) from fault
 

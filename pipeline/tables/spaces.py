@@ -3,7 +3,8 @@
 Declared as the tables of ``content`` are. Further keys of ``info``: a table's ``stamp`` (the column
 that a trigger sets to the moment of each update), ``told`` (what is published, see ``events``) and
 ``access``; a column's ``secret`` (its values are shown nowhere), ``doubled`` (JSON that the
-application may have written as a string within JSON) and ``added`` (only the target has it).
+application may have written as a string within JSON) and ``added`` (only the target has it); of all
+tables ``moments`` (``iso``: the application writes dates as JavaScript's Date does).
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pipeline.tables import access
 from pipeline.tables.content import NAMES
 from pipeline.tables.events import Occurs, Told
 
-metadata = sa.MetaData(naming_convention=NAMES, info={"access": access.DEFAULT})
+metadata = sa.MetaData(naming_convention=NAMES, info={"access": access.DEFAULT, "moments": "iso"})
 
 _HIDDEN = (access.Access("service_role", access.ALL),)
 """Who is signed in learns nothing of how others sign in."""
