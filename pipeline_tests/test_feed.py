@@ -280,7 +280,9 @@ def test_a_target_without_a_feed_has_nothing_to_prune(target_url: str) -> None:
 def test_a_feed_cannot_be_made_before_the_tables_are_there(target_url: str) -> None:
     with (
         Target.connect(target_url, shown="the target") as target,
-        pytest.raises(TargetError, match=r"no table user, users, .*Run pipeline migrate spaces first"),
+        pytest.raises(
+            TargetError, match=r"no table user, users, .*Run pipeline migrate spaces first"
+        ),
         target.transaction(),
     ):
         objects.apply(target, TABLES)
