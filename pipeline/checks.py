@@ -134,6 +134,8 @@ def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:
                 shown[name] = dg.MetadataValue.text(str(value))
             case int():
                 shown[name] = dg.MetadataValue.int(value)
+            case float():
+                shown[name] = dg.MetadataValue.float(value)
             case _:
                 shown[name] = dg.MetadataValue.json(value)
     if check.findings:

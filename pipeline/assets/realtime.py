@@ -159,8 +159,7 @@ def _figures(found: Iterable[CheckResult]) -> dict[str, dg.MetadataValue]:
                 case int():
                     shown[name] = dg.MetadataValue.int(value)
                 case float():
-                    # The canary's figures are milliseconds by event.
-                    shown[f"ms_{name.replace(':', '_')}"] = dg.MetadataValue.float(value)
+                    shown[name] = dg.MetadataValue.float(value)
                 case _:
                     shown[name] = dg.MetadataValue.text(str(value))
     return shown

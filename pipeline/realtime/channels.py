@@ -112,12 +112,12 @@ def apply(target: Target) -> bool:
     if not is_there(target) or LISTENER not in access.roles(target):
         return False
     target.run(*(function.ddl for function in FUNCTIONS))
-    for function in FUNCTIONS:
-        # Only by a policy can they be called: the schema is closed to who is signed in.
-        target.run(
-            f"REVOKE ALL ON FUNCTION {function.signature} FROM PUBLIC",
-            f"GRANT EXECUTE ON FUNCTION {function.signature} TO {LISTENER}",
-        )
+    # Only by a policy can they be called: the schema is closed to who is signed in.
+    names = ", ".join(function.signature for function in FUNCTIONS)
+    target.run(
+        f"REVOKE ALL ON FUNCTION {names} FROM PUBLIC",
+        f"GRANT EXECUTE ON FUNCTION {names} TO {LISTENER}",
+    )
     present = {policy.name: policy for policy in look(target)}
     for policy in POLICIES:
         if present.get(policy.name) == policy:

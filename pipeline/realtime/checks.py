@@ -274,13 +274,14 @@ def _of_publication(now: publication.State) -> Iterator[Finding]:
 
 
 def _of_tables(target: Target) -> Iterator[Finding]:
+    found = target.rows(
+        "SELECT c.relname::text, a.attname::text FROM pg_attribute AS a JOIN pg_class AS c"
+        " ON c.oid = a.attrelid WHERE c.relnamespace = to_regnamespace('feed')"
+        " AND c.relkind = 'r' AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
     for table in feed_metadata.sorted_tables:
-        found = target.rows(
-            "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1)"
-            " AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            (f"feed.{table.name}",),
-        )
-        if [name for (name,) in found] != [column.name for column in table.columns]:
+        actual = [column for name, column in found if name == table.name]
+        if actual != [column.name for column in table.columns]:
             yield ObjectDiffers("table", f"feed.{table.name}", "its columns are not as declared")
 
 

@@ -256,14 +256,14 @@ def apply(target: Target, tables: Sequence[sa.Table]) -> int:
     """
     demand_tables(target, tables)
     if not is_there(target):
-        target.run(*_storage())
-    target.run(*(function.ddl for function in functions(tables)))
+        target.run("; ".join(_storage()))
+    target.run("; ".join(function.ddl for function in functions(tables)))
     declared, present = triggers(tables), look(target)
     made = [trigger for trigger in declared if trigger not in present]
     for trigger in present:
         if trigger not in declared:
             target.run(f"DROP TRIGGER {trigger.name} ON {trigger.table}")
-    target.run(*(trigger.ddl for trigger in made), *_rights(access.roles(target)))
+    target.run("; ".join([*(trigger.ddl for trigger in made), *_rights(access.roles(target))]))
     return len(made)
 
 
@@ -313,16 +313,16 @@ def look(target: Target) -> list[Trigger]:
 
 def differing(target: Target, wanted: Sequence[Function]) -> Iterator[tuple[Function, str]]:
     """Functions that are not as declared, and how."""
+    found = target.rows(
+        "SELECT s, prosrc, prosecdef, coalesce(array_to_string(proconfig, ';'), '')"
+        " FROM unnest($1::text[]) AS s JOIN pg_proc AS p ON p.oid = to_regprocedure(s)",
+        ([function.signature for function in wanted],),
+    )
+    there = {signature: tuple(rest) for signature, *rest in found}
     for function in wanted:
-        found = target.rows(
-            "SELECT prosrc, prosecdef, coalesce(array_to_string(proconfig, ';'), '')"
-            " FROM pg_proc WHERE oid = to_regprocedure($1)",
-            (function.signature,),
-        )
-        if not found:
-            yield function, "missing"
-        elif found[0] != (function.body, True, 'search_path=""'):
-            yield function, "not as declared"
+        actual = there.get(function.signature)
+        if actual != (function.body, True, 'search_path=""'):
+            yield function, "missing" if actual is None else "not as declared"
 
 
 def _noting(table: sa.Table, told: Told) -> Function:
