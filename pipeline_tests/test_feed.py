@@ -3,19 +3,23 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.assets.realtime import prune
+from pipeline.backup import restore
 from pipeline.move.errors import TargetError
 from pipeline.move.target import Target
 from pipeline.realtime import objects
 from pipeline.settings import libpq
-from pipeline.tables import spaces
+from pipeline.tables import content, spaces
+from pipeline.tables.events import Told
+from pipeline_tests.backups import Place
 from pipeline_tests.feeds import PEOPLE, TABLES, changes, listening, make_tables, switch_on
-from pipeline_tests.support import new_database, query
+from pipeline_tests.support import SourceFile, move_all, new_database, query
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +308,34 @@ def test_triggers_of_a_table_that_is_told_no_more_go(
     switch_on(url)
     query(url, "INSERT INTO messages (space_id, user_id, content) VALUES (1, 1, 'x')")
     assert changes(url) == []
+
+
+def test_a_restore_tells_nothing_but_that_readers_begin_anew(
+    tmp_path: Path, server: URL, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceFile.make(tmp_path / "source.db")
+    source.add_family(contents=2)
+    move_all(source.path, target_url)
+    table = content.learning_content
+    monkeypatch.setitem(table.info, "told", Told(("id", "title"), user="r.id"))
+    with Target.connect(target_url, shown="the target") as target, target.transaction():
+        objects.apply(target, [table])
+    kept = Place.at(source.path, target_url, tmp_path)
+    made = kept.back_up()
+    assert made.target.fault is None
+    query(target_url, "UPDATE learning_content SET title = 'changed' WHERE id = 1")
+    before = query(target_url, "SELECT epoch FROM feed.horizon")
+
+    def put_back(url: str) -> None:
+        tables, folder = made.manifest.target_tables, kept.folder(made.manifest)
+        restore.restore(url, shown="the target", tables=tables, folder=folder)
+
+    put_back(target_url)
+    assert query(target_url, "SELECT title FROM learning_content WHERE id = 1") == [("word 1",)]
+    assert len(changes(target_url)) == 1
+    assert query(target_url, "SELECT epoch FROM feed.horizon") != before
+    query(target_url, "UPDATE learning_content SET title = 'again' WHERE id = 1")
+    assert changes(target_url)[-1] == ("user:1", "learning_content", "UPDATE", "1", None)
+    with new_database(server, "without_a_feed") as other:
+        put_back(libpq(other))
+        assert query(libpq(other), "SELECT count(*) FROM learning_content") == [(2,)]

@@ -12,7 +12,7 @@ from pipeline.realtime import canary
 from pipeline.realtime.checks import NAMES
 from pipeline.settings import libpq
 from pipeline.tables.events import FLEETING, STORED
-from pipeline_tests.commands import pipeline
+from pipeline_tests.commands import command
 from pipeline_tests.feeds import PEOPLE, changes, make_tables, switch_on
 from pipeline_tests.support import SourceFile, new_database, query
 
@@ -63,15 +63,15 @@ def test_the_job_switches_realtime_on_and_shows_what_it_found(settings: dict[str
     assert result.success
     found = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert {name: found[name].passed for name in NAMES} == dict.fromkeys(NAMES, True)
-    figures = shown(result, "realtime")
+    figures = shown(result, "make_realtime")
     assert (figures["tables"], figures["columns"], figures["triggers"]) == (6, 43, 25)
     assert figures["private_channels"] == "no Realtime in this target"
     assert {name for name in figures if name.endswith("_ms")} == {
         canary.milliseconds(event) for event in (*STORED, *FLEETING)
     }
     again = run("realtime")
-    assert shown(again, "realtime")["triggers_made"] == 0
-    assert shown(again, "realtime")["published_anew"] == "nothing"
+    assert shown(again, "make_realtime")["triggers_made"] == 0
+    assert shown(again, "make_realtime")["published_anew"] == "nothing"
 
 
 def test_the_job_fails_while_the_tables_are_not_there(settings: dict[str, str]) -> None:
@@ -104,15 +104,17 @@ def test_the_job_of_the_feed_forgets_what_is_older_than_its_hours(
     assert len(changes(url)) == 1
 
 
-def test_the_commands_switch_on_and_tell(settings: dict[str, str]) -> None:
-    before = pipeline("realtime", "status", **settings)
+def test_the_commands_switch_on_and_tell(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = command(monkeypatch, capfd, "realtime", "status", **settings)
     assert before.code == 1
     assert before.row("triggers") == ["not so", "schema feed: missing; run pipeline realtime on"]
     assert before.row("feed") == ["there is none; run pipeline realtime on"]
-    done = pipeline("realtime", "on", **settings)
+    done = command(monkeypatch, capfd, "realtime", "on", **settings)
     assert (done.code, done.err) == (0, "")
     assert "proven in" in done.out
-    after = pipeline("realtime", "status", **settings)
+    after = command(monkeypatch, capfd, "realtime", "status", **settings)
     assert (after.code, after.err) == (0, "")
     assert [after.row(name)[0] for name in STATUS[:-1]] == ["as declared"] * 4
     assert after.row("feed") == ["0 changes, the newest 0; kept for 48 hours"]
