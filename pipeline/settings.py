@@ -172,6 +172,7 @@ class Settings(BaseSettings):
         schedule_zone: time zone of every schedule.
         keep_runs: how many runs of each job are remembered, with their events and evidence.
         keep_backups: how many backups are kept.
+        feed_hours: how long changes stay in the feed for who was away.
         adopt_target: rows of the target that no move has put there are made equal to the source.
         max_value_bytes: a larger row of the source stops a move, before it takes the memory.
         ui_host: the address on which the UI listens; it asks nobody for a password.
@@ -197,6 +198,7 @@ class Settings(BaseSettings):
     schedule_zone: str = "UTC"
     keep_runs: int = Field(default=500, ge=10)
     keep_backups: int = Field(default=7, ge=1)
+    feed_hours: float = Field(default=48, gt=0, le=87_600)
     adopt_target: bool = False
     max_value_bytes: int = Field(default=1_000_000_000, gt=0)
     ui_host: str = "127.0.0.1"

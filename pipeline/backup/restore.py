@@ -16,6 +16,8 @@ from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
 from pipeline.move.contract import quoted
+from pipeline.move.target import MOVING
+from pipeline.realtime import objects
 
 _CONSTRAINED = """
 SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname)
@@ -23,7 +25,9 @@ SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname
   AND (contype = 'f' OR contype = 'c' AND NOT convalidated)
 UNION ALL SELECT format('DROP TRIGGER %%I ON %%s', tgname, tgrelid::regclass)
   FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
+  AND NOT starts_with(tgname, %(feed)s)
 """
+"""The feed's triggers stay: a table that is emptied gives the feed a new epoch."""
 
 
 def restore(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
@@ -76,6 +80,8 @@ def _whole(tables: Iterable[TargetTable], folder: Path) -> list[TargetTable]:
 def _put_back(cursor: Any, tables: list[TargetTable], folder: Path, places: dict[str, str]) -> None:
     """Restore tables of some schemas into others, or into the same."""
     there = [table for table in tables if table.there]
+    # What is put back is no news, and readers of the feed begin anew.
+    cursor.execute(f"SET LOCAL {MOVING} = 'on'")
     for schema in dict.fromkeys(table.schema for table in there):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(places[schema])}")
     fresh = _make_way(cursor, tables, places)
@@ -103,7 +109,7 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
         cursor.execute(f"LOCK TABLE {listed} IN ACCESS EXCLUSIVE MODE")
     staying = [table for table in present if _stays(cursor, table, places)]
     for table in present:
-        cursor.execute(_CONSTRAINED, {"table": _at(table, places)})
+        cursor.execute(_CONSTRAINED, {"table": _at(table, places), "feed": objects.PREFIX})
         for (statement,) in cursor.fetchall():
             cursor.execute(statement)
     going = [table for table in present if table not in staying]

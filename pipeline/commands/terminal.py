@@ -42,7 +42,7 @@ def meant(name: str | None) -> Migration:
         raise SettingsError(
             f"There is no migration {name}", remedy=f"Name {' or '.join(migrations.ALL)}"
         )
-    return _enabled(migrations.ALL[name])
+    return demand_enabled(migrations.ALL[name])
 
 
 def ready(migration: Migration) -> environment.Databases:
@@ -101,10 +101,15 @@ def holding(table: str) -> Migration:
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
         raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
-    return _enabled(found)
+    return demand_enabled(found)
 
 
-def _enabled(migration: Migration) -> Migration:
+def demand_enabled(migration: Migration) -> Migration:
+    """A migration that Dagster loads.
+
+    Raises:
+        SettingsError: this one it does not.
+    """
     enabled = settings.load().enabled
     if migration not in enabled:
         raise SettingsError(
