@@ -11,7 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.move import access, schema
+from pipeline.move import access, objects, schema
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import pinned
 from pipeline.move.policies import Policies
@@ -44,8 +44,14 @@ def script(landings: Iterable[Landing]) -> str:
     Args:
         landings: the tables, parents before children, as they will be.
     """
+    tables = list(landings)
     parts = [("What the pipeline remembers", [*schema.ledger_ddl(), *_hidden()])]
-    for landing in landings:
+    functions = {
+        f: roles for each in tables for f, roles in objects.functions_of(each.table).items()
+    }
+    if functions:
+        parts.append(("What triggers and policies call", objects.functions_ddl(functions)))
+    for landing in tables:
         made = [*schema.whole(landing), *access.statements(landing.table)]
         parts.append((f"Table {landing.name}", made))
     parts.append(("Search", search.ddl(DIALECT)))

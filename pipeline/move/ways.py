@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pipeline.move import access, cascades, conversions, load, schema, verify
+from pipeline.move import access, cascades, conversions, load, objects, schema, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
@@ -162,6 +162,7 @@ def _build(work: Work) -> None:
     load.build_foreign_keys(target, sieve, schema.foreign_keys(landing, present))
     _build_keys(work, present)
     target.run(*schema.indexes(landing, present))
+    objects.apply(target, landing.table, access.roles(target))
     access.apply(target, landing)
 
 
@@ -226,10 +227,12 @@ def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
                 f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
                 (keys,),
             )
-            if found:
+            along = [k for (k,) in found]
+            if along and foreign.ondelete == "SET NULL":
+                cascades.note(work.target, child.name, along, parent=cascades.STAYED)
+            elif along:
                 rows = work.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
                 why = f"rows of {table.name} that they belong to are deleted"
-                along = [k for (k,) in found]
                 _demand_share(work, child.name, len(along), rows, why)
                 cascades.note(work.target, child.name, along, parent=table.name)
                 _note_cascades(work, child, along)
