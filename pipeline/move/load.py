@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from pipeline.move import schema
 from pipeline.move.contract import Reason, quoted
 from pipeline.move.landing import Landing
 from pipeline.move.sift import Sieve, Sifted
@@ -25,7 +26,7 @@ _NO_PARENT = "23503"
 
 
 class Stage:
-    """A temporary table with the columns, NOT NULL and CHECKs of the moved one."""
+    """A temporary table with the columns, defaults, NOT NULL and CHECKs of the moved one."""
 
     def __init__(self, target: Target, sieve: Sieve) -> None:
         """Nothing is staged yet."""
@@ -36,9 +37,10 @@ class Stage:
     def make(self) -> None:
         """Make the table, unless it is there."""
         if not self._made:
+            # Defaults stand for columns that only the target has.
             self.target.run(
-                f"CREATE TEMPORARY TABLE {STAGE}"
-                f" (LIKE {quoted(self.sieve.landing.name)} INCLUDING CONSTRAINTS) ON COMMIT DROP"
+                f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(self.sieve.landing.name)}"
+                " INCLUDING CONSTRAINTS INCLUDING DEFAULTS) ON COMMIT DROP"
             )
             self._made = True
 
@@ -101,6 +103,8 @@ def _indexable(landing: Landing, batch: pa.RecordBatch) -> pa.Array | None:
     long texts wait in staging until the indexes are there.
     """
     columns = {column.name for index in landing.table.indexes for column in index.columns}
+    for unique in schema.uniques_of(landing.table):
+        columns |= {column.name for column in unique.columns}
     texts = [
         batch.column(name)
         for name in sorted(columns & set(batch.schema.names))
