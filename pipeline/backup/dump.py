@@ -121,6 +121,7 @@ def _back_up(cursor: Any, schema: str, name: str, folder: Path) -> TargetTable:
         columns=names,
         definition=definition.define(cursor, table),
         counters=_counters(cursor, schema, table),
+        publications=definition.published(cursor, table),
     )
 
 
