@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.migrations import CONTENT, Migration
-from pipeline.move import access, schema
+from pipeline.move import access, objects, schema
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import pinned
 from pipeline.move.policies import Policies
@@ -45,8 +45,14 @@ def script(landings: Iterable[Landing], *, searched: bool) -> str:
         landings: the tables, parents before children, as they will be.
         searched: whether contents and fragments are among them, which are searched.
     """
+    tables = list(landings)
     parts = [("What the pipeline remembers", [*schema.ledger_ddl(), *_hidden()])]
-    for landing in landings:
+    functions = {
+        f: roles for each in tables for f, roles in objects.functions_of(each.table).items()
+    }
+    if functions:
+        parts.append(("What triggers and policies call", objects.functions_ddl(functions)))
+    for landing in tables:
         made = [*schema.whole(landing), *access.statements(landing.table)]
         parts.append((f"Table {landing.name}", made))
     if searched:

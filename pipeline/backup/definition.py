@@ -10,16 +10,35 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.cutover import capture
-from pipeline.realtime import objects
+from pipeline.realtime.objects import PREFIX as FEED
+from pipeline.tables import feed, objects
 
-PHASES = ("table", "keys", "links", "triggers", "rights")
-"""Columns and sequences; keys, rules and indexes, which are built after the rows; foreign keys,
-which need all tables, and rules that old rows may break; triggers; and who may do what."""
+PHASES = ("functions", "table", "keys", "links", "triggers", "rights")
+"""What triggers and policies call, as far as it is ours; columns and sequences; keys, rules and
+indexes, which are built after the rows; foreign keys, which need all tables, and rules that old
+rows may break; triggers; and who may do what."""
+
+POLICY = "CREATE POLICY "
+"""How the statements of policies begin; they may look into other tables, which need to be there."""
 
 IN_PLACE = ("table", "keys", "rights")
 """Phases that must be alike for rows to be replaced in the table that is there."""
 
-_DEFINITION = """
+_CALLED = f"""
+  SELECT DISTINCT p.oid, p.oid::regprocedure::text AS signature, p.proacl, p.proowner, n.nspname
+  FROM (
+    SELECT tgfoid AS oid FROM pg_trigger
+    WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
+    UNION SELECT d.refobjid FROM pg_policy AS y JOIN pg_depend AS d ON d.objid = y.oid
+    WHERE y.polrelid = to_regclass(%(table)s) AND d.classid = 'pg_policy'::regclass
+      AND d.refclassid = 'pg_proc'::regclass
+  ) AS used JOIN pg_proc AS p USING (oid) JOIN pg_namespace AS n ON n.oid = p.pronamespace
+  WHERE n.nspname IN ('{objects.SCHEMA}', '{feed.SCHEMA}')
+"""
+"""Functions in schemas of ours that a table's triggers and policies call; others' are not ours."""
+
+_DEFINITION = (
+    """
 WITH t AS (SELECT * FROM pg_class WHERE oid = to_regclass(%(table)s)),
 own AS (
   SELECT c.oid, c.relname, c.relpersistence, c.relacl, c.relowner, d.deptype, a.attname, a.attnum,
@@ -43,7 +62,7 @@ own AS (
     g.is_grantable FROM t, col, aclexplode(attacl) AS g WHERE g.grantee <> relowner
   UNION ALL SELECT 3, format('%%s ON SEQUENCE %%I', g.privilege_type, relname), g.grantee,
     g.is_grantable FROM own, aclexplode(relacl) AS g WHERE g.grantee <> relowner
-)
+), called AS ({CALLED})
 SELECT phase, statement FROM (
   SELECT 'table' AS phase, 0 AS place, NULL AS name,
     format('CREATE EXTENSION IF NOT EXISTS %%I WITH SCHEMA %%I', extname, nspname) AS statement
@@ -54,6 +73,15 @@ SELECT phase, statement FROM (
       AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
     JOIN pg_extension AS e ON e.oid = d.refobjid JOIN pg_namespace AS n ON n.oid = e.extnamespace
   ) AS needed
+  UNION ALL SELECT DISTINCT 'functions', 1, nspname,
+    format('CREATE SCHEMA IF NOT EXISTS %%I', nspname) FROM called
+  UNION ALL SELECT 'functions', 2, signature, pg_get_functiondef(oid) FROM called
+  UNION ALL SELECT 'functions', 3, signature, format('REVOKE ALL ON FUNCTION %%s FROM PUBLIC',
+    signature) FROM called
+  UNION ALL SELECT 'functions', 4, signature, format('GRANT EXECUTE ON FUNCTION %%s TO %%s',
+    signature, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END)
+    FROM called, aclexplode(coalesce(proacl, acldefault('f', proowner))) AS g
+    WHERE g.grantee <> proowner
   UNION ALL SELECT 'table', 1, relname,
     format('CREATE %%sSEQUENCE %%I AS %%s %%s',
     CASE relpersistence WHEN 'u' THEN 'UNLOGGED ' END, relname, kind, rule)
@@ -94,6 +122,11 @@ SELECT phase, statement FROM (
     FROM t JOIN pg_index ON indrelid = t.oid
     WHERE NOT EXISTS (SELECT FROM pg_constraint
       WHERE conrelid = t.oid AND conindid = indexrelid AND contype IN ('p', 'u', 'x'))
+  UNION ALL SELECT 'keys', 3, NULL, format('ALTER TABLE %%I REPLICA IDENTITY %%s', relname,
+    CASE relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE
+      (SELECT format('USING INDEX %%I', i.relname) FROM pg_index JOIN pg_class AS i
+        ON i.oid = indexrelid WHERE indrelid = t.oid AND indisreplident) END)
+    FROM t WHERE relreplident <> 'd'
   UNION ALL SELECT 'triggers', 1, tgname, pg_get_triggerdef(g.oid, true)
     FROM t JOIN pg_trigger AS g ON tgrelid = t.oid AND NOT tgisinternal
       AND NOT starts_with(tgname, '{CAPTURE}') AND NOT starts_with(tgname, '{FEED}')
@@ -119,7 +152,10 @@ SELECT phase, statement FROM (
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) FROM granted
 ) AS said ORDER BY phase, place, name COLLATE "C", statement COLLATE "C"
-""".replace("{CAPTURE}", capture.PREFIX).replace("{FEED}", objects.PREFIX)
+""".replace("{CAPTURE}", capture.PREFIX)
+    .replace("{FEED}", FEED)
+    .replace("{CALLED}", _CALLED)
+)
 """Triggers that capture writes belong to the state of the migration, not to the table, and those of
 the feed to what realtime makes of the target."""
 
@@ -131,6 +167,21 @@ SELECT DISTINCT format('REVOKE ALL ON %%s%%s FROM %%s',
     (c.oid = to_regclass(%(table)s) OR c.relkind = 'S' AND c.oid IN
       (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass
         AND refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s)))
+"""
+
+_FUNCTION_RIGHTS = f"""
+SELECT DISTINCT format('REVOKE ALL ON FUNCTION %%s FROM %%I', signature,
+    pg_get_userbyid(g.grantee))
+  FROM ({_CALLED}) AS called, aclexplode(proacl) AS g WHERE g.grantee NOT IN (0, proowner)
+"""
+
+_PUBLISHED = """
+SELECT pubname::text, format('ALTER PUBLICATION %%I ADD TABLE %%I%%s%%s', pubname, relname,
+    ' (' || (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+      WHERE attrelid = prrelid AND attnum = ANY(prattrs)) || ')',
+    ' WHERE (' || pg_get_expr(prqual, prrelid, true) || ')')
+  FROM pg_publication_rel JOIN pg_publication AS p ON p.oid = prpubid
+  JOIN pg_class AS c ON c.oid = prrelid WHERE prrelid = to_regclass(%(table)s) ORDER BY 1
 """
 
 _CAST = re.compile(
@@ -168,14 +219,39 @@ def same(one: Definition, other: Definition, *, phases: Iterable[str] = PHASES) 
     comes back as ``ARRAY['a'::varchar::text]``.
     """
     return all(
-        [_CAST.sub("", statement) for statement in one[phase]]
-        == [_CAST.sub("", statement) for statement in other[phase]]
+        # A backup may be older than a phase.
+        plain(one.get(phase, ())) == plain(other.get(phase, ()))
         for phase in phases
     )
 
 
+def plain(statements: Iterable[str]) -> list[str]:
+    """Statements without casts."""
+    return [_CAST.sub("", statement) for statement in statements]
+
+
+def published(cursor: Any, table: str) -> dict[str, str]:
+    """Publications that name a table, each with the statement that puts it there again.
+
+    Args:
+        cursor: a session whose ``search_path`` begins with the table's schema.
+        table: its name with its schema, quoted.
+    """
+    cursor.execute(_PUBLISHED, {"table": table})
+    return dict(cursor.fetchall())
+
+
 def take_rights(cursor: Any, table: str) -> None:
     """Take from everybody but the owner what default privileges gave away with a new table."""
-    cursor.execute(_RIGHTS, {"table": table})
+    _execute_each(cursor, _RIGHTS, table)
+
+
+def take_functions(cursor: Any, table: str) -> None:
+    """Let nobody but their owner and the public call the functions that a table calls."""
+    _execute_each(cursor, _FUNCTION_RIGHTS, table)
+
+
+def _execute_each(cursor: Any, sql: str, table: str) -> None:
+    cursor.execute(sql, {"table": table})
     for (statement,) in cursor.fetchall():
         cursor.execute(statement)

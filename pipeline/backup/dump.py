@@ -130,6 +130,7 @@ def _back_up(cursor: Any, asked: TargetTable, folder: Path) -> TargetTable:
         columns=names,
         definition=definition.define(cursor, table),
         counters=_counters(cursor, asked.schema, table),
+        publications=definition.published(cursor, table),
     )
 
 

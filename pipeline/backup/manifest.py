@@ -53,6 +53,7 @@ class TargetTable:
         columns: those that are in the file.
         definition: statements that make it again, by phase, see ``definition.PHASES``.
         counters: the sequences that it owns.
+        publications: those that named it, each with the statement that puts it there again.
     """
 
     schema: str
@@ -66,6 +67,7 @@ class TargetTable:
     columns: tuple[str, ...] = ()
     definition: dict[str, tuple[str, ...]] = field(default_factory=dict)
     counters: tuple[Counter, ...] = ()
+    publications: dict[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str:

@@ -2,20 +2,25 @@
 
 A table that is defined as it was gets its rows replaced, so whatever looks at it stays. One that is
 gone, or was changed, is made again; keys and indexes are built after the rows. What is no part of
-the backup is never dropped: where it depends on a table that has to go, the restore is refused. Of
-the ledger's tables only the rows of the backup's migration are replaced.
+the backup is never dropped: where it depends on a table that has to go, the restore is refused. A
+table that is made again is put into the publications that it was in. Of the ledger's tables only
+the rows of the backup's migration are replaced.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from psycopg2 import errors
 
 from pipeline.backup import definition, dump, shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
 from pipeline.move.contract import quoted
+from pipeline.move.errors import first_line
 from pipeline.move.target import MOVING
 from pipeline.realtime import objects
 
@@ -26,11 +31,30 @@ SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname
 UNION ALL SELECT format('DROP TRIGGER %%I ON %%s', tgname, tgrelid::regclass)
   FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
   AND NOT starts_with(tgname, %(feed)s)
+UNION ALL SELECT format('DROP POLICY %%I ON %%s', polname, polrelid::regclass)
+  FROM pg_policy WHERE polrelid = to_regclass(%(table)s)
 """
 """The feed's triggers stay: a table that is emptied gives the feed a new epoch."""
 
 
-def restore(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
+@dataclass(frozen=True)
+class Unpublished:
+    """A table that a publication named, and names no more.
+
+    Attributes:
+        table: its name for people.
+        publication: its name.
+        why: what keeps the table from being put there again.
+    """
+
+    table: str
+    publication: str
+    why: str
+
+
+def restore(
+    url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path
+) -> list[Unpublished]:
     """Make the target's tables what they were; the caller holds the target's lock.
 
     Args:
@@ -39,6 +63,9 @@ def restore(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path
         tables: what the backup says of them.
         folder: the backup's, with a file for each.
 
+    Returns:
+        Publications that a table could not be put into again.
+
     Raises:
         BackupError: a file is damaged, or what was restored is not equal; nothing was changed.
         RestoreRefused: something that is no part of the backup is in the way.
@@ -46,7 +73,7 @@ def restore(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path
     """
     wanted = _whole(tables, folder)
     with session(url, shown=shown) as cursor:
-        _put_back(cursor, wanted, folder, {table.schema: table.schema for table in wanted})
+        return _put_back(cursor, wanted, folder, {table.schema: table.schema for table in wanted})
 
 
 def rehearse(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
@@ -77,14 +104,19 @@ def _whole(tables: Iterable[TargetTable], folder: Path) -> list[TargetTable]:
     return wanted
 
 
-def _put_back(cursor: Any, tables: list[TargetTable], folder: Path, places: dict[str, str]) -> None:
+def _put_back(
+    cursor: Any, tables: list[TargetTable], folder: Path, places: dict[str, str]
+) -> list[Unpublished]:
     """Restore tables of some schemas into others, or into the same."""
     there = [table for table in tables if table.there]
     # What is put back is no news, and readers of the feed begin anew.
     cursor.execute(f"SET LOCAL {MOVING} = 'on'")
     for schema in dict.fromkeys(table.schema for table in there):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(places[schema])}")
+    listed = {table.shown: _published(cursor, table, places) for table in there}
     fresh = _make_way(cursor, tables, places)
+    for table in there:
+        _run(cursor, table, places, "functions")
     for table in there:
         if table in fresh:
             _run(cursor, table, places, "table")
@@ -96,9 +128,35 @@ def _put_back(cursor: Any, tables: list[TargetTable], folder: Path, places: dict
         _run(cursor, table, places, "triggers")
     for table in fresh:
         definition.take_rights(cursor, _at(table, places))
-        _run(cursor, table, places, "rights")
+    for table in there:
+        _run(cursor, table, places, "rights", only="" if table in fresh else definition.POLICY)
+    lost = [each for t in fresh for each in _publish(cursor, t, places, listed[t.shown])]
     for table in there:
         _compare(cursor, table, places)
+    return lost
+
+
+def _published(cursor: Any, table: TargetTable, places: dict[str, str]) -> dict[str, str]:
+    cursor.execute(_path(table, places))
+    return definition.published(cursor, _at(table, places))
+
+
+def _publish(
+    cursor: Any, table: TargetTable, places: dict[str, str], listed: dict[str, str]
+) -> Iterator[Unpublished]:
+    """Put a table that was made again where the backup has it, or where it was before that."""
+    cursor.execute(_path(table, places))
+    for name, statement in (listed | table.publications).items():
+        cursor.execute("SAVEPOINT published")
+        try:
+            cursor.execute(statement)
+        except (errors.UndefinedObject, errors.InsufficientPrivilege) as error:
+            cursor.execute("ROLLBACK TO SAVEPOINT published")
+            yield Unpublished(table.shown, name, first_line(str(error)))
+            continue
+        now = _published(cursor, table, places)
+        if definition.plain([now.get(name, "")]) != definition.plain([statement]):
+            raise _differs(table, f"is not in publication {name} as it was")
 
 
 def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) -> list[TargetTable]:
@@ -109,6 +167,7 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
         cursor.execute(f"LOCK TABLE {listed} IN ACCESS EXCLUSIVE MODE")
     staying = [table for table in present if _stays(cursor, table, places)]
     for table in present:
+        definition.take_functions(cursor, _at(table, places))
         cursor.execute(_CONSTRAINED, {"table": _at(table, places), "feed": objects.PREFIX})
         for (statement,) in cursor.fetchall():
             cursor.execute(statement)
@@ -190,10 +249,14 @@ def _compare(cursor: Any, table: TargetTable, places: dict[str, str]) -> None:
         raise _differs(table, f"has {rows:,} rows, the backup {table.rows:,}, of other values")
 
 
-def _run(cursor: Any, table: TargetTable, places: dict[str, str], phase: str) -> None:
+def _run(
+    cursor: Any, table: TargetTable, places: dict[str, str], phase: str, *, only: str = ""
+) -> None:
+    """Execute the statements of a phase; only those that begin so."""
     cursor.execute(_path(table, places))
-    for statement in table.definition[phase]:
-        cursor.execute(statement)
+    for statement in table.definition.get(phase, ()):
+        if statement.startswith(only):
+            cursor.execute(statement)
 
 
 def _defined(cursor: Any, table: TargetTable, places: dict[str, str]) -> definition.Definition:

@@ -119,7 +119,7 @@ def restore_target(
         target.lock(seconds=loaded.lock_seconds),
     ):
         _demand_following(target, migration, discard=discard)
-        restore.restore(
+        lost = restore.restore(
             found.target_url,
             shown=found.target_shown,
             tables=manifest.target_tables,
@@ -135,6 +135,8 @@ def restore_target(
         f"{found.target_shown} is what it was at {_at(manifest)}:"
         f" {rows:,} rows, every value compared before it was committed"
     )
+    for each in lost:
+        _say(f"{each.table} is no more in publication {each.publication}: {each.why}")
     frozen = freezing.is_frozen_file(found.source, migration.tables)
     thaw = "; the source is frozen: run pipeline cutover thaw" if frozen else ""
     _say(f"the migration is {now}{thaw if now.state == 'shadow' else ''}")

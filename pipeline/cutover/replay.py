@@ -152,6 +152,7 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
     columns = [column for column in landing.columns if column.name in names]
     connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
+    _free(connection, found)
     these = {name: set(keys) for name, keys in found.updated.items()}
     for rows in _rows(target, landing, columns, changed):
         for at, column in enumerate(columns):
@@ -171,6 +172,34 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
         sql = f"INSERT INTO {table} ({listed}) VALUES ({marks})"
         where = [column.name for column in columns].index(landing.key.name)
         _run(connection, sql, [row[1:] for row in rows], landing, at=where)
+
+
+def _free(connection: sqlite3.Connection, found: Replayed) -> None:
+    """Let go of unique values that other rows are about to take; each gets its own again.
+
+    SQLite holds each row against the others as it is written, so two rows cannot swap a value.
+    """
+    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+    unique = _unique_columns(connection, found.landing.name)
+    # What stands there for a moment keeps no rule.
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    for name in sorted(unique & found.updated.keys()):
+        number = isinstance(found.landing.table.columns[name].type, sa.Integer)
+        value = "random()" if number else "hex(randomblob(16))"
+        connection.executemany(
+            f"UPDATE {table} SET {quoted(name)} = {value} WHERE {key} = ?",
+            [(k,) for k in found.updated[name]],
+        )
+    connection.execute("PRAGMA ignore_check_constraints = OFF")
+
+
+def _unique_columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    found = connection.execute(
+        "SELECT i.name FROM pragma_index_list(?) AS l, pragma_index_info(l.name) AS i"
+        ' WHERE l."unique"',
+        (table,),
+    )
+    return {name for (name,) in found}
 
 
 def _run(

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.move import objects
 from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
@@ -18,6 +19,7 @@ from pipeline.move.landing import Landing
 from pipeline.move.target import DataFault, Target
 from pipeline.tables import feed, ledger
 from pipeline.tables.access import ALL, ROLES, Access, Privilege, of_table
+from pipeline.tables.objects import SCHEMA as UPKEEP
 
 HIDDEN = (ledger.SCHEMA, "dagster")
 """Schemas that no request may reach."""
@@ -84,7 +86,7 @@ def roles(target: Target) -> list[str]:
 def apply(target: Target, landing: Landing) -> None:
     """Make the rights on a table as declared, if they are not; it is there, with its key."""
     there = roles(target)
-    if there and _held(target, landing.table, there) != _declared(landing.table, there):
+    if there and _held(target, landing.table, there) != _declared(target, landing.table, there):
         names = target.rows(
             "SELECT polname::text FROM pg_policy WHERE polrelid = to_regclass($1)",
             (_name(landing.table),),
@@ -134,10 +136,7 @@ def statements(
         made.append(f"GRANT {', '.join(access.privileges)} ON TABLE {name} TO {role}")
         if sequence and "INSERT" in access.privileges:
             made.append(f"GRANT USAGE, SELECT ON SEQUENCE {sequence} TO {role}")
-        made.append(
-            f"CREATE POLICY {quoted(_policy(access))} ON {name} FOR {_command(access)}"
-            f" TO {role} USING (true){' WITH CHECK (true)' * (_command(access) == 'ALL')}"
-        )
+        made.append(_policy_ddl(table, access))
     return made
 
 
@@ -152,7 +151,7 @@ def check(target: Target, landing: Landing) -> CheckResult:
     if not there:
         return CheckResult("access", True, True, (), {"roles": 0})
     table = landing.table
-    held, declared = _held(target, table, there), _declared(table, there)
+    held, declared = _held(target, table, there), _declared(target, table, there)
     findings = [*_differing(table, held, declared), *_probed(target, landing, there)]
     return CheckResult(
         "access",
@@ -165,12 +164,13 @@ def check(target: Target, landing: Landing) -> CheckResult:
 
 def exposed(target: Target) -> list[Finding]:
     """Schemas of the pipeline that requests may reach, by a right or by the API's configuration."""
+    hidden = (*HIDDEN, UPKEEP)
     usable = target.rows(
         "SELECT n.nspname::text, r.rolname::text FROM pg_namespace AS n CROSS JOIN pg_roles AS r"
         " WHERE (n.nspname = ANY($1) AND r.rolname = ANY($2)"
         " OR n.nspname = $3 AND r.rolname = ANY($4))"
         " AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY 1, 2",
-        (HIDDEN, ROLES, feed.SCHEMA, _VISITORS),
+        (hidden, ROLES, feed.SCHEMA, _VISITORS),
     )
     found: list[Finding] = [Exposed(schema, f"{role} may use it") for schema, role in usable]
     served = target.rows(
@@ -179,8 +179,11 @@ def exposed(target: Target) -> list[Finding]:
     )
     for (listed,) in served:
         names = {name.strip(' "') for name in listed.split(",")}
-        hidden = (*HIDDEN, feed.SCHEMA)
-        found += [Exposed(schema, "the API serves it") for schema in hidden if schema in names]
+        found += [
+            Exposed(schema, "the API serves it")
+            for schema in (*hidden, feed.SCHEMA)
+            if schema in names
+        ]
     return found
 
 
@@ -240,9 +243,10 @@ def _held(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
     )
 
 
-def _declared(table: sa.Table, there: Sequence[str]) -> Rights:
+def _declared(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
     accesses = _of(table, there)
     writers = [access.role for access in accesses if "INSERT" in access.privileges]
+    conditions = _conditions(target, table, accesses)
     return Rights(
         True,
         frozenset((access.role, right) for access in accesses for right in access.privileges),
@@ -255,12 +259,31 @@ def _declared(table: sa.Table, there: Sequence[str]) -> Rights:
                 "PERMISSIVE",
                 _command(access),
                 access.role,
-                "true",
-                "true" if _command(access) == "ALL" else None,
+                rows := conditions.get(_policy(access), "true"),
+                rows if _command(access) == "ALL" else None,
             )
             for access in accesses
         ),
     )
+
+
+def _conditions(target: Target, table: sa.Table, accesses: Sequence[Access]) -> dict[str, str]:
+    """The conditions of declared policies in PostgreSQL's own words, by name."""
+    some = [access for access in accesses if access.rows is not None]
+    if not some:
+        return {}
+    with target.undone():
+        # Whether they are as declared is for the check of the schema to say.
+        objects.make_functions(target, table, [access.role for access in accesses])
+        with objects.twin(target, table):
+            target.run(*(_policy_ddl(table, access) for access in some))
+            return dict(
+                target.rows(
+                    "SELECT polname::text, pg_get_expr(polqual, polrelid) FROM pg_policy"
+                    " WHERE polrelid = to_regclass($1)",
+                    (f"pg_temp.{quoted(table.name)}",),
+                )
+            )
 
 
 def _told(
@@ -277,6 +300,14 @@ def _of(table: sa.Table, there: Sequence[str]) -> list[Access]:
 
 def _policy(access: Access) -> str:
     return f"{access.role} may {'read' if _command(access) == 'SELECT' else 'write'}"
+
+
+def _policy_ddl(table: sa.Table, access: Access) -> str:
+    rows, command = access.rows or "true", _command(access)
+    return (
+        f"CREATE POLICY {quoted(_policy(access))} ON {quoted(table.name)} FOR {command}"
+        f" TO {quoted(access.role)} USING ({rows}){f' WITH CHECK ({rows})' * (command == 'ALL')}"
+    )
 
 
 def _command(access: Access) -> str:

@@ -4,9 +4,11 @@ The declared table is made as a temporary one, within the transaction and undone
 definitions come from the same server and nothing needs to be parsed here.
 """
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
-from pipeline.move import schema
+from pipeline.move import access, objects, schema
 from pipeline.move.contract import quoted
 from pipeline.move.findings import CheckResult, SchemaDiffers
 from pipeline.move.landing import Landing
@@ -14,7 +16,7 @@ from pipeline.move.target import Target
 from pipeline.move.types import type_name
 
 Definitions = dict[tuple[str, str], str]
-"""(kind, name) -> definition; kinds are column, constraint and index."""
+"""(kind, name) -> definition; kinds are column, constraint, index and trigger."""
 
 _DEFINITIONS = """
 SELECT 'column', attname::text, format_type(atttypid, atttypmod)
@@ -37,10 +39,11 @@ SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
   WHERE i.indrelid = {oid}
 """
+_TRIGGERS = f"SELECT 'trigger', * FROM ({objects.TRIGGERS}) AS t"
 
 
 def check(target: Target, landing: Landing) -> CheckResult:
-    """Columns, types, defaults, constraints and indexes are as declared, and valid.
+    """Columns, types, defaults, constraints, indexes, triggers and their functions are as declared.
 
     What the target has beyond the declaration is counted, and is nobody's fault.
 
@@ -49,8 +52,10 @@ def check(target: Target, landing: Landing) -> CheckResult:
         landing: the declared table with what is carried along.
     """
     actual = _definitions(target, f"public.{quoted(landing.name)}")
+    there = access.roles(target)
+    other = objects.differing(target, landing.table, there)
     with target.undone():
-        declared = _declared(target, landing)
+        declared = _declared(target, landing, there)
     if not actual:
         findings = [SchemaDiffers(landing.name, "table", landing.name, "a table", None)]
     else:
@@ -59,13 +64,23 @@ def check(target: Target, landing: Landing) -> CheckResult:
             for (kind, name), expected in sorted(declared.items())
             if actual.get((kind, name)) != expected
         ]
+        findings += [
+            SchemaDiffers(
+                landing.name,
+                "function",
+                f.call,
+                "the declared one",
+                "another" if is_there else None,
+            )
+            for f, is_there in other.items()
+        ]
     return CheckResult(
         "schema",
         not findings,
         True,
         tuple(findings),
         {
-            "declared": len(declared),
+            "declared": len(declared) + len(objects.functions_of(landing.table, there)),
             "differing": len(findings),
             "more": len(set(actual) - set(declared)),
         },
@@ -78,11 +93,13 @@ def _definitions(target: Target, table: str) -> Definitions:
         return {}
     return {
         (kind, name): definition
-        for kind, name, definition in target.rows(_DEFINITIONS.format(oid=oid))
+        for sql in (_DEFINITIONS, _TRIGGERS)
+        for kind, name, definition in target.rows(sql.format(oid=oid))
     }
 
 
-def _declared(target: Target, landing: Landing) -> Definitions:
+def _declared(target: Target, landing: Landing, there: Sequence[str]) -> Definitions:
+    objects.make_functions(target, landing.table, there)
     target.run("SET LOCAL search_path = pg_temp, public")
     for parent in {parent.name: parent for _, parent in landing.parents}.values():
         if parent is not landing.table:

@@ -195,10 +195,10 @@ class NotComparable(Finding):
 
 @dataclass(frozen=True)
 class SchemaDiffers(Finding):
-    """A column, constraint or index is not as declared; None where it does not exist."""
+    """What belongs to a table is not as declared; None where it does not exist."""
 
     table: str
-    kind: Literal["table", "column", "constraint", "index"]
+    kind: Literal["table", "column", "constraint", "index", "trigger", "function"]
     name: str
     declared: str | None
     actual: str | None

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
 
-from pipeline.move import access
+from pipeline.move import access, objects
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.landing import Landing
@@ -146,6 +146,8 @@ def strip(landing: Landing, present: Present) -> list[str]:
         return []
     name = quoted(landing.name)
     foreign = {key.name for key in _foreign_keys(landing.table)} & present.constraints
+    # What is unique is held against every row as it comes; it is told apart afterwards.
+    foreign |= {unique.name for unique in uniques_of(landing.table)} & present.constraints
     own = {index.name for index in landing.table.indexes} & present.indexes
     drops = [
         f"ALTER TABLE {name} DROP CONSTRAINT {quoted(str(key))}"
@@ -213,13 +215,14 @@ def ledger_ddl() -> list[str]:
 
 
 def whole(landing: Landing) -> list[str]:
-    """DDL of a table that is not there, with all that belongs to it."""
+    """DDL of a table that is not there, with all that belongs to it but functions."""
     absent = Present(exists=False)
     return [
         *prepare(landing, absent),
         *keys(landing, absent),
         *foreign_keys(landing, absent),
         *indexes(landing, absent),
+        *objects.triggers_ddl(landing.table),
     ]
 
 
@@ -240,6 +243,12 @@ def _create(landing: Landing) -> list[str]:
         if "storage" in column.info
     ]
     return statements
+
+
+def uniques_of(table: sa.Table) -> list[sa.UniqueConstraint]:
+    """What is declared unique beside the key, in order of its names."""
+    found = (each for each in table.constraints if isinstance(each, sa.UniqueConstraint))
+    return sorted(found, key=lambda unique: str(unique.name))
 
 
 def _foreign_keys(table: sa.Table) -> list[sa.ForeignKeyConstraint]:

@@ -12,7 +12,17 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pipeline.move import access, cascades, conversions, load, schema, secret, verify
+from pipeline.move import (
+    access,
+    cascades,
+    conversions,
+    load,
+    objects,
+    schema,
+    secret,
+    uniques,
+    verify,
+)
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
@@ -42,7 +52,7 @@ def fill(work: Work, present: schema.Present) -> load.Stage:
 def finish(work: Work, stage: load.Stage) -> None:
     """Give a filled table its foreign keys, keys and indexes, and the planner its statistics."""
     with work.timed("keys"):
-        _build(work)
+        _build(work, filled=True)
         stage.merge()
     with work.timed("analyze"):
         work.target.run(f"ANALYZE {quoted(work.landing.name)}")
@@ -140,11 +150,21 @@ def _stager(work: Work, staged: load.Stage) -> Callable[[Changes], None]:
 
 
 def _write(work: Work, staged: load.Stage, gone: list[Any]) -> None:
-    """Delete what is gone, merge what is staged, delete older versions of what was rejected."""
+    """Delete what is gone and older versions of what was rejected, merge what is staged."""
     load.drop_orphans(work.target, work.sieve, load.STAGE)
     _delete(work, gone)
+    # What goes makes room for values that others take over.
+    _delete_stale(work)
+    for unique in schema.uniques_of(work.landing.table):
+        uniques.reject_held(work.target, work.sieve, unique)
+        _delete_stale(work)
+    uniques.make_way(work.target, work.landing)
     work.written = work.target.value(f"SELECT count(*) FROM {load.STAGE}")
     staged.merge()
+    _delete_stale(work)
+
+
+def _delete_stale(work: Work) -> None:
     stale = _stale(work)
     _guard_deletes(work, work.deleted + len(stale))
     _delete(work, stale)
@@ -155,20 +175,25 @@ def way_of(work: Work) -> Way:
     return "merged" if work.written or work.deleted else "unchanged"
 
 
-def _build(work: Work) -> None:
-    """Add the foreign keys, keys and indexes that are not there."""
+def _build(work: Work, *, filled: bool = False) -> None:
+    """Add the foreign keys, keys and indexes that are not there, and what hangs on the table."""
     target, sieve, landing = work.target, work.sieve, work.landing
     present = schema.look(target, landing.name)
     load.build_foreign_keys(target, sieve, schema.foreign_keys(landing, present))
-    _build_keys(work, present)
+    _build_keys(work, present, filled=filled)
     target.run(*schema.indexes(landing, present))
+    objects.apply(target, landing.table, access.roles(target))
     access.apply(target, landing)
 
 
-def _build_keys(work: Work, present: schema.Present) -> None:
+def _build_keys(work: Work, present: schema.Present, *, filled: bool = False) -> None:
     landing = work.landing
+    statements = schema.keys(landing, present)
     try:
-        work.target.run(*schema.keys(landing, present))
+        if filled:
+            uniques.build(work.target, work.sieve, statements)
+        else:
+            work.target.run(*statements)
     except DataFault as fault:
         raise ShapeError(
             f"Table {landing.name} of the target has rows that its keys forbid"
@@ -241,10 +266,12 @@ def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
                 f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
                 (keys,),
             )
-            if found:
+            along = [k for (k,) in found]
+            if along and foreign.ondelete == "SET NULL":
+                cascades.note(work.target, child.name, along, parent=cascades.STAYED)
+            elif along:
                 rows = work.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
                 why = f"rows of {table.name} that they belong to are deleted"
-                along = [k for (k,) in found]
                 _demand_share(work, child.name, len(along), rows, why)
                 cascades.note(work.target, child.name, along, parent=table.name)
                 _note_cascades(work, child, along)

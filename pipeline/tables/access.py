@@ -24,12 +24,15 @@ class Access:
 
     Attributes:
         role: one of ``ROLES``.
-        privileges: of the table, and about all of its rows; who may insert may also use its
-            sequence.
+        privileges: of the table; who may insert may also use its sequence.
+        rows: SQL condition on the rows that it sees, and that it may write if it may; None for
+            all. Tables have their schema in it, and functions of ``upkeep`` are called as
+            ``(SELECT upkeep.f())``, so that they are asked once and not for every row.
     """
 
     role: str
     privileges: tuple[Privilege, ...]
+    rows: str | None = None
 
 
 DEFAULT = (Access("service_role", ALL), Access("authenticated", READ))

@@ -6,7 +6,8 @@ Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and 
 keeps values in the same form: what a person put in the place of what the source had.
 ``watermarks`` tell up to where the source has been read; they are written with the rows they
 speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
-as they are, ``cascaded`` the keys of rows that went with their parent until their own table's turn.
+as they are, ``cascaded`` the keys of rows that went with their parent, or that only lost it (its
+name is empty then), until their own table's turn.
 ``anki_intents`` tells what was about to be written to Anki until its card says that it was.
 ``cutover`` is the history of who may write, a migration's newest row says who may now; ``outbox``
 holds the keys of rows that others than a move wrote into the target since it was prepared for the

@@ -5,6 +5,12 @@ that a trigger sets to the moment of each update), ``told`` (what is published, 
 ``access``; a column's ``secret`` (its values are shown nowhere), ``doubled`` (JSON that the
 application may have written as a string within JSON) and ``added`` (only the target has it); of all
 tables ``moments`` (``iso``: the application writes dates as JavaScript's Date does).
+
+Who is signed in sees the spaces of which he is an active member, with what belongs to them, and
+what concerns him alone. Better Auth's ids are text, so he is known by ``sub`` of the request's
+claims and not by Supabase's ``auth.uid()``, which is a UUID. Conditions are written so that
+PostgreSQL asks once in a statement and finds rows by an index; what hangs on a note or a lesson is
+seen with it.
 """
 
 from collections.abc import Sequence
@@ -16,13 +22,72 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pipeline.tables import access
 from pipeline.tables.content import NAMES
 from pipeline.tables.events import Occurs, Told
+from pipeline.tables.objects import Function
 
-metadata = sa.MetaData(naming_convention=NAMES, info={"access": access.DEFAULT, "moments": "iso"})
+_CALLER = """u.auth_provider_id =
+    nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::json ->> 'sub'"""
+"""A setting that was set for a transaction is empty after it, and no JSON."""
+
+_OWN_SPACES = f"""
+    SELECT m.space_id FROM public.space_members AS m JOIN public.users AS u ON u.id = m.user_id
+    WHERE m.status = 'active' AND {_CALLER}"""
+
+_ME = Function(
+    "me",
+    "integer",
+    f"""
+  RETURN (SELECT u.id FROM public.users AS u WHERE {_CALLER});
+""",
+)
+_SPACES = Function(
+    "spaces_of_me",
+    "integer[]",
+    f"""
+  RETURN ARRAY({_OWN_SPACES});
+""",
+)
+_PEOPLE = Function(
+    "people_of_me",
+    "integer[]",
+    f"""
+  RETURN ARRAY(
+    SELECT u.id FROM public.users AS u WHERE {_CALLER}
+    UNION SELECT o.user_id FROM public.space_members AS o
+    WHERE o.status = 'active' AND o.space_id IN ({_OWN_SPACES}));
+""",
+)
+
+metadata = sa.MetaData(
+    naming_convention=NAMES,
+    info={
+        "access": access.DEFAULT,
+        "functions": (_ME, _SPACES, _PEOPLE),
+        "moments": "iso",
+    },
+)
 
 _HIDDEN = (access.Access("service_role", access.ALL),)
 """Who is signed in learns nothing of how others sign in."""
 
 _WHOLE_SPACE = "r.space_id"
+
+
+def _among(function: Function) -> str:
+    return f"= ANY ((SELECT {function.call})::integer[])"
+
+
+def _seen(rows: str) -> tuple[access.Access, ...]:
+    """Only these rows are seen by who is signed in."""
+    return (
+        access.Access("service_role", access.ALL),
+        access.Access("authenticated", access.READ, rows),
+    )
+
+
+_OF_SPACE = _seen(f"space_id {_among(_SPACES)}")
+_OF_LESSON = _seen("lesson_id = ANY (ARRAY(SELECT l.id FROM public.lessons AS l))")
+_OF_NOTE = _seen("note_id = ANY (ARRAY(SELECT n.id FROM public.notes AS n))")
+_OWN = _seen(f"user_id = (SELECT {_ME.call})")
 
 
 def _id() -> sa.Column[int]:
@@ -122,7 +187,9 @@ users = sa.Table(
     _text("bio", optional=True),
     _created(),
     _updated(),
-    info=_info("People of the application, as its pages show them."),
+    info=_info(
+        "People of the application, as its pages show them.", rights=_seen(f"id {_among(_PEOPLE)}")
+    ),
 )
 
 spaces = sa.Table(
@@ -144,7 +211,7 @@ spaces = sa.Table(
     ),
     _created(),
     _updated(),
-    info=_info("Groups that learn together."),
+    info=_info("Groups that learn together.", rights=_seen(f"id {_among(_SPACES)}")),
 )
 _index("spaces_owner", "spaces", "owner_id")
 
@@ -161,6 +228,7 @@ space_members = sa.Table(
     sa.UniqueConstraint("space_id", "user_id"),
     info=_info(
         "Who belongs to which space.",
+        rights=_OF_SPACE,
         told=Told(
             ("id", "space_id", "user_id", "role", "status", "created_at", "updated_at"),
             space=_WHOLE_SPACE,
@@ -185,6 +253,7 @@ messages = sa.Table(
     _updated(),
     info=_info(
         "What is said in a space.",
+        rights=_OF_SPACE,
         told=Told(
             (
                 "id",
@@ -218,6 +287,9 @@ notes = sa.Table(
     _updated(),
     info=_info(
         "Notes of a space, drafts and published ones.",
+        rights=_seen(
+            f"space_id {_among(_SPACES)} AND (status <> 'draft' OR author_id = (SELECT {_ME.call}))"
+        ),
         told=Told(
             (
                 "id",
@@ -261,6 +333,7 @@ note_blocks = sa.Table(
     _updated(),
     info=_info(
         "Texts, tasks and links of which a note is made.",
+        rights=_OF_NOTE,
         told=Told(
             ("id", "note_id", "type", "content", "position", "created_at", "updated_at"),
             space="(SELECT n.space_id FROM public.notes AS n WHERE n.id = r.note_id)",
@@ -282,7 +355,7 @@ lessons = sa.Table(
     _moment("available_at", "From when it can be taken."),
     _created(),
     _updated(),
-    info=_info("Lessons of a space."),
+    info=_info("Lessons of a space.", rights=_OF_SPACE),
 )
 _one_of(lessons, "availability", "always", "date", "prereq")
 _index("lessons_space", "lessons", "space_id")
@@ -298,7 +371,7 @@ lesson_topics = sa.Table(
     _position(),
     _created(),
     _updated(),
-    info=_info("The parts of a lesson."),
+    info=_info("The parts of a lesson.", rights=_OF_LESSON),
 )
 _index("lesson_topics_lesson", "lesson_topics", "lesson_id", "position")
 
@@ -313,6 +386,7 @@ progress = sa.Table(
     _updated(),
     info=_info(
         "How far who has come in which lesson.",
+        rights=_OF_LESSON,
         told=Told(
             ("id", "user_id", "lesson_id", "topic_id", "status", "updated_at"),
             space="(SELECT l.space_id FROM public.lessons AS l WHERE l.id = r.lesson_id)",
@@ -336,6 +410,7 @@ notifications = sa.Table(
     _created(),
     info=_info(
         "What a person is to be told.",
+        rights=_OWN,
         stamp=False,
         changed_by="created_at",
         told=Told(
