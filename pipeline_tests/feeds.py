@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.assets.realtime import KNOWN
 from pipeline.move import access, schema
+from pipeline.move import objects as upkeep
 from pipeline.move.landing import SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.realtime import channels, objects, publication
@@ -63,8 +64,9 @@ def make_tables(url: str) -> None:
         for table in TABLES:
             columns = [SourceColumn(column.name, "") for column in table.columns]
             target.run(*schema.whole(match(table, columns)))
-            if there:
-                target.run(*access.statements(table, there))
+        for table in TABLES if there else ():
+            upkeep.make_functions(target, table, there)
+            target.run(*access.statements(table, there))
 
 
 def switch_on(url: str) -> list[str]:
