@@ -63,7 +63,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             SourceError: the file cannot be read; nothing was changed.
         """
         if self._source is None:
-            found = databases(settings.load())
+            found = databases(settings.load(), fresh=True)
             folder = self._exit.enter_context(private_folder(found.snapshots, run_id))
             snapshot = take_snapshot(
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
@@ -80,7 +80,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             SourceError: the file cannot be read; nothing was changed.
         """
         if self._live is None:
-            found = databases(settings.load())
+            found = databases(settings.load(), fresh=True)
             folder = self._exit.enter_context(private_folder(found.snapshots, f"{run_id}-live"))
             live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
             self._live = self._exit.enter_context(live)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 from pipeline.move.errors import SettingsError
 from pipeline.move.policies import Conflicts, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
+from pipeline.sources import origin
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAGSTER_URL = "PIPELINE_DAGSTER_URL"
@@ -145,7 +146,9 @@ class Settings(BaseSettings):
     """What a user can set; every field has a default that works.
 
     Attributes:
-        sqlite_database_url: the source, ``sqlite:///PATH``; None makes and uses a sample.
+        sqlite_database_url: the source, ``sqlite:///PATH``, ``dump:///PATH`` or
+            ``libsql://HOST``; None makes and uses a sample.
+        turso_auth_token: lets us into a source on Turso.
         database_url: the target, ``postgresql://...``; None starts and uses the embedded server.
         pipeline_home: where the sample, the embedded server's data and snapshots lie.
         max_delete_share: a move stops when it would delete more of a table's rows than this.
@@ -168,6 +171,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
 
     sqlite_database_url: str | None = None
+    turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
     pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
         PROJECT / ".pipeline"
@@ -212,21 +216,26 @@ class Settings(BaseSettings):
         return self.pipeline_home / "anki" / "collection.anki2"
 
     @cached_property
-    def source_path(self) -> Path:
-        """The SQLite file; a relative path begins at the project's folder.
+    def origin(self) -> origin.Origin:
+        """Where the source comes from; a relative path begins at the project's folder.
 
         Raises:
-            SettingsError: the URL is not of the form ``sqlite:///PATH``.
+            SettingsError: the URL has another form.
         """
         if not self.sqlite_database_url:
-            return self.sample_path
-        url = _parsed(self.sqlite_database_url, "SQLITE_DATABASE_URL")
-        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-            raise SettingsError(
-                "SQLITE_DATABASE_URL does not name an SQLite file",
-                remedy="Write it as sqlite:///PATH, with four slashes for an absolute path",
-            )
-        return PROJECT / url.database
+            return origin.File(self.sample_path)
+        return origin.parse(
+            self.sqlite_database_url, token=self.turso_auth_token, name="SQLITE_DATABASE_URL"
+        )
+
+    @property
+    def source_path(self) -> Path:
+        """The SQLite file that is read; of a dump or a database on Turso it need not be there yet.
+
+        Raises:
+            SettingsError: the URL has another form.
+        """
+        return origin.place(self.origin, home=self.pipeline_home)
 
     @property
     def sample_path(self) -> Path:

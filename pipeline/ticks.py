@@ -13,9 +13,9 @@ import dagster as dg
 
 from pipeline import settings
 from pipeline.cutover import states
-from pipeline.environment import databases
+from pipeline.environment import databases, watched
 from pipeline.move.errors import PipelineError, SettingsError
-from pipeline.move.snapshot import look_at, seen_of
+from pipeline.move.snapshot import seen_of
 from pipeline.move.target import Target
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
         description=f"Start {job.name} when the source file has been written since the last time.",
     )
     def source_written(context: dg.SensorEvaluationContext) -> Tick:
-        source = settings.load().source_path
         try:
-            look_at(source)
+            source = watched(settings.load())
         except PipelineError as error:
             yield dg.SkipReason(str(error))
             return

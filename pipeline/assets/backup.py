@@ -69,7 +69,7 @@ def backup_assets(
             # While the lock is held no move comes between.
             target.open()
             loaded = settings.load()
-            found = environment.databases(loaded)
+            found = environment.databases(loaded, fresh=True)
             made = make(loaded.pipeline_home, found, tables=tables, keep=loaded.keep_backups)
         except PipelineError as error:
             attempts.try_again(context, error, target)

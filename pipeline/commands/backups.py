@@ -13,7 +13,9 @@ from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import capture, freezing, states
+from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
+from pipeline.sources.origin import File
 from pipeline.tables import content
 
 kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
@@ -70,6 +72,11 @@ def restore_source(
     """Make the SQLite file what it was; applications may have it open."""
     loaded = settings.load()
     home, onto = loaded.pipeline_home, to or loaded.source_path
+    if to is None and not isinstance(loaded.origin, File):
+        raise SettingsError(
+            f"A backup is an SQLite file, which cannot be put over {loaded.origin.shown}",
+            remedy="Put it elsewhere with --to PATH, and make a database of that file",
+        )
     manifest = shelf.named(home, name)
     if to is None:
         _demand_same("source", manifest.source, str(onto), other=other)

@@ -40,12 +40,13 @@ def source() -> Path:
         raise SettingsError(
             "There is no source yet", remedy="Set SQLITE_DATABASE_URL, or run pipeline migrate"
         )
-    return loaded.source_path
+    return environment.source_file(loaded)
 
 
 def say_where(found: environment.Databases) -> None:
     """Print which databases are meant."""
-    console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
+    shown = settings.load().origin.shown
+    console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def examine(settings: Settings, tables: Sequence[sa.Table]) -> list[Symptom]:
         TargetError: the embedded server does not start.
         SettingsError: a URL is malformed.
     """
-    found = databases(settings)
+    found = databases(settings, fresh=True)
     size = found.source.stat().st_size if found.source.exists() else 0
     return [
         *source.examine(found.source, snapshots=found.snapshots, tables=tables),
