@@ -28,6 +28,7 @@ pytest_plugins = [
     "pipeline_tests.cutover_world",
     "pipeline_tests.standings",
     "pipeline_tests.supabase",
+    "pipeline_tests.turso",
 ]
 
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
@@ -57,7 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let no test see the settings of whoever runs it."""
-    for name in ("SQLITE_DATABASE_URL", "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME"):
+    names = ("SQLITE_DATABASE_URL", "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME")
+    for name in (*names, "TURSO_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_"))]:
         monkeypatch.delenv(name)

@@ -220,6 +220,8 @@ def _publish(replica: Path, into: Path, origin: Remote) -> None:
                 carry_over(copy, file, wait=BUSY_SECONDS)
         except opening.UNREADABLE as error:
             raise unreadable(into, error) from error
+    # The first reader leaves an empty WAL beside it; from now on reading changes no look.
+    _sound(into)
 
 
 def _sound(file: Path) -> bool:
