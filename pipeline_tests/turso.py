@@ -138,9 +138,9 @@ class Gate:
     Attributes:
         server: the one behind.
         url: where the gate listens.
-        status: answers everything so, where it is set.
+        status: answers so, where it is set.
         fault: ``cut`` breaks off in the middle of an answer, ``lose the answer`` before it.
-        of: only requests of this path meet the fault.
+        of: only requests of paths that end so meet status and fault.
         slow: seconds before each answer.
         asked: paths that were asked for.
     """
@@ -149,7 +149,7 @@ class Gate:
     url: str = ""
     status: int | None = None
     fault: Fault | None = None
-    of: str = "/pull-updates"
+    of: str = ""
     slow: float = 0.0
     asked: list[str] = field(default_factory=list)
 
@@ -159,7 +159,8 @@ class Gate:
         body = request.rfile.read(int(request.headers.get("content-length", 0)))
         time.sleep(self.slow)
         allowed = request.headers.get("authorization") == f"Bearer {TOKEN}"
-        if self.status or not allowed:
+        meant = request.path.endswith(self.of)
+        if (self.status and meant) or not allowed:
             said = f"not with {request.headers.get('authorization')}".encode()
             self._say(request, self.status or 401, said, len(said))
             return
@@ -168,7 +169,7 @@ class Gate:
             behind.request("POST", request.path, body)
             got = behind.getresponse()
             answer, status = got.read(), got.status
-        if self.fault and request.path.endswith(self.of):
+        if self.fault and meant:
             if self.fault == "cut":
                 self._say(request, status, answer[: len(answer) // 2], len(answer))
             request.connection.shutdown(socket.SHUT_RDWR)
@@ -231,10 +232,14 @@ class OnTurso(SourceFile):
         return self.server.run(sql, parameters)
 
 
+_COUNTED = ("INTEGER NOT NULL PRIMARY KEY", "INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL")
+"""Ids as Drizzle declares them."""
+
+
 def application(server: Server, path: Path) -> OnTurso:
     """The application of the contents, with its schema at the primary."""
     made = OnTurso(path, server)
     for statement in CONTENT_DDL.split(";"):
         if statement.strip():
-            made.run(statement)
+            made.run(statement.replace(*_COUNTED))
     return made

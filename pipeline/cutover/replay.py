@@ -359,13 +359,18 @@ def _put(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
 
 def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) -> None:
     """Where SQLite gives no id twice (AUTOINCREMENT), none of those that the target gave out."""
-    if connection.execute(
+    if not connection.execute(
         "SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_sequence'"
     ).fetchone():
-        connection.executemany(
-            "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
-            [(found.last_id, found.landing.name) for found in done if found.last_id is not None],
-        )
+        return
+    # A replica has counters of its own, where the database that it follows may have none.
+    counted = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")}
+    for found in done:
+        if found.last_id is not None and found.landing.name in counted:
+            connection.execute(
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
+                (found.last_id, found.landing.name),
+            )
 
 
 def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
