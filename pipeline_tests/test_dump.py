@@ -20,6 +20,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline import settings
+from pipeline.commands import backups
 from pipeline.cutover import freezing
 from pipeline.environment import source_file
 from pipeline.move import tracking
@@ -403,6 +404,12 @@ def test_a_dump_is_not_written(tmp_path: Path, home: Path) -> None:
         with pytest.raises(SourceError, match=r"the dump .* cannot be written, which"):
             write()  # type: ignore[operator]
     assert made.read_bytes() == before
+
+
+def test_a_backup_is_not_put_over_a_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLITE_DATABASE_URL", f"dump:///{tmp_path / 'x.sql'}")
+    with pytest.raises(SettingsError, match=r"cannot be put over the dump .* --to PATH"):
+        backups.restore_source(yes=True)
 
 
 def test_urls_of_sources_are_read_in_one_place(tmp_path: Path) -> None:

@@ -199,6 +199,18 @@ def test_a_way_back_that_breaks_off_leaves_it_live_and_can_be_done_again(
     equal(world)
 
 
+def test_a_row_that_arrives_otherwise_is_seen_and_it_stays_live(world: World, gate: Gate) -> None:
+    assert world.live().state == "live"
+    world.do("UPDATE learning_content SET title = 'straight' WHERE id = 1")
+    gate.garbled = (b"straight", b"crooked!")
+    with pytest.raises(SourceError, match="learning_content 1 did not arrive"):
+        world.rollback()
+    assert world.state == "live"
+    gate.garbled = (b"", b"")
+    world.rollback()
+    assert world.source.run("SELECT title FROM learning_content WHERE id = 1") == [("straight",)]
+
+
 def test_a_cut_over_that_cannot_freeze_goes_back_to_shadow(world: World, gate: Gate) -> None:
     environment.source_file(settings.load())
     tracking.switch_on(world.source.path, TABLES)

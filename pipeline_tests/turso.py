@@ -142,6 +142,7 @@ class Gate:
         fault: ``cut`` breaks off in the middle of an answer, ``lose the answer`` before it.
         of: only requests of paths that end so meet status and fault.
         slow: seconds before each answer.
+        garbled: bytes of requests that arrive as others.
         asked: paths that were asked for.
     """
 
@@ -151,6 +152,7 @@ class Gate:
     fault: Fault | None = None
     of: str = ""
     slow: float = 0.0
+    garbled: tuple[bytes, bytes] = (b"", b"")
     asked: list[str] = field(default_factory=list)
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -166,6 +168,8 @@ class Gate:
             return
         behind = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         with contextlib.closing(behind):
+            if self.garbled[0]:
+                body = body.replace(*self.garbled)
             behind.request("POST", request.path, body)
             got = behind.getresponse()
             answer, status = got.read(), got.status

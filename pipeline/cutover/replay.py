@@ -18,7 +18,7 @@ from pipeline.cutover import capture, reverse
 from pipeline.move import followed, mending, opening, quarantine, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, SourceError
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource, pinned
 from pipeline.move.policies import Policies
@@ -301,27 +301,42 @@ def _put_elsewhere(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
     """Put the rows where the source lives, one by one: it does not see the copy.
 
     Children go before their parents and come after them, and a row that stays is updated: where
-    foreign keys are enforced nothing goes by cascade.
+    foreign keys are enforced nothing goes by cascade. What arrived is read back.
     """
     try:
-        with (
-            closing(opening.connect(copy, "ro")) as proven,
-            writing(source, why=_WHY) as connection,
-        ):
-            triggers = _triggers_of(connection)
-            for name, _ in triggers:
-                connection.execute(f"DROP TRIGGER {quoted(name)}")
-            for found in reversed(done):
-                table, key = quoted(found.landing.name), quoted(found.landing.key.name)
-                for gone in found.deleted:
-                    connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (gone,))
-            for found in done:
-                _write_elsewhere(connection, proven, found)
-            _raise_counters(connection, done)
-            for _, sql in triggers:
-                connection.execute(sql)
+        with closing(opening.connect(copy, "ro")) as proven:
+            with writing(source, why=_WHY) as connection:
+                triggers = _triggers_of(connection)
+                for name, _ in triggers:
+                    connection.execute(f"DROP TRIGGER {quoted(name)}")
+                for found in reversed(done):
+                    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+                    for gone in found.deleted:
+                        connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (gone,))
+                for found in done:
+                    _write_elsewhere(connection, proven, found)
+                _raise_counters(connection, done)
+                for _, sql in triggers:
+                    connection.execute(sql)
+            _demand_arrived(source, proven, done)
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
+
+
+def _demand_arrived(source: Path, proven: sqlite3.Connection, done: Sequence[Replayed]) -> None:
+    """Hold every row that was sent against the copy, as the source has it now."""
+    with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as file:
+        for found in done:
+            table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+            for each in found.touched:
+                sql = f"SELECT * FROM {table} WHERE {key} = ?"
+                sides = [repr(side.execute(sql, (each,)).fetchall()) for side in (file, proven)]
+                if sides[0] != sides[1]:
+                    raise SourceError(
+                        f"{found.landing.name} {each} did not arrive at the source as it was sent",
+                        remedy="Nothing is lost, the application still writes to the target; look"
+                        " at that row, and run again",
+                    )
 
 
 def _write_elsewhere(
