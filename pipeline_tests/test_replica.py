@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from pipeline import environment, settings
 from pipeline.move.errors import PipelineError, SettingsError, SourceError, Transient
 from pipeline.move.snapshot import seen_of
+from pipeline.sources import replica
 from pipeline.sources.fetch import fetch
 from pipeline.sources.origin import Remote, parse
 from pipeline_tests.support import move_all, query, sync_all
@@ -257,14 +258,33 @@ def test_a_first_pull_that_breaks_off_is_done_again(turso: Server, gate: Gate, h
     assert len(rows(fetch(origin(gate), home=home))) == 1
 
 
+def test_what_is_interrupted_between_replica_and_file_is_made_up_for(
+    turso: Server, gate: Gate, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(turso, 1)
+    path = fetch(origin(gate), home=home)
+    filled(turso, 2)
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(replica, "_publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(origin(gate), home=home)
+    monkeypatch.undo()
+    assert rows(path) == [(1, 1)]
+    fetch(origin(gate), home=home)
+    assert rows(path) == [(1, 1), (2, 2)]
+
+
 @pytest.mark.parametrize("end", ["", "-info", "-wal-revert"])
 def test_a_damaged_replica_is_set_aside_and_fetched_anew(
     end: str, turso: Server, gate: Gate, home: Path
 ) -> None:
     filled(turso, *range(30))
     path = fetch(origin(gate), home=home)
-    replica = path.parent / "replica" / f"replica.db{end}"
-    replica.write_bytes(b"garbage!" * (replica.stat().st_size // 8))
+    file = path.parent / "replica" / f"replica.db{end}"
+    file.write_bytes(b"garbage!" * (file.stat().st_size // 8))
     filled(turso, "new")
     said: list[str] = []
     fetch(origin(gate), home=home, say=said.append)
@@ -278,11 +298,11 @@ def test_a_damaged_page_of_the_replica_does_not_reach_the_file(
 ) -> None:
     filled(turso, *(f"{n}" * 900 for n in range(60)))
     path = fetch(origin(gate), home=home)
-    replica = path.parent / "replica" / "replica.db"
-    whole = bytearray(replica.read_bytes())
+    file = path.parent / "replica" / "replica.db"
+    whole = bytearray(file.read_bytes())
     page = next(at for at in range(4096, len(whole), 4096) if whole[at] == 0x0D)
     whole[page : page + 200] = b"\xff" * 200
-    replica.write_bytes(whole)
+    file.write_bytes(whole)
     turso.run("CREATE TABLE u (id INTEGER PRIMARY KEY)")
     said: list[str] = []
     fetch(origin(gate), home=home, say=said.append)
@@ -342,8 +362,6 @@ def test_two_at_once_pull_one_after_the_other(turso: Server, gate: Gate, home: P
 def test_a_pull_that_takes_long_says_so(
     turso: Server, gate: Gate, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.sources import replica
-
     monkeypatch.setattr(replica, "_TELL_SECONDS", 0.2)
     filled(turso, 1)
     gate.slow = 0.5
