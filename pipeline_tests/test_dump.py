@@ -286,10 +286,22 @@ def test_a_small_dump_makes_no_large_file(tmp_path: Path, home: Path) -> None:
     assert "found no room at line" in refused(text(tmp_path / "x.sql", TABLE, *lines), home)
 
 
-def test_a_value_that_is_no_text_is_refused_by_its_line(tmp_path: Path, home: Path) -> None:
+def test_a_value_that_is_no_text_arrives_as_it_was(tmp_path: Path, home: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "bad.db")) as made:
+        made.executescript(TABLE)
+        for value in (b"\xffit's\n;\xe0\xb8", b"\xc3", b"sound"):
+            made.execute("INSERT INTO t (v) VALUES (CAST(? AS TEXT))", (value,))
+        made.commit()
+    (tmp_path / "x.sql").write_bytes(by_shell(tmp_path / "bad.db"))
+    files = (fetch(Dump(tmp_path / "x.sql"), home=home), tmp_path / "bad.db")
+    read = "SELECT id, typeof(v), hex(v) FROM t"
+    found = [sqlite3.connect(file).execute(read).fetchall() for file in files]
+    assert found[0] == found[1] and len(found[0]) == 3
+
+
+def test_a_name_that_is_no_text_is_refused_by_its_line(tmp_path: Path, home: Path) -> None:
     path = text(tmp_path / "x.sql", TABLE)
-    whole = path.read_bytes().replace(b"COMMIT", b"INSERT INTO t VALUES(1,'\xff');\nCOMMIT")
-    path.write_bytes(whole)
+    path.write_bytes(path.read_bytes().replace(b"COMMIT", b'CREATE TABLE "\xff" (x);\nCOMMIT'))
     assert "Line 4" in refused(path, home) and "no UTF-8" in refused(path, home)
 
 
@@ -401,7 +413,7 @@ def test_a_dump_is_not_written(tmp_path: Path, home: Path) -> None:
         lambda: tracking.switch_off(made),
     )
     for write in writers:
-        with pytest.raises(SourceError, match=r"the dump .* cannot be written, which"):
+        with pytest.raises(SourceError, match=r"The source, the dump .*, cannot be written, which"):
             write()  # type: ignore[operator]
     assert made.read_bytes() == before
 

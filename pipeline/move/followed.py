@@ -51,7 +51,7 @@ def primary_of(file: Path, *, why: str) -> Primary | None:
         return None
     if file not in PRIMARIES:
         raise SourceError(
-            f"{beside.read_text()} cannot be written, which {why} needs",
+            f"The source, {beside.read_text()}, cannot be written, which {why} needs",
             remedy="Take the database itself as the source: libsql://HOST, or its SQLite file",
         )
     return PRIMARIES[file]

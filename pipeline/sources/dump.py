@@ -233,7 +233,7 @@ def _take(
 
 def _execute(connection: sqlite3.Connection, statement: Statement, dump: Path) -> None:
     try:
-        connection.execute(statement.sql.decode())
+        connection.execute(_text(statement.sql))
     except UnicodeDecodeError:
         why = "it is no UTF-8"
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
@@ -255,6 +255,35 @@ def _execute(connection: sqlite3.Connection, statement: Statement, dump: Path) -
         f"Line {statement.line} of the dump {dump} cannot be executed ({why})",
         remedy="Make the dump anew, or correct that statement",
     )
+
+
+_QUOTED = re.compile(rb"""'(?:[^']|'')*+'|"[^"]*+"|`[^`]*+`|\[[^\]]*+\]""")
+
+
+def _text(sql: bytes) -> str:
+    """A statement as SQLite takes it; a value that is no text is spelled by its bytes.
+
+    Such a row reaches the file as it was in the database, and quarantine as any other.
+
+    Raises:
+        UnicodeDecodeError: something else than a value is no text.
+    """
+    try:
+        return sql.decode()
+    except UnicodeDecodeError:
+        return _QUOTED.sub(_spelled, sql).decode()
+
+
+def _spelled(found: re.Match[bytes]) -> bytes:
+    whole = found.group()
+    if not whole.startswith(b"'"):
+        return whole
+    try:
+        whole.decode()
+    except UnicodeDecodeError:
+        value = whole[1:-1].replace(b"''", b"'")
+        return b"CAST(X'" + value.hex().encode() + b"' AS TEXT)"
+    return whole
 
 
 def _broken(dump: Path, error: Unfinished, *, begun: bool) -> SourceError:
