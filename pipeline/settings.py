@@ -24,6 +24,7 @@ from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
+from pipeline.sources import origin
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAGSTER_URL = "PIPELINE_DAGSTER_URL"
@@ -156,9 +157,10 @@ class Settings(BaseSettings):
 
     Attributes:
         migrations: names of those that Dagster loads; the first is meant where none is named.
-        sqlite_database_url: the source of ``content``, ``sqlite:///PATH``; None makes and uses a
-            sample.
+        sqlite_database_url: the source of ``content``, ``sqlite:///PATH``, ``dump:///PATH`` or
+            ``libsql://HOST``; None makes and uses a sample.
         spaces_database_url: the source of ``spaces``, in the same way.
+        turso_auth_token: lets us into a source on Turso.
         database_url: the target, ``postgresql://...``; None starts and uses the embedded server.
         pipeline_home: where the sample, the embedded server's data and snapshots lie.
         max_delete_share: a move stops when it would delete more of a table's rows than this.
@@ -184,6 +186,7 @@ class Settings(BaseSettings):
     migrations: Annotated[tuple[str, ...], NoDecode] = tuple(migrations.ALL)
     sqlite_database_url: str | None = None
     spaces_database_url: str | None = None
+    turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
     pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
         PROJECT / ".pipeline"
@@ -257,22 +260,24 @@ class Settings(BaseSettings):
         given: str | None = getattr(self, migration.setting.lower())
         return given or None
 
-    def source_path(self, migration: Migration) -> Path:
-        """The SQLite file; a relative path begins at the project's folder.
+    def origin(self, migration: Migration) -> origin.Origin:
+        """Where a source comes from; a relative path begins at the project's folder.
 
         Raises:
-            SettingsError: the URL is not of the form ``sqlite:///PATH``.
+            SettingsError: the URL has another form.
         """
         given = self.source_url(migration)
         if given is None:
-            return self.sample_path(migration)
-        url = _parsed(given, migration.setting)
-        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-            raise SettingsError(
-                f"{migration.setting} does not name an SQLite file",
-                remedy="Write it as sqlite:///PATH, with four slashes for an absolute path",
-            )
-        return PROJECT / url.database
+            return origin.File(self.sample_path(migration))
+        return origin.parse(given, token=self.turso_auth_token, name=migration.setting)
+
+    def source_path(self, migration: Migration) -> Path:
+        """The SQLite file that is read; of a dump or a database on Turso it need not be there yet.
+
+        Raises:
+            SettingsError: the URL has another form.
+        """
+        return origin.place(self.origin(migration), home=self.pipeline_home)
 
     def sample_path(self, migration: Migration) -> Path:
         """Where the sample source of a migration is made."""

@@ -76,12 +76,13 @@ def source(migration: Migration) -> Path:
         raise SettingsError(
             "There is no source yet", remedy=f"Set {migration.setting}, or run pipeline migrate"
         )
-    return loaded.source_path(migration)
+    return environment.source_file(loaded, migration)
 
 
-def say_where(found: environment.Databases) -> None:
+def say_where(found: environment.Databases, migration: Migration) -> None:
     """Print which databases are meant."""
-    console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
+    shown = settings.load().origin(migration).shown
+    console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
 
 
 @contextmanager
