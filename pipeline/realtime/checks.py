@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -172,9 +173,7 @@ def published(
         ),
         "wal_level": str(target.value("SELECT current_setting('wal_level')")),
     }
-    return CheckResult(
-        PUBLISHED, not wrong and not other, bool(wrong) or not other, (*wrong, *other), figures
-    )
+    return _result(PUBLISHED, wrong, other, figures)
 
 
 def tables_columns(target: Target, table: str) -> tuple[str, ...]:
@@ -260,8 +259,17 @@ def allowed(target: Target) -> CheckResult:
             wrong.append(PolicyDiffers(policy.name, why))
     others = [PolicyDiffers(name, "somebody else's; it may let others in") for name in present]
     figures = {"policies": len(channels.POLICIES), "of_others": len(others)}
+    return _result(CHANNELS, wrong, others, figures)
+
+
+def _result(
+    name: str, wrong: Sequence[Finding], others: Sequence[Finding], figures: dict[str, Any]
+) -> CheckResult:
+    """A check that fails for what is wrong, and warns of what others did."""
     findings = (*wrong, *others)
-    return CheckResult(CHANNELS, not findings, bool(wrong) or not others, findings, figures)
+    if findings:
+        figures = {**figures, "offenders_in_all": len(findings)}
+    return CheckResult(name, not findings, bool(wrong) or not others, findings, figures)
 
 
 def _of_publication(now: publication.State) -> Iterator[Finding]:
