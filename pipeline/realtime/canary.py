@@ -22,8 +22,9 @@ from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.findings import CheckResult, Finding
 from pipeline.move.target import Target
-from pipeline.realtime.checks import CANARY, NotHeard
-from pipeline.realtime.objects import CANARY as TOLD
+from pipeline.realtime.checks import CANARY
+from pipeline.realtime.findings import NotHeard
+from pipeline.realtime.functions import CANARY as TOLD
 from pipeline.tables import feed
 from pipeline.tables.events import FLEETING
 
