@@ -3,12 +3,11 @@
 import json
 import select
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
-import psycopg2.extensions
 from sqlalchemy.engine import URL
 
 from pipeline.assets.realtime import KNOWN
@@ -19,7 +18,7 @@ from pipeline.move.target import Target
 from pipeline.realtime import channels, objects, publication
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests.support import new_database, query
+from pipeline_tests.support import query
 
 TABLES = metadata.sorted_tables
 PEOPLE = """
@@ -79,15 +78,8 @@ def switch_on(url: str) -> list[str]:
 
 
 def add_realtime(admin: URL) -> None:
-    """What Supabase adds; by whom it belongs to."""
+    """Add what Supabase has; by the superuser."""
     query(libpq(admin), _REALTIME)
-
-
-@contextmanager
-def copied(server: URL, template: str, name: str) -> Iterator[URL]:
-    """A copy of a database that has tables and feed."""
-    with new_database(server, name, template=template) as made:
-        yield made
 
 
 def changes(url: str) -> list[tuple[Any, ...]]:
@@ -129,8 +121,3 @@ def sent(url: str) -> list[tuple[str, str, Any]]:
     """Topic, event and payload of what was broadcast."""
     rows = query(url, "SELECT topic, event, payload::text FROM realtime.messages ORDER BY topic")
     return [(topic, event, json.loads(payload)) for topic, event, payload in rows]
-
-
-def names(found: Sequence[Any]) -> list[str]:
-    """Names of checks that failed."""
-    return [check.name for check in found if not check.passed]

@@ -146,6 +146,25 @@ def test_what_a_killed_canary_left_is_removed_by_the_next(
     assert (rows(url), changes(url)) == (before, [])
 
 
+def test_a_canary_that_cannot_be_removed_is_no_success(url: str) -> None:
+    query(
+        url,
+        "CREATE FUNCTION stay() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'users stay'; END $$;"
+        " CREATE TRIGGER stay BEFORE DELETE ON users FOR EACH ROW EXECUTE FUNCTION stay()",
+    )
+    with pytest.raises(TargetError, match="users stay"):
+        sing(url)
+
+
+def test_a_scene_that_cannot_be_made_leaves_nothing(url: str) -> None:
+    query(url, "ALTER TABLE lessons ADD CONSTRAINT no CHECK (id > 0)")
+    before = rows(url)
+    with pytest.raises(TargetError, match="violates check constraint"):
+        sing(url)
+    assert rows(url) == before
+
+
 def test_somebody_elses_row_with_that_id_is_left_alone_and_named(url: str) -> None:
     query(url, "INSERT INTO users (id, auth_provider_id, email) VALUES (-1, 'dan', 'd@x')")
     with pytest.raises(TargetError, match="users_pkey"):

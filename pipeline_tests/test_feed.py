@@ -129,6 +129,23 @@ def test_blocks_are_told_by_their_note_and_not_when_they_go_with_it(url: str) ->
     ]
 
 
+def test_a_space_that_goes_takes_its_rows_along_and_tells_so(url: str) -> None:
+    query(url, "DELETE FROM spaces WHERE id = 2")
+    assert changes(url) == [("space:2", "space_members", "DELETE", "3", "member:changed")]
+
+
+def test_a_row_that_is_there_already_is_told_as_updated(url: str) -> None:
+    query(
+        url,
+        "INSERT INTO notes (id, space_id, author_id, title) VALUES (1, 1, 1, 'x'), (2, 1, 1, 'y')"
+        " ON CONFLICT (id) DO UPDATE SET title = EXCLUDED.title",
+    )
+    assert sorted(changes(url)) == [
+        ("space:1", "notes", "INSERT", "2", None),
+        ("space:1", "notes", "UPDATE", "1", None),
+    ]
+
+
 def test_nothing_is_told_of_a_mute_space(url: str) -> None:
     query(url, "INSERT INTO messages (space_id, user_id, content) VALUES (3, 1, 'x')")
     assert changes(url) == []

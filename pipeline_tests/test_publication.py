@@ -241,7 +241,7 @@ def test_no_declared_table_tells_a_secret_or_a_blob() -> None:
             assert not isinstance(table.c[name].type, sa.LargeBinary)
 
 
-def test_a_table_that_is_published_while_empty_is_filled_without_its_orphans(
+def test_a_table_that_is_published_while_empty_is_filled_and_followed(
     tmp_path: Path, target_url: str
 ) -> None:
     source = SourceFile.make(tmp_path / "s.db")
@@ -249,8 +249,12 @@ def test_a_table_that_is_published_while_empty_is_filled_without_its_orphans(
     query(target_url, "CREATE PUBLICATION other FOR TABLE content_fragments, rankings")
     source.add_family(contents=1)
     source.add("content_fragments", {"id": 9, "learning_content_id": 77})
-    assert move_all(source.path, target_url)["content_fragments"].quarantined_rows == 1
-    assert query(target_url, "SELECT count(*) FROM content_fragments") == [(2,)]
+    moved = move_all(source.path, target_url)["content_fragments"]
+    assert (moved.way, moved.quarantined_rows) == ("filled", 1)
+    source.run("UPDATE content_fragments SET ipa = 'x' WHERE id = 1")
+    source.run("DELETE FROM rankings WHERE id = 1")
+    moves = move_all(source.path, target_url, delete_share=1)
+    assert (moves["content_fragments"].written_rows, moves["rankings"].deleted_rows) == (1, 1)
 
 
 def test_the_server_says_whether_it_streams(url: str) -> None:

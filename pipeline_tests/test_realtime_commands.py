@@ -118,3 +118,14 @@ def test_the_commands_switch_on_and_tell(
     assert (after.code, after.err) == (0, "")
     assert [after.row(name)[0] for name in STATUS[:-1]] == ["as declared"] * 4
     assert after.row("feed") == ["0 changes, the newest 0; kept for 48 hours"]
+    query(
+        settings["DATABASE_URL"],
+        "CREATE TABLE theirs (id int PRIMARY KEY);"
+        " ALTER PUBLICATION supabase_realtime ADD TABLE theirs",
+    )
+    warned = command(monkeypatch, capfd, "realtime", "status", **settings)
+    assert warned.code == 0
+    assert warned.row("published") == [
+        "not so",
+        "theirs is published, too, by somebody else; no migration declares it",
+    ]

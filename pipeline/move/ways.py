@@ -203,24 +203,10 @@ def _build_keys(work: Work, present: schema.Present, *, filled: bool = False) ->
 
 
 def _strip(work: Work, present: schema.Present) -> None:
-    """Take keys and indexes off; one that something else of the target needs stays.
-
-    PostgreSQL refuses to delete from a published table without its key, and orphans are deleted.
-    """
-    if _published(work):
-        return
+    """Take keys and indexes off; one that something else of the target needs stays."""
     for statement in schema.strip(work.landing, present):
         with contextlib.suppress(DataFault), work.target.savepoint():
             work.target.run(statement)
-
-
-def _published(work: Work) -> bool:
-    return bool(
-        work.target.value(
-            "SELECT EXISTS (SELECT FROM pg_publication_rel WHERE prrelid = to_regclass($1))",
-            (f"public.{quoted(work.landing.name)}",),
-        )
-    )
 
 
 def _stale(work: Work) -> list[Any]:

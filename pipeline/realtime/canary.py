@@ -22,8 +22,9 @@ from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.findings import CheckResult, Finding
 from pipeline.move.target import Target
-from pipeline.realtime.checks import CANARY, NotHeard
-from pipeline.realtime.objects import CANARY as TOLD
+from pipeline.realtime.checks import CANARY
+from pipeline.realtime.findings import NotHeard
+from pipeline.realtime.functions import CANARY as TOLD
 from pipeline.tables import feed
 from pipeline.tables.events import FLEETING
 
@@ -78,7 +79,7 @@ def sing(target: Target, *, url: str, shown: str) -> CheckResult:
         A check whose figures are how many events arrived, and after how long.
 
     Raises:
-        TargetError: the scene could not be made, or a connection was lost.
+        TargetError: the scene could not be made or removed, or a connection was lost.
     """
     findings: list[Finding] = []
     figures: dict[str, Any] = {"events": 0}
@@ -94,10 +95,12 @@ def sing(target: Target, *, url: str, shown: str) -> CheckResult:
                     figures[milliseconds(event)] = round(found * 1000, 1)
                 else:
                     findings.append(found)
-        finally:
-            # What went wrong before is worth telling; the next run removes what is left.
+        except BaseException:
+            # What went wrong is worth telling; the next run removes what is left.
             with contextlib.suppress(TargetError):
                 remove(target)
+            raise
+        remove(target)
     return CheckResult(CANARY, not findings, True, tuple(findings), figures)
 
 

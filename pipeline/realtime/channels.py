@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.move import access
 from pipeline.move.target import Target
-from pipeline.realtime.objects import Function
+from pipeline.realtime.functions import Function
 from pipeline.tables.events import FLEETING
 
 LISTENER = "authenticated"

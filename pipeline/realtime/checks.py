@@ -1,131 +1,30 @@
 """What is wrong with the feed, the publication and the channels, as findings."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.move import access as rights
-from pipeline.move.findings import CheckResult, Finding, say
+from pipeline.move.findings import CheckResult, Finding
 from pipeline.move.target import Target
 from pipeline.realtime import channels, objects, publication
+from pipeline.realtime.findings import (
+    ObjectDiffers,
+    OldRowsUntold,
+    PolicyDiffers,
+    PublicationDiffers,
+    PublishedByOthers,
+    PublishedOtherwise,
+    SecretPublished,
+)
+from pipeline.realtime.functions import functions
 from pipeline.tables.access import of_table
 from pipeline.tables.feed import metadata as feed_metadata
 
 PUBLISHED, SECRETS, TRIGGERS, CHANNELS = "published", "no_secrets_published", "triggers", "channels"
 CANARY = "canary"
 NAMES = (PUBLISHED, SECRETS, TRIGGERS, CHANNELS, CANARY)
-
-
-@dataclass(frozen=True)
-class PublishedOtherwise(Finding):
-    """A table is published in another way than declared; None where it is not."""
-
-    table: str
-    declared: str | None
-    actual: str | None
-
-
-@dataclass(frozen=True)
-class PublicationDiffers(Finding):
-    """The publication itself is not as declared."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class PublishedByOthers(Finding):
-    """A table that no migration declares is published with those that are."""
-
-    table: str
-
-
-@dataclass(frozen=True)
-class OldRowsUntold(Finding):
-    """A table whose old rows cannot be told, because it has columns that are not declared."""
-
-    table: str
-    columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SecretPublished(Finding):
-    """Something is published that nobody may see, or that is too large for it."""
-
-    table: str
-    column: str | None
-    why: str
-
-
-@dataclass(frozen=True)
-class ObjectDiffers(Finding):
-    """A table, function or trigger of the feed is not as declared."""
-
-    kind: str
-    name: str
-    why: str
-
-
-@dataclass(frozen=True)
-class PolicyDiffers(Finding):
-    """A policy of channels is not as declared, or not ours."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True)
-class NotHeard(Finding):
-    """An event that was made and did not arrive as it should."""
-
-    event: str
-    why: str
-
-
-@say.register
-def _(found: PublishedOtherwise) -> str:
-    if found.actual is None:
-        return f"{found.table} is not published"
-    if found.declared is None:
-        return f"{found.table} is published, but nothing of it is to be told"
-    return f"{found.table} is published with {found.actual} instead of {found.declared}"
-
-
-@say.register
-def _(found: PublicationDiffers) -> str:
-    return f"publication {publication.NAME}: {found.why}"
-
-
-@say.register
-def _(found: PublishedByOthers) -> str:
-    return f"{found.table} is published, too, by somebody else; no migration declares it"
-
-
-@say.register
-def _(found: OldRowsUntold) -> str:
-    columns = ", ".join(found.columns)
-    return f"{found.table}: old rows are not told, because {columns} is not declared"
-
-
-@say.register
-def _(found: SecretPublished) -> str:
-    place = f"{found.table}.{found.column}" if found.column else found.table
-    return f"{place} is published, and {found.why}"
-
-
-@say.register
-def _(found: ObjectDiffers) -> str:
-    return f"{found.kind} {found.name}: {found.why}"
-
-
-@say.register
-def _(found: PolicyDiffers) -> str:
-    return f"policy {found.name} of realtime.messages: {found.why}"
-
-
-@say.register
-def _(found: NotHeard) -> str:
-    return f"{found.event}: {found.why}"
 
 
 def standing(
@@ -172,9 +71,7 @@ def published(
         ),
         "wal_level": str(target.value("SELECT current_setting('wal_level')")),
     }
-    return CheckResult(
-        PUBLISHED, not wrong and not other, bool(wrong) or not other, (*wrong, *other), figures
-    )
+    return _result(PUBLISHED, wrong, other, figures)
 
 
 def tables_columns(target: Target, table: str) -> tuple[str, ...]:
@@ -219,11 +116,11 @@ def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
         missing = ObjectDiffers("schema", "feed", "missing; run pipeline realtime on")
         return CheckResult(TRIGGERS, False, True, (missing,))
     wanted, present = objects.triggers(tables), objects.look(target)
-    functions = objects.functions(tables)
+    wanted_functions = functions(tables)
     findings: list[Finding] = [*_of_tables(target)]
     findings += [
         ObjectDiffers("function", function.signature, why)
-        for function, why in objects.differing(target, functions)
+        for function, why in objects.differing(target, wanted_functions)
     ]
     there = {(trigger.table, trigger.name): trigger for trigger in present}
     for trigger in wanted:
@@ -237,7 +134,7 @@ def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
     findings += [
         found for found in rights.exposed(target) if getattr(found, "schema", None) == "feed"
     ]
-    figures = {"triggers": len(present), "functions": len(functions)}
+    figures = {"triggers": len(present), "functions": len(wanted_functions)}
     return CheckResult(TRIGGERS, not findings, True, tuple(findings), figures)
 
 
@@ -260,8 +157,17 @@ def allowed(target: Target) -> CheckResult:
             wrong.append(PolicyDiffers(policy.name, why))
     others = [PolicyDiffers(name, "somebody else's; it may let others in") for name in present]
     figures = {"policies": len(channels.POLICIES), "of_others": len(others)}
+    return _result(CHANNELS, wrong, others, figures)
+
+
+def _result(
+    name: str, wrong: Sequence[Finding], others: Sequence[Finding], figures: dict[str, Any]
+) -> CheckResult:
+    """A check that fails for what is wrong, and warns of what others did."""
     findings = (*wrong, *others)
-    return CheckResult(CHANNELS, not findings, bool(wrong) or not others, findings, figures)
+    if findings:
+        figures = {**figures, "offenders_in_all": len(findings)}
+    return CheckResult(name, not findings, bool(wrong) or not others, findings, figures)
 
 
 def _of_publication(now: publication.State) -> Iterator[Finding]:
