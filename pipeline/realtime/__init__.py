@@ -1,1 +1,1 @@
-"""Realtime on the target: the feed of changes, what is published, and who may listen."""
+"""Changes of published tables, told as they happen: the database's side and the subscribers'."""
