@@ -171,6 +171,18 @@ def test_a_policy_against_losses_holds_for_what_would_be_unwrapped(
     assert (values(target_url), reasons(target_url, "t")) == ({2: [2]}, {"1": {"lossy"}})
 
 
+def test_a_row_that_is_rejected_anyway_tells_that_its_json_would_be_unwrapped(
+    target_url: str, tmp_path: Path
+) -> None:
+    ddl = "CREATE TABLE t (id INTEGER PRIMARY KEY, value TEXT, changed_at TEXT);"
+    source = SourceFile.make(tmp_path / "s.db", ddl)
+    source.run("INSERT INTO t VALUES (1, ?, 'never')", (doubled([1]),))
+    move(
+        source, target_url, tables=[with_dates()], policies=Policies(lossy_conversions="quarantine")
+    )
+    assert reasons(target_url, "t") == {"1": {"lossy", "date"}}
+
+
 def test_verify_finds_what_somebody_wrapped_again_and_an_original_that_is_gone(
     target_url: str, tmp_path: Path
 ) -> None:
