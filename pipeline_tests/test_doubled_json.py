@@ -212,6 +212,15 @@ def test_a_cast_that_unwraps_wrongly_does_not_prove_itself(
         moved(source_of(tmp_path, doubled({"a": 1})), target_url)
 
 
+def test_an_original_is_kept_even_if_the_cast_forgets_to_say_so(
+    target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = types.unwrap
+    monkeypatch.setattr(types, "unwrap", lambda texts: (really(texts)[0], None))
+    moved(source_of(tmp_path, doubled([1]), "[2]"), target_url)
+    assert originals(target_url) == {"1": (doubled([1]), "[1]")}
+
+
 def test_a_sync_unwraps_in_either_mode_and_keeps_the_originals_of_what_is_there(
     mode: str, target_url: str, tmp_path: Path
 ) -> None:
