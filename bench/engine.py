@@ -142,6 +142,7 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
             copy,
             _Views(copy, folder),
             target,
+            "content",
             tables,
             "bench",
             policies=DEFAULT,

@@ -6,11 +6,10 @@ them. Dagster makes its own tables.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import sqlalchemy as sa
-
+from pipeline.migrations import CONTENT, Migration
 from pipeline.move import access, objects, schema
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import pinned
@@ -24,8 +23,8 @@ _HEADER = """\
 """
 
 
-def of_source(source: Path, tables: Sequence[sa.Table], policies: Policies) -> str:
-    """The script for these tables with the columns that a source makes them carry along.
+def of_source(source: Path, migration: Migration, policies: Policies) -> str:
+    """The script for a migration's tables with the columns that a source makes them carry along.
 
     Raises:
         SourceError: the file cannot be read.
@@ -33,16 +32,18 @@ def of_source(source: Path, tables: Sequence[sa.Table], policies: Policies) -> s
     """
     with (
         tempfile.TemporaryDirectory() as folder,
-        pinned(source, Path(folder), tables=tables) as live,
+        pinned(source, Path(folder), tables=migration.tables) as live,
     ):
-        return script(match(table, live.columns(table.name), policies) for table in tables)
+        landings = [match(table, live.columns(table.name), policies) for table in migration.tables]
+        return script(landings, searched=migration is CONTENT)
 
 
-def script(landings: Iterable[Landing]) -> str:
+def script(landings: Iterable[Landing], *, searched: bool) -> str:
     """SQL that makes everything, each statement ended by a semicolon.
 
     Args:
         landings: the tables, parents before children, as they will be.
+        searched: whether contents and fragments are among them, which are searched.
     """
     tables = list(landings)
     parts = [("What the pipeline remembers", [*schema.ledger_ddl(), *_hidden()])]
@@ -54,7 +55,8 @@ def script(landings: Iterable[Landing]) -> str:
     for landing in tables:
         made = [*schema.whole(landing), *access.statements(landing.table)]
         parts.append((f"Table {landing.name}", made))
-    parts.append(("Search", search.ddl(DIALECT)))
+    if searched:
+        parts.append(("Search", search.ddl(DIALECT)))
     return _HEADER + "".join(_part(title, statements) for title, statements in parts)
 
 

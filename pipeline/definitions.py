@@ -1,71 +1,103 @@
 """The only wiring: what Dagster loads."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
 from pipeline import jobs, settings, ticks
 from pipeline.alerts.sensors import alert_sensors
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.assets.backup import backup_assets
-from pipeline.assets.cutover import cutover_asset
+from pipeline.assets.cutover import anki_consistent, cutover_asset
 from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.assets.plan import plan_asset
 from pipeline.assets.search import search_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
+from pipeline.migrations import CONTENT, Migration
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
-from pipeline.tables import content, ledger
+from pipeline.tables import content
 
-_GROUP, _OPERATIONS, _OWNERS = "content", "operations", ["team:learning-content"]
+_OPERATIONS = "operations"
 _settings = settings.load()
-_tables = content.metadata.sorted_tables
-_plan = plan_asset(_tables, group=_GROUP, owners=_OWNERS)
-_doctor = doctor_check(_tables)
-_moves = table_assets(
-    _tables, group=_GROUP, owners=_OWNERS, every=ticks.interval(_settings.sync_cron)
-)
-_search = search_asset(
-    [content.learning_content, content.content_fragments], group=_GROUP, owners=_OWNERS
-)
-_housekeeping = housekeeping_asset(group=_OPERATIONS, owners=_OWNERS)
-_backup = backup_assets(
-    [*_tables, *ledger.metadata.sorted_tables], group=_OPERATIONS, owners=_OWNERS
-)
-_standing = table_checks(_tables)
-_anki = following_assets(_tables, group="anki", owners=_OWNERS)
-_embeddings = embeddings_spec(group="anki")
-_across = following_checks()
-_cutover = cutover_asset(_tables, group=_OPERATIONS, owners=_OWNERS)
-_verify = jobs.verify(_standing)
-_sync = jobs.sync(_moves, _standing, [_search, _housekeeping])
-_anki_sync = jobs.anki_sync(_anki, _across)
+_housekeeping = housekeeping_asset(group=_OPERATIONS, owners=_settings.enabled[0].owners)
 
-defs = dg.Definitions(
-    assets=[_plan, *_moves, _search, _housekeeping, _backup, _cutover, _anki, _embeddings],
-    asset_checks=[_doctor, *_standing, *_across],
-    jobs=[
-        jobs.doctor(_doctor),
-        jobs.plan(_plan, _doctor),
-        jobs.migrate(_moves, _standing),
-        _sync,
-        jobs.backup(_backup),
-        jobs.redrive(_moves, _standing),
-        _verify,
-        jobs.cutover(_cutover),
-        _anki_sync,
-        jobs.anki_check(_across),
-    ],
-    schedules=[
-        ticks.schedule(_sync, _settings.sync_cron, setting="SYNC_CRON", on=_settings.sync_on),
-        ticks.schedule(_verify, _settings.verify_cron, setting="VERIFY_CRON"),
-        ticks.schedule(_anki_sync, _settings.anki.cron, setting="ANKI_CRON", follows=False),
-    ],
-    sensors=[ticks.source_sensor(_sync, on=_settings.sync_on), *alert_sensors(_settings)],
-    resources={
-        "source": SourceDatabase(),
-        "target": TargetDatabase(),
-        "application": Application(),
-        "anki": AnkiCollection(),
-    },
-    executor=dg.in_process_executor,
+
+def _migration(migration: Migration) -> dg.Definitions:
+    """What every migration has, and what hangs on this one."""
+    plan, doctor = plan_asset(migration), doctor_check(migration)
+    moves = table_assets(migration, every=ticks.interval(_settings.sync_cron))
+    standing = table_checks(migration)
+    backup = backup_assets(migration, group=_OPERATIONS)
+    beside = [_search] if migration is CONTENT else []
+    further = [anki_consistent] if migration is CONTENT else []
+    cutover = cutover_asset(migration, group=_OPERATIONS, further=further)
+    verify = jobs.verify(migration, standing)
+    sync = jobs.sync(migration, moves, standing, [*beside, _housekeeping])
+    return dg.Definitions(
+        assets=[plan, *moves, *beside, backup, cutover],
+        asset_checks=[doctor, *standing],
+        jobs=[
+            jobs.doctor(migration, doctor),
+            jobs.plan(migration, plan, doctor),
+            jobs.migrate(migration, moves, standing),
+            sync,
+            jobs.backup(migration, backup),
+            jobs.redrive(migration, moves, standing),
+            verify,
+            jobs.cutover(migration, cutover),
+        ],
+        schedules=[
+            ticks.schedule(
+                sync,
+                _settings.sync_cron,
+                setting="SYNC_CRON",
+                follows=migration,
+                on=_settings.sync_on,
+            ),
+            ticks.schedule(verify, _settings.verify_cron, setting="VERIFY_CRON", follows=migration),
+        ],
+        sensors=[ticks.source_sensor(sync, migration, on=_settings.sync_on)],
+    )
+
+
+_search = search_asset(
+    [content.learning_content, content.content_fragments],
+    group=CONTENT.name,
+    owners=CONTENT.owners,
 )
+
+
+def _following() -> dg.Definitions:
+    """Anki, which follows the contents."""
+    notes = following_assets(CONTENT.tables, group="anki", owners=CONTENT.owners)
+    across = following_checks()
+    sync = jobs.anki_sync(notes, across)
+    return dg.Definitions(
+        assets=[notes, embeddings_spec(group="anki")],
+        asset_checks=across,
+        jobs=[sync, jobs.anki_check(across)],
+        schedules=[ticks.schedule(sync, _settings.anki.cron, setting="ANKI_CRON")],
+    )
+
+
+def _parts() -> Iterator[dg.Definitions]:
+    for migration in _settings.enabled:
+        yield _migration(migration)
+        if migration is CONTENT:
+            yield _following()
+    yield dg.Definitions(
+        assets=[_housekeeping],
+        sensors=alert_sensors(_settings),
+        resources={
+            "source": SourceDatabase(),
+            "target": TargetDatabase(),
+            "application": Application(),
+            "anki": AnkiCollection(),
+        },
+        executor=dg.in_process_executor,
+    )
+
+
+defs = dg.Definitions.merge(*_parts())

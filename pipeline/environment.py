@@ -1,4 +1,4 @@
-"""From settings to databases that answer: the sample source, the embedded server."""
+"""From settings to databases that answer: the sample sources, the embedded server."""
 
 import contextlib
 from dataclasses import dataclass
@@ -7,24 +7,20 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from pipeline.embedded import ensure_server
+from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
-from pipeline.sample import make_sample
 from pipeline.settings import Settings, libpq, pooled, shown
 
 
 @dataclass(frozen=True)
-class Databases:
-    """Where everything is.
+class Server:
+    """The target.
 
     Attributes:
-        source: the SQLite file.
         target: the PostgreSQL database, with its password.
-        snapshots: where runs keep their private copies of the source.
     """
 
-    source: Path
     target: URL
-    snapshots: Path
 
     @property
     def target_url(self) -> str:
@@ -37,7 +33,30 @@ class Databases:
         return shown(self.target)
 
 
-def databases(settings: Settings) -> Databases:
+@dataclass(frozen=True)
+class Databases(Server):
+    """Where everything of a migration is.
+
+    Attributes:
+        source: the SQLite file.
+        snapshots: where runs keep their private copies of the source.
+    """
+
+    source: Path
+    snapshots: Path
+
+
+def server(settings: Settings) -> Server:
+    """Make sure that the target is there; it is started where the settings name none.
+
+    Raises:
+        TargetError: the embedded server does not start.
+        SettingsError: the URL is malformed.
+    """
+    return Server(settings.given_target or ensure_server(settings.server_data))
+
+
+def databases(settings: Settings, migration: Migration) -> Databases:
     """Make sure that source and target are there.
 
     A sample is made, and the embedded server started, only where the settings name none.
@@ -46,26 +65,25 @@ def databases(settings: Settings) -> Databases:
         TargetError: the embedded server does not start.
         SettingsError: a URL is malformed.
     """
-    source = source_file(settings)
-    target = settings.given_target or ensure_server(settings.server_data)
-    return Databases(source, target, settings.snapshots)
+    source = source_file(settings, migration)
+    return Databases(server(settings).target, source, settings.snapshots)
 
 
-def source_file(settings: Settings) -> Path:
+def source_file(settings: Settings, migration: Migration) -> Path:
     """The source alone, made sure to be there where it is the sample.
 
     Raises:
         SettingsError: the URL is malformed.
     """
-    source = settings.source_path
-    if source == settings.sample_path and not source.exists():
+    source = settings.source_path(migration)
+    if source == settings.sample_path(migration) and not source.exists():
         # Two processes may come here together; the sample is the same whoever makes it.
         with contextlib.suppress(FileExistsError):
-            make_sample(source)
+            migration.make_sample(source)
     return source
 
 
-def demand_session(found: Databases) -> None:
+def demand_session(found: Server) -> None:
     """Refuse bulk work over a connection that holds for one transaction only.
 
     Raises:

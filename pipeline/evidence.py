@@ -17,8 +17,7 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, evidence_page, settings
-from pipeline.environment import databases
+from pipeline import checks, environment, evidence_page, migrations, settings
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
@@ -246,13 +245,14 @@ def leave(
         planned: names of all tables of the run.
     """
     loaded = settings.load()
-    found = databases(loaded)
+    names = list(planned)
+    moved = dict.fromkeys(filter(None, map(migrations.holding, names)))
     run = RunEvidence(
         context.run.run_id,
         context.run.job_name,
-        str(found.source),
-        found.target_shown,
-        planned=list(planned),
+        ", ".join(str(environment.source_file(loaded, each)) for each in moved),
+        environment.server(loaded).target_shown,
+        planned=names,
     )
     path = record(loaded.reports / run.run_id, run, part)
     if REPORT not in context.run.tags:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from pipeline.assets.anki import CHECK_NOTES, CheckConfig
 from pipeline.assets.tables import MoveConfig, run_config
+from pipeline.migrations import Migration
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
 
 def migrate(
-    moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
+    migration: Migration,
+    moves: Sequence[dg.AssetsDefinition],
+    standing: Sequence[dg.AssetChecksDefinition],
 ) -> "Job":
     """Move all tables."""
     return _job(
-        "migrate",
+        migration.named("migrate"),
         _moves_alone(moves, standing),
         "Move the tables from SQLite to PostgreSQL, parents first. Each table is one transaction"
         " that commits only when its proof holds. Running it again writes only what differs.",
@@ -27,13 +30,14 @@ def migrate(
 
 
 def sync(
+    migration: Migration,
     moves: Sequence[dg.AssetsDefinition],
     standing: Sequence[dg.AssetChecksDefinition],
     after: Sequence[dg.AssetsDefinition],
 ) -> "Job":
     """Let the target follow the source, and then what is kept beside the tables."""
     return _job(
-        "sync",
+        migration.named("sync"),
         _moves_alone(moves, standing) | dg.AssetSelection.assets(*after),
         "Let the target follow the source: move what changed since the source was read last, and"
         " prove it. Where that cannot be known, every value is looked at.",
@@ -42,11 +46,13 @@ def sync(
 
 
 def redrive(
-    moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
+    migration: Migration,
+    moves: Sequence[dg.AssetsDefinition],
+    standing: Sequence[dg.AssetChecksDefinition],
 ) -> "Job":
     """Try rejected rows again."""
     return _job(
-        "redrive",
+        migration.named("redrive"),
         _moves_alone(moves, standing),
         "Try rejected rows again, after a rule, a policy or a value was changed, parents first;"
         " rows that now pass leave quarantine in the transaction in which they arrive.",
@@ -54,39 +60,41 @@ def redrive(
     )
 
 
-def verify(standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
+def verify(migration: Migration, standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
     """Check what is committed."""
     return _job(
-        "verify",
+        migration.named("verify"),
         dg.AssetSelection.checks(*standing),
         "Hold what is committed against source, ledger and declaration. Both databases are read,"
         " nothing is written.",
     )
 
 
-def plan(asset: dg.AssetsDefinition, doctor: dg.AssetChecksDefinition) -> "Job":
+def plan(
+    migration: Migration, asset: dg.AssetsDefinition, doctor: dg.AssetChecksDefinition
+) -> "Job":
     """Tell what a move would do."""
     return _job(
-        "plan",
+        migration.named("plan"),
         dg.AssetSelection.assets(asset) - dg.AssetSelection.checks(doctor),
         "Tell what a move would do. Both databases are read, nothing is written.",
     )
 
 
-def cutover(asset: dg.AssetsDefinition) -> "Job":
+def cutover(migration: Migration, asset: dg.AssetsDefinition) -> "Job":
     """Go from one state of the migration to another."""
     return _job(
-        "cutover",
+        migration.named("cutover"),
         dg.AssetSelection.assets(asset),
         "Let the application change over to the target, or back. Its configuration says which step;"
         " the gate has to be open for those that lead there.",
     )
 
 
-def backup(assets: dg.AssetsDefinition) -> "Job":
+def backup(migration: Migration, assets: dg.AssetsDefinition) -> "Job":
     """Keep both databases as they are."""
     return _job(
-        "backup",
+        migration.named("backup"),
         dg.AssetSelection.assets(assets),
         "Copy the source and dump the target's tables, then restore both elsewhere and compare."
         " Older backups than the newest KEEP_BACKUPS are removed.",
@@ -113,10 +121,10 @@ def anki_check(checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
     )
 
 
-def doctor(check: dg.AssetChecksDefinition) -> "Job":
+def doctor(migration: Migration, check: dg.AssetChecksDefinition) -> "Job":
     """Examine both databases."""
     return _job(
-        "doctor",
+        migration.named("doctor"),
         dg.AssetSelection.checks(check),
         "Tell whether both databases are fit for a move. Nothing is changed.",
     )

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pipeline import frames
 from pipeline.anki.embeddings import Observed
 from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
+from pipeline.move import secret
 from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
@@ -145,9 +146,15 @@ def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValu
 
 
 def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
-    """The first rows of a moved table; BLOBs are shown as their size, long texts are cut."""
+    """The first rows of a moved table; BLOBs are shown as their size, long texts are cut.
+
+    Secrets are not shown at all.
+    """
+    hidden = secret.columns(table)
     outputs = ", ".join(
-        f"octet_length({quoted(c.name)}) || ' bytes' AS {quoted(c.name)}"
+        f"'{secret.SHOWN}' AS {quoted(c.name)}"
+        if c.name in hidden
+        else f"octet_length({quoted(c.name)}) || ' bytes' AS {quoted(c.name)}"
         if isinstance(c.type, sa.LargeBinary)
         else f"left({quoted(c.name)}::text, {_PREVIEW_LETTERS}) AS {quoted(c.name)}"
         for c in table.columns

@@ -13,13 +13,14 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
-from pipeline import environment, settings
+from pipeline import environment, migrations, settings
 from pipeline.anki.connect import TIMEOUT
 from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
 from pipeline.cutover import states
-from pipeline.environment import Databases, databases
+from pipeline.environment import databases
 from pipeline.locks import private_folder
+from pipeline.migrations import Migration
 from pipeline.move import mending
 from pipeline.move.errors import SettingsError
 from pipeline.move.extract import Source
@@ -34,9 +35,10 @@ MakeMover = Callable[[Target, Settings], contextlib.AbstractContextManager[Table
 
 
 class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One consistent view of the SQLite source for a whole run: a copy, or the pinned live file.
+    """One consistent view of a SQLite source for a whole run: a copy, or the pinned live file.
 
-    It is taken at first use; what was copied is deleted when the run ends.
+    It is taken at first use; what was copied is deleted when the run ends. A run of tables of two
+    migrations has a view of the source of each.
     """
 
     busy_seconds: float = Field(
@@ -44,8 +46,8 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
-    _source: Source | None = PrivateAttr(default=None)
-    _live: LiveSource | None = PrivateAttr(default=None)
+    _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
+    _live: dict[str, LiveSource] = PrivateAttr(default_factory=dict)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the live file go, and delete what was copied."""
@@ -62,16 +64,18 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             SourceError: the file cannot be read; nothing was changed.
         """
-        if self._source is None:
-            found = databases(settings.load())
-            folder = self._exit.enter_context(private_folder(found.snapshots, run_id))
+        migration = migrations.of(tables)
+        if migration.name not in self._sources:
+            found = databases(settings.load(), migration)
+            name = f"{run_id}-{migration.name}"
+            folder = self._exit.enter_context(private_folder(found.snapshots, name))
             snapshot = take_snapshot(
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
             )
-            self._source = Source(snapshot)
+            source = self._sources[migration.name] = Source(snapshot)
             names = [table.name for table in tables]
-            mending.apply(self._source, tables, mending.read(target, names))
-        return self._source
+            mending.apply(source, tables, mending.read(target, names))
+        return self._sources[migration.name]
 
     def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
         """The live source as it was when the run first asked; ``release`` ends that.
@@ -79,21 +83,23 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             SourceError: the file cannot be read; nothing was changed.
         """
-        if self._live is None:
-            found = databases(settings.load())
-            folder = self._exit.enter_context(private_folder(found.snapshots, f"{run_id}-live"))
+        migration = migrations.of(tables)
+        if migration.name not in self._live:
+            found = databases(settings.load(), migration)
+            name = f"{run_id}-{migration.name}-live"
+            folder = self._exit.enter_context(private_folder(found.snapshots, name))
             live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
-            self._live = self._exit.enter_context(live)
-        return self._live
+            self._live[migration.name] = self._exit.enter_context(live)
+        return self._live[migration.name]
 
-    @property
-    def copied(self) -> bool:
-        """Whether this run has a copy of the whole source."""
-        return self._source is not None
+    def copied(self, tables: Sequence[sa.Table]) -> bool:
+        """Whether this run has a copy of the whole source of some tables."""
+        return migrations.of(tables).name in self._sources
 
     def release(self) -> None:
-        """Let the source go; whoever asks next gets another view of it."""
-        self._live = self._source = None
+        """Let all sources go; whoever asks next gets another view of them."""
+        self._live.clear()
+        self._sources.clear()
         self._exit.close()
 
 
@@ -106,8 +112,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
-    _mover: TableMover | None = PrivateAttr(default=None)
-    _way: str = PrivateAttr(default="")
+    _movers: dict[str, tuple[TableMover, str]] = PrivateAttr(default_factory=dict)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
@@ -122,7 +127,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         if self._target is None:
             loaded = settings.load()
-            found: Databases = databases(loaded)
+            found = environment.server(loaded)
             environment.demand_session(found)
             target = self._exit.enter_context(
                 Target.connect(
@@ -134,34 +139,43 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target
         # While a table is filled ahead, one of the mover's two sessions is not free.
-        return self._mover.idle if self._mover else self._target
+        for mover, _ in self._movers.values():
+            return mover.idle
+        return self._target
 
-    def mover(self, make: MakeMover, *, way: str) -> TableMover:
-        """What moves the tables of a run into this target; made at first use.
+    def mover(self, make: MakeMover, *, migration: Migration, way: str) -> TableMover:
+        """What moves the tables of a migration into this target; made at first use.
 
         Args:
             make: makes it.
-            way: how it moves them; all tables of a run are moved in one way.
+            migration: the tables' own.
+            way: how it moves them; all its tables of a run are moved in one way.
 
         Raises:
             SettingsError: another table of the run was moved in another way.
             WrongState: the application writes to the target itself.
             PipelineError: source or target is not usable; nothing was changed.
         """
-        if self._mover is None:
-            states.demand_following(self.open())
-            self._mover = self._exit.enter_context(make(self.open(), settings.load()))
-            self._way = way
-        if way != self._way:
+        if migration.name not in self._movers:
+            session = self.open()
+            states.demand_following(session, migration.name)
+            if self._movers:
+                # While the other one fills a table ahead, it needs both sessions that it has.
+                session = self._exit.enter_context(session.another())
+            mover = self._exit.enter_context(make(session, settings.load()))
+            self._movers[migration.name] = (mover, way)
+        mover, first = self._movers[migration.name]
+        if way != first:
             raise SettingsError(
                 "The tables of this run are configured to be moved in different ways",
                 remedy="Give all of them the same configuration",
             )
-        return self._mover
+        return mover
 
     def reset(self) -> None:
         """Let the target go, so that another attempt makes a connection of its own."""
-        self._target = self._mover = None
+        self._target = None
+        self._movers.clear()
         self._exit.close()
 
 

@@ -27,7 +27,7 @@ from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
-from pipeline.sample import make_sample
+from pipeline.sample.content import make_sample
 from pipeline.settings import libpq, shown
 from pipeline.tables.content import metadata
 

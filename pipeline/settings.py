@@ -1,19 +1,28 @@
 """Environment and ``.env`` to typed settings; nothing else of the project reads the environment."""
 
 import os
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pydantic_settings
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from pipeline import migrations
+from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
-from pipeline.move.policies import Conflicts, ExtraColumns, LossyConversions, Policies
+from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -46,6 +55,7 @@ class PolicySettings(BaseSettings):
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
+    doubled_json: DoubledJson = "unwrap"
 
     @field_validator("naive_zone")
     @classmethod
@@ -145,7 +155,10 @@ class Settings(BaseSettings):
     """What a user can set; every field has a default that works.
 
     Attributes:
-        sqlite_database_url: the source, ``sqlite:///PATH``; None makes and uses a sample.
+        migrations: names of those that Dagster loads; the first is meant where none is named.
+        sqlite_database_url: the source of ``content``, ``sqlite:///PATH``; None makes and uses a
+            sample.
+        spaces_database_url: the source of ``spaces``, in the same way.
         database_url: the target, ``postgresql://...``; None starts and uses the embedded server.
         pipeline_home: where the sample, the embedded server's data and snapshots lie.
         max_delete_share: a move stops when it would delete more of a table's rows than this.
@@ -167,7 +180,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
 
+    migrations: Annotated[tuple[str, ...], NoDecode] = tuple(migrations.ALL)
     sqlite_database_url: str | None = None
+    spaces_database_url: str | None = None
     database_url: SecretStr | None = None
     pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
         PROJECT / ".pipeline"
@@ -187,14 +202,38 @@ class Settings(BaseSettings):
     ui_host: str = "127.0.0.1"
     ui_port: int = Field(default=3000, ge=1, le=65535)
 
+    @field_validator("migrations", mode="before")
+    @classmethod
+    def _known(cls, given: object) -> tuple[str, ...]:
+        named = given.split(",") if isinstance(given, str) else list(given)  # type: ignore[call-overload]
+        names = tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
+        if not names or not set(names) <= set(migrations.ALL):
+            raise ValueError(f"name {' or '.join(migrations.ALL)}, or both with a comma between")
+        return names
+
+    @property
+    def enabled(self) -> list[Migration]:
+        """The migrations that Dagster loads; the first is meant where none is named."""
+        return [migrations.ALL[name] for name in self.migrations]
+
     @cached_property
-    def policies(self) -> Policies:
-        """What is to be done where a person has to decide; POLICY_... in the environment."""
+    def _policies(self) -> Policies:
         return Policies(
             **PolicySettings().model_dump(),
             adopt_target=self.adopt_target,
             max_value_bytes=self.max_value_bytes,
         )
+
+    def policies(self, migration: Migration) -> Policies:
+        """What is to be done where a person has to decide; POLICY_... in the environment."""
+        given = self._policies.forbidden_nulls
+        others = [each for each in migrations.ALL.values() if each is not migration]
+        mine = {
+            name: value
+            for name, value in given.items()
+            if migrations.holding(name.rpartition(".")[0]) not in others
+        }
+        return replace(self._policies, forbidden_nulls=mine)
 
     @cached_property
     def anki(self) -> AnkiSettings:
@@ -211,27 +250,31 @@ class Settings(BaseSettings):
         """Where the sample collection is made."""
         return self.pipeline_home / "anki" / "collection.anki2"
 
-    @cached_property
-    def source_path(self) -> Path:
+    def source_url(self, migration: Migration) -> str | None:
+        """The source of a migration as set, None where its sample is the source."""
+        given: str | None = getattr(self, migration.setting.lower())
+        return given or None
+
+    def source_path(self, migration: Migration) -> Path:
         """The SQLite file; a relative path begins at the project's folder.
 
         Raises:
             SettingsError: the URL is not of the form ``sqlite:///PATH``.
         """
-        if not self.sqlite_database_url:
-            return self.sample_path
-        url = _parsed(self.sqlite_database_url, "SQLITE_DATABASE_URL")
+        given = self.source_url(migration)
+        if given is None:
+            return self.sample_path(migration)
+        url = _parsed(given, migration.setting)
         if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
             raise SettingsError(
-                "SQLITE_DATABASE_URL does not name an SQLite file",
+                f"{migration.setting} does not name an SQLite file",
                 remedy="Write it as sqlite:///PATH, with four slashes for an absolute path",
             )
         return PROJECT / url.database
 
-    @property
-    def sample_path(self) -> Path:
-        """Where the sample source is made."""
-        return self.pipeline_home / "sample.db"
+    def sample_path(self, migration: Migration) -> Path:
+        """Where the sample source of a migration is made."""
+        return self.pipeline_home / migration.sample
 
     @property
     def snapshots(self) -> Path:
@@ -299,7 +342,7 @@ def load(**overrides: Any) -> Settings:
     """
     try:
         loaded = Settings(**overrides)
-        _ = loaded.policies, loaded.anki, loaded.alerts
+        _ = loaded._policies, loaded.anki, loaded.alerts
         return loaded
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException
 
 from pipeline import environment
-from pipeline.environment import Databases
+from pipeline.environment import Server
 from pipeline.move.errors import SettingsError, TargetError
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
 
@@ -21,7 +21,7 @@ _DAGSTER_IS_THERE = (
 )
 
 
-def ready(settings: Settings, *, home: Path = PROJECT) -> Databases:
+def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
     """Make sure that everything is there which a process with Dagster needs.
 
     Args:
@@ -38,20 +38,20 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Databases:
             f"PIPELINE_HOME cannot be {settings.pipeline_home} ({error.strerror})",
             remedy="Name a folder that can be written",
         ) from error
-    found = environment.databases(settings)
+    found = environment.server(settings)
     environment.demand_session(found)
     prepare(found, settings, home=home)
     return found
 
 
-def name_it(found: Databases, settings: Settings, *, home: Path = PROJECT) -> None:
+def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     """Tell Dagster in this process, and in those it starts, where it keeps what."""
     os.environ[DAGSTER_URL] = dagster_url(found.target)
     os.environ.setdefault("DAGSTER_HOME", str(home))
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
 
 
-def prepare(found: Databases, settings: Settings, *, home: Path = PROJECT) -> None:
+def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     """Make Dagster keep its runs in schema ``dagster`` of the target, as dagster.yaml says.
 
     Raises:

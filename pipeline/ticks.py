@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from pipeline import settings
+from pipeline import environment, settings
 from pipeline.cutover import states
-from pipeline.environment import databases
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.snapshot import look_at, seen_of
 from pipeline.move.target import Target
@@ -43,7 +43,7 @@ Tick = Iterator[dg.RunRequest | dg.SkipReason]
 
 
 def schedule(
-    job: "Job", cron: str, *, setting: str, follows: bool = True, on: bool = False
+    job: "Job", cron: str, *, setting: str, follows: Migration | None = None, on: bool = False
 ) -> dg.ScheduleDefinition:
     """A schedule of a job that skips a tick while a run is under way.
 
@@ -51,7 +51,8 @@ def schedule(
         job: what is started.
         cron: when.
         setting: the setting that says so.
-        follows: the job has nothing to do once the application writes to the target.
+        follows: the migration whose end leaves the job nothing to do: from then on the application
+            writes to the target.
         on: whether it runs without being switched on first.
 
     Raises:
@@ -76,24 +77,25 @@ def schedule(
         raise _unusable(setting, cron, zone) from error
 
 
-def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
+def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.SensorDefinition:
     """A sensor that starts a job when the source file has been written.
 
     Args:
         job: what is started.
+        migration: whose source.
         on: whether it runs without being switched on first.
     """
     status = dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
-        name="source_written",
+        name=migration.named("source_written"),
         job=job,
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=status,
         description=f"Start {job.name} when the source file has been written since the last time.",
     )
     def source_written(context: dg.SensorEvaluationContext) -> Tick:
-        source = settings.load().source_path
+        source = settings.load().source_path(migration)
         try:
             look_at(source)
         except PipelineError as error:
@@ -104,7 +106,7 @@ def source_sensor(job: "Job", *, on: bool = False) -> dg.SensorDefinition:
         again = _failed_long_ago(context.instance, job.name)
         if seen is not None and seen == context.cursor and not again:
             yield dg.SkipReason(f"{source} has not been written since it was last looked at.")
-        elif reason := under_way(context.instance):
+        elif reason := under_way(context.instance, follows=migration):
             yield dg.SkipReason(reason)
         else:
             context.update_cursor(seen or "")
@@ -149,12 +151,13 @@ def _failed_long_ago(instance: dg.DagsterInstance, job: str) -> bool:
     return time.time() - ended > _AGAIN_SECONDS
 
 
-def under_way(instance: dg.DagsterInstance, *, follows: bool = True) -> str | None:
+def under_way(instance: dg.DagsterInstance, *, follows: Migration | None) -> str | None:
     """Why no run is to be started now, as a sentence: another one holds the target, or is about to.
 
     Args:
         instance: Dagster's instance.
-        follows: nor is it to be started once the application writes to the target.
+        follows: nor is it to be started once the application of this migration writes to the
+            target.
     """
     now = datetime.now(timezone.utc)  # noqa: UP017
     for record in instance.get_run_records(dg.RunsFilter(statuses=_WAITING)):
@@ -162,9 +165,10 @@ def under_way(instance: dg.DagsterInstance, *, follows: bool = True) -> str | No
         starting = now - record.create_timestamp < timedelta(seconds=_STARTING_SECONDS)
         if starting or run.status == dg.DagsterRunStatus.QUEUED:
             return f"Run {run.run_id} of {run.job_name} is under way."
-    found = databases(settings.load())
+    found = environment.server(settings.load())
     with Target.connect(found.target_url, shown=found.target_shown) as target:
-        holder, no = target.holder(), states.says_no(target) if follows else None
+        holder = target.holder()
+        no = states.says_no(target, follows.name) if follows else None
     if no:
         return f"{no}."
     return f"{found.target_shown} is held by {holder}." if holder else None

@@ -13,11 +13,10 @@ from pipeline.backup import shelf
 from pipeline.backup.making import Made, make
 from pipeline.backup.manifest import Manifest
 from pipeline.environment import Databases
+from pipeline.migrations import CONTENT
 from pipeline.settings import libpq
-from pipeline.tables import content, ledger
 from pipeline_tests.support import query
 
-ASKED = [*content.metadata.sorted_tables, *ledger.metadata.sorted_tables]
 SHOWN = "the target"
 
 
@@ -36,8 +35,8 @@ class Place:
 
     def back_up(self, *, keep: int = 7) -> Made:
         """Take a backup."""
-        found = Databases(self.source, self.target, self.home / "snapshots")
-        return make(self.home, found, tables=ASKED, keep=keep)
+        found = Databases(self.target, self.source, self.home / "snapshots")
+        return make(self.home, found, CONTENT, keep=keep)
 
     def folder(self, manifest: Manifest) -> Path:
         """Where a backup is."""

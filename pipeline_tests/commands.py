@@ -27,6 +27,7 @@ from pipeline_tests.support import SourceFile
 
 SETTINGS = (
     "SQLITE_DATABASE_URL",
+    "SPACES_DATABASE_URL",
     "DATABASE_URL",
     "PIPELINE_HOME",
     "MAX_DELETE_SHARE",

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
+from pipeline import migrations
 from pipeline.embedded import ensure_server
 from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile, new_database, use
@@ -57,11 +58,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let no test see the settings of whoever runs it."""
-    for name in ("SQLITE_DATABASE_URL", "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME"):
+    sources = [each.setting for each in migrations.ALL.values()]
+    for name in (*sources, "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
+    # Tests of one migration need not load the other; those of both say so.
+    monkeypatch.setenv("MIGRATIONS", "content")
 
 
 @pytest.fixture(scope="session")

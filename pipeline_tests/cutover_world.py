@@ -9,6 +9,7 @@ from pathlib import Path
 import dagster as dg
 import psycopg2
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.cutover import back, states, steps
@@ -34,6 +35,7 @@ class World:
         self.source, self.url, self.folder = source, url, folder
         self.said: list[str] = []
         self.policies = DEFAULT
+        self.tables: Sequence[sa.Table] = TABLES
         self.delete_share = 0.25
 
     @contextmanager
@@ -49,7 +51,8 @@ class World:
                 self.source.path,
                 made.source,
                 target,
-                TABLES,
+                "content",
+                self.tables,
                 "cutover",
                 self.policies,
                 self.delete_share,
@@ -91,7 +94,7 @@ class World:
     def state(self) -> str:
         """Who may write."""
         with Target.connect(self.url, shown="the target") as target:
-            return states.read(target).state
+            return states.read(target, "content").state
 
     def do(self, sql: str) -> None:
         """What the application does in the target."""

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline import settings, storage
-from pipeline.environment import databases
+from pipeline.environment import server
 from pipeline.move import mending
 from pipeline.move.extract import Source
 from pipeline.move.live import pinned
@@ -192,7 +192,7 @@ def use(patch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
         patch.setenv(name, "")
     patch.setenv("DAGSTER_HOME", str(settings.PROJECT))
     loaded = settings.load()
-    storage.prepare(databases(loaded), loaded)
+    storage.prepare(server(loaded), loaded)
 
 
 def query(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

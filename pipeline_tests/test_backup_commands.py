@@ -13,9 +13,10 @@ from pipeline import environment, settings
 from pipeline.backup import Manifest, newest
 from pipeline.backup.making import make
 from pipeline.cli import app, main
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
-from pipeline_tests.backups import ASKED, everything
+from pipeline_tests.backups import everything
 from pipeline_tests.support import SourceFile, move_all, query, use
 from pipeline_tests.test_cli import usable
 
@@ -44,8 +45,8 @@ def command(*arguments: str, **options: Any) -> str:
 def back_up() -> Manifest:
     """Take a backup without Dagster."""
     loaded = settings.load()
-    found = environment.databases(loaded)
-    return make(loaded.pipeline_home, found, tables=ASKED, keep=loaded.keep_backups).manifest
+    found = environment.databases(loaded, CONTENT)
+    return make(loaded.pipeline_home, found, CONTENT, keep=loaded.keep_backups).manifest
 
 
 def run_job() -> dg.ExecuteInProcessResult:
@@ -65,7 +66,7 @@ def test_the_job_shows_what_it_kept_and_that_it_is_restorable(
 ) -> None:
     ran = run_job()
     assert ran.success
-    manifest = newest(home)
+    manifest = newest(home, "content")
     assert manifest is not None
     checks = results(ran)
     assert {name: check.passed for name, check in checks.items()} == {
@@ -102,7 +103,7 @@ def test_a_backup_that_cannot_be_restored_fails_its_check_and_its_run(
     assert failed.severity == dg.AssetCheckSeverity.ERROR
     assert '"fits"' in str(failed.description)
     assert results(ran)["source_backup"].passed
-    now = newest(home)
+    now = newest(home, "content")
     assert now is not None
     assert now.rehearsed is None
     assert "yes" in command("backup", "list")
@@ -192,7 +193,7 @@ def test_without_a_backup_the_commands_say_so(home: Path) -> None:
     assert command("backup", "list") == "there is no backup yet; run pipeline backup\n"
     for what in ("source", "target"):
         with pytest.raises(
-            PipelineError, match=r"There is no rehearsed backup in .*Run pipeline b"
+            PipelineError, match=r"There is no rehearsed backup of content in .*Run pipeline b"
         ):
             command("restore", what, "--yes")
         with pytest.raises(PipelineError, match="holds no backup"):
@@ -210,7 +211,7 @@ def test_the_command_takes_a_backup_and_lists_it(
     use(monkeypatch, usable(source, target_url, tmp_path))
     app(["backup"], standalone_mode=False)
     said = capfd.readouterr().out
-    manifest = newest(home)
+    manifest = newest(home, "content")
     assert manifest is not None
     assert "restored elsewhere, and every table is equal" in said
     assert manifest.name in said

@@ -15,8 +15,9 @@ from pipeline.backup.errors import BackupError
 from pipeline.backup.making import make
 from pipeline.backup.manifest import Manifest
 from pipeline.environment import Databases
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import TargetError
-from pipeline_tests.backups import ASKED, Place, until
+from pipeline_tests.backups import Place, until
 from pipeline_tests.support import SourceFile, query
 
 BACK_UP = """
@@ -40,6 +41,7 @@ def planted(home: Path, *, days: int, rehearsed: bool = True) -> Manifest:
         source_tables=(),
         target="PostgreSQL at home",
         target_tables=(),
+        migration="content",
     )
     with shelf.unfinished(home, made.name) as folder:
         shelf.finish(home, folder, made)
@@ -51,7 +53,7 @@ def names(home: Path) -> list[str]:
 
 
 def test_the_newest_backup_is_found_among_rubbish(tmp_path: Path) -> None:
-    assert pipeline.backup.newest(tmp_path) is None
+    assert pipeline.backup.newest(tmp_path, "content") is None
     old = planted(tmp_path, days=3)
     new = planted(tmp_path, days=1, rehearsed=False)
     damaged = planted(tmp_path, days=0)
@@ -65,14 +67,14 @@ def test_the_newest_backup_is_found_among_rubbish(tmp_path: Path) -> None:
             )
     (tmp_path / "backups" / "file").write_text("rubbish")
     shelf.place(tmp_path, old.name).with_name("renamed").mkdir()
-    assert pipeline.backup.newest(tmp_path) == new
-    assert shelf.newest(tmp_path, rehearsed=True) == old
+    assert pipeline.backup.newest(tmp_path, "content") == new
+    assert shelf.newest(tmp_path, "content", rehearsed=True) == old
     assert new.at.tzinfo is not None
     assert old.rehearsed is not None
     with pytest.raises(BackupError, match="is not as it was written"):
-        shelf.named(tmp_path, damaged.name)
+        shelf.named(tmp_path, "content", damaged.name)
     with pytest.raises(BackupError, match=r"holds no backup\. Name one that pipeline backup list"):
-        shelf.named(tmp_path, "../../etc")
+        shelf.named(tmp_path, "content", "../../etc")
 
 
 def test_so_many_backups_stay_and_the_newest_that_is_restorable_in_any_case(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_so_many_backups_stay_and_the_newest_that_is_restorable_in_any_case(tmp_
     for path in replaced:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    removed = shelf.retain(tmp_path, 3)
+    removed = shelf.retain(tmp_path, "content", 3)
     assert names(tmp_path) == [made[at].name for at in (0, 1, 2, 8)]
     assert removed == [made[at].name for at in (3, 4, 5, 6, 7, 9)]
     assert sorted(replaced[0].parent.iterdir()) == replaced[2:]
@@ -93,7 +95,7 @@ def test_so_many_backups_stay_and_the_newest_that_is_restorable_in_any_case(tmp_
 def test_without_a_restorable_backup_nothing_is_removed(tmp_path: Path) -> None:
     for days in range(3):
         planted(tmp_path, days=days, rehearsed=False)
-    assert shelf.retain(tmp_path, 1) == []
+    assert shelf.retain(tmp_path, "content", 1) == []
     assert len(names(tmp_path)) == 3
 
 
@@ -124,9 +126,9 @@ def test_a_backup_that_fails_leaves_nothing_and_no_password(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     place = Place.at(source.path, "postgresql://me:s3cr3t@127.0.0.1:1/x", tmp_path)
-    found = Databases(source.path, place.target, tmp_path)
+    found = Databases(place.target, source.path, tmp_path)
     with pytest.raises(TargetError, match="no server answers") as failed:
-        make(place.home, found, tables=ASKED, keep=7)
+        make(place.home, found, CONTENT, keep=7)
     assert "s3cr3t" not in f"{failed.value!r} {failed.value.__cause__!r}"
     assert list((place.home / "backups" / "unfinished").iterdir()) == []
     assert names(place.home) == []

@@ -64,7 +64,7 @@ import sys
 from pathlib import Path
 from pipeline.backup import restore, shelf
 url, home, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-manifest = shelf.named(home, name)
+manifest = shelf.named(home, "content", name)
 folder = shelf.place(home, name)
 restore.restore(url, shown="it", tables=manifest.target_tables, folder=folder)
 """
@@ -221,7 +221,7 @@ def test_a_flipped_bit_is_refused_before_anything_is_touched(kept: Kept, file: s
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     with pytest.raises(BackupError, match="not as it was written"):
-        shelf.named(kept.place.home, kept.manifest.name)
+        shelf.named(kept.place.home, "content", kept.manifest.name)
         kept.put_back()
     path.write_bytes(sound)
     assert everything(kept.url) == before
@@ -239,8 +239,8 @@ def test_what_cannot_be_made_again_is_found_when_it_is_backed_up(kept: Kept) -> 
     assert made.source.fault is None
     assert 'check constraint "fits" of relation "rankings" is violated' in str(made.target.fault)
     assert made.manifest.rehearsed is None
-    assert shelf.newest(kept.place.home) == made.manifest
-    assert shelf.named(kept.place.home, None) == kept.manifest
+    assert shelf.newest(kept.place.home, "content") == made.manifest
+    assert shelf.named(kept.place.home, "content", None) == kept.manifest
 
 
 def test_nothing_of_a_rehearsal_stays(kept: Kept) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.checks import OF_A_MOVE
-from pipeline.sample import make_sample
+from pipeline.sample.content import make_sample
 from pipeline.settings import libpq
 from pipeline.tables import content
 from pipeline_tests.commands import Ran, installed, pipeline, usable

@@ -15,6 +15,7 @@ from pipeline.cutover.gate import Answer
 from pipeline.cutover.replay import NotReversible
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site
+from pipeline.migrations import CONTENT
 from pipeline.move import tracking
 from pipeline.move.errors import PipelineError, SettingsError, SourceError
 from pipeline.move.policies import Policies
@@ -45,7 +46,7 @@ def test_what_was_written_while_everything_was_compared_is_moved_at_last(
     ask = steps.ask
 
     def asked_while_writing(site: Site) -> list[Answer]:
-        if states.read(site.target).state == "shadow":
+        if states.read(site.target, "content").state == "shadow":
             world.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
             world.source.run("DELETE FROM rankings WHERE id = 2")
             world.source.add("learning_content", {"id": 77})
@@ -92,9 +93,9 @@ def test_once_live_nothing_is_moved_over_the_target(live: World) -> None:
         Target.connect(live.url, shown="the target") as target,
         pytest.raises(WrongState, match="so nothing may be moved over it"),
     ):
-        states.demand_following(target)
+        states.demand_following(target, "content")
     with dg.build_resources({"target": TargetDatabase()}) as made, pytest.raises(WrongState):
-        made.target.mover(lambda *_: None, way="any")
+        made.target.mover(lambda *_: None, migration=CONTENT, way="any")
     with pytest.raises(WrongState, match=r"is live since .* already"):
         live.live()
     with pytest.raises(WrongState):
@@ -120,7 +121,7 @@ def test_a_state_that_does_not_follow_is_refused(world: World, to: states.State)
         pytest.raises(WrongState, match="The migration is shadow, from which it cannot become"),
         target.transaction(),
     ):
-        states.change(target, to, run_id="x")
+        states.change(target, "content", to, run_id="x")
 
 
 # The gate
@@ -227,7 +228,7 @@ def test_a_row_that_goes_to_quarantine_at_the_last_moment_thaws_the_source(
 
     def asked_while_writing(site: Site) -> list[Answer]:
         found = ask(site)
-        if states.read(site.target).state == "shadow":
+        if states.read(site.target, "content").state == "shadow":
             world.source.run("UPDATE rankings SET rank_score = 9 WHERE id = 3")
         return found
 

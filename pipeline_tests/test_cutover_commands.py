@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from pipeline import backup, runs
-from pipeline.assets.cutover import GATE, NAME, STEP
+from pipeline.assets.cutover import CUTOVER, GATE, STEP
 from pipeline.cutover import states
 from pipeline.definitions import defs
 from pipeline.metadata import ANSWERS
@@ -51,7 +51,7 @@ def step(instance: dg.DagsterInstance, name: str) -> dg.ExecuteInProcessResult:
 def gate(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
     """What the check of a run says."""
     (found,) = result.get_asset_check_evaluations()
-    assert (found.asset_key.to_user_string(), found.check_name) == (NAME, GATE)
+    assert (found.asset_key.to_user_string(), found.check_name) == (CUTOVER, GATE)
     return found
 
 
@@ -112,7 +112,7 @@ def test_without_plan_and_backup_the_gate_stays_closed_and_nothing_is_frozen(
     assert noes(result) == OUTSIDE
     assert gate(result).severity == dg.AssetCheckSeverity.ERROR
     with Target.connect(target_url, shown="the target") as target:
-        assert states.read(target).state == "shadow"
+        assert states.read(target, "content").state == "shadow"
     family.run("UPDATE rankings SET rank_score = 1")
 
 
@@ -137,8 +137,10 @@ def test_a_backup_of_another_database_or_an_old_one_does_not_count(
         patch.setattr("pipeline.assets.cutover.BACKUP_HOURS", 0)
         assert noes(step(instance, "check")) & OUTSIDE == OUTSIDE
     with monkeypatch.context() as patch:
-        of_another = replace(backup.newest(tmp_path / "home"), target="PostgreSQL staging")
-        patch.setattr(backup, "newest", lambda _: of_another)
+        of_another = replace(
+            backup.newest(tmp_path / "home", "content"), target="PostgreSQL staging"
+        )
+        patch.setattr(backup, "newest", lambda *_: of_another)
         assert noes(step(instance, "check")) & OUTSIDE == OUTSIDE
     other = SourceFile.make(tmp_path / "other.db")
     monkeypatch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{other.path}")
@@ -159,7 +161,10 @@ def test_schedules_that_follow_the_source_rest_once_it_is_live(
     instance: dg.DagsterInstance, target_url: str
 ) -> None:
     assert runs.run("migrate", opened=instance).success
-    query(target_url, "INSERT INTO migration.cutover (state, run_id) VALUES ('live', 'x')")
+    query(
+        target_url,
+        "INSERT INTO migration.cutover (migration, state, run_id) VALUES ('content', 'live', 'x')",
+    )
     told = {}
     for name in ("sync_schedule", "verify_schedule", "anki_sync_schedule"):
         context = dg.build_schedule_context(instance=instance)

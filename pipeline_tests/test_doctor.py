@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from pipeline.doctor import source as source_doctor
 from pipeline.doctor import target as target_doctor
 from pipeline.doctor.symptoms import Symptom
-from pipeline.environment import Databases, demand_session
+from pipeline.environment import Server, demand_session
 from pipeline.move.errors import SettingsError
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
@@ -173,7 +173,7 @@ def test_connections_of_supabase_are_told_apart(host: str, port: int, state: str
     # Names are not resolved here, so what comes after is that nobody answers.
     kind = next(iter(target_doctor.examine(url, tables=TABLES, bytes_needed=1)))
     assert (kind.name, kind.state) == ("connection", state)
-    found = Databases(Path("source.db"), url, Path("snapshots"))
+    found = Server(url)
     if state == "well":
         demand_session(found)
     else:

@@ -16,6 +16,7 @@ import psycopg2
 import pytest
 
 from pipeline import environment, settings, storage
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
@@ -34,9 +35,11 @@ print(url, flush=True)
 sys.stdin.readline()
 """
 SHOW = """
+from pipeline.migrations import CONTENT
 from pipeline.settings import load
 found = load()
-print(found.source_path, found.given_target, found.pipeline_home, found.lock_seconds, sep="\\n")
+source = found.source_path(CONTENT)
+print(source, found.given_target, found.pipeline_home, found.lock_seconds, sep="\\n")
 """
 
 
@@ -305,7 +308,7 @@ def test_a_setting_that_cannot_be_used_is_named(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=rf"^{name} .*\. .*\.$"):
-        environment.databases(settings.load())
+        environment.databases(settings.load(), CONTENT)
 
 
 @pytest.mark.parametrize("form", ["postgres", "postgresql", "postgresql+psycopg2"])
@@ -324,7 +327,7 @@ def test_every_form_of_a_url_serves_both_drivers_and_dagster(
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("DAGSTER_HOME", str(PROJECT))
     loaded = settings.load()
-    found = environment.databases(loaded)
+    found = environment.databases(loaded, CONTENT)
     storage.prepare(found, loaded)
     with dg.DagsterInstance.get() as instance:
         assert instance.get_runs() == []

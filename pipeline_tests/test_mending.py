@@ -31,13 +31,13 @@ VALUES = st.one_of(
 
 def exported(url: str) -> list[dict[str, str]]:
     with Target.connect(url, shown="the target") as target:
-        return list(mending.export(target, NAMES))
+        return list(mending.export(target, metadata.sorted_tables))
 
 
 def feed_back(url: str, records: list[dict[str, Any]]) -> int:
     with Target.connect(url, shown="the target") as target, target.transaction():
         schema.make_ledger(target)
-        return mending.take_in(target, records)
+        return mending.take_in(target, records, metadata.sorted_tables)
 
 
 def mend(url: str, table: str, handle: int, column: str, storage: str, value: str) -> None:

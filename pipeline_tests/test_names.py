@@ -112,7 +112,7 @@ def test_any_name_moves_follows_is_checked_and_mended(
         assert ownership.strangers(target.rows, [table.name for table in tables]) == {}
         (row,) = quarantine.read(target, tables[1].name)
         assert row.key == "3"
-        records = list(mending.export(target, [tables[1].name]))
+        records = list(mending.export(target, [tables[1]]))
         (record,) = [r for r in records if r["column"] == f"n{name}"]
         with target.transaction():
             assert mending.take_in(target, [{**record, "value": "1.5"}]) == 1

@@ -10,6 +10,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import settings
 from pipeline.doctor import target as target_doctor
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
@@ -145,9 +146,9 @@ def test_the_doctor_says_what_is_in_the_way(taken: str, database: URL) -> None:
 
 
 def test_the_setting_is_off_and_can_be_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not settings.load().policies.adopt_target
+    assert not settings.load().policies(CONTENT).adopt_target
     monkeypatch.setenv("ADOPT_TARGET", "true")
-    assert settings.load().policies.adopt_target
+    assert settings.load().policies(CONTENT).adopt_target
 
 
 def test_a_copy_of_the_database_brings_its_ledger_along(

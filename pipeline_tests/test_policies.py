@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import settings
+from pipeline import migrations, settings
 from pipeline.move.errors import LossyConversion, SettingsError, SourceError
 from pipeline.move.findings import (
     Drift,
@@ -700,13 +700,13 @@ def test_a_json_name_that_is_said_twice_is_seen_under_every_policy(
 
 
 def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings.load().policies == DEFAULT
+    assert settings.load().policies(migrations.CONTENT) == DEFAULT
     fills = {"rankings.assessed_by": "ไม่รู้", "a.b": 1, "c.d": 1.5}
     monkeypatch.setenv("POLICY_NAIVE_ZONE", "Asia/Bangkok")
     monkeypatch.setenv("POLICY_FORBIDDEN_NULLS", json.dumps(fills))
     monkeypatch.setenv("POLICY_EXTRA_COLUMNS", "ignore")
     monkeypatch.setenv("POLICY_LOSSY_CONVERSIONS", "fail")
-    found = settings.load().policies
+    found = settings.load().policies(migrations.CONTENT)
     assert found == Policies("Asia/Bangkok", fills, "ignore", "fail")
     assert [type(value) for value in found.forbidden_nulls.values()] == [str, int, float]
 
@@ -716,7 +716,7 @@ def test_a_variable_of_somebody_else_is_no_policy(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("POLICY", value)
-    assert settings.load().policies == DEFAULT
+    assert settings.load().policies(migrations.CONTENT) == DEFAULT
 
 
 BAD_SETTINGS = [

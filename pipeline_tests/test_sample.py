@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sample import make_sample
+from pipeline.sample.content import make_sample
 
 MOVED = ("learning_content", "content_fragments", "fragment_assets", "rankings")
 TABLES = (*MOVED, "anki_cards", "vector_embeddings")
@@ -304,7 +304,8 @@ def make_with_full_disk(
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
     code = (
-        "import signal, sys; from pathlib import Path; from pipeline.sample import make_sample;"
+        "import signal, sys; from pathlib import Path;"
+        "from pipeline.sample.content import make_sample;"
         f"signal.signal(signal.SIGXFSZ, signal.Handlers({on_full.value}));"
         "make_sample(Path(sys.argv[1]))"
     )

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import URL, make_url
 
 from pipeline import settings, storage
-from pipeline.environment import Databases
+from pipeline.environment import Server
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline.settings import libpq, shown
@@ -152,7 +152,7 @@ def test_no_error_of_either_driver_shows_a_password(
     def with_psycopg2() -> None:
         loaded = settings.load()
         assert loaded.given_target is not None
-        storage.prepare(Databases(source.path, loaded.given_target, tmp_path), loaded)
+        storage.prepare(Server(loaded.given_target), loaded)
 
     for connect in (with_adbc, with_psycopg2):
         with pytest.raises(PipelineError) as failed:
@@ -178,7 +178,7 @@ def test_settings_show_no_password(kind: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DATABASE_URL", f"{kind}://user:{SECRET}@127.0.0.1/db")
     loaded = settings.load()
     try:
-        found = Databases(Path("a.db"), loaded.given_target or make_url("x://"), Path("snapshots"))
+        found = Server(loaded.given_target or make_url("x://"))
         texts = [repr(found), str(found.target), found.target_shown]
     except PipelineError as error:
         texts = ["".join(traceback.format_exception(error))]

@@ -15,7 +15,7 @@ from pipeline.commands import moves
 from pipeline.move import changes, standing, verify
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.move.findings import CheckResult, KeyNotEnforced
-from pipeline.sample import make_sample
+from pipeline.sample.content import make_sample
 from pipeline.selftest import FAULTS, HARMLESS, Outcome, attack
 from pipeline.settings import libpq
 from pipeline_tests.commands import command

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.move import mending, schema
 from pipeline.move.target import Target
+from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query, reasons
 from pipeline_tests.syncs import (
     FIRST,
@@ -121,7 +122,7 @@ def mend(url: str, table: str, handle: str, column: str, storage: str, value: st
     with Target.connect(url, shown="the target") as target:
         records = [
             {**record, "storage": storage, "value": value}
-            for record in mending.export(target, [table])
+            for record in mending.export(target, [metadata.tables[table]])
             if (record["handle"], record["column"]) == (handle, column)
         ]
         with target.transaction():

@@ -24,8 +24,7 @@ from dagster._core.remote_origin import (
 )
 from sqlalchemy.engine import URL
 
-from pipeline import definitions, settings, ticks
-from pipeline.environment import databases
+from pipeline import definitions, environment, settings, ticks
 from pipeline.move.errors import SettingsError, Transient
 from pipeline.move.target import Target
 from pipeline.settings import libpq
@@ -244,7 +243,7 @@ def test_a_tick_is_skipped_while_another_session_holds_the_target(
             "SELECT pid, to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_stat_activity"
             " WHERE pid = pg_backend_pid()"
         )
-        shown = databases(settings.load()).target_shown
+        shown = environment.server(settings.load()).target_shown
         assert clock_tick(instance, job) == (
             f"{shown} is held by another run (server process {number}, from a local socket,"
             f" connected since {since} UTC)."

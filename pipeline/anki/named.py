@@ -3,6 +3,7 @@
 from pipeline.anki.collection import CollectionFile, make_collection
 from pipeline.anki.connect import TIMEOUT, AnkiConnect
 from pipeline.anki.notes import Anki
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import SettingsError
 from pipeline.settings import Settings
 
@@ -30,7 +31,7 @@ def named_anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
         return AnkiConnect(named.connect_url, key=named.connect_key, timeout=timeout)
     if named.collection:
         return CollectionFile(named.collection)
-    if settings.source_path != settings.sample_path:
+    if settings.source_path(CONTENT) != settings.sample_path(CONTENT):
         raise SettingsError(
             "No Anki is named",
             remedy="Set ANKI_CONNECT_URL (http://127.0.0.1:8765) or ANKI_COLLECTION",

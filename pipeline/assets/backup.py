@@ -3,38 +3,37 @@
 They are made in one step, under the target's lock: one folder, one manifest, and no move between.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import dagster as dg
 import pandas as pd
-import sqlalchemy as sa
 
 from pipeline import checks, environment, frames, settings
 from pipeline.assets import attempts
 from pipeline.backup import shelf
 from pipeline.backup.making import Made, Rehearsal, make
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.resources import TargetDatabase
 
 SOURCE, TARGET, STEP, CHECK = "source_backup", "target_backup", "make_backup", "restorable"
 
 
-def backup_assets(
-    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
-) -> dg.AssetsDefinition:
-    """The assets that keep both databases.
+def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
+    """The assets that keep both databases of a migration.
 
     Args:
-        tables: the target's tables, the ledger's included.
+        migration: whose source, whose tables, and whose rows of the ledger.
         group: the assets' group.
-        owners: the assets' owners.
     """
+    owners = migration.owners
+    of_source, of_target = migration.named(SOURCE), migration.named(TARGET)
 
     @dg.multi_asset(
-        name=STEP,
+        name=migration.named(STEP),
         specs=[
             dg.AssetSpec(
-                SOURCE,
+                of_source,
                 group_name=group,
                 kinds={"sqlite"},
                 owners=list(owners),
@@ -44,14 +43,15 @@ def backup_assets(
                 ),
             ),
             dg.AssetSpec(
-                TARGET,
-                deps=[SOURCE],
+                of_target,
+                deps=[of_source],
                 group_name=group,
                 kinds={"postgres"},
                 owners=list(owners),
                 description=(
-                    "The target's tables and the ledger as they are before they are changed, all"
-                    " of one moment: rows, definitions, sequences and rights, in the same folder."
+                    "The target's tables and their part of the ledger as they are before they are"
+                    " changed, all of one moment: rows, definitions, sequences and rights, in the"
+                    " same folder."
                 ),
             ),
         ],
@@ -59,7 +59,7 @@ def backup_assets(
             dg.AssetCheckSpec(
                 CHECK, asset=asset, blocking=True, description=checks.DESCRIPTIONS[CHECK]
             )
-            for asset in (SOURCE, TARGET)
+            for asset in (of_source, of_target)
         ],
     )
     def kept(
@@ -69,8 +69,8 @@ def backup_assets(
             # While the lock is held no move comes between.
             target.open()
             loaded = settings.load()
-            found = environment.databases(loaded)
-            made = make(loaded.pipeline_home, found, tables=tables, keep=loaded.keep_backups)
+            found = environment.databases(loaded, migration)
+            made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
         except PipelineError as error:
             attempts.try_again(context, error, target)
             raise checks.failure(error) from error
@@ -80,14 +80,14 @@ def backup_assets(
             "folder": folder,
         }
         yield dg.MaterializeResult(
-            asset_key=SOURCE,
+            asset_key=of_source,
             metadata=common | _of_source(made),
-            check_results=[_result(SOURCE, made.source)],
+            check_results=[_result(of_source, made.source)],
         )
         yield dg.MaterializeResult(
-            asset_key=TARGET,
+            asset_key=of_target,
             metadata=common | _of_target(made),
-            check_results=[_result(TARGET, made.target)],
+            check_results=[_result(of_target, made.target)],
         )
 
     return kept

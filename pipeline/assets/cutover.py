@@ -1,12 +1,11 @@
 """The asset that is the state of the migration: who may write. Its job alone changes that."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import dagster as dg
-import sqlalchemy as sa
 from pydantic import Field
 
 from pipeline import backup, checks, frames, settings
@@ -16,16 +15,16 @@ from pipeline.assets.anki import CARDS, EMBEDDINGS
 from pipeline.assets.plan import PLAN
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
-from pipeline.environment import databases, source_file
+from pipeline.cutover.steps import CUTOVER, STEP
+from pipeline.environment import server, source_file
 from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.watermarks import rules_of_all
 from pipeline.resources import SourceDatabase, TargetDatabase
 
-NAME = "cutover"
 GATE = "gate"
-STEP = "change_state"
 Step = Literal["check", "freeze", "live", "thaw", "close", "rollback"]
 STEPS: tuple[Step, ...] = get_args(Step)
 
@@ -37,6 +36,9 @@ _OF_ANKI = {
     CARDS: anki_checks.OF_CARDS,
     EMBEDDINGS: embeddings.OF_EMBEDDINGS,
 }
+
+Further = Callable[[dg.DagsterInstance], Answer]
+"""A question of the gate that Dagster's records answer."""
 
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]  # type: ignore[type-arg]
 
@@ -56,25 +58,27 @@ class CutoverConfig(dg.Config):
 
 
 def cutover_asset(
-    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+    migration: Migration, *, group: str, further: Sequence[Further] = ()
 ) -> dg.AssetsDefinition:
-    """The asset that is the state of the migration of these tables.
+    """The asset that is the state of a migration.
 
     Args:
-        tables: parents before children.
+        migration: what is cut over.
         group: the asset's group.
-        owners: the asset's owners.
+        further: what the gate asks beside the databases, the plan and the backups.
     """
+    tables = migration.tables
+    name = migration.named(CUTOVER)
 
     @dg.multi_asset(
-        name=STEP,
+        name=migration.named(STEP),
         specs=[
             dg.AssetSpec(
-                NAME,
+                name,
                 deps=[table.name for table in tables],
                 group_name=group,
                 kinds={"sqlite", "postgres"},
-                owners=list(owners),
+                owners=list(migration.owners),
                 description=(
                     "Who may write. shadow: the application writes SQLite, and PostgreSQL follows."
                     " frozen: nobody writes. live: the application writes PostgreSQL, and what it"
@@ -82,7 +86,7 @@ def cutover_asset(
                 ),
             )
         ],
-        check_specs=[dg.AssetCheckSpec(GATE, asset=NAME, description=checks.DESCRIPTIONS[GATE])],
+        check_specs=[dg.AssetCheckSpec(GATE, asset=name, description=checks.DESCRIPTIONS[GATE])],
         description="Go from one state of the migration to another.",
         # Not every step asks the gate, and asking alone changes no state.
         can_subset=True,
@@ -96,24 +100,32 @@ def cutover_asset(
         try:
             loaded = settings.load()
             site = steps.Site(
-                path=source_file(loaded),
+                path=source_file(loaded, migration),
                 sources=source,
                 target=target.open(),
+                migration=migration.name,
                 tables=tables,
                 run_id=context.run.run_id,
-                policies=loaded.policies,
+                policies=loaded.policies(migration),
                 delete_share=loaded.max_delete_share,
                 say=context.log.info,
             )
-            yield from _step(context, config.step, site)
+            yield from _step(context, config.step, site, migration, further)
         except PipelineError as error:
             raise checks.failure(error) from error
 
     return changed
 
 
-def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Results:
+def _step(
+    context: dg.AssetExecutionContext,
+    step: Step,
+    site: steps.Site,
+    migration: Migration,
+    further: Sequence[Further],
+) -> Results:
     """Take one step, and tell what came of it."""
+    name = migration.named(CUTOVER)
     shown: dict[str, dg.MetadataValue] = {}
     if step == "rollback":
         with private_folder(settings.load().snapshots, f"{site.run_id}-back") as folder:
@@ -127,19 +139,24 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
     elif step == "close":
         steps.close(site)
     else:
-        outside = _outside(context.instance, site)
+        instance = context.instance
+        outside = [
+            _planned(instance, site, migration),
+            _backed_up(site, migration),
+            *(ask(instance) for ask in further),
+        ]
         match step:
             case "check":
-                passed = states.says_no(site.target)
+                passed = states.says_no(site.target, site.migration)
                 asked = [*([] if passed else outside), *steps.ask(site)]
                 if asked:
-                    yield result(asked, asked_early=True)
+                    yield result(name, asked, asked_early=True)
                 return
             case "freeze":
                 outcome = steps.freeze(site, outside=outside)
             case "live":
                 outcome = steps.go_live(site, outside=outside)
-        yield result(outcome.answers)
+        yield result(name, outcome.answers)
         if not outcome.open:
             no = "; ".join(f"{a.question}: {a.says}" for a in outcome.answers if not a.yes)
             raise dg.Failure(
@@ -149,23 +166,26 @@ def _step(context: dg.AssetExecutionContext, step: Step, site: steps.Site) -> Re
         shown["caught_up"] = dg.MetadataValue.int(outcome.caught_up)
         if outcome.blocked_seconds is not None:
             shown["blocked_seconds"] = dg.MetadataValue.float(round(outcome.blocked_seconds, 3))
-    now = states.read(site.target)
+    now = states.read(site.target, site.migration)
     yield dg.MaterializeResult(
-        asset_key=NAME, metadata={"state": dg.MetadataValue.text(now.state), **shown}
+        asset_key=name, metadata={"state": dg.MetadataValue.text(now.state), **shown}
     )
 
 
-def result(answers: Sequence[Answer], *, asked_early: bool = False) -> dg.AssetCheckResult:
+def result(
+    asset: str, answers: Sequence[Answer], *, asked_early: bool = False
+) -> dg.AssetCheckResult:
     """The gate as a check: it passes if every answer is yes.
 
     Args:
+        asset: the state whose gate it is.
         answers: the list.
         asked_early: nobody wants to go through yet, so a no is only a warning.
     """
     no = [answer for answer in answers if not answer.yes]
     return dg.AssetCheckResult(
         check_name=GATE,
-        asset_key=NAME,
+        asset_key=asset,
         passed=not no,
         severity=dg.AssetCheckSeverity.WARN if asked_early else dg.AssetCheckSeverity.ERROR,
         description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",
@@ -178,14 +198,9 @@ def result(answers: Sequence[Answer], *, asked_early: bool = False) -> dg.AssetC
     )
 
 
-def _outside(instance: dg.DagsterInstance, site: steps.Site) -> list[Answer]:
-    """Answers that Dagster's records and the backups give."""
-    return [_planned(instance, site), _backed_up(site), _anki(instance)]
-
-
-def _planned(instance: dg.DagsterInstance, site: steps.Site) -> Answer:
+def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migration) -> Answer:
     question = "the plan is current"
-    event = instance.get_latest_materialization_event(dg.AssetKey(PLAN))
+    event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLAN)))
     if event is None or event.asset_materialization is None:
         return Answer(question, False, "nobody has planned", "Run pipeline plan, and read it")
     at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
@@ -200,7 +215,8 @@ def _planned(instance: dg.DagsterInstance, site: steps.Site) -> Answer:
     return Answer(question, True, said)
 
 
-def _anki(instance: dg.DagsterInstance) -> Answer:
+def anki_consistent(instance: dg.DagsterInstance) -> Answer:
+    """Whether Anki was found consistent with the contents, if there is one."""
     question = "Anki is consistent"
     named = settings.load().anki
     if not (named.collection or named.connect_url):
@@ -222,15 +238,15 @@ def _anki(instance: dg.DagsterInstance) -> Answer:
     return Answer(question, True, "every check that is no warning passed")
 
 
-def _backed_up(site: steps.Site) -> Answer:
+def _backed_up(site: steps.Site, migration: Migration) -> Answer:
     question, remedy = "a backup was restored and verified", "Run pipeline backup"
-    found = backup.newest(settings.load().pipeline_home)
+    found = backup.newest(settings.load().pipeline_home, migration.name)
     if found is None or found.rehearsed is None:
         return Answer(question, False, "there is none", remedy)
     said = f"{found.name}, rehearsed {found.rehearsed:%Y-%m-%d %H:%M} UTC"
     if Path(found.source) != site.path:
         return Answer(question, False, f"{said}, but of {found.source}", remedy)
-    if found.target != databases(settings.load()).target_shown:
+    if found.target != server(settings.load()).target_shown:
         return Answer(question, False, f"{said}, but of {found.target}", remedy)
     if datetime.now(timezone.utc) - found.at > timedelta(hours=BACKUP_HOURS):  # noqa: UP017
         return Answer(question, False, f"{said}, more than {BACKUP_HOURS} hours old", remedy)

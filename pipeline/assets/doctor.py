@@ -1,25 +1,23 @@
 """The check that tells whether both databases are fit for a move; ``pipeline doctor`` in the UI."""
 
-from collections.abc import Sequence
-
 import dagster as dg
-import sqlalchemy as sa
 
 from pipeline import checks, frames, settings
 from pipeline.assets.plan import PLAN
 from pipeline.doctor.examination import examine
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 
 NAME = "doctor"
 
 
-def doctor_check(tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
-    """The check on the plan of these tables."""
+def doctor_check(migration: Migration) -> dg.AssetChecksDefinition:
+    """The check on the plan of a migration."""
 
-    @dg.asset_check(asset=PLAN, name=NAME, description=checks.DESCRIPTIONS[NAME])
+    @dg.asset_check(asset=migration.named(PLAN), name=NAME, description=checks.DESCRIPTIONS[NAME])
     def examined() -> dg.AssetCheckResult:
         try:
-            found = examine(settings.load(), tables)
+            found = examine(settings.load(), migration)
         except PipelineError as error:
             raise checks.failure(error) from error
         wrong = [symptom for symptom in found if symptom.state != "well"]

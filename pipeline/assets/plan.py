@@ -1,33 +1,30 @@
 """The asset that tells what moves would do; its job is a dry run of ``migrate``."""
 
-from collections.abc import Sequence
-
 import dagster as dg
-import sqlalchemy as sa
 
 from pipeline import checks, metadata, settings
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.plan import plan_tables
 from pipeline.move.watermarks import rules_of_all
 from pipeline.resources import SourceDatabase, TargetDatabase
 
-PLAN = "plan"
+PLAN, STEP = "plan", "make_plan"
 
 
-def plan_asset(
-    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
-) -> dg.AssetsDefinition:
-    """The asset that tells what moving these tables would do."""
+def plan_asset(migration: Migration) -> dg.AssetsDefinition:
+    """The asset that tells what moving the tables of a migration would do."""
+    tables = migration.tables
 
     # An asset's own step would bear its name, which the job of that name has already.
     @dg.multi_asset(
-        name="make_plan",
+        name=migration.named(STEP),
         specs=[
             dg.AssetSpec(
-                PLAN,
-                group_name=group,
+                migration.named(PLAN),
+                group_name=migration.name,
                 kinds={"sqlite", "postgres"},
-                owners=list(owners),
+                owners=list(migration.owners),
                 description=(
                     "What a move would do, without touching the target: rows and bytes, what"
                     " columns hold, what would be rejected or lose something, drift, and how long"
@@ -42,7 +39,7 @@ def plan_asset(
         try:
             session = target.open()
             opened = source.open(tables, target=session, run_id=context.run.run_id)
-            policies = settings.load().policies
+            policies = settings.load().policies(migration)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = rules_of_all(tables, opened, policies)
         except PipelineError as error:

@@ -8,18 +8,21 @@ import sqlalchemy as sa
 
 from pipeline import checks, evidence, progress, settings
 from pipeline.cutover import states
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.prepare import prepare
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.resources import SourceDatabase, TargetDatabase
 
 
-def table_checks(tables: Sequence[sa.Table]) -> list[dg.AssetChecksDefinition]:
+def table_checks(migration: Migration) -> list[dg.AssetChecksDefinition]:
     """The checks of what is committed, one step for each table."""
-    return [_table_checks(table, tables) for table in tables]
+    return [_table_checks(table, migration) for table in migration.tables]
 
 
-def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecksDefinition:
+def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefinition:
+    tables = migration.tables
+
     @dg.multi_asset_check(
         name=f"verify_{table.name}",
         specs=checks.standing_specs(table),
@@ -36,11 +39,11 @@ def _table_checks(table: sa.Table, tables: Sequence[sa.Table]) -> dg.AssetChecks
             seed = by_run if loaded.verify_seed is None else loaded.verify_seed
             # First the lock, then the copy, so that no move comes between them.
             session = target.open()
-            states.demand_following(session)
+            states.demand_following(session, migration.name)
             opened = source.open(tables, target=session, run_id=run_id)
             with session.looking():
                 found = standing_checks(
-                    prepare(table, opened, loaded.policies),
+                    prepare(table, opened, loaded.policies(migration)),
                     source=opened,
                     target=session,
                     sample=Sample(round(loaded.verify_mib * 2**20), seed),

@@ -15,8 +15,9 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
-from pipeline import checks, evidence, metadata, progress
+from pipeline import checks, evidence, metadata, migrations, progress
 from pipeline.assets import attempts
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.mover import Mover
 from pipeline.move.scope import Scope, family
@@ -76,38 +77,25 @@ def run_config(names: Iterable[str], config: MoveConfig) -> dict[str, object]:
     return {"ops": {name: {"config": config.model_dump()} for name in names}}
 
 
-def table_assets(
-    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str], every: timedelta
-) -> list[dg.AssetsDefinition]:
-    """The assets that move these tables, parents before children.
+def table_assets(migration: Migration, *, every: timedelta) -> list[dg.AssetsDefinition]:
+    """The assets that move the tables of a migration, parents before children.
 
     Args:
-        tables: parents before children.
-        group: the assets' group.
-        owners: the assets' owners.
+        migration: what moves.
         every: how often the target is meant to follow the source.
     """
-    return [
-        _table_asset(table, tables, group=group, owners=owners, every=every) for table in tables
-    ]
+    return [_table_asset(table, migration, every=every) for table in migration.tables]
 
 
-def _table_asset(
-    table: sa.Table,
-    tables: Sequence[sa.Table],
-    *,
-    group: str,
-    owners: Sequence[str],
-    every: timedelta,
-) -> dg.AssetsDefinition:
+def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> dg.AssetsDefinition:
     parents = sorted({key.column.table.name for key in table.foreign_keys} - {table.name})
 
     @dg.asset(
         name=table.name,
         deps=parents,
-        group_name=group,
+        group_name=migration.name,
         kinds={"sqlite", "postgres", "table"},
-        owners=list(owners),
+        owners=list(migration.owners),
         description=str(table.info["description"]),
         metadata=metadata.declared(table),
         check_specs=checks.specs(table),
@@ -122,7 +110,7 @@ def _table_asset(
         source: SourceDatabase,
         target: TargetDatabase,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        selected = _selected(context, tables)
+        selected = _selected(context, migration.tables)
         planned = [each.name for each in selected]
         try:
             scope = config.scope
@@ -132,7 +120,7 @@ def _table_asset(
                 make = _syncer(context, selected, source, config)
             else:
                 make = _mover(context, selected, source)
-            mover = target.mover(make, way=str(config))
+            mover = target.mover(make, migration=migration, way=str(config))
             move = mover.move(
                 table,
                 upcoming=selected[selected.index(table) + 1 :],
@@ -168,7 +156,7 @@ def _mover(
         # First the lock, then the copy: who waits for another run must not move an older copy.
         run_id = context.run.run_id
         opened = source.open(tables, target=session, run_id=run_id)
-        share, policies = loaded.max_delete_share, loaded.policies
+        share, policies = loaded.max_delete_share, loaded.policies(migrations.of(tables))
         with Mover.over(
             opened, session, run_id=run_id, delete_share=share, policies=policies
         ) as mover:
@@ -194,7 +182,7 @@ def _subset_mover(
             scope,
             run_id=run_id,
             delete_share=loaded.max_delete_share,
-            policies=loaded.policies,
+            policies=loaded.policies(migrations.of(tables)),
         )
 
     return make
@@ -210,8 +198,8 @@ def _syncer(
 
     @contextlib.contextmanager
     def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
-        run_id, policies = context.run.run_id, loaded.policies
-        if source.copied:
+        run_id, policies = context.run.run_id, loaded.policies(migrations.of(tables))
+        if source.copied(tables):
             # This run looks at every value already.
             with _mover(context, tables, source)(session, loaded) as mover:
                 yield mover

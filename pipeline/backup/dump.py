@@ -6,6 +6,7 @@ into the file: memory is bounded by the largest row.
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ PUBLIC = "public"
 _DIGEST = """
 SELECT count(*), coalesce(sum(('x' || left(h, 16))::bit(64)::bigint::numeric), 0)::text
   || ' ' || coalesce(sum(('x' || right(h, 16))::bit(64)::bigint::numeric), 0)::text
-  FROM (SELECT md5(ROW({values})::text) AS h FROM ONLY {table}) AS hashed
+  FROM (SELECT md5(ROW({values})::text) AS h FROM ONLY {table} WHERE {only}) AS hashed
 """
 """MD5s of all rows added up: no order, and no memory for it, is needed to compare them."""
 
@@ -39,14 +40,15 @@ SELECT c.relname::text FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid
 
 
 def back_up(
-    url: str, *, shown: str, tables: Iterable[sa.Table], folder: Path
+    url: str, *, shown: str, parts: Iterable[tuple[sa.Table, str]], folder: Path
 ) -> tuple[TargetTable, ...]:
     """Write tables into files of a folder.
 
     Args:
         url: the target, as libpq reads it.
         shown: what messages call it.
-        tables: those that are looked for; they need not be there.
+        parts: tables that are looked for, and which of their rows, empty for all; they need not
+            be there.
         folder: it gets a file for each table that is there.
 
     Raises:
@@ -55,7 +57,8 @@ def back_up(
     """
     with session(url, shown=shown, reading=True) as cursor:
         return tuple(
-            _back_up(cursor, table.schema or PUBLIC, table.name, folder) for table in tables
+            _back_up(cursor, TargetTable(table.schema or PUBLIC, table.name, True, only), folder)
+            for table, only in parts
         )
 
 
@@ -86,41 +89,47 @@ def columns(cursor: Any, table: str) -> tuple[str, ...]:
     return tuple(name for name, _, generated in cursor.fetchall() if not generated)
 
 
-def digest(cursor: Any, table: str) -> tuple[int, str]:
-    """Rows of a table, and a digest of all their values; the server makes both."""
+def digest(cursor: Any, table: str, only: str) -> tuple[int, str]:
+    """Rows of a table, and a digest of all their values; the server makes both.
+
+    Args:
+        cursor: a session.
+        table: its name, quoted, with its schema.
+        only: SQL that is true of the rows that count; empty for all.
+    """
     cursor.execute(_COLUMNS, (table,))
     # The text of a large bytea has twice its size, and a limit.
     values = [f"md5({quoted(name)})" if blob else quoted(name) for name, blob, _ in cursor]
-    cursor.execute(_DIGEST.format(values=", ".join(values), table=table))
+    cursor.execute(_DIGEST.format(values=", ".join(values), table=table, only=only or "true"))
     rows, found = cursor.fetchone()
     return int(rows), str(found)
 
 
-def _back_up(cursor: Any, schema: str, name: str, folder: Path) -> TargetTable:
-    if not exists(cursor, schema, name):
-        return TargetTable(schema, name, there=False)
-    table = at(schema, name)
-    cursor.execute(definition.path(quoted(schema)))
-    rows, values = digest(cursor, table)
+def _back_up(cursor: Any, asked: TargetTable, folder: Path) -> TargetTable:
+    if not exists(cursor, asked.schema, asked.name):
+        return replace(asked, there=False)
+    table = at(asked.schema, asked.name)
+    cursor.execute(definition.path(quoted(asked.schema)))
+    rows, values = digest(cursor, table, asked.only)
     names = columns(cursor, table)
-    empty = TargetTable(schema, name, there=True)
-    path = folder / empty.file
+    path = folder / asked.file
     with path.open("wb") as file:
         hashed = _Hashed(file)
         listed = ", ".join(map(quoted, names))
-        cursor.copy_expert(f"COPY {table} ({listed}) TO STDOUT (FORMAT binary)", hashed)
+        taken = f"{table} ({listed})"
+        if asked.only:
+            taken = f"(SELECT {listed} FROM ONLY {table} WHERE {asked.only})"
+        cursor.copy_expert(f"COPY {taken} TO STDOUT (FORMAT binary)", hashed)
     shelf.onto_disk(path)
-    return TargetTable(
-        schema,
-        name,
-        there=True,
+    return replace(
+        asked,
         rows=rows,
         bytes=path.stat().st_size,
         sha256=hashed.sha256.hexdigest(),
         digest=values,
         columns=names,
         definition=definition.define(cursor, table),
-        counters=_counters(cursor, schema, table),
+        counters=_counters(cursor, asked.schema, table),
         publications=definition.published(cursor, table),
     )
 

@@ -1,7 +1,7 @@
 """A backup of both databases, rehearsed as soon as it is made."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,9 @@ import sqlalchemy as sa
 from pipeline.backup import dump, restore, shelf, source
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.environment import Databases
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
+from pipeline.tables import ledger
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,14 @@ class Made:
     removed: tuple[str, ...]
 
 
-def make(home: Path, found: Databases, *, tables: Iterable[sa.Table], keep: int) -> Made:
+def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Made:
     """Take a backup and restore it elsewhere; the caller holds the target's lock.
 
     Args:
         home: PIPELINE_HOME.
         found: both databases.
-        tables: the target's tables that are looked for.
-        keep: how many backups are kept.
+        migration: whose databases these are.
+        keep: how many backups of it are kept.
 
     Raises:
         PipelineError: it could not be taken; nothing that looks like a backup is left.
@@ -68,7 +70,7 @@ def make(home: Path, found: Databases, *, tables: Iterable[sa.Table], keep: int)
         sha256 = shelf.sha256_of(folder / SOURCE_FILE)
         between = time.perf_counter()
         dumped = dump.back_up(
-            found.target_url, shown=found.target_shown, tables=tables, folder=folder
+            found.target_url, shown=found.target_shown, parts=_parts(migration), folder=folder
         )
         ended = time.perf_counter()
         manifest = Manifest(
@@ -80,6 +82,7 @@ def make(home: Path, found: Databases, *, tables: Iterable[sa.Table], keep: int)
             source_tables=held,
             target=found.target_shown,
             target_tables=dumped,
+            migration=migration.name,
         )
         shelf.finish(home, folder, manifest)
     kept = shelf.place(home, name)
@@ -93,8 +96,19 @@ def make(home: Path, found: Databases, *, tables: Iterable[sa.Table], keep: int)
     removed: list[str] = []
     if not (of_source.fault or of_target.fault):
         manifest = shelf.note_rehearsal(home, manifest)
-        removed = shelf.retain(home, keep)
+        removed = shelf.retain(home, migration.name, keep)
     return Made(manifest, between - started, ended - between, of_source, of_target, tuple(removed))
+
+
+def _parts(migration: Migration) -> Iterator[tuple[sa.Table, str]]:
+    """What of the target belongs to a migration: its tables, and its rows of the ledger."""
+    names = [table.name for table in migration.tables]
+    for table in migration.tables:
+        yield table, ""
+    for table in ledger.metadata.sorted_tables:
+        only = ledger.part_of(table, migration.name, names)
+        if only is not None:
+            yield table, only
 
 
 def _rehearsed(restored: Callable[[], None]) -> Rehearsal:

@@ -45,6 +45,7 @@ class TargetTable:
         schema: where it is.
         name: its name.
         there: whether it was there; if not, the rest is empty.
+        only: SQL that is true of the rows that belong to the backup; empty for all.
         rows: how many.
         bytes: size of its file.
         sha256: of its file.
@@ -58,6 +59,7 @@ class TargetTable:
     schema: str
     name: str
     there: bool
+    only: str = ""
     rows: int = 0
     bytes: int = 0
     sha256: str = ""
@@ -91,6 +93,7 @@ class Manifest:
         source_tables: all tables of the file.
         target: what people call the PostgreSQL database; holds no password.
         target_tables: those that were looked for.
+        migration: whose databases these are.
         rehearsed: when both parts were restored elsewhere and found equal, None if they were not.
     """
 
@@ -102,6 +105,7 @@ class Manifest:
     source_tables: tuple[SourceTable, ...]
     target: str
     target_tables: tuple[TargetTable, ...]
+    migration: str
     rehearsed: datetime | None = None
 
     @property

@@ -2,7 +2,8 @@
 
 A table that is defined as it was gets its rows replaced, so whatever looks at it stays. One that is
 gone, or was changed, is made again; keys and indexes are built after the rows. What is no part of
-the backup is never dropped: where it depends on a table that has to go, the restore is refused. A
+the backup is never dropped: where it depends on a table that has to go, the restore is refused. Of
+the ledger's tables only the rows of the backup's migration are replaced. A
 table that is made again is put into the publications that it was in.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 from psycopg2 import errors
 
 from pipeline.backup import definition, dump, shelf
-from pipeline.backup.errors import BackupError
+from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
 from pipeline.move.contract import quoted
@@ -160,17 +161,48 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
     if present:
         listed = ", ".join(_at(table, places) for table in present)
         cursor.execute(f"LOCK TABLE {listed} IN ACCESS EXCLUSIVE MODE")
-    staying = [table for table in present if table.there and _alike(cursor, table, places)]
+    staying = [table for table in present if _stays(cursor, table, places)]
     for table in present:
         definition.take_functions(cursor, _at(table, places))
         cursor.execute(_CONSTRAINED, {"table": _at(table, places)})
         for (statement,) in cursor.fetchall():
             cursor.execute(statement)
     going = [table for table in present if table not in staying]
-    for verb, some in (("TRUNCATE", staying), ("DROP TABLE", going)):
+    whole = [table for table in staying if not table.only]
+    for verb, some in (("TRUNCATE", whole), ("DROP TABLE", going)):
         if some:
             cursor.execute(f"{verb} {', '.join(_at(table, places) for table in some)}")
+    for table in staying:
+        if table.only:
+            cursor.execute(f"DELETE FROM {_at(table, places)} WHERE {table.only}")
     return [table for table in tables if table.there and table not in staying]
+
+
+def _stays(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
+    """Whether a table that is there can be emptied; otherwise it is dropped.
+
+    Raises:
+        RestoreRefused: it would have to be dropped, with rows that the backup does not have.
+    """
+    if table.there and _alike(cursor, table, places):
+        return True
+    if not table.only:
+        return False
+    if not table.there:
+        return True
+    if _has_others(cursor, table, places):
+        raise RestoreRefused(
+            f"{table.shown} is defined otherwise than in the backup, and has rows of another"
+            " migration, which would be lost",
+            remedy="Nothing was changed; restore with the version that made the backup",
+        )
+    return False
+
+
+def _has_others(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
+    """Whether a table has rows that do not belong to the backup."""
+    cursor.execute(f"SELECT EXISTS (SELECT FROM {_at(table, places)} WHERE NOT ({table.only}))")
+    return bool(cursor.fetchone()[0])
 
 
 def _alike(cursor: Any, table: TargetTable, places: dict[str, str]) -> bool:
@@ -182,8 +214,15 @@ def _fill(cursor: Any, table: TargetTable, path: Path, places: dict[str, str]) -
     names = ", ".join(map(quoted, table.columns))
     with path.open("rb") as file:
         cursor.copy_expert(f"COPY {_at(table, places)} ({names}) FROM STDIN (FORMAT binary)", file)
+    alone = not table.only or not _has_others(cursor, table, places)
     for counter in table.counters:
         name = dump.at(places[table.schema], counter.name)
+        if not alone:
+            # Others go on counting; numbers that nobody gets do no harm.
+            cursor.execute(
+                f"SELECT setval(%s, greatest(last_value, %s)) FROM {name}", (name, counter.last)
+            )
+            continue
         # After RESTART the sequence has a new file, so setval is undone with the transaction.
         cursor.execute(f"ALTER SEQUENCE {name} RESTART")
         cursor.execute("SELECT setval(%s, %s, %s)", (name, counter.last, counter.called))
@@ -201,7 +240,7 @@ def _compare(cursor: Any, table: TargetTable, places: dict[str, str]) -> None:
             p for p in definition.PHASES if not definition.same(now, table.definition, phases=[p])
         ]
         raise _differs(table, f"is defined otherwise ({', '.join(wrong)})")
-    rows, values = dump.digest(cursor, _at(table, places))
+    rows, values = dump.digest(cursor, _at(table, places), table.only)
     if (rows, values) != (table.rows, table.digest):
         raise _differs(table, f"has {rows:,} rows, the backup {table.rows:,}, of other values")
 

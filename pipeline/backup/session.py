@@ -54,5 +54,6 @@ def session(url: str, *, shown: str, reading: bool = False) -> Iterator[Any]:
                     f"{shown}: something that the backup does not have depends on its tables"
                     f" ({detail.rstrip('.')})",
                     remedy="Nothing was changed; drop it, restore, and make it again",
-                ) from error
-            raise TargetError.from_driver(error, where=shown, url=url) from error
+                ) from None
+            # Not "from error": the server's further lines quote the row that it refused.
+            raise TargetError.from_driver(error, where=shown, url=url) from None

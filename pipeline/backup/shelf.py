@@ -48,28 +48,37 @@ def finished(home: Path) -> list[Manifest]:
     return sorted(found, key=lambda manifest: manifest.at, reverse=True)
 
 
-def newest(home: Path, *, rehearsed: bool = False) -> Manifest | None:
-    """The newest backup, None without any.
+def newest(home: Path, migration: str, *, rehearsed: bool = False) -> Manifest | None:
+    """The newest backup of a migration, None without any.
 
     Args:
         home: PIPELINE_HOME.
+        migration: its name.
         rehearsed: only of those that are known to be restorable.
     """
-    return next((m for m in finished(home) if m.rehearsed or not rehearsed), None)
+    wanted = (m for m in finished(home) if m.migration == migration)
+    return next((m for m in wanted if m.rehearsed or not rehearsed), None)
 
 
-def named(home: Path, name: str | None) -> Manifest:
-    """The backup of a name, or the newest that was rehearsed.
+def named(home: Path, migration: str, name: str | None) -> Manifest:
+    """The backup of a name, or the newest of a migration that was rehearsed.
 
     Raises:
-        BackupError: there is none, or its manifest is damaged.
+        BackupError: there is none, it is of another migration, or its manifest is damaged.
     """
     if name is not None:
-        return manifests.read(place(home, Path(name).name))
-    found = newest(home, rehearsed=True)
+        manifest = manifests.read(place(home, Path(name).name))
+        if manifest.migration != migration:
+            raise BackupError(
+                f"The backup {manifest.name} is of the migration {manifest.migration}, not of"
+                f" {migration}",
+                remedy="Name that migration, or another backup",
+            )
+        return manifest
+    found = newest(home, migration, rehearsed=True)
     if found is None:
         raise BackupError(
-            f"There is no rehearsed backup in {home / _BACKUPS}",
+            f"There is no rehearsed backup of {migration} in {home / _BACKUPS}",
             remedy="Run pipeline backup, or name one with --from",
         )
     return found
@@ -111,16 +120,19 @@ def note_rehearsal(home: Path, manifest: Manifest) -> Manifest:
     return noted
 
 
-def retain(home: Path, keep: int) -> list[str]:
-    """Remove what is older than so many of the newest backups, and as many replaced sources.
+def retain(home: Path, migration: str, keep: int) -> list[str]:
+    """Remove what is older than so many of a migration's newest backups.
+
+    Of sources that a restore has overwritten, so many copies are kept, too.
 
     The newest backup that was rehearsed stays, however old it is.
 
     Returns:
         The names of the backups that were removed.
     """
-    safe = newest(home, rehearsed=True)
-    old = [each.name for each in finished(home)[keep:] if safe and each.name != safe.name]
+    safe = newest(home, migration, rehearsed=True)
+    mine = [each for each in finished(home) if each.migration == migration]
+    old = [each.name for each in mine[keep:] if safe and each.name != safe.name]
     for name in old:
         aside = home / _BACKUPS / _UNFINISHED / name
         aside.parent.mkdir(exist_ok=True)

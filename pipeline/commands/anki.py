@@ -11,6 +11,7 @@ from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import SettingsError
 
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
@@ -65,7 +66,7 @@ def _follow(
 ) -> int:
     """Run a job of Anki with live output; returns the exit code."""
     started = time.perf_counter()
-    found = terminal.ready()
+    found = terminal.ready(CONTENT)
     anki = named_anki(settings.load())
     terminal.say_where(found)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)

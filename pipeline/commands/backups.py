@@ -6,15 +6,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline import environment, report, settings
+from pipeline import environment, migrations, report, settings
 from pipeline.backup import restore, shelf, source
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import capture, freezing, states
+from pipeline.migrations import Migration
 from pipeline.move.target import Target
-from pipeline.tables import content
 
 kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
 restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
@@ -33,18 +33,30 @@ _Discard = Annotated[
 ]
 
 
-@kept.callback(invoke_without_command=True)
-def backup(context: typer.Context) -> None:
-    """Keep both databases as they are, and show that they can be restored."""
-    if context.invoked_subcommand is not None:
-        return
-    found = terminal.ready()
-    terminal.say_where(found)
-    result = terminal.result_of("backup")
+def _back_up(which: str | None) -> None:
+    migration = terminal.meant(which)
+    terminal.say_where(terminal.ready(migration))
+    result = terminal.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
         raise typer.Exit(terminal.failed(result))
     list_backups()
+
+
+@kept.callback(invoke_without_command=True)
+def backup(context: typer.Context) -> None:
+    """Keep both databases as they are, and show that they can be restored."""
+    if context.invoked_subcommand is None:
+        _back_up(None)
+
+
+def back_up_named(context: typer.Context) -> None:
+    """Those of the migration whose name the command bears."""
+    _back_up(context.info_name)
+
+
+for _name in migrations.ALL:
+    kept.command(_name, help=f"The databases of the migration {_name}.")(back_up_named)
 
 
 @kept.command("list")
@@ -59,6 +71,7 @@ def list_backups() -> None:
 
 @restored.command("source")
 def restore_source(
+    which: terminal.Which = None,
     name: _From = None,
     to: Annotated[
         Path | None, typer.Option("--to", help="Another file than the source; made if missing.")
@@ -68,12 +81,12 @@ def restore_source(
     even_frozen: _Frozen = False,
 ) -> None:
     """Make the SQLite file what it was; applications may have it open."""
-    loaded = settings.load()
-    home, onto = loaded.pipeline_home, to or loaded.source_path
-    manifest = shelf.named(home, name)
+    loaded, migration = settings.load(), terminal.meant(which)
+    home, onto = loaded.pipeline_home, to or loaded.source_path(migration)
+    manifest = shelf.named(home, migration.name, name)
     if to is None:
         _demand_same("source", manifest.source, str(onto), other=other)
-        _demand_thawed(onto, even_frozen=even_frozen)
+        _demand_thawed(onto, migration, even_frozen=even_frozen)
     copy = shelf.place(home, manifest.name) / SOURCE_FILE
     shelf.demand_whole(copy, manifest.source_sha256)
     terminal.confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
@@ -88,12 +101,16 @@ def restore_source(
 
 @restored.command("target")
 def restore_target(
-    name: _From = None, yes: _Yes = False, other: _Other = False, discard: _Discard = False
+    which: terminal.Which = None,
+    name: _From = None,
+    yes: _Yes = False,
+    other: _Other = False,
+    discard: _Discard = False,
 ) -> None:
-    """Make the target's tables and the ledger what they were, in one transaction."""
-    loaded = settings.load()
-    manifest = shelf.named(loaded.pipeline_home, name)
-    found = environment.databases(loaded)
+    """Make the target's tables and their part of the ledger what they were, in one transaction."""
+    loaded, migration = settings.load(), terminal.meant(which)
+    manifest = shelf.named(loaded.pipeline_home, migration.name, name)
+    found = environment.databases(loaded, migration)
     environment.demand_session(found)
     _demand_same("target", manifest.target, found.target_shown, other=other)
     terminal.confirm(f"Make {found.target_shown} what it was at {_at(manifest)}?", yes=yes)
@@ -101,7 +118,7 @@ def restore_target(
         Target.connect(found.target_url, shown=found.target_shown) as target,
         target.lock(seconds=loaded.lock_seconds),
     ):
-        _demand_following(target, discard=discard)
+        _demand_following(target, migration, discard=discard)
         lost = restore.restore(
             found.target_url,
             shown=found.target_shown,
@@ -109,10 +126,10 @@ def restore_target(
             folder=shelf.place(loaded.pipeline_home, manifest.name),
         )
         with target.transaction():
-            now = states.read(target)
+            now = states.read(target, migration.name)
             if now.state == "live":
                 # What is written from now on is captured again, behind what the backup has of it.
-                capture.install(target, content.metadata.sorted_tables)
+                capture.install(target, migration.tables)
     rows = sum(table.rows for table in manifest.target_tables)
     _say(
         f"{found.target_shown} is what it was at {_at(manifest)}:"
@@ -120,7 +137,7 @@ def restore_target(
     )
     for each in lost:
         _say(f"{each.table} is no more in publication {each.publication}: {each.why}")
-    frozen = freezing.is_frozen_file(found.source, content.metadata.sorted_tables)
+    frozen = freezing.is_frozen_file(found.source, migration.tables)
     thaw = "; the source is frozen: run pipeline cutover thaw" if frozen else ""
     _say(f"the migration is {now}{thaw if now.state == 'shadow' else ''}")
 
@@ -130,6 +147,7 @@ def table_of(manifests: list[Manifest]) -> Table:
     rows = [
         (
             manifest.name,
+            manifest.migration,
             f"{manifest.bytes / 2**20:,.1f}",
             f"{sum(table.rows for table in manifest.source_tables):,}",
             f"{sum(table.rows for table in manifest.target_tables):,}",
@@ -138,17 +156,17 @@ def table_of(manifests: list[Manifest]) -> Table:
         for manifest in manifests
     ]
     return report.grid_of(
-        "Backups", ("backup", "MiB", "source rows", "target rows", "restorable"), rows
+        "Backups", ("backup", "of", "MiB", "source rows", "target rows", "restorable"), rows
     )
 
 
-def _demand_thawed(source: Path, *, even_frozen: bool) -> None:
+def _demand_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> None:
     """Refuse to put a file that can be written in the place of one that is frozen.
 
     Raises:
         RestoreRefused: it is frozen, and that was not asked for.
     """
-    if not even_frozen and freezing.is_frozen_file(source, content.metadata.sorted_tables):
+    if not even_frozen and freezing.is_frozen_file(source, migration.tables):
         raise RestoreRefused(
             f"{source} is frozen by a cut-over; what a backup holds could be written again",
             remedy="Run pipeline cutover thaw or pipeline rollback first, restore --to another"
@@ -156,13 +174,13 @@ def _demand_thawed(source: Path, *, even_frozen: bool) -> None:
         )
 
 
-def _demand_following(target: Target, *, discard: bool) -> None:
+def _demand_following(target: Target, migration: Migration, *, discard: bool) -> None:
     """Refuse to restore a target that the application writes, or is about to.
 
     Raises:
         RestoreRefused: its writes would be lost, and that was not asked for.
     """
-    now = states.read(target)
+    now = states.read(target, migration.name)
     if now.state != "shadow" and not discard:
         raise RestoreRefused(
             f"The migration is {now}; what the application has written to the target since would"

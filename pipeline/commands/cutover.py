@@ -8,6 +8,8 @@ from pipeline import report
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import sign_offs, states
+from pipeline.cutover.steps import CUTOVER, STEP
+from pipeline.migrations import Migration
 from pipeline.move import schema
 from pipeline.move.snapshot import look_at
 
@@ -17,36 +19,37 @@ over = typer.Typer(no_args_is_help=True, help="Change the application over to th
 
 
 @over.command("status")
-def cutover_status() -> None:
+def cutover_status(which: terminal.Which = None) -> None:
     """Tell who may write, and ask the gate; nothing is changed."""
-    raise typer.Exit(_cut_over("check"))
+    raise typer.Exit(_cut_over("check", which))
 
 
 @over.command("freeze")
-def cutover_freeze() -> None:
+def cutover_freeze(which: terminal.Which = None) -> None:
     """Compare every value, then keep the application from writing the source, and move the rest."""
-    raise typer.Exit(_cut_over("freeze"))
+    raise typer.Exit(_cut_over("freeze", which))
 
 
 @over.command("live")
-def cutover_live() -> None:
+def cutover_live(which: terminal.Which = None) -> None:
     """The same, and let the application write the target; only if the gate is open."""
-    raise typer.Exit(_cut_over("live"))
+    raise typer.Exit(_cut_over("live", which))
 
 
 @over.command("thaw")
-def cutover_thaw() -> None:
+def cutover_thaw(which: terminal.Which = None) -> None:
     """Let the application write the source again, as long as the target is not live."""
-    raise typer.Exit(_cut_over("thaw"))
+    raise typer.Exit(_cut_over("thaw", which))
 
 
 @over.command("close")
 def cutover_close(
+    which: terminal.Which = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """End the way back: what is written to the target is not captured any more."""
     terminal.confirm("End the way back? After this pipeline rollback refuses.", yes=yes)
-    raise typer.Exit(_cut_over("close"))
+    raise typer.Exit(_cut_over("close", which))
 
 
 @over.command("sign-off")
@@ -60,9 +63,10 @@ def sign_off(
     undo: Annotated[bool, typer.Option("--undo", help="Take a sign-off back.")] = False,
 ) -> None:
     """Let rows of a table stay behind in quarantine, or take that back."""
-    with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
+    name = table
+    terminal.holding(name)
+    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        (name,) = terminal.known(table)
         if undo:
             taken = sign_offs.undo(target, name, handles=row or ())
             told = f"{taken:,} sign-offs of {name} are taken back"
@@ -72,22 +76,28 @@ def sign_off(
     console.print(told if undo else f"{told}, says {by}", markup=False)
 
 
-def rollback() -> None:
+def rollback(which: terminal.Which = None) -> None:
     """Take what was written to the target since the cut-over back into the source."""
-    raise typer.Exit(_cut_over("rollback"))
+    raise typer.Exit(_cut_over("rollback", which))
 
 
-def _cut_over(step: str) -> int:
+def _of(migration: Migration) -> str:
+    """What tells a migration from the one that is meant where none is named."""
+    return f" {migration.name}" if migration.prefix else ""
+
+
+def _cut_over(step: str, which: str | None) -> int:
     """Run a step of the cut-over; returns the exit code."""
-    found = terminal.ready()
+    migration = terminal.meant(which)
+    found, node = terminal.ready(migration), migration.named(STEP)
     look_at(found.source)
     terminal.say_where(found)
-    result = terminal.result_of("cutover", steps={"change_state": {"step": step}})
+    result = terminal.result_of(migration.named(CUTOVER), steps={node: {"step": step}})
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
-        now = states.read(target)
-    console.print(f"the migration is {now}")
-    for event in result.asset_materializations_for_node("change_state"):
+        now = states.read(target, migration.name)
+    console.print(f"the migration{_of(migration)} is {now}")
+    for event in result.asset_materializations_for_node(node):
         for name, value in event.metadata.items():
             if name != "state":
                 console.print(f"{_LABELS.get(name, name)}: {value.value}", markup=False)

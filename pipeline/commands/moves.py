@@ -6,42 +6,44 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import ddl, environment, report, settings
+from pipeline import ddl, environment, migrations, report, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console, errors
 from pipeline.doctor.examination import examine
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
+from pipeline.migrations import Migration
 from pipeline.move import quarantine
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 from pipeline.move.scope import Scope
 from pipeline.move.snapshot import look_at
 from pipeline.move.target import Target
-from pipeline.tables import content
 
 
-def doctor() -> None:
+def doctor(which: terminal.Which = None) -> None:
     """Tell whether both databases are fit for a move, without changing anything."""
     # Not a job: Dagster keeps its runs in the target, which may not even answer.
     with console.status("examining source and target"):
-        found = examine(settings.load(), content.metadata.sorted_tables)
+        found = examine(settings.load(), terminal.meant(which))
     report.show_symptoms(console, found)
     raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
 
 
 def plan(
+    which: terminal.Which = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
 ) -> None:
     """Tell what a move would do, without touching the target."""
-    found = terminal.ready()
+    migration = terminal.meant(which)
+    found = terminal.ready(migration)
     look_at(found.source)
     if not as_json:
         terminal.say_where(found)
-    result = terminal.result_of("plan")
+    result = terminal.result_of(migration.named("plan"))
     if not result.success:
         raise typer.Exit(terminal.failed(result))
-    (materialized,) = result.asset_materializations_for_node("make_plan")
+    (materialized,) = result.asset_materializations_for_node(migration.named("make_plan"))
     data: Any = materialized.metadata[PLAN].value
     if as_json:
         for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
@@ -50,14 +52,15 @@ def plan(
         report.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
 
 
-def show_schema() -> None:
+def show_schema(which: terminal.Which = None) -> None:
     """Print the target's whole schema as one SQL file, for supabase/migrations."""
-    loaded = settings.load()
-    source, tables = environment.source_file(loaded), content.metadata.sorted_tables
-    print(ddl.of_source(source, tables, loaded.policies), end="")
+    loaded, migration = settings.load(), terminal.meant(which)
+    source = environment.source_file(loaded, migration)
+    print(ddl.of_source(source, migration, loaded.policies(migration)), end="")
 
 
 def migrate(
+    which: terminal.Which = None,
     only_content: Annotated[
         str | None,
         typer.Option(help="Only these contents and what belongs to them: ids, with commas."),
@@ -66,52 +69,66 @@ def migrate(
         int | None, typer.Option(help="Only so many first contents and what belongs to them.")
     ] = None,
 ) -> None:
-    """Move the content tables and print what moved, what was set aside and what was proven."""
+    """Move the tables and print what moved, what was set aside and what was proven."""
     ids = terminal.ids(only_content, option="--only-content")
     scope = Scope.of(ids, limit)
-    found = terminal.ready()
-    look_at(found.source)
-    terminal.say_where(found)
-    subset = {name: {"only_content": ids, "limit": limit} for name in terminal.known(None)}
-    raise typer.Exit(terminal.run("migrate", steps=subset if scope else None))
+    migration = _announced(which)
+    subset = {each.name: {"only_content": ids, "limit": limit} for each in migration.tables}
+    raise typer.Exit(terminal.run(migration.named("migrate"), steps=subset if scope else None))
 
 
 def sync(
+    which: terminal.Which = None,
     full: Annotated[
         bool, typer.Option("--full", help="Look at every value, not only at what changed.")
     ] = False,
 ) -> None:
     """Let the target follow the source: move what changed, and prove it."""
-    found = terminal.ready()
-    look_at(found.source)
-    terminal.say_where(found)
-    raise typer.Exit(terminal.run("sync", full=full))
+    migration = _announced(which)
+    raise typer.Exit(terminal.run(migration.named("sync"), full=full))
 
 
-def verify() -> None:
+def verify(which: terminal.Which = None) -> None:
     """Check what is committed, value by value, against source, ledger and declaration."""
-    found = terminal.ready()
+    migration = _announced(which)
+    raise typer.Exit(terminal.run(migration.named("verify")))
+
+
+def _announced(which: str | None) -> Migration:
+    """The migration that is meant, with its databases ready and told.
+
+    Raises:
+        PipelineError: a setting or a database is not usable.
+    """
+    migration = terminal.meant(which)
+    found = terminal.ready(migration)
     look_at(found.source)
     terminal.say_where(found)
-    raise typer.Exit(terminal.run("verify"))
+    return migration
 
 
 def redrive(
-    table: Annotated[
-        str | None, typer.Argument(help="Only this table and those that refer to it.")
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MIGRATION|TABLE]",
+            help="A migration, or one table and those that refer to it.",
+        ),
     ] = None,
 ) -> None:
     """Try rejected rows again, after a rule, a policy or a value was changed."""
-    found = terminal.ready()
+    table = None if which is None or which in migrations.ALL else which
+    migration = terminal.holding(table) if table else terminal.meant(which)
+    found = terminal.ready(migration)
     look_at(found.source)
-    names = terminal.known(table)
+    names = [table] if table else [each.name for each in migration.tables]
     with terminal.opened(found) as target:
         waiting = [name for name in names if _in_quarantine(target, name)]
     if not waiting:
         console.print("quarantine is empty")
         return
     terminal.say_where(found)
-    code = terminal.run("redrive", tables=_with_children(waiting))
+    code = terminal.run(migration.named("redrive"), tables=_with_children(migration, waiting))
     with terminal.opened(found) as target:
         still = sum(_in_quarantine(target, name) for name in names)
     of = f" of {table}" if table else ""
@@ -140,10 +157,10 @@ def _in_quarantine(target: Target, table: str) -> int:
     return len(quarantine.handles(target, table)) if there else 0
 
 
-def _with_children(names: list[str]) -> list[str]:
+def _with_children(migration: Migration, names: list[str]) -> list[str]:
     """These tables and all that refer to them: what is held waits for its parent."""
     found = set(names)
-    for table in content.metadata.sorted_tables:
+    for table in migration.tables:
         if {key.column.table.name for key in table.foreign_keys} & found:
             found.add(table.name)
     return sorted(found)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import settings
+from pipeline import environment, settings
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, receivers
 from pipeline.commands import terminal
@@ -24,7 +24,9 @@ def dev(
     port: Annotated[int, typer.Option(help="Where the UI listens, on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
-    terminal.ready()
+    terminal.server()
+    for migration in settings.load().enabled:
+        environment.source_file(settings.load(), migration)
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     running = [
         subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)

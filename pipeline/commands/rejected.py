@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import quarantine_files
+from pipeline import migrations, quarantine_files
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import mending, schema
@@ -16,12 +16,15 @@ kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend t
 @kept.command("export")
 def export_quarantine(
     path: Annotated[Path, typer.Argument(help="A file named .csv or .json.")],
+    which: terminal.Which = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
 ) -> None:
     """Write rejected rows to a file, a record for each value."""
-    with terminal.opened(terminal.ready()) as target:
+    migration = terminal.holding(table) if table else terminal.meant(which)
+    with terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
-        records = quarantine_files.write(path, mending.export(target, terminal.known(table)))
+        tables = [migration.metadata.tables[table]] if table else migration.tables
+        records = quarantine_files.write(path, mending.export(target, tables))
     console.print(f"{records:,} values in {path}", markup=False)
 
 
@@ -30,9 +33,10 @@ def mend_quarantine(
     path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
 ) -> None:
     """Take mended values in; the next redrive, move or verify uses them."""
-    with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
+    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        changed = mending.take_in(target, quarantine_files.read(path))
+        known = [each for migration in migrations.ALL.values() for each in migration.tables]
+        changed = mending.take_in(target, quarantine_files.read(path), known)
     if changed:
         console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
     else:
@@ -42,8 +46,8 @@ def mend_quarantine(
 @kept.command("forget")
 def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
-    with terminal.opened(terminal.ready()) as target, target.lock(), target.transaction():
+    terminal.holding(table)
+    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        (name,) = terminal.known(table)
-        gone = mending.forget(target, name)
+        gone = mending.forget(target, table)
     console.print(f"{gone:,} mended values forgotten; run pipeline migrate to go by the source")

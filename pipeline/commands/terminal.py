@@ -5,23 +5,59 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
 import typer
 from rich.console import Console
 
-from pipeline import environment, progress, report, settings, storage
+from pipeline import environment, migrations, progress, report, settings, storage
+from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
-from pipeline.tables import content
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, highlight=False)
 
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MIGRATION]",
+        help=f"{' or '.join(migrations.ALL)}; otherwise the first of MIGRATIONS.",
+    ),
+]
+"""The argument by which a command is told which migration it is for."""
 
-def ready() -> environment.Databases:
+
+def meant(name: str | None) -> Migration:
+    """The migration that is meant.
+
+    Raises:
+        SettingsError: there is none of this name, or it is not enabled.
+    """
+    enabled = settings.load().enabled
+    if name is None:
+        return enabled[0]
+    if name not in migrations.ALL:
+        raise SettingsError(
+            f"There is no migration {name}", remedy=f"Name {' or '.join(migrations.ALL)}"
+        )
+    return _enabled(migrations.ALL[name])
+
+
+def ready(migration: Migration) -> environment.Databases:
     """Both databases, made sure to be there, with Dagster's tables in the target.
+
+    Raises:
+        PipelineError: a setting or the target is not usable.
+    """
+    loaded = settings.load()
+    storage.ready(loaded)
+    return environment.databases(loaded, migration)
+
+
+def server() -> environment.Server:
+    """The target alone, made sure to be there, with Dagster's tables in it.
 
     Raises:
         PipelineError: a setting or the target is not usable.
@@ -29,18 +65,18 @@ def ready() -> environment.Databases:
     return storage.ready(settings.load())
 
 
-def source() -> Path:
+def source(migration: Migration) -> Path:
     """The source file alone; the target is not needed.
 
     Raises:
         SettingsError: no source is set.
     """
     loaded = settings.load()
-    if not loaded.sqlite_database_url and not loaded.sample_path.exists():
+    if not loaded.source_url(migration) and not loaded.sample_path(migration).exists():
         raise SettingsError(
-            "There is no source yet", remedy="Set SQLITE_DATABASE_URL, or run pipeline migrate"
+            "There is no source yet", remedy=f"Set {migration.setting}, or run pipeline migrate"
         )
-    return loaded.source_path
+    return loaded.source_path(migration)
 
 
 def say_where(found: environment.Databases) -> None:
@@ -49,22 +85,33 @@ def say_where(found: environment.Databases) -> None:
 
 
 @contextmanager
-def opened(found: environment.Databases) -> Iterator[Target]:
+def opened(found: environment.Server) -> Iterator[Target]:
     """A session with the target."""
     with Target.connect(found.target_url, shown=found.target_shown) as target:
         yield target
 
 
-def known(table: str | None) -> list[str]:
-    """Names of the tables that are meant.
+def holding(table: str) -> Migration:
+    """The migration that a table belongs to.
 
     Raises:
-        SettingsError: there is no such table.
+        SettingsError: there is no such table, or its migration is not enabled.
     """
-    names = [each.name for each in content.metadata.sorted_tables]
-    if table is not None and table not in names:
+    found = migrations.holding(table)
+    if found is None:
+        names = [each.name for migration in settings.load().enabled for each in migration.tables]
         raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
-    return names if table is None else [table]
+    return _enabled(found)
+
+
+def _enabled(migration: Migration) -> Migration:
+    enabled = settings.load().enabled
+    if migration not in enabled:
+        raise SettingsError(
+            f"The migration {migration.name} is not enabled",
+            remedy=f"Set MIGRATIONS={','.join([each.name for each in enabled] + [migration.name])}",
+        )
+    return migration
 
 
 def run(

@@ -5,34 +5,35 @@ import typer
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import tracking
-from pipeline.tables import content
 
 tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
 
 
 @tracked.command("on")
-def track_on() -> None:
+def track_on(which: terminal.Which = None) -> None:
     """Write triggers and a log of changes into the source; sync then sees every change."""
-    source = terminal.source()
-    installed = tracking.switch_on(source, content.metadata.sorted_tables)
+    migration = terminal.meant(which)
+    source = terminal.source(migration)
+    installed = tracking.switch_on(source, migration.tables)
     more = "; the next sync looks at every value once" if installed else " already"
     console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
 
 
 @tracked.command("off")
-def track_off() -> None:
+def track_off(which: terminal.Which = None) -> None:
     """Remove the triggers and the log from the source."""
-    source = terminal.source()
+    source = terminal.source(terminal.meant(which))
     there = tracking.switch_off(source)
     said = "is not tracked any more" if there else "was not tracked"
     console.print(f"{source} {said}", markup=False, soft_wrap=True)
 
 
 @tracked.command("status")
-def track_status() -> None:
+def track_status(which: terminal.Which = None) -> None:
     """Tell which tables of the source are tracked."""
-    source = terminal.source()
-    found = tracking.status(source, content.metadata.sorted_tables)
+    migration = terminal.meant(which)
+    source = terminal.source(migration)
+    found = tracking.status(source, migration.tables)
     if found.entries is None:
         console.print(f"{source} is not tracked", markup=False, soft_wrap=True)
         return

@@ -6,7 +6,7 @@ again. Whatever is interrupted is done again from the start; the source is thawe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, say
 from pipeline.move.landing import Landing, match
+from pipeline.move.policies import Policies
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
@@ -76,7 +77,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         NotEqual: the proof failed; nothing was changed.
         SourceError: the source cannot be read or written; nothing was changed.
     """
-    now = states.read(site.target)
+    now = states.read(site.target, site.migration)
     if now.state == "frozen":
         thaw(site)
         return []
@@ -101,7 +102,8 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         taken = take_snapshot(site.path, folder / "copy.db", tables=())
         rows = _demand_as_left(site, Source(taken))
         copy = taken.path
-        done = replay(copy, target, site.tables, policies=site.policies, folder=folder / "rows")
+        policies = _as_written(site.policies)
+        done = replay(copy, target, site.tables, policies=policies, folder=folder / "rows")
         for found in done:
             site.say(_told(found))
             _demand_few_deletes(site, found, rows[found.landing.name])
@@ -115,7 +117,11 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         site.say("the copy equals the target, value by value")
         put(site.path, copy, done)
         _go_on(target, site.tables)
-        states.change(target, "shadow", run_id=site.run_id)
+        for found in done:
+            if found.landing.doubled and found.touched:
+                # What the application wrote as a string within JSON is to be unwrapped again.
+                watermarks.forget(target, found.landing.name)
+        states.change(target, site.migration, "shadow", run_id=site.run_id)
         # An application that was not stopped is seen, and keeps the gate closed.
         capture.switch_on(target, site.tables)
     freezing.thaw(site.path)
@@ -160,6 +166,12 @@ def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
     return rows
 
 
+def _as_written(policies: Policies) -> Policies:
+    """An application may go on writing strings within JSON; such a value goes back as it is."""
+    either = policies.doubled_json == "unwrap"
+    return replace(policies, doubled_json="either") if either else policies
+
+
 def _demand_few_deletes(site: Site, found: Replayed, rows: int) -> None:
     if len(found.deleted) > rows * site.delete_share:
         raise TooManyDeletes(
@@ -184,7 +196,7 @@ def _forget_originals(target: Target, found: Replayed) -> None:
 def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Returned:
     """Hold a table of the copy against the target's."""
     checks = standing_checks(
-        prepare(table, source, site.policies),
+        prepare(table, source, _as_written(site.policies)),
         source=source,
         target=site.target,
         sample=_EVERYTHING,
@@ -210,8 +222,9 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
 
 
 def _left(target: Target, landing: Landing) -> dict[str, int]:
-    """Values in columns that the source does not have."""
+    """Values in columns that the source does not have, although nobody meant it to lack them."""
     own = {column.name for column in landing.columns}
+    own |= {column.name for column in landing.table.columns if column.info.get("added")}
     others = sorted(set(schema.look(target, landing.name).types or {}) - own)
     table = quoted(landing.name)
     found = {

@@ -77,7 +77,10 @@ def switch_off(target: Target, tables: Sequence[sa.Table]) -> None:
         if target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table.name)}",)):
             for event in _TRIGGERS:
                 target.run(f"DROP TRIGGER IF EXISTS {_name(event)} ON public.{quoted(table.name)}")
-    target.run("DROP FUNCTION IF EXISTS migration.note_changes()", "TRUNCATE migration.outbox")
+    target.rows(
+        "DELETE FROM migration.outbox WHERE table_name = ANY($1) RETURNING 1",
+        ([table.name for table in tables],),
+    )
 
 
 def is_on(target: Target, table: sa.Table) -> bool:

@@ -227,7 +227,10 @@ def _rows(
     """Key and values of rows of the target as SQLite is to hold them, in bounded batches."""
     name, table = quoted(landing.key.name), quoted(landing.name)
     zone = landing.policies.naive_zone
-    outputs = ", ".join(reverse.expression(column, zone=zone) for column in columns)
+    moments = landing.table.metadata.info.get("moments")
+    outputs = ", ".join(
+        reverse.expression(column, zone=zone, moments=moments) for column in columns
+    )
     for some in _batches(target, landing, keys):
         rows = target.rows(f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)", (some,))
         _demand_ends(landing, columns, rows)

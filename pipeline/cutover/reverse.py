@@ -15,20 +15,26 @@ _EXACT_DIGITS = 15
 """A number of so many digits goes through a double and comes back the same."""
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
+_ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'
+
+ISO = "iso"
+"""In a MetaData's ``info["moments"]``: its application writes dates as JavaScript's Date does."""
 
 
-def expression(column: sa.Column[Any], *, zone: str) -> str:
+def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None) -> str:
     """SQL that gives a value of this column as SQLite is to hold it.
 
     Args:
         column: a column of the target.
         zone: the zone of the source's dates that name none.
+        moments: the form of its dates: ISO, or None for local time.
     """
     name = quoted(column.name)
     match column.type:
         case sa.DateTime(timezone=True):
             # What has no end has no letters either, and no place in the source.
-            return f"CASE WHEN isfinite({name}) THEN {_moment(name, zone)} ELSE {name}::text END"
+            written = _iso(name) if moments == ISO else _moment(name, zone)
+            return f"CASE WHEN isfinite({name}) THEN {written} ELSE {name}::text END"
         case sa.LargeBinary() | sa.Integer() | sa.Float():
             return name
         case sa.Boolean():
@@ -53,4 +59,13 @@ def _moment(name: str, zone: str) -> str:
         f" OR ({name} - {hour}) AT TIME ZONE {there} = {local}"
         f" THEN to_char({name} AT TIME ZONE 'UTC', '{_LOCAL}') || '+00:00'"
         f" ELSE to_char({local}, '{_LOCAL}') END"
+    )
+
+
+def _iso(name: str) -> str:
+    """Milliseconds in UTC, with a ``Z``; microseconds only where there are any."""
+    utc = f"{name} AT TIME ZONE 'UTC'"
+    return (
+        f"to_char({utc}, CASE WHEN extract(microseconds FROM {name})::bigint % 1000 = 0"
+        f""" THEN '{_ISO}MS"Z"' ELSE '{_ISO}US"Z"' END)"""
     )

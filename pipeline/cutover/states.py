@@ -42,48 +42,53 @@ class WrongState(TargetError):
     """What was asked for cannot be done in this state."""
 
 
-def read(target: Target) -> Standing:
-    """The state of the target; shadow before anything was moved."""
+def read(target: Target, migration: str) -> Standing:
+    """The state of a migration; shadow before anything was moved."""
     if not target.value("SELECT to_regclass('migration.cutover') IS NOT NULL"):
         return Standing("shadow")
-    found = target.rows("SELECT state, at, run_id FROM migration.cutover ORDER BY id DESC LIMIT 1")
+    found = target.rows(
+        "SELECT state, at, run_id FROM migration.cutover WHERE migration = $1"
+        " ORDER BY id DESC LIMIT 1",
+        (migration,),
+    )
     return Standing(*found[0]) if found else Standing("shadow")
 
 
-def change(target: Target, to: State, *, run_id: str) -> None:
+def change(target: Target, migration: str, to: State, *, run_id: str) -> None:
     """Go on to another state, in the transaction that is under way.
 
     Raises:
         WrongState: that one does not follow from this one.
     """
-    now = read(target).state
+    now = read(target, migration).state
     if to not in STEPS[now]:
         raise WrongState(
             f"The migration is {now}, from which it cannot become {to}",
             remedy=f"It may become {' or '.join(STEPS[now])}" if STEPS[now] else "It has ended",
         )
     target.rows(
-        "INSERT INTO migration.cutover (state, run_id) VALUES ($1, $2) RETURNING 1", (to, run_id)
+        "INSERT INTO migration.cutover (migration, state, run_id) VALUES ($1, $2, $3) RETURNING 1",
+        (migration, to, run_id),
     )
 
 
-def says_no(target: Target) -> str | None:
+def says_no(target: Target, migration: str) -> str | None:
     """Why the target does not follow the source any more, as a sentence; None where it does."""
-    now = read(target)
+    now = read(target, migration)
     if now.state in ("shadow", "frozen"):
         return None
     return f"The application writes to the target: the migration is {now}"
 
 
-def demand_following(target: Target) -> None:
+def demand_following(target: Target, migration: str) -> None:
     """Refuse a target that does not follow the source any more.
 
     Raises:
         WrongState: the application writes there.
     """
-    no = says_no(target)
+    no = says_no(target, migration)
     if no:
-        back = read(target).state == "live"
+        back = read(target, migration).state == "live"
         raise WrongState(
             f"{no}, so nothing may be moved over it or held against the source",
             remedy="pipeline rollback takes its writes back into the source, and moves run again"

@@ -27,6 +27,9 @@ from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 
+CUTOVER, STEP = "cutover", "change_state"
+"""How Dagster calls the state of a migration, and the step that changes it."""
+
 
 class Sources(Protocol):
     """Views of the source, as a run has them."""
@@ -49,6 +52,7 @@ class Site:
         path: the live source.
         sources: views of it.
         target: the session, which holds the target's lock.
+        migration: the name by which the ledger knows what is cut over.
         tables: those that move, parents before children.
         run_id: the run.
         policies: what a person decided.
@@ -59,6 +63,7 @@ class Site:
     path: Path
     sources: Sources
     target: Target
+    migration: str
     tables: Sequence[sa.Table]
     run_id: str
     policies: Policies
@@ -114,7 +119,7 @@ def go_live(site: Site, *, outside: Sequence[Answer]) -> Outcome:
     with _frozen(site, outside) as (outcome, since):
         if outcome.state == "frozen":
             with site.target.transaction():
-                states.change(site.target, "live", run_id=site.run_id)
+                states.change(site.target, site.migration, "live", run_id=site.run_id)
             outcome.state, outcome.blocked_seconds = "live", time.time() - since
         return outcome
 
@@ -125,14 +130,14 @@ def thaw(site: Site) -> Outcome:
     Raises:
         WrongState: the migration is live or closed; ``rollback`` is the way back.
     """
-    now = states.read(site.target).state
+    now = states.read(site.target, site.migration).state
     if now not in ("frozen", "shadow"):
-        states.demand_following(site.target)
+        states.demand_following(site.target, site.migration)
     site.sources.release()
     freezing.thaw(site.path)
     if now == "frozen":
         with site.target.transaction():
-            states.change(site.target, "shadow", run_id=site.run_id)
+            states.change(site.target, site.migration, "shadow", run_id=site.run_id)
     return Outcome("shadow")
 
 
@@ -143,7 +148,7 @@ def close(site: Site) -> Outcome:
         WrongState: the migration is not live.
     """
     with site.target.transaction():
-        states.change(site.target, "closed", run_id=site.run_id)
+        states.change(site.target, site.migration, "closed", run_id=site.run_id)
         capture.switch_off(site.target, site.tables)
     return Outcome("closed")
 
@@ -156,7 +161,7 @@ def ask(site: Site) -> list[Answer]:
     """
     live = site.sources.pin(site.tables, run_id=site.run_id)
     with site.target.looking():
-        now = states.read(site.target).state
+        now = states.read(site.target, site.migration).state
         if now == "closed":
             return []
         if now == "live":
@@ -167,7 +172,7 @@ def ask(site: Site) -> list[Answer]:
 @contextlib.contextmanager
 def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, float]]:
     """The source frozen and proven equal, with the time since when; thawed on any failure."""
-    now = states.read(site.target)
+    now = states.read(site.target, site.migration)
     if now.state not in ("shadow", "frozen"):
         raise WrongState(f"The migration is {now} already", remedy="See pipeline cutover status")
     if now.state == "shadow":
@@ -179,7 +184,7 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
     try:
         if now.state == "shadow":
             with site.target.transaction():
-                states.change(site.target, "frozen", run_id=site.run_id)
+                states.change(site.target, site.migration, "frozen", run_id=site.run_id)
         # Also where a run before this one ended between the two.
         freezing.freeze(site.path, site.tables)
         site.say("the source is frozen")

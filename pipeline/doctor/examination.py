@@ -1,23 +1,21 @@
 """Both databases, as the settings name them."""
 
-from collections.abc import Sequence
-
-import sqlalchemy as sa
-
 from pipeline.doctor import source, target
 from pipeline.doctor.symptoms import Symptom
 from pipeline.environment import databases
+from pipeline.migrations import Migration
 from pipeline.settings import Settings
 
 
-def examine(settings: Settings, tables: Sequence[sa.Table]) -> list[Symptom]:
-    """Whether source and target are fit for moving these tables; nothing is changed.
+def examine(settings: Settings, migration: Migration) -> list[Symptom]:
+    """Whether source and target are fit for a migration; nothing is changed.
 
     Raises:
         TargetError: the embedded server does not start.
         SettingsError: a URL is malformed.
     """
-    found = databases(settings)
+    found = databases(settings, migration)
+    tables = migration.tables
     size = found.source.stat().st_size if found.source.exists() else 0
     return [
         *source.examine(found.source, snapshots=found.snapshots, tables=tables),

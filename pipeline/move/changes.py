@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.move import json_values
 from pipeline.move.contract import quoted
 from pipeline.move.digest import ColumnDigest
 from pipeline.move.extract import BATCH_ROWS, Range
-from pipeline.move.json_texts import repeats_a_name
+from pipeline.move.json_texts import repeats_a_name, strings
 from pipeline.move.landing import Landing
 from pipeline.move.sift import Sifted, ahead
-from pipeline.move.target import DataFault, Target
+from pipeline.move.target import Target
 
 _TILE_ROWS = 2 * BATCH_ROWS
 _ENDLESS = 2**63 - 2
@@ -160,6 +161,8 @@ def compare(
         kept: keys of rows that may differ.
     """
     after: Any = None
+    if landing.doubled:
+        json_values.prepare(target)
 
     def shape(part: Range) -> Landing:
         return landing.of_keys if part in keys_only else landing
@@ -199,6 +202,8 @@ def compare_singly(
     kept: Sequence[Any] = (),
 ) -> Iterator[Changes]:
     """The same for rows of which each is looked up by its key; what lies between is not read."""
+    if landing.doubled:
+        json_values.prepare(target)
     for sifted in batches:
         forms = {
             name: cast.source_form(sifted.batch.column(name))
@@ -243,9 +248,20 @@ def _compare_tile(
             source = pc.if_else(may_differ, there, source)
             lossy = None if lossy is None else pc.and_(lossy, pc.invert(may_differ))
         differs = _unequal(source, there)
-        if differs is not None and isinstance(column.type, JSONB):
-            really = _json_unequal(target, source, there, differs)
-            repeated = _json_lossy(source, there, differs)
+        asked, judged = differs, source
+        if name in landing.doubled:
+            raw = sifted.raw.column(name)
+            raw = raw if chosen is None else raw.filter(chosen)
+            asked, judged = _as_the_source_has_it(raw, source, differs, may_differ)
+        if asked is not None and isinstance(column.type, JSONB):
+            doubled = name in landing.doubled
+            really = json_values.unequal(target, judged, there, asked, doubled=doubled)
+            if doubled and landing.policies.doubled_json == "either":
+                other = json_values.unequal(target, judged, there, asked)
+                really = pc.and_(really, other)
+                # What is there as it is has lost nothing.
+                lossy = None if lossy is None else pc.and_(lossy, pc.or_(pc.invert(asked), other))
+            repeated = None if differs is None else _json_lossy(source, there, differs)
             if repeated is not None:
                 lossy = repeated if lossy is None else pc.or_(lossy, repeated)
             source = pc.if_else(really, source, there)
@@ -396,32 +412,18 @@ def _unequal(source: pa.Array, target: pa.Array) -> pa.Array | None:
     return differs if pc.any(differs).as_py() else None
 
 
-def _json_unequal(target: Target, source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array:
-    """Where two columns of JSON texts differ in meaning, as PostgreSQL's jsonb sees it."""
-    at = np.flatnonzero(differs.to_numpy(zero_copy_only=False))
-    ours, theirs = source.take(pa.array(at)).to_pylist(), there.take(pa.array(at)).to_pylist()
-    really = np.zeros(len(source), dtype=bool)
-    really[at[_unequal_at(target, ours, theirs)]] = True
-    return pa.array(really)
-
-
-def _unequal_at(target: Target, ours: list[str | None], theirs: list[str | None]) -> list[int]:
-    """Positions at which two lists of JSON texts differ; what jsonb refuses differs from all."""
-    try:
-        with target.savepoint():
-            found = target.rows(
-                "SELECT (n - 1)::integer"
-                " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
-                " WHERE a::jsonb IS DISTINCT FROM b::jsonb",
-                (ours, theirs),
-            )
-    except DataFault:
-        half = len(ours) // 2
-        if not half:
-            return [0]
-        later = _unequal_at(target, ours[half:], theirs[half:])
-        return [*_unequal_at(target, ours[:half], theirs[:half]), *(half + n for n in later)]
-    return [n for (n,) in found]
+def _as_the_source_has_it(
+    raw: pa.Array, source: pa.Array, differs: pa.Array | None, may_differ: pa.Array | None
+) -> tuple[pa.Array | None, pa.Array]:
+    """Where PostgreSQL is asked about JSON texts, and which: strings as the source has them."""
+    wrapped = strings(raw)
+    if may_differ is not None:
+        wrapped = pc.and_(wrapped, pc.invert(may_differ))
+    if not pc.any(wrapped).as_py():
+        return differs, source
+    return wrapped if differs is None else pc.or_(differs, wrapped), pc.if_else(
+        wrapped, raw, source
+    )
 
 
 def _json_lossy(source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array | None:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.move import secret
 from pipeline.move.changes import Changes, shown
 from pipeline.move.errors import ConflictError
 from pipeline.move.findings import OFFENDERS, CheckResult, Conflict
@@ -64,8 +65,8 @@ class Conflicts:
                 Conflict(self.landing.name, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
                 for key, ours, theirs in zip(
                     differing.keys.filter(where).to_pylist(),
-                    shown(differing.source.filter(where)),
-                    shown(differing.target.filter(where)),
+                    self._hidden(differing.column, differing.source.filter(where)),
+                    self._hidden(differing.column, differing.target.filter(where)),
                     strict=True,
                 )
             ]
@@ -91,6 +92,9 @@ class Conflicts:
             tuple(self.values[:OFFENDERS]),
             {"rows": self.rows, "kept": len(self.kept)},
         )
+
+    def _hidden(self, column: str, values: pa.Array) -> list[Any]:
+        return secret.hidden(self.landing.table, column, shown(values))
 
     def _newer_in_target(self, changes: Changes) -> pa.Array | None:
         for differing in changes.differing:
@@ -164,4 +168,5 @@ def replace(
 
 
 def _text(value: Any) -> str | None:
+    value = secret.revealed(value)
     return None if value is None else str(value)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.visitors import replacement_traverse
 
-from pipeline.move.json_texts import repeats_a_name
+from pipeline.move.json_texts import repeats_a_name, unwrapped
 from pipeline.move.landing import Landing
 from pipeline.move.types import Rule
 
@@ -183,7 +183,8 @@ class Contract:
                 (found,) = struct.unpack(">d", value.value or b"")
             if isinstance(self.landing.table.columns[value.column].type, JSONB):
                 text = (value.value or b"").decode("utf-8", "replace")
-                if repeats_a_name(text):
+                inner = unwrapped(text) if value.column in self.landing.doubled else None
+                if inner is not None or repeats_a_name(text):
                     yield Reason(LOSSY, value.column, LOSES)
                 continue
             try:

@@ -6,8 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.move import secret
 from pipeline.move.changes import Lost
 from pipeline.move.findings import Lossy
+from pipeline.move.landing import Landing
 from pipeline.move.target import Target
 
 _NOW = "pipeline_conversions"
@@ -40,14 +42,17 @@ def collect(target: Target, table: str, lost: Lost) -> None:
     target.copy(_NOW, batch, temporary=True)
 
 
-def replace(target: Target, table: str, *, among: Sequence[Any] | None = None) -> tuple[Lossy, ...]:
+def replace(
+    target: Target, landing: Landing, *, among: Sequence[Any] | None = None
+) -> tuple[Lossy, ...]:
     """Make the ledger hold exactly what was collected for a table; rows that stay are untouched.
 
     Args:
         target: the session.
-        table: the table.
+        landing: the table.
         among: keys of the rows that were looked at, None for all.
     """
+    table = landing.name
     outdated = (
         "DELETE FROM migration.conversions c WHERE table_name = $1 AND NOT EXISTS (SELECT"
         f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*))"
@@ -61,11 +66,11 @@ def replace(target: Target, table: str, *, among: Sequence[Any] | None = None) -
         f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
         " ON CONFLICT DO NOTHING"
     )
-    return summary(target, table)
+    return summary(target, landing)
 
 
 def lacking(
-    target: Target, table: str, *, limit: int
+    target: Target, landing: Landing, *, limit: int
 ) -> tuple[int, list[tuple[str, str, str | None]]]:
     """Collected originals that the ledger has not: how many, some as (key, column, original)."""
     found = target.rows(
@@ -74,21 +79,32 @@ def lacking(
         " c.source_key = n.source_key AND c.column_name = n.column_name AND"
         " (n.storage, n.original) IS NOT DISTINCT FROM (c.storage, c.original))"
         f" ORDER BY 1, 2 LIMIT {limit}",
-        (table,),
+        (landing.name,),
     )
-    return found[0][3] if found else 0, [(key, column, old) for key, column, old, _ in found]
+    hidden = secret.columns(landing.table)
+    return found[0][3] if found else 0, [
+        (key, column, secret.SHOWN if column in hidden else old) for key, column, old, _ in found
+    ]
 
 
-def summary(target: Target, table: str) -> tuple[Lossy, ...]:
+def summary(target: Target, landing: Landing) -> tuple[Lossy, ...]:
     """How many values of which column were changed, with examples."""
     found = target.rows(
         "SELECT column_name, count(*), (array_agg(source_key ORDER BY source_key))[1:3],"
         " (array_agg(original ORDER BY source_key))[1:3],"
         " (array_agg(kept_as ORDER BY source_key))[1:3]"
         " FROM migration.conversions WHERE table_name = $1 GROUP BY 1 ORDER BY 1",
-        (table,),
+        (landing.name,),
     )
+    hidden = secret.columns(landing.table)
     return tuple(
-        Lossy(table, column, values, tuple(zip(keys, originals, kept, strict=True)))
+        Lossy(
+            landing.name,
+            column,
+            values,
+            tuple((key, secret.SHOWN, secret.SHOWN) for key in keys)
+            if column in hidden
+            else tuple(zip(keys, originals, kept, strict=True)),
+        )
         for column, values, keys, originals, kept in found
     )

@@ -1,7 +1,8 @@
 """What a table will look like in the target, given what the source really has.
 
 The declared table is the rule. Columns that only the source has are carried along, nullable;
-declared columns that the source lacks stay at their default. Both are drift and are reported.
+declared columns that the source lacks stay at their default. Both are drift and are reported, but
+for columns that only the target has on purpose (``info["added"]``).
 """
 
 import json
@@ -16,6 +17,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.move import secret
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
 from pipeline.move.policies import DEFAULT, Policies
@@ -99,7 +101,19 @@ class Landing:
     def casts(self) -> dict[str, Cast]:
         """The cast of every moving column, by name."""
         zone = self.policies.naive_zone
-        return {column.name: cast_of(column, naive_zone=zone) for column in self.columns}
+        casts = {
+            column.name: cast_of(column, naive_zone=zone, doubled=column.name in self.doubled)
+            for column in self.columns
+        }
+        hidden = secret.columns(self.table) & casts.keys()
+        return casts | {name: secret.discreet(casts[name]) for name in hidden}
+
+    @cached_property
+    def doubled(self) -> frozenset[str]:
+        """Names of the columns in which JSON within strings of JSON is unwrapped."""
+        if self.policies.doubled_json == "keep":
+            return frozenset()
+        return frozenset(column.name for column in self.columns if column.info.get("doubled"))
 
     @cached_property
     def fills(self) -> dict[str, pa.Scalar]:
@@ -130,8 +144,9 @@ class Landing:
                         raise ValueError(f"it {rule.message}")
             return cast.convert(pa.array([value], cast.raw)).values[0]
         except (ValueError, OverflowError) as error:
+            (given,) = secret.hidden(self.table, name, [value])
             raise SettingsError(
-                f"{value!r} cannot stand for NULL in {self.name}.{name}: {error}",
+                f"{given!r} cannot stand for NULL in {self.name}.{name}: {error}",
                 remedy="Correct POLICY_FORBIDDEN_NULLS",
             ) from error
 
@@ -233,7 +248,8 @@ def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
                 f"Table {table.name} of the source has no column {column.name}",
                 remedy="Check that SQLITE_DATABASE_URL names the right file and version",
             )
-        drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
+        if not column.info.get("added"):
+            drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
     return drift
 
 

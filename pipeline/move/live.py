@@ -258,8 +258,9 @@ class LiveSource(Source):
         """Those of some keys that the live source does not have."""
         table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
         return self._handles(
-            "SELECT value FROM json_each(?)"
-            f" WHERE NOT EXISTS (SELECT 1 FROM {table} AS r WHERE r.{key} = value)",
+            # A table may have a column "value" of its own.
+            "SELECT w.value FROM json_each(?) AS w"
+            f" WHERE NOT EXISTS (SELECT 1 FROM {table} AS r WHERE r.{key} = w.value)",
             (json.dumps(list(keys)),),
         )
 

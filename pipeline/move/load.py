@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipeline.move import schema
 from pipeline.move.contract import Reason, quoted
 from pipeline.move.landing import Landing
+from pipeline.move.secret import said_of
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 
@@ -37,10 +37,10 @@ class Stage:
     def make(self) -> None:
         """Make the table, unless it is there."""
         if not self._made:
-            # Defaults stand for columns that only the target has.
+            like = f"LIKE {quoted(self.sieve.landing.name)} INCLUDING CONSTRAINTS"
+            # A column that the source lacks may be NOT NULL; its default is what it gets.
             self.target.run(
-                f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(self.sieve.landing.name)}"
-                " INCLUDING CONSTRAINTS INCLUDING DEFAULTS) ON COMMIT DROP"
+                f"CREATE TEMPORARY TABLE {STAGE} ({like} INCLUDING DEFAULTS) ON COMMIT DROP"
             )
             self._made = True
 
@@ -102,9 +102,9 @@ def _indexable(landing: Landing, batch: pa.RecordBatch) -> pa.Array | None:
     An index cannot be built around a row that was deleted in the same transaction, so rows with
     long texts wait in staging until the indexes are there.
     """
+    unique = [c for c in landing.table.constraints if isinstance(c, sa.UniqueConstraint)]
     columns = {column.name for index in landing.table.indexes for column in index.columns}
-    for unique in schema.uniques_of(landing.table):
-        columns |= {column.name for column in unique.columns}
+    columns |= {column.name for constraint in unique for column in constraint.columns}
     texts = [
         batch.column(name)
         for name in sorted(columns & set(batch.schema.names))
@@ -130,16 +130,20 @@ def _set_down_singly(
             target.copy(table, batch, temporary=temporary)
     except DataFault as fault:
         if batch.num_rows == 1:
-            sieve.reject(batch.column(sieve.landing.key.name).to_pylist(), _refusal(fault))
+            sieve.reject(
+                batch.column(sieve.landing.key.name).to_pylist(), _refusal(fault, sieve.landing)
+            )
             return
         half = batch.num_rows // 2
         for part in (batch.slice(0, half), batch.slice(half)):
             _set_down_singly(target, sieve, table, part, temporary=temporary)
 
 
-def _refusal(fault: DataFault) -> Reason:
+def _refusal(fault: DataFault, landing: Landing) -> Reason:
     """The reason of a row that only PostgreSQL could know."""
-    return Reason("refused", None, f"{fault} (SQLSTATE {fault.sqlstate})")
+    return Reason(
+        "refused", None, f"{said_of(landing.table, str(fault))} (SQLSTATE {fault.sqlstate})"
+    )
 
 
 def drop_orphans(target: Target, sieve: Sieve, table: str) -> int:
@@ -194,7 +198,7 @@ def _merge_between(target: Target, sieve: Sieve, keys: list[Any]) -> None:
             )
     except DataFault as fault:
         if len(keys) == 1:
-            sieve.reject(keys, _refusal(fault))
+            sieve.reject(keys, _refusal(fault, sieve.landing))
             return
         half = len(keys) // 2
         _merge_between(target, sieve, keys[:half])

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import quarantine, watermarks
+from pipeline.move import quarantine, secret, watermarks
 from pipeline.move.contract import StoredValue, is_utf8, quoted, stored
 from pipeline.move.errors import MendError
 from pipeline.move.extract import Source
@@ -24,6 +24,9 @@ from pipeline.move.target import Target
 
 FIELDS = ("table", "handle", "key", "column", "storage", "value", "reasons")
 """What a record of an export says; ``storage`` and ``value`` may be changed and fed back."""
+
+_KEPT = "secret"
+"""The storage of a value that is not written, and that is left as it is."""
 
 _HEX = "text hex"
 """The storage of a text that no file of text can hold: it is written as hexadecimal digits."""
@@ -39,12 +42,13 @@ class Mend:
     now: StoredValue
 
 
-def export(target: Target, tables: Iterable[str]) -> Iterator[dict[str, str]]:
-    """Quarantine as records, one for each value of each row."""
-    for table in tables:
+def export(target: Target, tables: Iterable[sa.Table]) -> Iterator[dict[str, str]]:
+    """Quarantine as records, one for each value of each row; secret values are not written."""
+    for declared in tables:
+        table, hidden = declared.name, secret.columns(declared)
         for row in quarantine.read(target, table):
             for value in row.values:
-                storage, text = _written(value)
+                storage, text = (_KEPT, "") if value.column in hidden else _written(value)
                 concerning = [r for r in row.reasons if r.column in (None, value.column)]
                 yield {
                     "table": table,
@@ -57,17 +61,21 @@ def export(target: Target, tables: Iterable[str]) -> Iterator[dict[str, str]]:
                 }
 
 
-def take_in(target: Target, records: Iterable[Mapping[str, Any]]) -> int:
+def take_in(
+    target: Target, records: Iterable[Mapping[str, Any]], tables: Iterable[sa.Table] = ()
+) -> int:
     """Note every value that differs from quarantine's; returns how many there are.
 
     Args:
         target: a session within a transaction.
         records: as ``export`` gives them; those that were not changed may be left out.
+        tables: the declared tables; of others no value is repeated in an error.
 
     Raises:
         MendError: a record is malformed, or its row is not in quarantine; it names the record.
     """
     changed = 0
+    declared = {table.name: table for table in tables}
     for number, record in enumerate(records, start=1):
         table, handle, column = (
             str(record.get(name, "")) for name in ("table", "handle", "column")
@@ -83,7 +91,10 @@ def take_in(target: Target, records: Iterable[Mapping[str, Any]]) -> int:
                 f" {table or 'no table'} is not in quarantine",
                 remedy="Export quarantine again, and mend that file",
             )
-        now = _read(number, record, column)
+        hidden = table not in declared or column in secret.columns(declared[table])
+        if hidden and record.get("storage") == _KEPT:
+            continue
+        now = _read(number, record, column, hidden=hidden)
         if now != StoredValue(column, *there[0]):
             _note(target, table, handle, StoredValue(column, *there[0]), now)
             changed += 1
@@ -125,11 +136,11 @@ def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> 
         for mend in mends:
             if mend.table in declared:
                 holds = _apply(copy, source, declared[mend.table], mend)
-                source.mended[mend.table].append(_finding(mend, holds=holds))
+                source.mended[mend.table].append(_finding(mend, declared[mend.table], holds=holds))
 
 
-def _finding(mend: Mend, *, holds: bool) -> Mended:
-    was, now = _written(mend.was)[1], _written(mend.now)[1]
+def _finding(mend: Mend, table: sa.Table, *, holds: bool) -> Mended:
+    was, now = _shown(mend.was, table), _shown(mend.now, table)
     return Mended(mend.table, mend.handle, mend.now.column, was, now, holds)
 
 
@@ -181,7 +192,7 @@ def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, mend: Mend
     except sqlite3.Error as error:
         raise MendError(
             f"{mend.table}, row {mend.handle}: {mend.now.column} cannot be"
-            f" {_written(mend.now)[1]!r} ({error})",
+            f" {_shown(mend.now, table)!r} ({error})",
             remedy=f"Mend it otherwise, or run pipeline quarantine forget {mend.table}",
         ) from error
     return True
@@ -210,7 +221,14 @@ def _written(value: StoredValue) -> tuple[str, str]:
     return value.storage, (value.value or b"").decode()
 
 
-def _read(number: int, record: Mapping[str, Any], column: str) -> StoredValue:
+def _shown(value: StoredValue, table: sa.Table) -> str:
+    """A stored value for people."""
+    return secret.SHOWN if value.column in secret.columns(table) else _written(value)[1]
+
+
+def _read(
+    number: int, record: Mapping[str, Any], column: str, *, hidden: bool = False
+) -> StoredValue:
     storage, text = str(record.get("storage", "")), str(record.get("value") or "")
     try:
         match storage:
@@ -227,10 +245,12 @@ def _read(number: int, record: Mapping[str, Any], column: str) -> StoredValue:
             case "text hex":
                 return StoredValue(column, "text", bytes.fromhex(text))
     except ValueError as error:
+        said = f"its {secret.SHOWN}" if hidden else f"{text[:60]!r}"
+        why = "" if hidden else f" ({error})"
         raise MendError(
-            f"Record {number}: {text[:60]!r} is no {storage} ({error})",
+            f"Record {number}: {said} is no {storage}{why}",
             remedy=f"Correct the value of {column}, or its storage",
-        ) from error
+        ) from None
     raise MendError(
         f"Record {number}: storage {storage!r} of {column} is unknown",
         remedy=f"Write null, integer, real, text, blob (hexadecimal) or {_HEX}",

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move import ownership, schema
+from pipeline.move import ownership, schema, secret
 from pipeline.move.contract import Rejected, forbidden_loss, quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
@@ -207,13 +207,15 @@ class _Met:
         keys = sifted.batch.column(landing.key.name)
         for column in landing.columns:
             name, raw = column.name, sifted.raw.column(column.name)
-            if name in sifted.lossy:
-                kept = sifted.batch.column(name)
-                self._lose(name, sifted.lossy[name], keys, raw, kept)
+            lossy, kept = sifted.lossy.get(name), sifted.batch.column(name)
             if isinstance(column.type, JSONB):
-                self._lose(
-                    name, repeating(raw), keys, raw, pa.array(["the last of each name"] * len(raw))
-                )
+                repeats = repeating(kept.storage)
+                kept = pc.if_else(repeats, "the last of each name", kept.storage)
+                lossy = repeats if lossy is None else pc.or_(lossy, repeats)
+            if lossy is not None:
+                if name in secret.columns(landing.table):
+                    raw = kept = pa.array([secret.SHOWN] * len(keys))
+                self._lose(name, lossy, keys, raw, kept)
             if isinstance(column.type, sa.DateTime):
                 self.forms.setdefault(name, Counter()).update(_date_forms(raw))
 

@@ -28,11 +28,11 @@ from pipeline.move.target import Target
 class Scope:
     """Rows of the root table: those of ``keys``, or the first ``limit`` by key."""
 
-    keys: tuple[int, ...] = ()
+    keys: tuple[int | str, ...] = ()
     limit: int | None = None
 
     @classmethod
-    def of(cls, keys: Sequence[int], limit: int | None) -> "Scope | None":
+    def of(cls, keys: Sequence[int | str], limit: int | None) -> "Scope | None":
         """What was asked for; None for everything.
 
         Raises:

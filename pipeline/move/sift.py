@@ -87,15 +87,15 @@ class Sieve:
             raw = self._convertible(self.source.read(self.landing, part, without=left_out))
             batch, lossy = convert(self.landing, raw)
         if self.landing.policies.lossy_conversions != "keep":
-            for name, repeats in self._repeating(raw).items():
+            for name, repeats in self._repeating(batch).items():
                 lossy[name] = pc.or_(lossy[name], repeats) if name in lossy else repeats
             batch, raw, lossy = self._without_lossy(batch, raw, lossy)
         return Sifted(part, batch, raw, lossy, judged)
 
-    def _repeating(self, raw: pa.RecordBatch) -> dict[str, pa.Array]:
+    def _repeating(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
         """Where a JSON text says a name twice, of which jsonb keeps the last."""
         return {
-            column.name: repeating(raw.column(column.name))
+            column.name: repeating(batch.column(column.name).storage)
             for column in self.landing.columns
             if isinstance(column.type, JSONB)
         }

@@ -164,7 +164,7 @@ def _compared(
     yield _led_by(only_a_part, _conserved(prepared, source, target, sieve, aside))
     yield _led_by(only_a_part, verify.keys(compared))
     equal = verify.digests(landing, compared)
-    missing, lacking = conversions.lacking(target, landing.name, limit=OFFENDERS)
+    missing, lacking = conversions.lacking(target, landing, limit=OFFENDERS)
     originals = tuple(OriginalMissing(landing.name, *each) for each in lacking)
     figures: dict[str, Any] = {"originals_missing": missing} if missing else {}
     if keys_only:

@@ -257,9 +257,10 @@ class Target:
                 yield
         except adbc_driver_manager.Error as error:
             state = getattr(error, "sqlstate", None)
+            # Not "from error": the server's further lines quote the row that it refused.
             if state and state.startswith(_DATA_FAULTS):
-                raise DataFault(error, state) from error
-            raise TargetError.from_driver(error, where=self._shown) from error
+                raise DataFault(error, state) from None
+            raise TargetError.from_driver(error, where=self._shown) from None
 
 
 def _watched(url: str) -> str:

@@ -199,7 +199,7 @@ def move_table(
         if compared is None:
             compared, lossy = _prove(work)
         else:
-            lossy = conversions.replace(target, landing.name)
+            lossy = conversions.replace(target, landing)
         with work.timed("prove"):
             checks = (*_checks(work, compared, lossy), work.conflicts.check())
         if any(check.blocking and not check.passed for check in checks):
@@ -416,9 +416,9 @@ def _prove(work: Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
             singly=changed is not None,
         )
         if changed is None:
-            return compared, conversions.replace(target, landing.name)
+            return compared, conversions.replace(target, landing)
         compared.note_extra(landing.name, set(ways.there(work, changed.touched)) - seen)
-        return compared, conversions.replace(target, landing.name, among=changed.touched)
+        return compared, conversions.replace(target, landing, among=changed.touched)
 
 
 def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:

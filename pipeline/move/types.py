@@ -9,7 +9,7 @@ it raises ``pa.ArrowInvalid`` on others. What it changes in a way that cannot be
 import functools
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import pairwise
 from typing import Any
@@ -21,6 +21,8 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
+
+from pipeline.move.json_texts import unwrap
 
 # No driver's style of parameters, which would double every percent sign.
 DIALECT = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -114,12 +116,13 @@ class ByteSize(sa.types.UserDefinedType[int]):
     """Stands for a BLOB of which only the size is read; no table is declared with it."""
 
 
-def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC") -> Cast:
+def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC", doubled: bool = False) -> Cast:
     """The cast of a declared column.
 
     Args:
         column: it and its type.
         naive_zone: the zone of moments that name none.
+        doubled: whether JSON within strings of JSON is unwrapped.
 
     Raises:
         TypeError: the declared type has no cast; the message names the column.
@@ -127,7 +130,7 @@ def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC") -> Cast:
     kind = column.type
     match kind:
         case JSONB():
-            return _JSONB
+            return _DOUBLED_JSONB if doubled else _JSONB
         case sa.Boolean():
             return _BOOLEAN
         case sa.BigInteger():
@@ -336,6 +339,15 @@ _JSONB = Cast(
     target=lambda c: f"{c}::text",
     source_form=lambda values: values.storage,
 )
+
+
+def _doubled_convert(values: pa.Array) -> Converted:
+    values.validate(full=True)
+    inner, unwrapped = unwrap(values)
+    return Converted(_json_convert(inner).values, unwrapped)
+
+
+_DOUBLED_JSONB = replace(_JSONB, convert=_doubled_convert)
 
 
 def _numeric(*, precision: int, scale: int) -> Cast:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.move import conversions, mending, quarantine
+from pipeline.move import conversions, mending, quarantine, secret
 from pipeline.move.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
@@ -118,12 +118,13 @@ def examine(
             target, landing, survey.ranges, batches, found.totals, keys_only=keys_only, kept=kept
         )
     for changes in compared:
-        _note(landing.name, changes, found)
+        _note(landing, changes, found)
         on_changes(changes)
     return found
 
 
-def _note(table: str, changes: Changes, found: Compared) -> None:
+def _note(landing: Landing, changes: Changes, found: Compared) -> None:
+    table = landing.name
     found.missing += len(changes.missing)
     found.extra += len(changes.extra)
     room = max(0, OFFENDERS - len(found.rows))
@@ -138,8 +139,8 @@ def _note(table: str, changes: Changes, found: Compared) -> None:
             ValueDiffers(table, key, column, ours, theirs)
             for key, ours, theirs in zip(
                 differing.keys[:room].to_pylist(),
-                shown(differing.source[:room]),
-                shown(differing.target[:room]),
+                secret.hidden(landing.table, column, shown(differing.source[:room])),
+                secret.hidden(landing.table, column, shown(differing.target[:room])),
                 strict=True,
             )
         ]
@@ -267,8 +268,10 @@ def keys(compared: Compared) -> CheckResult:
 def digests(landing: Landing, compared: Compared) -> CheckResult:
     """Every value that was compared is equal."""
     found = compared.totals.digests()
+    # From the digest of a short secret one could find the secret by trying.
+    hidden = secret.columns(landing.table)
     unequal = tuple(
-        DigestDiffers(landing.name, column, ours, theirs)
+        DigestDiffers(landing.name, column, *secret.hidden(landing.table, column, (ours, theirs)))
         for column, (ours, theirs) in found.items()
         if ours != theirs
     )
@@ -280,7 +283,7 @@ def digests(landing: Landing, compared: Compared) -> CheckResult:
         {
             "values_compared": compared.totals.values,
             "values_differing": sum(compared.differing.values()),
-            "digests": {column: theirs for column, (_, theirs) in found.items()},
+            "digests": {c: theirs for c, (_, theirs) in found.items() if c not in hidden},
         },
     )
 
@@ -387,4 +390,4 @@ def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
 
 def conversions_kept(target: Target, landing: Landing) -> CheckResult:
     """The same of a table that has moved, as the ledger tells."""
-    return changed(conversions.summary(target, landing.name))
+    return changed(conversions.summary(target, landing))

@@ -52,6 +52,7 @@ def rules_of(landing: Landing) -> str:
     policies = landing.policies
     told += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
     told += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]
+    told += [(name, "unwrapped") for name in sorted(landing.doubled)]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 

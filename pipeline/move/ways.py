@@ -12,7 +12,17 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from pipeline.move import access, cascades, conversions, load, objects, schema, uniques, verify
+from pipeline.move import (
+    access,
+    cascades,
+    conversions,
+    load,
+    objects,
+    schema,
+    secret,
+    uniques,
+    verify,
+)
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
@@ -186,7 +196,8 @@ def _build_keys(work: Work, present: schema.Present, *, filled: bool = False) ->
             work.target.run(*statements)
     except DataFault as fault:
         raise ShapeError(
-            f"Table {landing.name} of the target has rows that its keys forbid ({fault})",
+            f"Table {landing.name} of the target has rows that its keys forbid"
+            f" ({secret.said_of(landing.table, str(fault))})",
             remedy="Remove those rows from the target, then run again",
         ) from fault
 

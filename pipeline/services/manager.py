@@ -13,6 +13,7 @@ import sqlite_vec
 from sqlalchemy.orm import Session
 
 from pipeline import environment, settings
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import SourceError, TargetError, first_line
 from pipeline.services.errors import Refused
 
@@ -93,7 +94,7 @@ class HybridDatabaseManager:
             SettingsError: a URL is malformed.
             TargetError: the embedded server does not start.
         """
-        found = environment.databases(settings.load())
+        found = environment.databases(settings.load(), CONTENT)
         url, shown = found.target_url, found.target_shown
         return cls(found.source, url, shown=shown, pool_size=pool_size, limits=limits)
 

@@ -23,7 +23,8 @@ from pipeline import storage, ticks
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
 from pipeline.cutover import states
-from pipeline.environment import databases
+from pipeline.environment import server
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError, SettingsError, TargetError
 from pipeline.move.target import Target
 from pipeline.serving import parts
@@ -35,7 +36,6 @@ SPARE_BYTES = 256 * 2**20
 """Room in PIPELINE_HOME for evidence and output, beside a copy of the source."""
 _SECONDS = 10
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
-_SCHEDULE = "sync_schedule"
 
 
 class Organ(StrEnum):
@@ -135,14 +135,14 @@ def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
         well, says = False, str(error)
     except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
         # Not the driver's own text, which may repeat the URL.
-        found = databases(settings)
+        found = server(settings)
         where, url = found.target_shown, found.target_url
         well, says = False, str(TargetError.from_driver(error, where=where, url=url))
     return Reading(organ, well, says)
 
 
 def _target(settings: Settings) -> tuple[bool, str]:
-    found = databases(settings)
+    found = server(settings)
     started = time.perf_counter()
     with (
         closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
@@ -182,15 +182,27 @@ def _daemon(settings: Settings) -> tuple[bool, str]:
 
 
 def _sync(settings: Settings) -> tuple[bool, str]:
+    found = [_sync_of(each, settings) for each in settings.enabled]
+    several = len(found) > 1
+    says = [
+        f"{each.name}: {told}" if several else told
+        for each, (_, told) in zip(settings.enabled, found, strict=True)
+    ]
+    return all(well for well, _ in found), "; ".join(says)
+
+
+def _sync_of(migration: Migration, settings: Settings) -> tuple[bool, str]:
     """Whether the newest sync that succeeded is not older than two ticks of a schedule that is on.
 
     Where there was none since the schedule was switched on, that moment counts.
     """
+    job = migration.named("sync")
     with _instance(settings) as instance:
-        states = [each for each in instance.all_instigator_state() if each.name == _SCHEDULE]
-        succeeded = dg.RunsFilter(job_name="sync", statuses=[dg.DagsterRunStatus.SUCCESS])
+        found = instance.all_instigator_state()
+        states = [each for each in found if each.name == f"{job}_schedule"]
+        succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
         newest = instance.get_run_records(succeeded, limit=1)
-    if no := _rests(settings):
+    if no := _rests(migration, settings):
         return True, f"rests: {no[0].lower()}{no[1:]}"
     running = [state for state in states if state.is_running]
     if not running:
@@ -205,18 +217,18 @@ def _sync(settings: Settings) -> tuple[bool, str]:
     return age <= limit.total_seconds(), says
 
 
-def _rests(settings: Settings) -> str | None:
+def _rests(migration: Migration, settings: Settings) -> str | None:
     """Why nothing is to follow the source any more, None where it is."""
-    found = databases(settings)
+    found = server(settings)
     with Target.connect(found.target_url, shown=found.target_shown) as target:
-        return states.says_no(target)
+        return states.says_no(target, migration.name)
 
 
 def _disk(settings: Settings) -> tuple[bool, str]:
     home = settings.pipeline_home
     there = next(folder for folder in (home, *home.parents) if folder.exists())
-    source = settings.source_path
-    size = source.stat().st_size if source.exists() else 0
+    sources = [settings.source_path(each) for each in settings.enabled]
+    size = sum(source.stat().st_size for source in sources if source.exists())
     needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(there).free
     says = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
     return free >= needed, says
@@ -228,7 +240,7 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
     Raises:
         TargetError: there is none in the target.
     """
-    found = databases(settings)
+    found = server(settings)
     storage.name_it(found, settings)
     settings.dagster_files.mkdir(parents=True, exist_ok=True)
     with (

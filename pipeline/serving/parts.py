@@ -57,13 +57,13 @@ def serve(part: Part, settings: Settings) -> NoReturn:
         TargetError: the target does not answer.
     """
     # Nobody would stop the embedded server, and a sample is nothing to keep in step.
-    for name, given in (
-        ("DATABASE_URL", settings.given_target),
-        ("SQLITE_DATABASE_URL", settings.sqlite_database_url),
-    ):
+    sources = {each.setting: settings.source_url(each) for each in settings.enabled}
+    for name, given in {"DATABASE_URL": settings.given_target, **sources}.items():
         if not given:
             raise SettingsError(
-                f"{name} is not set", remedy="Set it, or try the sample with pipeline dev"
+                f"{name} is not set",
+                remedy="Set it, take its migration out of MIGRATIONS, or try the samples with"
+                " pipeline dev",
             )
     if part is Part.CODE and answers(settings.code_socket):
         raise SettingsError(

@@ -9,10 +9,14 @@ speak of. ``conflicts`` holds values of rows that somebody changed in the target
 as they are, ``cascaded`` the keys of rows that went with their parent, or that only lost it (its
 name is empty then), until their own table's turn.
 ``anki_intents`` tells what was about to be written to Anki until its card says that it was.
-``cutover`` is the history of who may write, its newest row says who may now; ``outbox`` holds the
-keys of rows that others than a move wrote into the target since it was prepared for the cut-over,
-NULL for a whole table; ``signed_off`` says who lets which row in quarantine stay behind, and why.
+``cutover`` is the history of who may write, a migration's newest row says who may now; ``outbox``
+holds the keys of rows that others than a move wrote into the target since it was prepared for the
+cut-over, NULL for a whole table; ``signed_off`` says who lets which row in quarantine stay behind,
+and why.
+Every migration has rows of its own, told by the table's name or by its own.
 """
+
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -111,12 +115,14 @@ anki_intents = sa.Table(
     sa.Column("content_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("export_hash", sa.Text, primary_key=True),
     _since(),
+    info={"migration": "content"},
 )
 
 cutover = sa.Table(
     "cutover",
     metadata,
     sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("migration", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("run_id", sa.Text, nullable=False),
     _since("at"),
@@ -151,3 +157,22 @@ evidence = sa.Table(
     sa.Column("quarantined_rows", sa.BigInteger, nullable=False),
     sa.Column("digests", JSONB, nullable=False),
 )
+
+
+def part_of(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:
+    """SQL that is true of a migration's rows of a table of the ledger; None if it has none there.
+
+    Args:
+        table: of the ledger.
+        migration: its name.
+        tables: names of its tables.
+    """
+    if "table_name" in table.columns:
+        return f"table_name IN ({', '.join(map(_literal, tables))})"
+    if "migration" in table.columns:
+        return f"migration = {_literal(migration)}"
+    return "true" if table.info["migration"] == migration else None
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -3,7 +3,8 @@
 Declared as the tables of ``content`` are. Further keys of ``info``: a table's ``stamp`` (the column
 that a trigger sets to the moment of each update), ``told`` (what is published, see ``events``) and
 ``access``; a column's ``secret`` (its values are shown nowhere), ``doubled`` (JSON that the
-application may have written as a string within JSON) and ``added`` (only the target has it).
+application may have written as a string within JSON) and ``added`` (only the target has it); of all
+tables ``moments`` (``iso``: the application writes dates as JavaScript's Date does).
 
 Who is signed in sees the spaces of which he is an active member, with what belongs to them, and
 what concerns him alone. Better Auth's ids are text, so he is known by ``sub`` of the request's
@@ -58,7 +59,7 @@ _PEOPLE = Function(
 
 metadata = sa.MetaData(
     naming_convention=NAMES,
-    info={"access": access.DEFAULT, "functions": (_ME, _SPACES, _PEOPLE)},
+    info={"access": access.DEFAULT, "moments": "iso", "functions": (_ME, _SPACES, _PEOPLE)},
 )
 
 _HIDDEN = (access.Access("service_role", access.ALL),)

@@ -7,20 +7,19 @@ the same seed gives the same rows. An existing file is never touched.
 
 import io
 import json
-import os
 import random
 import re
 import sqlite3
 import unicodedata
 import wave
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
+
+from pipeline.sample.file import write
 
 _SCHEMA = """
 CREATE TABLE learning_content (
@@ -216,22 +215,7 @@ def make_sample(path: Path, *, seed: int = 7) -> None:
     Raises:
         FileExistsError: Something has this name already; it is left as it is.
     """
-    _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch,
-        closing(sqlite3.connect(":memory:")) as source,
-    ):
-        _fill(source, random.Random(seed))
-        whole = Path(scratch, path.name)
-        source.execute("VACUUM INTO ?", (str(whole),))
-        _refuse_existing(path)
-        whole.rename(path)
-
-
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists; move it away or choose another name for the sample")
+    write(path, lambda source: _fill(source, random.Random(seed)))
 
 
 def _fill(source: sqlite3.Connection, rng: random.Random) -> None:
@@ -250,7 +234,6 @@ def _fill(source: sqlite3.Connection, rng: random.Random) -> None:
     embeddings = _numbered(_embeddings(rng))
     _insert(source, "vector_embeddings", embeddings)
     _insert(source, "vector_search", list(_searchable(embeddings)))
-    source.commit()
 
 
 def _insert(source: sqlite3.Connection, table: str, rows: Sequence[_Row]) -> None:

@@ -1,0 +1,1 @@
+"""Small sources to try everything on, one for each migration."""

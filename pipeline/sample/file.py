@@ -1,0 +1,37 @@
+"""A sample appears under its name only when it is complete, and never over something else."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
+    """Write a new SQLite file; missing folders are created.
+
+    Args:
+        path: where it goes.
+        fill: makes tables and rows in an empty database.
+
+    Raises:
+        FileExistsError: something has this name already; it is left as it is.
+    """
+    _refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch,
+        closing(sqlite3.connect(":memory:")) as source,
+    ):
+        fill(source)
+        source.commit()
+        whole = Path(scratch, path.name)
+        source.execute("VACUUM INTO ?", (str(whole),))
+        _refuse_existing(path)
+        whole.rename(path)
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists; move it away or choose another name for the sample")

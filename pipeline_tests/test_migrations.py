@@ -1,0 +1,342 @@
+"""Two migrations in one target: each by itself, side by side, and without a trace of the other."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy.engine import URL
+
+from pipeline import environment, migrations, settings
+from pipeline.backup.errors import BackupError
+from pipeline.cutover import states
+from pipeline.migrations import ALL, CONTENT, SPACES, Migration
+from pipeline.move.errors import SettingsError
+from pipeline.move.target import Target
+from pipeline.settings import libpq
+from pipeline_tests.backups import everything
+from pipeline_tests.commands import Ran, pipeline
+from pipeline_tests.support import new_database, query, use
+
+BOTH = "content,spaces"
+JOBS = ("doctor", "plan", "migrate", "sync", "backup", "redrive", "verify", "cutover")
+
+
+def test_no_name_of_a_table_occurs_in_two_migrations() -> None:
+    names = [table.name for migration in ALL.values() for table in migration.tables]
+    assert len(names) == len(set(names)) == 18
+    for migration in ALL.values():
+        assert migrations.of(migration.tables) is migration
+        assert all(migrations.holding(table.name) is migration for table in migration.tables)
+    assert migrations.holding("nothing") is None
+
+
+@pytest.mark.parametrize("migration", ALL.values(), ids=list(ALL))
+def test_a_table_comes_after_the_tables_that_it_refers_to(migration: Migration) -> None:
+    seen: set[str] = set()
+    for table in migration.tables:
+        assert {key.column.table.name for key in table.foreign_keys} <= seen | {table.name}
+        seen.add(table.name)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (None, ["content", "spaces"]),
+        ("spaces", ["spaces"]),
+        ("spaces, content", ["spaces", "content"]),
+        ("content,content", ["content"]),
+    ],
+)
+def test_migrations_are_enabled_by_name_in_their_order(
+    given: str | None, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MIGRATIONS")
+    if given is not None:
+        monkeypatch.setenv("MIGRATIONS", given)
+    assert [migration.name for migration in settings.load().enabled] == names
+
+
+@pytest.mark.parametrize("given", ["", ",", "contents", "content,x", "Content"])
+def test_a_migration_that_is_not_there_is_refused_by_name(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIGRATIONS", given)
+    with pytest.raises(SettingsError, match="MIGRATIONS cannot be used: name content or spaces"):
+        settings.load()
+
+
+def test_a_value_for_null_is_a_matter_of_the_migration_that_has_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {"rankings.assessed_by": "unknown", "notes.title": "-", "nothing.at_all": 1}
+    monkeypatch.setenv("POLICY_FORBIDDEN_NULLS", str(given).replace("'", '"'))
+    loaded = settings.load()
+    assert set(loaded.policies(CONTENT).forbidden_nulls) == {
+        "rankings.assessed_by",
+        "nothing.at_all",
+    }
+    assert set(loaded.policies(SPACES).forbidden_nulls) == {"notes.title", "nothing.at_all"}
+
+
+def test_each_migration_has_its_own_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPACES_DATABASE_URL", f"sqlite:///{tmp_path}/turso.db")
+    loaded = settings.load()
+    assert loaded.source_path(SPACES) == tmp_path / "turso.db"
+    assert loaded.source_path(CONTENT) == loaded.sample_path(CONTENT)
+    assert loaded.sample_path(CONTENT) != loaded.sample_path(SPACES)
+    monkeypatch.setenv("SPACES_DATABASE_URL", "turso.db")
+    with pytest.raises(SettingsError, match="SPACES_DATABASE_URL is not a URL"):
+        settings.load().source_path(SPACES)
+
+
+def definitions(monkeypatch: pytest.MonkeyPatch, names: str) -> dg.Definitions:
+    """What Dagster loads with these migrations."""
+    import importlib
+
+    import pipeline.definitions
+
+    monkeypatch.setenv("MIGRATIONS", names)
+    return importlib.reload(pipeline.definitions).defs
+
+
+@pytest.fixture(autouse=True, scope="module")
+def as_before() -> Iterator[None]:
+    """Leave the definitions of one migration to whoever comes next."""
+    import importlib
+
+    import pipeline.definitions
+
+    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIGRATIONS", "content")
+        importlib.reload(pipeline.definitions)
+
+
+@pytest.mark.parametrize("names", ["content", "spaces", BOTH])
+def test_dagster_loads_the_migrations_that_are_enabled(
+    names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defs = definitions(monkeypatch, names)
+    dg.Definitions.validate_loadable(defs)
+    enabled = [ALL[name] for name in names.split(",")]
+    assets = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    jobs = {job.name for job in defs.resolve_all_job_defs()}
+    for migration in ALL.values():
+        tables = {table.name for table in migration.tables}
+        own = {migration.named(job) for job in JOBS}
+        if migration in enabled:
+            assert tables <= assets
+            assert own <= jobs
+        else:
+            assert not tables & assets
+            assert not own & jobs
+    assert ("anki_sync" in jobs) == (CONTENT in enabled)
+    schedules = {schedule.name for schedule in defs.schedules or ()}
+    assert {migration.named("sync_schedule") for migration in enabled} <= schedules
+    sensors = {sensor.name for sensor in defs.sensors or ()}
+    assert {migration.named("source_written") for migration in enabled} <= sensors
+
+
+def test_what_belongs_to_a_migration_is_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = definitions(monkeypatch, BOTH).resolve_asset_graph()
+    for migration in ALL.values():
+        for table in migration.tables:
+            node = graph.get(dg.AssetKey(table.name))
+            assert node.group_name == migration.name
+            assert node.owners == list(migration.owners)
+            assert node.description == table.info["description"]
+        assert graph.get(dg.AssetKey(migration.named("plan"))).group_name == migration.name
+        assert graph.get(dg.AssetKey(migration.named("cutover"))).group_name == "operations"
+
+
+class Site:
+    """One target, the samples of both migrations, and the settings that name them."""
+
+    def __init__(self, url: URL, folder: Path) -> None:
+        """Make the samples."""
+        self.url = libpq(url)
+        self.sources = {name: folder / f"{name}.db" for name in ALL}
+        for name, path in self.sources.items():
+            ALL[name].make_sample(path)
+        self.variables = {
+            "MIGRATIONS": BOTH,
+            "SQLITE_DATABASE_URL": f"sqlite:///{self.sources['content']}",
+            "SPACES_DATABASE_URL": f"sqlite:///{self.sources['spaces']}",
+            "DATABASE_URL": self.url,
+            "PIPELINE_HOME": str(folder / "home"),
+        }
+
+    def __call__(self, *arguments: str, **more: str) -> Ran:
+        """Run a command."""
+        return pipeline(*arguments, **{**self.variables, **more})
+
+    def rows(self, table: str) -> int:
+        """How many rows the target has."""
+        return int(query(self.url, f'SELECT count(*) FROM public."{table}"')[0][0])
+
+    def state(self, migration: Migration) -> str:
+        """Who may write."""
+        with Target.connect(self.url, shown="the target") as target:
+            return states.read(target, migration.name).state
+
+
+@pytest.fixture(scope="module")
+def moved(
+    server: URL, dagster_tables: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """Both samples in one target."""
+    with new_database(server, "both_moved", template=dagster_tables) as made:
+        site = Site(made, tmp_path_factory.mktemp("both"))
+        for name in ALL:
+            ran = site("migrate", name)
+            assert ran.code == 0, ran.out + ran.err
+        yield site
+
+
+def test_both_migrations_move_into_one_target(moved: Site) -> None:
+    for migration in ALL.values():
+        with closing(sqlite3.connect(moved.sources[migration.name])) as source:
+            for table in migration.tables:
+                there = source.execute(f'SELECT count(*) FROM "{table.name}"').fetchone()[0]
+                waiting = query(
+                    moved.url,
+                    "SELECT count(*) FROM migration.quarantine WHERE table_name = %s",
+                    (table.name,),
+                )[0][0]
+                assert moved.rows(table.name) + waiting == there
+    again = moved("sync", "spaces")
+    assert again.code == 0
+    assert "users" in again.out
+    assert "rankings" not in again.out
+
+
+def test_without_a_name_the_first_migration_is_meant(moved: Site) -> None:
+    assert "rankings" in moved("verify").out
+    ran = moved("verify", MIGRATIONS="spaces,content")
+    assert ran.code == 0, ran.err
+    assert "note_blocks" in ran.out
+    assert "rankings" not in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("migrate", "space"), "There is no migration space. Name content or spaces."),
+        (("redrive", "nothing"), "There is no table nothing. Name one of learning_content,"),
+        (("restore", "target", "x"), "There is no migration x."),
+    ],
+)
+def test_what_is_not_there_is_refused_by_name(
+    moved: Site, arguments: tuple[str, ...], says: str
+) -> None:
+    ran = moved(*arguments)
+    assert ran.code == 2
+    assert says in ran.err
+
+
+def test_a_migration_that_is_not_enabled_is_refused(moved: Site) -> None:
+    ran = moved("migrate", "spaces", MIGRATIONS="content")
+    assert ran.code == 2
+    assert "The migration spaces is not enabled. Set MIGRATIONS=content,spaces." in ran.err
+    ran = moved("redrive", "note_blocks", MIGRATIONS="content")
+    assert (ran.code, "is not enabled" in ran.err) == (2, True)
+
+
+def test_a_table_tells_which_migration_is_redriven(moved: Site) -> None:
+    ran = moved("redrive", "note_blocks")
+    assert ran.code == 0, ran.err
+    assert "1 rows of note_blocks are still in quarantine" in ran.out
+
+
+def test_one_run_moves_tables_of_both(moved: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, moved.variables)
+    defs = definitions(monkeypatch, BOTH)
+    wanted = ("learning_content", "users", "content_fragments", "spaces", "lessons")
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=dg.DagsterInstance.ephemeral(),
+        asset_selection=[dg.AssetKey(name) for name in wanted],
+    )
+    assert result.success
+    ways: dict[str, Any] = {
+        name: result.asset_materializations_for_node(name)[0].metadata["way"].value
+        for name in wanted
+    }
+    assert ways == dict.fromkeys(wanted, "unchanged")
+
+
+def test_each_migration_is_cut_over_and_comes_back_by_itself(
+    server: URL, moved: Site, tmp_path: Path
+) -> None:
+    with new_database(server, "both_live") as made:
+        site = Site(made, tmp_path)
+        for name in ALL:
+            assert site("migrate", name).code == 0
+            assert site("plan", name).code == 0
+            assert site("backup", name).code == 0
+        for table, count in (("space_members", 2), ("messages", 3)):
+            ran = site("cutover", "sign-off", table, "--by", "Ann", "--reason", "known")
+            assert f"{count} rows of {table} may stay behind" in ran.out, ran.err
+        for table in ("note_blocks", "notifications"):
+            assert site("cutover", "sign-off", table, "--by", "Ann", "--reason", "x").code == 0
+        ran = site("cutover", "live", "spaces")
+        assert ran.code == 0, ran.out + ran.err
+        assert "the migration spaces is live" in ran.out
+        assert (site.state(SPACES), site.state(CONTENT)) == ("live", "shadow")
+        refused = site("sync", "spaces")
+        assert (refused.code, "the migration is live" in refused.err) == (1, True)
+        assert site("sync", "content").code == 0
+        query(site.url, "INSERT INTO messages (space_id, user_id, content) VALUES (1, 1, 'new')")
+        ran = site("rollback", "spaces")
+        assert ran.code == 0, ran.out + ran.err
+        assert site.state(SPACES) == "shadow"
+        with closing(sqlite3.connect(site.sources["spaces"])) as source:
+            found = source.execute("SELECT content FROM messages ORDER BY id DESC LIMIT 1")
+            assert found.fetchone() == ("new",)
+
+
+def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) -> None:
+    with new_database(server, "both_kept") as made:
+        site = Site(made, tmp_path)
+        for name in ALL:
+            assert site("migrate", name).code == 0
+        assert site("backup", "spaces").code == 0
+        before = everything(site.url)
+        query(site.url, "DELETE FROM messages WHERE id < 50; DELETE FROM rankings WHERE id < 50")
+        query(site.url, "DELETE FROM migration.quarantine")
+        other = everything(site.url)
+        ran = site("restore", "target", "spaces", "--yes")
+        assert ran.code == 0, ran.err
+        after = everything(site.url)
+        assert after["messages"] == before["messages"]
+        assert after["rankings"] == other["rankings"] != before["rankings"]
+        waiting = query(site.url, "SELECT DISTINCT table_name FROM migration.quarantine")
+        assert {table for (table,) in waiting} <= set(SPACES.metadata.tables)
+        assert len(waiting) >= 3
+        nothing = site("restore", "target", "--yes")
+        assert (nothing.code, "There is no rehearsed backup of content" in nothing.err) == (2, True)
+        (name,) = [path.name for path in (tmp_path / "home" / "backups").glob("20*")]
+        wrong = site("restore", "target", "content", "--from", name, "--yes")
+        assert (wrong.code, "is of the migration spaces, not of content" in wrong.err) == (2, True)
+
+
+def test_the_source_of_each_is_kept_in_its_own_backups(
+    monkeypatch: pytest.MonkeyPatch, moved: Site
+) -> None:
+    from pipeline.backup import shelf
+
+    home = Path(moved.variables["PIPELINE_HOME"])
+    assert moved("backup", "content").code == 0
+    kept = shelf.named(home, "content", None)
+    assert kept.source == str(moved.sources["content"])
+    assert {t.name for t in kept.target_tables if t.schema == "public"} == set(
+        CONTENT.metadata.tables
+    )
+    with pytest.raises(BackupError, match="There is no rehearsed backup of spaces"):
+        shelf.named(home, "spaces", None)
+    for name, value in moved.variables.items():
+        monkeypatch.setenv(name, value)
+    assert environment.databases(settings.load(), SPACES).source == moved.sources["spaces"]
