@@ -1,48 +1,7 @@
-"""A source of group spaces as Drizzle makes it, with people in two spaces."""
+"""A source of group spaces with people in two of them."""
 
-from pathlib import Path
-from typing import Any
-
-import sqlalchemy as sa
-
-from pipeline.tables.spaces import metadata
+from pipeline_tests.spaces_world import add
 from pipeline_tests.support import SourceFile
-
-TABLES = metadata.sorted_tables
-NAMES = [table.name for table in TABLES]
-AT = "2024-01-15T09:30:00.000Z"
-
-_PLAIN = {"created_at": AT, "updated_at": AT}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "users": {},
-    "spaces": {"owner_id": 1},
-    "space_members": {"role": "member", "status": "active"},
-    "messages": {"user_id": 1, "content": "สวัสดี", "attachments": "[]"},
-    "notes": {"author_id": 1, "title": "note", "status": "published"},
-    "note_blocks": {"type": "text", "content": "{}", "position": 0},
-    "lessons": {"title": "lesson", "availability": "always"},
-    "lesson_topics": {"title": "topic", "position": 0},
-    "progress": {"user_id": 1, "status": "completed"},
-    "notifications": {"type": "hello", "payload": "{}", "read": 0},
-    "user": {"name": "somebody", "email_verified": 1},
-    "session": {"expires_at": AT},
-    "account": {"account_id": "a", "provider_id": "credential"},
-    "verification": {"identifier": "i", "value": "v", "expires_at": AT},
-}
-
-
-def make(path: Path, *, unique: bool = True) -> SourceFile:
-    """An empty source; without ``unique`` it lets values come twice."""
-    return SourceFile.make(path, ";".join(_ddl(table, unique=unique) for table in TABLES))
-
-
-def add(source: SourceFile, table: str, *rows: dict[str, Any]) -> None:
-    """Insert rows; what a row does not say is sound."""
-    dates = {name: AT for name in _PLAIN if name in metadata.tables[table].columns}
-    for row in rows:
-        whole = dates | DEFAULTS[table] | row
-        names, marks = ", ".join(whole), ", ".join("?" * len(whole))
-        source.run(f'INSERT INTO "{table}" ({names}) VALUES ({marks})', list(whole.values()))
 
 
 def add_users(source: SourceFile, *ids: int) -> None:
@@ -59,7 +18,8 @@ def add_two_spaces(source: SourceFile) -> None:
         add(source, "messages", {"id": space, "space_id": space, "user_id": owner})
         add(source, "lessons", {"id": space, "space_id": space})
         add(source, "lesson_topics", {"id": space, "lesson_id": space})
-        add(source, "progress", {"id": space, "lesson_id": space, "user_id": owner})
+        row = {"id": space, "lesson_id": space, "topic_id": space, "user_id": owner}
+        add(source, "progress", row)
         for at, status in enumerate(("draft", "published")):
             note = 2 * space + at - 1
             row = {"id": note, "space_id": space, "author_id": owner, "status": status}
@@ -74,23 +34,3 @@ def add_two_spaces(source: SourceFile) -> None:
         add(source, "notifications", {"id": user, "user_id": user})
         add(source, "user", {"id": f"auth{user}", "email": f"{user}@example.org"})
         add(source, "session", {"id": f"s{user}", "token": f"t{user}", "user_id": f"auth{user}"})
-
-
-def _ddl(table: sa.Table, *, unique: bool) -> str:
-    columns = [
-        f'"{column.name}" {_kind(column)}' + " NOT NULL" * (not column.nullable)
-        for column in table.columns
-        if not column.info.get("added")
-    ]
-    made = [f'CREATE TABLE "{table.name}" ({", ".join(columns)})']
-    for each in table.constraints:
-        if unique and isinstance(each, sa.UniqueConstraint):
-            names = ", ".join(f'"{column.name}"' for column in each.columns)
-            made.append(f'CREATE UNIQUE INDEX "{each.name}" ON "{table.name}" ({names})')
-    return ";".join(made)
-
-
-def _kind(column: sa.Column[Any]) -> str:
-    number = isinstance(column.type, sa.Integer | sa.Boolean)
-    key = " PRIMARY KEY" + " AUTOINCREMENT" * number if column.primary_key else ""
-    return ("INTEGER" if number else "TEXT") + key

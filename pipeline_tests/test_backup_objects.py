@@ -15,10 +15,10 @@ from pipeline.backup.making import make
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.restore import Unpublished, rehearse, restore
 from pipeline.environment import Databases
+from pipeline.migrations import SPACES
 from pipeline.settings import libpq
-from pipeline.tables import ledger
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source
+from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.backups import everything
 from pipeline_tests.supabase import project
 from pipeline_tests.support import move_all, query
@@ -47,14 +47,13 @@ def taken(
 ) -> Iterator[tuple[list[TargetTable], Path]]:
     """A backup of the database ``hanging``, and its folder."""
     folder = tmp_path_factory.mktemp("objects")
-    source = spaces_source.make(folder / "source.db")
+    source = spaces_world.make(folder / "source.db")
     spaces_source.add_two_spaces(source)
     with project(supabase_server, "hanging") as url:
         move_all(source.path, libpq(url), tables=TABLES)
         query(libpq(url), LISTED)
-        asked = [*TABLES, *ledger.metadata.sorted_tables]
-        found = Databases(source.path, url, folder / "snapshots")
-        made = make(folder / "home", found, tables=asked, keep=1)
+        found = Databases(url, source.path, folder / "snapshots")
+        made = make(folder / "home", found, SPACES, keep=1)
         assert (made.source.fault, made.target.fault) == (None, None)
         yield list(made.manifest.target_tables), shelf.place(folder / "home", made.manifest.name)
 

@@ -15,8 +15,8 @@ from pipeline.move.landing import Landing, SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source
-from pipeline_tests.spaces_source import NAMES, TABLES
+from pipeline_tests import spaces_source, spaces_world
+from pipeline_tests.spaces_world import NAMES, TABLES
 from pipeline_tests.supabase import project
 from pipeline_tests.support import SourceFile, move_all, query
 
@@ -46,7 +46,7 @@ SEEN = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> SourceFile:
-    made = spaces_source.make(tmp_path_factory.mktemp("rows") / "source.db")
+    made = spaces_world.make(tmp_path_factory.mktemp("rows") / "source.db")
     spaces_source.add_two_spaces(made)
     return made
 
@@ -235,8 +235,7 @@ def test_a_schema_of_functions_that_requests_may_reach_is_found(moved: URL) -> N
 def test_the_printed_schema_makes_what_a_move_makes(
     supabase: URL, source: SourceFile, moved: URL
 ) -> None:
-    printed = ddl.script((landing_of(name) for name in NAMES), searched=False)
-    query(libpq(supabase), printed)
+    query(libpq(supabase), ddl.script(map(landing_of, NAMES), searched=False))
     what = (
         "SELECT proname::text, proacl::text, prosrc, prosecdef FROM pg_proc"
         " WHERE pronamespace = 'upkeep'::regnamespace ORDER BY 1",

@@ -21,7 +21,7 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source
+from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.cutover_world import World, content, equal, made_world
 from pipeline_tests.subsets import move_subset
 from pipeline_tests.support import SourceFile, move_all, new_database, query, reasons, sync_all
@@ -57,11 +57,11 @@ HAND_ON = (
 @pytest.fixture(scope="module")
 def first(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A source, and the database ``uniques`` into which it was moved."""
-    made = spaces_source.make(tmp_path_factory.mktemp("uniques") / "spaces.db", unique=False)
+    made = spaces_world.make(tmp_path_factory.mktemp("uniques") / "spaces.db", unique=False)
     spaces_source.add_two_spaces(made)
     spaces_source.add_users(made, 5, 6, 7, 8, 9, 10, 11)
-    spaces_source.add(made, "spaces", {"id": 3, "owner_id": 9, "name": "s", "slug": "s3"})
-    spaces_source.add(made, "spaces", {"id": 4, "owner_id": 9, "name": "s", "slug": "s4"})
+    spaces_world.add(made, "spaces", {"id": 3, "owner_id": 9, "name": "s", "slug": "s3"})
+    spaces_world.add(made, "spaces", {"id": 4, "owner_id": 9, "name": "s", "slug": "s4"})
     with new_database(server, "uniques") as url:
         move_all(made.path, libpq(url), tables=[*TABLES, *OTHERS])
         yield made.path
@@ -157,9 +157,9 @@ def test_rows_take_what_rows_had_that_are_gone_or_rejected(
 ) -> None:
     source.run("DELETE FROM users WHERE id = 11")
     taken = {"id": 12, "auth_provider_id": "auth11", "email": "11@example.org"}
-    spaces_source.add(source, "users", taken)
+    spaces_world.add(source, "users", taken)
     source.run("DELETE FROM session WHERE id = 's4'")
-    spaces_source.add(source, "session", {"id": "s5", "token": "t4", "user_id": "auth4"})
+    spaces_world.add(source, "session", {"id": "s5", "token": "t4", "user_id": "auth4"})
     update(source, "spaces SET owner_id = 99, slug = 's9' WHERE id = 4")
     update(source, "spaces SET slug = 's4' WHERE id = 3")
     move(way, source, moved)
@@ -178,15 +178,15 @@ def test_rows_take_what_rows_had_that_are_gone_or_rejected(
 def test_what_comes_twice_is_rejected_and_redriven(
     source: SourceFile, moved: str, way: str
 ) -> None:
-    spaces_source.add(
+    spaces_world.add(
         source,
         "users",
         {"id": 12, "auth_provider_id": "auth12", "email": "1@example.org"},
         {"id": 13, "auth_provider_id": "auth2", "email": "1@example.org"},
     )
-    spaces_source.add(source, "space_members", {"id": 7, "space_id": 2, "user_id": 2})
-    spaces_source.add(source, "space_members", {"id": 8, "space_id": 2, "user_id": 12})
-    spaces_source.add(source, "session", {"id": "s9", "token": "t1", "user_id": "auth2"})
+    spaces_world.add(source, "space_members", {"id": 7, "space_id": 2, "user_id": 2})
+    spaces_world.add(source, "space_members", {"id": 8, "space_id": 2, "user_id": 12})
+    spaces_world.add(source, "session", {"id": "s9", "token": "t1", "user_id": "auth2"})
     moves = move(way, source, moved)
     assert told(moved, "users")["12"] == "email is the same as in row 1"
     assert told(moved, "users")["13"] in (
@@ -214,9 +214,7 @@ def test_what_comes_twice_is_rejected_and_redriven(
 
 
 def test_moving_twice_what_comes_twice_changes_nothing(source: SourceFile, moved: str) -> None:
-    spaces_source.add(
-        source, "users", {"id": 12, "auth_provider_id": "x", "email": "1@example.org"}
-    )
+    spaces_world.add(source, "users", {"id": 12, "auth_provider_id": "x", "email": "1@example.org"})
     for way in ("merged", "synced", "redriven", "filled", "merged"):
         moves = move(way, source, moved)
         assert moves["users"].quarantined_rows == 1
@@ -252,7 +250,7 @@ def test_a_value_that_no_index_has_room_for_is_one_rows_trouble(
     source: SourceFile, moved: str
 ) -> None:
     letters = random.Random(1).randbytes(9000).hex()
-    spaces_source.add(source, "users", {"id": 12, "auth_provider_id": "long", "email": letters})
+    spaces_world.add(source, "users", {"id": 12, "auth_provider_id": "long", "email": letters})
     for way in ("filled", "merged"):
         move(way, source, moved)
         assert reasons(moved, "users") == {"12": {"refused"}}
@@ -262,10 +260,10 @@ def test_a_value_that_no_index_has_room_for_is_one_rows_trouble(
 def test_letters_that_only_sqlite_takes_for_the_same_stay_apart(
     tmp_path: Path, target_url: str
 ) -> None:
-    source = spaces_source.make(tmp_path / "s.db")
+    source = spaces_world.make(tmp_path / "s.db")
     spaces_source.add_users(source, 1)
-    spaces_source.add(source, "users", {"id": 2, "auth_provider_id": "AUTH1", "email": "É"})
-    spaces_source.add(source, "users", {"id": 3, "auth_provider_id": "auth1 ", "email": "E\u0301"})
+    spaces_world.add(source, "users", {"id": 2, "auth_provider_id": "AUTH1", "email": "É"})
+    spaces_world.add(source, "users", {"id": 3, "auth_provider_id": "auth1 ", "email": "E\u0301"})
     moves = move_all(source.path, target_url, tables=TABLES[:1])
     assert moves["users"].moved_rows == 3
 
