@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline import migrations
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import Site
@@ -38,6 +39,11 @@ class World:
         self.tables: Sequence[sa.Table] = TABLES
         self.delete_share = 0.25
 
+    @property
+    def migration(self) -> str:
+        """What is cut over."""
+        return migrations.of(self.tables).name
+
     @contextmanager
     def site(self) -> Iterator[Site]:
         """Both databases, under the lock."""
@@ -51,7 +57,7 @@ class World:
                 self.source.path,
                 made.source,
                 target,
-                "content",
+                self.migration,
                 self.tables,
                 "cutover",
                 self.policies,
@@ -94,7 +100,7 @@ class World:
     def state(self) -> str:
         """Who may write."""
         with Target.connect(self.url, shown="the target") as target:
-            return states.read(target, "content").state
+            return states.read(target, self.migration).state
 
     def do(self, sql: str) -> None:
         """What the application does in the target."""
@@ -117,7 +123,8 @@ def made_world(folder: Path, url: str, patch: pytest.MonkeyPatch) -> World:
 
 
 def set_up(source: Path, url: str, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{source}")
+    for migration in migrations.ALL.values():
+        patch.setenv(migration.setting, f"sqlite:///{source}")
     patch.setenv("DATABASE_URL", url)
 
 
