@@ -42,6 +42,11 @@ DESCRIPTIONS = {
     "embedding_card": "The card of every embedding is there.",
     "embedding_dimension": "Every vector has as many numbers as it says.",
     "vector_search": "What is searched are the embeddings, one for each card and side.",
+    "published": "Declared tables and columns are published, and nothing else.",
+    "no_secrets_published": "No secret, no BLOB and nothing of signing in is published.",
+    "triggers": "The feed's tables, functions and triggers are there, enabled and as declared.",
+    "channels": "Only members join the channel of a space, and only a user their own.",
+    "canary": "An event of every type was made, and arrived with who listens.",
 }
 """What every check proves, by name."""
 
@@ -129,6 +134,8 @@ def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:
                 shown[name] = dg.MetadataValue.text(str(value))
             case int():
                 shown[name] = dg.MetadataValue.int(value)
+            case float():
+                shown[name] = dg.MetadataValue.float(value)
             case _:
                 shown[name] = dg.MetadataValue.json(value)
     if check.findings:

@@ -10,6 +10,7 @@ import warnings
 import typer
 
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
+from pipeline.commands import realtime as realtime_commands
 from pipeline.move.errors import PipelineError
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.add_typer(backups.restored, name="restore")
 app.add_typer(cutover.over, name="cutover")
 app.command()(cutover.rollback)
 app.add_typer(anki.followed, name="anki")
+app.add_typer(realtime_commands.told, name="realtime")
 app.command()(moves.selftest)
 app.command()(operating.dev)
 app.command()(operating.serve)

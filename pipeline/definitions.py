@@ -8,16 +8,17 @@ from pipeline import jobs, settings, ticks
 from pipeline.alerts.sensors import alert_sensors
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.assets.backup import backup_assets
-from pipeline.assets.cutover import anki_consistent, cutover_asset
+from pipeline.assets.cutover import anki_consistent, cutover_asset, realtime_arrives
 from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.assets.plan import plan_asset
+from pipeline.assets.realtime import realtime_asset, retention_asset
 from pipeline.assets.search import search_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
-from pipeline.migrations import CONTENT, Migration
+from pipeline.migrations import CONTENT, SPACES, Migration
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
-from pipeline.tables import content
+from pipeline.tables import content, events
 
 _OPERATIONS = "operations"
 _settings = settings.load()
@@ -31,8 +32,7 @@ def _migration(migration: Migration) -> dg.Definitions:
     standing = table_checks(migration)
     backup = backup_assets(migration, group=_OPERATIONS)
     beside = [_search] if migration is CONTENT else []
-    further = [anki_consistent] if migration is CONTENT else []
-    cutover = cutover_asset(migration, group=_OPERATIONS, further=further)
+    cutover = cutover_asset(migration, group=_OPERATIONS, further=_GATE[migration])
     verify = jobs.verify(migration, standing)
     sync = jobs.sync(migration, moves, standing, [*beside, _housekeeping])
     return dg.Definitions(
@@ -82,11 +82,34 @@ def _following() -> dg.Definitions:
     )
 
 
+def _telling() -> dg.Definitions:
+    """Realtime, which tells what changes in the spaces."""
+    realtime = realtime_asset(
+        SPACES.metadata,
+        group="realtime",
+        owners=SPACES.owners,
+        deps=[table.name for table in SPACES.tables if events.of_table(table)],
+    )
+    retention = retention_asset(group="realtime", owners=SPACES.owners)
+    feed = jobs.feed(retention)
+    return dg.Definitions(
+        assets=[realtime, retention],
+        jobs=[jobs.realtime(realtime), feed],
+        schedules=[ticks.schedule(feed, jobs.FEED_CRON, setting="SCHEDULE_ZONE")],
+    )
+
+
+_GATE = {CONTENT: [anki_consistent], SPACES: [realtime_arrives]}
+"""What the gate of a cut-over asks of what hangs on a migration."""
+
+_HANGING = {CONTENT: _following, SPACES: _telling}
+"""What hangs on a migration."""
+
+
 def _parts() -> Iterator[dg.Definitions]:
     for migration in _settings.enabled:
         yield _migration(migration)
-        if migration is CONTENT:
-            yield _following()
+        yield _HANGING[migration]()
     yield dg.Definitions(
         assets=[_housekeeping],
         sensors=alert_sensors(_settings),

@@ -9,7 +9,10 @@ from sqlalchemy.engine import URL
 from pipeline.embedded import ensure_server
 from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
+from pipeline.move.snapshot import look_at
 from pipeline.settings import Settings, libpq, pooled, shown
+from pipeline.sources.fetch import fetch
+from pipeline.sources.origin import Dump, File, Remote
 
 
 @dataclass(frozen=True)
@@ -56,30 +59,59 @@ def server(settings: Settings) -> Server:
     return Server(settings.given_target or ensure_server(settings.server_data))
 
 
-def databases(settings: Settings, migration: Migration) -> Databases:
+def databases(settings: Settings, migration: Migration, *, fresh: bool = False) -> Databases:
     """Make sure that source and target are there.
 
     A sample is made, and the embedded server started, only where the settings name none.
 
+    Args:
+        settings: they name both.
+        migration: whose source.
+        fresh: what was fetched of the source is brought up to date, too.
+
     Raises:
         TargetError: the embedded server does not start.
         SettingsError: a URL is malformed.
+        SourceError: the source cannot be fetched.
     """
-    source = source_file(settings, migration)
+    source = settings.source_path(migration)
+    if fresh or isinstance(settings.origin(migration), File) or not source.exists():
+        source = source_file(settings, migration)
     return Databases(server(settings).target, source, settings.snapshots)
 
 
 def source_file(settings: Settings, migration: Migration) -> Path:
-    """The source alone, made sure to be there where it is the sample.
+    """The source alone, up to date with where it comes from; the sample is made.
 
     Raises:
         SettingsError: the URL is malformed.
+        SourceError: it cannot be fetched.
     """
-    source = settings.source_path(migration)
+    source = fetch(settings.origin(migration), home=settings.pipeline_home)
     if source == settings.sample_path(migration) and not source.exists():
         # Two processes may come here together; the sample is the same whoever makes it.
         with contextlib.suppress(FileExistsError):
             migration.make_sample(source)
+    return source
+
+
+def watched(settings: Settings, migration: Migration) -> Path:
+    """The file that looks otherwise once the source has been written.
+
+    A database on Turso is asked whether it has something new, which is one short request; what has
+    never been fetched is left to a run, as it may take long. A dump is looked at itself.
+
+    Raises:
+        SettingsError: the URL is malformed.
+        SourceError: there is no source, or the server refuses us.
+    """
+    match settings.origin(migration):
+        case Dump(path) if path.exists():
+            return path
+        case Remote() if not settings.source_path(migration).exists():
+            return settings.source_path(migration)
+    source = source_file(settings, migration)
+    look_at(source)
     return source
 
 

@@ -250,7 +250,7 @@ def leave(
     run = RunEvidence(
         context.run.run_id,
         context.run.job_name,
-        ", ".join(str(environment.source_file(loaded, each)) for each in moved),
+        ", ".join(loaded.origin(each).shown for each in moved),
         environment.server(loaded).target_shown,
         planned=names,
     )

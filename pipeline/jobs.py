@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     )
 
 
+FEED_CRON = "17 * * * *"
+"""When the schedule of ``feed`` starts it, once that is switched on."""
+
+
 def migrate(
     migration: Migration,
     moves: Sequence[dg.AssetsDefinition],
@@ -118,6 +122,25 @@ def anki_check(checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
         dg.AssetSelection.checks(*checks),
         "Check every value across PostgreSQL, SQLite and Anki. Nothing is written.",
         config={"ops": {CHECK_NOTES: {"config": CheckConfig(recordings=0).model_dump()}}},
+    )
+
+
+def realtime(asset: dg.AssetsDefinition) -> "Job":
+    """Switch realtime on."""
+    return _job(
+        "realtime",
+        dg.AssetSelection.assets(asset),
+        "Make the feed of changes, the publication and the policies of channels as declared, then"
+        " make an event of each type once and see it arrive.",
+    )
+
+
+def feed(asset: dg.AssetsDefinition) -> "Job":
+    """Keep the feed small."""
+    return _job(
+        "feed",
+        dg.AssetSelection.assets(asset),
+        "Forget changes of the feed that are older than FEED_HOURS.",
     )
 
 

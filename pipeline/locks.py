@@ -8,15 +8,18 @@ from pathlib import Path
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[None]:
+def locked(path: Path, *, wait: bool) -> Iterator[int]:
     """Hold a file's lock, which the operating system lets go when the process dies.
+
+    Yields:
+        The open file; a process that inherits it holds the lock as well.
 
     Raises:
         BlockingIOError: somebody else holds it, and ``wait`` is False.
     """
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        yield file.fileno()
 
 
 @contextmanager

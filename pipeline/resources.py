@@ -66,7 +66,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         migration = migrations.of(tables)
         if migration.name not in self._sources:
-            found = databases(settings.load(), migration)
+            found = databases(settings.load(), migration, fresh=True)
             name = f"{run_id}-{migration.name}"
             folder = self._exit.enter_context(private_folder(found.snapshots, name))
             snapshot = take_snapshot(
@@ -85,7 +85,7 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         migration = migrations.of(tables)
         if migration.name not in self._live:
-            found = databases(settings.load(), migration)
+            found = databases(settings.load(), migration, fresh=True)
             name = f"{run_id}-{migration.name}-live"
             folder = self._exit.enter_context(private_folder(found.snapshots, name))
             live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)

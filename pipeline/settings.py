@@ -24,6 +24,7 @@ from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
+from pipeline.sources import origin
 
 PROJECT = Path(__file__).resolve().parent.parent
 DAGSTER_URL = "PIPELINE_DAGSTER_URL"
@@ -156,9 +157,10 @@ class Settings(BaseSettings):
 
     Attributes:
         migrations: names of those that Dagster loads; the first is meant where none is named.
-        sqlite_database_url: the source of ``content``, ``sqlite:///PATH``; None makes and uses a
-            sample.
+        sqlite_database_url: the source of ``content``, ``sqlite:///PATH``, ``dump:///PATH`` or
+            ``libsql://HOST``; None makes and uses a sample.
         spaces_database_url: the source of ``spaces``, in the same way.
+        turso_auth_token: lets us into a source on Turso.
         database_url: the target, ``postgresql://...``; None starts and uses the embedded server.
         pipeline_home: where the sample, the embedded server's data and snapshots lie.
         max_delete_share: a move stops when it would delete more of a table's rows than this.
@@ -172,6 +174,7 @@ class Settings(BaseSettings):
         schedule_zone: time zone of every schedule.
         keep_runs: how many runs of each job are remembered, with their events and evidence.
         keep_backups: how many backups are kept.
+        feed_hours: how long changes stay in the feed for who was away.
         adopt_target: rows of the target that no move has put there are made equal to the source.
         max_value_bytes: a larger row of the source stops a move, before it takes the memory.
         ui_host: the address on which the UI listens; it asks nobody for a password.
@@ -183,6 +186,7 @@ class Settings(BaseSettings):
     migrations: Annotated[tuple[str, ...], NoDecode] = tuple(migrations.ALL)
     sqlite_database_url: str | None = None
     spaces_database_url: str | None = None
+    turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
     pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
         PROJECT / ".pipeline"
@@ -197,6 +201,7 @@ class Settings(BaseSettings):
     schedule_zone: str = "UTC"
     keep_runs: int = Field(default=500, ge=10)
     keep_backups: int = Field(default=7, ge=1)
+    feed_hours: float = Field(default=48, gt=0, le=87_600)
     adopt_target: bool = False
     max_value_bytes: int = Field(default=1_000_000_000, gt=0)
     ui_host: str = "127.0.0.1"
@@ -255,22 +260,24 @@ class Settings(BaseSettings):
         given: str | None = getattr(self, migration.setting.lower())
         return given or None
 
-    def source_path(self, migration: Migration) -> Path:
-        """The SQLite file; a relative path begins at the project's folder.
+    def origin(self, migration: Migration) -> origin.Origin:
+        """Where a source comes from; a relative path begins at the project's folder.
 
         Raises:
-            SettingsError: the URL is not of the form ``sqlite:///PATH``.
+            SettingsError: the URL has another form.
         """
         given = self.source_url(migration)
         if given is None:
-            return self.sample_path(migration)
-        url = _parsed(given, migration.setting)
-        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-            raise SettingsError(
-                f"{migration.setting} does not name an SQLite file",
-                remedy="Write it as sqlite:///PATH, with four slashes for an absolute path",
-            )
-        return PROJECT / url.database
+            return origin.File(self.sample_path(migration))
+        return origin.parse(given, token=self.turso_auth_token, name=migration.setting)
+
+    def source_path(self, migration: Migration) -> Path:
+        """The SQLite file that is read; of a dump or a database on Turso it need not be there yet.
+
+        Raises:
+            SettingsError: the URL has another form.
+        """
+        return origin.place(self.origin(migration), home=self.pipeline_home)
 
     def sample_path(self, migration: Migration) -> Path:
         """Where the sample source of a migration is made."""

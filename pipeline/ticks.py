@@ -13,9 +13,10 @@ import dagster as dg
 
 from pipeline import environment, settings
 from pipeline.cutover import states
+from pipeline.environment import watched
 from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError, SettingsError
-from pipeline.move.snapshot import look_at, seen_of
+from pipeline.move.snapshot import seen_of
 from pipeline.move.target import Target
 
 if TYPE_CHECKING:
@@ -95,9 +96,8 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
         description=f"Start {job.name} when the source file has been written since the last time.",
     )
     def source_written(context: dg.SensorEvaluationContext) -> Tick:
-        source = settings.load().source_path(migration)
         try:
-            look_at(source)
+            source = watched(settings.load(), migration)
         except PipelineError as error:
             yield dg.SkipReason(str(error))
             return

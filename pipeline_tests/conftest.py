@@ -29,6 +29,7 @@ pytest_plugins = [
     "pipeline_tests.cutover_world",
     "pipeline_tests.standings",
     "pipeline_tests.supabase",
+    "pipeline_tests.turso",
 ]
 
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
@@ -59,7 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let no test see the settings of whoever runs it."""
     sources = [each.setting for each in migrations.ALL.values()]
-    for name in (*sources, "DATABASE_URL", "MAX_DELETE_SHARE", "DAGSTER_HOME"):
+    others = ("DATABASE_URL", "TURSO_AUTH_TOKEN", "MAX_DELETE_SHARE", "DAGSTER_HOME")
+    for name in (*sources, *others):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_"))]:
         monkeypatch.delenv(name)

@@ -190,6 +190,16 @@ def test_a_subset_of_text_keys_moves_and_is_completed(
     assert_sound(source, target_url, tmp_path, AUTH)
 
 
+def test_a_subset_unwraps_what_belongs_to_it(source: SourceFile, target_url: str) -> None:
+    add(source, "users", {"auth_provider_id": "u2", "email": "b@example.org"})
+    add(source, "messages", {"attachments": doubled([1])})
+    add(source, "messages", {"attachments": doubled([2]), "user_id": 2})
+    some = [metadata.tables[name] for name in ("users", "spaces", "messages")]
+    assert move_subset(source, target_url, 1, tables=some)["messages"].moved_rows == 2
+    assert rows(target_url, "messages", "attachments") == [(None,), ([1],)]
+    assert query(target_url, "SELECT source_key FROM migration.conversions") == [("2",)]
+
+
 def test_a_text_too_long_for_a_unique_index_is_kept_aside_in_either_way(
     source: SourceFile, target_url: str
 ) -> None:
@@ -354,6 +364,8 @@ def test_what_was_written_goes_back_in_the_form_that_javascript_reads(world: Wor
     kept = query(world.url, "SELECT source_key FROM migration.conversions ORDER BY 1")
     assert kept == [("2",)]
     # From here on the source leads again, and what was written as a string is unwrapped.
+    anew = query(world.url, "SELECT table_name FROM migration.watermarks WHERE rules = ''")
+    assert sorted(anew) == [("messages",), ("notifications",)]
     world.source.run(f"UPDATE spaces SET name = 'Isan', updated_at = '{LATER}'")
     move(world.source, world.url, tables=SOME)
     assert rows(world.url, "messages", "attachments")[3] == ({"b": 2},)

@@ -69,7 +69,7 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             # While the lock is held no move comes between.
             target.open()
             loaded = settings.load()
-            found = environment.databases(loaded, migration)
+            found = environment.databases(loaded, migration, fresh=True)
             made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
         except PipelineError as error:
             attempts.try_again(context, error, target)

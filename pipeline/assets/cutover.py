@@ -1,6 +1,6 @@
 """The asset that is the state of the migration: who may write. Its job alone changes that."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +13,7 @@ from pipeline.anki import checks as anki_checks
 from pipeline.anki import embeddings
 from pipeline.assets.anki import CARDS, EMBEDDINGS
 from pipeline.assets.plan import PLAN
+from pipeline.assets.realtime import NAME as REALTIME
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import CUTOVER, STEP
@@ -22,6 +23,7 @@ from pipeline.metadata import ANSWERS, NOTES, RULES
 from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.watermarks import rules_of_all
+from pipeline.realtime import checks as realtime_checks
 from pipeline.resources import SourceDatabase, TargetDatabase
 
 GATE = "gate"
@@ -221,8 +223,34 @@ def anki_consistent(instance: dg.DagsterInstance) -> Answer:
     named = settings.load().anki
     if not (named.collection or named.connect_url):
         return Answer(question, True, "no Anki is set")
+    # What only a sync tells cannot be told before there was one.
+    no = _unchecked(instance, _OF_ANKI, spared=1)
+    if no:
+        return Answer(question, False, no, "Run pipeline anki sync or pipeline anki check")
+    return Answer(question, True, "every check that is no warning passed")
+
+
+def realtime_arrives(instance: dg.DagsterInstance) -> Answer:
+    """Whether realtime was switched on, and every type of event arrived."""
+    question = "realtime is on, and events arrive"
+    no = _unchecked(instance, {REALTIME: realtime_checks.NAMES})
+    if no:
+        return Answer(question, False, no, "Run pipeline realtime on")
+    return Answer(question, True, "every check that is no warning passed")
+
+
+def _unchecked(
+    instance: dg.DagsterInstance, wanted: Mapping[str, Sequence[str]], *, spared: int = 0
+) -> str | None:
+    """Which checks failed when they were made last, or were never made; None if all is well.
+
+    Args:
+        instance: Dagster's instance.
+        wanted: names of checks by asset.
+        spared: so many that were never made do not matter.
+    """
     lacking, failed = [], []
-    for asset, names in _OF_ANKI.items():
+    for asset, names in wanted.items():
         for name in names:
             key = dg.AssetCheckKey(dg.AssetKey(asset), name)
             record: Any = instance.get_latest_asset_check_evaluation_record(key)
@@ -231,11 +259,9 @@ def anki_consistent(instance: dg.DagsterInstance) -> Answer:
                 lacking.append(name)
             elif not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
                 failed.append(name)
-    # What only a sync tells cannot be told before there was one.
-    if failed or len(lacking) > 1:
-        says = f"failed: {', '.join(failed)}" if failed else f"never checked: {', '.join(lacking)}"
-        return Answer(question, False, says, "Run pipeline anki sync or pipeline anki check")
-    return Answer(question, True, "every check that is no warning passed")
+    if failed:
+        return f"failed: {', '.join(failed)}"
+    return f"never checked: {', '.join(lacking)}" if len(lacking) > spared else None
 
 
 def _backed_up(site: steps.Site, migration: Migration) -> Answer:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.cutover import capture
+from pipeline.realtime.objects import PREFIX as FEED
 from pipeline.tables import feed, objects
 
 PHASES = ("functions", "table", "keys", "links", "triggers", "rights")
@@ -36,7 +37,8 @@ _CALLED = f"""
 """
 """Functions in schemas of ours that a table's triggers and policies call; others' are not ours."""
 
-_DEFINITION = """
+_DEFINITION = (
+    """
 WITH t AS (SELECT * FROM pg_class WHERE oid = to_regclass(%(table)s)),
 own AS (
   SELECT c.oid, c.relname, c.relpersistence, c.relacl, c.relowner, d.deptype, a.attname, a.attnum,
@@ -127,11 +129,11 @@ SELECT phase, statement FROM (
     FROM t WHERE relreplident <> 'd'
   UNION ALL SELECT 'triggers', 1, tgname, pg_get_triggerdef(g.oid, true)
     FROM t JOIN pg_trigger AS g ON tgrelid = t.oid AND NOT tgisinternal
-      AND NOT starts_with(tgname, '{CAPTURE}')
+      AND NOT starts_with(tgname, '{CAPTURE}') AND NOT starts_with(tgname, '{FEED}')
   UNION ALL SELECT 'triggers', 2, tgname, format('ALTER TABLE %%I %%s TRIGGER %%I', relname,
     CASE tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END,
     tgname) FROM t JOIN pg_trigger ON tgrelid = t.oid AND NOT tgisinternal AND tgenabled <> 'O'
-      AND NOT starts_with(tgname, '{CAPTURE}')
+      AND NOT starts_with(tgname, '{CAPTURE}') AND NOT starts_with(tgname, '{FEED}')
   UNION ALL SELECT 'rights', 1, NULL, format('ALTER TABLE %%I ENABLE ROW LEVEL SECURITY', relname)
     FROM t WHERE relrowsecurity
   UNION ALL SELECT 'rights', 2, NULL, format('ALTER TABLE %%I FORCE ROW LEVEL SECURITY', relname)
@@ -150,8 +152,12 @@ SELECT phase, statement FROM (
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) FROM granted
 ) AS said ORDER BY phase, place, name COLLATE "C", statement COLLATE "C"
-""".replace("{CAPTURE}", capture.PREFIX).replace("{CALLED}", _CALLED)
-"""Triggers that capture writes belong to the state of the migration, not to the table."""
+""".replace("{CAPTURE}", capture.PREFIX)
+    .replace("{FEED}", FEED)
+    .replace("{CALLED}", _CALLED)
+)
+"""Triggers that capture writes belong to the state of the migration, not to the table, and those of
+the feed to what realtime makes of the target."""
 
 _RIGHTS = """
 SELECT DISTINCT format('REVOKE ALL ON %%s%%s FROM %%s',

@@ -2,9 +2,9 @@
 
 A table that is defined as it was gets its rows replaced, so whatever looks at it stays. One that is
 gone, or was changed, is made again; keys and indexes are built after the rows. What is no part of
-the backup is never dropped: where it depends on a table that has to go, the restore is refused. Of
-the ledger's tables only the rows of the backup's migration are replaced. A
-table that is made again is put into the publications that it was in.
+the backup is never dropped: where it depends on a table that has to go, the restore is refused. A
+table that is made again is put into the publications that it was in. Of the ledger's tables only
+the rows of the backup's migration are replaced.
 """
 
 import secrets
@@ -22,6 +22,7 @@ from pipeline.backup.session import session
 from pipeline.move.contract import quoted
 from pipeline.move.errors import first_line
 from pipeline.move.target import MOVING
+from pipeline.realtime import objects
 
 _CONSTRAINED = """
 SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname)
@@ -29,9 +30,11 @@ SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname
   AND (contype = 'f' OR contype = 'c' AND NOT convalidated)
 UNION ALL SELECT format('DROP TRIGGER %%I ON %%s', tgname, tgrelid::regclass)
   FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
+  AND NOT starts_with(tgname, %(feed)s)
 UNION ALL SELECT format('DROP POLICY %%I ON %%s', polname, polrelid::regclass)
   FROM pg_policy WHERE polrelid = to_regclass(%(table)s)
 """
+"""The feed's triggers stay: a table that is emptied gives the feed a new epoch."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +108,9 @@ def _put_back(
     cursor: Any, tables: list[TargetTable], folder: Path, places: dict[str, str]
 ) -> list[Unpublished]:
     """Restore tables of some schemas into others, or into the same."""
-    cursor.execute(f"SET LOCAL {MOVING} = 'on'")
     there = [table for table in tables if table.there]
+    # What is put back is no news, and readers of the feed begin anew.
+    cursor.execute(f"SET LOCAL {MOVING} = 'on'")
     for schema in dict.fromkeys(table.schema for table in there):
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(places[schema])}")
     listed = {table.shown: _published(cursor, table, places) for table in there}
@@ -164,7 +168,7 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
     staying = [table for table in present if _stays(cursor, table, places)]
     for table in present:
         definition.take_functions(cursor, _at(table, places))
-        cursor.execute(_CONSTRAINED, {"table": _at(table, places)})
+        cursor.execute(_CONSTRAINED, {"table": _at(table, places), "feed": objects.PREFIX})
         for (statement,) in cursor.fetchall():
             cursor.execute(statement)
     going = [table for table in present if table not in staying]

@@ -68,7 +68,7 @@ def _follow(
     started = time.perf_counter()
     found = terminal.ready(CONTENT)
     anki = named_anki(settings.load())
-    terminal.say_where(found)
+    terminal.say_where(found, CONTENT)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
     result = terminal.result_of(
         job_name, steps=None if config is None else {"follow_contents": config}

@@ -14,7 +14,9 @@ from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import capture, freezing, states
 from pipeline.migrations import Migration
+from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
+from pipeline.sources.origin import File
 
 kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
 restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
@@ -35,7 +37,7 @@ _Discard = Annotated[
 
 def _back_up(which: str | None) -> None:
     migration = terminal.meant(which)
-    terminal.say_where(terminal.ready(migration))
+    terminal.say_where(terminal.ready(migration), migration)
     result = terminal.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
@@ -83,6 +85,12 @@ def restore_source(
     """Make the SQLite file what it was; applications may have it open."""
     loaded, migration = settings.load(), terminal.meant(which)
     home, onto = loaded.pipeline_home, to or loaded.source_path(migration)
+    origin = loaded.origin(migration)
+    if to is None and not isinstance(origin, File):
+        raise SettingsError(
+            f"A backup is an SQLite file, which cannot be put over {origin.shown}",
+            remedy="Put it elsewhere with --to PATH, and make a database of that file",
+        )
     manifest = shelf.named(home, migration.name, name)
     if to is None:
         _demand_same("source", manifest.source, str(onto), other=other)

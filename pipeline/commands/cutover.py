@@ -91,7 +91,7 @@ def _cut_over(step: str, which: str | None) -> int:
     migration = terminal.meant(which)
     found, node = terminal.ready(migration), migration.named(STEP)
     look_at(found.source)
-    terminal.say_where(found)
+    terminal.say_where(found, migration)
     result = terminal.result_of(migration.named(CUTOVER), steps={node: {"step": step}})
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:

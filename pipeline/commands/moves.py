@@ -39,7 +39,7 @@ def plan(
     found = terminal.ready(migration)
     look_at(found.source)
     if not as_json:
-        terminal.say_where(found)
+        terminal.say_where(found, migration)
     result = terminal.result_of(migration.named("plan"))
     if not result.success:
         raise typer.Exit(terminal.failed(result))
@@ -103,7 +103,7 @@ def _announced(which: str | None) -> Migration:
     migration = terminal.meant(which)
     found = terminal.ready(migration)
     look_at(found.source)
-    terminal.say_where(found)
+    terminal.say_where(found, migration)
     return migration
 
 
@@ -127,7 +127,7 @@ def redrive(
     if not waiting:
         console.print("quarantine is empty")
         return
-    terminal.say_where(found)
+    terminal.say_where(found, migration)
     code = terminal.run(migration.named("redrive"), tables=_with_children(migration, waiting))
     with terminal.opened(found) as target:
         still = sum(_in_quarantine(target, name) for name in names)

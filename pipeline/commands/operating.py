@@ -25,8 +25,10 @@ def dev(
 ) -> None:
     """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
     terminal.server()
-    for migration in settings.load().enabled:
-        environment.source_file(settings.load(), migration)
+    loaded = settings.load()
+    for migration in loaded.enabled:
+        if not loaded.source_url(migration):
+            environment.source_file(loaded, migration)
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     running = [
         subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)

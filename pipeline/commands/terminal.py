@@ -42,7 +42,7 @@ def meant(name: str | None) -> Migration:
         raise SettingsError(
             f"There is no migration {name}", remedy=f"Name {' or '.join(migrations.ALL)}"
         )
-    return _enabled(migrations.ALL[name])
+    return demand_enabled(migrations.ALL[name])
 
 
 def ready(migration: Migration) -> environment.Databases:
@@ -76,12 +76,13 @@ def source(migration: Migration) -> Path:
         raise SettingsError(
             "There is no source yet", remedy=f"Set {migration.setting}, or run pipeline migrate"
         )
-    return loaded.source_path(migration)
+    return environment.source_file(loaded, migration)
 
 
-def say_where(found: environment.Databases) -> None:
+def say_where(found: environment.Databases, migration: Migration) -> None:
     """Print which databases are meant."""
-    console.print(f"source  {found.source}\ntarget  {found.target_shown}", markup=False)
+    shown = settings.load().origin(migration).shown
+    console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
 
 
 @contextmanager
@@ -101,10 +102,15 @@ def holding(table: str) -> Migration:
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
         raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
-    return _enabled(found)
+    return demand_enabled(found)
 
 
-def _enabled(migration: Migration) -> Migration:
+def demand_enabled(migration: Migration) -> Migration:
+    """A migration that Dagster loads.
+
+    Raises:
+        SettingsError: this one it does not.
+    """
     enabled = settings.load().enabled
     if migration not in enabled:
         raise SettingsError(

@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pipeline.move import opening
-from pipeline.move.contract import quoted
+from pipeline.move.contract import bare, quoted
 from pipeline.move.snapshot import BUSY_SECONDS, writing
 
 _PREFIX = "pipeline_frozen"
@@ -51,7 +51,7 @@ def is_frozen(connection: sqlite3.Connection, tables: Sequence[sa.Table], schema
         schema: the name by which the connection knows the source.
     """
     there = _there(connection, schema)
-    return all((name, statement) in there for name, statement in _triggers(tables))
+    return all((name, bare(statement)) in there for name, statement in _triggers(tables))
 
 
 def is_frozen_file(source: Path, tables: Sequence[sa.Table]) -> bool:
@@ -79,7 +79,7 @@ def _there(connection: sqlite3.Connection, schema: str = "main") -> set[tuple[st
         f"SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM {schema}.sqlite_master"
         f" WHERE type = 'trigger' AND name GLOB '{_PREFIX}_*' AND instr(sql, '{_SAYS}') > 0"
     )
-    return {(name.decode(), sql.decode()) for name, sql in found}
+    return {(name.decode(), bare(sql.decode())) for name, sql in found}
 
 
 def _remove(connection: sqlite3.Connection) -> bool:

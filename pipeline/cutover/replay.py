@@ -15,15 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.cutover import capture, reverse
-from pipeline.move import mending, opening, quarantine, verify
+from pipeline.move import followed, mending, opening, quarantine, verify
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, SourceError
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource, pinned
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import surveyed
-from pipeline.move.snapshot import BUSY_SECONDS, unreadable
+from pipeline.move.snapshot import BUSY_SECONDS, unreadable, writing
 from pipeline.move.target import Target
 
 _BATCH_BYTES = 8 * 2**20
@@ -286,9 +286,7 @@ def _without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        triggers = connection.execute(
-            "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger'"
-        ).fetchall()
+        triggers = _triggers_of(connection)
         for name, _ in triggers:
             connection.execute(f"DROP TRIGGER main.{quoted(name)}")
         yield
@@ -300,12 +298,22 @@ def _without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
+def _triggers_of(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    return connection.execute(
+        "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger'"
+    ).fetchall()
+
+
 def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
     """Put the rows that were written to a proven copy into the source, in one transaction.
 
     Raises:
         SourceError: the source cannot be written, or stays locked; it is as it was.
+        Transient: the source lives on a server that did not answer.
     """
+    if followed.primary_of(source, why=_WHY) is not None:
+        _put_elsewhere(source, copy, done)
+        return
     try:
         with closing(
             opening.connect(source, "rw", timeout=BUSY_SECONDS, isolation_level=None)
@@ -321,6 +329,67 @@ def put(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
         raise unreadable(source, error) from error
 
 
+def _put_elsewhere(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
+    """Put the rows where the source lives, one by one: it does not see the copy.
+
+    Children go before their parents and come after them, and a row that stays is updated: where
+    foreign keys are enforced nothing goes by cascade. What arrived is read back.
+    """
+    try:
+        with closing(opening.connect(copy, "ro")) as proven:
+            with writing(source, why=_WHY) as connection:
+                triggers = _triggers_of(connection)
+                for name, _ in triggers:
+                    connection.execute(f"DROP TRIGGER {quoted(name)}")
+                for found in reversed(done):
+                    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+                    for gone in found.deleted:
+                        connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (gone,))
+                for found in done:
+                    _write_elsewhere(connection, proven, found)
+                _raise_counters(connection, done)
+                for _, sql in triggers:
+                    connection.execute(sql)
+            _demand_arrived(source, proven, done)
+    except opening.UNREADABLE as error:
+        raise unreadable(source, error) from error
+
+
+def _demand_arrived(source: Path, proven: sqlite3.Connection, done: Sequence[Replayed]) -> None:
+    """Hold every row that was sent against the copy, as the source has it now."""
+    with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as file:
+        for found in done:
+            table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+            for each in found.touched:
+                sql = f"SELECT * FROM {table} WHERE {key} = ?"
+                sides = [repr(side.execute(sql, (each,)).fetchall()) for side in (file, proven)]
+                if sides[0] != sides[1]:
+                    raise SourceError(
+                        f"{found.landing.name} {each} did not arrive at the source as it was sent",
+                        remedy="Nothing is lost, the application still writes to the target; look"
+                        " at that row, and run again",
+                    )
+
+
+def _write_elsewhere(
+    connection: sqlite3.Connection, proven: sqlite3.Connection, found: Replayed
+) -> None:
+    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+    info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
+    names = [quoted(row[1]) for row in info if not row[6]]
+    sets, marks = ", ".join(f"{name} = ?" for name in names), ", ".join("?" * len(names))
+    update = f"UPDATE {table} SET {sets} WHERE {key} = ?"
+    insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"
+    gone, new = set(found.deleted), set(found.inserted)
+    for each in found.touched:
+        if each not in gone:
+            row = proven.execute(
+                f"SELECT {', '.join(names)} FROM {table} WHERE {key} = ?", (each,)
+            ).fetchone()
+            connection.execute(*((insert, row) if each in new else (update, (*row, each))))
+
+
+_WHY = "the way back"
 _DELETE = "DELETE FROM main.{table} WHERE {these}"
 _INSERT = "INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}"
 
@@ -337,13 +406,18 @@ def _put(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
 
 def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) -> None:
     """Where SQLite gives no id twice (AUTOINCREMENT), none of those that the target gave out."""
-    if connection.execute(
+    if not connection.execute(
         "SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_sequence'"
     ).fetchone():
-        connection.executemany(
-            "UPDATE main.sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
-            [(found.last_id, found.landing.name) for found in done if found.last_id is not None],
-        )
+        return
+    # A replica has counters of its own, where the database that it follows may have none.
+    counted = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")}
+    for found in done:
+        if found.last_id is not None and found.landing.name in counted:
+            connection.execute(
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
+                (found.last_id, found.landing.name),
+            )
 
 
 def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:

@@ -14,7 +14,7 @@ def examine(settings: Settings, migration: Migration) -> list[Symptom]:
         TargetError: the embedded server does not start.
         SettingsError: a URL is malformed.
     """
-    found = databases(settings, migration)
+    found = databases(settings, migration, fresh=True)
     tables = migration.tables
     size = found.source.stat().st_size if found.source.exists() else 0
     return [

@@ -17,12 +17,15 @@ from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.target import DataFault, Target
-from pipeline.tables import ledger
+from pipeline.tables import feed, ledger
 from pipeline.tables.access import ALL, ROLES, Access, Privilege, of_table
 from pipeline.tables.objects import SCHEMA as UPKEEP
 
 HIDDEN = (ledger.SCHEMA, "dagster")
 """Schemas that no request may reach."""
+
+_VISITORS = ("anon", "authenticated")
+"""Roles that people have; the feed is closed to them, and the service may speak through it."""
 
 _PROBES: dict[Privilege, str] = {
     "SELECT": "SELECT FROM {table} LIMIT 1",
@@ -164,9 +167,10 @@ def exposed(target: Target) -> list[Finding]:
     hidden = (*HIDDEN, UPKEEP)
     usable = target.rows(
         "SELECT n.nspname::text, r.rolname::text FROM pg_namespace AS n CROSS JOIN pg_roles AS r"
-        " WHERE n.nspname = ANY($1) AND r.rolname = ANY($2)"
+        " WHERE (n.nspname = ANY($1) AND r.rolname = ANY($2)"
+        " OR n.nspname = $3 AND r.rolname = ANY($4))"
         " AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY 1, 2",
-        (hidden, ROLES),
+        (hidden, ROLES, feed.SCHEMA, _VISITORS),
     )
     found: list[Finding] = [Exposed(schema, f"{role} may use it") for schema, role in usable]
     served = target.rows(
@@ -175,7 +179,11 @@ def exposed(target: Target) -> list[Finding]:
     )
     for (listed,) in served:
         names = {name.strip(' "') for name in listed.split(",")}
-        found += [Exposed(schema, "the API serves it") for schema in hidden if schema in names]
+        found += [
+            Exposed(schema, "the API serves it")
+            for schema in (*hidden, feed.SCHEMA)
+            if schema in names
+        ]
     return found
 
 

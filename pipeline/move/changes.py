@@ -238,34 +238,11 @@ def _compare_tile(
     may_differ = pc.is_in(their_keys, pa.array(kept, their_keys.type)) if kept else None
     differing, lost = [], []
     for column in landing.columns:
-        name, cast = column.name, landing.casts[column.name]
-        source = forms[name] if chosen is None else forms[name].filter(chosen)
-        there = cast.target_form(theirs.column(name))
-        lossy = sifted.lossy.get(name)
-        if lossy is not None and chosen is not None:
-            lossy = lossy.filter(chosen)
-        if may_differ is not None:
-            source = pc.if_else(may_differ, there, source)
-            lossy = None if lossy is None else pc.and_(lossy, pc.invert(may_differ))
-        differs = _unequal(source, there)
-        asked, judged = differs, source
-        if name in landing.doubled:
-            raw = sifted.raw.column(name)
-            raw = raw if chosen is None else raw.filter(chosen)
-            asked, judged = _as_the_source_has_it(raw, source, differs, may_differ)
-        if asked is not None and isinstance(column.type, JSONB):
-            doubled = name in landing.doubled
-            really = json_values.unequal(target, judged, there, asked, doubled=doubled)
-            if doubled and landing.policies.doubled_json == "either":
-                other = json_values.unequal(target, judged, there, asked)
-                really = pc.and_(really, other)
-                # What is there as it is has lost nothing.
-                lossy = None if lossy is None else pc.and_(lossy, pc.or_(pc.invert(asked), other))
-            repeated = None if differs is None else _json_lossy(source, there, differs)
-            if repeated is not None:
-                lossy = repeated if lossy is None else pc.or_(lossy, repeated)
-            source = pc.if_else(really, source, there)
-            differs = really if pc.any(really).as_py() else None
+        name = column.name
+        sides = _sides(landing, name, sifted, forms[name], theirs, chosen, may_differ)
+        if isinstance(column.type, JSONB):
+            sides = _in_meaning(target, landing, name, sides, may_differ)
+        source, there, lossy, differs = sides.source, sides.there, sides.lossy, sides.differs
         totals.add(name, source, there, equal=differs is None)
         if differs is not None:
             differing.append(
@@ -277,13 +254,11 @@ def _compare_tile(
             # What is about to be written is collected when it is proven.
             lossy = pc.and_(lossy, pc.invert(differs))
         if lossy is not None and pc.any(lossy).as_py():
-            raw = sifted.raw.column(name)
-            raw = raw if chosen is None else raw.filter(chosen)
             lost.append(
                 Lost(
                     name,
                     their_keys.filter(lossy).cast(pa.string()),
-                    raw.filter(lossy),
+                    sides.raw.filter(lossy),
                     there.filter(lossy).cast(pa.string()),
                 )
             )
@@ -412,18 +387,78 @@ def _unequal(source: pa.Array, target: pa.Array) -> pa.Array | None:
     return differs if pc.any(differs).as_py() else None
 
 
-def _as_the_source_has_it(
-    raw: pa.Array, source: pa.Array, differs: pa.Array | None, may_differ: pa.Array | None
-) -> tuple[pa.Array | None, pa.Array]:
-    """Where PostgreSQL is asked about JSON texts, and which: strings as the source has them."""
-    wrapped = strings(raw)
+@dataclass(frozen=True)
+class _Sides:
+    """One column of the rows that both sides have.
+
+    Attributes:
+        source: the source's values, in the form in which both sides are compared.
+        there: the target's.
+        raw: the source's values as SQLite gave them.
+        lossy: where a value lost something; None for nowhere, and so is the next one.
+        differs: where the two are not the same.
+    """
+
+    source: pa.Array
+    there: pa.Array
+    raw: pa.Array
+    lossy: pa.Array | None
+    differs: pa.Array | None
+
+
+def _sides(
+    landing: Landing,
+    name: str,
+    sifted: Sifted,
+    source: pa.Array,
+    theirs: pa.RecordBatch,
+    chosen: pa.Array | None,
+    may_differ: pa.Array | None,
+) -> _Sides:
+    raw, lossy = sifted.raw.column(name), sifted.lossy.get(name)
+    there = landing.casts[name].target_form(theirs.column(name))
+    if chosen is not None:
+        source, raw = source.filter(chosen), raw.filter(chosen)
+        lossy = None if lossy is None else lossy.filter(chosen)
     if may_differ is not None:
-        wrapped = pc.and_(wrapped, pc.invert(may_differ))
-    if not pc.any(wrapped).as_py():
-        return differs, source
-    return wrapped if differs is None else pc.or_(differs, wrapped), pc.if_else(
-        wrapped, raw, source
-    )
+        source = pc.if_else(may_differ, there, source)
+        lossy = None if lossy is None else pc.and_(lossy, pc.invert(may_differ))
+    return _Sides(source, there, raw, lossy, _unequal(source, there))
+
+
+def _in_meaning(
+    target: Target, landing: Landing, name: str, sides: _Sides, may_differ: pa.Array | None
+) -> _Sides:
+    """A column of JSON, compared as PostgreSQL's jsonb sees it."""
+    source, there, lossy, asked = sides.source, sides.there, sides.lossy, sides.differs
+    judged, doubled = source, name in landing.doubled
+    if doubled:
+        wrapped = strings(sides.raw)
+        if may_differ is not None:
+            wrapped = pc.and_(wrapped, pc.invert(may_differ))
+        if pc.any(wrapped).as_py():
+            # The proof goes by what the source has, not by what the cast made of it.
+            judged = pc.if_else(wrapped, sides.raw, source)
+            asked = wrapped if asked is None else pc.or_(asked, wrapped)
+            lossy = _unwrapped(wrapped, there, lossy)
+    if asked is None:
+        return sides
+    really = json_values.unequal(target, judged, there, asked, doubled=doubled)
+    if doubled and landing.policies.doubled_json == "either":
+        really = pc.and_(really, json_values.unequal(target, judged, there, asked))
+    repeated = None if sides.differs is None else _json_lossy(source, there, sides.differs)
+    if repeated is not None:
+        lossy = repeated if lossy is None else pc.or_(lossy, repeated)
+    differs = really if pc.any(really).as_py() else None
+    return _Sides(pc.if_else(really, source, there), there, sides.raw, lossy, differs)
+
+
+def _unwrapped(wrapped: pa.Array, there: pa.Array, lossy: pa.Array | None) -> pa.Array:
+    """Where something was lost: also where a string of the source is no string in the target."""
+    inside = pc.and_(wrapped, pc.invert(strings(there)))
+    if lossy is None:
+        return inside
+    return pc.or_(pc.and_(pc.fill_null(lossy, False), pc.invert(wrapped)), inside)
 
 
 def _json_lossy(source: pa.Array, there: pa.Array, differs: pa.Array) -> pa.Array | None:

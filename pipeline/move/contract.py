@@ -8,6 +8,7 @@ here as well, so that a rejected row always gets every reason that applies.
 
 import hashlib
 import json
+import re
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,6 +35,15 @@ LOSES = "would lose what cannot be undone"
 def quoted(name: str) -> str:
     """A name as an SQL identifier, whatever it is made of."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def bare(sql: str) -> str:
+    """A statement without what may be written otherwise and mean the same.
+
+    SQLite keeps the text of a schema as it was given, Turso writes it down anew, with other spaces
+    and more names quoted.
+    """
+    return re.sub(r'[\s"]', "", sql)
 
 
 @dataclass(frozen=True)

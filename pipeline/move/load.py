@@ -37,10 +37,10 @@ class Stage:
     def make(self) -> None:
         """Make the table, unless it is there."""
         if not self._made:
-            like = f"LIKE {quoted(self.sieve.landing.name)} INCLUDING CONSTRAINTS"
-            # A column that the source lacks may be NOT NULL; its default is what it gets.
+            # Defaults stand for columns that only the target has.
             self.target.run(
-                f"CREATE TEMPORARY TABLE {STAGE} ({like} INCLUDING DEFAULTS) ON COMMIT DROP"
+                f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(self.sieve.landing.name)}"
+                " INCLUDING CONSTRAINTS INCLUDING DEFAULTS) ON COMMIT DROP"
             )
             self._made = True
 
@@ -102,9 +102,9 @@ def _indexable(landing: Landing, batch: pa.RecordBatch) -> pa.Array | None:
     An index cannot be built around a row that was deleted in the same transaction, so rows with
     long texts wait in staging until the indexes are there.
     """
-    unique = [c for c in landing.table.constraints if isinstance(c, sa.UniqueConstraint)]
     columns = {column.name for index in landing.table.indexes for column in index.columns}
-    columns |= {column.name for constraint in unique for column in constraint.columns}
+    for unique in schema.uniques_of(landing.table):
+        columns |= {column.name for column in unique.columns}
     texts = [
         batch.column(name)
         for name in sorted(columns & set(batch.schema.names))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.move import opening
+from pipeline.move import followed, opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 
@@ -242,7 +242,7 @@ def look_at(source: Path) -> None:
 
 @contextmanager
 def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
-    """One transaction that writes the source; an exception undoes it.
+    """One transaction that writes the source, where it lives; an exception undoes it.
 
     Args:
         source: the live file.
@@ -252,6 +252,11 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
         SourceError: the file cannot be written, or stays locked.
     """
     look_at(source)
+    primary = followed.primary_of(source, why=why)
+    if primary is not None:
+        with primary.writing(source, why=why) as connection:
+            yield connection
+        return
     try:
         with closing(
             opening.connect(source, "rw", timeout=BUSY_SECONDS, isolation_level=None)

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import opening
-from pipeline.move.contract import quoted
+from pipeline.move.contract import bare, quoted
 from pipeline.move.errors import SourceError
 from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable, writing
 
@@ -225,14 +225,17 @@ def _there(connection: sqlite3.Connection, schema: str = "main") -> bool:
     found = connection.execute(
         f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?", (LOG,)
     ).fetchone()
-    return found is not None and _text(found[0]) == _LOG_DDL
+    return found is not None and bare(_text(found[0])) == bare(_LOG_DDL)
 
 
 def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "main") -> bool:
     """Whether all triggers of a table are there, word for word."""
-    there = {name: sql for name, sql, on in _our_triggers(connection, schema) if on == table.name}
+    there = {
+        name: bare(sql) for name, sql, on in _our_triggers(connection, schema) if on == table.name
+    }
     try:
-        return there == _triggers(connection, table, schema)
+        meant = _triggers(connection, table, schema)
+        return there == {name: bare(sql) for name, sql in meant.items()}
     except SourceError:
         return False
 

@@ -1,0 +1,186 @@
+"""A canary: every type of event is made once in a space of its own, and must arrive.
+
+A second session listens as the application's server does. Rows have to be committed to be told, so
+they stand in the target for a moment: a person and a space that nobody else belongs to, with ids
+below zero, which no sequence gives out. They are written as a move's rows, so neither capture nor
+the way back sees them, and told all the same. They are removed at the end, whatever happens; what a
+killed run leaves behind, the next one removes first.
+"""
+
+import contextlib
+import json
+import select
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from pipeline.move.contract import quoted
+from pipeline.move.errors import TargetError, Transient
+from pipeline.move.findings import CheckResult, Finding
+from pipeline.move.target import Target
+from pipeline.realtime.checks import CANARY
+from pipeline.realtime.findings import NotHeard
+from pipeline.realtime.functions import CANARY as TOLD
+from pipeline.tables import feed
+from pipeline.tables.events import FLEETING
+
+ID = -1
+MARK = "pipeline-canary"
+TOPIC = f"space:{ID}"
+SECONDS = 5.0
+"""What takes longer counts as lost."""
+
+_SCENE = (
+    f"INSERT INTO public.users (id, auth_provider_id, email) VALUES ({ID}, '{MARK}', '{MARK}')",
+    "INSERT INTO public.spaces (id, owner_id, name, slug, enable_realtime)"
+    f" VALUES ({ID}, {ID}, '{MARK}', '{MARK}', true)",
+    f"INSERT INTO public.lessons (id, space_id, title) VALUES ({ID}, {ID}, '{MARK}')",
+)
+_STORED = {
+    "message:new": (
+        "messages",
+        f"INSERT INTO public.messages (id, space_id, user_id, content) VALUES ({ID}, {ID}, {ID},"
+        f" '{MARK}')",
+    ),
+    "note:published": (
+        "notes",
+        "INSERT INTO public.notes (id, space_id, author_id, title, status)"
+        f" VALUES ({ID}, {ID}, {ID}, '{MARK}', 'published')",
+    ),
+    "progress:updated": (
+        "progress",
+        f"INSERT INTO public.progress (id, user_id, lesson_id) VALUES ({ID}, {ID}, {ID})",
+    ),
+    "member:changed": (
+        "space_members",
+        f"INSERT INTO public.space_members (id, space_id, user_id) VALUES ({ID}, {ID}, {ID})",
+    ),
+}
+_REMOVE = (
+    f"DELETE FROM public.spaces WHERE id = {ID} AND slug = '{MARK}'",
+    f"DELETE FROM public.users WHERE id = {ID} AND auth_provider_id = '{MARK}'",
+    f"DELETE FROM feed.changes WHERE topic IN ('{TOPIC}', 'user:{ID}')",
+)
+
+
+def sing(target: Target, *, url: str, shown: str) -> CheckResult:
+    """Make an event of each type, and tell how long each took to arrive.
+
+    Args:
+        target: a session that holds the target's lock and is in no transaction.
+        url: the same database, as libpq reads it.
+        shown: what messages call it.
+
+    Returns:
+        A check whose figures are how many events arrived, and after how long.
+
+    Raises:
+        TargetError: the scene could not be made or removed, or a connection was lost.
+    """
+    findings: list[Finding] = []
+    figures: dict[str, Any] = {"events": 0}
+    remove(target)
+    with _listening(url, shown) as connection:
+        try:
+            with _written(target, told=False):
+                target.run(*_SCENE)
+            for event in (*_STORED, *FLEETING):
+                found = _made(target, connection, event)
+                if isinstance(found, float):
+                    figures["events"] += 1
+                    figures[milliseconds(event)] = round(found * 1000, 1)
+                else:
+                    findings.append(found)
+        except BaseException:
+            # What went wrong is worth telling; the next run removes what is left.
+            with contextlib.suppress(TargetError):
+                remove(target)
+            raise
+        remove(target)
+    return CheckResult(CANARY, not findings, True, tuple(findings), figures)
+
+
+def milliseconds(event: str) -> str:
+    """What the time is called that an event took from its commit until it was heard."""
+    return f"{event.replace(':', '_')}_ms"
+
+
+def remove(target: Target) -> None:
+    """Remove what a canary made, in a transaction of its own."""
+    with _written(target, told=False):
+        target.run(*_REMOVE)
+
+
+def _made(target: Target, connection: Any, event: str) -> float | NotHeard:
+    """Make one event; returns the seconds from the commit until it was heard."""
+    try:
+        with _written(target, told=True):
+            if event in _STORED:
+                target.run(_STORED[event][1])
+            else:
+                target.rows("SELECT 1 FROM feed.send($1, $2, '{}'::jsonb)", (TOPIC, event))
+            started = time.perf_counter()
+    except Transient:
+        raise
+    except TargetError as error:
+        return NotHeard(event, f"it could not be made ({error.problem})")
+    if not _heard(connection, event, until=started + SECONDS):
+        return NotHeard(event, f"nobody was notified within {SECONDS:.0f} s")
+    seconds = time.perf_counter() - started
+    if event in _STORED and not target.value(
+        "SELECT EXISTS (SELECT FROM feed.changes WHERE (topic, event, table_name, operation, key)"
+        " = ($1, $2, $3, 'INSERT', $4))",
+        (TOPIC, event, _STORED[event][0], str(ID)),
+    ):
+        return NotHeard(event, "the feed has no row of it")
+    return seconds
+
+
+def _heard(connection: Any, event: str, *, until: float) -> bool:
+    """Whether a notification of this event comes in time."""
+    while (left := until - time.perf_counter()) > 0:
+        try:
+            if select.select([connection], [], [], left)[0]:
+                connection.poll()
+        except psycopg2.Error:
+            return False
+        heard = [notify.payload for notify in connection.notifies]
+        connection.notifies.clear()
+        if any(_is(payload, event) for payload in heard):
+            return True
+    return False
+
+
+def _is(payload: str, event: str) -> bool:
+    if event in _STORED:
+        return payload == TOPIC
+    if not payload.startswith("{"):
+        return False
+    said = json.loads(payload)
+    return bool((said.get("topic"), said.get("event")) == (TOPIC, event))
+
+
+@contextmanager
+def _written(target: Target, *, told: bool) -> Iterator[None]:
+    """A transaction that writes as a move does; ``told`` lets the feed speak of it all the same."""
+    with target.transaction():
+        target.say_moving()
+        target.run(f"SET LOCAL {TOLD} = '{'on' if told else 'off'}'")
+        yield
+
+
+@contextmanager
+def _listening(url: str, shown: str) -> Iterator[Any]:
+    try:
+        connection = psycopg2.connect(url, application_name="pipeline canary")
+        connection.autocommit = True
+        connection.cursor().execute(f"LISTEN {quoted(feed.CHANNEL)}")
+    except psycopg2.Error as error:
+        # Not "from error": the driver's own text may repeat the URL.
+        raise TargetError.from_driver(error, where=shown, url=url) from None
+    with closing(connection):
+        yield connection

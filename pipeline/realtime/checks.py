@@ -1,0 +1,210 @@
+"""What is wrong with the feed, the publication and the channels, as findings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move import access as rights
+from pipeline.move.findings import CheckResult, Finding
+from pipeline.move.target import Target
+from pipeline.realtime import channels, objects, publication
+from pipeline.realtime.findings import (
+    ObjectDiffers,
+    OldRowsUntold,
+    PolicyDiffers,
+    PublicationDiffers,
+    PublishedByOthers,
+    PublishedOtherwise,
+    SecretPublished,
+)
+from pipeline.realtime.functions import functions
+from pipeline.tables.access import of_table
+from pipeline.tables.feed import metadata as feed_metadata
+
+PUBLISHED, SECRETS, TRIGGERS, CHANNELS = "published", "no_secrets_published", "triggers", "channels"
+CANARY = "canary"
+NAMES = (PUBLISHED, SECRETS, TRIGGERS, CHANNELS, CANARY)
+
+
+def standing(
+    target: Target, tables: Sequence[sa.Table], *, known: Sequence[sa.Table]
+) -> tuple[CheckResult, ...]:
+    """All checks but the canary; nothing is written.
+
+    Args:
+        target: a session within a transaction.
+        tables: the migration's.
+        known: the tables of all migrations.
+    """
+    return (
+        published(target, tables, known=known),
+        no_secrets_published(target, known),
+        triggers(target, tables),
+        allowed(target),
+    )
+
+
+def published(
+    target: Target, tables: Sequence[sa.Table], *, known: Sequence[sa.Table]
+) -> CheckResult:
+    """What is declared is published, with its columns; of others it only warns."""
+    now, wanted = publication.look(target), publication.declared(target, tables)
+    wrong, other = [*_of_publication(now)], list[Finding]()
+    names = {table.name for table in known}
+    for name in sorted({*wanted, *now.tables}):
+        actual, how = now.tables.get(name), wanted.get(name)
+        if actual == how:
+            continue
+        if how is None and name not in names:
+            other.append(PublishedByOthers(name))
+        else:
+            wrong.append(PublishedOtherwise(name, _words(how), _words(actual)))
+    other += [PublishedByOthers(name) for name in now.others]
+    for table in objects.told_tables(tables):
+        if table.info["told"].old_rows and (more := publication.undeclared(target, table)):
+            other.append(OldRowsUntold(table.name, tuple(more)))
+    figures = {
+        "tables": len(now.tables),
+        "columns": sum(
+            len(how.columns or tables_columns(target, name)) for name, how in now.tables.items()
+        ),
+        "wal_level": str(target.value("SELECT current_setting('wal_level')")),
+    }
+    return _result(PUBLISHED, wrong, other, figures)
+
+
+def tables_columns(target: Target, table: str) -> tuple[str, ...]:
+    """Columns that subscribers see of a published table."""
+    found = target.rows(
+        "SELECT attnames::text[] FROM pg_publication_tables WHERE pubname = $1"
+        " AND schemaname = 'public' AND tablename = $2",
+        (publication.NAME, table),
+    )
+    return tuple(found[0][0]) if found else ()
+
+
+def no_secrets_published(target: Target, known: Sequence[sa.Table]) -> CheckResult:
+    """Nothing that nobody may see is published; the catalog is asked, not the declaration."""
+    found = target.rows(
+        "SELECT p.schemaname::text, p.tablename::text, a.attname::text,"
+        " format_type(a.atttypid, NULL) FROM pg_publication_tables AS p"
+        " JOIN pg_namespace AS n ON n.nspname = p.schemaname"
+        " JOIN pg_class AS c ON (c.relnamespace, c.relname) = (n.oid, p.tablename)"
+        " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = ANY(p.attnames)"
+        " WHERE p.pubname = $1 AND a.attnum > 0 ORDER BY 1, 2, a.attnum",
+        (publication.NAME,),
+    )
+    declared = {table.name: table for table in known}
+    findings: dict[Finding, None] = {}
+    for schema, name, column, kind in found:
+        table = declared.get(name) if schema == "public" else None
+        if schema == "auth" or (table is not None and _of_auth(table)):
+            findings[SecretPublished(name, None, "it tells how people sign in")] = None
+        elif table is not None and column in table.c and table.c[column].info.get("secret"):
+            findings[SecretPublished(name, column, "it is a secret")] = None
+        elif kind == "bytea":
+            findings[SecretPublished(name, column, "it is a BLOB")] = None
+    return CheckResult(
+        SECRETS, not findings, True, tuple(findings), {"published_columns": len(found)}
+    )
+
+
+def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
+    """The feed's tables, functions and triggers are there, enabled and as declared, and hidden."""
+    if not objects.is_there(target):
+        missing = ObjectDiffers("schema", "feed", "missing; run pipeline realtime on")
+        return CheckResult(TRIGGERS, False, True, (missing,))
+    wanted, present = objects.triggers(tables), objects.look(target)
+    wanted_functions = functions(tables)
+    findings: list[Finding] = [*_of_tables(target)]
+    findings += [
+        ObjectDiffers("function", function.signature, why)
+        for function, why in objects.differing(target, wanted_functions)
+    ]
+    there = {(trigger.table, trigger.name): trigger for trigger in present}
+    for trigger in wanted:
+        actual = there.pop((trigger.table, trigger.name), None)
+        if actual != trigger:
+            why = _why(actual)
+            findings.append(ObjectDiffers("trigger", f"{trigger.name} on {trigger.table}", why))
+    findings += [
+        ObjectDiffers("trigger", f"{name} on {table}", "not declared") for table, name in there
+    ]
+    findings += [
+        found for found in rights.exposed(target) if getattr(found, "schema", None) == "feed"
+    ]
+    figures = {"triggers": len(present), "functions": len(wanted_functions)}
+    return CheckResult(TRIGGERS, not findings, True, tuple(findings), figures)
+
+
+def allowed(target: Target) -> CheckResult:
+    """Who may join which channel is as declared; policies of others only warn."""
+    if not channels.is_there(target):
+        return CheckResult(CHANNELS, True, True, (), {"policies": 0})
+    wrong: list[Finding] = []
+    if not channels.secured(target):
+        wrong.append(PolicyDiffers("(all)", "row level security is off, so none is asked"))
+    wrong += [
+        ObjectDiffers("function", function.signature, why)
+        for function, why in objects.differing(target, channels.FUNCTIONS)
+    ]
+    present = {policy.name: policy for policy in channels.look(target)}
+    for policy in channels.POLICIES:
+        actual = present.pop(policy.name, None)
+        if actual != policy:
+            why = "missing" if actual is None else "not as declared"
+            wrong.append(PolicyDiffers(policy.name, why))
+    others = [PolicyDiffers(name, "somebody else's; it may let others in") for name in present]
+    figures = {"policies": len(channels.POLICIES), "of_others": len(others)}
+    return _result(CHANNELS, wrong, others, figures)
+
+
+def _result(
+    name: str, wrong: Sequence[Finding], others: Sequence[Finding], figures: dict[str, Any]
+) -> CheckResult:
+    """A check that fails for what is wrong, and warns of what others did."""
+    findings = (*wrong, *others)
+    if findings:
+        figures = {**figures, "offenders_in_all": len(findings)}
+    return CheckResult(name, not findings, bool(wrong) or not others, findings, figures)
+
+
+def _of_publication(now: publication.State) -> Iterator[Finding]:
+    if not now.exists:
+        yield PublicationDiffers("it is not there")
+    if now.everything:
+        yield PublicationDiffers("it publishes every table there is, now and later")
+    if not now.complete:
+        yield PublicationDiffers(f"it publishes only {', '.join(sorted(now.operations))}")
+
+
+def _of_tables(target: Target) -> Iterator[Finding]:
+    found = target.rows(
+        "SELECT c.relname::text, a.attname::text FROM pg_attribute AS a JOIN pg_class AS c"
+        " ON c.oid = a.attrelid WHERE c.relnamespace = to_regnamespace('feed')"
+        " AND c.relkind = 'r' AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+    )
+    for table in feed_metadata.sorted_tables:
+        actual = [column for name, column in found if name == table.name]
+        if actual != [column.name for column in table.columns]:
+            yield ObjectDiffers("table", f"feed.{table.name}", "its columns are not as declared")
+
+
+def _of_auth(table: sa.Table) -> bool:
+    """Whether who is signed in may not even read it."""
+    return channels.LISTENER not in {access.role for access in of_table(table)}
+
+
+def _words(how: publication.Published | None) -> str | None:
+    if how is None:
+        return None
+    columns = "all columns" if how.columns is None else ", ".join(how.columns)
+    identity = "whole old rows" if how.identity == "f" else "keys of old rows"
+    return f"{columns} and {identity}" + ("" if how.rows else ", of some rows")
+
+
+def _why(actual: objects.Trigger | None) -> str:
+    if actual is None:
+        return "missing"
+    return "disabled" if actual.enabled == "D" else "not as declared"

@@ -1,0 +1,433 @@
+"""One for a process: listens once, reads the feed once, and tells all subscriptions.
+
+Hints decide when to look, never what is told. Hints that come during a look cause one more; when
+none comes for some seconds the feed is looked at all the same, and so it is after every connection.
+One task reads, so what it does is in order: first the window up to now for all who keep up, then a
+page each for those who fell behind and have taken what they had.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import sqlalchemy as sa
+
+from pipeline.move.errors import PipelineError, TargetError
+from pipeline.realtime.backoff import Backoff
+from pipeline.realtime.cursor import Cursor
+from pipeline.realtime.events import FLEETING, STORED, Changed, Event, Fleeting, name_of
+from pipeline.realtime.history import History
+from pipeline.realtime.link import Link
+from pipeline.realtime.reader import Change, Page, Reader
+from pipeline.realtime.session import Session
+from pipeline.realtime.subscription import Subscription
+from pipeline.realtime.transport import Connected, Hint, Lost, Signal, Transport
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much and how long.
+
+    Attributes:
+        room: events that wait for one subscriber.
+        page: changes that are read at once.
+        burst: seconds between two looks at the feed.
+        silence: seconds without a hint after which the feed is looked at all the same.
+        poll: the same while the transport cannot be reached.
+        failures: the transport counts as out of reach after so many in a row.
+        settled: a connection that held so many seconds was a success.
+        replay: changes of a topic that are remembered.
+    """
+
+    room: int = 1000
+    page: int = 500
+    burst: float = 0.01
+    silence: float = 5.0
+    poll: float = 2.0
+    failures: int = 3
+    settled: float = 5.0
+    replay: int = 50
+
+
+@dataclass
+class Metrics:
+    """What a hub has done since it began.
+
+    Attributes:
+        delivered: events that were put into queues.
+        healed: changes that were found without any hint.
+        resyncs: subscribers that were told to read anew.
+        reads: queries.
+        rows_read: changes that were read.
+        reconnects: connections after the first one.
+        lagging: how often a subscriber fell behind.
+        most_waiting: the most events that waited for one subscriber.
+        fleeting_dropped: fleeting events for which there was no room.
+        errors: failures that were told and tried again.
+    """
+
+    delivered: int = 0
+    healed: int = 0
+    resyncs: int = 0
+    reads: int = 0
+    rows_read: int = 0
+    reconnects: int = 0
+    lagging: int = 0
+    most_waiting: int = 0
+    fleeting_dropped: int = 0
+    errors: int = 0
+
+
+def _log(error: PipelineError) -> None:
+    log.warning("%s", error)
+
+
+class Hub:
+    """Tells subscriptions what was committed; an async context manager."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        url: str,
+        tables: sa.MetaData,
+        *,
+        limits: Limits | None = None,
+        backoff: Callable[[], Backoff] = Backoff,
+        on_error: Callable[[PipelineError], None] = _log,
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            transport: by which way hints come.
+            url: the database that is read, as libpq reads it.
+            tables: declares what of each table is told.
+            limits: how much and how long.
+            backoff: makes what says how long to wait between tries.
+            on_error: takes what failed and is tried again.
+        """
+        self.limits = limits or Limits()
+        self._transport, self._tell_error = transport, on_error
+        self._session = Session(url)
+        self._reader = Reader(self._session, tables, most=self.limits.page)
+        self._backoff = backoff()
+        self._link = Link(
+            transport,
+            backoff=backoff(),
+            failures=self.limits.failures,
+            settled=self.limits.settled,
+        )
+        self._metrics = Metrics()
+        self._history = History(each=self.limits.replay)
+        self._cursor: Cursor | None = None
+        self._subscriptions: dict[str | None, set[Subscription]] = {}
+        self._drained: dict[Subscription, None] = {}
+        self._wake = asyncio.Event()
+        self._look = self._hinted = False
+        self._looked = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        """Find out where the feed is now, and begin to listen.
+
+        Raises:
+            TargetError: the feed cannot be read.
+        """
+        try:
+            self._cursor = await self._reader.now()
+        except BaseException:
+            await self._session.close()
+            raise
+        self._looked = asyncio.get_running_loop().time()
+        self._tasks = [
+            asyncio.create_task(self._link.run(self._take, on_error=self._on_error)),
+            asyncio.create_task(self._read()),
+        ]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End every subscription and give back everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        for subscription in self._all():
+            self.unsubscribe(subscription)
+        await self._transport.close()
+        await self._session.close()
+
+    @property
+    def metrics(self) -> Metrics:
+        """What was done until now."""
+        self._metrics.reads = self._reader.reads
+        self._metrics.rows_read = self._reader.rows_read
+        self._metrics.reconnects = max(0, self._link.connects - 1)
+        return self._metrics
+
+    @property
+    def connected(self) -> bool:
+        """Whether the transport tells of changes now; if not, the feed is polled."""
+        return self._link.connected
+
+    def subscribe(
+        self,
+        names: Collection[str] | None = None,
+        *,
+        topic: str | None = None,
+        since: Cursor | None = None,
+        replay: int = 0,
+    ) -> Subscription:
+        """Subscribe; who wants to know everything subscribes first and reads its tables then.
+
+        Args:
+            names: of events and tables; None for all.
+            topic: whose events; None for those of every topic.
+            since: a ``position`` that a subscription had; without it from the hub's last look on.
+            replay: so many of the topic's last changes are told first.
+
+        Raises:
+            PipelineError: the hub is not open, or nothing of a name is ever told.
+        """
+        if self._cursor is None or not self._tasks:
+            raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
+        self._demand_known(names or ())
+        made = Subscription(
+            topic=topic,
+            names=names,
+            # A window may be read just now, for others.
+            cursor=since or Cursor(self._cursor.epoch, self._cursor.since),
+            room=self.limits.room,
+            resumed=since is not None,
+            on_drained=self._on_drained,
+        )
+        if replay and since is None:
+            wanted = self._history.last(
+                min(replay, self.limits.room),
+                topic,
+                lambda event: made.wants(name_of(event), event.table),
+            )
+            made.begin_with(wanted)
+        self._subscriptions.setdefault(topic, set()).add(made)
+        if len(self._subscriptions[topic]) == 1:
+            self._watch()
+        self._on_drained(made)
+        return made
+
+    def _demand_known(self, names: Collection[str]) -> None:
+        known = {*STORED, *FLEETING, *self._reader.told}
+        for name in names:
+            if name not in known:
+                raise PipelineError(
+                    f"Nothing is ever told of {name!r}",
+                    remedy=f"Name one of {', '.join(sorted(known))}",
+                )
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Tell a subscription nothing any more."""
+        subscription.close()
+        self._drained.pop(subscription, None)
+        of_topic = self._subscriptions.get(subscription.topic, set())
+        of_topic.discard(subscription)
+        if not of_topic and self._subscriptions.pop(subscription.topic, None) is not None:
+            self._watch()
+
+    async def send(self, event: Fleeting) -> None:
+        """Tell everybody of an event that nothing keeps.
+
+        Raises:
+            PipelineError: it could not be sent.
+        """
+        await self._transport.send(event)
+
+    def _watch(self) -> None:
+        self._transport.watch([topic for topic in self._subscriptions if topic is not None])
+
+    def _all(self) -> list[Subscription]:
+        return [each for some in self._subscriptions.values() for each in some]
+
+    def _of(self, topic: str) -> list[Subscription]:
+        """Who listens to a topic."""
+        nobody: set[Subscription] = set()
+        return [*self._subscriptions.get(topic, nobody), *self._subscriptions.get(None, nobody)]
+
+    def _topics(self) -> Sequence[str] | None:
+        """Topics that somebody listens to; None for all there are."""
+        if None in self._subscriptions:
+            return None
+        return [topic for topic in self._subscriptions if topic is not None]
+
+    def _take(self, signal: Signal) -> None:
+        if isinstance(signal, Hint):
+            if signal.topic is None or self._of(signal.topic):
+                self._hinted = True
+                self._wake.set()
+        elif isinstance(signal, Connected):
+            self._look = True
+            self._wake.set()
+        elif isinstance(signal, Lost):
+            # From now on the feed may have to be looked at more often.
+            self._wake.set()
+        else:
+            self._tell_fleeting(signal)
+
+    def _tell_fleeting(self, event: Fleeting) -> None:
+        for subscription in self._of(event.topic):
+            if not subscription.wants_fleeting(event):
+                continue
+            if subscription.offer(event):
+                self._metrics.delivered += 1
+            else:
+                self._metrics.fleeting_dropped += 1
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for a hub that has ended by a fault of its own."""
+        if task.cancelled() or (fault := task.exception()) is None:
+            return
+        failure = PipelineError(
+            f"The hub has ended ({type(fault).__name__}: {fault})",
+            remedy="Open another one, and report this",
+        )
+        self._on_error(failure)
+        for subscription in self._all():
+            subscription.close(failure)
+
+    def _on_drained(self, subscription: Subscription) -> None:
+        self._drained[subscription] = None
+        self._wake.set()
+
+    def _on_error(self, error: PipelineError) -> None:
+        self._metrics.errors += 1
+        self._tell_error(error)
+
+    async def _read(self) -> None:
+        """Look at the feed when there is a reason to, until cancelled."""
+        while True:
+            await self._reason()
+            hinted, due = self._hinted, self._hinted or self._look
+            self._hinted = self._look = False
+            try:
+                if due or self._at.window is not None:
+                    await self._round(hinted=hinted)
+                for _ in range(len(self._drained)):
+                    # One page each, so that none of them waits for another.
+                    await self._catch_up(next(iter(self._drained)))
+                self._backoff.reset()
+            except TargetError as error:
+                self._on_error(error)
+                # What was not read is still to be read.
+                self._look = self._look or due
+                await asyncio.sleep(self._backoff.next())
+                self._wake.set()
+            # In a burst many transactions end within one look.
+            await asyncio.sleep(self.limits.burst)
+
+    async def _reason(self) -> None:
+        """Wait for a hint, for somebody who has caught up, or for silence."""
+        patience = self.limits.poll if self._link.polling else self.limits.silence
+        try:
+            async with asyncio.timeout_at(self._looked + patience):
+                await self._wake.wait()
+        except TimeoutError:
+            self._look = True
+        self._wake.clear()
+
+    @property
+    def _at(self) -> Cursor:
+        if self._cursor is None:
+            raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
+        return self._cursor
+
+    async def _round(self, *, hinted: bool) -> None:
+        """Tell all who keep up what was committed until now."""
+        self._looked = asyncio.get_running_loop().time()
+        while True:
+            # Who subscribes meanwhile begins behind, at the cursor that this window begins with.
+            everyone = self._all()
+            page = await self._reader.page(self._at, topics=self._topics())
+            if page.missed:
+                self._history.clear()
+                self._resync([each for each in everyone if not each.behind], page.cursor)
+            else:
+                told = await self._events(page, everyone)
+                for _, event in told:
+                    if isinstance(event, Changed):
+                        self._history.add(event)
+                self._deliver(page, told, [each for each in everyone if not each.behind])
+                self._metrics.healed += 0 if hinted else len(told)
+            self._cursor = page.cursor
+            if page.done:
+                return
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        """Tell somebody who fell behind one page more."""
+        if self._at.window is not None or subscription.resumed:
+            # A cursor that was kept may be newer than the last look.
+            await self._round(hinted=True)
+            subscription.resumed = False
+        if subscription.cursor == self._at:
+            subscription.behind = False
+        else:
+            topics = None if subscription.topic is None else (subscription.topic,)
+            page = await self._reader.page(subscription.cursor, topics=topics, until=self._at.since)
+            if page.missed:
+                self._resync([subscription], self._at)
+            else:
+                self._deliver(page, await self._events(page, [subscription]), [subscription])
+        # Only now: what fails is tried again.
+        self._drained.pop(subscription, None)
+
+    def _resync(self, subscriptions: Sequence[Subscription], cursor: Cursor) -> None:
+        for subscription in subscriptions:
+            subscription.resync(cursor)
+            self._metrics.resyncs += 1
+
+    async def _events(
+        self, page: Page, subscriptions: Sequence[Subscription]
+    ) -> list[tuple[Change, Event]]:
+        """Those changes of a page that one of some subscribers wants."""
+        topics = _by_topic(subscriptions)
+        return await self._reader.events(
+            change
+            for change in page.changes
+            if any(each.wants_change(change) for each in _listening(topics, change.topic))
+        )
+
+    def _deliver(
+        self,
+        page: Page,
+        told: Sequence[tuple[Change, Event]],
+        subscriptions: Sequence[Subscription],
+    ) -> None:
+        """Put what each one wants into its queue; who has no room left falls behind."""
+        topics, fallen = _by_topic(subscriptions), set[Subscription]()
+        for change, event in told:
+            for each in _listening(topics, change.topic):
+                if each in fallen or not each.wants_change(change):
+                    continue
+                if each.offer(event):
+                    self._metrics.delivered += 1
+                    continue
+                self._metrics.lagging += not each.behind
+                each.fall_behind(page.before(change))
+                fallen.add(each)
+        for each in subscriptions:
+            self._metrics.most_waiting = max(self._metrics.most_waiting, each.most)
+            if each not in fallen:
+                each.reach(page.cursor)
+
+
+def _by_topic(subscriptions: Sequence[Subscription]) -> dict[str | None, list[Subscription]]:
+    made: dict[str | None, list[Subscription]] = {}
+    for each in subscriptions:
+        if not each.closed:
+            made.setdefault(each.topic, []).append(each)
+    return made
+
+
+def _listening(topics: dict[str | None, list[Subscription]], topic: str) -> list[Subscription]:
+    return [*topics.get(topic, ()), *topics.get(None, ())]

@@ -1,0 +1,74 @@
+"""A transport that is kept: connected again when it is lost, with longer and longer waits.
+
+While it cannot be reached the feed is polled, and the transport tried further; nothing that was
+committed is lost meanwhile, only told later. Fleeting events are.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from pipeline.move.errors import PipelineError
+from pipeline.realtime.backoff import Backoff
+from pipeline.realtime.transport import Connected, Lost, Signal, Transport
+
+
+class Link:
+    """Keeps one transport.
+
+    Attributes:
+        connects: how often it was connected.
+        failures: how often in a row it could not be, or was lost at once.
+    """
+
+    def __init__(
+        self, transport: Transport, *, backoff: Backoff, failures: int = 3, settled: float = 5.0
+    ) -> None:
+        """Connect when it runs.
+
+        Args:
+            transport: by which way.
+            backoff: how long to wait between tries.
+            failures: after so many in a row the feed is polled.
+            settled: a connection that held so many seconds was a success.
+        """
+        self._transport, self._backoff = transport, backoff
+        self._most, self._settled = failures, settled
+        self.connects = self.failures = 0
+        self.connected = False
+
+    @property
+    def polling(self) -> bool:
+        """Whether the transport has failed so often that the feed is to be polled."""
+        return not self.connected and self.failures >= self._most
+
+    async def run(
+        self, tell: Callable[[Signal], None], *, on_error: Callable[[PipelineError], None]
+    ) -> None:
+        """Keep it, until cancelled.
+
+        Args:
+            tell: takes what is told; it must not wait.
+            on_error: takes what went wrong; it is tried again anyway.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = None
+            try:
+                await self._transport.connect()
+                begun = loop.time()
+                self.connected, self.connects = True, self.connects + 1
+                tell(Connected())
+                async for signal in self._transport.signals():
+                    tell(signal)
+            except PipelineError as error:
+                on_error(error)
+            finally:
+                self.connected = False
+                await self._transport.disconnect()
+            if begun is not None and loop.time() - begun >= self._settled:
+                # A server that takes connections and drops them at once has not recovered.
+                self._backoff.reset()
+                self.failures = 0
+            self.failures += 1
+            tell(Lost())
+            await asyncio.sleep(self._backoff.next())

@@ -1,0 +1,82 @@
+"""The database's own way: LISTEN and NOTIFY, on a connection that does nothing else."""
+
+import json
+from collections.abc import AsyncIterator, Collection
+
+import psycopg
+from psycopg import sql
+
+from pipeline.move.errors import Transient
+from pipeline.realtime.events import Fleeting, fleeting, name_of, sent
+from pipeline.realtime.session import Connection, Session, connect, translated
+from pipeline.realtime.transport import Hint
+from pipeline.tables.feed import CHANNEL
+
+_SEND = sql.SQL("SELECT feed.send(%(topic)s, %(event)s, %(payload)s::jsonb)")
+
+
+class Listen:
+    """Hints by NOTIFY; fleeting events by ``feed.send``."""
+
+    def __init__(self, url: str, *, seconds: float = 10.0) -> None:
+        """Connect later.
+
+        Args:
+            url: the database, as libpq reads it; a direct or session connection.
+            seconds: how long to wait for a connection.
+        """
+        self._url, self._seconds = url, seconds
+        self._connection: Connection | None = None
+        self._sender = Session(url, seconds=seconds)
+
+    async def connect(self) -> None:
+        """Open the connection and listen on it."""
+        self._connection = await connect(self._url, seconds=self._seconds)
+        try:
+            await self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        except psycopg.Error as error:
+            raise translated(error, self._url) from None
+
+    async def signals(self) -> AsyncIterator[Hint | Fleeting]:
+        """What is notified, until the connection ends."""
+        if self._connection is None:
+            return
+        try:
+            async for notify in self._connection.notifies():
+                signal = _signal(notify.payload)
+                if signal is not None:
+                    yield signal
+        except psycopg.Error as error:
+            raise translated(error, self._url) from None
+        raise Transient("The feed: the connection has ended", remedy="It is opened again")
+
+    def watch(self, topics: Collection[str]) -> None:
+        """Nothing to do: one channel tells of all topics."""
+
+    async def send(self, event: Fleeting) -> None:
+        """Send it through the database, to this process as well."""
+        payload = json.dumps(sent(event))
+        asked = {"topic": event.topic, "event": name_of(event), "payload": payload}
+        await self._sender.rows(_SEND, asked)
+
+    async def disconnect(self) -> None:
+        """End the connection that listens."""
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    async def close(self) -> None:
+        """End both connections."""
+        await self.disconnect()
+        await self._sender.close()
+
+
+def _signal(payload: str) -> Hint | Fleeting | None:
+    """What a notification says; one that cannot be read is a hint of something."""
+    if not payload.startswith("{"):
+        return Hint(payload or None)
+    try:
+        said = json.loads(payload)
+        return fleeting(str(said["topic"]), str(said["event"]), dict(said["payload"] or {}))
+    except (ValueError, KeyError, TypeError):
+        return Hint(None)

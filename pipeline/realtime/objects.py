@@ -1,0 +1,181 @@
+"""The feed's objects in the target: schema, tables, functions and triggers, made as declared.
+
+Triggers fire once for each statement and write a row of ``feed.changes`` for each row that somebody
+changed, in the same transaction. They do nothing where a move writes, which is decided before any
+row is looked at.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from pipeline.move import access
+from pipeline.move.contract import quoted
+from pipeline.move.errors import TargetError
+from pipeline.move.schema import compiled
+from pipeline.move.target import Target
+from pipeline.realtime.functions import SEND, Function, functions, named
+from pipeline.tables import events, feed
+
+PREFIX = "pipeline_feed_"
+"""How the names of the triggers begin."""
+
+SPEAKER = "service_role"
+"""Who besides the owner may call ``feed.send``: it speaks to any topic in anybody's name, which is
+for the application's server alone. People speak through channels, where policies know them."""
+
+_BITS: dict[str, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
+"""Of ``pg_trigger.tgtype``, for triggers of a statement that fire after it."""
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A trigger of the feed, after each statement; ``enabled`` is as in ``pg_trigger``."""
+
+    table: str
+    name: str
+    function: str
+    kind: int
+    before: str | None = None
+    after: str | None = None
+    enabled: str = "O"
+
+    @property
+    def ddl(self) -> str:
+        """The statement that makes it."""
+        operation = next(name for name, bit in _BITS.items() if bit == self.kind)
+        images = f" OLD TABLE AS {self.before}" if self.before else ""
+        images += f" NEW TABLE AS {self.after}" if self.after else ""
+        referencing = f" REFERENCING{images}" if images else ""
+        return (
+            f"CREATE TRIGGER {self.name} AFTER {operation} ON {self.table}{referencing}"
+            f" FOR EACH STATEMENT EXECUTE FUNCTION {self.function}()"
+        )
+
+
+def told_tables(tables: Sequence[sa.Table]) -> list[sa.Table]:
+    """Those of which anything is told."""
+    return [table for table in tables if events.of_table(table)]
+
+
+def triggers(tables: Sequence[sa.Table]) -> list[Trigger]:
+    """All triggers of the feed of these tables."""
+    made = [Trigger("feed.changes", f"{PREFIX}tell", "feed.tell", _BITS["INSERT"], after="made")]
+    for table in told_tables(tables):
+        name, function = named(table), f"feed.{quoted(f'note_{table.name}')}"
+        for operation, before, after in (
+            ("INSERT", None, "after"),
+            ("UPDATE", "before", "after"),
+            ("DELETE", "before", None),
+        ):
+            trigger = f"{PREFIX}{operation.lower()}"
+            made.append(Trigger(name, trigger, function, _BITS[operation], before, after))
+        made.append(Trigger(name, f"{PREFIX}truncate", "feed.begin_anew", _BITS["TRUNCATE"]))
+    return made
+
+
+def apply(target: Target, tables: Sequence[sa.Table]) -> int:
+    """Make the feed as declared, in a transaction; what is as declared is not touched.
+
+    Args:
+        target: the session.
+        tables: the migration's.
+
+    Returns:
+        How many triggers were made.
+
+    Raises:
+        TargetError: a table is not there.
+    """
+    demand_tables(target, tables)
+    if not is_there(target):
+        target.run("; ".join(_storage()))
+    target.run("; ".join(function.ddl for function in functions(tables)))
+    declared, present = triggers(tables), look(target)
+    made = [trigger for trigger in declared if trigger not in present]
+    for trigger in present:
+        if trigger not in declared:
+            target.run(f"DROP TRIGGER {trigger.name} ON {trigger.table}")
+    target.run("; ".join([*(trigger.ddl for trigger in made), *_rights(access.roles(target))]))
+    return len(made)
+
+
+def demand_tables(target: Target, tables: Sequence[sa.Table]) -> None:
+    """Refuse a target that has not all the tables.
+
+    Raises:
+        TargetError: names what is missing.
+    """
+    there = {
+        name
+        for (name,) in target.rows(
+            "SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p')"
+            " AND relnamespace = 'public'::regnamespace"
+        )
+    }
+    lacking = [table.name for table in tables if table.name not in there]
+    if lacking:
+        raise TargetError(
+            f"The target has no table {', '.join(lacking)} yet, so nothing can be told of it",
+            remedy="Run pipeline migrate spaces first",
+        )
+
+
+def is_there(target: Target) -> bool:
+    """Whether the target has a feed."""
+    return bool(target.value("SELECT to_regclass('feed.changes') IS NOT NULL"))
+
+
+def look(target: Target) -> list[Trigger]:
+    """The feed's triggers that the target has."""
+    found = target.rows(
+        "SELECT CASE WHEN n.nspname = 'feed' THEN 'feed.changes' ELSE"
+        " format('public.\"%s\"', replace(c.relname, '\"', '\"\"')) END, t.tgname::text,"
+        " p.proname::text, t.tgtype::int, t.tgoldtable::text, t.tgnewtable::text,"
+        " t.tgenabled::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid"
+        " JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_proc AS p ON p.oid = t.tgfoid"
+        " WHERE starts_with(t.tgname::text, $1) AND p.pronamespace = to_regnamespace('feed')"
+        " ORDER BY 1, 2",
+        (PREFIX,),
+    )
+    return [
+        Trigger(table, name, _function_name(function), *rest)
+        for table, name, function, *rest in found
+    ]
+
+
+def differing(target: Target, wanted: Sequence[Function]) -> Iterator[tuple[Function, str]]:
+    """Functions that are not as declared, and how."""
+    found = target.rows(
+        "SELECT s, prosrc, prosecdef, coalesce(array_to_string(proconfig, ';'), '')"
+        " FROM unnest($1::text[]) AS s JOIN pg_proc AS p ON p.oid = to_regprocedure(s)",
+        ([function.signature for function in wanted],),
+    )
+    there = {signature: tuple(rest) for signature, *rest in found}
+    for function in wanted:
+        actual = there.get(function.signature)
+        if actual != (function.body, True, 'search_path=""'):
+            yield function, "missing" if actual is None else "not as declared"
+
+
+def _storage() -> Iterator[str]:
+    yield f"CREATE SCHEMA IF NOT EXISTS {feed.SCHEMA}"
+    for table in feed.metadata.sorted_tables:
+        yield compiled(CreateTable(table, if_not_exists=True))
+        yield from (compiled(CreateIndex(i, if_not_exists=True)) for i in table.indexes)
+    yield "INSERT INTO feed.horizon DEFAULT VALUES ON CONFLICT DO NOTHING"
+
+
+def _rights(there: Sequence[str]) -> Iterator[str]:
+    yield from access.hiding(feed.SCHEMA, there)
+    who = ", ".join(["PUBLIC", *map(quoted, there)])
+    yield f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {feed.SCHEMA} FROM {who}"
+    if SPEAKER in there:
+        yield f"GRANT USAGE ON SCHEMA {feed.SCHEMA} TO {SPEAKER}"
+        yield f"GRANT EXECUTE ON FUNCTION {SEND} TO {SPEAKER}"
+
+
+def _function_name(name: str) -> str:
+    return f"feed.{quoted(name) if name.startswith('note_') else name}"

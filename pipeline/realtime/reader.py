@@ -1,0 +1,237 @@
+"""Reads the feed: each change exactly once, whatever order transactions commit in.
+
+A window is what one snapshot sees and an earlier one did not. It is read in pages, so that memory
+is bounded; a page names the cursor from which the next one goes on. No clock is asked, and a
+transaction that stays open delays nobody but itself.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, cast
+
+import sqlalchemy as sa
+from psycopg import sql
+
+from pipeline.move.errors import TargetError
+from pipeline.move.types import DIALECT
+from pipeline.realtime.cursor import Cursor, Window
+from pipeline.realtime.events import STORED, Changed, Event, Row, fleeting
+from pipeline.realtime.session import Session
+from pipeline.tables.events import Operation, of_table
+
+_UNREAD = """
+  (c.xid >= %(next)s::xid8 OR c.xid = ANY(%(unfinished)s::xid8[]))
+  AND pg_visible_in_snapshot(c.xid, w.until)
+  AND (%(topics)s::text[] IS NULL OR c.topic = ANY(%(topics)s))"""
+"""What a cursor has not seen: what began after its snapshot, or was open in it; both by index."""
+
+_WINDOW = sql.SQL(
+    """
+SELECT h.epoch::text, coalesce(h.pruned > pg_snapshot_xmin(%(since)s::pg_snapshot), false)
+    OR pg_snapshot_xmax(w.until) < %(next)s::xid8,
+  w.until::text, found.first, found.last
+FROM feed.horizon AS h
+CROSS JOIN (SELECT coalesce(%(until)s::pg_snapshot, pg_current_snapshot()) AS until) AS w
+-- Counted, because a smallest id alone would be looked for by walking the ids of the whole feed.
+CROSS JOIN LATERAL (SELECT count(*), min(c.id) AS first, max(c.id) AS last FROM feed.changes AS c
+  WHERE """
+    + _UNREAD
+    + ") AS found"
+)
+
+_PAGE = sql.SQL(
+    """
+SELECT c.id, c.topic, c.event, c.table_name, c.operation, c.key, c.payload
+FROM feed.changes AS c CROSS JOIN (SELECT %(until)s::pg_snapshot AS until) AS w
+WHERE c.id > %(after)s AND c.id <= %(last)s AND """
+    + _UNREAD
+    + " ORDER BY c.id LIMIT %(most)s"
+)
+
+_HORIZON = sql.SQL(
+    """
+SELECT epoch::text, coalesce(pruned > pg_snapshot_xmin(%(since)s::pg_snapshot), false),
+  pg_current_snapshot()::text FROM feed.horizon"""
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row of the feed."""
+
+    id: int
+    topic: str
+    event: str | None
+    table: str | None
+    operation: str | None
+    key: str | None
+    payload: Any
+
+
+@dataclass(frozen=True)
+class Page:
+    """What was read.
+
+    Attributes:
+        begun: where it begins, with its window.
+        changes: in the order of their ids.
+        cursor: where the next page begins.
+        missed: what lay before is unknowable, and ``cursor`` is where it goes on.
+    """
+
+    begun: Cursor
+    changes: Sequence[Change]
+    cursor: Cursor
+    missed: bool = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the window was read to its end."""
+        return self.cursor.window is None
+
+    def before(self, change: Change) -> Cursor:
+        """The cursor that has read what comes before a change of this page."""
+        window = replace(cast(Window, self.begun.window), after=change.id - 1)
+        return replace(self.begun, window=window)
+
+
+class Reader:
+    """Reads changes, and the rows that they are about."""
+
+    def __init__(self, session: Session, tables: sa.MetaData, *, most: int = 500) -> None:
+        """Read by a session.
+
+        Args:
+            session: that of somebody who may read schema ``feed`` and the published tables.
+            tables: declares what of each table is told.
+            most: changes of a page.
+        """
+        self._session, self.most = session, most
+        self._tables = {table.name: table for table in tables.sorted_tables if of_table(table)}
+        self.reads = self.rows_read = 0
+
+    @property
+    def told(self) -> Collection[str]:
+        """Names of the tables of which something is told."""
+        return self._tables.keys()
+
+    async def now(self) -> Cursor:
+        """The cursor that has seen everything that is committed.
+
+        Raises:
+            TargetError: the feed cannot be read.
+        """
+        epoch, _, snapshot = await self._horizon("1:1:")
+        return Cursor(epoch, snapshot)
+
+    async def page(
+        self, cursor: Cursor, *, topics: Collection[str] | None, until: str | None = None
+    ) -> Page:
+        """The next changes after a cursor.
+
+        Args:
+            cursor: where to begin.
+            topics: whose changes; None for those of all.
+            until: where a window that is not begun yet shall end; None for now.
+
+        Raises:
+            TargetError: the feed cannot be read; nothing was read of it.
+        """
+        asked = {
+            "since": cursor.since,
+            "next": cursor.next_transaction,
+            "unfinished": cursor.unfinished,
+            "topics": None if topics is None else sorted(topics),
+        }
+        if cursor.window is None:
+            found = await self._ask(_WINDOW, {**asked, "until": until})
+            epoch, missed, end, first, last = _only(found)
+            if missed or epoch != cursor.epoch:
+                return Page(cursor, (), await self.now(), missed=True)
+            if first is None:
+                return Page(cursor, (), Cursor(epoch, end))
+            cursor = replace(cursor, window=Window(end, first - 1, last))
+        return await self._rest(cursor, cast(Window, cursor.window), asked)
+
+    async def _rest(self, cursor: Cursor, window: Window, asked: Mapping[str, Any]) -> Page:
+        bounds = {"until": window.until, "after": window.after, "last": window.last}
+        rows = await self._ask(_PAGE, {**asked, **bounds, "most": self.most})
+        # Asked after the rows: what was pruned before they were read is known by now.
+        epoch, missed, now = await self._horizon(cursor.since)
+        if missed or epoch != cursor.epoch:
+            return Page(cursor, (), Cursor(epoch, now), missed=True)
+        changes = [Change(*row) for row in rows]
+        self.rows_read += len(changes)
+        if len(changes) < self.most or changes[-1].id >= window.last:
+            return Page(cursor, changes, Cursor(epoch, window.until))
+        rest = replace(window, after=changes[-1].id)
+        return Page(cursor, changes, replace(cursor, window=rest))
+
+    async def events(self, changes: Iterable[Change]) -> list[tuple[Change, Event]]:
+        """Changes with their events and the rows that they are about; one query for each table.
+
+        Raises:
+            TargetError: a table cannot be read.
+        """
+        known = list(changes)
+        wanted: dict[str, set[str]] = {}
+        for change in known:
+            if change.table in self._tables and change.operation != "DELETE" and change.key:
+                wanted.setdefault(change.table, set()).add(change.key)
+        rows = {name: await self._rows(name, keys) for name, keys in wanted.items()}
+        made = ((change, _event(change, rows)) for change in known)
+        return [(change, event) for change, event in made if event is not None]
+
+    async def _rows(self, name: str, keys: set[str]) -> dict[str, Row]:
+        table = self._tables[name]
+        told = of_table(table)
+        (key,) = table.primary_key.columns
+        columns = told.columns if told else ()
+        # By the type of the key, because the index is of that.
+        query = sql.SQL("SELECT {key}::text, {columns} FROM {table} WHERE {key} = ANY(").format(
+            key=sql.Identifier(key.name),
+            columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+            table=sql.Identifier(table.schema or "public", table.name),
+        ) + sql.SQL("%(keys)s::{}[])").format(_type(key))
+        found = await self._ask(query, {"keys": sorted(keys)})
+        return {row[0]: MappingProxyType(dict(zip(columns, row[1:], strict=True))) for row in found}
+
+    async def _horizon(self, since: str) -> tuple[str, bool, str]:
+        epoch, missed, snapshot = _only(await self._ask(_HORIZON, {"since": since}))
+        return epoch, missed, snapshot
+
+    async def _ask(
+        self, query: sql.SQL | sql.Composed, values: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        self.reads += 1
+        return await self._session.rows(query, values)
+
+
+def _only(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+    if not rows:
+        raise TargetError(
+            "The feed of changes has no horizon", remedy="Make it anew with pipeline realtime on"
+        )
+    return rows[0]
+
+
+def _type(column: sa.Column[Any]) -> sql.SQL:
+    # Compiled from our own declaration, never from what somebody sent.
+    return sql.SQL(cast(Any, column.type.compile(dialect=DIALECT)))
+
+
+def _event(change: Change, rows: Mapping[str, Mapping[str, Row]]) -> Event | None:
+    if change.table is None:
+        payload = change.payload if isinstance(change.payload, dict) else {}
+        return fleeting(change.topic, change.event or "", payload)
+    kind = STORED.get(change.event or "", Changed)
+    key = change.key or ""
+    return kind(
+        topic=change.topic,
+        table=change.table,
+        operation=cast(Operation, change.operation),
+        key=key,
+        version=change.id,
+        row=rows.get(change.table, {}).get(key) if change.operation != "DELETE" else None,
+    )

@@ -1,0 +1,139 @@
+"""A session with the database that is opened when it is needed and again after it was lost."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.types.datetime import TimestamptzLoader
+from psycopg.types.json import set_json_loads
+from sqlalchemy.engine import make_url
+
+from pipeline.move.errors import TargetError, Transient
+from pipeline.settings import pooled
+
+Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+async def connect(url: str, *, seconds: float) -> Connection:
+    """Open a connection in autocommit.
+
+    Raises:
+        TargetError: nobody answers, or refuses.
+    """
+    parsed = make_url(url)
+    if pooled(parsed):
+        raise TargetError(
+            "Supabase's transaction pooler cannot tell of changes",
+            remedy="Use the direct or the session connection, port 5432",
+        )
+    try:
+        async with asyncio.timeout(seconds):
+            made = await psycopg.AsyncConnection.connect(
+                url,
+                autocommit=True,
+                # A pooler may give the next statement to another session, which knows none.
+                prepare_threshold=None,
+                application_name="pipeline realtime",
+                # A peer that vanished without a word is noticed within half a minute.
+                keepalives=1,
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=20_000,
+            )
+    except TimeoutError:
+        raise Transient(
+            f"The feed: no answer within {seconds:g} s", remedy="It is tried again"
+        ) from None
+    except psycopg.Error as error:
+        raise translated(error, url) from None
+    made.adapters.register_loader("timestamptz", _Moment)
+    set_json_loads(_loads, made)
+    return made
+
+
+class _Moment(TimestamptzLoader):
+    """A moment; one that Python has no date for, such as infinity, stays text.
+
+    One row that cannot be read would keep all later ones from being told.
+    """
+
+    def load(self, data: Buffer) -> Any:
+        """The moment of PostgreSQL's text."""
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
+def _loads(data: str | bytes) -> Any:
+    """JSON; what is nested too deep for Python, or a number too long for it, stays text."""
+    try:
+        return json.loads(data)
+    except (RecursionError, ValueError):
+        return data.decode() if isinstance(data, bytes) else data
+
+
+def translated(error: psycopg.Error, url: str) -> TargetError:
+    """What the driver said, without the password, and with what to do about it."""
+    made = TargetError.from_driver(error, where="the feed", url=url)
+    if made.sqlstate in ("42P01", "3F000"):
+        return TargetError(
+            f"The target has no feed of changes ({made.problem})",
+            remedy="Make it with pipeline realtime on",
+        )
+    return made
+
+
+class Session:
+    """One connection that many callers share, a statement at a time."""
+
+    def __init__(self, url: str, *, seconds: float = 10.0) -> None:
+        """Connect later, when the first statement comes.
+
+        Args:
+            url: the database, as libpq reads it.
+            seconds: how long to wait for a connection, and for three times that for an answer.
+        """
+        self._url, self._seconds = url, seconds
+        self._connection: Connection | None = None
+        self._lock = asyncio.Lock()
+
+    async def rows(
+        self, query: sql.SQL | sql.Composed, values: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """Rows of one statement.
+
+        Raises:
+            TargetError: it failed; a lost connection is opened anew by the next call.
+        """
+        async with self._lock:
+            try:
+                if self._connection is None or self._connection.closed:
+                    self._connection = await connect(self._url, seconds=self._seconds)
+                async with asyncio.timeout(3 * self._seconds):
+                    cursor = await self._connection.execute(query, values)
+                    return await cursor.fetchall() if cursor.description else []
+            except TimeoutError:
+                await self._drop()
+                raise Transient(
+                    f"The feed: no answer within {3 * self._seconds:g} s", remedy="Read it again"
+                ) from None
+            except psycopg.Error as error:
+                if self._connection is not None and self._connection.broken:
+                    await self._drop()
+                raise translated(error, self._url) from None
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        async with self._lock:
+            await self._drop()
+
+    async def _drop(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
