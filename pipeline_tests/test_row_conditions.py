@@ -235,8 +235,7 @@ def test_a_schema_of_functions_that_requests_may_reach_is_found(moved: URL) -> N
 def test_the_printed_schema_makes_what_a_move_makes(
     supabase: URL, source: SourceFile, moved: URL
 ) -> None:
-    printed = ddl.script((landing_of(name) for name in NAMES), searched=False)
-    query(libpq(supabase), printed)
+    query(libpq(supabase), ddl.script(map(landing_of, NAMES), searched=False))
     what = (
         "SELECT proname::text, proacl::text, prosrc, prosecdef FROM pg_proc"
         " WHERE pronamespace = 'upkeep'::regnamespace ORDER BY 1",

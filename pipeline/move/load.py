@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from pipeline.move import schema
 from pipeline.move.contract import Reason, quoted
 from pipeline.move.landing import Landing
 from pipeline.move.secret import said_of

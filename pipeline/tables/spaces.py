@@ -59,11 +59,7 @@ _PEOPLE = Function(
 
 metadata = sa.MetaData(
     naming_convention=NAMES,
-    info={
-        "access": access.DEFAULT,
-        "functions": (_ME, _SPACES, _PEOPLE),
-        "moments": "iso",
-    },
+    info={"access": access.DEFAULT, "moments": "iso", "functions": (_ME, _SPACES, _PEOPLE)},
 )
 
 _HIDDEN = (access.Access("service_role", access.ALL),)
