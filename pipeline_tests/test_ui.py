@@ -31,6 +31,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
+from pipeline.migrations import SPACES
 from pipeline.move.standing import NAMES
 from pipeline_tests.commands import environment
 from pipeline_tests.test_cli import TABLES
@@ -40,7 +41,8 @@ T = TypeVar("T")
 
 SECONDS = 30
 """How long a page may take to show something; a run may take twice as long."""
-WIDTH, HEIGHT = 1400, 900
+WIDTH, HEIGHT = 1400, 2600
+"""High, because long lists show no more than what fits."""
 LONELY = (
     "--headless=new",
     "--no-sandbox",
@@ -397,6 +399,13 @@ def test_the_graph_shows_what_ran(ui: Ui, planned: Ran, verified: Ran) -> None:
     # Search comes with a sync, which this graph has not seen yet.
     ui.wait("a graph of what ran", lambda: ui.text().count("Never materialized") == 1)
     ui.keep("graph")
+
+
+def test_the_second_migration_lies_in_groups_of_its_own(ui: Ui) -> None:
+    ui.open("/locations/pipeline/asset-groups/spaces")
+    ui.see(*SPACES.metadata.tables, "spaces_plan")
+    ui.open("/locations/pipeline/asset-groups/realtime")
+    ui.see("realtime", "feed_retention", "0 / 5 Passed")
 
 
 def test_what_operates_lies_in_a_group_of_its_own(ui: Ui) -> None:
