@@ -10,6 +10,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from pipeline import frames
+from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult, Conflict, say
 from pipeline.move.printable import printable
@@ -77,9 +78,10 @@ def standing_specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def failure(error: PipelineError) -> dg.Failure:
-    """A step's failure, whose text is the error's own."""
-    return dg.Failure(description=str(error), allow_retries=False)
+def failure(error: PipelineError, migration: Migration | None = None) -> dg.Failure:
+    """A step's failure, whose text is the error's own, with commands for this migration."""
+    said = str(error) if migration is None else migration.addressed(str(error))
+    return dg.Failure(description=said, allow_retries=False)
 
 
 def results(

@@ -47,5 +47,5 @@ def main() -> None:
     try:
         app()
     except PipelineError as error:
-        terminal.errors.print(str(error), style="red", markup=False, soft_wrap=True)
+        terminal.say_error(error)
         sys.exit(2)

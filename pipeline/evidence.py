@@ -269,9 +269,11 @@ def leave_failure(
 ) -> None:
     """Add to the evidence that the step of a table failed, and the checks that say why."""
     found = error.checks if isinstance(error, ProofFailed) else ()
+    migration = migrations.holding(table)
+    said = migration.addressed(str(error)) if migration else str(error)
     # Where the settings are wrong there is no place for it.
     with contextlib.suppress(PipelineError):
-        leave(context, of_checks(table, found, failure=str(error)), planned=planned)
+        leave(context, of_checks(table, found, failure=said), planned=planned)
 
 
 def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:

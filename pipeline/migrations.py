@@ -1,5 +1,6 @@
 """The migrations there are: which tables move together, from which source, under which name."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,13 @@ import sqlalchemy as sa
 from pipeline.sample.content import make_sample as sample_of_content
 from pipeline.sample.spaces import make_sample as sample_of_spaces
 from pipeline.tables import content, spaces
+
+_COMMAND = re.compile(
+    r"\bpipeline (?:doctor|plan|schema|migrate|sync|verify|redrive|rollback|backup(?! list)"
+    r"|track (?:on|off|status)|cutover (?:status|freeze|live|thaw|close)|restore (?:source|target))"
+    r"\b(?! (?:content|spaces)\b)"
+)
+"""Commands that take a migration's name, where they have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +45,14 @@ class Migration:
     def tables(self) -> list[sa.Table]:
         """Its tables, parents before children."""
         return self.metadata.sorted_tables
+
+    def addressed(self, text: str) -> str:
+        """A text for people in which every command is one for this migration.
+
+        What finds a fault does not know which migration it works for; without a name a command
+        would be taken for another one.
+        """
+        return _COMMAND.sub(rf"\g<0> {self.name}", text) if self.prefix else text
 
     def named(self, what: str) -> str:
         """The name of its asset, step or job of a kind that every migration has."""

@@ -62,8 +62,9 @@ def run(
         steps: configuration of steps, by name.
     """
     _report_lost(opened)
-    job = _job(job_name, tables)
-    config = dict(job.run_config or {})
+    whole = defs.resolve_job_def(job_name)
+    job = whole if tables is None else _only(whole, tables)
+    config = dict(whole.run_config or {})
     names = config.get("ops", {}) if tables is None else tables
     if full:
         config |= run_config(names, MoveConfig())
@@ -79,14 +80,19 @@ def run(
     )
 
 
-def _job(name: str, tables: Collection[str] | None) -> dg.JobDefinition:
-    job = defs.resolve_job_def(name)
-    if tables is None:
-        return job
+def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
+    """A job of the same name that moves some tables alone."""
     assets = {dg.AssetKey(table) for table in tables}
     # Without this, the standing checks of these assets would come along.
     gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in checks.OF_A_MOVE}
-    return job.get_subset(asset_selection=assets, asset_check_selection=gates)
+    # A subset of the job itself would keep the configuration of all its steps, and be refused.
+    return dg.define_asset_job(
+        job.name,
+        selection=dg.AssetSelection.assets(*assets).without_checks()
+        | dg.AssetSelection.checks(*gates),
+        description=job.description,
+        executor_def=dg.in_process_executor,
+    ).resolve(asset_graph=defs.resolve_asset_graph(), resource_defs=job.resource_defs)
 
 
 def _ping(connection: Any, *_: object) -> None:

@@ -282,6 +282,10 @@ def test_each_migration_is_cut_over_and_comes_back_by_itself(
             assert f"{count} rows of {table} may stay behind" in ran.out, ran.err
         for table in ("note_blocks", "notifications"):
             assert site("cutover", "sign-off", table, "--by", "Ann", "--reason", "x").code == 0
+        shut = site("cutover", "live", "spaces")
+        assert shut.code == 1
+        assert "realtime is on, and events arrive: never checked" in shut.err
+        assert site("realtime", "on").code == 0
         ran = site("cutover", "live", "spaces")
         assert ran.code == 0, ran.out + ran.err
         assert "the migration spaces is live" in ran.out
@@ -311,8 +315,9 @@ def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) 
         ran = site("restore", "target", "spaces", "--yes")
         assert ran.code == 0, ran.err
         after = everything(site.url)
-        assert after["messages"] == before["messages"]
-        assert after["rankings"] == other["rankings"] != before["rankings"]
+        assert after["public.messages"] == before["public.messages"]
+        assert after["public.rankings"] == other["public.rankings"]
+        assert other["public.rankings"] != before["public.rankings"]
         waiting = query(site.url, "SELECT DISTINCT table_name FROM migration.quarantine")
         assert {table for (table,) in waiting} <= set(SPACES.metadata.tables)
         assert len(waiting) >= 3
@@ -340,3 +345,30 @@ def test_the_source_of_each_is_kept_in_its_own_backups(
     for name, value in moved.variables.items():
         monkeypatch.setenv(name, value)
     assert environment.databases(settings.load(), SPACES).source == moved.sources["spaces"]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Run pipeline migrate first", "Run pipeline migrate spaces first"),
+        ("Run pipeline sync --full, or revoke", "Run pipeline sync spaces --full, or revoke"),
+        ("pipeline cutover freeze", "pipeline cutover freeze spaces"),
+        ("pipeline cutover sign-off TABLE --by", "pipeline cutover sign-off TABLE --by"),
+        ("see pipeline backup list", "see pipeline backup list"),
+        ("Run pipeline migrate spaces first", "Run pipeline migrate spaces first"),
+        ("Run pipeline anki sync", "Run pipeline anki sync"),
+        ("pipeline planned it", "pipeline planned it"),
+    ],
+)
+def test_a_command_that_a_sentence_names_is_for_the_migration_that_it_is_about(
+    said: str, meant: str
+) -> None:
+    assert SPACES.addressed(said) == meant
+    assert CONTENT.addressed(said) == said
+
+
+def test_what_the_gate_tells_to_do_is_for_its_own_migration(moved: Site) -> None:
+    ran = moved("cutover", "status", "spaces")
+    assert "pipeline cutover freeze spaces" in " ".join(ran.out.split())
+    refused = moved("cutover", "close", "spaces", "--yes")
+    assert refused.code == 1

@@ -73,7 +73,7 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
         except PipelineError as error:
             attempts.try_again(context, error, target)
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         folder = dg.MetadataValue.path(str(shelf.place(loaded.pipeline_home, made.manifest.name)))
         common: dict[str, dg.MetadataValue] = {
             "backup": dg.MetadataValue.text(made.manifest.name),

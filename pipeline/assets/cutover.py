@@ -1,6 +1,7 @@
 """The asset that is the state of the migration: who may write. Its job alone changes that."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -114,7 +115,7 @@ def cutover_asset(
             )
             yield from _step(context, config.step, site, migration, further)
         except PipelineError as error:
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
 
     return changed
 
@@ -152,13 +153,13 @@ def _step(
                 passed = states.says_no(site.target, site.migration)
                 asked = [*([] if passed else outside), *steps.ask(site)]
                 if asked:
-                    yield result(name, asked, asked_early=True)
+                    yield result(migration, asked, asked_early=True)
                 return
             case "freeze":
                 outcome = steps.freeze(site, outside=outside)
             case "live":
                 outcome = steps.go_live(site, outside=outside)
-        yield result(name, outcome.answers)
+        yield result(migration, outcome.answers)
         if not outcome.open:
             no = "; ".join(f"{a.question}: {a.says}" for a in outcome.answers if not a.yes)
             raise dg.Failure(
@@ -175,19 +176,20 @@ def _step(
 
 
 def result(
-    asset: str, answers: Sequence[Answer], *, asked_early: bool = False
+    migration: Migration, answers: Sequence[Answer], *, asked_early: bool = False
 ) -> dg.AssetCheckResult:
     """The gate as a check: it passes if every answer is yes.
 
     Args:
-        asset: the state whose gate it is.
+        migration: whose gate it is.
         answers: the list.
         asked_early: nobody wants to go through yet, so a no is only a warning.
     """
+    answers = [replace(a, remedy=migration.addressed(a.remedy)) for a in answers]
     no = [answer for answer in answers if not answer.yes]
     return dg.AssetCheckResult(
         check_name=GATE,
-        asset_key=asset,
+        asset_key=migration.named(CUTOVER),
         passed=not no,
         severity=dg.AssetCheckSeverity.WARN if asked_early else dg.AssetCheckSeverity.ERROR,
         description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",

@@ -19,7 +19,7 @@ def doctor_check(migration: Migration) -> dg.AssetChecksDefinition:
         try:
             found = examine(settings.load(), migration)
         except PipelineError as error:
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         wrong = [symptom for symptom in found if symptom.state != "well"]
         errors = [symptom for symptom in wrong if symptom.state == "error"]
         return dg.AssetCheckResult(

@@ -43,7 +43,7 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = rules_of_all(tables, opened, policies)
         except PipelineError as error:
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))
 
     return plan

@@ -56,7 +56,7 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
         except PipelineError as error:
             planned = _planned(context, tables)
             evidence.leave_failure(context, table.name, error, planned=planned)
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         part = evidence.of_checks(table.name, found)
         evidence.leave(context, part, planned=_planned(context, tables))
         yield from checks.results(table.name, found, prefix=checks.STANDING)

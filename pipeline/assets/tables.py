@@ -136,7 +136,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
             evidence.leave_failure(context, table.name, error, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks)
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         report = evidence.leave(context, part, planned=planned)
         yield dg.MaterializeResult(
             metadata=metadata.of_move(move, preview=preview, report=report),
@@ -228,6 +228,5 @@ def _syncer(
 
 def _selected(context: dg.AssetExecutionContext, tables: Sequence[sa.Table]) -> list[sa.Table]:
     """Those of the tables that this run moves."""
-    selected = context.run.asset_selection
-    # None or nothing selected means the whole job.
-    return [table for table in tables if not selected or dg.AssetKey(table.name) in selected]
+    selected = context.job_def.asset_layer.selected_asset_keys
+    return [table for table in tables if dg.AssetKey(table.name) in selected]

@@ -13,11 +13,14 @@ from rich.console import Console
 
 from pipeline import environment, migrations, progress, report, settings, storage
 from pipeline.migrations import Migration
-from pipeline.move.errors import SettingsError
+from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.target import Target
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, highlight=False)
+
+_served: Migration | None = None
+"""The migration that this command was told to be for."""
 
 Which = Annotated[
     str | None,
@@ -35,14 +38,21 @@ def meant(name: str | None) -> Migration:
     Raises:
         SettingsError: there is none of this name, or it is not enabled.
     """
-    enabled = settings.load().enabled
     if name is None:
-        return enabled[0]
+        return settings.load().enabled[0]
     if name not in migrations.ALL:
         raise SettingsError(
             f"There is no migration {name}", remedy=f"Name {' or '.join(migrations.ALL)}"
         )
-    return demand_enabled(migrations.ALL[name])
+    global _served  # noqa: PLW0603  # a process is one command
+    _served = demand_enabled(migrations.ALL[name])
+    return _served
+
+
+def say_error(error: PipelineError) -> None:
+    """Print why a command could not be tried; commands that it names are for what was meant."""
+    said = str(error) if _served is None else _served.addressed(str(error))
+    errors.print(said, style="red", markup=False, soft_wrap=True)
 
 
 def ready(migration: Migration) -> environment.Databases:
