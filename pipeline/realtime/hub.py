@@ -390,7 +390,7 @@ class Hub:
         self, page: Page, subscriptions: Sequence[Subscription]
     ) -> list[tuple[Change, Event]]:
         """Those changes of a page that one of some subscribers wants."""
-        topics = _by_topic(subscriptions)
+        topics = _by_topic(subscriptions, page)
         return await self._reader.events(
             change
             for change in page.changes
@@ -404,7 +404,7 @@ class Hub:
         subscriptions: Sequence[Subscription],
     ) -> None:
         """Put what each one wants into its queue; who has no room left falls behind."""
-        topics, fallen = _by_topic(subscriptions), set[Subscription]()
+        topics, fallen = _by_topic(subscriptions, page), set[Subscription]()
         for change, event in told:
             for each in _listening(topics, change.topic):
                 if each in fallen or not each.wants_change(change):
@@ -421,10 +421,14 @@ class Hub:
                 each.reach(page.cursor)
 
 
-def _by_topic(subscriptions: Sequence[Subscription]) -> dict[str | None, list[Subscription]]:
+def _by_topic(
+    subscriptions: Sequence[Subscription], page: Page
+) -> dict[str | None, list[Subscription]]:
+    """Those whom one of a page's changes may concern; of thousands these are few."""
+    concerned = {None, *(change.topic for change in page.changes)}
     made: dict[str | None, list[Subscription]] = {}
     for each in subscriptions:
-        if not each.closed:
+        if each.topic in concerned and not each.closed:
             made.setdefault(each.topic, []).append(each)
     return made
 

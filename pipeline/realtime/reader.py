@@ -26,18 +26,25 @@ _UNREAD = """
   AND (%(topics)s::text[] IS NULL OR c.topic = ANY(%(topics)s))"""
 """What a cursor has not seen: what began after its snapshot, or was open in it; both by index."""
 
+# One statement and so one snapshot: nothing can be pruned between the rows and the horizon.
 _WINDOW = sql.SQL(
     """
 SELECT h.epoch::text, coalesce(h.pruned > pg_snapshot_xmin(%(since)s::pg_snapshot), false)
     OR pg_snapshot_xmax(w.until) < %(next)s::xid8,
-  w.until::text, found.first, found.last
+  w.until::text, found.first, found.last,
+  page.id, page.topic, page.event, page.table_name, page.operation, page.key, page.payload
 FROM feed.horizon AS h
 CROSS JOIN (SELECT coalesce(%(until)s::pg_snapshot, pg_current_snapshot()) AS until) AS w
 -- Counted, because a smallest id alone would be looked for by walking the ids of the whole feed.
 CROSS JOIN LATERAL (SELECT count(*), min(c.id) AS first, max(c.id) AS last FROM feed.changes AS c
   WHERE """
     + _UNREAD
-    + ") AS found"
+    + """) AS found
+LEFT JOIN LATERAL (SELECT c.* FROM feed.changes AS c
+  WHERE c.id >= found.first AND c.id <= found.last AND """
+    + _UNREAD
+    + """ ORDER BY c.id LIMIT %(most)s) AS page ON true
+ORDER BY page.id"""
 )
 
 _PAGE = sql.SQL(
@@ -138,33 +145,39 @@ class Reader:
         Raises:
             TargetError: the feed cannot be read; nothing was read of it.
         """
-        asked = {
+        asked: dict[str, Any] = {
             "since": cursor.since,
             "next": cursor.next_transaction,
             "unfinished": cursor.unfinished,
             "topics": None if topics is None else sorted(topics),
+            "most": self.most,
         }
-        if cursor.window is None:
-            found = await self._ask(_WINDOW, {**asked, "until": until})
-            epoch, missed, end, first, last = _only(found)
-            if missed or epoch != cursor.epoch:
-                return Page(cursor, (), await self.now(), missed=True)
-            if first is None:
-                return Page(cursor, (), Cursor(epoch, end))
-            cursor = replace(cursor, window=Window(end, first - 1, last))
-        return await self._rest(cursor, cast(Window, cursor.window), asked)
+        if cursor.window is not None:
+            return await self._rest(cursor, cursor.window, asked)
+        rows = await self._ask(_WINDOW, {**asked, "until": until})
+        epoch, missed, end, first, last, *_ = _only(rows)
+        if missed or epoch != cursor.epoch:
+            return Page(cursor, (), await self.now(), missed=True)
+        if first is None:
+            return Page(cursor, (), Cursor(epoch, end))
+        window = Window(end, first - 1, last)
+        return self._read(replace(cursor, window=window), window, [row[5:] for row in rows])
 
     async def _rest(self, cursor: Cursor, window: Window, asked: Mapping[str, Any]) -> Page:
         bounds = {"until": window.until, "after": window.after, "last": window.last}
-        rows = await self._ask(_PAGE, {**asked, **bounds, "most": self.most})
+        rows = await self._ask(_PAGE, {**asked, **bounds})
         # Asked after the rows: what was pruned before they were read is known by now.
         epoch, missed, now = await self._horizon(cursor.since)
         if missed or epoch != cursor.epoch:
             return Page(cursor, (), Cursor(epoch, now), missed=True)
+        return self._read(cursor, window, rows)
+
+    def _read(self, cursor: Cursor, window: Window, rows: Sequence[tuple[Any, ...]]) -> Page:
+        """A page of a window, and where the next one begins."""
         changes = [Change(*row) for row in rows]
         self.rows_read += len(changes)
         if len(changes) < self.most or changes[-1].id >= window.last:
-            return Page(cursor, changes, Cursor(epoch, window.until))
+            return Page(cursor, changes, Cursor(cursor.epoch, window.until))
         rest = replace(window, after=changes[-1].id)
         return Page(cursor, changes, replace(cursor, window=rest))
 

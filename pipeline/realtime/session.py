@@ -15,11 +15,23 @@ from sqlalchemy.engine import make_url
 from pipeline.move.errors import TargetError, Transient
 from pipeline.settings import pooled
 
+_PREPARE = 2
+"""The few statements of a look come again and again; planned anew they cost the server thrice."""
+_UNPREPARED = frozenset({"26000", "42P05"})
+"""SQLSTATEs of a pooler that gives the next statement to another session, which knows none."""
+_REPLAN = "0A000"
+"""The SQLSTATE of a prepared statement whose table was changed."""
+
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-async def connect(url: str, *, seconds: float) -> Connection:
+async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Connection:
     """Open a connection in autocommit.
+
+    Args:
+        url: the database, as libpq reads it.
+        seconds: how long to wait.
+        prepare: a statement is prepared after so many times, None never.
 
     Raises:
         TargetError: nobody answers, or refuses.
@@ -35,8 +47,7 @@ async def connect(url: str, *, seconds: float) -> Connection:
             made = await psycopg.AsyncConnection.connect(
                 url,
                 autocommit=True,
-                # A pooler may give the next statement to another session, which knows none.
-                prepare_threshold=None,
+                prepare_threshold=prepare,
                 application_name="pipeline realtime",
                 # A peer that vanished without a word is noticed within half a minute.
                 keepalives=1,
@@ -100,6 +111,7 @@ class Session:
             seconds: how long to wait for a connection, and for three times that for an answer.
         """
         self._url, self._seconds = url, seconds
+        self._prepare: int | None = _PREPARE
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
@@ -114,7 +126,9 @@ class Session:
         async with self._lock:
             try:
                 if self._connection is None or self._connection.closed:
-                    self._connection = await connect(self._url, seconds=self._seconds)
+                    self._connection = await connect(
+                        self._url, seconds=self._seconds, prepare=self._prepare
+                    )
                 async with asyncio.timeout(3 * self._seconds):
                     cursor = await self._connection.execute(query, values)
                     return await cursor.fetchall() if cursor.description else []
@@ -124,7 +138,10 @@ class Session:
                     f"The feed: no answer within {3 * self._seconds:g} s", remedy="Read it again"
                 ) from None
             except psycopg.Error as error:
-                if self._connection is not None and self._connection.broken:
+                if error.sqlstate in _UNPREPARED:
+                    self._prepare = None
+                stale = error.sqlstate in {*_UNPREPARED, _REPLAN}
+                if stale or (self._connection is not None and self._connection.broken):
                     await self._drop()
                 raise translated(error, self._url) from None
 

@@ -50,7 +50,7 @@ class Subscription:
         self._room, self._on_drained = room, on_drained
         self._queue: deque[Event | Cursor] = deque()
         self._held = 0
-        self._ready = asyncio.Event()
+        self._ready, self._idle = asyncio.Event(), False
         self._known: set[int] = set()
 
     def __aiter__(self) -> Self:
@@ -73,7 +73,11 @@ class Subscription:
             self._ready.clear()
             if self.behind:
                 self._on_drained(self)
-            await self._ready.wait()
+            self._idle = True
+            try:
+                await self._ready.wait()
+            finally:
+                self._idle = False
         if self._failure is not None:
             raise self._failure
         raise StopAsyncIteration
@@ -118,6 +122,10 @@ class Subscription:
     def reach(self, cursor: Cursor) -> None:
         """Everything before a cursor is in the queue."""
         self.cursor = cursor
+        if self._idle and not self._queue and not self.behind:
+            # It has taken everything, and of thousands nobody is woken for nothing.
+            self.position = cursor
+            return
         if self._queue and isinstance(self._queue[-1], Cursor):
             self._queue.pop()
         self._queue.append(cursor)
