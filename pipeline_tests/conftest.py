@@ -32,6 +32,9 @@ pytest_plugins = [
     "pipeline_tests.turso",
 ]
 
+# Tests of one migration need not load the other; those of both say so.
+os.environ["MIGRATIONS"] = "content"
+
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
 hypothesis_settings.load_profile("suite")
 
@@ -66,7 +69,6 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     for name in [name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
-    # Tests of one migration need not load the other; those of both say so.
     monkeypatch.setenv("MIGRATIONS", "content")
 
 

@@ -96,8 +96,6 @@ def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) 
         "source_backup": set(),
         "target_backup": {"source_backup"},
         "housekeeping": set(),
-        "realtime": set(),
-        "feed_retention": set(),
         "cutover": set(TABLES),
         "content_search": {"learning_content", "content_fragments"},
         "anki_notes": set(TABLES),
@@ -144,7 +142,6 @@ JOBS = {
     "verify": set[str](),
     "backup": {"source_backup", "target_backup"},
     "cutover": {"cutover"},
-    "feed": {"feed_retention"},
 }
 FOLLOWING = {
     "anki_notes": {"confirmed", "note_exists", "edited", "recordings"},
@@ -199,14 +196,13 @@ def test_there_is_no_other_job_schedule_or_sensor(defs: dg.Definitions) -> None:
     jobs = {job.name for job in defs.resolve_all_job_defs()}
     assert {name for name in jobs if not name.startswith("__")} == {
         *JOBS,
-        *("anki_sync", "anki_check", "doctor", "realtime"),
+        *("anki_sync", "anki_check", "doctor"),
     }
     schedules = [each for each in defs.schedules or () if isinstance(each, dg.ScheduleDefinition)]
     assert {(each.name, each.job_name) for each in schedules} == {
         ("sync_schedule", "sync"),
         ("verify_schedule", "verify"),
         ("anki_sync_schedule", "anki_sync"),
-        ("feed_schedule", "feed"),
     }
     sensors = {each.name: each for each in defs.sensors or ()}
     assert set(sensors) == {"source_written", "run_failed", "checks_failed"}
@@ -355,13 +351,7 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", target_url)
     whole = defs.resolve_implicit_global_asset_job_def()
-    # This target has no tables of group spaces.
-    all_but_realtime = whole.asset_layer.selected_asset_keys - {dg.AssetKey("realtime")}
-    result = whole.execute_in_process(
-        instance=dg.DagsterInstance.ephemeral(),
-        asset_selection=list(all_but_realtime),
-        raise_on_error=False,
-    )
+    result = whole.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
     assert result.success
     (folder,) = (tmp_path / "home" / "reports").iterdir()
     left = json.loads((folder / "evidence.json").read_text())

@@ -23,6 +23,7 @@ from pipeline import settings
 from pipeline.commands import backups
 from pipeline.cutover import freezing
 from pipeline.environment import source_file
+from pipeline.migrations import CONTENT
 from pipeline.move import tracking
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.sources import dump, statements
@@ -394,7 +395,7 @@ def test_a_dump_moves_like_the_file_that_it_was_made_of(
     source.add_family()
     (tmp_path / "x.sql").write_bytes(by_shell(source.path))
     monkeypatch.setenv("SQLITE_DATABASE_URL", f"dump:///{tmp_path / 'x.sql'}")
-    path = source_file(settings.load())
+    path = source_file(settings.load(), CONTENT)
     assert path.is_relative_to(tmp_path / "home")
     moved = move_all(path, target_url)
     assert moved["rankings"].target_rows == 12

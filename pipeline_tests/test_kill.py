@@ -79,7 +79,7 @@ for _ in range(2):
             os.close(go)
             os.read(wait, 1)
             loaded = settings.load()
-            storage.prepare(environment.databases(loaded, CONTENT), loaded)
+            storage.prepare(environment.server(loaded), loaded)
             with runs.instance() as opened:
                 opened.get_runs()
             os._exit(0)

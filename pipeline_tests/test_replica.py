@@ -18,6 +18,7 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline import environment, settings
+from pipeline.migrations import CONTENT
 from pipeline.move.errors import PipelineError, SettingsError, SourceError, Transient
 from pipeline.move.snapshot import seen_of
 from pipeline.sources import replica
@@ -111,16 +112,16 @@ def test_a_look_that_finds_nothing_new_asks_once_and_leaves_the_file_as_it_was(
     monkeypatch.setenv("SQLITE_DATABASE_URL", gate.url)
     monkeypatch.setenv("TURSO_AUTH_TOKEN", TOKEN)
     loaded = settings.load()
-    never = environment.watched(loaded)
+    never = environment.watched(loaded, CONTENT)
     assert not never.exists() and gate.asked == []
     path = fetch(loaded.origin, home=loaded.pipeline_home)
     assert path == never
     time.sleep(1.1)
     before, gate.asked[:] = seen_of(path), []
-    assert seen_of(environment.watched(loaded)) == before is not None
+    assert seen_of(environment.watched(loaded, CONTENT)) == before is not None
     assert gate.asked == ["/pull-updates"]
     turso.run("DELETE FROM t")
-    assert seen_of(environment.watched(loaded)) != before
+    assert seen_of(environment.watched(loaded, CONTENT)) != before
 
 
 def test_databases_are_fetched_once_and_brought_up_to_date_when_asked(
@@ -130,10 +131,10 @@ def test_databases_are_fetched_once_and_brought_up_to_date_when_asked(
     monkeypatch.setenv("SQLITE_DATABASE_URL", gate.url)
     monkeypatch.setenv("TURSO_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("DATABASE_URL", target_url)
-    found = environment.databases(settings.load())
+    found = environment.databases(settings.load(), CONTENT)
     filled(turso, 2)
-    assert len(rows(environment.databases(settings.load()).source)) == 1
-    assert len(rows(environment.databases(settings.load(), fresh=True).source)) == 2
+    assert len(rows(environment.databases(settings.load(), CONTENT).source)) == 1
+    assert len(rows(environment.databases(settings.load(), CONTENT, fresh=True).source)) == 2
     assert TOKEN not in repr(settings.load()) + repr(settings.load().origin) + repr(found)
 
 
@@ -417,9 +418,9 @@ def test_a_database_on_turso_moves_and_is_followed(
     loaded = settings.load()
     app = application(turso, loaded.source_path)
     app.add_family()
-    moved = move_all(environment.source_file(loaded), target_url)
+    moved = move_all(environment.source_file(loaded, CONTENT), target_url)
     assert moved["fragment_assets"].target_rows == 6
     app.run("UPDATE rankings SET rank_score = 1, updated_at = '2026-01-01' WHERE id = 5")
     app.run("DELETE FROM rankings WHERE id = 6")
-    sync_all(environment.source_file(loaded), target_url)
+    sync_all(environment.source_file(loaded, CONTENT), target_url)
     assert query(target_url, "SELECT count(*), min(rank_score) FROM rankings") == [(11, 1)]

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import checks, jobs, quarantine_files, report, ticks
+from pipeline import checks, jobs, migrations, quarantine_files, report, ticks
 from pipeline.assets.plan import plan_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
@@ -102,6 +102,18 @@ def vault(tmp_path: Path) -> SourceFile:
     return source
 
 
+KEPT = migrations.Migration(
+    "vault",
+    VAULT.metadata,
+    "SQLITE_DATABASE_URL",
+    "vault.db",
+    lambda _: None,
+    ("team:vault",),
+    prefix="",
+)
+"""A migration of the vault alone."""
+
+
 def told(text: str) -> set[str]:
     """The canaries that are in a text."""
     return {canary for canary in CANARIES if canary in text}
@@ -114,17 +126,17 @@ class World:
         """Nothing is moved yet."""
         self.source, self.url, self.home = source, url, home
         self.printed = io.StringIO()
-        moves = table_assets([VAULT], group="g", owners=[], every=ticks.interval("* * * * *"))
-        standing = table_checks([VAULT])
-        plan = plan_asset([VAULT], group="g", owners=[])
+        moves = table_assets(KEPT, every=ticks.interval("* * * * *"))
+        standing = table_checks(KEPT)
+        plan = plan_asset(KEPT)
         self.defs = dg.Definitions(
             assets=[plan, *moves],
             asset_checks=standing,
             jobs=[
-                jobs.migrate(moves, standing),
-                jobs.sync(moves, standing, []),
-                jobs.redrive(moves, standing),
-                jobs.verify(standing),
+                jobs.migrate(KEPT, moves, standing),
+                jobs.sync(KEPT, moves, standing, []),
+                jobs.redrive(KEPT, moves, standing),
+                jobs.verify(KEPT, standing),
                 dg.define_asset_job("plan", dg.AssetSelection.assets(plan)),
             ],
             resources={"source": SourceDatabase(), "target": TargetDatabase()},
@@ -179,6 +191,7 @@ def world(
     vault: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """Jobs over the vault."""
+    monkeypatch.setitem(migrations.ALL, KEPT.name, KEPT)
     use(monkeypatch, usable(vault, target_url, tmp_path))
     yield World(vault, target_url, tmp_path / "home")
 

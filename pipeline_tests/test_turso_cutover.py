@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import environment, settings
 from pipeline.cutover import freezing
+from pipeline.migrations import CONTENT
 from pipeline.move import followed, tracking
 from pipeline.move.errors import SourceError, Transient
 from pipeline.move.snapshot import writing
@@ -31,7 +32,7 @@ def world(
     monkeypatch.setenv("DATABASE_URL", target_url)
     app = application(turso, settings.load().source_path)
     app.add_family()
-    environment.source_file(settings.load())
+    environment.source_file(settings.load(), CONTENT)
     yield World(app, target_url, tmp_path)
     followed.PRIMARIES.clear()
 
@@ -100,7 +101,7 @@ def test_the_whole_way_there_and_back_with_an_application_at_the_primary(world: 
     assert after["learning_content"][-1][1] == "ใหม่"
     assert after["rankings"][0] == before["rankings"][0]
     assert not [name for name in triggers(world) if "frozen" in name]
-    environment.source_file(settings.load())
+    environment.source_file(settings.load(), CONTENT)
     assert content(world.source.path) == after
     equal(world)
     (newest,) = [row[0] for row in after["learning_content"] if row[1] == "ใหม่"]
@@ -131,7 +132,7 @@ def test_tracking_at_the_primary_is_followed(world: World) -> None:
     assert tracking.status(path, TABLES).untracked == ()
     move_all(path, world.url)
     world.source.run("UPDATE learning_content SET ipa = 'unseen by dates' WHERE id = 2")
-    environment.source_file(settings.load())
+    environment.source_file(settings.load(), CONTENT)
     moved = sync_all(path, world.url)
     assert moved["learning_content"].written_rows == 1
     assert query(world.url, "SELECT ipa FROM learning_content WHERE id = 2") == [
@@ -166,7 +167,7 @@ def test_all_of_a_write_or_nothing_reaches_the_primary(world: World) -> None:
         connection.execute("DELETE FROM rankings")
         raise ZeroDivisionError
     assert at_primary(world)["rankings"] == before["rankings"]
-    environment.source_file(settings.load())
+    environment.source_file(settings.load(), CONTENT)
     assert content(path)["rankings"] == before["rankings"]
 
 
@@ -212,7 +213,7 @@ def test_a_row_that_arrives_otherwise_is_seen_and_it_stays_live(world: World, ga
 
 
 def test_a_cut_over_that_cannot_freeze_goes_back_to_shadow(world: World, gate: Gate) -> None:
-    environment.source_file(settings.load())
+    environment.source_file(settings.load(), CONTENT)
     tracking.switch_on(world.source.path, TABLES)
     gate.of, gate.status = "/v2/pipeline", 403
     with pytest.raises(SourceError, match="one that is not read-only") as caught:

@@ -31,7 +31,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
-from pipeline.migrations import SPACES
+from pipeline.migrations import ALL, SPACES
 from pipeline.move.standing import NAMES
 from pipeline_tests.commands import environment
 from pipeline_tests.test_cli import TABLES
@@ -227,11 +227,11 @@ def served(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
         port = listening.getsockname()[1]
     log = tmp_path_factory.mktemp("dev") / "dev.log"
     # Empty rather than unset, so that no .env names the databases of whoever runs the tests.
-    databases = {"SQLITE_DATABASE_URL": "", "DATABASE_URL": ""}
+    databases = {"SQLITE_DATABASE_URL": "", "SPACES_DATABASE_URL": "", "DATABASE_URL": ""}
     with log.open("w") as out:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("pipeline"), "dev", "--port", str(port)],
-            env=environment(PIPELINE_HOME=folder / "home", **databases),
+            env=environment(MIGRATIONS=",".join(ALL), PIPELINE_HOME=folder / "home", **databases),
             stdout=out,
             stderr=subprocess.STDOUT,
         )
