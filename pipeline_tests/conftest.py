@@ -27,6 +27,8 @@ pytest_plugins = [
     "pipeline_tests.door",
     "pipeline_tests.anki_world",
     "pipeline_tests.cutover_world",
+    "pipeline_tests.feeds",
+    "pipeline_tests.subscribers",
     "pipeline_tests.standings",
     "pipeline_tests.supabase",
     "pipeline_tests.turso",

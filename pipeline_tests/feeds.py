@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
+import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.assets.realtime import KNOWN
@@ -18,7 +19,7 @@ from pipeline.move.target import Target
 from pipeline.realtime import channels, objects, publication
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests.support import query
+from pipeline_tests.support import new_database, query
 
 TABLES = metadata.sorted_tables
 PEOPLE = """
@@ -56,12 +57,28 @@ END $$;
 """What Supabase's Realtime makes of a database, but that its ``send`` raises when it fails."""
 
 
+@pytest.fixture(scope="session")
+def feed_template(server: URL) -> Iterator[str]:
+    """Name of a database with people, spaces and an empty feed, for others to copy."""
+    with new_database(server, "feed_template") as made:
+        make_world(libpq(made))
+        yield "feed_template"
+
+
+def make_world(url: str) -> None:
+    """People, spaces and an empty feed."""
+    make_tables(url)
+    query(url, PEOPLE)
+    switch_on(url)
+
+
 def make_tables(url: str) -> None:
     """Empty tables as a first move would make them."""
     with Target.connect(url, shown="the target") as target, target.transaction():
         there = access.roles(target)
         for table in TABLES:
             columns = [SourceColumn(column.name, "") for column in table.columns]
+            upkeep.make_functions(target, table, ())  # What stamps; the others ask the tables.
             target.run(*schema.whole(match(table, columns)))
         for table in TABLES if there else ():
             upkeep.make_functions(target, table, there)

@@ -78,9 +78,11 @@ class Phoenix:
 
     async def drop(self) -> None:
         """Cut every socket, without a word."""
-        for socket in list(self._sockets):
+        dropped = set(self._sockets)
+        for socket in dropped:
             socket.transport.abort()
-        while self._sockets:
+        # Those who come back meanwhile stay.
+        while dropped & self._sockets.keys():
             await asyncio.sleep(0.005)
 
     async def close_expired(self) -> None:

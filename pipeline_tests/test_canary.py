@@ -16,24 +16,15 @@ from pipeline.move.target import Target
 from pipeline.realtime import canary
 from pipeline.settings import libpq
 from pipeline.tables.events import FLEETING, STORED
-from pipeline_tests.feeds import PEOPLE, TABLES, changes, listening, make_tables, switch_on
+from pipeline_tests.feeds import TABLES, changes, listening
 from pipeline_tests.support import new_database, query
 
 WITH_ROWS = ("users", "spaces", "space_members", "messages", "notes", "lessons", "progress")
 
 
-@pytest.fixture(scope="module")
-def template(server: URL) -> Iterator[str]:
-    with new_database(server, "canary_template") as made:
-        make_tables(libpq(made))
-        query(libpq(made), PEOPLE)
-        switch_on(libpq(made))
-        yield "canary_template"
-
-
 @pytest.fixture
-def url(server: URL, template: str) -> Iterator[str]:
-    with new_database(server, "canary_test", template=template) as made:
+def url(server: URL, feed_template: str) -> Iterator[str]:
+    with new_database(server, "canary_test", template=feed_template) as made:
         yield libpq(made)
 
 

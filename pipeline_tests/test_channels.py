@@ -1,5 +1,6 @@
 """Who may join which channel of Supabase's Realtime, tried as that person."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,10 +11,14 @@ from sqlalchemy.engine import URL, make_url
 
 from pipeline.assets.realtime import KNOWN
 from pipeline.move import access
+from pipeline.move.errors import TargetError
 from pipeline.move.findings import Exposed, say
 from pipeline.move.target import Target
 from pipeline.realtime import checks
+from pipeline.realtime.reader import Reader
+from pipeline.realtime.session import Session
 from pipeline.settings import libpq
+from pipeline.tables.spaces import metadata
 from pipeline_tests.feeds import (
     PEOPLE,
     TABLES,
@@ -328,3 +333,20 @@ def test_a_target_without_realtime_has_no_channels_and_one_without_a_feed_is_tol
     make_tables(bare)
     assert said(bare, checks.CHANNELS) == []
     assert said(bare, checks.TRIGGERS) == ["schema feed: missing; run pipeline realtime on"]
+
+
+def test_the_feed_is_read_by_its_owner_who_is_no_superuser_and_by_nobody_who_is_signed_in(
+    url: str,
+) -> None:
+    async def position(address: str, role: str) -> str:
+        session = Session(f"{address}&options=-crole%3D{role}")
+        try:
+            return (await Reader(session, metadata).now()).epoch
+        finally:
+            await session.close()
+
+    assert query(url, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == [(False,)]
+    assert asyncio.run(position(url, "owner"))
+    for role in ("anon", "authenticated"):
+        with pytest.raises(TargetError, match="permission denied"):
+            asyncio.run(position(visitor(url), role))

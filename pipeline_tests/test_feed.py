@@ -18,24 +18,14 @@ from pipeline.settings import libpq
 from pipeline.tables import content, spaces
 from pipeline.tables.events import Told
 from pipeline_tests.backups import Place
-from pipeline_tests.feeds import PEOPLE, TABLES, changes, listening, make_tables, switch_on
+from pipeline_tests.feeds import TABLES, changes, listening, switch_on
 from pipeline_tests.support import SourceFile, move_all, new_database, query
 
 
-@pytest.fixture(scope="module")
-def template(server: URL) -> Iterator[str]:
-    with new_database(server, "feed_template") as made:
-        url = libpq(made)
-        make_tables(url)
-        query(url, PEOPLE)
-        switch_on(url)
-        yield "feed_template"
-
-
 @pytest.fixture
-def url(server: URL, template: str) -> Iterator[str]:
+def url(server: URL, feed_template: str) -> Iterator[str]:
     """A target with people, spaces and an empty feed."""
-    with new_database(server, "feed_test", template=template) as made:
+    with new_database(server, "feed_test", template=feed_template) as made:
         yield libpq(made)
 
 

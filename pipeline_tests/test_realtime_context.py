@@ -23,14 +23,13 @@ from pipeline.realtime.events import (
 from pipeline.realtime.hub import Hub
 from pipeline.realtime.manager import Refused, SubscriptionManager
 from pipeline.realtime.presence import Presence
-from pipeline_tests.subscribers import PATIENT, keys, make_feed, opened, say, until
+from pipeline_tests.subscribers import PATIENT, keys, opened, say, until
 from pipeline_tests.support import query
 
 
 @pytest.fixture
-def url(target_url: str) -> str:
-    make_feed(target_url)
-    return target_url
+def url(feed_url: str) -> str:
+    return feed_url
 
 
 @asynccontextmanager

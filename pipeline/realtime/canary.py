@@ -30,7 +30,7 @@ from pipeline.tables.events import FLEETING
 
 ID = -1
 MARK = "pipeline-canary"
-TOPIC = f"space:{ID}"
+TOPIC, _PERSON = feed.CANARY_TOPICS
 SECONDS = 5.0
 """What takes longer counts as lost."""
 
@@ -63,7 +63,7 @@ _STORED = {
 _REMOVE = (
     f"DELETE FROM public.spaces WHERE id = {ID} AND slug = '{MARK}'",
     f"DELETE FROM public.users WHERE id = {ID} AND auth_provider_id = '{MARK}'",
-    f"DELETE FROM feed.changes WHERE topic IN ('{TOPIC}', 'user:{ID}')",
+    f"DELETE FROM feed.changes WHERE topic IN ('{TOPIC}', '{_PERSON}')",
 )
 
 

@@ -6,10 +6,14 @@ between two snapshots was committed between them, whatever its id; it is read ex
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Self
 
 from pipeline.move.errors import PipelineError
+
+_SNAPSHOT = re.compile(r"[1-9][0-9]*:[1-9][0-9]*:(?:[1-9][0-9]*(?:,[1-9][0-9]*)*)?")
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,30 @@ class Cursor:
         """
         try:
             given = json.loads(text)
-            window = Window(**given.pop("window")) if given.get("window") else None
-            made = cls(**{**given, "window": window})
-            _ = int(made.next_transaction), [int(each) for each in made.unfinished]
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            kept = given.pop("window", None)
+            made = cls(**given, window=None if kept is None else Window(**kept))
+            _demand(made)
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise PipelineError(
                 "What was kept is no cursor of the feed",
                 remedy="Subscribe without one, and read the tables anew",
             ) from None
         return made
+
+
+def _demand(cursor: Cursor) -> None:
+    """Raise ValueError for what PostgreSQL would not take, and what would hold up the hub."""
+    window = cursor.window
+    ids = () if window is None else (window.after, window.last)
+    if not isinstance(cursor.epoch, str) or any(type(each) is not int for each in ids):
+        raise ValueError
+    if any(not 0 <= each <= _LARGEST for each in ids):
+        raise ValueError
+    for snapshot in (cursor.since, *(() if window is None else (window.until,))):
+        if not isinstance(snapshot, str) or not _SNAPSHOT.fullmatch(snapshot):
+            raise ValueError
+        first, end, between = snapshot.split(":")
+        open_then = [int(each) for each in between.split(",") if each]
+        bounds = [int(first), *open_then, int(end)]
+        if bounds != sorted(bounds) or bounds[-1] > _LARGEST or int(end) in open_then:
+            raise ValueError

@@ -164,9 +164,12 @@ _BEGIN_ANEW = Function(
     "feed.begin_anew()",
     "feed.begin_anew()",
     "trigger",
-    """
+    f"""
 BEGIN
   UPDATE feed.horizon SET epoch = gen_random_uuid();
+  IF pg_notification_queue_usage() <= {FULL_QUEUE} THEN
+    PERFORM pg_notify('{feed.CHANNEL}', '');
+  END IF;
   RETURN NULL;
 END
 """,

@@ -7,6 +7,7 @@ page each for those who fell behind and have taken what they had.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pipeline.realtime.reader import Change, Page, Reader
 from pipeline.realtime.session import Session
 from pipeline.realtime.subscription import Subscription
 from pipeline.realtime.transport import Connected, Hint, Lost, Signal, Transport
+from pipeline.tables.feed import CANARY_TOPICS
 
 log = logging.getLogger(__name__)
 
@@ -154,12 +156,17 @@ class Hub:
         """End every subscription and give back everything."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
         for subscription in self._all():
             self.unsubscribe(subscription)
-        await self._transport.close()
-        await self._session.close()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            # Whoever is cancelled once more while they wait leaves nothing open either.
+            self._tasks = []
+            try:
+                await self._transport.close()
+            finally:
+                await self._session.close()
 
     @property
     def metrics(self) -> Metrics:
@@ -253,7 +260,8 @@ class Hub:
     def _of(self, topic: str) -> list[Subscription]:
         """Who listens to a topic."""
         nobody: set[Subscription] = set()
-        return [*self._subscriptions.get(topic, nobody), *self._subscriptions.get(None, nobody)]
+        everything = nobody if topic in CANARY_TOPICS else self._subscriptions.get(None, nobody)
+        return [*self._subscriptions.get(topic, nobody), *everything]
 
     def _topics(self) -> Sequence[str] | None:
         """Topics that somebody listens to; None for all there are."""
@@ -313,9 +321,10 @@ class Hub:
             try:
                 if due or self._at.window is not None:
                     await self._round(hinted=hinted)
-                for _ in range(len(self._drained)):
+                for subscription in list(self._drained):
                     # One page each, so that none of them waits for another.
-                    await self._catch_up(next(iter(self._drained)))
+                    if not subscription.closed:
+                        await self._catch_up(subscription)
                 self._backoff.reset()
             except TargetError as error:
                 self._on_error(error)
@@ -329,11 +338,12 @@ class Hub:
     async def _reason(self) -> None:
         """Wait for a hint, for somebody who has caught up, or for silence."""
         patience = self.limits.poll if self._link.polling else self.limits.silence
-        try:
-            async with asyncio.timeout_at(self._looked + patience):
+        until = self._looked + patience
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
                 await self._wake.wait()
-        except TimeoutError:
-            self._look = True
+        # Even if those who fell behind never let it come to silence.
+        self._look = self._look or asyncio.get_running_loop().time() >= until
         self._wake.clear()
 
     @property
@@ -355,7 +365,7 @@ class Hub:
             else:
                 told = await self._events(page, everyone)
                 for _, event in told:
-                    if isinstance(event, Changed):
+                    if isinstance(event, Changed) and event.topic not in CANARY_TOPICS:
                         self._history.add(event)
                 self._deliver(page, told, [each for each in everyone if not each.behind])
                 self._metrics.healed += 0 if hinted else len(told)
@@ -434,4 +444,5 @@ def _by_topic(
 
 
 def _listening(topics: dict[str | None, list[Subscription]], topic: str) -> list[Subscription]:
-    return [*topics.get(topic, ()), *topics.get(None, ())]
+    everything = () if topic in CANARY_TOPICS else topics.get(None, ())
+    return [*topics.get(topic, ()), *everything]

@@ -1,5 +1,6 @@
 """The database's own way: LISTEN and NOTIFY, on a connection that does nothing else."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Collection
 
@@ -12,6 +13,7 @@ from pipeline.realtime.session import Connection, Session, connect, translated
 from pipeline.realtime.transport import Hint
 from pipeline.tables.feed import CHANNEL
 
+_LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL))
 _SEND = sql.SQL("SELECT feed.send(%(topic)s, %(event)s, %(payload)s::jsonb)")
 
 
@@ -33,7 +35,13 @@ class Listen:
         """Open the connection and listen on it."""
         self._connection = await connect(self._url, seconds=self._seconds)
         try:
-            await self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+            async with asyncio.timeout(self._seconds):
+                await self._connection.execute(_LISTEN)
+        except TimeoutError:
+            raise Transient(
+                f"The feed: no answer to LISTEN within {self._seconds:g} s",
+                remedy="It is tried again, and the feed is looked at meanwhile",
+            ) from None
         except psycopg.Error as error:
             raise translated(error, self._url) from None
 

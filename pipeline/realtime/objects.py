@@ -30,6 +30,15 @@ _BITS: dict[str, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 """Of ``pg_trigger.tgtype``, for triggers of a statement that fire after it."""
 
 
+_BEGIN_ANEW = """
+WITH gone AS (
+  DELETE FROM feed.changes WHERE (SELECT max(c.xid) FROM feed.changes AS c)
+    >= pg_snapshot_xmax(pg_current_snapshot()) RETURNING 1)
+UPDATE feed.horizon SET epoch = gen_random_uuid(), pruned = NULL
+  WHERE EXISTS (SELECT FROM gone) OR pruned > pg_snapshot_xmax(pg_current_snapshot())"""
+"""What a dump brought from another server: numbers of transactions that are still to come here."""
+
+
 @dataclass(frozen=True)
 class Trigger:
     """A trigger of the feed, after each statement; ``enabled`` is as in ``pg_trigger``."""
@@ -92,6 +101,7 @@ def apply(target: Target, tables: Sequence[sa.Table]) -> int:
     demand_tables(target, tables)
     if not is_there(target):
         target.run("; ".join(_storage()))
+    target.run(_BEGIN_ANEW)
     target.run("; ".join(function.ddl for function in functions(tables)))
     declared, present = triggers(tables), look(target)
     made = [trigger for trigger in declared if trigger not in present]

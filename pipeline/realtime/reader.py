@@ -26,12 +26,29 @@ _UNREAD = """
   AND (%(topics)s::text[] IS NULL OR c.topic = ANY(%(topics)s))"""
 """What a cursor has not seen: what began after its snapshot, or was open in it; both by index."""
 
+_STANDING = """
+  h.epoch::text || ' ' || (pg_control_system()).system_identifier
+    || ' ' || (SELECT oid FROM pg_database WHERE datname = current_database())
+    || ' ' || CASE WHEN NOT pg_is_in_recovery()
+      THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
+  coalesce(h.pruned > %(next)s::xid8 OR EXISTS (
+    SELECT FROM unnest(%(unfinished)s::xid8[]) AS u
+    WHERE u < h.pruned AND pg_visible_in_snapshot(u, pg_current_snapshot())), false),
+  coalesce((SELECT max(c.xid) FROM feed.changes AS c) >= pg_snapshot_xmax(pg_current_snapshot())
+    OR h.pruned > pg_snapshot_xmax(pg_current_snapshot()), false)"""
+"""Of the feed: its epoch, whether something was pruned unread, whether it is another server's.
+
+A dump brings the epoch along, and a replica that takes over without the last commits gives their
+numbers to others. So a server, a database in it and a timeline of its log belong to an epoch, too.
+A replica has no timeline yet: its snapshots do not tell which transactions are open. Whoever is
+still open has lost nothing, because what it wrote cannot be pruned.
+"""
+
 # One statement and so one snapshot: nothing can be pruned between the rows and the horizon.
 _WINDOW = sql.SQL(
-    """
-SELECT h.epoch::text, coalesce(h.pruned > pg_snapshot_xmin(%(since)s::pg_snapshot), false)
-    OR pg_snapshot_xmax(w.until) < %(next)s::xid8,
-  w.until::text, found.first, found.last,
+    "SELECT "
+    + _STANDING
+    + """, pg_snapshot_xmax(w.until) < %(next)s::xid8, w.until::text, found.first, found.last,
   page.id, page.topic, page.event, page.table_name, page.operation, page.key, page.payload
 FROM feed.horizon AS h
 CROSS JOIN (SELECT coalesce(%(until)s::pg_snapshot, pg_current_snapshot()) AS until) AS w
@@ -47,6 +64,9 @@ LEFT JOIN LATERAL (SELECT c.* FROM feed.changes AS c
 ORDER BY page.id"""
 )
 
+_OF_WINDOW = 7
+"""So many columns tell of the feed and of the window; those of a change follow."""
+
 _PAGE = sql.SQL(
     """
 SELECT c.id, c.topic, c.event, c.table_name, c.operation, c.key, c.payload
@@ -56,11 +76,7 @@ WHERE c.id > %(after)s AND c.id <= %(last)s AND """
     + " ORDER BY c.id LIMIT %(most)s"
 )
 
-_HORIZON = sql.SQL(
-    """
-SELECT epoch::text, coalesce(pruned > pg_snapshot_xmin(%(since)s::pg_snapshot), false),
-  pg_current_snapshot()::text FROM feed.horizon"""
-)
+_HORIZON = sql.SQL("SELECT " + _STANDING + ", pg_current_snapshot()::text FROM feed.horizon AS h")
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Reader:
         Raises:
             TargetError: the feed cannot be read.
         """
-        epoch, _, snapshot = await self._horizon("1:1:")
+        epoch, _, snapshot = await self._horizon({"next": "1", "unfinished": []})
         return Cursor(epoch, snapshot)
 
     async def page(
@@ -155,19 +171,21 @@ class Reader:
         if cursor.window is not None:
             return await self._rest(cursor, cursor.window, asked)
         rows = await self._ask(_WINDOW, {**asked, "until": until})
-        epoch, missed, end, first, last, *_ = _only(rows)
-        if missed or epoch != cursor.epoch:
+        *standing, set_back, end, first, last = _only(rows)[:_OF_WINDOW]
+        epoch, missed = _demand_own(*standing)
+        if missed or set_back or epoch != cursor.epoch:
             return Page(cursor, (), await self.now(), missed=True)
         if first is None:
             return Page(cursor, (), Cursor(epoch, end))
         window = Window(end, first - 1, last)
-        return self._read(replace(cursor, window=window), window, [row[5:] for row in rows])
+        changes = [row[_OF_WINDOW:] for row in rows]
+        return self._read(replace(cursor, window=window), window, changes)
 
     async def _rest(self, cursor: Cursor, window: Window, asked: Mapping[str, Any]) -> Page:
         bounds = {"until": window.until, "after": window.after, "last": window.last}
         rows = await self._ask(_PAGE, {**asked, **bounds})
         # Asked after the rows: what was pruned before they were read is known by now.
-        epoch, missed, now = await self._horizon(cursor.since)
+        epoch, missed, now = await self._horizon(asked)
         if missed or epoch != cursor.epoch:
             return Page(cursor, (), Cursor(epoch, now), missed=True)
         return self._read(cursor, window, rows)
@@ -210,9 +228,9 @@ class Reader:
         found = await self._ask(query, {"keys": sorted(keys)})
         return {row[0]: MappingProxyType(dict(zip(columns, row[1:], strict=True))) for row in found}
 
-    async def _horizon(self, since: str) -> tuple[str, bool, str]:
-        epoch, missed, snapshot = _only(await self._ask(_HORIZON, {"since": since}))
-        return epoch, missed, snapshot
+    async def _horizon(self, asked: Mapping[str, Any]) -> tuple[str, bool, str]:
+        *standing, snapshot = _only(await self._ask(_HORIZON, asked))
+        return *_demand_own(*standing), snapshot
 
     async def _ask(
         self, query: sql.SQL | sql.Composed, values: Mapping[str, Any]
@@ -227,6 +245,21 @@ def _only(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
             "The feed of changes has no horizon", remedy="Make it anew with pipeline realtime on"
         )
     return rows[0]
+
+
+def _demand_own(epoch: str | None, missed: bool, foreign: bool) -> tuple[str, bool]:
+    """Refuse a feed by whose transactions nobody can tell what is new."""
+    if epoch is None:
+        raise TargetError(
+            "The feed cannot be read from a replica, which does not know what is committed when",
+            remedy="Name the primary; where this one is about to become it, it is tried again",
+        )
+    if foreign:
+        raise TargetError(
+            "The feed holds changes of another server, as a dump brings them along",
+            remedy="Run pipeline realtime on, which begins it anew",
+        )
+    return epoch, missed
 
 
 def _type(column: sa.Column[Any]) -> sql.SQL:

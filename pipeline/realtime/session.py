@@ -144,6 +144,10 @@ class Session:
                 if stale or (self._connection is not None and self._connection.broken):
                     await self._drop()
                 raise translated(error, self._url) from None
+            except asyncio.CancelledError:
+                # The statement may be under way still, and no other one could follow it.
+                await self._drop()
+                raise
 
     async def close(self) -> None:
         """End the connection, if there is one."""

@@ -106,6 +106,8 @@ class Supabase:
         while client is not None and client.is_connected:
             if self._tending is not None and self._tending.done():
                 break  # A send failed, so the socket is about to be closed.
+            if client._listen_task is not None and client._listen_task.done():
+                break  # It fell over a message that nobody foresaw, and hears nothing any more.
             signal = None
             # A socket without channels is lost without a word.
             with contextlib.suppress(TimeoutError):

@@ -19,6 +19,9 @@ SCHEMA = "feed"
 CHANNEL = "feed"
 """On this channel of NOTIFY goes the topic of what changed, or a fleeting event as JSON."""
 
+CANARY_TOPICS = ("space:-1", "user:-1")
+"""Who listens to everything does not mean these: what is told there was never said by anybody."""
+
 metadata = sa.MetaData(schema=SCHEMA)
 
 
