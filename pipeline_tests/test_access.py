@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline import ddl
+from pipeline.migrations import CONTENT
 from pipeline.move import access
 from pipeline.move.findings import Exposed, say
 from pipeline.move.landing import SourceColumn, match
@@ -318,7 +319,7 @@ def test_the_printed_schema_makes_what_a_move_makes(
         search.install(session)
     manager.close()
     with project(supabase_server, "printed") as printed:
-        query(libpq(printed), ddl.of_source(source.path, TABLES, DEFAULT))
+        query(libpq(printed), ddl.of_source(source.path, CONTENT, DEFAULT))
         made = query(libpq(printed), EVERYTHING)
         assert made == query(libpq(moved), EVERYTHING)
         assert len(made) > 100

@@ -19,6 +19,7 @@ from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline_tests.backups import everything
 from pipeline_tests.commands import Ran, pipeline
+from pipeline_tests.definitions import loaded
 from pipeline_tests.support import new_database, query, use
 
 BOTH = "content,spaces"
@@ -93,35 +94,10 @@ def test_each_migration_has_its_own_source(monkeypatch: pytest.MonkeyPatch, tmp_
         settings.load().source_path(SPACES)
 
 
-def definitions(monkeypatch: pytest.MonkeyPatch, names: str) -> dg.Definitions:
-    """What Dagster loads with these migrations."""
-    import importlib
-
-    import pipeline.definitions
-
-    monkeypatch.setenv("MIGRATIONS", names)
-    return importlib.reload(pipeline.definitions).defs
-
-
-@pytest.fixture(autouse=True, scope="module")
-def as_before() -> Iterator[None]:
-    """Leave the definitions of one migration to whoever comes next."""
-    import importlib
-
-    import pipeline.definitions
-
-    yield
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIGRATIONS", "content")
-        importlib.reload(pipeline.definitions)
-
-
 @pytest.mark.parametrize("names", ["content", "spaces", BOTH])
-def test_dagster_loads_the_migrations_that_are_enabled(
-    names: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    defs = definitions(monkeypatch, names)
-    dg.Definitions.validate_loadable(defs)
+def test_dagster_loads_the_migrations_that_are_enabled(names: str) -> None:
+    with loaded(names) as defs:
+        dg.Definitions.validate_loadable(defs)
     enabled = [ALL[name] for name in names.split(",")]
     assets = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     jobs = {job.name for job in defs.resolve_all_job_defs()}
@@ -141,8 +117,9 @@ def test_dagster_loads_the_migrations_that_are_enabled(
     assert {migration.named("source_written") for migration in enabled} <= sensors
 
 
-def test_what_belongs_to_a_migration_is_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = definitions(monkeypatch, BOTH).resolve_asset_graph()
+def test_what_belongs_to_a_migration_is_in_its_group() -> None:
+    with loaded(BOTH) as defs:
+        graph = defs.resolve_asset_graph()
     for migration in ALL.values():
         for table in migration.tables:
             node = graph.get(dg.AssetKey(table.name))
@@ -254,9 +231,10 @@ def test_a_table_tells_which_migration_is_redriven(moved: Site) -> None:
 
 def test_one_run_moves_tables_of_both(moved: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, moved.variables)
-    defs = definitions(monkeypatch, BOTH)
+    with loaded(BOTH) as defs:
+        whole = defs.resolve_implicit_global_asset_job_def()
     wanted = ("learning_content", "users", "content_fragments", "spaces", "lessons")
-    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+    result = whole.execute_in_process(
         instance=dg.DagsterInstance.ephemeral(),
         asset_selection=[dg.AssetKey(name) for name in wanted],
     )

@@ -12,7 +12,8 @@ from pipeline.realtime import canary
 from pipeline.realtime.checks import NAMES
 from pipeline.settings import libpq
 from pipeline.tables.events import FLEETING, STORED
-from pipeline_tests.commands import command
+from pipeline_tests.commands import pipeline
+from pipeline_tests.definitions import loaded
 from pipeline_tests.feeds import PEOPLE, changes, make_tables, switch_on
 from pipeline_tests.support import SourceFile, new_database, query
 
@@ -46,11 +47,9 @@ def settings(
 
 
 def run(job: str) -> dg.ExecuteInProcessResult:
-    from pipeline.definitions import defs
-
-    return defs.resolve_job_def(job).execute_in_process(
-        instance=dg.DagsterInstance.ephemeral(), raise_on_error=False
-    )
+    with loaded("spaces") as defs:
+        found = defs.resolve_job_def(job)
+    return found.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
 
 
 def shown(result: dg.ExecuteInProcessResult, node: str) -> dict[str, Any]:
@@ -104,17 +103,16 @@ def test_the_job_of_the_feed_forgets_what_is_older_than_its_hours(
     assert len(changes(url)) == 1
 
 
-def test_the_commands_switch_on_and_tell(
-    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    before = command(monkeypatch, capfd, "realtime", "status", **settings)
+def test_the_commands_switch_on_and_tell(settings: dict[str, str]) -> None:
+    settings["MIGRATIONS"] = "spaces"
+    before = pipeline("realtime", "status", **settings)
     assert before.code == 1
     assert before.row("triggers") == ["not so", "schema feed: missing; run pipeline realtime on"]
     assert before.row("feed") == ["there is none; run pipeline realtime on"]
-    done = command(monkeypatch, capfd, "realtime", "on", **settings)
+    done = pipeline("realtime", "on", **settings)
     assert (done.code, done.err) == (0, "")
     assert "proven in" in done.out
-    after = command(monkeypatch, capfd, "realtime", "status", **settings)
+    after = pipeline("realtime", "status", **settings)
     assert (after.code, after.err) == (0, "")
     assert [after.row(name)[0] for name in STATUS[:-1]] == ["as declared"] * 4
     assert after.row("feed") == ["0 changes, the newest 0; kept for 48 hours"]
@@ -123,7 +121,7 @@ def test_the_commands_switch_on_and_tell(
         "CREATE TABLE theirs (id int PRIMARY KEY);"
         " ALTER PUBLICATION supabase_realtime ADD TABLE theirs",
     )
-    warned = command(monkeypatch, capfd, "realtime", "status", **settings)
+    warned = pipeline("realtime", "status", **settings)
     assert warned.code == 0
     assert warned.row("published") == [
         "not so",

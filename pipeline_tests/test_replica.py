@@ -416,7 +416,7 @@ def test_a_database_on_turso_moves_and_is_followed(
     monkeypatch.setenv("SQLITE_DATABASE_URL", gate.url)
     monkeypatch.setenv("TURSO_AUTH_TOKEN", TOKEN)
     loaded = settings.load()
-    app = application(turso, loaded.source_path)
+    app = application(turso, loaded.source_path(CONTENT))
     app.add_family()
     moved = move_all(environment.source_file(loaded, CONTENT), target_url)
     assert moved["fragment_assets"].target_rows == 6

@@ -102,7 +102,7 @@ def vault(tmp_path: Path) -> SourceFile:
     return source
 
 
-KEPT = migrations.Migration(
+GUARDED = migrations.Migration(
     "vault",
     VAULT.metadata,
     "SQLITE_DATABASE_URL",
@@ -126,17 +126,17 @@ class World:
         """Nothing is moved yet."""
         self.source, self.url, self.home = source, url, home
         self.printed = io.StringIO()
-        moves = table_assets(KEPT, every=ticks.interval("* * * * *"))
-        standing = table_checks(KEPT)
-        plan = plan_asset(KEPT)
+        moves = table_assets(GUARDED, every=ticks.interval("* * * * *"))
+        standing = table_checks(GUARDED)
+        plan = plan_asset(GUARDED)
         self.defs = dg.Definitions(
             assets=[plan, *moves],
             asset_checks=standing,
             jobs=[
-                jobs.migrate(KEPT, moves, standing),
-                jobs.sync(KEPT, moves, standing, []),
-                jobs.redrive(KEPT, moves, standing),
-                jobs.verify(KEPT, standing),
+                jobs.migrate(GUARDED, moves, standing),
+                jobs.sync(GUARDED, moves, standing, []),
+                jobs.redrive(GUARDED, moves, standing),
+                jobs.verify(GUARDED, standing),
                 dg.define_asset_job("plan", dg.AssetSelection.assets(plan)),
             ],
             resources={"source": SourceDatabase(), "target": TargetDatabase()},
@@ -191,7 +191,7 @@ def world(
     vault: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """Jobs over the vault."""
-    monkeypatch.setitem(migrations.ALL, KEPT.name, KEPT)
+    monkeypatch.setitem(migrations.ALL, GUARDED.name, GUARDED)
     use(monkeypatch, usable(vault, target_url, tmp_path))
     yield World(vault, target_url, tmp_path / "home")
 

@@ -30,7 +30,7 @@ def world(
     monkeypatch.setenv("SQLITE_DATABASE_URL", gate.url)
     monkeypatch.setenv("TURSO_AUTH_TOKEN", TOKEN)
     monkeypatch.setenv("DATABASE_URL", target_url)
-    app = application(turso, settings.load().source_path)
+    app = application(turso, settings.load().source_path(CONTENT))
     app.add_family()
     environment.source_file(settings.load(), CONTENT)
     yield World(app, target_url, tmp_path)
