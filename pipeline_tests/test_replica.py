@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -114,7 +115,7 @@ def test_a_look_that_finds_nothing_new_asks_once_and_leaves_the_file_as_it_was(
     loaded = settings.load()
     never = environment.watched(loaded, CONTENT)
     assert not never.exists() and gate.asked == []
-    path = fetch(loaded.origin, home=loaded.pipeline_home)
+    path = fetch(loaded.origin(CONTENT), home=loaded.pipeline_home)
     assert path == never
     time.sleep(1.1)
     before, gate.asked[:] = seen_of(path), []
@@ -381,7 +382,8 @@ def test_the_token_is_in_no_argument_and_no_environment_of_a_process(
     def look() -> None:
         while not gate.asked:
             time.sleep(0.01)
-        for process in Path("/proc").glob("[0-9]*"):
+        for child in psutil.Process().children():
+            process = Path("/proc", str(child.pid))
             try:
                 command = (process / "cmdline").read_bytes()
                 if b"pipeline.sources.pulling" in command:
