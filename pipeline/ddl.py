@@ -35,7 +35,8 @@ def of_source(source: Path, migration: Migration, policies: Policies) -> str:
         pinned(source, Path(folder), tables=migration.tables) as live,
     ):
         landings = [match(table, live.columns(table.name), policies) for table in migration.tables]
-        return script(landings, searched=migration is CONTENT)
+        text = script(landings, searched=migration is CONTENT)
+        return migration.addressed(text)
 
 
 def script(landings: Iterable[Landing], *, searched: bool) -> str:

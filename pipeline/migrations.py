@@ -18,6 +18,9 @@ _COMMAND = re.compile(
 )
 """Commands that take a migration's name, where they have none."""
 
+_FIRST = "SQLITE_DATABASE_URL"
+"""The variable of which those speak who find something wrong with a source."""
+
 
 @dataclass(frozen=True, eq=False)
 class Migration:
@@ -47,12 +50,13 @@ class Migration:
         return self.metadata.sorted_tables
 
     def addressed(self, text: str) -> str:
-        """A text for people in which every command is one for this migration.
+        """A text for people in which commands, and the name of the source, are this migration's.
 
         What finds a fault does not know which migration it works for; without a name a command
         would be taken for another one.
         """
-        return _COMMAND.sub(rf"\g<0> {self.name}", text) if self.prefix else text
+        named = _COMMAND.sub(rf"\g<0> {self.name}", text) if self.prefix else text
+        return named.replace(_FIRST, self.setting)
 
     def named(self, what: str) -> str:
         """The name of its asset, step or job of a kind that every migration has."""

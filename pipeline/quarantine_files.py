@@ -26,6 +26,8 @@ def write(path: Path, records: Iterable[dict[str, str]]) -> int:
         )
     written = list(records)
     try:
+        # They hold what the databases guard by their own rights.
+        path.touch(mode=0o600, exist_ok=False)
         if _form(path) == ".json":
             path.write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
         else:

@@ -236,7 +236,7 @@ def test_the_commands_export_mend_redrive_and_forget(
     done = pipeline("quarantine", "export", str(file), "--table", "learning_content", **usual)
     assert done.out == f"13 values in {file}\n"
     file.write_text(file.read_text().replace(",text,bad,", ',text,"[""good""]",'))
-    assert "1 values mended" in pipeline("quarantine", "mend", str(file), **usual).out
+    assert "1 value mended" in pipeline("quarantine", "mend", str(file), **usual).out
     done = pipeline("redrive", "learning_content", **usual)
     assert done.code == 0, done.err
     assert "0 rows of learning_content are still in quarantine" in done.out

@@ -1,6 +1,8 @@
 """Two migrations in one target: each by itself, side by side, and without a trace of the other."""
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -350,3 +352,43 @@ def test_what_the_gate_tells_to_do_is_for_its_own_migration(moved: Site) -> None
     assert "pipeline cutover freeze spaces" in " ".join(ran.out.split())
     refused = moved("cutover", "close", "spaces", "--yes")
     assert refused.code == 1
+
+
+def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
+    """A table with several CHECKs keeps them in a set, whose order is another one each time."""
+    code = (
+        "from pipeline.move.landing import SourceColumn, match;"
+        "from pipeline.move.watermarks import rules_of;"
+        "from pipeline.tables.spaces import metadata;"
+        "made = [object() for _ in range({})];"
+        "print([rules_of(match(t, [SourceColumn(c.name, '') for c in t.columns]))"
+        " for t in metadata.sorted_tables])"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code.format(n)], capture_output=True, text=True, check=True
+        ).stdout
+        for n in range(4)
+    }
+    assert len(found) == 1
+
+
+def test_a_subset_of_two_families_is_refused_before_anything_runs(moved: Site) -> None:
+    ran = moved("migrate", "spaces", "--limit", "3")
+    assert ran.code == 2
+    assert "There is no one table that all others belong to: user, users," in ran.err
+
+
+def test_what_hangs_on_a_migration_that_is_not_enabled_is_refused(moved: Site) -> None:
+    ran = moved("anki", "sync", MIGRATIONS="spaces")
+    assert (ran.code, "The migration content is not enabled" in ran.err) == (2, True)
+    ran = moved("realtime", "on", MIGRATIONS="content")
+    assert (ran.code, "The migration spaces is not enabled" in ran.err) == (2, True)
+
+
+def test_a_fault_of_a_source_names_its_own_setting(moved: Site) -> None:
+    ran = moved("migrate", "spaces", SPACES_DATABASE_URL="sqlite:////no/such.db")
+    assert (ran.code, "Set SPACES_DATABASE_URL to" in ran.err) == (2, True)
+    ran = moved("doctor", "spaces", SPACES_DATABASE_URL="sqlite:////no/such.db")
+    assert "SPACES_DATABASE_URL" in ran.out
+    assert "SQLITE_DATABASE_URL" not in ran.out

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from sqlalchemy.engine import make_url
 
+from pipeline.backup import shelf
+from pipeline.backup.making import make
+from pipeline.backup.restore import restore
+from pipeline.environment import Databases
 from pipeline.migrations import SPACES
 from pipeline.realtime.context import RealtimeContext
 from pipeline.realtime.events import MessageNew
 from pipeline_tests.cutover_world import World, set_up
 from pipeline_tests.feeds import switch_on
-from pipeline_tests.spaces_world import move
+from pipeline_tests.spaces_world import add, move
 from pipeline_tests.subscribers import opened, until
 from pipeline_tests.support import SourceFile, query
 
@@ -144,3 +149,28 @@ def test_a_session_made_before_the_move_is_valid_after_it(world: World) -> None:
         )
         assert query(world.url, asked, (token, expires)) == [(key, user)]
     assert query(world.url, "SELECT id, password FROM account ORDER BY id") == sorted(accounts)
+
+
+def test_a_published_table_that_was_emptied_is_filled_again(world: World) -> None:
+    add(world.source, "messages", {"id": 9901, "space_id": 99_999})
+    add(world.source, "note_blocks", {"id": 9901, "note_id": 99_999})
+    query(world.url, "TRUNCATE messages, note_blocks")
+    moved = move(world.source, world.url)
+    assert moved["messages"].way == moved["note_blocks"].way == "filled"
+    assert query(world.url, "SELECT count(*) FROM messages WHERE id = 9901") == [(0,)]
+
+
+def test_a_backup_is_restorable_with_realtime_on(world: World, tmp_path: Path) -> None:
+    found = Databases(make_url(world.url), world.source.path, tmp_path / "snapshots")
+    made = make(tmp_path / "home", found, SPACES, keep=7)
+    assert (made.source.fault, made.target.fault) == (None, None)
+    query(world.url, "DELETE FROM messages WHERE id < 100")
+    restore(
+        world.url,
+        shown="the target",
+        tables=made.manifest.target_tables,
+        folder=shelf.place(tmp_path / "home", made.manifest.name),
+    )
+    with closing(sqlite3.connect(world.source.path)) as source:
+        there = source.execute("SELECT count(*) FROM messages").fetchone()
+    assert query(world.url, "SELECT count(*) FROM messages") == [there]

@@ -66,6 +66,7 @@ def _follow(
 ) -> int:
     """Run a job of Anki with live output; returns the exit code."""
     started = time.perf_counter()
+    terminal.demand_enabled(CONTENT)
     found = terminal.ready(CONTENT)
     anki = named_anki(settings.load())
     terminal.say_where(found, CONTENT)

@@ -16,7 +16,7 @@ from pipeline.migrations import Migration
 from pipeline.move import quarantine
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
-from pipeline.move.scope import Scope
+from pipeline.move.scope import Scope, root_of
 from pipeline.move.snapshot import look_at
 from pipeline.move.target import Target
 
@@ -72,6 +72,8 @@ def migrate(
     """Move the tables and print what moved, what was set aside and what was proven."""
     ids = terminal.ids(only_content, option="--only-content")
     scope = Scope.of(ids, limit)
+    if scope is not None:
+        root_of(terminal.meant(which).tables)
     migration = _announced(which)
     subset = {each.name: {"only_content": ids, "limit": limit} for each in migration.tables}
     raise typer.Exit(terminal.run(migration.named("migrate"), steps=subset if scope else None))

@@ -97,4 +97,5 @@ def _of_feed(target: Target) -> str:
     )
     since = f" since {oldest} UTC" if oldest else ""
     hours = settings.load().feed_hours
-    return f"{rows:,} changes{since}, the newest {newest:,}; kept for {hours:g} hours"
+    changes = "1 change" if rows == 1 else f"{rows:,} changes"
+    return f"{changes}{since}, the newest {newest:,}; kept for {hours:g} hours"

@@ -36,9 +36,14 @@ def mend_quarantine(
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
         known = [each for migration in migrations.ALL.values() for each in migration.tables]
-        changed = mending.take_in(target, quarantine_files.read(path), known)
+        records = list(quarantine_files.read(path))
+        changed = mending.take_in(target, records, known)
     if changed:
-        console.print(f"{changed:,} values mended; run pipeline redrive to try their rows again")
+        tables = {record["table"] for record in records}
+        meant = [m for m in migrations.ALL.values() if tables & set(m.metadata.tables)]
+        run = " and ".join(each.addressed("pipeline redrive") for each in meant)
+        values = "value" if changed == 1 else "values"
+        console.print(f"{changed:,} {values} mended; run {run} to try their rows again")
     else:
         console.print("nothing in this file differs from quarantine")
 
@@ -46,8 +51,10 @@ def mend_quarantine(
 @kept.command("forget")
 def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
-    terminal.holding(table)
+    migration = terminal.holding(table)
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
         gone = mending.forget(target, table)
-    console.print(f"{gone:,} mended values forgotten; run pipeline migrate to go by the source")
+    run = migration.addressed("pipeline migrate")
+    values = "value" if gone == 1 else "values"
+    console.print(f"{gone:,} mended {values} forgotten; run {run} to go by the source")

@@ -1,5 +1,7 @@
 """Both databases, as the settings name them."""
 
+from dataclasses import replace
+
 from pipeline.doctor import source, target
 from pipeline.doctor.symptoms import Symptom
 from pipeline.environment import databases
@@ -17,9 +19,15 @@ def examine(settings: Settings, migration: Migration) -> list[Symptom]:
     found = databases(settings, migration, fresh=True)
     tables = migration.tables
     size = found.source.stat().st_size if found.source.exists() else 0
-    return [
-        *source.examine(found.source, snapshots=found.snapshots, tables=tables),
+    symptoms = [
+        *source.examine(
+            found.source,
+            snapshots=found.snapshots,
+            tables=tables,
+            whence=settings.origin(migration),
+        ),
         *target.examine(
             found.target, tables=tables, bytes_needed=size, adopt=settings.adopt_target
         ),
     ]
+    return [replace(each, remedy=migration.addressed(each.remedy)) for each in symptoms]

@@ -12,6 +12,7 @@ from pipeline.doctor.symptoms import State, Symptom
 from pipeline.move import opening
 from pipeline.move.errors import SourceError
 from pipeline.move.snapshot import look_at, unreadable
+from pipeline.sources.origin import File, Origin
 
 OLDEST = (3, 35, 0)
 """The first SQLite with all functions that contracts use."""
@@ -20,22 +21,28 @@ _BUSY_SECONDS = 5.0
 _OFFENDERS = 5
 
 
-def examine(path: Path, *, snapshots: Path, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
+def examine(
+    path: Path, *, snapshots: Path, tables: Sequence[sa.Table], whence: Origin | None = None
+) -> Iterator[Symptom]:
     """Look at the source file, without writing to it.
 
     Args:
         path: the file.
         snapshots: where runs keep their private copies.
         tables: those that move.
+        whence: where the file was fetched from; None where it is the application's own.
     """
+    fetched = None if isinstance(whence, File) else whence
+    shown = str(path) if fetched is None else f"{fetched.shown}, fetched into {path}"
     yield _library()
     try:
         look_at(path)
         with closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as source:
-            yield _symptom("readable", "well", f"{path}, {path.stat().st_size / 2**20:,.1f} MiB")
+            yield _symptom("readable", "well", f"{shown}, {path.stat().st_size / 2**20:,.1f} MiB")
             whole = _integrity(source)
             yield whole
-            yield _journal(source)
+            if fetched is None:
+                yield _journal(source)
             yield _tables(source, [table.name for table in tables])
             if whole.state == "well":
                 # Pages that point at each other in circles would have no last row.

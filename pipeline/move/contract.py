@@ -281,7 +281,8 @@ def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
             return sa.literal_column(value, element.type)
         return None
 
-    for check in landing.table.constraints:
+    # A set of constraints has another order in every process; rules are compared between them.
+    for check in sorted(landing.table.constraints, key=lambda each: str(each.name)):
         if isinstance(check, sa.CheckConstraint):
             names = [column.name for column in check.columns]
             if not set(names) <= set(landing.casts):

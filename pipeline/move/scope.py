@@ -72,6 +72,22 @@ def family(tables: Sequence[sa.Table]) -> list[sa.Table]:
     return [table for table in everything if table.name in names]
 
 
+def root_of(tables: Sequence[sa.Table]) -> sa.Table:
+    """The one table that all others belong to.
+
+    Raises:
+        ScopeError: there is none, or more than one.
+    """
+    roots = [table for table in tables if not _parents(table)]
+    if len(roots) != 1:
+        names = ", ".join(table.name for table in roots) or "all"
+        raise ScopeError(
+            f"There is no one table that all others belong to: {names} could be it",
+            remedy="Move everything",
+        )
+    return roots[0]
+
+
 def reach(
     scope: Scope,
     tables: Sequence[sa.Table],
@@ -96,19 +112,13 @@ def reach(
     """
     found: dict[str, Reach] = {}
     relatives = family(tables)
-    roots = [table.name for table in relatives if not _parents(table)]
-    if len(roots) != 1:
-        raise ScopeError(
-            f"There is no one table that all others belong to: {', '.join(roots) or 'all'} could be"
-            " it",
-            remedy="Move everything",
-        )
+    root = root_of(relatives)
     with target.looking():
         for table in relatives:
             landing = match(table, live.columns(table.name), policies)
             present = schema.look(target, table.name)
             schema.check_shape(landing, present)
-            if table.name in roots:
+            if table is root:
                 found[table.name] = Reach(_root_keys(scope, live, landing))
             else:
                 inside = _references(landing, found)

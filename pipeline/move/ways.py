@@ -8,6 +8,7 @@ may have changed.
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -204,9 +205,22 @@ def _build_keys(work: Work, present: schema.Present, *, filled: bool = False) ->
 
 def _strip(work: Work, present: schema.Present) -> None:
     """Take keys and indexes off; one that something else of the target needs stays."""
+    if _published(work):
+        # PostgreSQL deletes nothing from a published table without its key, and orphans go.
+        present = replace(present, referenced=True)
     for statement in schema.strip(work.landing, present):
         with contextlib.suppress(DataFault), work.target.savepoint():
             work.target.run(statement)
+
+
+def _published(work: Work) -> bool:
+    return bool(
+        work.target.value(
+            "SELECT EXISTS (SELECT FROM pg_publication_tables WHERE schemaname = 'public'"
+            " AND tablename = $1)",
+            (work.landing.name,),
+        )
+    )
 
 
 def _stale(work: Work) -> list[Any]:
