@@ -242,7 +242,7 @@ def test_the_commands_export_mend_redrive_and_forget(
     assert "0 rows of learning_content are still in quarantine" in done.out
     assert "standing" not in done.out
     done = pipeline("quarantine", "forget", "learning_content", **usual)
-    assert "1 mended values forgotten" in done.out
+    assert "1 mended value forgotten" in done.out
     done = pipeline("redrive", "nothing", **usual)
     assert (done.code, done.out) == (2, "")
     assert "There is no table nothing" in done.err
