@@ -32,7 +32,7 @@ def _migration(migration: Migration) -> dg.Definitions:
     moves = table_assets(migration, every=ticks.interval(_settings.sync_cron))
     standing = table_checks(migration)
     backup = backup_assets(migration, group=_OPERATIONS)
-    beside = [_search] if migration is CONTENT else []
+    beside = _BESIDE[migration]
     cutover = cutover_asset(migration, group=_OPERATIONS, further=_GATE[migration])
     verify = jobs.verify(migration, standing)
     sync = jobs.sync(migration, moves, standing, [*beside, _housekeeping])
@@ -68,6 +68,10 @@ _search = search_asset(
     group=CONTENT.name,
     owners=CONTENT.owners,
 )
+
+
+_BESIDE = {CONTENT: [_search], SPACES: list[dg.AssetsDefinition]()}
+"""What is kept beside the tables of a migration, and made after each sync."""
 
 
 def _following() -> dg.Definitions:
