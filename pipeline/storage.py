@@ -13,6 +13,7 @@ from pipeline import environment
 from pipeline.environment import Server
 from pipeline.move.errors import SettingsError, TargetError
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
+from pipeline.tables import ledger
 
 _FIRST_USE = 0x646167737465  # "dagste"
 _DAGSTER_IS_THERE = (
@@ -54,6 +55,8 @@ def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
 def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     """Make Dagster keep its runs in schema ``dagster`` of the target, as dagster.yaml says.
 
+    A ledger that an older version has made is brought up to date.
+
     Raises:
         TargetError: the target does not answer, or the user may not create a schema.
     """
@@ -63,6 +66,9 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
         with closing(psycopg2.connect(found.target_url, connect_timeout=10)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
+                cursor.execute(ledger.OUTDATED)
+                if cursor.fetchone() == (True,):
+                    cursor.execute(ledger.UPDATE)
                 cursor.execute(_DAGSTER_IS_THERE)
                 if cursor.fetchone() == (True,):
                     return

@@ -1,10 +1,13 @@
 """Two migrations in one target: each by itself, side by side, and without a trace of the other."""
 
+import hashlib
+import json
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline import environment, migrations, settings
+from pipeline.backup import manifest as manifests
 from pipeline.backup.errors import BackupError
 from pipeline.cutover import states
 from pipeline.migrations import ALL, CONTENT, SPACES, Migration
@@ -392,3 +396,42 @@ def test_a_fault_of_a_source_names_its_own_setting(moved: Site) -> None:
     ran = moved("doctor", "spaces", SPACES_DATABASE_URL="sqlite:////no/such.db")
     assert "SPACES_DATABASE_URL" in ran.out
     assert "SQLITE_DATABASE_URL" not in ran.out
+
+
+def test_a_ledger_of_one_migration_is_brought_up_to_date(
+    target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query(
+        target_url,
+        "CREATE SCHEMA migration; CREATE TABLE migration.cutover (id bigint GENERATED ALWAYS AS"
+        " IDENTITY PRIMARY KEY, state text NOT NULL, run_id text NOT NULL, at timestamptz DEFAULT"
+        " now()); INSERT INTO migration.cutover (state, run_id) VALUES ('live', 'x')",
+    )
+    for _ in range(2):
+        use(monkeypatch, {"DATABASE_URL": target_url, "PIPELINE_HOME": str(tmp_path)})
+    with Target.connect(target_url, shown="the target") as target:
+        assert states.read(target, "content").state == "live"
+        assert states.read(target, "spaces").state == "shadow"
+        with target.transaction():
+            states.change(target, "spaces", "frozen", run_id="y")
+        assert states.read(target, "content").state == "live"
+
+
+def test_a_backup_of_before_there_were_migrations_does_not_take_the_ledger_of_others(
+    moved: Site, tmp_path: Path
+) -> None:
+    home = str(tmp_path / "home")
+    assert moved("backup", "content", PIPELINE_HOME=home).code == 0
+    (folder,) = (tmp_path / "home" / "backups").glob("20*")
+    old = manifests.read(folder)
+    tables = tuple(replace(table, only="") for table in old.target_tables)
+    whole = json.loads(manifests.sealed(replace(old, target_tables=tables)))
+    del whole["seal"], whole["migration"]
+    for table in whole["target_tables"]:
+        del table["only"]
+    text = json.dumps(whole, sort_keys=True, ensure_ascii=True)
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(whole | {"seal": seal}))
+    assert moved("backup", "list", PIPELINE_HOME=home).row(folder.name)[0] == "content"
+    ran = moved("restore", "target", "--yes", PIPELINE_HOME=home)
+    assert (ran.code, "was made when there was one migration" in ran.err) == (2, True)

@@ -105,7 +105,7 @@ class Manifest:
     source_tables: tuple[SourceTable, ...]
     target: str
     target_tables: tuple[TargetTable, ...]
-    migration: str
+    migration: str = "content"
     rehearsed: datetime | None = None
 
     @property

@@ -17,6 +17,7 @@ from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.sources.origin import File
+from pipeline.tables import ledger
 
 kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
 restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
@@ -118,6 +119,12 @@ def restore_target(
     """Make the target's tables and their part of the ledger what they were, in one transaction."""
     loaded, migration = settings.load(), terminal.meant(which)
     manifest = shelf.named(loaded.pipeline_home, migration.name, name)
+    if any(each.schema == ledger.SCHEMA and not each.only for each in manifest.target_tables):
+        raise RestoreRefused(
+            f"The backup {manifest.name} was made when there was one migration, and its ledger"
+            " would take the place of what all migrations have in it now",
+            remedy="Restore its source, and move again; or take another backup",
+        )
     found = environment.databases(loaded, migration)
     environment.demand_session(found)
     _demand_same("target", manifest.target, found.target_shown, other=other)

@@ -159,6 +159,19 @@ evidence = sa.Table(
 )
 
 
+OUTDATED = (
+    "SELECT to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute"
+    " WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration')"
+)
+"""Whether the ledger was made when there was one migration, whose name it did not note."""
+
+UPDATE = (
+    "ALTER TABLE migration.cutover ADD COLUMN IF NOT EXISTS migration text NOT NULL DEFAULT"
+    " 'content'; ALTER TABLE migration.cutover ALTER COLUMN migration DROP DEFAULT"
+)
+"""What such a ledger says is of the first migration."""
+
+
 def part_of(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:
     """SQL that is true of a migration's rows of a table of the ledger; None if it has none there.
 
