@@ -21,6 +21,7 @@ DESCRIPTIONS = {
     "keys": "Both sides hold the same keys; none is missing, none is extra.",
     "digests": "Every value was read back and is equal; BLOBs by their MD5 on either side.",
     "foreign_keys": "Every row has its parent, and every foreign key is valid.",
+    "witness": "What the server hashes of its rows is what a second reader hashes of the source.",
     "sequences": "The next id is larger than every id there is.",
     "drift": "Source and declared schema agree on columns.",
     "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",
@@ -51,7 +52,7 @@ DESCRIPTIONS = {
 }
 """What every check proves, by name."""
 
-BLOCKING = ("conservation", "keys", "digests", "foreign_keys", "sequences")
+BLOCKING = ("conservation", "keys", "digests", "foreign_keys", "sequences", "witness")
 """A move whose check of this name fails is rolled back, and its children do not run."""
 
 OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions", "mended", "conflicts")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import sqlalchemy as sa
+from pydantic import Field
 
 from pipeline import checks, evidence, progress, settings
 from pipeline.cutover import states
@@ -13,6 +14,20 @@ from pipeline.move.errors import PipelineError
 from pipeline.move.prepare import prepare
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.resources import SourceDatabase, TargetDatabase
+
+
+class VerifyConfig(dg.Config):
+    """How a table is verified."""
+
+    deep: bool = Field(
+        default=False,
+        description="Let the second witness see every row, not a sample.",
+    )
+
+
+def run_config(tables: Sequence[sa.Table], config: VerifyConfig) -> dict[str, dict[str, object]]:
+    """Configuration of the steps that verify these tables, by name."""
+    return {_step(table): config.model_dump() for table in tables}
 
 
 def table_checks(migration: Migration) -> list[dg.AssetChecksDefinition]:
@@ -24,13 +39,16 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
     tables = migration.tables
 
     @dg.multi_asset_check(
-        name=f"verify_{table.name}",
+        name=_step(table),
         specs=checks.standing_specs(table),
         can_subset=True,
         description=f"Hold what is committed of {table.name} against source and declaration.",
     )
     def verified(
-        context: dg.AssetCheckExecutionContext, source: SourceDatabase, target: TargetDatabase
+        context: dg.AssetCheckExecutionContext,
+        config: VerifyConfig,
+        source: SourceDatabase,
+        target: TargetDatabase,
     ) -> Iterator[dg.AssetCheckResult]:
         run_id = context.run.run_id
         try:
@@ -46,7 +64,7 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
                     prepare(table, opened, loaded.policies(migration)),
                     source=opened,
                     target=session,
-                    sample=Sample(round(loaded.verify_mib * 2**20), seed),
+                    sample=Sample(round(loaded.verify_mib * 2**20), seed, witness_all=config.deep),
                     only={
                         key.name.removeprefix(checks.STANDING)
                         for key in context.selected_asset_check_keys
@@ -62,6 +80,10 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
         yield from checks.results(table.name, found, prefix=checks.STANDING)
 
     return verified
+
+
+def _step(table: sa.Table) -> str:
+    return f"verify_{table.name}"
 
 
 def _planned(context: dg.AssetCheckExecutionContext, tables: Sequence[sa.Table]) -> list[str]:

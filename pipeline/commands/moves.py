@@ -90,10 +90,19 @@ def sync(
     raise typer.Exit(terminal.run(migration.named("sync"), full=full))
 
 
-def verify(which: terminal.Which = None) -> None:
+def verify(
+    which: terminal.Which = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Show every row to the second witness, not a sample.")
+    ] = False,
+) -> None:
     """Check what is committed, value by value, against source, ledger and declaration."""
+    # What Dagster runs is imported when it is needed.
+    from pipeline.assets import standing
+
     migration = _announced(which)
-    raise typer.Exit(terminal.run(migration.named("verify")))
+    steps = standing.run_config(migration.tables, standing.VerifyConfig(deep=True))
+    raise typer.Exit(terminal.run(migration.named("verify"), steps=steps if deep else None))
 
 
 def _announced(which: str | None) -> Migration:

@@ -241,6 +241,7 @@ def _compare(site: Site) -> bool:
         run_id=site.run_id,
         delete_share=site.delete_share,
         policies=site.policies,
+        witness_all=True,
     ) as mover:
         for at, table in enumerate(site.tables):
             moved = mover.move(table, upcoming=site.tables[at + 1 :])
@@ -258,6 +259,7 @@ def _catch_up(site: Site) -> int:
         run_id=site.run_id,
         delete_share=site.delete_share,
         policies=site.policies,
+        witness_all=True,
     )
     whole = why_whole(site.tables, live=live, target=site.target, policies=site.policies)
     whole = whole or syncer.look(site.tables)

@@ -39,6 +39,7 @@ class Mover:
         run_id: str,
         delete_share: float,
         policies: Policies,
+        witness_all: bool,
     ) -> None:
         """Use ``Mover.over``."""
         self.idle, self._second = sessions
@@ -46,6 +47,7 @@ class Mover:
         self._run_id = run_id
         self._delete_share = delete_share
         self._policies = policies
+        self._witness_all = witness_all
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill")
         self._prepared: dict[str, Future[Prepared]] = {}
@@ -63,12 +65,27 @@ class Mover:
         run_id: str,
         delete_share: float = DELETE_SHARE,
         policies: Policies = DEFAULT,
+        witness_all: bool = False,
     ) -> Iterator[Self]:
-        """A mover for one run; what it has begun and not moved is undone at the end."""
+        """A mover for one run; what it has begun and not moved is undone at the end.
+
+        Args:
+            source: the snapshot.
+            target: a session in no transaction.
+            run_id: the run that moves.
+            delete_share: the share of a table's rows that may be deleted.
+            policies: what a person decided.
+            witness_all: the second witness sees every row, not a sample.
+        """
         with target.another() as second:
             sessions = (target, second)
             mover = cls(
-                source, sessions, run_id=run_id, delete_share=delete_share, policies=policies
+                source,
+                sessions,
+                run_id=run_id,
+                delete_share=delete_share,
+                policies=policies,
+                witness_all=witness_all,
             )
             try:
                 yield mover
@@ -116,7 +133,13 @@ class Mover:
     def _work(self, session: Target, table: sa.Table) -> Work:
         prepared = self._prepared[table.name].result()
         return Work(
-            session, self._source, prepared, self._run_id, self._delete_share, self._on_progress
+            session,
+            self._source,
+            prepared,
+            self._run_id,
+            self._delete_share,
+            self._on_progress,
+            witness_all=self._witness_all,
         )
 
     def _begin(self, session: Target, table: sa.Table) -> Begun | None:

@@ -19,6 +19,7 @@ from pipeline.move import (
     schema,
     verify,
     watermarks,
+    witnessing,
 )
 from pipeline.move.changes import Changes
 from pipeline.move.contract import quoted
@@ -53,7 +54,7 @@ _SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
 }
 _CHUNK = 500
 MENDED = "mended"
-NAMES = (*BY_COMPARISON, *_SINGLY, MENDED)
+NAMES = (*BY_COMPARISON, witnessing.NAME, *_SINGLY, MENDED)
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,12 @@ class Sample:
     Attributes:
         bytes: of a table with more, so many are picked.
         seed: which ones; the same seed picks the same ranges of the same source.
+        witness_all: whether the second witness sees every row, not a sample.
     """
 
     bytes: int
     seed: int
+    witness_all: bool = False
 
 
 def standing_checks(
@@ -114,7 +117,11 @@ def standing_checks(
         except (TargetError, DataFault) as error:
             compared = [_impossible(name, landing, error) for name in BY_COMPARISON]
         checks |= {check.name: check for check in compared}
-    for name, make in _SINGLY.items():
+    singly: dict[str, Callable[[Target, Landing], CheckResult]] = {
+        witnessing.NAME: lambda *_: _witnessed(source, target, landing, sample),
+        **_SINGLY,
+    }
+    for name, make in singly.items():
         if name in only:
             try:
                 with target.undone():
@@ -126,6 +133,13 @@ def standing_checks(
     if MENDED in only:
         checks[MENDED] = mending.check(source.mended.get(landing.name, []))
     return tuple(checks[name] for name in NAMES if name in only)
+
+
+def _witnessed(source: Source, target: Target, landing: Landing, sample: Sample) -> CheckResult:
+    """What the second witness says of the target."""
+    if sample.witness_all:
+        return witnessing.check_all(source, target, landing)
+    return witnessing.look(source, target, landing, seed=str(sample.seed)).check()
 
 
 def _impossible(name: str, landing: Landing, error: Exception) -> CheckResult:

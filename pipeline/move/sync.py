@@ -14,7 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import cascades, conflicts, mending, quarantine, schema, verify, watermarks
+from pipeline.move import (
+    cascades,
+    conflicts,
+    mending,
+    quarantine,
+    schema,
+    verify,
+    watermarks,
+    witnessing,
+)
 from pipeline.move.changes import Changes
 from pipeline.move.contract import contract_of, quoted
 from pipeline.move.errors import PipelineError
@@ -114,6 +123,7 @@ class Syncer:
         delete_share: float = DELETE_SHARE,
         policies: Policies = DEFAULT,
         retry_rejected: bool = False,
+        witness_all: bool = False,
     ) -> None:
         """Sync what a pinned source has; ``why_whole`` and ``look`` find no reason against it.
 
@@ -124,6 +134,7 @@ class Syncer:
             delete_share: the share of a table's rows that may be deleted.
             policies: what a person decided.
             retry_rejected: rows in quarantine are tried even if the source was not written since.
+            witness_all: the second witness sees every row that may have changed, not a sample.
         """
         self.idle = session
         self._live = live
@@ -131,6 +142,7 @@ class Syncer:
         self._delete_share = delete_share
         self._policies = policies
         self._retry_rejected = retry_rejected
+        self._witness_all = witness_all
         self._landings: dict[str, Landing] = {}
         self._marks: dict[str, Watermark | None] = {}
         self._found: dict[str, _Found | None] = {}
@@ -172,6 +184,7 @@ class Syncer:
             self._delete_share,
             on_progress,
             changed=changed,
+            witness_all=self._witness_all,
         )
         return move_table(work)
 
@@ -292,6 +305,7 @@ def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
             verify.conversions_kept(target, landing),
             mending.check(()),
             conflicts.Conflicts(landing).check(),
+            witnessing.nothing(),
         )
     return Move(
         table=landing.name,

@@ -26,6 +26,7 @@ from pipeline.move import (
     verify,
     watermarks,
     ways,
+    witnessing,
 )
 from pipeline.move.changes import Changes
 from pipeline.move.contract import Rejected, forbidden_loss, quoted
@@ -196,12 +197,15 @@ def move_table(
             quarantine.replace(
                 target, landing.name, _rejected(work), run_id=work.run_id, among=among
             )
+        witness = _witness(work)
         if compared is None:
-            compared, lossy = _prove(work)
+            compared, lossy = _prove(work, witness)
         else:
             lossy = conversions.replace(target, landing)
         with work.timed("prove"):
             checks = (*_checks(work, compared, lossy), work.conflicts.check())
+        with work.timed("witness"):
+            checks = (*checks, _witnessed(work, witness))
         if any(check.blocking and not check.passed for check in checks):
             raise verify.ProofFailed(landing.name, checks)
         if work.changed is None:
@@ -389,7 +393,37 @@ def _demand_lossless(landing: Landing, row: Rejected) -> None:
         )
 
 
-def _prove(work: Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
+def _witness(work: Work) -> witnessing.Witness | None:
+    """A sample, seen before the proof so that the engine hashes the same rows; None for all."""
+    if work.witness_all:
+        return None
+    with work.timed("witness"):
+        return witnessing.look(
+            work.source,
+            work.target,
+            work.landing,
+            keys=None if work.changed is None else work.changed.touched,
+            kept=work.conflicts.kept,
+            seed=work.run_id,
+        )
+
+
+def _witnessed(work: Work, witness: witnessing.Witness | None) -> CheckResult:
+    """What the second witness says of the target."""
+    if witness is not None:
+        return witness.check()
+    return witnessing.check_all(
+        work.source,
+        work.target,
+        work.landing,
+        keys=None if work.changed is None else work.changed.touched,
+        kept=work.conflicts.kept,
+    )
+
+
+def _prove(
+    work: Work, witness: witnessing.Witness | None
+) -> tuple[verify.Compared, tuple[Lossy, ...]]:
     target, landing, changed = work.target, work.landing, work.changed
     with work.timed("prove"):
         aside = quarantine.handles(target, landing.name)
@@ -403,6 +437,7 @@ def _prove(work: Work) -> tuple[verify.Compared, tuple[Lossy, ...]]:
             if changes.sifted is not None:
                 work.see(changes.sifted)
                 count(changes.sifted)
+                witnessing.add(witness, changes.sifted.batch)
                 if changed is not None:
                     seen.update(changes.sifted.batch.column(landing.key.name).to_pylist())
 

@@ -90,6 +90,7 @@ class Work:
         delete_share: the share of the target's rows that may be deleted.
         on_progress: told after every batch; what it raises ends the move.
         changed: what has changed; None when every row is looked at.
+        witness_all: whether the second witness sees every row that is looked at, not a sample.
         mark: up to where the source was read before, None if it never was.
         sieve: the table's rows; rejected ones are noted there.
         conflicts: rows that somebody changed in the target.
@@ -108,6 +109,7 @@ class Work:
     delete_share: float = DELETE_SHARE
     on_progress: OnProgress = lambda _: None
     changed: Changed | None = None
+    witness_all: bool = False
     mark: Watermark | None = None
     target_rows: int | None = None
     touched_before: int = 0

@@ -1,0 +1,150 @@
+"""The engine's digests: whole columns of Arrow, after its casts, hashed as ``stored.py`` says."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.witness.parts import KeyRange, KeySet, Part
+
+_EPOCH_MICROSECONDS = 946_684_800_000_000
+"""2000-01-01 in microseconds since 1970; PostgreSQL counts from there."""
+
+
+class Digest:
+    """The digest of a column over one part, fed with batches in the order of the keys."""
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self._lengths = hashlib.md5(usedforsecurity=False)
+        self._values = hashlib.md5(usedforsecurity=False)
+
+    def add(self, lengths: Any, values: Any) -> None:
+        """Add lengths (int32, -1 for NULL) and the values' bytes without gaps."""
+        self._lengths.update(lengths.astype(">i4").tobytes())
+        self._values.update(values)
+
+    def hexdigest(self) -> str:
+        """The digest of all that was added."""
+        return self._lengths.hexdigest() + self._values.hexdigest()
+
+
+@dataclass
+class ColumnDigests:
+    """Digests of the parts of one table, taken from the batches that are written.
+
+    JSON is left out: only PostgreSQL knows how it writes a JSON text.
+
+    Attributes:
+        key: the column of the table's key.
+        parts: what is hashed.
+        rows: how many rows were hashed, by part.
+        digests: by part and column.
+    """
+
+    key: str
+    parts: Sequence[Part]
+    kept: Sequence[Any] = ()
+    rows: list[int] = field(init=False)
+    digests: list[dict[str, Digest]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start without rows."""
+        self.rows = [0] * len(self.parts)
+        self.digests = [{} for _ in self.parts]
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of a batch that lie in a part; batches come in the order of the keys."""
+        keys = batch.column(self.key)
+        for at, part in enumerate(self.parts):
+            inside = _inside(keys, part)
+            if self.kept:
+                apart = pc.invert(pc.is_in(keys, pa.array(self.kept, keys.type)))
+                inside = pc.and_(inside, apart)
+            chosen = batch.filter(inside)
+            self.rows[at] += chosen.num_rows
+            for name, column in zip(chosen.schema.names, chosen.columns, strict=True):
+                if chosen.num_rows and not isinstance(column, pa.ExtensionArray):
+                    self.digests[at].setdefault(name, Digest()).add(*encoded(column))
+
+
+def _inside(keys: pa.Array, part: Part) -> pa.Array:
+    if isinstance(part, KeySet):
+        return pc.is_in(keys, pa.array(part.keys, keys.type))
+    return _between(keys, part)
+
+
+def _between(keys: pa.Array, part: KeyRange) -> pa.Array:
+    kind = pa.string() if pa.types.is_string(keys.type) else pa.int64()
+    found = keys.is_valid()
+    if part.after is not None:
+        found = pc.and_(found, pc.greater(keys, pa.scalar(part.after, kind)))
+    if part.upto is not None:
+        found = pc.and_(found, pc.less_equal(keys, pa.scalar(part.upto, kind)))
+    return found
+
+
+def encoded(column: pa.Array) -> tuple[Any, Any]:
+    """Lengths of a column's values, and their bytes without gaps; NULLs have no bytes."""
+    kind = column.type
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    values = column.drop_null() if column.null_count else column
+    if pa.types.is_string(kind):
+        lengths, data = _variable(values)
+    elif pa.types.is_binary(kind):
+        data = b"".join(_md5s(values))
+        lengths = np.full(len(values), 16, np.int32)
+    elif pa.types.is_decimal(kind):
+        lengths, data = _variable(_whole_numbers(values))
+    else:
+        data = _fixed(values)
+        lengths = np.full(len(values), data.dtype.itemsize, np.int32)
+        data = data.tobytes()
+    sizes = np.full(len(column), -1, np.int32)
+    sizes[there] = lengths
+    return sizes, data
+
+
+def _fixed(values: pa.Array) -> Any:
+    kind = values.type
+    if pa.types.is_boolean(kind):
+        return values.cast(pa.uint8()).to_numpy()
+    if pa.types.is_floating(kind):
+        # Minus zero equals zero.
+        return (values.to_numpy() + 0.0).astype(">f8")
+    if pa.types.is_timestamp(kind):
+        since = values.cast(pa.int64()).to_numpy() - _EPOCH_MICROSECONDS
+        return since.astype(">i8")
+    return values.to_numpy().astype(">i8")
+
+
+def _whole_numbers(values: pa.Array) -> pa.Array:
+    """Decimals without their point, as texts."""
+    kind = pa.decimal128(values.type.precision, 0)
+    whole = pa.Array.from_buffers(kind, len(values), values.buffers(), offset=values.offset)
+    return whole.cast(pa.string())
+
+
+def _variable(values: pa.Array) -> tuple[Any, Any]:
+    if not len(values):
+        return np.empty(0, np.int32), b""
+    _, offsets, data = values.buffers()
+    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    return np.diff(ends), memoryview(data or b"")[ends[0] : ends[-1]]
+
+
+def _md5s(values: pa.Array) -> list[bytes]:
+    if not len(values):
+        return []
+    _, offsets, data = values.buffers()
+    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    view = memoryview(data or b"")
+    return [
+        hashlib.md5(view[start:stop], usedforsecurity=False).digest()
+        for start, stop in pairwise(ends.tolist())
+    ]

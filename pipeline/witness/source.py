@@ -1,0 +1,191 @@
+"""Rows of the source as Python's ``sqlite3`` gives them, and which of them a witness sees."""
+
+import json
+import random
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.witness.parts import Key, KeyRange, KeySet, Part, sound
+from pipeline.witness.table import Table
+
+SAMPLE_ROWS = 1_024
+"""A table with at most so many rows is seen whole; of a larger one about as many are seen."""
+
+SAMPLE_BYTES = 8 * 2**20
+_STRIPS = 16
+_TEXT_STRIPS = 4
+"""A random text key is found by counting, so there are fewer strips of them."""
+
+Row = tuple[str, Any, list[Any]]
+"""What names a row in the source, its key, its values as SQLite has them."""
+
+
+def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[Row]:
+    """Rows of a part that are not in quarantine, in the order of their keys.
+
+    Args:
+        table: the table.
+        connection: one that gives texts as bytes.
+        part: which rows.
+    """
+    where, parameters = _where(table, part)
+    outputs = ", ".join(_quoted(column) for column, _ in table.columns)
+    select = f"SELECT CAST({table.row_id} AS TEXT), {_quoted(table.key)}, {outputs} FROM"
+    order = f"ORDER BY {_quoted(table.key)} COLLATE BINARY"
+    for prefix, of_corrected in _places(table):
+        name = f"{prefix}{_quoted(table.name)}"
+        found = connection.execute(f"{select} {name} WHERE {where} {order}", parameters)
+        for row_id, key, *values in found:
+            named = row_id.decode() if isinstance(row_id, bytes) else str(row_id)
+            if named in table.quarantined or plain(key) in table.kept:
+                continue
+            if of_corrected is None or (named in table.corrected) is of_corrected:
+                yield named, key, _filled(table, values)
+
+
+def _places(table: Table) -> list[tuple[str, bool | None]]:
+    """Where rows lie, and whether those that somebody corrected are taken from there."""
+    if table.corrected:
+        return [(table.prefix, False), (table.corrections, True)]
+    return [(table.prefix, None)]
+
+
+def _filled(table: Table, values: list[Any]) -> list[Any]:
+    if not table.fills:
+        return values
+    return [
+        table.fills.get(name) if value is None else value
+        for (name, _), value in zip(table.columns, values, strict=True)
+    ]
+
+
+def _where(table: Table, part: Part) -> tuple[str, list[Any]]:
+    key = _quoted(table.key)
+    if isinstance(part, KeySet):
+        return f"{key} IN (SELECT value FROM json_each(?))", [json.dumps(list(part.keys))]
+    bounds = [(sign, end) for sign, end in ((">", part.after), ("<=", part.upto))]
+    conditions = [f"{key} {sign} ? COLLATE BINARY" for sign, end in bounds if end is not None]
+    return " AND ".join(conditions) or "1", [end for _, end in bounds if end is not None]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows of one part, read in one go.
+
+    Attributes:
+        part: what they are; it ends where the reading ended.
+        rows: the rows.
+    """
+
+    part: Part
+    rows: list[Row]
+
+
+def stretches(
+    table: Table, connection: sqlite3.Connection, *, count: int, size: int, after: Key | None = None
+) -> Iterator[Stretch]:
+    """A table in stretches of about so many rows and bytes of values; the last one has no end.
+
+    Args:
+        table: the table.
+        connection: one that gives texts as bytes.
+        count: how many rows a stretch has.
+        size: how many bytes of values.
+        after: where to begin.
+    """
+    taken: list[Row] = []
+    seen = 0
+    for row in rows(table, connection, KeyRange(after)):
+        taken.append(row)
+        seen += sum(len(value) for value in row[2] if isinstance(value, bytes))
+        full = len(taken) >= count or seen >= size
+        if full and sound(row[1], table.key_kind):
+            last = plain(row[1])
+            yield Stretch(KeyRange(after, last), taken)
+            taken, seen, after = [], 0, last
+    yield Stretch(KeyRange(after), taken)
+
+
+def sample(table: Table, connection: sqlite3.Connection, *, seed: int) -> Iterator[Stretch]:
+    """Stretches of a table that are chosen at random; the whole table where it is small."""
+    if not _is_long(table, connection):
+        whole = next(stretches(table, connection, count=SAMPLE_ROWS, size=SAMPLE_BYTES))
+        if whole.part == KeyRange():
+            yield whole
+            return
+    strips = _TEXT_STRIPS if table.text_key else _STRIPS
+    starts = _text_starts if table.text_key else _number_starts
+    count, size = SAMPLE_ROWS // strips, SAMPLE_BYTES // strips
+    last: Any = None
+    for start in starts(table, connection, random.Random(seed)):  # noqa: S311  # no secret
+        after = start if last is None else max(start, last)
+        strip = next(stretches(table, connection, count=count, size=size, after=after))
+        yield strip
+        last = strip.part.upto  # type: ignore[union-attr]
+        if last is None:
+            return
+
+
+def chosen(
+    table: Table, connection: sqlite3.Connection, keys: Sequence[Key], *, most: int, seed: int
+) -> Iterator[Stretch]:
+    """Rows with these keys, or with so many of them that are chosen at random."""
+    some = list(keys)
+    if len(some) > most:
+        some = random.Random(seed).sample(some, most)  # noqa: S311  # a sample, no secret
+    for start in range(0, len(some), SAMPLE_ROWS):
+        part = KeySet(tuple(some[start : start + SAMPLE_ROWS]))
+        yield Stretch(part, list(rows(table, connection, part)))
+
+
+def _is_long(table: Table, connection: sqlite3.Connection) -> bool:
+    found = connection.execute(
+        f"SELECT 1 FROM {table.prefix}{_quoted(table.name)} LIMIT 1 OFFSET {SAMPLE_ROWS}"
+    )
+    return found.fetchone() is not None
+
+
+def _number_starts(
+    table: Table, connection: sqlite3.Connection, chance: random.Random
+) -> list[Key]:
+    key, name = _quoted(table.key), f"{table.prefix}{_quoted(table.name)}"
+    ends = [
+        connection.execute(
+            f"SELECT {key} FROM {name} WHERE typeof({key}) = 'integer'"
+            f" ORDER BY {key} {direction} LIMIT 1"
+        ).fetchone()
+        for direction in ("ASC", "DESC")
+    ]
+    if None in ends:
+        return []
+    (first,), (last,) = ends
+    return sorted(chance.randint(first - 1, last - 1) for _ in range(_STRIPS))
+
+
+def _text_starts(table: Table, connection: sqlite3.Connection, chance: random.Random) -> list[Key]:
+    key, name = _quoted(table.key), f"{table.prefix}{_quoted(table.name)}"
+    (count,) = connection.execute(f"SELECT count(*) FROM {name}").fetchone()
+    found = [
+        connection.execute(
+            f"SELECT {key} FROM {name} ORDER BY {key} COLLATE BINARY LIMIT 1 OFFSET ?",
+            (chance.randrange(count),),
+        ).fetchone()[0]
+        for _ in range(_TEXT_STRIPS)
+    ]
+    return sorted(key.decode() for key in found if sound(key, str))
+
+
+def plain(key: Any) -> Any:
+    """A key as Python holds it; one that is no text stays bytes."""
+    if not isinstance(key, bytes):
+        return key
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

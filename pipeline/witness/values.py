@@ -1,0 +1,238 @@
+"""A value of SQLite, as the bytes that PostgreSQL has to store for it.
+
+One function per declared type, in plain Python; ``stored.py`` asks the server for the same bytes.
+Sources of the forms: PostgreSQL's binary send functions (integers, doubles, moments), the text
+output of jsonb (keys ordered by length, then by bytes; numbers without exponent).
+"""
+
+import functools
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+Encode = Callable[[Any], bytes]
+"""A value as ``sqlite3`` gives it, texts as bytes and never None, to the bytes of its digest."""
+
+_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(2000, 1, 1)
+_PRECISE = Context(prec=100)
+_LAYERS = 8
+_MOST_DIGITS = 150_000
+_SHOWN = 80
+_MOMENT = re.compile(
+    rb"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?)?"
+    rb"(?: *(Z|([+-])(\d\d):(\d\d)))?"
+)
+
+
+class Unjudged(Exception):
+    """A JSON text that is nested too deeply for Python; the server has to write it."""
+
+    def __init__(self, text: bytes) -> None:
+        """Keep the text, as UTF-8."""
+        super().__init__("nested too deeply")
+        self.text = text
+
+
+class Impossible(bytes):
+    """What is wrong with a value that its type has no place for, in the place of its bytes."""
+
+    __slots__ = ()
+
+
+def encoder(kind: sa.types.TypeEngine[Any], *, zone: str, unwrap: bool) -> Encode:
+    """What encodes the values of a declared column.
+
+    Args:
+        kind: its type.
+        zone: the zone of moments that name none.
+        unwrap: whether an object or array that was written as a JSON string is stored as itself.
+
+    Returns:
+        A function that raises ``ValueError`` for what the type has no place for, and ``Unjudged``.
+    """
+    match kind:
+        case JSONB():
+            return functools.partial(_json, unwrap=unwrap)
+        case sa.Boolean():
+            return _boolean
+        case sa.Integer():
+            return _integer
+        case sa.Double():
+            return _double
+        case sa.Numeric():
+            return functools.partial(_numeric, scale=kind.scale or 0)
+        case sa.String():
+            return _text
+        case sa.DateTime():
+            return functools.partial(_moment, zone=None if zone == "UTC" else ZoneInfo(zone))
+        case sa.LargeBinary():
+            return _blob
+    raise TypeError(f"{kind!r} has no form for digests")
+
+
+def _integer(value: Any) -> bytes:
+    if not isinstance(value, int):
+        raise ValueError("not an integer")
+    return struct.pack(">q", value)
+
+
+def _boolean(value: Any) -> bytes:
+    if not isinstance(value, int) or value not in (0, 1):
+        raise ValueError("neither 0 nor 1")
+    return bytes([value])
+
+
+def _double(value: Any) -> bytes:
+    if not isinstance(value, int | float):
+        raise ValueError("not a number")
+    # Minus zero equals zero.
+    return struct.pack(">d", float(value) + 0.0)
+
+
+def _numeric(value: Any, *, scale: int) -> bytes:
+    if not isinstance(value, int | float):
+        raise ValueError("not a number")
+    # The shortest digits that name the double are those that a person wrote.
+    scaled = Decimal(repr(value)).scaleb(scale, _PRECISE)
+    return b"%d" % int(scaled.to_integral_value(ROUND_HALF_UP))
+
+
+def _text(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("not a text")
+    return value
+
+
+def _blob(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("not a BLOB")
+    return hashlib.md5(value, usedforsecurity=False).digest()
+
+
+def _moment(value: Any, *, zone: ZoneInfo | None) -> bytes:
+    found = _MOMENT.fullmatch(value) if isinstance(value, bytes) else None
+    if found is None:
+        raise ValueError("not a moment")
+    *parts, fraction, named, sign, hours, minutes = found.groups()
+    local = datetime(*(int(part or 0) for part in parts))  # type: ignore[arg-type]
+    digits = (fraction or b"").ljust(7, b"0")
+    since = (local - _EPOCH) // _MICROSECOND + int(digits[:6]) + (digits[6:7] >= b"5")
+    if sign:
+        offset = (int(hours) * 60 + int(minutes)) * 60_000_000
+        since -= offset if sign == b"+" else -offset
+    elif named is None and zone is not None:
+        since -= (local.replace(tzinfo=zone).utcoffset() or timedelta()) // _MICROSECOND
+    return struct.pack(">q", since)
+
+
+def _json(value: Any, *, unwrap: bool) -> bytes:
+    match value:
+        case bytes():
+            text = value.decode()
+        case int() | float():
+            text = repr(value)
+        case _:
+            raise ValueError("not JSON")
+    try:
+        whole = _DECODER.decode(text)
+        return _written(_unwrapped(whole) if unwrap else whole).encode()
+    except RecursionError:
+        raise Unjudged(text.encode()) from None
+
+
+def _unwrapped(whole: Any) -> Any:
+    inside = whole
+    for _ in range(_LAYERS):
+        if not isinstance(inside, str) or isinstance(inside, _Digits):
+            break
+        try:
+            inside = _DECODER.decode(inside)
+            _ = inside.encode() if isinstance(inside, str) else None
+        except ValueError:
+            return whole
+    return inside if isinstance(inside, dict | list) else whole
+
+
+class _Digits(str):
+    """A number of a JSON text, digit by digit."""
+
+    __slots__ = ()
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_int=_Digits, parse_float=_Digits, parse_constant=_no_constant)
+_STRING = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _written(value: Any) -> str:
+    """A JSON value as jsonb writes it."""
+    match value:
+        case _Digits():
+            return _number(value)
+        case str():
+            return _STRING(value)
+        case dict():
+            members = sorted(value.items(), key=lambda each: _order(each[0]))
+            return "{" + ", ".join(f"{_STRING(k)}: {_written(v)}" for k, v in members) + "}"
+        case list():
+            return "[" + ", ".join(map(_written, value)) + "]"
+        case _:
+            return "null" if value is None else "true" if value else "false"
+
+
+def _order(name: str) -> tuple[int, bytes]:
+    encoded = name.encode()
+    return len(encoded), encoded
+
+
+def _number(digits: str) -> str:
+    number = Decimal(digits)
+    if abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError("more digits than numeric has")
+    written = format(number, "f")
+    # numeric has no minus zero.
+    return written if written.strip("-0.") else written.lstrip("-")
+
+
+def shown(kind: sa.types.TypeEngine[Any], encoded: bytes | None) -> Any:
+    """An encoded value for people."""
+    match kind:
+        case _ if encoded is None:
+            return None
+        case _ if isinstance(encoded, Impossible):
+            return encoded.decode("utf-8", "replace")
+        case sa.Boolean():
+            return encoded != b"\0"
+        case sa.Integer():
+            return struct.unpack(">q", encoded)[0]
+        case sa.Double():
+            return struct.unpack(">d", encoded)[0]
+        case sa.Numeric():
+            return str(Decimal(encoded.decode()).scaleb(-(kind.scale or 0), _PRECISE))
+        case sa.DateTime():
+            (since,) = struct.unpack(">q", encoded)
+            return _shown_moment(since)
+        case sa.LargeBinary():
+            return f"MD5 {encoded.hex()}"
+    text = encoded.decode("utf-8", "replace")
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _shown_moment(since: int) -> str:
+    try:
+        return f"{_EPOCH + since * _MICROSECOND} UTC"
+    except OverflowError:
+        return "infinity"
