@@ -35,7 +35,7 @@ from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query, reasons
 
 TABLES = metadata.sorted_tables
-BLOCKING = ["conservation", "keys", "digests", "foreign_keys", "sequences"]
+BLOCKING = ["conservation", "keys", "digests", "foreign_keys", "sequences", "witness"]
 
 
 def plant(url: str, table: str, body: str, *, when: str = "BEFORE INSERT") -> None:
@@ -62,8 +62,16 @@ def state(url: str) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def failed(checks: tuple[CheckResult, ...]) -> dict[str, list[Finding]]:
-    """Findings of the blocking checks that failed; digests are told apart from values."""
-    return {c.name: list(c.findings) for c in checks if c.blocking and not c.passed}
+    """Findings of the blocking checks that failed, which the second witness saw, too."""
+    found = {c.name: list(c.findings) for c in checks if c.blocking and not c.passed}
+    witnessed = set(found.pop("witness", ()))
+    assert witnessed == {
+        finding
+        for name in ("keys", "digests")
+        for finding in found.get(name, ())
+        if not isinstance(finding, DigestDiffers)
+    }
+    return found
 
 
 def assert_proven(moves: dict[str, Move]) -> None:

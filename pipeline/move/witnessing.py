@@ -34,7 +34,7 @@ from pipeline.witness.source import (
 from pipeline.witness.table import Table
 
 NAME = "witness"
-_RANGE_ROWS = 8 * SAMPLE_ROWS
+_RANGE_ROWS = 16 * SAMPLE_ROWS
 
 
 @dataclass
@@ -88,7 +88,7 @@ def look(
         kept: keys of rows whose target version stays on purpose.
         seed: chooses the part; the same seed chooses the same part of the same source.
     """
-    table = _table(source, target, landing, kept=kept)
+    table = table_of(source, landing, kept=kept, quarantined=_quarantined(target, landing))
     number = zlib.crc32(f"{seed} {landing.name}".encode())
     with source.sqlite() as connection:
         found = (
@@ -109,7 +109,7 @@ def check_all(
     kept: Sequence[Any] = (),
 ) -> CheckResult:
     """Compare every row, or every row with one of these keys."""
-    table = _table(source, target, landing, kept=kept)
+    table = table_of(source, landing, kept=kept, quarantined=_quarantined(target, landing))
     with source.sqlite() as connection:
         found: Iterator[Stretch] = (
             stretches(table, connection, count=_RANGE_ROWS, size=SAMPLE_BYTES)
@@ -126,23 +126,34 @@ def nothing() -> CheckResult:
     return CheckResult(NAME, True, True, (), {"rows": 0, "values": 0})
 
 
-def _table(source: Source, target: Target, landing: Landing, *, kept: Sequence[Any]) -> Table:
-    corrected = {found.handle for found in source.mended.get(landing.name, ())}
+def table_of(
+    source: Source,
+    landing: Landing,
+    *,
+    kept: Sequence[Any] = (),
+    quarantined: frozenset[str] = frozenset(),
+) -> Table:
+    """A table as the witness knows it."""
+    corrected = frozenset(found.handle for found in source.mended.get(landing.name, ()))
     return Table(
         landing.name,
         landing.key.name,
         tuple((column.name, column.type) for column in landing.columns),
         source.handle_column(landing),
-        quarantined=frozenset(quarantine.handles(target, landing.name)),
+        quarantined=quarantined,
         kept=tuple(kept),
         # Where the live file is read, what was corrected lies in a private file beside it.
-        corrected=frozenset(corrected) if source.everything else (),
+        corrected=corrected if source.everything else (),
         prefix=source.everything,
         corrections="main.",
         zone=landing.policies.naive_zone,
         unwrap=landing.doubled,
         fills=_fills(landing),
     )
+
+
+def _quarantined(target: Target, landing: Landing) -> frozenset[str]:
+    return frozenset(quarantine.handles(target, landing.name))
 
 
 def _fills(landing: Landing) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The engine's digests: whole columns of Arrow, after its casts, hashed as ``stored.py`` says."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.witness.parts import KeyRange, KeySet, Part
+from pipeline.witness.parts import Key, KeySet, Part
 
 _EPOCH_MICROSECONDS = 946_684_800_000_000
 """2000-01-01 in microseconds since 1970; PostgreSQL counts from there."""
@@ -60,33 +61,30 @@ class ColumnDigests:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add the rows of a batch that lie in a part; batches come in the order of the keys."""
-        keys = batch.column(self.key)
         for at, part in enumerate(self.parts):
-            inside = _inside(keys, part)
-            if self.kept:
-                apart = pc.invert(pc.is_in(keys, pa.array(self.kept, keys.type)))
-                inside = pc.and_(inside, apart)
-            chosen = batch.filter(inside)
+            chosen = _inside(batch, self.key, part)
+            if self.kept and chosen.num_rows:
+                keys = chosen.column(self.key)
+                chosen = chosen.filter(pc.invert(pc.is_in(keys, pa.array(self.kept, keys.type))))
             self.rows[at] += chosen.num_rows
             for name, column in zip(chosen.schema.names, chosen.columns, strict=True):
                 if chosen.num_rows and not isinstance(column, pa.ExtensionArray):
                     self.digests[at].setdefault(name, Digest()).add(*encoded(column))
 
 
-def _inside(keys: pa.Array, part: Part) -> pa.Array:
+def _inside(batch: pa.RecordBatch, key: str, part: Part) -> pa.RecordBatch:
+    """The rows of a batch, which are in the order of their keys, that lie in a part."""
+    keys = batch.column(key)
     if isinstance(part, KeySet):
-        return pc.is_in(keys, pa.array(part.keys, keys.type))
-    return _between(keys, part)
+        return batch.filter(pc.is_in(keys, pa.array(part.keys, keys.type)))
+    start = 0 if part.after is None else _above(keys, part.after)
+    stop = len(keys) if part.upto is None else _above(keys, part.upto)
+    return batch.slice(start, max(0, stop - start))
 
 
-def _between(keys: pa.Array, part: KeyRange) -> pa.Array:
-    kind = pa.string() if pa.types.is_string(keys.type) else pa.int64()
-    found = keys.is_valid()
-    if part.after is not None:
-        found = pc.and_(found, pc.greater(keys, pa.scalar(part.after, kind)))
-    if part.upto is not None:
-        found = pc.and_(found, pc.less_equal(keys, pa.scalar(part.upto, kind)))
-    return found
+def _above(keys: pa.Array, bound: Key) -> int:
+    """Where the first key lies that is larger than a bound."""
+    return bisect_right(range(len(keys)), bound, key=lambda at: keys[at].as_py())
 
 
 def encoded(column: pa.Array) -> tuple[Any, Any]:

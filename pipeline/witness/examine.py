@@ -15,7 +15,7 @@ from pipeline.witness.parts import Key, Part
 from pipeline.witness.source import Stretch, plain
 from pipeline.witness.stored import Ask
 from pipeline.witness.table import Table
-from pipeline.witness.values import Encode, Impossible, Unjudged, shown
+from pipeline.witness.values import Encode, Impossible, Real, Unjudged, shown
 
 MOST_NAMED = 20
 """So many differences of a part are named; each costs a question to the server."""
@@ -148,8 +148,18 @@ def _named(ask: Ask, table: Table, stretch: Stretch) -> Iterator[Difference]:
 def _same(ask: Ask, table: Table, key: Key, at: int, source: bytes | None) -> bool:
     if source is None or isinstance(source, Impossible):
         return False
+    if isinstance(source, Real):
+        there = stored.value(ask, table, key, at)
+        return there is not None and _as_double(there) == float(source)
     json = isinstance(table.columns[at][1], JSONB)
     return json and stored.same_json(ask, table, key, at, source)
+
+
+def _as_double(json: bytes) -> float | None:
+    try:
+        return float(json)
+    except ValueError:
+        return None
 
 
 def _md5(value: bytes | None) -> str | None:

@@ -10,10 +10,10 @@ from typing import Any
 from pipeline.witness.parts import Key, KeyRange, KeySet, Part, sound
 from pipeline.witness.table import Table
 
-SAMPLE_ROWS = 1_024
+SAMPLE_ROWS = 512
 """A table with at most so many rows is seen whole; of a larger one about as many are seen."""
 
-SAMPLE_BYTES = 8 * 2**20
+SAMPLE_BYTES = 4 * 2**20
 _STRIPS = 16
 _TEXT_STRIPS = 4
 """A random text key is found by counting, so there are fewer strips of them."""

@@ -49,6 +49,12 @@ class Impossible(bytes):
     __slots__ = ()
 
 
+class Real(bytes):
+    """A JSON number that SQLite stores as a double: any digits that name the double are right."""
+
+    __slots__ = ()
+
+
 def encoder(kind: sa.types.TypeEngine[Any], *, zone: str, unwrap: bool) -> Encode:
     """What encodes the values of a declared column.
 
@@ -139,7 +145,9 @@ def _json(value: Any, *, unwrap: bool) -> bytes:
     match value:
         case bytes():
             text = value.decode()
-        case int() | float():
+        case float():
+            return Real(_number(repr(value)).encode())
+        case int():
             text = repr(value)
         case _:
             raise ValueError("not JSON")
@@ -226,7 +234,7 @@ def shown(kind: sa.types.TypeEngine[Any], encoded: bytes | None) -> Any:
             (since,) = struct.unpack(">q", encoded)
             return _shown_moment(since)
         case sa.LargeBinary():
-            return f"MD5 {encoded.hex()}"
+            return encoded.hex()
     text = encoded.decode("utf-8", "replace")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 

@@ -1,0 +1,405 @@
+"""A second witness sees what the engine cannot see of itself."""
+
+import ast
+import json
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import URL
+
+import pipeline.witness
+from pipeline.move import sift, verify, witnessing
+from pipeline.move.extract import Source
+from pipeline.move.findings import RowExtra, RowMissing, ValueDiffers
+from pipeline.move.landing import Landing
+from pipeline.move.mover import Mover
+from pipeline.move.prepare import prepare
+from pipeline.move.snapshot import take_snapshot
+from pipeline.move.standing import Sample, standing_checks
+from pipeline.move.target import Target
+from pipeline.move.types import cast_of
+from pipeline.move.verify import ProofFailed
+from pipeline.settings import libpq
+from pipeline.tables.content import metadata
+from pipeline.witness import stored, values
+from pipeline.witness.columns import encoded
+from pipeline.witness.parts import KeyRange
+from pipeline.witness.source import sample
+from pipeline_tests.support import SourceFile, move_all, new_database, query, sync_all
+
+CONTENT = metadata.tables["learning_content"]
+RANKINGS = metadata.tables["rankings"]
+NUMERIC = sa.Numeric(5, 2)
+LETTERS = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
+MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).map(
+    lambda moment: str(moment).encode()
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(-1e300, 1e300) | LETTERS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LETTERS, inner, max_size=3),
+    max_leaves=6,
+)
+KINDS: dict[str, tuple[sa.types.TypeEngine[Any], st.SearchStrategy[Any]]] = {
+    "text": (sa.Text(), LETTERS.map(str.encode)),
+    "integer": (sa.Integer(), st.integers(-(2**31), 2**31 - 1)),
+    "bigint": (sa.BigInteger(), st.integers(-(2**63), 2**63 - 1)),
+    "boolean": (sa.Boolean(), st.integers(0, 1)),
+    "double": (sa.Double(), st.floats(allow_nan=False, allow_infinity=False)),
+    "numeric": (NUMERIC, st.floats(-999, 999) | st.integers(-999, 999)),
+    "moment": (sa.DateTime(timezone=True), MOMENTS),
+    "blob": (sa.LargeBinary(), st.binary(max_size=40)),
+}
+"""The types whose values the engine can hash by itself, as sqlite3 gives them."""
+
+
+@pytest.fixture(scope="module")
+def asking(server: URL) -> Iterator[Callable[..., Any]]:
+    """One value of the server."""
+    with new_database(server, "witness") as made, closing(psycopg2.connect(libpq(made))) as session:
+        session.autocommit = True
+        session.set_client_encoding("UTF8")
+
+        def ask(sql: str, *parameters: Any) -> Any:
+            with session.cursor() as cursor:
+                cursor.execute("SET timezone = 'UTC'")
+                cursor.execute(sql, parameters)
+                return cursor.fetchone()[0]
+
+        yield ask
+
+
+def hashed_by_server(asking: Callable[..., Any], kind: Any, value: Any) -> bytes:
+    """What the server hashes of a value that arrived."""
+    name = kind.compile(dialect=sa.dialects.postgresql.dialect())
+    form = stored.expression(kind, "v")
+    return bytes.fromhex(
+        asking(f"SELECT encode({form}, 'hex') FROM (SELECT (%s)::{name} AS v)", value)
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_server_engine_and_witness_hash_the_same_bytes(
+    name: str, data: st.DataObject, asking: Callable[..., Any]
+) -> None:
+    kind, strategy = KINDS[name]
+    value = data.draw(strategy)
+    cast = cast_of(sa.Column("c", kind))
+    raw = pa.array([value.decode() if cast.raw == pa.string() else value], cast.raw)
+    arrived = cast.convert(raw).values
+    by_witness = values.encoder(kind, zone="UTC", unwrap=False)(value)
+    lengths, data_ = encoded(arrived)
+    by_engine = bytes(data_)
+    assert lengths.tolist() == [len(by_engine)]
+    plain = arrived[0].as_py()
+    if isinstance(plain, float) and plain == 0:
+        plain = 0.0
+    by_server = hashed_by_server(asking, kind, plain)
+    assert by_witness == by_engine == by_server
+
+
+@settings(max_examples=150)
+@given(value=JSON, indent=st.sampled_from([None, 1]), ascii_=st.booleans())
+def test_the_witness_writes_json_as_jsonb_does(
+    value: Any, indent: int | None, ascii_: bool, asking: Callable[..., Any]
+) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_)
+    by_witness = values.encoder(JSONB(), zone="UTC", unwrap=False)(text.encode())
+    assert by_witness == hashed_by_server(asking, JSONB(), text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1e5", "1.0E+2", "-0", "-0.00", "0e5", "1.50e1", "12345678901234567890.10", "1e-9"),
+        *('{"b":1,"a":2,"b":3}', '{"aa":1,"b":2,"ก":3}', '"\\u0e01\\ud83d\\ude00\\u001f\\u007f/"'),
+        *("[ ]", "{ }", '["a" ,\t{"":null}]', '"\\b\\f\\n\\r\\t\\\\\\""'),
+    ],
+)
+def test_numbers_names_and_letters_of_json(text: str, asking: Callable[..., Any]) -> None:
+    by_witness = values.encoder(JSONB(), zone="UTC", unwrap=False)(text.encode())
+    assert by_witness == hashed_by_server(asking, JSONB(), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2025-08-06", datetime(2025, 8, 6, tzinfo=UTC)),
+        ("2025-08-06 03:07", datetime(2025, 8, 6, 3, 7, tzinfo=UTC)),
+        ("2025-08-06T03:07:13Z", datetime(2025, 8, 6, 3, 7, 13, tzinfo=UTC)),
+        ("2025-08-06 03:07:13.5 +07:00", datetime(2025, 8, 5, 20, 7, 13, 500_000, UTC)),
+        ("2025-08-06 03:07:13.1234565", datetime(2025, 8, 6, 3, 7, 13, 123_457, UTC)),
+        ("0001-01-01 00:00:00-01:30", datetime(1, 1, 1, 1, 30, tzinfo=UTC)),
+    ],
+)
+def test_moments_in_every_form(text: str, moment: datetime, asking: Callable[..., Any]) -> None:
+    kind = sa.DateTime(timezone=True)
+    by_witness = values.encoder(kind, zone="UTC", unwrap=False)(text.encode())
+    assert by_witness == hashed_by_server(asking, kind, moment)
+
+
+def test_a_moment_without_a_zone_is_placed_in_the_zone_that_is_set() -> None:
+    in_bangkok = values.encoder(sa.DateTime(timezone=True), zone="Asia/Bangkok", unwrap=False)
+    in_utc = values.encoder(sa.DateTime(timezone=True), zone="UTC", unwrap=False)
+    assert in_bangkok(b"2025-08-06 10:00:00") == in_utc(b"2025-08-06 03:00:00")
+    assert in_bangkok(b"2025-08-06 10:00:00Z") == in_utc(b"2025-08-06 10:00:00")
+
+
+def test_ties_are_rounded_as_a_person_reads_them() -> None:
+    encode = values.encoder(sa.Numeric(3, 2), zone="UTC", unwrap=False)
+    assert [encode(v) for v in (2.675, -2.675, 0.005, 1e-31, 5)] == [
+        b"268",
+        b"-268",
+        b"1",
+        b"0",
+        b"500",
+    ]
+    assert values.shown(sa.Numeric(3, 2), b"-268") == str(Decimal("-2.68"))
+
+
+def test_minus_zero_is_zero() -> None:
+    encode = values.encoder(sa.Double(), zone="UTC", unwrap=False)
+    assert encode(-0.0) == encode(0.0) == struct.pack(">d", 0.0)
+
+
+def test_the_witness_uses_nothing_of_the_engine() -> None:
+    folder = Path(pipeline.witness.__file__).parent
+    own = {"values", "source", "stored", "parts", "table", "examine"}
+    imported = set()
+    for module in own:
+        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom):
+                imported.add(node.module or "")
+            elif isinstance(node, ast.Import):
+                imported |= {name.name for name in node.names}
+    assert not [name for name in imported if name.startswith(("pyarrow", "adbc", "pipeline.move"))]
+
+
+def test_a_small_table_is_seen_whole_and_a_large_one_in_part(
+    source: SourceFile, target_url: str
+) -> None:
+    source.add_family(contents=3)
+    for start in range(100, 3_100, 1_000):
+        source.run(
+            "WITH RECURSIVE n(i) AS (SELECT ? UNION ALL SELECT i + 1 FROM n WHERE i < ?)"
+            " INSERT INTO rankings (id, fragment_id, rank_score, assessed_by) SELECT i, 1, 3.5, 'x'"
+            " FROM n",
+            (start, start + 999),
+        )
+    moves = move_all(source.path, target_url)
+    seen = {
+        name: next(check.figures["rows"] for check in move.checks if check.name == "witness")
+        for name, move in moves.items()
+    }
+    assert seen["learning_content"] == 3
+    assert 200 < seen["rankings"] <= 512
+
+
+def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) -> None:
+    source.add("learning_content")
+    source.run(
+        "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+        " INSERT INTO rankings (id, rank_score, assessed_by) SELECT i, 3.5, 'x' FROM n"
+    )
+    opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
+    landing = prepare(RANKINGS, opened).landing
+
+    def parts(seed: int) -> list[Any]:
+        table = witnessing.table_of(opened, landing)
+        with opened.sqlite() as connection:
+            return [found.part for found in sample(table, connection, seed=seed)]
+
+    assert parts(1) == parts(1) != parts(2)
+    ends = [(part.after, part.upto) for part in parts(1)]
+    assert all(one[1] <= other[0] for one, other in pairwise(ends))
+
+
+class Misreading(Source):
+    """A reader that loses the last letter of every text."""
+
+    def read(self, *arguments: Any, **options: Any) -> pa.RecordBatch:
+        """One range, with its translations cut."""
+        batch = super().read(*arguments, **options)
+        at = batch.schema.get_field_index("translation")
+        shorter = pa.array([text[:-1] for text in batch.column(at).to_pylist()], pa.string())
+        return batch.set_column(at, "translation", shorter)
+
+
+@contextmanager
+def miscasting(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cast that loses the seconds of every moment."""
+    original = sift.convert
+    with patch.context() as within:
+        within.setattr(verify, "convert", lambda *given: without_seconds(original, *given))
+        within.setattr(sift, "convert", lambda *given: without_seconds(original, *given))
+        yield
+
+
+def without_seconds(original: Any, landing: Landing, raw: pa.RecordBatch) -> Any:
+    batch, lossy = original(landing, raw)
+    if "created_at" not in batch.schema.names:
+        return batch, lossy
+    at = batch.schema.get_field_index("created_at")
+    cut = pc.floor_temporal(batch.column(at), unit="minute")
+    return batch.set_column(at, "created_at", cut), lossy
+
+
+def failed_move(path: Path, url: str, kind: type[Source] = Source, *before: str) -> ProofFailed:
+    """A first move that must fail."""
+    snapshot = take_snapshot(path, path.with_suffix(".copy"), tables=[CONTENT])
+    with Target.connect(url, shown="the target") as target:
+        target.run(*before)
+        mover = Mover.over(kind(snapshot), target, run_id="test")
+        with mover as made, pytest.raises(ProofFailed) as caught:
+            made.move(CONTENT)
+    assert query(url, "SELECT to_regclass('public.learning_content')") == [(None,)]
+    return caught.value
+
+
+def failing(error: ProofFailed) -> dict[str, Any]:
+    return {c.name: c.findings for c in error.checks if c.blocking and not c.passed}
+
+
+def test_a_driver_that_speaks_another_encoding_is_caught(
+    source: SourceFile, target_url: str
+) -> None:
+    source.add("learning_content", {"id": 1, "translation": "éat"})
+    error = failed_move(source.path, target_url, Source, "SET client_encoding = 'LATIN1'")
+    found = failing(error)
+    assert set(found) == {"witness"}
+    assert ValueDiffers("learning_content", 1, "translation", "éat", "Ã©at") in found["witness"]
+
+
+def test_a_reader_that_loses_letters_is_caught(source: SourceFile, target_url: str) -> None:
+    source.add("learning_content", {"id": 1})
+    found = failing(failed_move(source.path, target_url, Misreading))
+    differs = ValueDiffers("learning_content", 1, "translation", "to eat", "to ea")
+    assert found == {"witness": (differs,)}
+
+
+def test_a_cast_that_loses_seconds_is_caught(
+    source: SourceFile, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.add("learning_content", {"id": 1})
+    with miscasting(monkeypatch):
+        found = failing(failed_move(source.path, target_url))
+    given, there = "2025-08-06 03:07:13.716509 UTC", "2025-08-06 03:07:00 UTC"
+    differs = ValueDiffers("learning_content", 1, "created_at", given, there)
+    assert found == {"witness": (differs,)}
+
+
+def test_a_sync_shows_what_changed_to_the_witness(
+    source: SourceFile, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.add_family(contents=2)
+    move_all(source.path, target_url)
+    source.run(
+        "UPDATE learning_content SET created_at = '2025-08-06 09:09:09', updated_at ="
+        " '2025-09-01 00:00:00' WHERE id = 2"
+    )
+    with miscasting(monkeypatch), pytest.raises(ProofFailed) as caught:
+        sync_all(source.path, target_url)
+    (differs,) = failing(caught.value)["witness"]
+    assert (differs.key, differs.column) == (2, "created_at")
+    moved = sync_all(source.path, target_url)["learning_content"]
+    witness = next(check for check in moved.checks if check.name == "witness")
+    assert (witness.passed, witness.figures["rows"]) == (True, 1)
+
+
+def witnessed(path: Path, url: str, *, table: sa.Table = CONTENT, whole: bool = True) -> Any:
+    """What the witness says of a table as it is committed."""
+    snapshot = take_snapshot(path, path.with_suffix(".seen"), tables=metadata.sorted_tables)
+    opened = Source(snapshot)
+    with Target.connect(url, shown="the target") as target, target.looking():
+        (check,) = standing_checks(
+            prepare(table, opened),
+            source=opened,
+            target=target,
+            sample=Sample(2**62, 0, witness_all=whole),
+            only={"witness"},
+        )
+    return check
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_rows_that_are_missing_or_extra_are_named(
+    source: SourceFile, target_url: str, whole: bool
+) -> None:
+    source.add_family(contents=3)
+    move_all(source.path, target_url)
+    query(target_url, "UPDATE rankings SET id = 900 WHERE id = 3")
+    check = witnessed(source.path, target_url, table=RANKINGS, whole=whole)
+    assert set(check.findings) == {RowMissing("rankings", 3), RowExtra("rankings", 900)}
+
+
+def test_values_of_json_that_mean_the_same_are_equal(source: SourceFile, target_url: str) -> None:
+    source.add("learning_content", {"id": 1, "tags": "[1.0, 2]"})
+    move_all(source.path, target_url)
+    query(target_url, "UPDATE learning_content SET tags = '[1.00, 2.0]'")
+    assert witnessed(source.path, target_url).passed
+    query(target_url, "UPDATE learning_content SET tags = '[1.00, 2.1]'")
+    (differs,) = witnessed(source.path, target_url).findings
+    assert differs == ValueDiffers("learning_content", 1, "tags", "[1.0, 2]", "[1.00, 2.1]")
+
+
+def test_json_that_is_nested_too_deeply_for_python_is_written_by_the_server(
+    source: SourceFile, target_url: str
+) -> None:
+    deep = "[" * 1_500 + "]" * 1_500
+    source.add("learning_content", {"id": 1, "tags": deep})
+    moved = move_all(source.path, target_url)["learning_content"]
+    assert next(check for check in moved.checks if check.name == "witness").passed
+    query(target_url, "UPDATE learning_content SET tags = %s", ("[" * 1_499 + "]" * 1_499,))
+    (differs,) = witnessed(source.path, target_url).findings
+    assert (differs.key, differs.column) == (1, "tags")
+
+
+def test_texts_as_keys(tmp_path: Path, target_url: str) -> None:
+    path = tmp_path / "users.db"
+    table = sa.Table(
+        "people",
+        sa.MetaData(),
+        sa.Column("id", sa.Text(), primary_key=True),
+        sa.Column("name", sa.Text()),
+        info={"description": "people"},
+    )
+    with closing(sqlite3.connect(path)) as made, made:
+        made.execute("CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
+        names = [("b",), ("A",), ("C",), ("ก",), ("it's",), ("Z" * 50,)]
+        made.executemany("INSERT INTO people VALUES (?, 'x')", names)
+    move_all(path, target_url, tables=[table])
+    snapshot = take_snapshot(path, tmp_path / "copy.db", tables=[table])
+    opened = Source(snapshot)
+    landing = prepare(table, opened).landing
+    with Target.connect(target_url, shown="the target") as target, target.looking():
+        found = witnessing.check_all(opened, target, landing)
+        assert (found.passed, found.figures["rows"]) == (True, 6)
+        target.run("DELETE FROM people WHERE id = 'it''s'")
+        assert witnessing.check_all(opened, target, landing).findings == (
+            RowMissing("people", "it's"),
+        )
+
+
+def test_a_whole_table_is_one_open_range(source: SourceFile, tmp_path: Path) -> None:
+    source.add_family(contents=2)
+    opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
+    table = witnessing.table_of(opened, prepare(RANKINGS, opened).landing)
+    with opened.sqlite() as connection:
+        (found,) = sample(table, connection, seed=0)
+    assert found.part == KeyRange(None, None)
