@@ -195,8 +195,11 @@ Definition = dict[str, tuple[str, ...]]
 
 
 def path(*schemas: str) -> str:
-    """The statement by which names are looked for in these schemas, until the transaction ends."""
-    return f"SET LOCAL search_path = {', '.join(dict.fromkeys(schemas))}"
+    """The statement by which names are looked for in these schemas, until the transaction ends.
+
+    A temporary table of the same name comes last; not named, it would come first.
+    """
+    return f"SET LOCAL search_path = {', '.join(dict.fromkeys((*schemas, 'pg_temp')))}"
 
 
 def define(cursor: Any, table: str) -> Definition:

@@ -7,6 +7,7 @@ into the file: memory is bounded by the largest row.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,8 +16,8 @@ import sqlalchemy as sa
 from pipeline.backup import definition, shelf
 from pipeline.backup.manifest import Counter, TargetTable
 from pipeline.backup.session import session
+from pipeline.move import relations
 from pipeline.move.contract import quoted
-from pipeline.move.errors import ShapeError
 
 PUBLIC = "public"
 
@@ -53,7 +54,7 @@ def back_up(
 
     Raises:
         TargetError: the server does not answer, or refuses.
-        ShapeError: a name belongs to something else than a table.
+        ShapeError: a name belongs to something else than one plain table.
     """
     with session(url, shown=shown, reading=True) as cursor:
         return tuple(
@@ -66,16 +67,17 @@ def exists(cursor: Any, schema: str, name: str) -> bool:
     """Whether a table is there.
 
     Raises:
-        ShapeError: the name belongs to something else.
+        ShapeError: the name belongs to something else than one plain table.
     """
-    cursor.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", (at(schema, name),))
-    kind = cursor.fetchone()
-    if kind not in (None, ("r",)):
-        raise ShapeError(
-            f"{schema}.{name} of the target is no plain table",
-            remedy="Rename or drop what bears that name",
-        )
-    return kind is not None
+    facts = relations.inspect(partial(_rows, cursor), schema, name)
+    if facts is not None:
+        relations.require_plain(name, facts, schema=schema)
+    return facts is not None
+
+
+def _rows(cursor: Any, query: str) -> Any:
+    cursor.execute(query)
+    return cursor.fetchall()
 
 
 def at(schema: str, name: str) -> str:

@@ -131,6 +131,8 @@ def _put_back(
     for table in there:
         _run(cursor, table, places, "rights", only="" if table in fresh else definition.POLICY)
     lost = [each for t in fresh for each in _publish(cursor, t, places, listed[t.shown])]
+    # What triggers and keys defer to the commit comes before the comparison.
+    cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
     for table in there:
         _compare(cursor, table, places)
     return lost
@@ -163,8 +165,11 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
     """Empty the tables that can stay, drop the others; returns those that are to be made."""
     present = [t for t in tables if dump.exists(cursor, places[t.schema], t.name)]
     if present:
-        listed = ", ".join(_at(table, places) for table in present)
+        listed = ", ".join(f"ONLY {_at(table, places)}" for table in present)
         cursor.execute(f"LOCK TABLE {listed} IN ACCESS EXCLUSIVE MODE")
+    for table in present:
+        # Until now somebody could make a child of it, whose rows are not in the backup.
+        dump.exists(cursor, places[table.schema], table.name)
     staying = [table for table in present if _stays(cursor, table, places)]
     for table in present:
         definition.take_functions(cursor, _at(table, places))
@@ -173,12 +178,13 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
             cursor.execute(statement)
     going = [table for table in present if table not in staying]
     whole = [table for table in staying if not table.only]
-    for verb, some in (("TRUNCATE", whole), ("DROP TABLE", going)):
+    for verb, only, some in (("TRUNCATE", "ONLY ", whole), ("DROP TABLE", "", going)):
         if some:
-            cursor.execute(f"{verb} {', '.join(_at(table, places) for table in some)}")
+            listed = ", ".join(f"{only}{_at(table, places)}" for table in some)
+            cursor.execute(f"{verb} {listed}")
     for table in staying:
         if table.only:
-            cursor.execute(f"DELETE FROM {_at(table, places)} WHERE {table.only}")
+            cursor.execute(f"DELETE FROM ONLY {_at(table, places)} WHERE {table.only}")
     return [table for table in tables if table.there and table not in staying]
 
 

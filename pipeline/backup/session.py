@@ -7,6 +7,7 @@ from typing import Any
 import psycopg2
 
 from pipeline.backup.errors import RestoreRefused
+from pipeline.move import refusals
 from pipeline.move.errors import TargetError
 
 _SETTINGS = """
@@ -19,6 +20,8 @@ SET bytea_output = 'hex'; SET row_security = off
 
 _DEPENDED_ON = ("2BP01", "0A000")
 """SQLSTATEs of what cannot be dropped or emptied because something else needs it."""
+
+_SPOKEN = "Nothing was changed; disable that trigger, then run again"
 
 
 @contextmanager
@@ -55,5 +58,23 @@ def session(url: str, *, shown: str, reading: bool = False) -> Iterator[Any]:
                     f" ({detail.rstrip('.')})",
                     remedy="Nothing was changed; drop it, restore, and make it again",
                 ) from None
+            who = _speaker(connection, error)
+            if who:
+                said = error.diag.message_primary
+                raise TargetError(f"{shown}: {who} stopped it: {said}", remedy=_SPOKEN) from None
             # Not "from error": the server's further lines quote the row that it refused.
             raise TargetError.from_driver(error, where=shown, url=url) from None
+
+
+def _speaker(connection: Any, error: psycopg2.Error) -> str:
+    """Which trigger of the target refused something; the transaction has been rolled back."""
+    context = refusals.Context.of(error.diag.context or "")
+    if connection.closed or not context.explains(error.pgcode or ""):
+        return ""
+
+    def ask(query: str) -> Any:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+    return refusals.speaker(ask, context)

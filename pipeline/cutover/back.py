@@ -15,7 +15,7 @@ from pipeline.cutover import capture, freezing, states
 from pipeline.cutover.replay import NotReversible, Replayed, put, replay
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site, thaw
-from pipeline.move import mending, schema, watermarks
+from pipeline.move import mending, schema, side_effects, watermarks
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
 from pipeline.move.extract import Source
@@ -26,6 +26,7 @@ from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
 from pipeline.move.target import Target
+from pipeline.move.work import Counts
 
 _EVERYTHING = Sample(2**62, 0)
 
@@ -97,8 +98,9 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
     folder.mkdir(parents=True, exist_ok=True)
     with target.transaction():
         _demand_tables(site)
-        names = ", ".join(quoted(table.name) for table in site.tables)
+        names = ", ".join(f"ONLY {quoted(table.name)}" for table in site.tables)
         target.run(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
+        before = side_effects.count(target)
         taken = take_snapshot(site.path, folder / "copy.db", tables=())
         rows = _demand_as_left(site, Source(taken))
         copy = taken.path
@@ -115,7 +117,6 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
             for table, found in zip(site.tables, done, strict=True)
         ]
         site.say("the copy equals the target, value by value")
-        put(site.path, copy, done)
         _go_on(target, site.tables)
         for found in done:
             if found.landing.doubled and found.touched:
@@ -124,6 +125,10 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         states.change(target, site.migration, "shadow", run_id=site.run_id)
         # An application that was not stopped is seen, and keeps the gate closed.
         capture.switch_on(target, site.tables)
+        target.settle()
+        _require_untouched(site, before)
+        # Last, so that nothing but the commit can fail once the source has the rows.
+        put(site.path, copy, done)
     freezing.thaw(site.path)
     return returned
 
@@ -134,6 +139,18 @@ def _demand_tables(site: Site) -> None:
         raise NotAsLeft(
             f"The target has no table {', '.join(lacking)} any more",
             remedy="Give it back its name, or restore it, then run again; nothing was changed",
+        )
+
+
+def _require_untouched(site: Site, before: Counts) -> None:
+    """Refuse to go on where triggers changed rows of the target after they were compared."""
+    now = side_effects.count(site.target)
+    changed = [t.name for t in site.tables if now.get(t.name) != before.get(t.name)]
+    if changed:
+        raise NotEqual(
+            f"Triggers of the target changed rows of {', '.join(changed)} after they were compared",
+            remedy="Disable the triggers that watch the tables of schema migration, then run"
+            " again; nothing was changed",
         )
 
 

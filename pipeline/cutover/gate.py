@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from pipeline.cutover import capture, freezing, sign_offs
 from pipeline.move import access, schema, verify, watermarks
+from pipeline.move.errors import ShapeError
 from pipeline.move.findings import Finding, say
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
@@ -55,6 +56,11 @@ def ask(
     if lacking or not target.value("SELECT to_regclass('migration.signed_off') IS NOT NULL"):
         says = f"the target does not hold {', '.join(lacking) or 'the ledger'}"
         return [Answer(PROVEN, False, says, "Run pipeline migrate")]
+    try:
+        for table in tables:
+            schema.look(target, table.name)
+    except ShapeError as error:
+        return [Answer(PROVEN, False, error.problem, error.remedy)]
     landings = [match(table, live.columns(table.name), policies) for table in tables]
     return [
         _proven(target, live, landings),

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.doctor.symptoms import State, Symptom
-from pipeline.move import ownership
-from pipeline.move.errors import TargetError
+from pipeline.move import ownership, relations
+from pipeline.move.errors import ShapeError, TargetError
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
 
@@ -202,7 +202,14 @@ def _extension(cursor: Any) -> Symptom:
 
 
 def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Symptom:
-    """Rows of somebody else in the tables, and tables of somebody else beside them."""
+    """What cannot be moved into: other relations, rows of others, and tables beside them."""
+    try:
+        for table in tables:
+            facts = relations.inspect(partial(_rows, cursor), relations.PUBLIC, table.name)
+            if facts is not None:
+                relations.require_writable(table.name, facts, columns=table.columns.keys())
+    except ShapeError as error:
+        return _symptom("contents", "error", error.problem, error.remedy)
     foreign = ownership.strangers(partial(_rows, cursor), [table.name for table in tables])
     if foreign and not adopt:
         says = "; ".join(ownership.sentence(table, rows) for table, rows in foreign.items())

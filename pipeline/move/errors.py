@@ -77,6 +77,10 @@ class ShapeError(TargetError):
     """A table of the target has another shape than the declared one."""
 
 
+class SideEffect(TargetError):
+    """Triggers of the target changed rows that no proof has looked at."""
+
+
 class LockedError(TargetError):
     """Another run holds the target."""
 

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipeline.move import schema
+from pipeline.move import refusals, schema, secret
 from pipeline.move.contract import Reason, quoted
 from pipeline.move.landing import Landing
-from pipeline.move.secret import said_of
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 
@@ -38,10 +37,11 @@ class Stage:
     def make(self) -> None:
         """Make the table, unless it is there."""
         if not self._made:
-            # Defaults stand for columns that only the target has.
+            # Defaults, and what else makes values, stand for columns that only the target has.
             self.target.run(
                 f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(self.sieve.landing.name)}"
-                " INCLUDING CONSTRAINTS INCLUDING DEFAULTS) ON COMMIT DROP"
+                " INCLUDING CONSTRAINTS INCLUDING DEFAULTS INCLUDING GENERATED"
+                " INCLUDING IDENTITY) ON COMMIT DROP"
             )
             self._made = True
 
@@ -88,7 +88,8 @@ def _set_down(stage: Stage, sifted: Sifted) -> None:
     try:
         with target.savepoint():
             target.copy(sieve.landing.name, short)
-    except DataFault:
+    except DataFault as fault:
+        _require_row_fault(target, fault, sieve.landing)
         if not sifted.judged:
             _set_down(stage, sieve.sift(sifted.part, judge=True))
             return
@@ -130,42 +131,78 @@ def _set_down_singly(
         with target.savepoint():
             target.copy(table, batch, temporary=temporary)
     except DataFault as fault:
+        _require_row_fault(target, fault, sieve.landing)
         if batch.num_rows == 1:
-            sieve.reject(
-                batch.column(sieve.landing.key.name).to_pylist(), _refusal(fault, sieve.landing)
-            )
+            keys = batch.column(sieve.landing.key.name).to_pylist()
+            sieve.reject(keys, _refusal(target, fault, sieve.landing))
             return
         half = batch.num_rows // 2
         for part in (batch.slice(0, half), batch.slice(half)):
             _set_down_singly(target, sieve, table, part, temporary=temporary)
 
 
-def _refusal(fault: DataFault, landing: Landing) -> Reason:
+def _require_row_fault(target: Target, fault: DataFault, landing: Landing) -> None:
+    """Raise a fault that speaks of no row: of a broken function, or a trigger of statements."""
+    if not fault.of_value:
+        raise fault
+    if fault.context.functions:
+        found = refusals.callers(target.rows, fault.context, table=landing.name)
+        if found and not any(trigger.of_row for trigger in found):
+            raise fault
+
+
+def _refusal(target: Target, fault: DataFault, landing: Landing) -> Reason:
     """The reason of a row that only PostgreSQL could know."""
-    return Reason(
-        "refused", None, f"{said_of(landing.table, str(fault))} (SQLSTATE {fault.sqlstate})"
-    )
+    said = secret.said_of(landing.table, str(fault))
+    who = refusals.speaker(target.rows, fault.context, table=landing.name)
+    if who:
+        # What a function says may hold any value of the row, and not in quotation marks.
+        hidden = secret.SHOWN if secret.columns(landing.table) else said
+        said = f"{who} refuses it: {hidden}"
+    return Reason("refused", None, f"{said} (SQLSTATE {fault.sqlstate})")
 
 
-def drop_orphans(target: Target, sieve: Sieve, table: str) -> int:
-    """Take rows whose parent is not in the target out of a table, and reject them."""
+def drop_orphans(
+    target: Target,
+    sieve: Sieve,
+    table: str,
+    *,
+    on_found: Callable[[list[Any]], None] = lambda _: None,
+) -> int:
+    """Take rows whose parent is not in the target out of a table, and reject them.
+
+    Args:
+        target: the session.
+        sieve: it notes what is rejected.
+        table: the table or the stage, quoted.
+        on_found: told the keys of such rows before they go.
+    """
     landing, removed = sieve.landing, 0
     key = quoted(landing.key.name)
     for column, parent in landing.parents:
         name = quoted(column.name)
         parent_key = quoted(next(iter(parent.primary_key.columns)).name)
-        found = target.arrow(
-            f"DELETE FROM {table} AS r WHERE {name} IS NOT NULL AND NOT EXISTS (SELECT"
-            f" FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name}) RETURNING r.{key}"
+        found = target.rows(
+            f"SELECT {key} FROM {table} AS r WHERE {name} IS NOT NULL AND NOT EXISTS (SELECT"
+            f" FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
         )
-        message = f"refers to a row of {parent.name} that is not in the target"
-        if found.num_rows:
-            sieve.reject(found.column(0).to_pylist(), Reason("held", column.name, message))
-        removed += found.num_rows
+        keys = [found_key for (found_key,) in found]
+        if keys:
+            on_found(keys)
+            target.rows(f"DELETE FROM {table} WHERE {key} = ANY($1) RETURNING 1", (keys,))
+            message = f"refers to a row of {parent.name} that is not in the target"
+            sieve.reject(keys, Reason("held", column.name, message))
+        removed += len(keys)
     return removed
 
 
-def build_foreign_keys(target: Target, sieve: Sieve, statements: Iterable[str]) -> None:
+def build_foreign_keys(
+    target: Target,
+    sieve: Sieve,
+    statements: Iterable[str],
+    *,
+    on_orphans: Callable[[list[Any]], None],
+) -> None:
     """Add foreign keys; rows without their parent are taken out and rejected."""
     for statement in statements:
         try:
@@ -174,7 +211,7 @@ def build_foreign_keys(target: Target, sieve: Sieve, statements: Iterable[str]) 
         except DataFault as fault:
             if fault.sqlstate != _NO_PARENT:
                 raise
-            drop_orphans(target, sieve, quoted(sieve.landing.name))
+            drop_orphans(target, sieve, quoted(sieve.landing.name), on_found=on_orphans)
             target.run(statement)
 
 
@@ -191,15 +228,17 @@ def _merge_between(target: Target, sieve: Sieve, keys: list[Any]) -> None:
     try:
         with target.savepoint():
             target.rows(
+                # Ids are the source's, also where the target would always give them out.
                 f"INSERT INTO {quoted(landing.name)} ({', '.join(columns)})"
-                f" SELECT {', '.join(columns)} FROM {STAGE}"
+                f" OVERRIDING SYSTEM VALUE SELECT {', '.join(columns)} FROM {STAGE}"
                 f" WHERE {key}{collation} BETWEEN $1 AND $2"
                 f" ON CONFLICT ({key}) DO UPDATE SET {updates}",
                 (keys[0], keys[-1]),
             )
     except DataFault as fault:
+        _require_row_fault(target, fault, landing)
         if len(keys) == 1:
-            sieve.reject(keys, _refusal(fault, sieve.landing))
+            sieve.reject(keys, _refusal(target, fault, landing))
             return
         half = len(keys) // 2
         _merge_between(target, sieve, keys[:half])

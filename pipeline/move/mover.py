@@ -14,7 +14,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from pipeline.move import ownership
+from pipeline.move import ownership, schema
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
 from pipeline.move.policies import DEFAULT, Policies
@@ -109,9 +109,9 @@ class Mover:
         Raises:
             PipelineError: as ``move_table``; nothing was changed.
         """
-        if table.name not in self._prepared and not self._policies.adopt_target:
+        if table.name not in self._prepared:
             # Before the first table of the run: a later one must not stop it half way.
-            ownership.demand_own(self.idle.rows, (table, *upcoming))
+            self._require_usable((table, *upcoming))
         for each in (table, *upcoming):
             if each.name not in self._prepared:
                 self._prepared[each.name] = self._surveys.submit(
@@ -129,6 +129,12 @@ class Mover:
         moved = move_table(work, begun=begun, on_filled=on_filled)
         del self._prepared[table.name]
         return moved
+
+    def _require_usable(self, tables: Sequence[sa.Table]) -> None:
+        for table in tables:
+            schema.look_to_write(self.idle, table.name, columns=table.columns.keys())
+        if not self._policies.adopt_target:
+            ownership.demand_own(self.idle.rows, tables)
 
     def _work(self, session: Target, table: sa.Table) -> Work:
         prepared = self._prepared[table.name].result()

@@ -5,13 +5,14 @@ a factor of four. DDL is transactional, so nobody sees the table in between.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
 
-from pipeline.move import access, objects
+from pipeline.move import access, objects, relations
 from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.landing import Landing
@@ -34,6 +35,7 @@ class Present:
         constraints: foreign key, unique and CHECK constraints by name.
         unproven: those of them that were never validated.
         indexes: names of indexes that belong to no constraint.
+        facts: what else the catalog says of it; None where there is no table.
     """
 
     exists: bool
@@ -45,6 +47,7 @@ class Present:
     constraints: frozenset[str] = frozenset()
     unproven: frozenset[str] = frozenset()
     indexes: frozenset[str] = frozenset()
+    facts: relations.Facts | None = None
 
 
 def compiled(element: Any) -> str:
@@ -57,9 +60,9 @@ def exists(target: Target, table: str) -> bool:
     return bool(target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table)}",)))
 
 
-_LOOK = """
+_LOOK = f"""
 SELECT json_build_object(
-  'kind', relkind,
+  'facts', {relations.FACTS},
   'columns', (SELECT coalesce(json_agg(json_build_array(attname,
       format_type(atttypid, atttypmod), attnotnull AND NOT atthasdef AND attidentity = '')), '[]')
     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
@@ -78,17 +81,14 @@ def look(target: Target, table: str) -> Present:
     """See what the target holds under a name, in schema ``public``.
 
     Raises:
-        ShapeError: the name belongs to something else than a table.
+        ShapeError: the name belongs to something else than one plain table.
     """
     found = target.rows(_LOOK, (f"public.{quoted(table)}",))
     if not found:
         return Present(exists=False)
     met = json.loads(found[0][0])
-    if met["kind"] not in ("r", "p"):
-        raise ShapeError(
-            f"public.{table} of the target is no table",
-            remedy="Rename or drop what bears that name",
-        )
+    facts = relations.Facts.of(met["facts"])
+    relations.require_plain(table, facts)
     columns, constraints = met["columns"], met["constraints"]
     return Present(
         exists=True,
@@ -100,7 +100,25 @@ def look(target: Target, table: str) -> Present:
         constraints=frozenset(n for n, kind, _ in constraints if kind in ("f", "u", "c")),
         unproven=frozenset(n for n, _, proven in constraints if not proven),
         indexes=frozenset(met["indexes"]),
+        facts=facts,
     )
+
+
+def look_to_write(target: Target, table: str, *, columns: Collection[str]) -> Present:
+    """See what the target holds under a name, and whether it keeps what is written.
+
+    Args:
+        target: the session.
+        table: the name, in schema ``public``.
+        columns: those that will be written.
+
+    Raises:
+        ShapeError: it is something else than one plain table, or keeps other values.
+    """
+    present = look(target, table)
+    if present.facts is not None:
+        relations.require_writable(table, present.facts, columns=columns)
+    return present
 
 
 def check_shape(landing: Landing, present: Present) -> None:

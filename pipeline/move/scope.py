@@ -116,7 +116,8 @@ def reach(
     with target.looking():
         for table in relatives:
             landing = match(table, live.columns(table.name), policies)
-            present = schema.look(target, table.name)
+            columns = [column.name for column in landing.columns]
+            present = schema.look_to_write(target, table.name, columns=columns)
             schema.check_shape(landing, present)
             if table is root:
                 found[table.name] = Reach(_root_keys(scope, live, landing))

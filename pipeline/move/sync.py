@@ -50,12 +50,14 @@ def why_whole(
 
     Raises:
         SourceError: the source lacks what a table needs.
+        ShapeError: a name of the target is not that of one plain table that can be written.
     """
     schema.make_ledger(target)
     for table in tables:
         landing = match(table, live.columns(table.name), policies)
         mark = watermarks.read(target, table.name)
-        present = schema.look(target, table.name)
+        columns = [column.name for column in landing.columns]
+        present = schema.look_to_write(target, table.name, columns=columns)
         if mark is None or not present.exists:
             return f"{table.name} has not been moved into this target before"
         if mark.is_part:

@@ -17,6 +17,7 @@ import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc_postgresql
 import pyarrow as pa
 
+from pipeline.move import refusals
 from pipeline.move.errors import LockedError, TargetError
 
 LOCK_KEY = 0x6D6967726174  # "migrat"
@@ -43,18 +44,29 @@ _SESSION = (
     "SET idle_in_transaction_session_timeout = 0",
     "SET lock_timeout = '60s'",
     "SET timezone = 'UTC'",
-    "SET search_path = public",
+    # Named last, a temporary table of the same name does not come before the moved one.
+    "SET search_path = public, pg_temp",
 )
 
 
 class DataFault(Exception):
-    """PostgreSQL refused a value; what was sent with it can be undone to a savepoint."""
+    """PostgreSQL refused a value; what was sent with it can be undone to a savepoint.
 
-    def __init__(self, error: BaseException, sqlstate: str) -> None:
+    Attributes:
+        sqlstate: the server's code.
+        context: which functions of the target were running.
+        of_value: whether a value was refused, and not a function broken.
+    """
+
+    def __init__(
+        self, error: BaseException, sqlstate: str, context: refusals.Context = refusals.NOWHERE
+    ) -> None:
         """Keep the code and the sentence of the server."""
         message = next((line for line in str(error).splitlines() if "ERROR:" in line), str(error))
         super().__init__(message.split("ERROR:")[-1].strip())
         self.sqlstate = sqlstate
+        self.context = context
+        self.of_value = context.raised or sqlstate.startswith(_DATA_FAULTS)
 
 
 Another = Callable[[], AbstractContextManager["Target"]]
@@ -161,15 +173,29 @@ class Target:
         self.run("BEGIN")
         try:
             yield
+            self.run("COMMIT")
         except BaseException as error:
             with contextlib.suppress(TargetError, DataFault):
                 self.run("ROLLBACK")
             if isinstance(error, DataFault):
-                raise TargetError(
-                    f"{self._shown}: {error}", remedy="Nothing was changed; mend what it names"
-                ) from error
+                raise self._stopped(error) from error
             raise
-        self.run("COMMIT")
+
+    def _stopped(self, fault: DataFault) -> TargetError:
+        """Say what stopped a transaction that was rolled back."""
+        who = refusals.speaker(self.rows, fault.context)
+        if who:
+            problem = f"{self._shown}: {who} stopped what was written: {fault}"
+            made = TargetError(problem, remedy=refusals.REMEDY)
+        else:
+            remedy = "Nothing was changed; mend what it names"
+            made = TargetError(f"{self._shown}: {fault}", remedy=remedy)
+        made.sqlstate = fault.sqlstate
+        return made
+
+    def settle(self) -> None:
+        """Do now, and from here on at once, what triggers and keys defer to the commit."""
+        self.run("SET CONSTRAINTS ALL IMMEDIATE")
 
     def say_moving(self) -> None:
         """Let triggers of the target know, until the transaction ends, that a move writes."""
@@ -257,9 +283,10 @@ class Target:
                 yield
         except adbc_driver_manager.Error as error:
             state = getattr(error, "sqlstate", None)
+            context = _context(error)
             # Not "from error": the server's further lines quote the row that it refused.
-            if state and state.startswith(_DATA_FAULTS):
-                raise DataFault(error, state) from None
+            if state and (state.startswith(_DATA_FAULTS) or context.explains(state)):
+                raise DataFault(error, state, context) from None
             raise TargetError.from_driver(error, where=self._shown) from None
 
 
@@ -268,6 +295,13 @@ def _watched(url: str) -> str:
     given = url.partition("?")[2]
     missing = urlencode({name: n for name, n in _SILENCE.items() if f"{name}=" not in given})
     return f"{url}{'&' if given else '?'}{missing}" if missing else url
+
+
+def _context(error: adbc_driver_manager.Error) -> refusals.Context:
+    """Which functions of the target were running."""
+    # The driver gives names as bytes.
+    said = (text for name, text in error.details if "PG_DIAG_CONTEXT" in str(name))
+    return refusals.Context.of(b"".join(said).decode(errors="replace"))
 
 
 def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:

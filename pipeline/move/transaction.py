@@ -9,7 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from pipeline.move import (
     ownership,
     quarantine,
     schema,
+    side_effects,
     verify,
     watermarks,
     ways,
@@ -148,6 +149,8 @@ def begin(work: Work) -> Begun | None:
         return None
     with contextlib.ExitStack() as transaction:
         transaction.enter_context(work.target.transaction())
+        work.target.say_moving()
+        work.before = side_effects.count(work.target)
         stage = ways.fill(work, schema.Present(exists=False))
         return Begun(work, stage, transaction.pop_all())
 
@@ -170,11 +173,13 @@ def move_table(
         SourceError: the snapshot cannot be read.
         TargetError: the target cannot be written.
         LossyConversion: a value would lose something, and the policy forbids that.
+        SideEffect: triggers of the target changed rows that no proof has looked at.
     """
     target, landing = work.target, work.landing
     compared: verify.Compared | None = None
     with begun.transaction if begun else target.transaction():
         target.say_moving()
+        before = work.before or side_effects.count(target)
         schema.make_ledger(target)
         present = schema.Present(exists=False) if begun else _locked(target, landing)
         _check_parents(target, landing)
@@ -197,8 +202,11 @@ def move_table(
             quarantine.replace(
                 target, landing.name, _rejected(work), run_id=work.run_id, among=among
             )
+        # What triggers and keys defer to the commit comes before the proof.
+        target.settle()
+        proven = side_effects.count(target)
         witness = _witness(work)
-        if compared is None:
+        if compared is None or before.get(landing.name) != proven.get(landing.name):
             compared, lossy = _prove(work, witness)
         else:
             lossy = conversions.replace(target, landing)
@@ -207,12 +215,14 @@ def move_table(
         with work.timed("witness"):
             checks = (*checks, _witnessed(work, witness))
         if any(check.blocking and not check.passed for check in checks):
-            raise verify.ProofFailed(landing.name, checks)
+            found = side_effects.triggers(target, landing.name)
+            raise verify.ProofFailed(landing.name, checks, triggers=found)
         if work.changed is None:
             _write_evidence(work, checks)
         cascaded = cascades.forget(target, landing.name)
         rows = _rows_now(work, checks, cascaded)
         _remember(work, rows)
+        side_effects.require_none(work, before=before, proven=proven)
         committing = time.perf_counter()
     work.seconds["commit"] = time.perf_counter() - committing
     return _move(work, way, checks, rows=rows, cascaded=cascaded)
@@ -325,11 +335,12 @@ def _remember(work: Work, rows: int) -> None:
 
 def _locked(target: Target, landing: Landing) -> schema.Present:
     """What the target holds, with other writers of the table shut out until the end."""
-    present = schema.look(target, landing.name)
+    columns = [column.name for column in landing.columns]
+    present = schema.look_to_write(target, landing.name, columns=columns)
     if present.exists:
-        target.run(f"LOCK TABLE {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
-        rows = target.value(f"SELECT EXISTS (SELECT FROM {quoted(landing.name)})")
-        present = replace(present, rows=rows)
+        target.run(f"LOCK TABLE ONLY {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
+        # Before the lock anybody could write, or make a child of the table.
+        present = schema.look_to_write(target, landing.name, columns=columns)
     schema.check_shape(landing, present)
     if present.rows and not landing.policies.adopt_target:
         ownership.demand_own(target.rows, [landing.table])
@@ -338,7 +349,7 @@ def _locked(target: Target, landing: Landing) -> schema.Present:
 
 def _check_parents(target: Target, landing: Landing) -> None:
     for _, parent in landing.parents:
-        if parent.name != landing.name and not schema.exists(target, parent.name):
+        if parent.name != landing.name and not schema.look(target, parent.name).exists:
             raise ShapeError(
                 f"{landing.name} refers to {parent.name}, which the target does not have",
                 remedy=f"Move {parent.name} first",

@@ -43,11 +43,12 @@ class ProofFailed(PipelineError):
         checks: the outcome of every check.
     """
 
-    def __init__(self, table: str, checks: tuple[CheckResult, ...]) -> None:
-        """Name the checks that failed."""
+    def __init__(self, table: str, checks: tuple[CheckResult, ...], *, triggers: str = "") -> None:
+        """Name the checks that failed, and triggers of others that may be the reason."""
         failed = ", ".join(check.name for check in checks if check.blocking and not check.passed)
+        why = f"; {triggers} may have changed what was written" if triggers else ""
         super().__init__(
-            f"{table} was rolled back: the proof failed ({failed})",
+            f"{table} was rolled back: the proof failed ({failed}){why}",
             remedy="Look at the named rows in the check's result; the target is as it was before",
         )
         self.table = table

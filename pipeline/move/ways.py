@@ -9,6 +9,7 @@ may have changed.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -94,7 +95,9 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
     equal = compared.equal and compared.foreign_keys.passed and not sieve.rejected
     if not equal:
         with work.timed("load"):
-            load.drop_orphans(target, sieve, quoted(landing.name))
+            load.drop_orphans(
+                target, sieve, quoted(landing.name), on_found=partial(_note_cascades, work)
+            )
             _write(work, staged, gone)
     with work.timed("keys"):
         _build(work)
@@ -179,8 +182,15 @@ def way_of(work: Work) -> Way:
 def _build(work: Work, *, filled: bool = False) -> None:
     """Add the foreign keys, keys and indexes that are not there, and what hangs on the table."""
     target, sieve, landing = work.target, work.sieve, work.landing
+    # PostgreSQL changes no table of which work is still deferred.
+    target.settle()
     present = schema.look(target, landing.name)
-    load.build_foreign_keys(target, sieve, schema.foreign_keys(landing, present))
+    load.build_foreign_keys(
+        target,
+        sieve,
+        schema.foreign_keys(landing, present),
+        on_orphans=partial(_note_cascades, work),
+    )
     _build_keys(work, present, filled=filled)
     target.run(*schema.indexes(landing, present))
     objects.apply(target, landing.table, access.roles(target))
@@ -196,6 +206,8 @@ def _build_keys(work: Work, present: schema.Present, *, filled: bool = False) ->
         else:
             work.target.run(*statements)
     except DataFault as fault:
+        if fault.context.functions:
+            raise
         raise ShapeError(
             f"Table {landing.name} of the target has rows that its keys forbid"
             f" ({secret.said_of(landing.table, str(fault))})",
@@ -242,23 +254,24 @@ def _guard_deletes(work: Work, deletes: int) -> None:
 def _delete(work: Work, keys: list[Any]) -> None:
     if keys:
         name = quoted(work.landing.key.name)
-        _note_cascades(work, work.landing.table, keys)
+        _note_cascades(work, keys)
         gone = work.target.rows(
             f"DELETE FROM {quoted(work.landing.name)} WHERE {name} = ANY($1) RETURNING 1", (keys,)
         )
         work.deleted += len(gone)
 
 
-def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
+def _note_cascades(work: Work, keys: list[Any], *, of: sa.Table | None = None) -> None:
     """Count and note what goes along with these rows in the tables that refer to them.
 
     A run that is killed before their own tables' turn finds the notes in the ledger.
     """
+    table = work.landing.table if of is None else of
     for child in table.metadata.sorted_tables:
         for foreign in child.foreign_keys:
             if foreign.column.table is not table or child is table:
                 continue
-            if not schema.exists(work.target, child.name):
+            if not schema.look(work.target, child.name).exists:
                 continue
             key = quoted(next(iter(child.primary_key.columns)).name)
             found = work.target.rows(
@@ -274,7 +287,7 @@ def _note_cascades(work: Work, table: sa.Table, keys: list[Any]) -> None:
                 why = f"rows of {table.name} that they belong to are deleted"
                 _demand_share(work, child.name, len(along), rows, why)
                 cascades.note(work.target, child.name, along, parent=table.name)
-                _note_cascades(work, child, along)
+                _note_cascades(work, along, of=child)
 
 
 def _demand_share(work: Work, table: str, deletes: int, rows: int, why: str) -> None:

@@ -40,6 +40,27 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
+class Written:
+    """What a transaction has written to a table.
+
+    Attributes:
+        inserted: rows, and so are the next two.
+        updated: whether a value became another one or not.
+        deleted: not those that TRUNCATE took.
+        file: the number of the table's file; TRUNCATE gives it another one.
+    """
+
+    inserted: int
+    updated: int
+    deleted: int
+    file: int | None
+
+
+Counts = dict[str, Written]
+"""The same by table."""
+
+
+@dataclass(frozen=True)
 class Part:
     """What is known of a table of which only some rows are looked at on purpose.
 
@@ -92,6 +113,7 @@ class Work:
         changed: what has changed; None when every row is looked at.
         witness_all: whether the second witness sees every row that is looked at, not a sample.
         mark: up to where the source was read before, None if it never was.
+        before: what was counted of each table when the transaction began, once it has.
         sieve: the table's rows; rejected ones are noted there.
         conflicts: rows that somebody changed in the target.
         newest: the largest date of change that was read so far.
@@ -117,6 +139,7 @@ class Work:
     deleted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     newest: datetime | None = None
+    before: Counts | None = None
     sieve: Sieve = field(init=False)
     conflicts: Conflicts = field(init=False)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from pipeline.move import access
+from pipeline.move import access, schema
 from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
 from pipeline.move.schema import compiled
@@ -117,15 +117,9 @@ def demand_tables(target: Target, tables: Sequence[sa.Table]) -> None:
 
     Raises:
         TargetError: names what is missing.
+        ShapeError: a name belongs to something else than one plain table.
     """
-    there = {
-        name
-        for (name,) in target.rows(
-            "SELECT relname::text FROM pg_class WHERE relkind IN ('r', 'p')"
-            " AND relnamespace = 'public'::regnamespace"
-        )
-    }
-    lacking = [table.name for table in tables if table.name not in there]
+    lacking = [t.name for t in tables if not schema.look(target, t.name).exists]
     if lacking:
         raise TargetError(
             f"The target has no table {', '.join(lacking)} yet, so nothing can be told of it",
