@@ -19,6 +19,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy.engine import URL
 
+from pipeline.move import session
 from pipeline.move.errors import TargetError
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, Finding
@@ -249,15 +250,16 @@ def attack(server: URL) -> Iterator[Outcome]:
 def _scratch_database(server: URL) -> Iterator[URL]:
     name = "pipeline_selftest"
     try:
-        with closing(psycopg2.connect(libpq(server))) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
+        with (
+            closing(session.connect(libpq(server), shown=shown(server))) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            cursor.execute(f"CREATE DATABASE {name}")
+            try:
+                yield server.set(database=name)
+            finally:
                 cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-                cursor.execute(f"CREATE DATABASE {name}")
-                try:
-                    yield server.set(database=name)
-                finally:
-                    cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     except psycopg2.Error as error:
         raise TargetError.from_driver(error, where=shown(server), url=libpq(server)) from None
 

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pipeline import migrations
 from pipeline.migrations import Migration
+from pipeline.move import session
 from pipeline.move.errors import SettingsError
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
@@ -35,7 +36,7 @@ CODE_SOCKET = "PIPELINE_CODE_SOCKET"
 """The variable by which deploy/workspace.yaml learns where the code server listens."""
 TRANSACTION_POOLER = 6543
 """The port on which Supabase gives a session for one transaction only."""
-DAGSTER_OPTIONS = "-csearch_path=dagster -ctimezone=UTC"
+DAGSTER_OPTIONS = session.options(session.DAGSTER)
 """By these a connection of Dagster's own is known."""
 _SOCKET_BYTES = 100
 """A Unix socket's address has room for about a hundred bytes."""
@@ -395,10 +396,10 @@ def pooled(url: URL) -> bool:
 
 def dagster_url(url: URL) -> str:
     """Where Dagster keeps its runs: the same database, in a schema ``dagster`` of its own."""
-    own = url.set(drivername="postgresql+psycopg2")
-    # Dagster fills some columns with the server's local time and reads them as UTC.
-    own = own.update_query_dict({"options": DAGSTER_OPTIONS})
-    return own.render_as_string(hide_password=False)
+    own = " ".join(url.normalized_query.get("options", ()))
+    stated = {"options": f"{own} {DAGSTER_OPTIONS}".lstrip(), "client_encoding": "UTF8"}
+    whole = url.set(drivername="postgresql+psycopg2").update_query_dict(stated)
+    return whole.render_as_string(hide_password=False)
 
 
 def _demand(url: str, schemes: set[str], form: str) -> None:

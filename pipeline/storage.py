@@ -11,11 +11,16 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from pipeline import environment
 from pipeline.environment import Server
+from pipeline.move import session
 from pipeline.move.errors import SettingsError, TargetError
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
 from pipeline.tables import ledger
 
 _FIRST_USE = 0x646167737465  # "dagste"
+_PATIENT = session.stating(lock_timeout="0")
+"""To make Dagster's tables may take longer than a lock is waited for elsewhere."""
+_OF_THE_ENVIRONMENT = ("PGTZ", "PGDATESTYLE", "PGGEQO")
+"""Variables that libpq turns into settings of a session, against what its URL says."""
 _DAGSTER_IS_THERE = (
     "SELECT to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs')"
     " IS NOT NULL AND to_regclass('dagster.instigators') IS NOT NULL"
@@ -48,6 +53,8 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
 def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     """Tell Dagster in this process, and in those it starts, where it keeps what."""
     os.environ[DAGSTER_URL] = dagster_url(found.target)
+    for variable in _OF_THE_ENVIRONMENT:
+        os.environ.pop(variable, None)
     os.environ.setdefault("DAGSTER_HOME", str(home))
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
 
@@ -63,20 +70,25 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     name_it(found, settings, home=home)
     settings.dagster_files.mkdir(parents=True, exist_ok=True)
     try:
-        with closing(psycopg2.connect(found.target_url, connect_timeout=10)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(ledger.OUTDATED)
-                if cursor.fetchone() == (True,):
-                    cursor.execute(ledger.UPDATE)
-                cursor.execute(_DAGSTER_IS_THERE)
-                if cursor.fetchone() == (True,):
-                    return
-                # Whoever comes first makes schema and tables; others wait for it here.
-                cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
-                cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
-                with dg.DagsterInstance.get():
-                    pass
+        with (
+            closing(
+                session.connect(
+                    found.target_url, shown=found.target_shown, settings=_PATIENT, seconds=10
+                )
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(ledger.OUTDATED)
+            if cursor.fetchone() == (True,):
+                cursor.execute(ledger.UPDATE)
+            cursor.execute(_DAGSTER_IS_THERE)
+            if cursor.fetchone() == (True,):
+                return
+            # Whoever comes first makes schema and tables; others wait for it here.
+            cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
+            cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
+            with dg.DagsterInstance.get():
+                pass
     except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException, ValueError) as error:
         # Not "from error": the driver's own text may repeat the URL.
         url = found.target_url

@@ -22,8 +22,8 @@ from pipeline_tests.support import SourceFile, move_all, query
 TABLES = metadata.sorted_tables
 IN_SOURCE = ["library", "readable", "integrity", "journal", "tables", "foreign keys", "room"]
 IN_TARGET = [
-    *("reachable", "version", "encryption", "rights", "statement timeout", "clock"),
-    *("search path", "extensions", "contents", "room"),
+    *("reachable", "session", "version", "encryption", "rights", "clock"),
+    *("extensions", "contents", "room"),
 ]
 
 
@@ -144,12 +144,6 @@ def test_rights_that_lack_are_named(database: URL) -> None:
         )
     finally:
         query(url, f"DROP OWNED BY {name}; DROP ROLE {name}")
-
-
-def test_a_statement_timeout_is_told(database: URL) -> None:
-    query(libpq(database), f"ALTER DATABASE {database.database} SET statement_timeout = '2min'")
-    said = of_target(database)["statement timeout"]
-    assert said.says == "2min for this user; a run lifts it for its own session"
 
 
 def test_a_server_that_is_not_there_is_told_without_the_password() -> None:

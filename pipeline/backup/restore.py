@@ -21,7 +21,7 @@ from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
 from pipeline.move.contract import quoted
 from pipeline.move.errors import first_line
-from pipeline.move.target import MOVING
+from pipeline.move.session import MOVING
 from pipeline.realtime import objects
 
 _CONSTRAINED = """

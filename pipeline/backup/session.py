@@ -9,14 +9,7 @@ import psycopg2
 from pipeline.backup.errors import RestoreRefused
 from pipeline.move import refusals
 from pipeline.move.errors import TargetError
-
-_SETTINGS = """
-SET client_min_messages = warning; SET statement_timeout = 0;
-SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '60s'; SET timezone = 'UTC';
-SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1;
-SET bytea_output = 'hex'; SET row_security = off
-"""
-"""With the last one, rows that a policy would hide are an error."""
+from pipeline.move.session import connect
 
 _DEPENDED_ON = ("2BP01", "0A000")
 """SQLSTATEs of what cannot be dropped or emptied because something else needs it."""
@@ -37,15 +30,10 @@ def session(url: str, *, shown: str, reading: bool = False) -> Iterator[Any]:
         TargetError: no server answers, or it refuses.
         RestoreRefused: something that is no part of the backup depends on what is replaced.
     """
-    try:
-        connection = psycopg2.connect(url, application_name="pipeline backup")
-    except psycopg2.Error as error:
-        # Not "from error": the driver's own text may repeat the URL.
-        raise TargetError.from_driver(error, where=shown, url=url) from None
-    with closing(connection):
+    with closing(
+        connect(url, shown=shown, application_name="pipeline backup", autocommit=False)
+    ) as connection:
         try:
-            with connection, connection.cursor() as cursor:
-                cursor.execute(_SETTINGS)
             if reading:
                 connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             with connection, connection.cursor() as cursor:

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
 from pipeline.move.landing import Landing
-from pipeline.move.target import MOVING, Target
+from pipeline.move.session import MOVING
+from pipeline.move.target import Target
 
 _FUNCTION = f"""
 CREATE OR REPLACE FUNCTION migration.note_changes() RETURNS trigger

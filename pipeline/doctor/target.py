@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.doctor.symptoms import State, Symptom
-from pipeline.move import ownership, relations
-from pipeline.move.errors import ShapeError, TargetError
+from pipeline.move import ownership, relations, session
+from pipeline.move.errors import SESSION_REFUSALS, ShapeError, TargetError
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
 
@@ -42,12 +42,21 @@ def examine(
     yield from _address(url)
     started = time.time()
     try:
-        with closing(psycopg2.connect(libpq(url), connect_timeout=_CONNECT_SECONDS)) as connection:
+        with closing(
+            session.connect(
+                libpq(url), shown=shown(url), seconds=_CONNECT_SECONDS, autocommit=False
+            )
+        ) as connection:
             yield _symptom("reachable", "well", f"{shown(url)}, in {time.time() - started:.2f} s")
+            says = "states encoding, isolation level, time zone and the like by itself"
+            yield _symptom("session", "well", says)
             with connection.cursor() as cursor:
                 yield from _looked(cursor, url, tables, bytes_needed, adopt)
             connection.rollback()
-    except (psycopg2.Error, UnicodeError) as error:
+    except TargetError as refused:
+        name = "session" if refused.sqlstate in SESSION_REFUSALS else "reachable"
+        yield _symptom(name, "error", refused.problem, refused.remedy)
+    except psycopg2.Error as error:
         # Not the driver's own text, which may repeat the URL.
         found = TargetError.from_driver(error, where=shown(url), url=libpq(url))
         yield _symptom("reachable", "error", found.problem, found.remedy)
@@ -101,9 +110,7 @@ def _looked(
     yield _version(cursor)
     yield _encryption(cursor, url)
     yield from _rights(cursor, tables)
-    yield _timeout(cursor)
     yield _clock(cursor)
-    yield _search_path(cursor)
     yield _extension(cursor)
     yield _others(cursor, tables, adopt=adopt)
     yield _room(cursor, bytes_needed)
@@ -168,12 +175,6 @@ def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
         yield _symptom("rights", "well", f"{user} may make schemas, tables and temporary tables")
 
 
-def _timeout(cursor: Any) -> Symptom:
-    (limit,) = _row(cursor, "SELECT current_setting('statement_timeout')")
-    says = "none" if limit == "0" else f"{limit} for this user; a run lifts it for its own session"
-    return _symptom("statement timeout", "well", says)
-
-
 def _clock(cursor: Any) -> Symptom:
     (there,) = _row(cursor, "SELECT clock_timestamp()")
     apart = abs((there - datetime.now(timezone.utc)).total_seconds())  # noqa: UP017
@@ -181,12 +182,6 @@ def _clock(cursor: Any) -> Symptom:
         return _symptom("clock", "well", f"{apart:.1f} s from this machine's")
     remedy = "Let both machines take their time from the network"
     return _symptom("clock", "warning", f"{apart:,.0f} s from this machine's", remedy)
-
-
-def _search_path(cursor: Any) -> Symptom:
-    (schema,) = _row(cursor, "SELECT current_schema()")
-    says = f"{schema or 'nothing'} comes first; a run asks for public by itself"
-    return _symptom("search path", "well", says)
 
 
 def _extension(cursor: Any) -> Symptom:

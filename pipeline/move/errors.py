@@ -12,6 +12,10 @@ TRANSIENT_STATES = frozenset(
     {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
 )
 
+SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING = "PS001", "PS002", "PS003"
+"""SQLSTATEs of this project: why a session with a server cannot be used; see ``session``."""
+SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING})
+
 
 class PipelineError(Exception):
     """A failure that a person can act on; ``str()`` is one sentence with its remedy."""
@@ -135,6 +139,25 @@ _CONNECTION = frozenset({"08006", "08001"})
 """SQLSTATEs of a connection that was lost, or not made."""
 
 _KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (
+    (
+        frozenset({SESSION_STANDBY}),
+        r"(?!)",
+        "the server is a standby, which cannot be written",
+        "Name the primary server in DATABASE_URL",
+    ),
+    (
+        frozenset({SESSION_ENCODING}),
+        r"(?!)",
+        "the database is not in UTF8, so it cannot hold every text",
+        "Create a database with ENCODING 'UTF8' TEMPLATE template0 and name it in DATABASE_URL",
+    ),
+    (
+        frozenset({SESSION_SETTING}),
+        r"(?!)",
+        "the server sets what a session must not have, and this user may not change it",
+        "Ask an administrator to reset it: ALTER ROLE ... RESET, ALTER DATABASE ... RESET, or"
+        " postgresql.conf",
+    ),
     (
         frozenset({"28P01", "28000"}),
         r"password authentication failed|no password supplied",

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
-from pipeline.move.target import MOVING, Target
+from pipeline.move.session import MOVING
+from pipeline.move.target import Target
 from pipeline.tables.access import ROLES
 from pipeline.tables.objects import SCHEMA, Function, asked_by, stamp_of
 

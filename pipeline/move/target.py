@@ -11,42 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
-from urllib.parse import urlencode
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc_postgresql
 import pyarrow as pa
 
-from pipeline.move import refusals
+from pipeline.move import refusals, session
 from pipeline.move.errors import LockedError, TargetError
 
 LOCK_KEY = 0x6D6967726174  # "migrat"
 """The advisory lock that a writer of the target holds, whatever it writes."""
 
-MOVING = "pipeline.moving"
-"""The setting that is on in a transaction of a move; what others write is captured."""
-
 LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
 """Classes of SQLSTATE that refuse what was asked and leave the session whole."""
-_SILENCE = {
-    "connect_timeout": 30,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 6,
-    "tcp_user_timeout": 120_000,
-}
-"""After about two minutes without a sign of life a connection is lost; the default is two hours."""
-_SESSION = (
-    "SET client_min_messages = warning",
-    "SET statement_timeout = 0",
-    "SET idle_in_transaction_session_timeout = 0",
-    "SET lock_timeout = '60s'",
-    "SET timezone = 'UTC'",
-    # Named last, a temporary table of the same name does not come before the moved one.
-    "SET search_path = public, pg_temp",
-)
 
 
 class DataFault(Exception):
@@ -99,16 +78,16 @@ class Target:
             shown: what error messages call this database; holds no password.
             application_name: what the server's list of sessions calls this one.
         """
+        whole = session.address(url, session.MOVES, application_name=application_name)
         try:
-            connection = adbc_postgresql.connect(_watched(url), autocommit=True)
+            connection = adbc_postgresql.connect(whole, autocommit=True)
         except (adbc_driver_manager.Error, ValueError) as error:
             # Not "from error": the driver's own text may repeat the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
         again = functools.partial(cls.connect, url, shown=shown, application_name=application_name)
         target = cls(connection, shown, again)
         try:
-            target.run("; ".join(_SESSION))
-            target.rows("SELECT set_config('application_name', $1, false)", (application_name,))
+            target.run(session.statement(session.MOVES))
             yield target
         finally:
             with contextlib.suppress(adbc_driver_manager.Error):
@@ -199,7 +178,7 @@ class Target:
 
     def say_moving(self) -> None:
         """Let triggers of the target know, until the transaction ends, that a move writes."""
-        self.run(f"SET LOCAL {MOVING} = 'on'")
+        self.run(f"SET LOCAL {session.MOVING} = 'on'")
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -288,13 +267,6 @@ class Target:
             if state and (state.startswith(_DATA_FAULTS) or context.explains(state)):
                 raise DataFault(error, state, context) from None
             raise TargetError.from_driver(error, where=self._shown) from None
-
-
-def _watched(url: str) -> str:
-    """A URL by which a network that has gone silent is noticed; what it says itself stands."""
-    given = url.partition("?")[2]
-    missing = urlencode({name: n for name, n in _SILENCE.items() if f"{name}=" not in given})
-    return f"{url}{'&' if given else '?'}{missing}" if missing else url
 
 
 def _context(error: adbc_driver_manager.Error) -> refusals.Context:

@@ -16,15 +16,14 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg2
-import psycopg2.extensions
 
+from pipeline.move import session
 from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.findings import CheckResult, Finding
 from pipeline.move.target import Target
 from pipeline.realtime.checks import CANARY
 from pipeline.realtime.findings import NotHeard
-from pipeline.realtime.functions import CANARY as TOLD
 from pipeline.tables import feed
 from pipeline.tables.events import FLEETING
 
@@ -169,18 +168,27 @@ def _written(target: Target, *, told: bool) -> Iterator[None]:
     """A transaction that writes as a move does; ``told`` lets the feed speak of it all the same."""
     with target.transaction():
         target.say_moving()
-        target.run(f"SET LOCAL {TOLD} = '{'on' if told else 'off'}'")
+        target.run(
+            f"SET LOCAL {session.CANARY} = '{'on' if told else 'off'}'",
+            # As in the sessions of an application.
+            "SET LOCAL row_security = on",
+        )
         yield
 
 
 @contextmanager
 def _listening(url: str, shown: str) -> Iterator[Any]:
-    try:
-        connection = psycopg2.connect(url, application_name="pipeline canary")
-        connection.autocommit = True
-        connection.cursor().execute(f"LISTEN {quoted(feed.CHANNEL)}")
-    except psycopg2.Error as error:
-        # Not "from error": the driver's own text may repeat the URL.
-        raise TargetError.from_driver(error, where=shown, url=url) from None
-    with closing(connection):
+    with closing(
+        session.connect(
+            url,
+            shown=shown,
+            application_name="pipeline canary",
+            settings=session.APPLICATION,
+        )
+    ) as connection:
+        try:
+            connection.cursor().execute(f"LISTEN {quoted(feed.CHANNEL)}")
+        except psycopg2.Error as error:
+            # Not "from error": the driver's own text may repeat the URL.
+            raise TargetError.from_driver(error, where=shown, url=url) from None
         yield connection

@@ -10,12 +10,9 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pipeline.move.contract import quoted
-from pipeline.move.target import MOVING
+from pipeline.move.session import CANARY, MOVING
 from pipeline.tables import events, feed
 from pipeline.tables.events import FLEETING, Occurs, Operation, Told
-
-CANARY = "pipeline.canary"
-"""The setting by which a move's writes are told all the same; capture takes them for a move's."""
 
 SEND = "feed.send(text,text,jsonb)"
 FULL_QUEUE = 0.5

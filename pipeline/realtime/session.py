@@ -13,6 +13,7 @@ from psycopg.types.json import set_json_loads
 from sqlalchemy.engine import make_url
 
 from pipeline.move.errors import TargetError, Transient
+from pipeline.move.session import APPLICATION, address, statement
 from pipeline.settings import pooled
 
 _PREPARE = 2
@@ -21,6 +22,15 @@ _UNPREPARED = frozenset({"26000", "42P05"})
 """SQLSTATEs of a pooler that gives the next statement to another session, which knows none."""
 _REPLAN = "0A000"
 """The SQLSTATE of a prepared statement whose table was changed."""
+
+_SILENCE = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""A peer that vanished without a word is noticed within half a minute."""
+_STATE = statement(APPLICATION).encode()
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -45,17 +55,15 @@ async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Co
     try:
         async with asyncio.timeout(seconds):
             made = await psycopg.AsyncConnection.connect(
-                url,
+                address(url, APPLICATION, application_name="pipeline realtime", silence=_SILENCE),
                 autocommit=True,
                 prepare_threshold=prepare,
-                application_name="pipeline realtime",
-                # A peer that vanished without a word is noticed within half a minute.
-                keepalives=1,
-                keepalives_idle=10,
-                keepalives_interval=5,
-                keepalives_count=3,
-                tcp_user_timeout=20_000,
             )
+            try:
+                await made.execute(_STATE)
+            except BaseException:
+                await made.close()
+                raise
     except TimeoutError:
         raise Transient(
             f"The feed: no answer within {seconds:g} s", remedy="It is tried again"

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from pipeline import environment, settings
 from pipeline.migrations import CONTENT
 from pipeline.move.errors import SourceError, TargetError, first_line
+from pipeline.move.session import APPLICATION, LIMITS, connect, stating
 from pipeline.services.errors import Refused
 
 BUSY_SECONDS = 5.0
@@ -60,15 +61,19 @@ class HybridDatabaseManager:
         self.shown = shown
         self._url = postgres_url
         self._postgres = sa.create_engine(
-            sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"),
+            "postgresql+psycopg2://",
+            creator=partial(
+                connect,
+                settings.libpq(sa.make_url(postgres_url)),
+                shown=shown,
+                application_name="pipeline services",
+                settings=_LIMITED if limits else APPLICATION,
+                autocommit=False,
+            ),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=pool_seconds,
             pool_pre_ping=True,
-            connect_args={
-                "application_name": "pipeline services",
-                "options": _OPTIONS if limits else f"{_OPTIONS} {_UNLIMITED}",
-            },
         )
         self._sqlite = sa.create_engine(
             f"sqlite:///{sqlite_path}",
@@ -176,8 +181,7 @@ class HybridDatabaseManager:
         self.close()
 
 
-_OPTIONS = "-ctimezone=UTC"
-_UNLIMITED = "-cstatement_timeout=0 -cidle_in_transaction_session_timeout=0"
+_LIMITED = stating(without=LIMITS, row_security="on")
 
 _TOO_MUCH = frozenset({"54000", "54001", "54023"})
 """SQLSTATEs of a value that is too large: for an index, for the stack, too many arguments."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import httpx
@@ -23,8 +24,9 @@ from pipeline import storage, ticks
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
 from pipeline.cutover import states
-from pipeline.environment import server
+from pipeline.environment import Server, server
 from pipeline.migrations import Migration
+from pipeline.move import session
 from pipeline.move.errors import PipelineError, SettingsError, TargetError
 from pipeline.move.target import Target
 from pipeline.serving import parts
@@ -144,11 +146,7 @@ def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
 def _target(settings: Settings) -> tuple[bool, str]:
     found = server(settings)
     started = time.perf_counter()
-    with (
-        closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute("SELECT 1")
+    _connected(found).close()
     return True, f"{found.target_shown} answers, in {time.perf_counter() - started:.2f} s"
 
 
@@ -244,7 +242,7 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
     storage.name_it(found, settings)
     settings.dagster_files.mkdir(parents=True, exist_ok=True)
     with (
-        closing(psycopg2.connect(found.target_url, connect_timeout=_SECONDS)) as connection,
+        closing(_connected(found)) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute("SELECT to_regclass('dagster.instigators') IS NOT NULL")
@@ -253,6 +251,10 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
                 f"{found.target_shown} has no record of runs", remedy="Start the daemon first"
             )
     return dg.DagsterInstance.get()
+
+
+def _connected(found: Server) -> Any:
+    return session.connect(found.target_url, shown=found.target_shown, seconds=_SECONDS)
 
 
 def _ago(seconds: float) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 import psycopg2
 
 from pipeline.move.errors import TargetError
+from pipeline.move.session import APPLICATION, connect
 
 NAME = "pipeline bench load"
 """What the server calls these sessions."""
@@ -144,14 +145,22 @@ def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     order = Order(**json.loads(sys.stdin.readline()))
     try:
-        sessions = [psycopg2.connect(order.url, application_name=NAME) for _ in range(SESSIONS)]
+        sessions = [_connected(order.url) for _ in range(SESSIONS)]
         print("[]", flush=True)
         said = _written(order, sessions, begin=json.loads(sys.stdin.readline()))
+    except TargetError as refused:
+        print(json.dumps({"failed": refused.problem}), flush=True)
+        return
     except psycopg2.Error as error:
         failed = TargetError.from_driver(error, where="the scratch database", url=order.url)
         print(json.dumps({"failed": failed.problem}), flush=True)
         return
     print(json.dumps(said), flush=True)
+
+
+def _connected(url: str) -> Any:
+    where = "the scratch database"
+    return connect(url, shown=where, application_name=NAME, settings=APPLICATION, autocommit=False)
 
 
 def _written(

@@ -18,6 +18,7 @@ import psutil
 import psycopg2
 from sqlalchemy.engine import URL
 
+from pipeline.move import session
 from pipeline.move.errors import SettingsError, TargetError
 from pipeline.realtime.bench import hearing
 from pipeline.realtime.bench.hearing import Tally
@@ -204,7 +205,10 @@ async def _until(moment: float) -> None:
 def _counters(server: URL, database: str | None) -> tuple[int, dict[str, float] | None]:
     """Transactions of a database until now, and seconds of CPU by what its sessions are called."""
     try:
-        with closing(psycopg2.connect(libpq(server))) as connection, connection.cursor() as cursor:
+        with (
+            closing(session.connect(libpq(server), shown=shown(server))) as connection,
+            connection.cursor() as cursor,
+        ):
             cursor.execute(
                 "SELECT xact_commit FROM pg_stat_database WHERE datname = %s", (database,)
             )

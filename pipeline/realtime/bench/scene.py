@@ -13,7 +13,7 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy.engine import URL
 
-from pipeline.move import objects, schema
+from pipeline.move import objects, schema, session
 from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
 from pipeline.move.landing import SourceColumn, match
@@ -50,13 +50,9 @@ def scratch(server: URL) -> Iterator[URL]:
         TargetError: it cannot be made.
     """
     name, url = f"{PREFIX}{secrets.token_hex(6)}", libpq(server)
-    try:
-        connection = psycopg2.connect(url, application_name="pipeline bench")
-    except psycopg2.Error as error:
-        # Not "from error": the driver's own text may repeat the URL.
-        raise TargetError.from_driver(error, where=shown(server), url=url) from None
-    with closing(connection):
-        connection.autocommit = True
+    with closing(
+        session.connect(url, shown=shown(server), application_name="pipeline bench")
+    ) as connection:
         _remove_left(connection)
         try:
             connection.cursor().execute(f"CREATE DATABASE {quoted(name)} TEMPLATE template0")
@@ -68,7 +64,8 @@ def scratch(server: URL) -> Iterator[URL]:
                 " server",
             ) from None
         try:
-            yield server.set(database=name)
+            # The load is known by the name of its sessions.
+            yield server.difference_update_query(["application_name"]).set(database=name)
         finally:
             _drop(connection, name, server)
 

@@ -1,0 +1,390 @@
+"""Every session states what it relies on, whatever server, role, URL and environment have set."""
+
+import ast
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import psycopg2
+import pytest
+import sqlalchemy as sa
+from psycopg import sql as sql3
+from sqlalchemy.engine import URL, make_url
+
+from pipeline import settings, storage
+from pipeline.doctor import target as target_doctor
+from pipeline.environment import Server
+from pipeline.move import session
+from pipeline.move.errors import TargetError
+from pipeline.move.session import APPLICATION, DAGSTER, LIMITS, MOVES, SETTINGS, Setting
+from pipeline.move.target import Target
+from pipeline.move.verify import ProofFailed
+from pipeline.realtime.session import Session
+from pipeline.services.manager import HybridDatabaseManager
+from pipeline.settings import libpq
+from pipeline.tables.content import metadata
+from pipeline_tests.commands import pipeline, usable
+from pipeline_tests.hostile import (
+    HARMLESS,
+    HOSTILE,
+    NOT_LISTED,
+    UNKNOWN_HERE,
+    assert_same,
+    cleanly,
+    fill,
+    options,
+    role,
+    set_for,
+    settable,
+)
+from pipeline_tests.support import SourceFile, move_all, new_database, query, sync_all
+
+STATED = {setting.name: setting for setting in SETTINGS}
+EARLY = {name: HOSTILE[name] for name, setting in STATED.items() if setting.early}
+SHOWN = "the target"
+
+Held = dict[str, str | None]
+
+
+# --- what is stated ------------------------------------------------------------------------------
+
+
+def test_every_setting_of_this_server_is_stated_or_known_to_do_no_harm(target_url: str) -> None:
+    there = settable(target_url).keys()
+    harmless = set[str]().union(*HARMLESS.values())
+    assert there - STATED.keys() - harmless == set()
+    assert STATED.keys() & harmless == set()
+    assert STATED.keys() - there == NOT_LISTED | UNKNOWN_HERE
+    assert len(SETTINGS) == len(STATED)
+
+
+def test_values_are_written_as_the_server_shows_them(target_url: str) -> None:
+    with Target.connect(target_url, shown=SHOWN) as target:
+        for setting in SETTINGS:
+            shown = target.value("SELECT current_setting($1, true)", (setting.name,))
+            assert shown in {None, setting.value, *setting.also}, setting
+
+
+def test_nobody_else_opens_a_connection() -> None:
+    found = set()
+    for path in (settings.PROJECT / "pipeline").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            if called.endswith("create_engine") or (
+                called.endswith("connect") and called.startswith(("psycopg", "adbc_postgresql"))
+            ):
+                found.add((str(path.relative_to(settings.PROJECT)), called))
+    assert found == {
+        ("pipeline/move/session.py", "psycopg2.connect"),
+        ("pipeline/move/target.py", "adbc_postgresql.connect"),
+        ("pipeline/realtime/session.py", "psycopg.AsyncConnection.connect"),
+        ("pipeline/services/manager.py", "sa.create_engine"),
+    }
+
+
+def test_what_a_url_says_for_good_reasons_stands() -> None:
+    url = (
+        "postgresql://u:p%40@one,two:5433/db?sslmode=verify-full&sslrootcert=%2Fa%2Bb"
+        "&client_encoding=LATIN1&options=endpoint%3Dcool%20-csearch_path%3Delsewhere"
+        "&connect_timeout=3&application_name=mine&target_session_attrs=read-write"
+    )
+    base, _, query = session.address(url, MOVES, application_name="pipeline").partition("?")
+    given = dict(part.split("=", 1) for part in query.split("&"))
+    assert base == "postgresql://u:p%40@one,two:5433/db"
+    assert len(query.split("&")) == len(given)
+    assert given["sslrootcert"] == "%2Fa%2Bb"
+    assert (given["sslmode"], given["target_session_attrs"]) == ("verify-full", "read-write")
+    assert (given["connect_timeout"], given["application_name"]) == ("3", "mine")
+    assert given["client_encoding"] == "UTF8"
+    assert given["options"].startswith("endpoint%3Dcool%20-csearch_path%3Delsewhere%20-c")
+    plain = session.address("postgresql:///db", MOVES, application_name="pipeline")
+    assert plain.startswith("postgresql:///db?application_name=pipeline&connect_timeout=30&")
+
+
+def test_dagster_keeps_what_its_url_says_too() -> None:
+    url = make_url("postgresql://u@h/db?options=endpoint%3Dcool&sslmode=require")
+    made = make_url(settings.dagster_url(url))
+    assert made.query["options"] == f"endpoint=cool {settings.DAGSTER_OPTIONS}"
+    assert (made.query["sslmode"], made.query["client_encoding"]) == ("require", "UTF8")
+
+
+# --- whatever is set -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database that is reached with hostile settings.
+
+    Attributes:
+        url: how the code under test reaches it.
+        clean: how a test looks into it.
+        environment: variables beside the URL.
+    """
+
+    url: str
+    clean: str
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def places(server: URL, dagster_tables: str) -> Iterator[dict[str, Place]]:
+    """Databases of one server, each reached with hostile settings of another origin."""
+    query(libpq(server), "CREATE ROLE lowly")
+    with (
+        role(server, "hostile", HOSTILE, kind="SUPERUSER") as hostile,
+        new_database(server, "plain", template=dagster_tables) as plain,
+        new_database(server, "spoiled", template=dagster_tables) as spoiled,
+    ):
+        for url in (plain, spoiled):
+            query(
+                libpq(url),
+                "CREATE ACCESS METHOD other_heap TYPE TABLE HANDLER heap_tableam_handler",
+            )
+        with closing(psycopg2.connect(libpq(server))) as connection, connection:
+            connection.cursor().execute(set_for("DATABASE spoiled", HOSTILE))
+        words = options(EARLY)
+        named = {"client_encoding": "LATIN1", "options": words}
+        environment = {
+            "PGCLIENTENCODING": "LATIN1",
+            "PGOPTIONS": words,
+            "PGTZ": "Asia/Bangkok",
+            "PGDATESTYLE": "SQL, DMY",
+        }
+        clean = cleanly(plain)
+        yield {
+            "role": Place(libpq(plain.set(username=hostile.username)), clean, {}),
+            "database": Place(libpq(spoiled), cleanly(spoiled), {}),
+            "url": Place(libpq(plain.update_query_dict(named)), clean, {}),
+            "environment": Place(libpq(plain), clean, environment),
+            "all of them": Place(
+                libpq(spoiled.set(username=hostile.username).update_query_dict(named)),
+                cleanly(spoiled),
+                environment,
+            ),
+        }
+    query(libpq(server), "DROP ROLE lowly")
+
+
+@pytest.fixture(params=["role", "database", "url", "environment", "all of them"])
+def place(
+    request: pytest.FixtureRequest, places: dict[str, Place], monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """One of these databases, with its environment."""
+    found = places[request.param]
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found
+
+
+_ASK = "SELECT name, current_setting(name, true) FROM unnest(string_to_array('{}', ' ')) AS name"
+
+
+def ask(asked: tuple[Setting, ...]) -> str:
+    return _ASK.format(" ".join(setting.name for setting in asked))
+
+
+def by_adbc(place: Place) -> tuple[Held, tuple[Setting, ...]]:
+    with Target.connect(place.url, shown=SHOWN) as target:
+        return dict(target.rows(ask(MOVES))), MOVES
+
+
+def by_psycopg2(place: Place) -> tuple[Held, tuple[Setting, ...]]:
+    with (
+        closing(session.connect(place.url, shown=SHOWN)) as connection,
+        connection.cursor() as cursor,
+    ):
+        assert connection.encoding == "UTF8"
+        cursor.execute(ask(MOVES))
+        return dict(cursor.fetchall()), MOVES
+
+
+def by_psycopg(place: Place) -> tuple[Held, tuple[Setting, ...]]:
+    async def run() -> Held:
+        opened = Session(place.url)
+        try:
+            return dict(await opened.rows(sql3.SQL(ask(APPLICATION)), {}))
+        finally:
+            await opened.close()
+
+    return asyncio.run(run()), APPLICATION
+
+
+def by_sqlalchemy(place: Place) -> tuple[Held, tuple[Setting, ...]]:
+    with (
+        HybridDatabaseManager(Path("none.db"), place.url, limits=False) as manager,
+        manager.get_postgres_session() as opened,
+    ):
+        return dict(opened.execute(sa.text(ask(APPLICATION))).all()), APPLICATION
+
+
+def by_dagster(place: Place) -> tuple[Held, tuple[Setting, ...]]:
+    early = tuple(setting for setting in DAGSTER if setting.early)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES, "DAGSTER_HOME"):
+            patch.setenv(name, "")
+        patch.delenv("DAGSTER_HOME")
+        loaded = settings.load()
+        storage.prepare(Server(make_url(place.url)), loaded)
+        with (
+            dg.DagsterInstance.get() as instance,
+            instance.event_log_storage.index_connection() as connection,  # type: ignore[attr-defined]
+        ):
+            return dict(connection.execute(sa.text(ask(early))).all()), early
+
+
+@pytest.mark.parametrize(
+    "held_by",
+    [by_adbc, by_psycopg2, by_psycopg, by_sqlalchemy, by_dagster],
+    ids=lambda f: f.__name__,
+)
+def test_a_session_has_what_it_states(
+    place: Place, held_by: Callable[[Place], tuple[Held, tuple[Setting, ...]]]
+) -> None:
+    held, stated = held_by(place)
+    wrong = {
+        each.name: held[each.name]
+        for each in stated
+        if held[each.name] not in (None, each.value, *each.also)
+    }
+    assert wrong == {}
+
+
+def test_a_move_stores_every_value_as_it_is(place: Place, source: SourceFile) -> None:
+    fill(source)
+    moved = move_all(source.path, place.url)
+    assert {
+        name: move.quarantined_rows for name, move in moved.items() if move.quarantined_rows
+    } == {}
+    assert_same(source.path, place.clean)
+    query(
+        place.clean,
+        "DROP TABLE public.rankings, public.fragment_assets, public.content_fragments,"
+        " public.learning_content; DROP SCHEMA migration CASCADE",
+    )
+
+
+def test_an_application_keeps_the_limits_of_time_that_its_server_sets(
+    database: URL, tmp_path: Path
+) -> None:
+    name = database.database
+    query(libpq(database), f"ALTER DATABASE {name} SET statement_timeout = '2min'")
+    for limits, expected in ((True, "2min"), (False, "0")):
+        with (
+            HybridDatabaseManager(tmp_path / "none.db", libpq(database), limits=limits) as manager,
+            manager.get_postgres_session() as opened,
+        ):
+            assert opened.scalar(sa.text("SHOW statement_timeout")) == expected
+    assert STATED.keys() >= LIMITS
+
+
+# --- what cannot be put right --------------------------------------------------------------------
+
+
+def refusal(url: URL) -> str:
+    """What every driver and doctor say of a server, which is the same."""
+    said = set()
+    for open_ in (
+        lambda: by_adbc(Place(libpq(url), "", {})),
+        lambda: by_psycopg2(Place(libpq(url), "", {})),
+        lambda: by_sqlalchemy(Place(libpq(url), "", {})),
+    ):
+        with pytest.raises(TargetError) as failed:
+            open_()
+        said.add(failed.value.problem.partition(": ")[2])
+    with pytest.raises(TargetError) as failed:
+        by_psycopg(Place(libpq(url), "", {}))
+    said.add(failed.value.problem.partition(": ")[2])
+    found = list(target_doctor.examine(url, tables=metadata.sorted_tables, bytes_needed=1))
+    assert [(each.name, each.state) for each in found] == [("session", "error")]
+    assert found[0].remedy
+    said.add(found[0].says.partition(": ")[2])
+    (only,) = said
+    return only
+
+
+def test_what_only_a_superuser_may_put_right_is_refused_by_name(
+    server: URL, source: SourceFile, tmp_path: Path
+) -> None:
+    fill(source)
+    setting = {"session_replication_role": "replica"}
+    with (
+        role(server, "ordinary", setting, kind="NOSUPERUSER") as ordinary,
+        new_database(server, "owned") as database,
+    ):
+        query(libpq(server), "ALTER DATABASE owned OWNER TO ordinary")
+        url = database.set(username=ordinary.username)
+        assert refusal(url) == (
+            "the server sets what a session must not have, and this user may not change it"
+            " (session_replication_role is replica)"
+        )
+        ran = pipeline("migrate", **usable(source, libpq(url), tmp_path))
+        assert ran.code == 2
+        assert "(session_replication_role is replica). Ask an administrator to reset it" in ran.err
+        assert query(libpq(database), "SELECT to_regnamespace('migration')") == [(None,)]
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_in_another_encoding_is_refused(server: URL, encoding: str) -> None:
+    name = f"in_{encoding.lower()}"
+    with closing(psycopg2.connect(libpq(server))) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        )
+        try:
+            assert refusal(server.set(database=name)) == (
+                "the database is not in UTF8, so it cannot hold every text"
+                f" (server_encoding is {encoding})"
+            )
+        finally:
+            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+# --- what is committed while a lock is waited for ------------------------------------------------
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_row_that_was_committed_while_a_sync_waited_is_not_proven_away(
+    source: SourceFile, database: URL, isolation: str
+) -> None:
+    url = libpq(database)
+    fill(source)
+    query(
+        url, f"ALTER DATABASE {database.database} SET default_transaction_isolation = '{isolation}'"
+    )
+    move_all(source.path, url)
+    source.run(
+        "UPDATE learning_content SET title = 'later', updated_at = '2026-01-01' WHERE id = 1"
+    )
+    failed: list[BaseException] = []
+
+    def sync() -> None:
+        try:
+            sync_all(source.path, url)
+        except ProofFailed as error:
+            failed.append(error)
+
+    with closing(psycopg2.connect(url)) as other, other.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO learning_content SELECT (jsonb_populate_record(c, '{\"id\": 777}')).*"
+            " FROM learning_content AS c WHERE id = 1"
+        )
+        running = threading.Thread(target=sync)
+        running.start()
+        waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND database = (SELECT oid"
+        waits += " FROM pg_database WHERE datname = current_database()))"
+        until = time.monotonic() + 20
+        while query(url, waits) != [(True,)]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        other.commit()
+        running.join()
+    assert len(failed) == 1
+    assert "conservation" in str(failed[0])
