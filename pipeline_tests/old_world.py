@@ -30,6 +30,15 @@ MADE_IN = "/srv/pipeline"
 MADE_AS = f"PostgreSQL application at {MADE_IN}/server"
 """What messages called the target when it was made."""
 NAME = "old_world"
+_AS_OLD = """
+DO $$ BEGIN
+  PERFORM set_config('synchronous_commit', 'off', false);
+  WHILE pg_current_xact_id() <= (SELECT max(xid) FROM feed.changes) LOOP COMMIT; END LOOP;
+END $$
+"""
+"""The feed knows transactions by their numbers, so the server has to be at least as old."""
+Ledger = dict[str, list[dict[str, Any]]]
+"""Rows by table, each by the names of its columns."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,8 @@ class OldWorld:
         """Rows of the target."""
         return query(self.url, sql)
 
-    def ledger(self) -> dict[str, list[dict[str, Any]]]:
-        """Every row of the ledger by table, each by the names of its columns."""
+    def ledger(self) -> Ledger:
+        """Every row of the ledger."""
         tables = self.query(
             "SELECT tablename FROM pg_tables WHERE schemaname = 'migration' ORDER BY 1"
         )
@@ -115,6 +124,7 @@ def old_template(supabase_server: URL, tmp_path_factory: pytest.TempPathFactory)
     query_alone(libpq(database), "ALTER SCHEMA public OWNER TO owner")
     dump = lzma.decompress((made_by / "target.sql.xz").read_bytes()).decode()
     query_alone(libpq(database.set(username="owner")), _replaced(dump, moved))
+    query_alone(libpq(database), _AS_OLD)
     yield folder
     _drop(supabase_server, "old_template")
 
@@ -124,9 +134,7 @@ def old_world(old_template: Path, supabase_server: URL) -> Iterator[OldWorld]:
     """All of it, for one test."""
     folder = old_template / NAME
     shutil.copytree(old_template / "as it was", folder)
-    query_alone(
-        libpq(supabase_server), f"CREATE DATABASE {NAME} OWNER owner TEMPLATE old_template"
-    )
+    query_alone(libpq(supabase_server), f"CREATE DATABASE {NAME} OWNER owner TEMPLATE old_template")
     database = supabase_server.set(database=NAME)
     yield OldWorld(libpq(database.set(username="owner")), libpq(database), folder)
     _drop(supabase_server, NAME)
