@@ -45,13 +45,14 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=BUSY_SECONDS, description="How long to wait for a source that is locked."
     )
 
-    _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _exits: dict[str, contextlib.ExitStack] = PrivateAttr(default_factory=dict)
     _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
     _live: dict[str, LiveSource] = PrivateAttr(default_factory=dict)
+    _had_turns: set[str] = PrivateAttr(default_factory=set)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Let the live file go, and delete what was copied."""
-        self._exit.close()
+        """Let the live files go, and delete what was copied."""
+        self.release()
 
     def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:
         """The source, readable as it was when the run first asked.
@@ -68,7 +69,8 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if migration.name not in self._sources:
             found = databases(settings.load(), migration, fresh=True)
             name = f"{run_id}-{migration.name}"
-            folder = self._exit.enter_context(private_folder(found.snapshots, name))
+            kept = self._exits.setdefault(migration.name, contextlib.ExitStack())
+            folder = kept.enter_context(private_folder(found.snapshots, name))
             snapshot = take_snapshot(
                 found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
             )
@@ -87,20 +89,30 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if migration.name not in self._live:
             found = databases(settings.load(), migration, fresh=True)
             name = f"{run_id}-{migration.name}-live"
-            folder = self._exit.enter_context(private_folder(found.snapshots, name))
+            kept = self._exits.setdefault(migration.name, contextlib.ExitStack())
+            folder = kept.enter_context(private_folder(found.snapshots, name))
             live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
-            self._live[migration.name] = self._exit.enter_context(live)
+            self._live[migration.name] = kept.enter_context(live)
         return self._live[migration.name]
+
+    def upcoming(self, table: sa.Table, *, of: Sequence[sa.Table]) -> list[sa.Table]:
+        """Those of a run's tables that have not had their turn yet, now that one has.
+
+        Dagster keeps to references between the tables of a run and to no other order.
+        """
+        self._had_turns.add(table.name)
+        return [each for each in of if each.name not in self._had_turns]
 
     def copied(self, tables: Sequence[sa.Table]) -> bool:
         """Whether this run has a copy of the whole source of some tables."""
         return migrations.of(tables).name in self._sources
 
-    def release(self) -> None:
-        """Let all sources go; whoever asks next gets another view of them."""
-        self._live.clear()
-        self._sources.clear()
-        self._exit.close()
+    def release(self, tables: Sequence[sa.Table] | None = None) -> None:
+        """Let the source of some tables go, or all of them; the next one to ask gets a new view."""
+        for name in [migrations.of(tables).name] if tables else list(self._exits):
+            self._live.pop(name, None)
+            self._sources.pop(name, None)
+            self._exits.pop(name, contextlib.ExitStack()).close()
 
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -29,6 +29,7 @@ pytest_plugins = [
     "pipeline_tests.cutover_world",
     "pipeline_tests.feeds",
     "pipeline_tests.pairs",
+    "pipeline_tests.old_world",
     "pipeline_tests.subscribers",
     "pipeline_tests.standings",
     "pipeline_tests.supabase",

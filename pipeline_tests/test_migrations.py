@@ -22,6 +22,7 @@ from pipeline.cutover import states
 from pipeline.migrations import ALL, CONTENT, SPACES, Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
+from pipeline.resources import SourceDatabase
 from pipeline.settings import libpq
 from pipeline_tests.backups import everything
 from pipeline_tests.commands import Ran, pipeline
@@ -250,6 +251,19 @@ def test_one_run_moves_tables_of_both(moved: Site, monkeypatch: pytest.MonkeyPat
         for name in wanted
     }
     assert ways == dict.fromkeys(wanted, "unchanged")
+
+
+def test_a_run_that_is_done_with_one_source_keeps_the_other(
+    moved: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, moved.variables)
+    with dg.build_resources({"source": SourceDatabase()}) as made:
+        kept = made.source.pin(SPACES.tables, run_id="both")
+        made.source.pin(CONTENT.tables, run_id="both")
+        made.source.release(CONTENT.tables)
+        with kept.sqlite() as connection:
+            assert connection.execute("SELECT count(*) FROM live.users").fetchone() == (8,)
+        assert made.source.pin(SPACES.tables, run_id="both") is kept
 
 
 def test_each_migration_is_cut_over_and_comes_back_by_itself(

@@ -112,6 +112,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         selected = _selected(context, migration.tables)
         planned = [each.name for each in selected]
+        upcoming = source.upcoming(table, of=selected)
         try:
             scope = config.scope
             if scope is not None:
@@ -123,12 +124,12 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
             mover = target.mover(make, migration=migration, way=str(config))
             move = mover.move(
                 table,
-                upcoming=selected[selected.index(table) + 1 :],
+                upcoming=upcoming,
                 on_progress=progress.reporter(context.log),
             )
-            if (scope or config.only_changes) and table is selected[-1]:
+            if (scope or config.only_changes) and not upcoming:
                 # While the live file is pinned, an application without WAL cannot commit.
-                source.release()
+                source.release(selected)
             part = evidence.of_move(move, table, mover.idle)
             preview = metadata.preview_of(mover.idle, table)
         except PipelineError as error:
@@ -219,7 +220,7 @@ def _syncer(
             yield syncer
         else:
             context.log.info(f"Every value is looked at, because {whole}.")
-            source.release()
+            source.release(tables)
             with _mover(context, tables, source)(session, loaded) as mover:
                 yield mover
 
