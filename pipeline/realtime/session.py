@@ -25,13 +25,16 @@ _REPLAN = "0A000"
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Connection:
+async def connect(
+    url: str, *, seconds: float, prepare: int | None = None, encoding: str = "utf8"
+) -> Connection:
     """Open a connection in autocommit.
 
     Args:
         url: the database, as libpq reads it.
         seconds: how long to wait.
         prepare: a statement is prepared after so many times, None never.
+        encoding: how the server is to send text.
 
     Raises:
         TargetError: nobody answers, or refuses.
@@ -49,6 +52,7 @@ async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Co
                 autocommit=True,
                 prepare_threshold=prepare,
                 application_name="pipeline realtime",
+                client_encoding=encoding,
                 # A peer that vanished without a word is noticed within half a minute.
                 keepalives=1,
                 keepalives_idle=10,
@@ -86,7 +90,7 @@ def _loads(data: str | bytes) -> Any:
     try:
         return json.loads(data)
     except (RecursionError, ValueError):
-        return data.decode() if isinstance(data, bytes) else data
+        return data.decode(errors="replace") if isinstance(data, bytes) else data
 
 
 def translated(error: psycopg.Error, url: str) -> TargetError:
@@ -98,6 +102,10 @@ def translated(error: psycopg.Error, url: str) -> TargetError:
             remedy="Make it with pipeline realtime on",
         )
     return made
+
+
+class UnreadableRows(TargetError):
+    """A value cannot be sent by the server, or not be read by Python."""
 
 
 class Session:
@@ -121,6 +129,7 @@ class Session:
         """Rows of one statement.
 
         Raises:
+            UnreadableRows: it succeeded, and its rows cannot be read.
             TargetError: it failed; a lost connection is opened anew by the next call.
         """
         async with self._lock:
@@ -137,6 +146,9 @@ class Session:
                 raise Transient(
                     f"The feed: no answer within {3 * self._seconds:g} s", remedy="Read it again"
                 ) from None
+            except psycopg.DataError as error:
+                said = TargetError.from_driver(error, where="the feed", url=self._url)
+                raise UnreadableRows(said.problem, remedy="Correct the value") from None
             except psycopg.Error as error:
                 if error.sqlstate in _UNPREPARED:
                     self._prepare = None
