@@ -38,6 +38,11 @@ _WAITING = 10_000
 """So many signals wait at most; hints that are dropped are healed."""
 
 
+def _without_contents(record: logging.LogRecord) -> bool:
+    """The client logs what it cannot read as an error, whole: anybody could fill the log."""
+    return record.levelno < logging.ERROR or not record.getMessage().startswith("Unrecognized")
+
+
 class Supabase:
     """Hints by broadcasts; fleeting events by broadcasts of its own, and by presence.
 
@@ -90,6 +95,7 @@ class Supabase:
         """Open the socket; channels are joined behind it."""
         # At DEBUG it would write the key and the token into the log.
         logging.getLogger("websockets.client").setLevel(logging.INFO)
+        logging.getLogger(AsyncRealtimeClient.__module__).addFilter(_without_contents)
         token = await self._tokens.new()
         client = AsyncRealtimeClient(
             self._url,
