@@ -76,6 +76,11 @@ class Phoenix:
             if topic in channels:
                 await self._send(socket, topic, event, payload)
 
+    async def shout(self, text: str) -> None:
+        """Send a text as it is over every socket."""
+        for socket in list(self._sockets):
+            await socket.send(text)
+
     async def drop(self) -> None:
         """Cut every socket, without a word."""
         dropped = set(self._sockets)

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
+import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
@@ -15,6 +18,7 @@ from pipeline.move.findings import CheckResult, say
 from pipeline.move.target import Target
 from pipeline.realtime import canary
 from pipeline.settings import libpq
+from pipeline.tables import feed
 from pipeline.tables.events import FLEETING, STORED
 from pipeline_tests.feeds import TABLES, changes, listening
 from pipeline_tests.support import new_database, query
@@ -54,11 +58,46 @@ def test_every_type_of_event_arrives_and_nothing_stays(url: str) -> None:
 
 
 def test_whoever_listens_hears_the_canary_in_a_space_of_its_own_alone(url: str) -> None:
+    query(url, "CREATE TABLE told AS SELECT topic FROM feed.changes WHERE false")
+    query(
+        url,
+        "CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO public.told VALUES (NEW.topic); RETURN NULL; END $$",
+    )
+    for table in ("changes", "fleeting"):
+        query(
+            url,
+            f"CREATE TRIGGER copy AFTER INSERT ON feed.{table} FOR EACH ROW"
+            " EXECUTE FUNCTION copy()",
+        )
     with listening(url) as listener:
-        sing(url)
+        assert sing(url).passed
         heard = listener.heard(at_least=6)
-    assert len(heard) == 6
-    assert heard.count("space:-1") == 4
+    assert heard == [feed.CHANGED_HINT] * 4 + [feed.FLEETING_HINT] * 2
+    assert query(url, "SELECT topic, count(*) FROM told GROUP BY 1") == [("space:-1", 6)]
+
+
+def test_what_somebody_else_notifies_is_not_taken_for_the_canary(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(canary, "SECONDS", 0.4)
+    query(url, "ALTER TABLE feed.changes DISABLE TRIGGER pipeline_feed_tell")
+    stop = threading.Event()
+
+    def forge() -> None:
+        with closing(psycopg2.connect(url)) as connection:
+            connection.autocommit = True
+            while not stop.wait(0.02):
+                connection.cursor().execute("NOTIFY feed")
+                connection.cursor().execute("SELECT pg_notify('feed', repeat('{\"a\":', 1400))")
+
+    forging = threading.Thread(target=forge)
+    forging.start()
+    found = sing(url)
+    stop.set()
+    forging.join()
+    assert said(found) == [f"{event}: nobody was notified within 0 s" for event in STORED]
+    assert found.figures["events"] == 2
 
 
 def test_the_canary_is_no_write_of_the_application(url: str) -> None:

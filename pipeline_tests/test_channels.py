@@ -49,7 +49,7 @@ def url(admin: URL) -> Iterator[str]:
     """The same as its owner, with an empty feed and nothing broadcast."""
     owner = libpq(admin.set(username="owner"))
     yield owner
-    query(libpq(admin), "TRUNCATE realtime.messages; TRUNCATE feed.changes")
+    query(libpq(admin), "TRUNCATE realtime.messages; TRUNCATE feed.changes, feed.fleeting")
     switch_on(owner)
 
 
@@ -212,7 +212,9 @@ def test_fleeting_events_are_broadcast_by_the_service_alone(url: str) -> None:
 
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
 def test_the_feed_can_be_read_by_nobody_who_comes_by_request(url: str, role: str) -> None:
-    for sql in ("SELECT * FROM feed.changes", "SELECT feed.prune('0', 1)"):
+    query(url, "SELECT feed.send('space:1', 'typing:changed', '{}')")
+    tables = (f"SELECT * FROM feed.{table}" for table in ("changes", "fleeting", "horizon"))
+    for sql in (*tables, "SELECT feed.prune('0', 1)"):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
             query(visitor(url), f"SET ROLE {role}; {sql}")
 

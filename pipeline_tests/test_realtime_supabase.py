@@ -1,6 +1,7 @@
 """Supabase Realtime is a way for hints; what it loses, the feed heals, and tokens stay secret."""
 
 import asyncio
+import base64
 import gc
 import logging
 import warnings
@@ -29,6 +30,12 @@ from pipeline_tests.support import query
 # The official client asks a closed connection for its code by a deprecated name.
 _OF_THE_CLIENT = "ConnectionClosed.(code|reason) is deprecated"
 pytestmark = pytest.mark.filterwarnings(f"ignore:{_OF_THE_CLIENT}")
+
+
+def claims(text: str) -> str:
+    """A token with these claims."""
+    return f"a.{base64.urlsafe_b64encode(text.encode()).decode()}.c"
+
 
 SILENTLY = "SET test.silent = 'on'; INSERT INTO messages (id, space_id) VALUES ({0}, 1)"
 
@@ -309,6 +316,75 @@ def test_closing_leaves_no_task_and_no_warning(url: str) -> None:
         gc.collect()
 
 
+NESTED = '{"a":' * 1400 + "1" + "}" * 1400
+JUNK = (
+    *("[]", "7", '"text"', '{"member":[]}', '{"member":true}', '{"member":1.5,"here":true}'),
+    '{"member":' + "9" * 5000 + "}",
+    '{"member":"7","here":"yes","typing":1}',
+    '{"member":"7","a":' + "[" * 100 + "]" * 100 + "}",
+)
+"""Payloads of a known event, in wrong shapes."""
+
+
+def test_whatever_a_channel_brings_is_passed_over_and_not_logged(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def present(ref: str, member: str) -> str:
+        return f'{{"metas":[{{"phx_ref":"{ref}","member":{member}}}]}}'
+
+    async def scenario() -> None:
+        async with phoenix() as server, opened(url, transport=supabase(server)) as hub:
+            mine = hub.subscribe(topic="space:1")
+            await until(lambda: server.joined and not mine.behind)
+
+            async def shout(event: str, payload: str) -> None:
+                await server.shout(
+                    f'{{"topic":"realtime:space:1","ref":null,"event":"{event}","payload":{payload}}}'
+                )
+
+            for text in ("", "{", "[]", "null", NESTED, "[" * 100_000, "\ud800"):
+                await server.shout(text.encode("utf8", "replace").decode())
+            for payload in JUNK:
+                await shout("broadcast", f'{{"event":"typing:changed","payload":{payload}}}')
+            for payload in ("[]", "{}", NESTED, '{"event":[],"payload":7}', '{"event":"ours"}'):
+                await shout("broadcast", payload)
+            joins = f'{{"a":{present("1", "[7]")},"b":{present("2", "7")}}}'
+            await shout("presence_diff", f'{{"joins":{joins},"leaves":{{}}}}')
+            assert await take(mine, 1) == [PresenceChanged("space:1", "7", lasting=True)]
+            await shout("presence_diff", f'{{"joins":{{}},"leaves":{joins}}}')
+            (left,) = await take(mine, 1)
+            assert left == PresenceChanged("space:1", "7", here=False, lasting=True)
+            say(url, 1)
+            await server.changes("space:1")
+            assert keys(await take(mine, 1)) == [1]
+            await hub.send(TypingChanged("space:1", "7"))
+            assert await take(mine, 1) == [TypingChanged("space:1", "7")]
+            # Two are of presence; four payloads the client itself refuses.
+            assert hub.metrics.unreadable == len(JUNK) + 2 - 4
+            assert (hub.metrics.reconnects, hub.metrics.errors) == (0, 0)
+
+    asyncio.run(scenario())
+    assert caplog.records == []
+
+
+def test_what_the_service_sends_comes_once_by_its_channel(url: str) -> None:
+    async def scenario() -> None:
+        async with phoenix() as server, opened(url, transport=supabase(server)) as hub:
+            mine = hub.subscribe(topic="space:1")
+            await until(lambda: server.joined and not mine.behind)
+            query(url, "SELECT feed.send('space:1', 'typing:changed', '{\"member\": \"7\"}')")
+            # As the database's broadcast of it arrives.
+            said = {"event": "typing:changed", "payload": {"member": "7"}}
+            await server.tell("space:1", "broadcast", said)
+            assert await take(mine, 1) == [TypingChanged("space:1", "7")]
+            say(url, 1)
+            await server.changes("space:1")
+            assert keys(await take(mine, 1)) == [1]
+            assert await nothing(mine)
+
+    asyncio.run(scenario())
+
+
 def test_a_url_that_cannot_be_used_is_refused_without_repeating_it() -> None:
     for url in ("postgresql://geheim", "https://", "geheim"):
         with pytest.raises(SettingsError) as caught:
@@ -316,7 +392,14 @@ def test_a_url_that_cannot_be_used_is_refused_without_repeating_it() -> None:
         assert "geheim" not in str(caught.value)
 
 
-@pytest.mark.parametrize("token", ["", "a.b.c", "a", "a.e30.c", "a.W10.c"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        *("", "a.b.c", "a", "a.e30.c", "a.W10.c"),
+        *(claims('{"exp": ' + each + "}") for each in ("NaN", "Infinity", "9" * 400, "null")),
+        claims('{"a": ' * 3000),
+    ],
+)
 def test_a_token_that_does_not_say_when_it_expires_is_used_for_some_minutes(token: str) -> None:
     async def scenario() -> float:
         async def ask() -> str:

@@ -1,6 +1,7 @@
 """A canary: every type of event is made once in a space of its own, and must arrive.
 
-A second session listens as the application's server does. Rows have to be committed to be told, so
+A second session listens as the application's server does; only what this session notified counts,
+because anybody can notify. Rows have to be committed to be told, so
 they stand in the target for a moment: a person and a space that nobody else belongs to, with ids
 below zero, which no sequence gives out. They are written as a move's rows, so neither capture nor
 the way back sees them, and told all the same. They are removed at the end, whatever happens; what a
@@ -8,7 +9,6 @@ killed run leaves behind, the next one removes first.
 """
 
 import contextlib
-import json
 import select
 import time
 from collections.abc import Iterator
@@ -63,6 +63,7 @@ _REMOVE = (
     f"DELETE FROM public.spaces WHERE id = {ID} AND slug = '{MARK}'",
     f"DELETE FROM public.users WHERE id = {ID} AND auth_provider_id = '{MARK}'",
     f"DELETE FROM feed.changes WHERE topic IN ('{TOPIC}', '{_PERSON}')",
+    f"DELETE FROM feed.fleeting WHERE topic IN ('{TOPIC}', '{_PERSON}')",
 )
 
 
@@ -116,6 +117,8 @@ def remove(target: Target) -> None:
 
 def _made(target: Target, connection: Any, event: str) -> float | NotHeard:
     """Make one event; returns the seconds from the commit until it was heard."""
+    hint = feed.CHANGED_HINT if event in _STORED else feed.FLEETING_HINT
+    said = hint, int(target.value("SELECT pg_backend_pid()"))
     try:
         with _written(target, told=True):
             if event in _STORED:
@@ -127,40 +130,45 @@ def _made(target: Target, connection: Any, event: str) -> float | NotHeard:
         raise
     except TargetError as error:
         return NotHeard(event, f"it could not be made ({error.problem})")
-    if not _heard(connection, event, until=started + SECONDS):
+    if not _heard(connection, said, until=started + SECONDS):
         return NotHeard(event, f"nobody was notified within {SECONDS:.0f} s")
     seconds = time.perf_counter() - started
-    if event in _STORED and not target.value(
-        "SELECT EXISTS (SELECT FROM feed.changes WHERE (topic, event, table_name, operation, key)"
-        " = ($1, $2, $3, 'INSERT', $4))",
-        (TOPIC, event, _STORED[event][0], str(ID)),
-    ):
+    if not _kept(target, event):
         return NotHeard(event, "the feed has no row of it")
     return seconds
 
 
-def _heard(connection: Any, event: str, *, until: float) -> bool:
-    """Whether a notification of this event comes in time."""
+def _kept(target: Target, event: str) -> bool:
+    """Whether the feed has a row of this event."""
+    if event in FLEETING:
+        return bool(
+            target.value(
+                "SELECT EXISTS (SELECT FROM feed.fleeting WHERE (topic, event) = ($1, $2))",
+                (TOPIC, event),
+            )
+        )
+    return bool(
+        target.value(
+            "SELECT EXISTS (SELECT FROM feed.changes"
+            " WHERE (topic, event, table_name, operation, key) = ($1, $2, $3, 'INSERT', $4))",
+            (TOPIC, event, _STORED[event][0], str(ID)),
+        )
+    )
+
+
+def _heard(connection: Any, said: tuple[str, int], *, until: float) -> bool:
+    """Whether a notification with this payload, by this process of the server, comes in time."""
     while (left := until - time.perf_counter()) > 0:
         try:
             if select.select([connection], [], [], left)[0]:
                 connection.poll()
         except psycopg2.Error:
             return False
-        heard = [notify.payload for notify in connection.notifies]
+        heard = [(notify.payload, notify.pid) for notify in connection.notifies]
         connection.notifies.clear()
-        if any(_is(payload, event) for payload in heard):
+        if said in heard:
             return True
     return False
-
-
-def _is(payload: str, event: str) -> bool:
-    if event in _STORED:
-        return payload == TOPIC
-    if not payload.startswith("{"):
-        return False
-    said = json.loads(payload)
-    return bool((said.get("topic"), said.get("event")) == (TOPIC, event))
 
 
 @contextmanager

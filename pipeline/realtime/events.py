@@ -15,6 +15,9 @@ from pipeline.tables.events import Operation
 
 Row = Mapping[str, Any]
 
+_DEEPEST = 64
+"""So many levels of JSON a fleeting event may have."""
+
 
 def _nothing() -> Row:
     return MappingProxyType({})
@@ -30,7 +33,7 @@ class Changed:
         operation: what was done.
         key: the row's primary key, as text.
         version: the change's id in the feed; of one row, a larger one is later.
-        row: the published columns as read now, None if the row is gone.
+        row: the published columns as read now, None if the row is gone or cannot be read.
     """
 
     topic: str
@@ -129,17 +132,52 @@ def name_of(event: Event) -> str:
     return NAMES.get(type(event)) or (event.table if isinstance(event, Changed) else "")
 
 
-def fleeting(topic: str, event: str, payload: Row) -> Fleeting | None:
-    """What was sent, as a type; None if nobody here knows it."""
+def fleeting(topic: str, event: str, payload: object) -> Fleeting | None:
+    """What was sent, as a type; None if nobody here knows it.
+
+    Raises:
+        ValueError: the payload has another shape than ``sent`` gives it, or is nested too deep.
+    """
+    if event not in FLEETING:
+        return None
+    if not isinstance(payload, Mapping) or not _shallow(payload):
+        raise ValueError
     said = dict(payload)
-    member, lasting = str(said.pop("member", "")), said.pop("lasting", False) is True
+    member, lasting = member_of(said.pop("member", "")), _flag(said, "lasting", default=False)
     if event == "presence:changed":
-        here = said.pop("here", True) is True
+        here = _flag(said, "here", default=True)
         return PresenceChanged(topic, member, here, lasting, MappingProxyType(said))
-    if event == "typing:changed":
-        typing = said.pop("typing", True) is True
-        return TypingChanged(topic, member, typing, MappingProxyType(said))
-    return None
+    typing = _flag(said, "typing", default=True)
+    return TypingChanged(topic, member, typing, MappingProxyType(said))
+
+
+def member_of(value: object) -> str:
+    """Somebody's id, as text.
+
+    Raises:
+        ValueError: it is neither text nor a whole number, or a number that is too long.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError
+    return str(value)
+
+
+def _flag(said: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = said.pop(name, default)
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _shallow(value: object) -> bool:
+    """Whether whoever takes a value may walk through it; most programs do so by recursion."""
+    level: list[Any] = [value]
+    for _ in range(_DEEPEST):
+        inner = (each.values() if isinstance(each, Mapping) else each for each in level)
+        level = [each for some in inner for each in some if isinstance(each, Mapping | list)]
+        if not level:
+            return True
+    return False
 
 
 def sent(event: Fleeting) -> dict[str, Any]:

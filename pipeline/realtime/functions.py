@@ -20,8 +20,12 @@ FULL_QUEUE = 0.5
 Who listens finds the changes when it looks by itself."""
 MOST_TOLD = 50
 """A broadcast names so many changes; who needs more reads the feed."""
-NOTIFY_BYTES = 7900
-"""NOTIFY carries less than 8,000 bytes."""
+PAYLOAD_BYTES = 256 << 10
+"""A fleeting event carries at most so many bytes of JSON."""
+SWEPT_EVERY = 100
+"""Each so-many-th fleeting event removes those that are not fresh any more."""
+_SWEPT_BEHIND = 100_000
+"""It looks no further back, past rows that a long transaction keeps the server from removing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ _TELL = Function(
 DECLARE
   told record;
 BEGIN
+  IF pg_notification_queue_usage() <= {FULL_QUEUE} AND EXISTS (SELECT FROM made) THEN
+    PERFORM pg_notify('{feed.CHANNEL}', '{feed.CHANGED_HINT}');
+  END IF;
   FOR told IN
     SELECT m.topic, max(m.id) AS version, count(*) > {MOST_TOLD} AS more,
         jsonb_agg(jsonb_build_object('id', m.id, 'table', m.table_name, 'operation', m.operation,
@@ -69,9 +76,6 @@ BEGIN
       FROM (SELECT *, row_number() OVER (PARTITION BY topic ORDER BY id) AS number FROM made) AS m
       GROUP BY m.topic ORDER BY m.topic
   LOOP
-    IF pg_notification_queue_usage() <= {FULL_QUEUE} THEN
-      PERFORM pg_notify('{feed.CHANNEL}', told.topic);
-    END IF;
     IF told.changes IS NOT NULL THEN
       PERFORM feed.broadcast(told.topic, 'changes', jsonb_build_object(
         'version', told.version, 'changes', told.changes, 'more', told.more));
@@ -110,21 +114,30 @@ _SEND = Function(
     "void",
     f"""
 DECLARE
-  said text := jsonb_build_object('topic', topic, 'event', event, 'payload', payload)::text;
+  made bigint;
 BEGIN
   IF (topic ~ '^(space|user):-?[0-9]{{1,18}}$'
       AND event IN ({", ".join(f"'{event}'" for event in FLEETING)})) IS NOT TRUE THEN
     RAISE EXCEPTION 'feed.send takes a topic like space:1 or user:1, and {" or ".join(FLEETING)}'
       USING ERRCODE = 'invalid_parameter_value';
   END IF;
+  IF octet_length(payload::text) > {PAYLOAD_BYTES} THEN
+    RAISE EXCEPTION 'feed.send takes at most {PAYLOAD_BYTES} bytes of payload'
+      USING ERRCODE = 'invalid_parameter_value';
+  END IF;
   IF topic LIKE 'space:%' AND EXISTS (SELECT FROM public.spaces AS s
       WHERE s.id = substr(topic, 7)::bigint AND NOT s.enable_realtime) THEN
     RETURN;
   END IF;
-  IF octet_length(said) <= {NOTIFY_BYTES} AND pg_notification_queue_usage() <= {FULL_QUEUE} THEN
-    PERFORM pg_notify('{feed.CHANNEL}', said);
-  ELSE
-    INSERT INTO feed.changes (topic, event, payload) VALUES (topic, event, payload);
+  INSERT INTO feed.fleeting AS f (topic, event, payload) VALUES (topic, event, payload)
+    RETURNING f.id INTO made;
+  IF made % {SWEPT_EVERY} = 0 THEN
+    DELETE FROM feed.fleeting AS f WHERE f.id IN (SELECT o.id FROM feed.fleeting AS o
+      WHERE o.id BETWEEN made - {_SWEPT_BEHIND} AND made
+        AND o.at < clock_timestamp() - interval '{feed.FRESH}' FOR UPDATE SKIP LOCKED);
+  END IF;
+  IF pg_notification_queue_usage() <= {FULL_QUEUE} THEN
+    PERFORM pg_notify('{feed.CHANNEL}', '{feed.FLEETING_HINT}');
   END IF;
   PERFORM feed.broadcast(topic, event, payload);
 END
@@ -136,7 +149,7 @@ _PRUNE = Function(
     "feed.prune(interval,integer)",
     "feed.prune(keep interval, most integer)",
     "bigint",
-    """
+    f"""
 DECLARE
   gone bigint;
   newest bigint;
@@ -151,6 +164,8 @@ BEGIN
     UPDATE feed.horizon AS h
       SET pruned = greatest(h.pruned, (newest + 1)::text::xid8);
   END IF;
+  DELETE FROM feed.fleeting AS f WHERE f.id IN (SELECT o.id FROM feed.fleeting AS o
+    WHERE o.at < clock_timestamp() - interval '{feed.FRESH}' LIMIT most FOR UPDATE SKIP LOCKED);
   RETURN gone;
 END
 """,
@@ -165,7 +180,7 @@ _BEGIN_ANEW = Function(
 BEGIN
   UPDATE feed.horizon SET epoch = gen_random_uuid();
   IF pg_notification_queue_usage() <= {FULL_QUEUE} THEN
-    PERFORM pg_notify('{feed.CHANNEL}', '');
+    PERFORM pg_notify('{feed.CHANNEL}', '{feed.CHANGED_HINT}');
   END IF;
   RETURN NULL;
 END

@@ -1,6 +1,7 @@
 """One for a process: listens once, reads the feed once, and tells all subscriptions.
 
-Hints decide when to look, never what is told. Hints that come during a look cause one more; when
+Hints decide when to look, never what is told: whoever can connect can forge them. Hints that come
+during a look cause one more, a moment later; the moment is longer while looks find nothing. When
 none comes for some seconds the feed is looked at all the same, and so it is after every connection.
 One task reads, so what it does is in order: first the window up to now for all who keep up, then a
 page each for those who fell behind and have taken what they had.
@@ -10,21 +11,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import sqlalchemy as sa
 
-from pipeline.move.errors import PipelineError, TargetError
+from pipeline.move.errors import PipelineError
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.events import FLEETING, STORED, Changed, Event, Fleeting, name_of
 from pipeline.realtime.history import History
-from pipeline.realtime.link import Link
+from pipeline.realtime.link import Link, foreseen
 from pipeline.realtime.reader import Change, Page, Reader
 from pipeline.realtime.session import Session
 from pipeline.realtime.subscription import Subscription
-from pipeline.realtime.transport import Connected, Hint, Lost, Signal, Transport
+from pipeline.realtime.transport import Connected, Hint, Lost, Signal, Transport, Unreadable
 from pipeline.tables.feed import CANARY_TOPICS
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class Limits:
         room: events that wait for one subscriber.
         page: changes that are read at once.
         burst: seconds between two looks at the feed.
+        calm: the same at most, while hints announce what is not there.
         silence: seconds without a hint after which the feed is looked at all the same.
         poll: the same while the transport cannot be reached.
         failures: the transport counts as out of reach after so many in a row.
@@ -48,6 +50,7 @@ class Limits:
     room: int = 1000
     page: int = 500
     burst: float = 0.01
+    calm: float = 0.05
     silence: float = 5.0
     poll: float = 2.0
     failures: int = 3
@@ -69,6 +72,7 @@ class Metrics:
         lagging: how often a subscriber fell behind.
         most_waiting: the most events that waited for one subscriber.
         fleeting_dropped: fleeting events for which there was no room.
+        unreadable: what arrived and could not be read, and was passed over.
         errors: failures that were told and tried again.
     """
 
@@ -81,6 +85,7 @@ class Metrics:
     lagging: int = 0
     most_waiting: int = 0
     fleeting_dropped: int = 0
+    unreadable: int = 0
     errors: int = 0
 
 
@@ -125,11 +130,13 @@ class Hub:
         self._metrics = Metrics()
         self._history = History(each=self.limits.replay)
         self._cursor: Cursor | None = None
+        self._heard: Cursor | None = None
         self._subscriptions: dict[str | None, set[Subscription]] = {}
         self._drained: dict[Subscription, None] = {}
         self._wake = asyncio.Event()
-        self._look = self._hinted = False
-        self._looked = 0.0
+        self._look = self._hinted = self._spoken = False
+        self._looked, self._pause, self._deaf_until = 0.0, self.limits.burst, 0.0
+        self._unreadable = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -139,7 +146,7 @@ class Hub:
             TargetError: the feed cannot be read.
         """
         try:
-            self._cursor = await self._reader.now()
+            self._cursor = self._heard = await self._reader.now()
         except BaseException:
             await self._session.close()
             raise
@@ -173,6 +180,7 @@ class Hub:
         """What was done until now."""
         self._metrics.reads = self._reader.reads
         self._metrics.rows_read = self._reader.rows_read
+        self._metrics.unreadable = self._unreadable + self._reader.unreadable
         self._metrics.reconnects = max(0, self._link.connects - 1)
         return self._metrics
 
@@ -271,9 +279,12 @@ class Hub:
 
     def _take(self, signal: Signal) -> None:
         if isinstance(signal, Hint):
-            if signal.topic is None or self._of(signal.topic):
-                self._hinted = True
+            if self._subscriptions if signal.topic is None else self._of(signal.topic):
+                self._spoken = self._spoken or signal.fleeting
+                self._hinted = self._hinted or not signal.fleeting
                 self._wake.set()
+        elif isinstance(signal, Unreadable):
+            self._unreadable += 1
         elif isinstance(signal, Connected):
             self._look = True
             self._wake.set()
@@ -310,30 +321,39 @@ class Hub:
 
     def _on_error(self, error: PipelineError) -> None:
         self._metrics.errors += 1
-        self._tell_error(error)
+        try:
+            self._tell_error(error)
+        except Exception:  # What an application's code may raise, nobody knows here.
+            log.exception("The handler of errors has failed")
 
     async def _read(self) -> None:
         """Look at the feed when there is a reason to, until cancelled."""
         while True:
             await self._reason()
             hinted, due = self._hinted, self._hinted or self._look
-            self._hinted = self._look = False
+            spoken, hints = self._spoken or self._look, self._hinted or self._spoken
+            self._hinted = self._look = self._spoken = False
+            found = 0
             try:
                 if due or self._at.window is not None:
-                    await self._round(hinted=hinted)
+                    found += await self._round(hinted=hinted)
+                if spoken:
+                    found += await self._read_fleeting()
                 for subscription in list(self._drained):
                     # One page each, so that none of them waits for another.
                     if not subscription.closed:
                         await self._catch_up(subscription)
                 self._backoff.reset()
-            except TargetError as error:
-                self._on_error(error)
+            except Exception as error:  # Whatever was read, the next look may be able to.
+                self._on_error(foreseen(error, "Reading the feed"))
                 # What was not read is still to be read.
                 self._look = self._look or due
                 await asyncio.sleep(self._backoff.next())
                 self._wake.set()
-            # In a burst many transactions end within one look.
-            await asyncio.sleep(self.limits.burst)
+            # In a burst many transactions end within one look; who cries wolf waits longer.
+            longer = min(2 * self._pause, self.limits.calm)
+            self._pause = longer if hints and not found else self.limits.burst
+            await asyncio.sleep(self._pause)
 
     async def _reason(self) -> None:
         """Wait for a hint, for somebody who has caught up, or for silence."""
@@ -352,8 +372,34 @@ class Hub:
             raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
         return self._cursor
 
-    async def _round(self, *, hinted: bool) -> None:
-        """Tell all who keep up what was committed until now."""
+    async def _read_fleeting(self) -> int:
+        """Tell new fleeting events, unless the transport does; how many there were."""
+        loop = asyncio.get_running_loop()
+        if self._transport.carries or loop.time() < self._deaf_until:
+            return 0
+        topics = {each.topic for each in self._all() if each.wants(*FLEETING)}
+        if not topics:
+            # Whoever comes later is told what is sent from now on.
+            self._heard = replace(self._at, window=None)
+            return 0
+        named = None if None in topics else [each for each in topics if each is not None]
+        try:
+            found, dropped, self._heard = await self._reader.fleeting(
+                self._heard or self._at, topics=named
+            )
+        except PipelineError as error:
+            # Changes are told all the same, and nobody asks again at every hint.
+            self._deaf_until = loop.time() + self.limits.silence
+            self._on_error(error)
+            return 0
+        self._metrics.fleeting_dropped += dropped
+        for event in found:
+            self._tell_fleeting(event)
+        return len(found) + dropped
+
+    async def _round(self, *, hinted: bool) -> int:
+        """Tell all who keep up what was committed until now; how many changes there were."""
+        found = 0
         self._looked = asyncio.get_running_loop().time()
         while True:
             # Who subscribes meanwhile begins behind, at the cursor that this window begins with.
@@ -369,9 +415,9 @@ class Hub:
                         self._history.add(event)
                 self._deliver(page, told, [each for each in everyone if not each.behind])
                 self._metrics.healed += 0 if hinted else len(told)
-            self._cursor = page.cursor
+            self._cursor, found = page.cursor, found + len(page.changes)
             if page.done:
-                return
+                return found
 
     async def _catch_up(self, subscription: Subscription) -> None:
         """Tell somebody who fell behind one page more."""

@@ -35,6 +35,7 @@ class Link:
         self._most, self._settled = failures, settled
         self.connects = self.failures = 0
         self.connected = False
+        self._begun: float | None = None
 
     @property
     def polling(self) -> bool:
@@ -52,23 +53,39 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         while True:
-            begun = None
+            self._begun = None
             try:
-                await self._transport.connect()
-                begun = loop.time()
-                self.connected, self.connects = True, self.connects + 1
-                tell(Connected())
-                async for signal in self._transport.signals():
-                    tell(signal)
-            except PipelineError as error:
-                on_error(error)
-            finally:
-                self.connected = False
-                await self._transport.disconnect()
-            if begun is not None and loop.time() - begun >= self._settled:
+                await self._listen(tell)
+            except Exception as error:  # Whatever arrives and whoever fails, it is tried again.
+                on_error(foreseen(error, "Listening"))
+            if self._begun is not None and loop.time() - self._begun >= self._settled:
                 # A server that takes connections and drops them at once has not recovered.
                 self._backoff.reset()
                 self.failures = 0
             self.failures += 1
             tell(Lost())
             await asyncio.sleep(self._backoff.next())
+
+    async def _listen(self, tell: Callable[[Signal], None]) -> None:
+        """Keep one connection until it is lost."""
+        try:
+            await self._transport.connect()
+            self._begun = asyncio.get_running_loop().time()
+            self.connected, self.connects = True, self.connects + 1
+            tell(Connected())
+            async for signal in self._transport.signals():
+                tell(signal)
+        finally:
+            self.connected = False
+            await self._transport.disconnect()
+
+
+def foreseen(error: Exception, what: str) -> PipelineError:
+    """An error as one for people; one that nobody foresaw says what it was."""
+    if isinstance(error, PipelineError):
+        return error
+    made = PipelineError(
+        f"{what} has failed ({type(error).__name__})", remedy="It is tried again; report this"
+    )
+    made.__cause__ = error
+    return made

@@ -1,4 +1,8 @@
-"""The database's own way: LISTEN and NOTIFY, on a connection that does nothing else."""
+"""The database's own way: LISTEN and NOTIFY, on a connection that does nothing else.
+
+Any role that can connect may notify. So a notification only makes the hub look at the feed, which
+it reads under its own rights, fleeting events included; nothing else of it is used.
+"""
 
 import asyncio
 import json
@@ -8,10 +12,10 @@ import psycopg
 from psycopg import sql
 
 from pipeline.move.errors import Transient
-from pipeline.realtime.events import Fleeting, fleeting, name_of, sent
+from pipeline.realtime.events import Fleeting, name_of, sent
 from pipeline.realtime.session import Connection, Session, connect, translated
-from pipeline.realtime.transport import Hint
-from pipeline.tables.feed import CHANNEL
+from pipeline.realtime.transport import Hint, Told, Unreadable
+from pipeline.tables.feed import CHANNEL, FLEETING_HINT
 
 _LISTEN = sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL))
 _SEND = sql.SQL("SELECT feed.send(%(topic)s, %(event)s, %(payload)s::jsonb)")
@@ -19,6 +23,8 @@ _SEND = sql.SQL("SELECT feed.send(%(topic)s, %(event)s, %(payload)s::jsonb)")
 
 class Listen:
     """Hints by NOTIFY; fleeting events by ``feed.send``."""
+
+    carries = False
 
     def __init__(self, url: str, *, seconds: float = 10.0) -> None:
         """Connect later.
@@ -33,7 +39,8 @@ class Listen:
 
     async def connect(self) -> None:
         """Open the connection and listen on it."""
-        self._connection = await connect(self._url, seconds=self._seconds)
+        # A payload that the server cannot convert would end the connection; this converts none.
+        self._connection = await connect(self._url, seconds=self._seconds, encoding="SQL_ASCII")
         try:
             async with asyncio.timeout(self._seconds):
                 await self._connection.execute(_LISTEN)
@@ -45,17 +52,21 @@ class Listen:
         except psycopg.Error as error:
             raise translated(error, self._url) from None
 
-    async def signals(self) -> AsyncIterator[Hint | Fleeting]:
+    async def signals(self) -> AsyncIterator[Told]:
         """What is notified, until the connection ends."""
-        if self._connection is None:
-            return
-        try:
-            async for notify in self._connection.notifies():
-                signal = _signal(notify.payload)
-                if signal is not None:
-                    yield signal
-        except psycopg.Error as error:
-            raise translated(error, self._url) from None
+        connection = self._connection
+        while connection is not None:
+            try:
+                async for notify in connection.notifies():
+                    yield Hint(fleeting=notify.payload == FLEETING_HINT)
+                break
+            except UnicodeDecodeError:
+                # Those that came with it are lost, of either kind.
+                yield Unreadable()
+                yield Hint()
+                yield Hint(fleeting=True)
+            except psycopg.Error as error:
+                raise translated(error, self._url) from None
         raise Transient("The feed: the connection has ended", remedy="It is opened again")
 
     def watch(self, topics: Collection[str]) -> None:
@@ -77,14 +88,3 @@ class Listen:
         """End both connections."""
         await self.disconnect()
         await self._sender.close()
-
-
-def _signal(payload: str) -> Hint | Fleeting | None:
-    """What a notification says; one that cannot be read is a hint of something."""
-    if not payload.startswith("{"):
-        return Hint(payload or None)
-    try:
-        said = json.loads(payload)
-        return fleeting(str(said["topic"]), str(said["event"]), dict(said["payload"] or {}))
-    except (ValueError, KeyError, TypeError):
-        return Hint(None)

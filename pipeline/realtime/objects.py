@@ -30,7 +30,8 @@ _BITS: dict[str, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 """Of ``pg_trigger.tgtype``, for triggers of a statement that fire after it."""
 
 
-_BEGIN_ANEW = """
+_NOT_OF_THIS_SERVER = """
+DELETE FROM feed.fleeting WHERE xid >= pg_snapshot_xmax(pg_current_snapshot());
 WITH gone AS (
   DELETE FROM feed.changes WHERE (SELECT max(c.xid) FROM feed.changes AS c)
     >= pg_snapshot_xmax(pg_current_snapshot()) RETURNING 1)
@@ -99,9 +100,8 @@ def apply(target: Target, tables: Sequence[sa.Table]) -> int:
         TargetError: a table is not there.
     """
     demand_tables(target, tables)
-    if not is_there(target):
-        target.run("; ".join(_storage()))
-    target.run(_BEGIN_ANEW)
+    target.run("; ".join(_storage(target)))
+    target.run(_NOT_OF_THIS_SERVER)
     target.run("; ".join(function.ddl for function in functions(tables)))
     declared, present = triggers(tables), look(target)
     made = [trigger for trigger in declared if trigger not in present]
@@ -164,11 +164,14 @@ def differing(target: Target, wanted: Sequence[Function]) -> Iterator[tuple[Func
             yield function, "missing" if actual is None else "not as declared"
 
 
-def _storage() -> Iterator[str]:
-    yield f"CREATE SCHEMA IF NOT EXISTS {feed.SCHEMA}"
+def _storage(target: Target) -> Iterator[str]:
+    """DDL of what is missing: feeds of earlier versions lack tables."""
+    if not target.value("SELECT to_regnamespace($1) IS NOT NULL", (feed.SCHEMA,)):
+        yield f"CREATE SCHEMA {feed.SCHEMA}"
     for table in feed.metadata.sorted_tables:
-        yield compiled(CreateTable(table, if_not_exists=True))
-        yield from (compiled(CreateIndex(i, if_not_exists=True)) for i in table.indexes)
+        if not target.value("SELECT to_regclass($1) IS NOT NULL", (f"feed.{table.name}",)):
+            yield compiled(CreateTable(table))
+            yield from (compiled(CreateIndex(index)) for index in table.indexes)
     yield "INSERT INTO feed.horizon DEFAULT VALUES ON CONFLICT DO NOTHING"
 
 

@@ -16,9 +16,10 @@ from psycopg import sql
 from pipeline.move.errors import TargetError
 from pipeline.move.types import DIALECT
 from pipeline.realtime.cursor import Cursor, Window
-from pipeline.realtime.events import STORED, Changed, Event, Row, fleeting
-from pipeline.realtime.session import Session
+from pipeline.realtime.events import STORED, Changed, Event, Fleeting, Row, fleeting
+from pipeline.realtime.session import Session, UnreadableRows
 from pipeline.tables.events import Operation, of_table
+from pipeline.tables.feed import FRESH
 
 _UNREAD = """
   (c.xid >= %(next)s::xid8 OR c.xid = ANY(%(unfinished)s::xid8[]))
@@ -74,6 +75,18 @@ FROM feed.changes AS c CROSS JOIN (SELECT %(until)s::pg_snapshot AS until) AS w
 WHERE c.id > %(after)s AND c.id <= %(last)s AND """
     + _UNREAD
     + " ORDER BY c.id LIMIT %(most)s"
+)
+
+# Transactions of another server, which a dump brings along, are not visible in a snapshot.
+_FLEETING = sql.SQL(
+    "SELECT w.now::text, said.total, said.topic, said.event, said.payload"
+    " FROM (SELECT pg_current_snapshot() AS now) AS w"
+    " LEFT JOIN LATERAL (SELECT f.*, count(*) OVER () AS total FROM feed.fleeting AS f"
+    " WHERE (f.xid >= %(next)s::xid8 OR f.xid = ANY(%(unfinished)s::xid8[]))"
+    " AND pg_visible_in_snapshot(f.xid, w.now)"
+    f" AND f.at > now() - interval '{FRESH}'"
+    " AND f.topic = ANY(coalesce(%(topics)s::text[], ARRAY[f.topic]))"
+    " ORDER BY f.id DESC LIMIT %(most)s) AS said ON true ORDER BY said.id"
 )
 
 _HORIZON = sql.SQL("SELECT " + _STANDING + ", pg_current_snapshot()::text FROM feed.horizon AS h")
@@ -132,7 +145,7 @@ class Reader:
         """
         self._session, self.most = session, most
         self._tables = {table.name: table for table in tables.sorted_tables if of_table(table)}
-        self.reads = self.rows_read = 0
+        self.reads = self.rows_read = self.unreadable = 0
 
     @property
     def told(self) -> Collection[str]:
@@ -199,6 +212,42 @@ class Reader:
         rest = replace(window, after=changes[-1].id)
         return Page(cursor, changes, replace(cursor, window=rest))
 
+    async def fleeting(
+        self, cursor: Cursor, *, topics: Collection[str] | None
+    ) -> tuple[list[Fleeting], int, Cursor]:
+        """The fleeting events after a cursor that are still fresh, oldest first.
+
+        Args:
+            cursor: where to begin.
+            topics: whose events; None for those of all.
+
+        Returns:
+            The events, how many older ones there were no room for, and where the next ones begin.
+
+        Raises:
+            TargetError: they cannot be read.
+        """
+        asked = {
+            "next": cursor.next_transaction,
+            "unfinished": cursor.unfinished,
+            "topics": None if topics is None else sorted(topics),
+            "most": self.most,
+        }
+        rows = await self._ask(_FLEETING, asked)
+        now, total, *_ = rows[0]
+        said = [] if total is None else [row[2:] for row in rows]
+        made = [self._fleeting(*each) for each in said]
+        found = [event for event in made if event is not None]
+        return found, (total or 0) - len(said), replace(cursor, since=now)
+
+    def _fleeting(self, topic: str, event: str, payload: object) -> Fleeting | None:
+        """What was sent; None if it cannot be read."""
+        try:
+            return fleeting(topic, event, {} if payload is None else payload)
+        except ValueError:
+            self.unreadable += 1
+            return None
+
     async def events(self, changes: Iterable[Change]) -> list[tuple[Change, Event]]:
         """Changes with their events and the rows that they are about; one query for each table.
 
@@ -211,10 +260,37 @@ class Reader:
             if change.table in self._tables and change.operation != "DELETE" and change.key:
                 wanted.setdefault(change.table, set()).add(change.key)
         rows = {name: await self._rows(name, keys) for name, keys in wanted.items()}
-        made = ((change, _event(change, rows)) for change in known)
+        made = ((change, self._event(change, rows)) for change in known)
         return [(change, event) for change, event in made if event is not None]
 
+    def _event(self, change: Change, rows: Mapping[str, Mapping[str, Row]]) -> Event | None:
+        if change.table is None:
+            return self._fleeting(change.topic, change.event or "", change.payload)
+        kind = STORED.get(change.event or "", Changed)
+        key = change.key or ""
+        return kind(
+            topic=change.topic,
+            table=change.table,
+            operation=cast(Operation, change.operation),
+            key=key,
+            version=change.id,
+            row=rows.get(change.table, {}).get(key) if change.operation != "DELETE" else None,
+        )
+
     async def _rows(self, name: str, keys: set[str]) -> dict[str, Row]:
+        """Rows by their keys, without those that cannot be read: one of them hides no other."""
+        try:
+            return await self._all_rows(name, keys)
+        except UnreadableRows:
+            if len(keys) == 1:
+                self.unreadable += 1
+                return {}
+            some = sorted(keys)
+            half = len(some) // 2
+            first = await self._rows(name, set(some[:half]))
+            return first | await self._rows(name, set(some[half:]))
+
+    async def _all_rows(self, name: str, keys: set[str]) -> dict[str, Row]:
         table = self._tables[name]
         told = of_table(table)
         (key,) = table.primary_key.columns
@@ -265,19 +341,3 @@ def _demand_own(epoch: str | None, missed: bool, foreign: bool) -> tuple[str, bo
 def _type(column: sa.Column[Any]) -> sql.SQL:
     # Compiled from our own declaration, never from what somebody sent.
     return sql.SQL(cast(Any, column.type.compile(dialect=DIALECT)))
-
-
-def _event(change: Change, rows: Mapping[str, Mapping[str, Row]]) -> Event | None:
-    if change.table is None:
-        payload = change.payload if isinstance(change.payload, dict) else {}
-        return fleeting(change.topic, change.event or "", payload)
-    kind = STORED.get(change.event or "", Changed)
-    key = change.key or ""
-    return kind(
-        topic=change.topic,
-        table=change.table,
-        operation=cast(Operation, change.operation),
-        key=key,
-        version=change.id,
-        row=rows.get(change.table, {}).get(key) if change.operation != "DELETE" else None,
-    )

@@ -13,7 +13,7 @@ from psycopg.types.json import set_json_loads
 from sqlalchemy.engine import make_url
 
 from pipeline.move.errors import TargetError, Transient
-from pipeline.move.session import APPLICATION, address, statement
+from pipeline.move.session import address, statement, stating
 from pipeline.settings import pooled
 
 _PREPARE = 2
@@ -30,22 +30,25 @@ _SILENCE = {
     "tcp_user_timeout": 20_000,
 }
 """A peer that vanished without a word is noticed within half a minute."""
-_STATE = statement(APPLICATION).encode()
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Connection:
+async def connect(
+    url: str, *, seconds: float, prepare: int | None = None, encoding: str = "UTF8"
+) -> Connection:
     """Open a connection in autocommit.
 
     Args:
         url: the database, as libpq reads it.
         seconds: how long to wait.
         prepare: a statement is prepared after so many times, None never.
+        encoding: how the server is to send text.
 
     Raises:
         TargetError: nobody answers, or refuses.
     """
+    settings = stating(row_security="on", client_encoding=encoding)
     parsed = make_url(url)
     if pooled(parsed):
         raise TargetError(
@@ -55,12 +58,12 @@ async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Co
     try:
         async with asyncio.timeout(seconds):
             made = await psycopg.AsyncConnection.connect(
-                address(url, APPLICATION, application_name="pipeline realtime", silence=_SILENCE),
+                address(url, settings, application_name="pipeline realtime", silence=_SILENCE),
                 autocommit=True,
                 prepare_threshold=prepare,
             )
             try:
-                await made.execute(_STATE)
+                await made.execute(statement(settings).encode())
             except BaseException:
                 await made.close()
                 raise
@@ -94,7 +97,7 @@ def _loads(data: str | bytes) -> Any:
     try:
         return json.loads(data)
     except (RecursionError, ValueError):
-        return data.decode() if isinstance(data, bytes) else data
+        return data.decode(errors="replace") if isinstance(data, bytes) else data
 
 
 def translated(error: psycopg.Error, url: str) -> TargetError:
@@ -106,6 +109,10 @@ def translated(error: psycopg.Error, url: str) -> TargetError:
             remedy="Make it with pipeline realtime on",
         )
     return made
+
+
+class UnreadableRows(TargetError):
+    """A value cannot be sent by the server, or not be read by Python."""
 
 
 class Session:
@@ -129,6 +136,7 @@ class Session:
         """Rows of one statement.
 
         Raises:
+            UnreadableRows: it succeeded, and its rows cannot be read.
             TargetError: it failed; a lost connection is opened anew by the next call.
         """
         async with self._lock:
@@ -145,6 +153,9 @@ class Session:
                 raise Transient(
                     f"The feed: no answer within {3 * self._seconds:g} s", remedy="Read it again"
                 ) from None
+            except psycopg.DataError as error:
+                said = TargetError.from_driver(error, where="the feed", url=self._url)
+                raise UnreadableRows(said.problem, remedy="Correct the value") from None
             except psycopg.Error as error:
                 if error.sqlstate in _UNPREPARED:
                     self._prepare = None

@@ -8,7 +8,8 @@ flow only some seconds after a channel says that it is subscribed, so a hint fol
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,16 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from pipeline.move.errors import PipelineError, SettingsError, Transient
 from pipeline.realtime.backoff import Backoff
-from pipeline.realtime.events import Fleeting, PresenceChanged, fleeting, name_of, sent
+from pipeline.realtime.events import (
+    Fleeting,
+    PresenceChanged,
+    fleeting,
+    member_of,
+    name_of,
+    sent,
+)
 from pipeline.realtime.tokens import Ask, Tokens
-from pipeline.realtime.transport import Hint
+from pipeline.realtime.transport import Hint, Told, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +38,18 @@ _WAITING = 10_000
 """So many signals wait at most; hints that are dropped are healed."""
 
 
+def _without_contents(record: logging.LogRecord) -> bool:
+    """The client logs what it cannot read as an error, whole: anybody could fill the log."""
+    return record.levelno < logging.ERROR or not record.getMessage().startswith("Unrecognized")
+
+
 class Supabase:
-    """Hints by broadcasts; fleeting events by broadcasts of its own, and by presence."""
+    """Hints by broadcasts; fleeting events by broadcasts of its own, and by presence.
+
+    Whoever may join a channel may say anything there. What cannot be read is passed over.
+    """
+
+    carries = True
 
     def __init__(
         self,
@@ -70,13 +88,14 @@ class Supabase:
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._wanted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
-        self._signals: asyncio.Queue[Hint | Fleeting | None] = asyncio.Queue(_WAITING)
+        self._signals: asyncio.Queue[Told | None] = asyncio.Queue(_WAITING)
         self._tending: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
         """Open the socket; channels are joined behind it."""
         # At DEBUG it would write the key and the token into the log.
         logging.getLogger("websockets.client").setLevel(logging.INFO)
+        logging.getLogger(AsyncRealtimeClient.__module__).addFilter(_without_contents)
         token = await self._tokens.new()
         client = AsyncRealtimeClient(
             self._url,
@@ -100,7 +119,7 @@ class Supabase:
         self._client = client
         self._tending = asyncio.create_task(self._tend(client))
 
-    async def signals(self) -> AsyncIterator[Hint | Fleeting]:
+    async def signals(self) -> AsyncIterator[Told]:
         """What is broadcast, until the socket is closed."""
         client = self._client
         while client is not None and client.is_connected:
@@ -194,9 +213,9 @@ class Supabase:
             },
         )
         self._channels[topic] = channel
-        channel.on_broadcast("*", lambda said: self._heard(topic, dict(said)))
-        channel.on_presence_join(lambda key, _, new: self._came(topic, key, new))
-        channel.on_presence_leave(lambda key, rest, left: self._left(topic, key, rest, left))
+        channel.on_broadcast("*", self._whatever(partial(self._heard, topic)))
+        channel.on_presence_join(self._whatever(partial(self._came, topic)))
+        channel.on_presence_leave(self._whatever(partial(self._left, topic)))
         await channel.subscribe(lambda state, _: self._became(channel, topic, state))
 
     async def _leave(self, topic: str) -> None:
@@ -240,27 +259,42 @@ class Supabase:
         self._changed.set()
         self._put(None)
 
-    def _heard(self, topic: str, said: dict[str, Any]) -> None:
+    def _whatever(self, take: Callable[..., None]) -> Callable[..., None]:
+        """Take what arrives; an error would end the client's task that listens."""
+
+        def taken(*said: Any) -> None:
+            try:
+                take(*said)
+            except Exception:  # Whatever others send, nobody knows here.
+                self._put(Unreadable())
+
+        return taken
+
+    def _heard(self, topic: str, said: Mapping[str, Any]) -> None:
         if said.get("event") == CHANGES:
             self._put(Hint(topic))
             return
         payload = said.get("payload")
-        known = fleeting(
-            topic, str(said.get("event")), payload if isinstance(payload, dict) else {}
-        )
+        known = fleeting(topic, str(said.get("event")), {} if payload is None else payload)
         if known is not None:
             self._put(known)
 
-    def _came(self, topic: str, key: str, new: list[Any]) -> None:
-        for each in new:
-            member = str(each.get("member", key))
+    def _came(self, topic: str, key: str, _: Iterable[Any], new: Iterable[Any]) -> None:
+        for member in self._members(key, new):
             self._put(PresenceChanged(topic, member, here=True, lasting=True))
 
-    def _left(self, topic: str, key: str, rest: list[Any], left: list[Any]) -> None:
-        still = {str(each.get("member", key)) for each in rest}
-        for member in {str(each.get("member", key)) for each in left} - still:
+    def _left(self, topic: str, key: str, rest: Iterable[Any], left: Iterable[Any]) -> None:
+        for member in {*self._members(key, left)} - {*self._members(key, rest)}:
             self._put(PresenceChanged(topic, member, here=False, lasting=True))
 
-    def _put(self, signal: Hint | Fleeting | None) -> None:
+    def _members(self, key: str, present: Iterable[Any]) -> Iterator[str]:
+        """Those that can be read of who is present under a key: one that cannot hides no other."""
+        for each in present:
+            try:
+                yield member_of(each.get("member", key))
+            except (AttributeError, ValueError):
+                self._put(Unreadable())
+
+    def _put(self, signal: Told | None) -> None:
         with contextlib.suppress(asyncio.QueueFull):
             self._signals.put_nowait(signal)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -21,9 +22,10 @@ def expiry(token: str) -> float | None:
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        return float(claims["exp"])
-    except (IndexError, ValueError, KeyError, TypeError):
+        until = float(claims["exp"])
+    except (IndexError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+    return until if math.isfinite(until) else None
 
 
 class Tokens:

@@ -1,7 +1,7 @@
 """By which way a process learns that something was committed.
 
-Whatever a transport tells is a hint: it may be missing, late or doubled. What was committed is read
-from the feed.
+Whatever a transport tells is a hint: it may be missing, late, doubled or forged. What was committed
+is read from the feed.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -13,9 +13,20 @@ from pipeline.realtime.events import Fleeting
 
 @dataclass(frozen=True)
 class Hint:
-    """Something of this topic was committed; None says that nobody knows of which."""
+    """Something was committed.
 
-    topic: str | None
+    Attributes:
+        topic: of which; None says that nobody knows.
+        fleeting: it is an event that no table keeps, and not a change.
+    """
+
+    topic: str | None = None
+    fleeting: bool = False
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Something arrived that cannot be read, whoever sent it."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +39,18 @@ class Lost:
     """Nothing is told until the next ``Connected``."""
 
 
-Signal = Hint | Fleeting | Connected | Lost
+Told = Hint | Fleeting | Unreadable
+Signal = Told | Connected | Lost
 
 
 class Transport(Protocol):
-    """One connection at a time; who uses it connects again."""
+    """One connection at a time; who uses it connects again.
+
+    Attributes:
+        carries: whether it delivers fleeting events itself; otherwise they are read from the feed.
+    """
+
+    carries: bool
 
     async def connect(self) -> None:
         """Begin to listen.
@@ -41,7 +59,7 @@ class Transport(Protocol):
             PipelineError: it cannot be reached now.
         """
 
-    def signals(self) -> AsyncIterator[Hint | Fleeting]:
+    def signals(self) -> AsyncIterator[Told]:
         """What is told, until the connection ends.
 
         Raises:

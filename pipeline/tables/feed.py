@@ -3,10 +3,16 @@
 It outlives the migration: the application's events hang on it. Triggers write a row of ``changes``
 for each row of a published table that somebody changes, in the transaction that changes it. Moves
 make none. ``id`` orders the changes of one row as they were made; ``xid`` is the transaction, by
-which a reader tells what it has not seen yet, whatever order transactions commit in. ``payload``
-is of events that no table keeps. ``horizon`` has one row: ``epoch`` is another one in every feed
-that was made anew, and readers that know less than the transactions before ``pruned`` have missed
-something for good.
+which a reader tells what it has not seen yet, whatever order transactions commit in. ``horizon``
+has one row: ``epoch`` is another one in every feed that was made anew, and readers that know less
+than the transactions before ``pruned`` have missed something for good.
+
+``fleeting`` holds the events that no table keeps, for half a minute, so that they are read under
+rights like everything else; a crash of the server empties it. ``payload`` of ``changes`` is where
+earlier versions put those that were too large for NOTIFY.
+
+Every role that can connect may listen to ``CHANNEL`` and notify it; PostgreSQL has no right against
+that. So a notification says that there is something new in one of the two tables, and nothing else.
 """
 
 from typing import Any
@@ -17,7 +23,14 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 SCHEMA = "feed"
 
 CHANNEL = "feed"
-"""On this channel of NOTIFY goes the topic of what changed, or a fleeting event as JSON."""
+"""The channel of NOTIFY."""
+
+CHANGED_HINT, FLEETING_HINT = "", "fleeting"
+"""What is notified when ``changes`` or ``fleeting`` has new rows. Anybody can forge such a hint, so
+it makes readers look, and nothing of it is believed."""
+
+FRESH = "30 seconds"
+"""Fleeting events that are older are not read any more."""
 
 CANARY_TOPICS = ("space:-1", "user:-1")
 """Who listens to everything does not mean these: what is told there was never said by anybody."""
@@ -54,6 +67,27 @@ changes = sa.Table(
     sa.Column("payload", JSONB),
 )
 sa.Index("changes_xid_idx", changes.c.xid)
+
+fleeting = sa.Table(
+    "fleeting",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column(
+        "xid", TransactionId(), nullable=False, server_default=sa.text("pg_current_xact_id()")
+    ),
+    sa.Column(
+        "at",
+        sa.DateTime(timezone=True),
+        nullable=False,
+        server_default=sa.text("clock_timestamp()"),
+    ),
+    sa.Column("topic", sa.Text, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("payload", JSONB),
+    # Presence is said again and again; logging it would cost more than it is worth.
+    prefixes=["UNLOGGED"],
+)
+sa.Index("fleeting_xid_idx", fleeting.c.xid)
 
 horizon = sa.Table(
     "horizon",

@@ -21,11 +21,11 @@ from pipeline.move.errors import PipelineError, TargetError
 from pipeline.realtime.bench.load import FIRST
 from pipeline.realtime.bench.scene import space_of
 from pipeline.realtime.context import RealtimeContext
-from pipeline.realtime.events import STORED, Changed, Event, Fleeting
+from pipeline.realtime.events import STORED, Changed, Event
 from pipeline.realtime.hub import Hub, Limits
 from pipeline.realtime.listen import Listen
 from pipeline.realtime.session import connect
-from pipeline.realtime.transport import Hint
+from pipeline.realtime.transport import Told
 from pipeline.tables.events import of_table
 from pipeline.tables.spaces import metadata
 
@@ -87,7 +87,7 @@ class Forgetful(Listen):
         super().__init__(url)
         self.hard, self.lost, self._heard = False, 0, 0
 
-    async def signals(self) -> AsyncIterator[Hint | Fleeting]:
+    async def signals(self) -> AsyncIterator[Told]:
         """What is notified, and is not lost."""
         async for signal in super().signals():
             self._heard += 1
