@@ -25,7 +25,7 @@ from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 from pipeline.move.work import Progress
-from pipeline.selftest import Outcome as Planted
+from pipeline.selftest.outcome import Outcome as Planted
 
 _LINES = 40
 """So many outcomes are printed; the UI shows more."""

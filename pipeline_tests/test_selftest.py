@@ -10,13 +10,17 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import selftest
 from pipeline.commands import moves
-from pipeline.move import changes, standing, verify
+from pipeline.move import changes, standing, verify, witnessing
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.move.findings import CheckResult, KeyNotEnforced
 from pipeline.sample.content import make_sample
-from pipeline.selftest import FAULTS, HARMLESS, Outcome, attack
+from pipeline.selftest import attack as selftest
+from pipeline.selftest import during_moves
+from pipeline.selftest.attack import attack
+from pipeline.selftest.during_moves import MOVE_FAULTS
+from pipeline.selftest.faults import FAULTS, HARMLESS, Harmless
+from pipeline.selftest.outcome import Outcome
 from pipeline.settings import libpq
 from pipeline_tests.commands import command
 from pipeline_tests.support import query
@@ -36,6 +40,12 @@ NAMED = {
     "a sequence is behind",
     "a row has left quarantine for nowhere",
     "a row lost its parent while triggers were off",
+    "the driver speaks another encoding",
+    "the reader loses letters",
+    "a cast loses seconds",
+    "a trigger changes a row at the commit",
+    "another table inherits the moved one",
+    "somebody inserts a row while the move waits",
     "JSON members in another order",
     "equal instants in another zone",
 }
@@ -61,6 +71,7 @@ def few(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     assert len(chosen) == len(names)
     monkeypatch.setattr(selftest, "FAULTS", chosen)
     monkeypatch.setattr(selftest, "HARMLESS", ())
+    monkeypatch.setattr(during_moves, "MOVE_FAULTS", ())
 
 
 @pytest.fixture
@@ -86,7 +97,7 @@ def test_every_difference_is_judged_rightly_and_shown(
     assert (ran.code, ran.err) == (0, "")
     assert "wrong" not in ran.out
     assert ran.row("an index is missing")[0] == "schema"
-    assert ran.row("the last row is dropped")[0] == "conservation, keys"
+    assert ran.row("the last row is dropped")[0] == "conservation, keys, witness"
     assert ran.row("equal instants in another zone")[0] == "nobody"
 
     assert [outcome.name for outcome in outcomes if not outcome.right] == []
@@ -97,6 +108,8 @@ def test_every_difference_is_judged_rightly_and_shown(
         assert caught[fault.name].finding is not None
     for harmless in HARMLESS:
         assert caught[harmless.name].caught == frozenset()
+    for of_move in MOVE_FAULTS:
+        assert caught[of_move.name].caught == of_move.caught_by
 
 
 @pytest.mark.parametrize("check", ["conservation", "keys", "digests", "foreign_keys", "schema"])
@@ -104,10 +117,26 @@ def test_every_check_is_attacked_by_a_fault_of_its_own(check: str) -> None:
     assert any(check in fault.caught_by for fault in FAULTS)
 
 
-@pytest.mark.parametrize("harmless", HARMLESS, ids=lambda each: each.name)
-def test_what_is_harmless_really_is_another_text(
-    tmp_path: Path, harmless: selftest.Harmless
+def test_without_the_second_witness_faults_of_driver_reader_and_cast_get_by(
+    server: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    few(monkeypatch)
+    alone = {fault.name for fault in MOVE_FAULTS if fault.caught_by == {"witness"}}
+    assert alone == {
+        "the driver speaks another encoding",
+        "the reader loses letters",
+        "a cast loses seconds",
+    }
+    chosen = tuple(fault for fault in MOVE_FAULTS if fault.name in alone)
+    monkeypatch.setattr(during_moves, "MOVE_FAULTS", chosen)
+    monkeypatch.setattr(witnessing.Witness, "check", lambda self: witnessing.nothing())
+    monkeypatch.setattr(witnessing, "check_all", lambda *args, **more: witnessing.nothing())
+    outcomes = list(attack(server))
+    assert {outcome.name for outcome in outcomes if not outcome.right} == alone
+
+
+@pytest.mark.parametrize("harmless", HARMLESS, ids=lambda each: each.name)
+def test_what_is_harmless_really_is_another_text(tmp_path: Path, harmless: Harmless) -> None:
     path = tmp_path / "sample.db"
     make_sample(path)
     sql = f"SELECT id, {harmless.column} FROM {harmless.table} WHERE id < 9000"
@@ -199,6 +228,6 @@ def test_the_command_exits_with_one_when_the_proof_is_broken(
     monkeypatch.setattr(changes, "_unequal", lambda source, target: None)
     ran = command(monkeypatch, capfd, "selftest")
     assert ran.code == 1
-    assert ran.row("one bit of one BLOB is flipped")[0] == "nobody"
+    assert ran.row("one bit of one BLOB is flipped")[0] == "witness"
     assert "wrong" in ran.out
     assert ran.err.splitlines() == ["not judged rightly: one bit of one BLOB is flipped"]

@@ -149,7 +149,7 @@ def redrive(
 
 def selftest() -> None:
     """Plant one fault at a time in a scratch copy, and show which check catches it."""
-    from pipeline.selftest import attack
+    from pipeline.selftest.attack import attack
 
     outcomes = []
     with console.status("moving a sample into a scratch database") as status:

@@ -149,7 +149,8 @@ class Target:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit at the end, or roll back on any exception."""
-        self.run("BEGIN")
+        # Who waited for a lock must see what was committed meanwhile, whatever the default is.
+        self.run("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             yield
             self.run("COMMIT")

@@ -1,0 +1,116 @@
+"""The proof attacks itself: faults are planted one at a time, and the checks have to find them.
+
+A sample is moved into a scratch database of the embedded server. Each fault is planted in a
+transaction, the standing checks look at every table, and the transaction is undone. Differences
+that do no harm are planted in a copy of the source; nobody may report those. Faults of a move
+itself are planted while it moves, see ``during_moves``.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from sqlalchemy.engine import URL
+
+from pipeline.move import session
+from pipeline.move.errors import TargetError
+from pipeline.move.extract import Source
+from pipeline.move.findings import CheckResult
+from pipeline.move.mover import Mover
+from pipeline.move.prepare import prepare
+from pipeline.move.snapshot import Snapshot, take_snapshot
+from pipeline.move.standing import Sample, standing_checks
+from pipeline.move.target import Target
+from pipeline.sample.content import make_sample
+from pipeline.selftest import during_moves
+from pipeline.selftest.faults import FAULTS, HARMLESS, Harmless
+from pipeline.selftest.outcome import Outcome, outcome
+from pipeline.settings import libpq, shown
+from pipeline.tables.content import metadata
+
+_EVERYTHING = Sample(bytes=2**62, seed=0, witness_all=True)
+
+
+def attack(server: URL) -> Iterator[Outcome]:
+    """Plant everything, one at a time, and tell what was caught.
+
+    Args:
+        server: a PostgreSQL server on which a database may be made and dropped.
+
+    Raises:
+        TargetError: it does not answer, or allows no new database.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = stack.enter_context(_scratch_database(server))
+        make_sample(folder / "sample.db")
+        snapshot = _copy(folder / "sample.db", folder / "copy.db")
+        source = Source(snapshot)
+        target = stack.enter_context(Target.connect(libpq(url), shown=shown(url)))
+        with Mover.over(source, target, run_id="selftest") as mover:
+            for at, table in enumerate(metadata.sorted_tables):
+                mover.move(table, upcoming=metadata.sorted_tables[at + 1 :])
+        sound = _checks(source, target)
+        crying = [check for check in sound if check.blocking and not check.passed]
+        if crying:
+            yield outcome("nothing is planted", frozenset(), [], crying)
+        for fault in FAULTS:
+            found = _checks(source, target, planted=fault.sql)
+            yield outcome(fault.name, fault.caught_by, sound, found)
+        for number, harmless in enumerate(HARMLESS):
+            changed = folder / f"harmless {number}.db"
+            make_sample(changed)
+            _rewrite(changed, harmless)
+            found = _checks(Source(_copy(changed, folder / f"copy {number}.db")), target)
+            yield outcome(harmless.name, frozenset(), sound, found)
+        yield from during_moves.attack(snapshot, url)
+
+
+@contextmanager
+def _scratch_database(server: URL) -> Iterator[URL]:
+    name = "pipeline_selftest"
+    try:
+        with (
+            closing(session.connect(libpq(server), shown=shown(server))) as connection,
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            cursor.execute(f"CREATE DATABASE {name}")
+            try:
+                yield server.set(database=name)
+            finally:
+                cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    except psycopg2.Error as error:
+        raise TargetError.from_driver(error, where=shown(server), url=libpq(server)) from None
+
+
+def _copy(path: Path, to: Path) -> Snapshot:
+    return take_snapshot(path, to, tables=metadata.sorted_tables)
+
+
+def _rewrite(path: Path, harmless: Harmless) -> None:
+    def rewritten(value: Any) -> Any:
+        return harmless.rewrite(value) if isinstance(value, str) else value
+
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.create_function("rewritten", 1, rewritten, deterministic=True)
+        connection.execute(
+            f"UPDATE {harmless.table} SET {harmless.column} = rewritten({harmless.column})"
+            " WHERE id < 9000"
+        )
+
+
+def _checks(source: Source, target: Target, *, planted: str = "") -> list[CheckResult]:
+    found: list[CheckResult] = []
+    with target.looking():
+        if planted:
+            target.run(planted)
+        for table in metadata.sorted_tables:
+            found += standing_checks(
+                prepare(table, source), source=source, target=target, sample=_EVERYTHING
+            )
+    return found

@@ -1,0 +1,208 @@
+"""What is planted in a move itself: in its driver, reader and casts, and in what the target does.
+
+Each fault has an empty target, into which one table of the sample moves. The move has to find it
+and roll back, to refuse to begin, or to end with a target that holds what the source has.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy.engine import URL
+
+from pipeline.move import session, sift, verify
+from pipeline.move.errors import PipelineError
+from pipeline.move.extract import Source
+from pipeline.move.findings import CheckResult, NotComparable
+from pipeline.move.landing import Landing
+from pipeline.move.mover import Mover
+from pipeline.move.prepare import prepare
+from pipeline.move.snapshot import Snapshot
+from pipeline.move.standing import Sample, standing_checks
+from pipeline.move.target import Target
+from pipeline.move.verify import ProofFailed
+from pipeline.selftest.outcome import Outcome
+from pipeline.settings import libpq, shown
+from pipeline.tables.content import metadata
+
+REFUSED = "refused"
+"""Stands for a check where a move refuses to begin."""
+
+_TABLE = metadata.tables["learning_content"]
+_EVERYTHING = Sample(bytes=2**62, seed=0, witness_all=True)
+_WAIT_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class MoveFault:
+    """A fault of a move.
+
+    Attributes:
+        name: what is wrong, in a few words.
+        caught_by: the blocking checks that have to fail, or ``REFUSED``; none where the move has to
+            come to the right end all the same.
+        moved_before: whether the table has moved before, without the fault.
+        sql: what plants it, in the session that moves.
+        reader: what reads the source.
+        during: what plants it while the move goes on; it is given the target's URL.
+    """
+
+    name: str
+    caught_by: frozenset[str]
+    moved_before: bool = False
+    sql: tuple[str, ...] = ()
+    reader: type[Source] = Source
+    during: Callable[[URL], AbstractContextManager[object]] = lambda _: nullcontext()
+
+
+class _Shortening(Source):
+    """A reader that loses the last letter of every translation."""
+
+    def read(self, *arguments: Any, **options: Any) -> pa.RecordBatch:
+        """One range, with its translations cut."""
+        batch = super().read(*arguments, **options)
+        return _changed(batch, "translation", lambda texts: pc.utf8_slice_codeunits(texts, 0, -1))
+
+
+def _changed(batch: pa.RecordBatch, name: str, by: Callable[[pa.Array], pa.Array]) -> Any:
+    at = batch.schema.get_field_index(name)
+    return batch if at < 0 else batch.set_column(at, name, by(batch.column(at)))
+
+
+@contextmanager
+def _cast_to_minutes(_: URL) -> Iterator[None]:
+    """A cast that loses the seconds of a moment, wherever the engine converts."""
+    whole = sift.convert
+
+    def cut(landing: Landing, raw: pa.RecordBatch) -> Any:
+        batch, lossy = whole(landing, raw)
+        minutes = pc.floor_temporal
+        return _changed(batch, "created_at", lambda at: minutes(at, unit="minute")), lossy
+
+    with _replaced(sift, "convert", cut), _replaced(verify, "convert", cut):
+        yield
+
+
+@contextmanager
+def _replaced(module: ModuleType, name: str, by: object) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, by)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def _insert_of_somebody(url: URL) -> Iterator[None]:
+    """An insert that is open when the move begins, and committed while it waits."""
+    with closing(session.connect(libpq(url), shown=shown(url))) as other:
+        other.autocommit = False
+        with other.cursor() as cursor:
+            cursor.execute(
+                'INSERT INTO public.learning_content SELECT (jsonb_populate_record(r, \'{"id":'
+                " 8000}')).* FROM public.learning_content AS r ORDER BY id LIMIT 1"
+            )
+        later = threading.Timer(_WAIT_SECONDS, other.commit)
+        later.start()
+        try:
+            yield
+        finally:
+            later.join()
+
+
+MOVE_FAULTS = (
+    MoveFault(
+        "the driver speaks another encoding",
+        frozenset({"witness"}),
+        sql=("SET client_encoding = 'LATIN1'",),
+    ),
+    MoveFault("the reader loses letters", frozenset({"witness"}), reader=_Shortening),
+    MoveFault("a cast loses seconds", frozenset({"witness"}), during=_cast_to_minutes),
+    MoveFault(
+        "a trigger changes a row at the commit",
+        frozenset({"digests", "witness"}),
+        moved_before=True,
+        sql=(
+            "CREATE FUNCTION public.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " UPDATE public.learning_content SET ipa = 'late' WHERE id = NEW.id; RETURN NULL; END"
+            " $$",
+            "DELETE FROM public.learning_content WHERE id = 1",
+            "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON public.learning_content"
+            " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.late()",
+        ),
+    ),
+    MoveFault(
+        "another table inherits the moved one",
+        frozenset({REFUSED}),
+        moved_before=True,
+        sql=(
+            "CREATE TABLE public.archive () INHERITS (public.learning_content)",
+            "INSERT INTO public.archive SELECT (jsonb_populate_record(r, '{\"id\": 8000}')).*"
+            " FROM public.learning_content AS r ORDER BY id LIMIT 1",
+        ),
+    ),
+    MoveFault(
+        "somebody inserts a row while the move waits",
+        frozenset(),
+        moved_before=True,
+        sql=("SET default_transaction_isolation = 'repeatable read'",),
+        during=_insert_of_somebody,
+    ),
+)
+
+
+def attack(snapshot: Snapshot, url: URL) -> Iterator[Outcome]:
+    """Plant every fault, one at a time, and tell what was caught.
+
+    Args:
+        snapshot: of the sample.
+        url: a scratch database, whose schemas are dropped.
+    """
+    for fault in MOVE_FAULTS:
+        with Target.connect(libpq(url), shown=shown(url)) as target:
+            yield _planted(fault, snapshot, url, target)
+
+
+def _planted(fault: MoveFault, snapshot: Snapshot, url: URL, target: Target) -> Outcome:
+    target.run(
+        "DROP SCHEMA IF EXISTS migration CASCADE",
+        "DROP SCHEMA public CASCADE",
+        "CREATE SCHEMA public",
+    )
+    if fault.moved_before:
+        _move(Source(snapshot), target)
+    target.run(*fault.sql)
+    try:
+        with fault.during(url):
+            _move(fault.reader(snapshot), target)
+        found = _committed(snapshot, target)
+    except ProofFailed as error:
+        found = [check for check in error.checks if check.blocking]
+    except PipelineError as error:
+        why = (NotComparable(_TABLE.name, str(error)),)
+        found = [CheckResult(REFUSED, False, True, why)]
+    failed = [check for check in found if not check.passed]
+    findings = [finding for check in failed for finding in check.findings]
+    caught = frozenset(check.name for check in failed)
+    return Outcome(fault.name, fault.caught_by, caught, next(iter(findings), None))
+
+
+def _move(source: Source, target: Target) -> None:
+    with Mover.over(source, target, run_id="selftest") as mover:
+        mover.move(_TABLE)
+
+
+def _committed(snapshot: Snapshot, target: Target) -> list[CheckResult]:
+    """The blocking checks of what the move has committed."""
+    source = Source(snapshot)
+    with target.looking():
+        checks = standing_checks(
+            prepare(_TABLE, source), source=source, target=target, sample=_EVERYTHING
+        )
+    return [check for check in checks if check.blocking]
