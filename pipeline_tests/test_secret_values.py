@@ -365,6 +365,24 @@ def test_what_postgresql_says_ends_before_it_quotes_a_value() -> None:
     assert secret.said_of(plain, quoting) == quoting
 
 
+def test_what_a_trigger_says_of_a_row_is_hidden(vault: SourceFile, target_url: str) -> None:
+    move(vault, target_url, tables=[VAULT])
+    query(
+        target_url,
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RAISE 'not %', new.token; END$$;"
+        " CREATE TRIGGER no BEFORE INSERT ON vault FOR EACH ROW EXECUTE FUNCTION no()",
+    )
+    add(vault, "refused", token="c4n4ry refused")
+    move(vault, target_url, tables=[VAULT])
+    found = query(
+        target_url,
+        "SELECT reasons->0->>'message' FROM migration.quarantine WHERE source_key = 'refused'",
+    )
+    said = "trigger no of vault (function no()) refuses it: (secret) (SQLSTATE P0001)"
+    assert found == [(said,)]
+
+
 def test_a_secret_prints_as_nothing_and_can_be_kept() -> None:
     value = secret.Secret("c4n4ry")
     assert {str(value), repr(value), f"{value}", str([value])} == {"(secret)", "[(secret)]"}

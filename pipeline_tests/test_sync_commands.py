@@ -252,7 +252,8 @@ def test_a_table_that_fails_leaves_later_ones_as_they_are(
     assert ran.code == 1
     assert ran.row("learning_content", "synced")[1:3] == ["3", "1"]
     first, *rest = ran.err.splitlines()
-    assert "the user lacks a right (not today)" in first
+    assert "trigger refuse of content_fragments (function refuse())" in first
+    assert "not today" in first
     assert rest[:-1] == [
         "content_search did not run, because a step before it failed.",
         "fragment_assets did not run, because a step before it failed.",

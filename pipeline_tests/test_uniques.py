@@ -151,6 +151,25 @@ def test_values_are_handed_on(source: SourceFile, moved: str, way: str) -> None:
     assert uniques(moved) == 6
 
 
+def test_values_are_handed_on_where_work_is_deferred(source: SourceFile, moved: str) -> None:
+    query(
+        moved,
+        "ALTER TABLE users DROP CONSTRAINT users_email_key, ADD CONSTRAINT users_email_key"
+        " UNIQUE (email) DEFERRABLE INITIALLY DEFERRED;"
+        " ALTER TABLE spaces ALTER CONSTRAINT spaces_owner_id_fkey DEFERRABLE INITIALLY DEFERRED;"
+        " CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN NULL; END $$;"
+        " CREATE CONSTRAINT TRIGGER look AFTER INSERT OR UPDATE OR DELETE ON users"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()",
+    )
+    source.run("DELETE FROM users WHERE id = 11")
+    for sql in HAND_ON:
+        update(source, sql)
+    move("synced", source, moved)
+    for table in NAMES:
+        assert theirs(moved, table) == ours(source, table), table
+
+
 @pytest.mark.parametrize("way", ["filled", "merged", "synced", "subset"])
 def test_rows_take_what_rows_had_that_are_gone_or_rejected(
     source: SourceFile, moved: str, way: str

@@ -61,6 +61,8 @@ def make_way(target: Target, landing: Landing) -> None:
     """
     for unique in schema.uniques_of(landing.table):
         if target.value(_IN_THE_WAY.format(**_words(landing, unique))):
+            # PostgreSQL changes no table of which work is still deferred.
+            target.settle()
             name = quoted(str(unique.name))
             with contextlib.suppress(DataFault), target.savepoint():
                 target.run(f"ALTER TABLE {quoted(landing.name)} DROP CONSTRAINT IF EXISTS {name}")
