@@ -28,6 +28,7 @@ pytest_plugins = [
     "pipeline_tests.anki_world",
     "pipeline_tests.cutover_world",
     "pipeline_tests.feeds",
+    "pipeline_tests.hostile",
     "pipeline_tests.subscribers",
     "pipeline_tests.standings",
     "pipeline_tests.supabase",
