@@ -134,8 +134,8 @@ HARMLESS: Mapping[str, frozenset[str]] = {
             allow_in_place_tablespaces default_tablespace default_toast_compression
             temp_tablespaces""",
         "what libraries a server loads; a server is trusted": """
-            dynamic_library_path extension_control_path local_preload_libraries
-            output_plugin_libraries session_preload_libraries""",
+            dynamic_library_path extension_control_path extension_destdir
+            local_preload_libraries output_plugin_libraries session_preload_libraries""",
         "replication": "wal_sender_timeout",
         "the language of messages; codes are compared": "lc_messages",
         "of roles and passwords, which nobody makes here": """
