@@ -28,7 +28,7 @@ pytest_plugins = [
     "pipeline_tests.anki_world",
     "pipeline_tests.cutover_world",
     "pipeline_tests.feeds",
-    "pipeline_tests.pairs",
+    "pipeline_tests.hostile",
     "pipeline_tests.old_world",
     "pipeline_tests.subscribers",
     "pipeline_tests.standings",

@@ -4,17 +4,20 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import pytest
 from psycopg2 import sql
 from sqlalchemy.engine import URL
 
+from pipeline.move.session import SETTINGS
 from pipeline.settings import libpq
-from pipeline_tests.support import DEFAULTS, SourceFile, query
+from pipeline_tests.support import DEFAULTS, SourceFile, new_database, query
 
 HOSTILE: Mapping[str, str] = {
     "statement_timeout": "1",
@@ -79,6 +82,9 @@ HOSTILE: Mapping[str, str] = {
 }
 """What a session states, at another value, on the server that tests start."""
 
+EARLY = {setting.name: HOSTILE[setting.name] for setting in SETTINGS if setting.early}
+"""Those that a connection request can carry."""
+
 UNKNOWN_HERE = frozenset({"force_parallel_mode"})
 """Stated names that this version of PostgreSQL does not know."""
 
@@ -128,8 +134,8 @@ HARMLESS: Mapping[str, frozenset[str]] = {
             allow_in_place_tablespaces default_tablespace default_toast_compression
             temp_tablespaces""",
         "what libraries a server loads; a server is trusted": """
-            dynamic_library_path extension_control_path local_preload_libraries
-            output_plugin_libraries session_preload_libraries""",
+            dynamic_library_path extension_control_path extension_destdir
+            local_preload_libraries output_plugin_libraries session_preload_libraries""",
         "replication": "wal_sender_timeout",
         "the language of messages; codes are compared": "lc_messages",
         "of roles and passwords, which nobody makes here": """
@@ -157,6 +163,7 @@ _CLEAN = (
     "-cstatement_timeout=0 -clock_timeout=0 -cidle_session_timeout=0"
     " -cidle_in_transaction_session_timeout=0 -cdefault_transaction_read_only=off -crole=none"
     " -csearch_path=public -cdefault_transaction_isolation=read\\ committed -cexit_on_error=off"
+    " -cclient_min_messages=warning"
 )
 
 THAI = ("ก", "ข้าวมันไก่", "สวัสดี 🎉", "é", "ñ\u0301 中文", "กำ" * 100)
@@ -193,6 +200,14 @@ def dotted(setting: str) -> sql.Identifier:
 def valued(setting: str, value: str) -> sql.Composable:
     """A value, or several."""
     return sql.SQL(", ").join(map(sql.Literal, value.split(", ")))
+
+
+@pytest.fixture(scope="session")
+def lowly(server: URL) -> Iterator[None]:
+    """A role that may do nothing."""
+    query(libpq(server), "CREATE ROLE lowly")
+    yield
+    query(libpq(server), "DROP ROLE lowly")
 
 
 @contextmanager
@@ -284,3 +299,66 @@ def assert_same(path: Path, url: str) -> None:
     ours, theirs = held(path, url)
     assert theirs == ours
     assert query(url, "SELECT count(*) FROM migration.quarantine") == [(0,)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A database that is reached with hostile settings.
+
+    Attributes:
+        url: how the code under test reaches it.
+        clean: how a test looks into it.
+        environment: variables beside the URL.
+    """
+
+    url: str
+    clean: str
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def places(server: URL, dagster_tables: str, lowly: None) -> Iterator[dict[str, Place]]:
+    """Databases of one server, each reached with hostile settings of another origin."""
+    with (
+        role(server, "hostile", HOSTILE, kind="SUPERUSER") as hostile,
+        new_database(server, "plain", template=dagster_tables) as plain,
+        new_database(server, "spoiled", template=dagster_tables) as spoiled,
+    ):
+        for url in (plain, spoiled):
+            query(
+                libpq(url),
+                "CREATE ACCESS METHOD other_heap TYPE TABLE HANDLER heap_tableam_handler",
+            )
+        with closing(psycopg2.connect(libpq(server))) as connection, connection:
+            connection.cursor().execute(set_for("DATABASE spoiled", HOSTILE))
+        words = options(EARLY)
+        named = {"client_encoding": "LATIN1", "options": words}
+        environment = {
+            "PGCLIENTENCODING": "LATIN1",
+            "PGOPTIONS": words,
+            "PGTZ": "Asia/Bangkok",
+            "PGDATESTYLE": "SQL, DMY",
+        }
+        clean = cleanly(plain)
+        yield {
+            "role": Place(libpq(plain.set(username=hostile.username)), clean, {}),
+            "database": Place(libpq(spoiled), cleanly(spoiled), {}),
+            "url": Place(libpq(plain.update_query_dict(named)), clean, {}),
+            "environment": Place(libpq(plain), clean, environment),
+            "all of them": Place(
+                libpq(spoiled.set(username=hostile.username).update_query_dict(named)),
+                cleanly(spoiled),
+                environment,
+            ),
+        }
+
+
+@pytest.fixture(params=["role", "database", "url", "environment", "all of them"])
+def place(
+    request: pytest.FixtureRequest, places: dict[str, Place], monkeypatch: pytest.MonkeyPatch
+) -> Place:
+    """One of these databases, with its environment."""
+    found = places[request.param]
+    for name, value in found.environment.items():
+        monkeypatch.setenv(name, value)
+    return found

