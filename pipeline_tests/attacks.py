@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import quote
 
 from selenium.webdriver import Chrome
 
@@ -119,13 +118,13 @@ def attack(browser: Chrome, page: str, target: str, deeds: dict[str, str]) -> bo
     return taken
 
 
-def posted_by_its_own_page(browser: Chrome, address: str, mutation: str) -> int:
-    """Let a page post a mutation to the server that it believes to come from; the status."""
-    browser.get(f"{address}/{quote('a page')}")
+def posted_by_its_own_page(browser: Chrome, address: str, operation: str) -> tuple[int, str]:
+    """Let a page post to the server it believes to come from; status and text of the answer."""
+    browser.get(f"{address}/favicon.svg")
     script = """
     const [query, done] = arguments;
     fetch("/graphql", {method: "POST", headers: {"Content-Type": "application/json"}, body: query})
-      .then(answer => done(answer.status), () => done(0));
+      .then(async answer => done([answer.status, await answer.text()]), () => done([0, ""]));
     """
-    status: int = browser.execute_async_script(script, json.dumps({"query": mutation}))
-    return status
+    status, text = browser.execute_async_script(script, json.dumps({"query": operation}))
+    return status, text

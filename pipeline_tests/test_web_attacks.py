@@ -17,6 +17,7 @@ import uvicorn
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
+from pydantic import SecretStr
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.support.ui import WebDriverWait
@@ -77,13 +78,15 @@ def served(app: ASGIApp) -> Iterator[str]:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-        thread = Thread(target=server.run, args=([listening],))
+        thread = Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +144,7 @@ def test_a_page_whose_name_was_led_to_this_machine_is_obeyed_by_dagsters_own_alo
     for address, status, obeyed in ((bare, 200, {"fetch"}), (guarded, 403, set())):
         tried = {"fetch": deeds()["fetch_cors"]}
         named = address.replace("127.0.0.1", REBOUND)
-        assert posted_by_its_own_page(browser, named, tried["fetch"]) == status
+        assert posted_by_its_own_page(browser, named, tried["fetch"])[0] == status
         assert done(instance, tried) == obeyed
 
 
@@ -152,6 +155,26 @@ def test_a_page_of_the_uis_own_posts_and_listens_and_nothing_else_is_obeyed_eith
         tried = deeds()
         assert attack(browser, f"{address}/favicon.svg", address, tried)
         assert done(instance, tried) == {"fetch_cors"}
+
+
+def test_a_person_logs_in_and_pages_of_other_sites_gain_nothing_by_that(
+    browser: Chrome, context: WorkspaceProcessContext, page: str, instance: dg.DagsterInstance
+) -> None:
+    ui = UiSettings(password=SecretStr("a password of some length"))
+    with served(application(context, ui, listening="127.0.0.1")) as locked:
+        browser.get(page)
+        browser.execute_script(f"location = '{locked}/graphql'")
+        field = WebDriverWait(browser, 30).until(lambda it: it.find_element("name", "password"))
+        field.send_keys("a password of some length\n")
+        WebDriverWait(browser, 30).until(lambda it: "GraphiQL" in it.title)
+        assert browser.current_url == f"{locked}/graphql"
+        assert posted_by_its_own_page(browser, locked, "{ version }")[0] == 200
+        tried = deeds()
+        assert not attack(browser, page, locked, tried)
+        assert done(instance, tried) == set()
+        # A link from there leads to the page and not to the form.
+        browser.execute_script(f"location = '{locked}/graphql'")
+        WebDriverWait(browser, 30).until(lambda it: "GraphiQL" in it.title)
 
 
 def test_browsers_find_nothing_forbidden_in_the_uis_own_pages(
