@@ -91,7 +91,8 @@ def cutover(migration: Migration, asset: dg.AssetsDefinition) -> "Job":
         migration.named("cutover"),
         dg.AssetSelection.assets(asset),
         "Let the application change over to the target, or back. Its configuration says which step;"
-        " the gate has to be open for those that lead there.",
+        " the gate has to be open for those that lead there, and close and rollback have to be"
+        " confirmed.",
     )
 
 

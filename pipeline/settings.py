@@ -1,8 +1,11 @@
 """Environment and ``.env`` to typed settings; nothing else of the project reads the environment."""
 
 import os
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -13,6 +16,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -25,6 +29,7 @@ from pipeline.move import session
 from pipeline.move.errors import SettingsError
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
+from pipeline.serving.web.origins import Origin
 from pipeline.sources import origin
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -149,7 +154,83 @@ class AlertSettings(BaseSettings):
         return url and url.rstrip("/")
 
 
-_GROUPS: tuple[type[BaseSettings], ...] = (PolicySettings, AnkiSettings, AlertSettings)
+class UiSettings(BaseSettings):
+    """Who may use the UI, and from where; each is named UI_... in the environment.
+
+    Attributes:
+        origin: where people open the UI if a proxy stands before it, ``https://HOST``; several
+            with commas between.
+        token: lets scripts in, by ``Authorization: Bearer``.
+        password: what people are asked for; None asks nobody.
+        session_hours: how long somebody stays logged in.
+        user_header: the header in which a proxy names who has logged in there.
+        proxies: addresses from which that header is believed.
+        without_login: the UI may listen on other addresses than the loopback one without a login.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=PROJECT / ".env", env_prefix="UI_", extra="ignore", env_ignore_empty=True
+    )
+
+    origin: Annotated[tuple[Origin, ...], NoDecode] = ()
+    token: SecretStr | None = None
+    password: SecretStr | None = None
+    session_hours: float = Field(default=12.0, gt=0, le=720)
+    user_header: str | None = Field(default=None, pattern="^[A-Za-z0-9-]+$")
+    proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = (
+        IPv4Network("127.0.0.0/8"),
+        IPv6Network("::1"),
+    )
+    without_login: bool = False
+
+    @field_validator("origin", mode="before")
+    @classmethod
+    def _origins(cls, given: object) -> object:
+        try:
+            return _listed(given, Origin.parse)
+        except ValueError:
+            raise ValueError("write it like https://pipeline.example.org") from None
+
+    @field_validator("proxies", mode="before")
+    @classmethod
+    def _networks(cls, given: object) -> object:
+        try:
+            return _listed(given, ip_network)
+        except ValueError:
+            raise ValueError("write it like 127.0.0.1,10.0.0.0/8") from None
+
+    @field_validator("token", "password")
+    @classmethod
+    def _long(cls, given: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        least = {"token": 32, "password": 12}[f"{info.field_name}"]
+        if given is not None and len(given.get_secret_value()) < least:
+            raise ValueError(f"it needs at least {least} characters")
+        return given
+
+    @field_validator("token")
+    @classmethod
+    def _sendable(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and not re.fullmatch("[!-~]*", given.get_secret_value()):
+            raise ValueError("a header has no room for spaces and other than ASCII letters")
+        return given
+
+    @property
+    def has_login(self) -> bool:
+        """Whether the UI itself wants to know who somebody is."""
+        return self.password is not None or self.user_header is not None
+
+    @property
+    def secure(self) -> bool:
+        """Whether people reach it by TLS."""
+        return any(origin.scheme == "https" for origin in self.origin)
+
+
+_GROUPS: tuple[type[BaseSettings], ...] = (
+    PolicySettings,
+    AnkiSettings,
+    AlertSettings,
+    UiSettings,
+)
 """Settings whose names begin with a prefix."""
 
 
@@ -178,7 +259,7 @@ class Settings(BaseSettings):
         feed_hours: how long changes stay in the feed for who was away.
         adopt_target: rows of the target that no move has put there are made equal to the source.
         max_value_bytes: a larger row of the source stops a move, before it takes the memory.
-        ui_host: the address on which the UI listens; it asks nobody for a password.
+        ui_host: the address on which the UI listens.
         ui_port: the port on which it does.
     """
 
@@ -250,6 +331,11 @@ class Settings(BaseSettings):
     def alerts(self) -> AlertSettings:
         """Who is told of failures; ALERT_... in the environment."""
         return AlertSettings()
+
+    @cached_property
+    def ui(self) -> UiSettings:
+        """Who may use the UI, and from where; UI_... in the environment."""
+        return UiSettings()
 
     @property
     def sample_collection(self) -> Path:
@@ -350,7 +436,7 @@ def load(**overrides: Any) -> Settings:
     """
     try:
         loaded = Settings(**overrides)
-        _ = loaded._policies, loaded.anki, loaded.alerts
+        _ = loaded._policies, loaded.anki, loaded.alerts, loaded.ui
         return loaded
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
@@ -400,6 +486,13 @@ def dagster_url(url: URL) -> str:
     stated = {"options": f"{own} {DAGSTER_OPTIONS}".lstrip(), "client_encoding": "UTF8"}
     whole = url.set(drivername="postgresql+psycopg2").update_query_dict(stated)
     return whole.render_as_string(hide_password=False)
+
+
+def _listed(given: object, read: Callable[[str], Any]) -> object:
+    """What stands in a text with commas between, each read; anything else as it is."""
+    if not isinstance(given, str):
+        return given
+    return tuple(read(each.strip()) for each in given.split(",") if each.strip())
 
 
 def _demand(url: str, schemes: set[str], form: str) -> None:

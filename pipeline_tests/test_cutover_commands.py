@@ -44,8 +44,9 @@ def instance(
 
 
 def step(instance: dg.DagsterInstance, name: str) -> dg.ExecuteInProcessResult:
-    """Run the job for one step."""
-    return runs.run("cutover", opened=instance, steps={STEP: {"step": name}})
+    """Run the job for one step, confirmed where it has to be."""
+    config = {"step": name, "confirm": f"{name} content"}
+    return runs.run("cutover", opened=instance, steps={STEP: config})
 
 
 def gate(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
@@ -53,6 +54,14 @@ def gate(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
     (found,) = result.get_asset_check_evaluations()
     assert (found.asset_key.to_user_string(), found.check_name) == (CUTOVER, GATE)
     return found
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """Why the first step that failed did."""
+    (first, *_) = [event for event in result.all_events if event.is_step_failure]
+    found = first.step_failure_data.user_failure_data
+    assert found is not None
+    return f"{found.description}"
 
 
 def noes(result: dg.ExecuteInProcessResult) -> set[str]:
@@ -91,10 +100,23 @@ def test_the_whole_evening_there_and_back(
     for job in ("migrate", "sync", "redrive", "verify"):
         refused = runs.run(job, opened=instance)
         assert not refused.success
-        (first, *_) = [event for event in refused.all_events if event.is_step_failure]
-        said = first.step_failure_data.user_failure_data.description
+        said = failure(refused)
         assert said.startswith("The application writes to the target: the migration is live since")
         assert said.endswith("back into the source, and moves run again.")
+    for last, said in (
+        ("close", ""),
+        ("close", "yes"),
+        ("close", "close spaces"),
+        ("rollback", ""),
+    ):
+        unconfirmed = {"step": last, "confirm": said}
+        refused = runs.run("cutover", opened=instance, steps={STEP: unconfirmed})
+        assert failure(refused) == (
+            f"The step {last} cannot be undone, and nobody has confirmed it. Add to the"
+            f" configuration of the run, beside step: confirm: {last} content."
+        )
+    with Target.connect(target_url, shown="the target") as target:
+        assert states.read(target, "content").state == "live"
     query(target_url, "UPDATE rankings SET rank_score = 1 WHERE id = 1")
     query(target_url, "DELETE FROM rankings WHERE id = 2")
     back = step(instance, "rollback")

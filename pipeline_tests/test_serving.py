@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import psutil
 import psycopg2
 import pytest
@@ -39,6 +40,8 @@ from pipeline_tests.support import SourceFile, query, use
 from pipeline_tests.test_deploy import PARTS, started_by
 
 SECONDS = 60
+TOKEN = "a-token-of-nobody-in-particular-0"
+"""By which scripts are let in."""
 ASIDE = ("sh", "-c", "trap '' INT; exec \"$@\"", "sh")
 """Starts a command as a script does that puts it aside; it must end on SIGTERM all the same."""
 DISCONNECT = """
@@ -74,7 +77,7 @@ class Served:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.variables['UI_PORT']}/graphql",
             json.dumps({"query": question, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"},
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(request, timeout=SECONDS) as answer:
@@ -124,7 +127,7 @@ def served(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         connection.autocommit = True
         connection.cursor().execute("CREATE DATABASE served")
         url = libpq(server.set(database="served"))
-        variables = usable(source, url, folder) | {"UI_PORT": str(port)}
+        variables = usable(source, url, folder) | {"UI_PORT": str(port), "UI_TOKEN": TOKEN}
         started: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for part in PARTS:
@@ -214,6 +217,26 @@ def test_only_the_owner_can_reach_the_code_server(served: Served) -> None:
     assert path.stat().st_mode & 0o022 == 0
     code = psutil.Process(served.numbers["code"])
     assert [each.laddr for each in code.net_connections("inet") if each.status == "LISTEN"] == []
+
+
+def test_the_webserver_takes_orders_of_pages_of_its_own_and_of_scripts_with_the_token_alone(
+    served: Served,
+) -> None:
+    address = f"http://127.0.0.1:{served.variables['UI_PORT']}"
+    order = {"query": LAUNCH, "variables": {"job": "plan"}}
+    ((before,),) = query(served.url, "SELECT count(*) FROM dagster.runs")
+    with httpx.Client(base_url=address, trust_env=False) as client:
+        statuses = [
+            client.get("/graphql", params={"query": LAUNCH, "variables": '{"job": "plan"}'}),
+            client.post("/graphql", json=order),
+            client.post("/graphql", json=order, headers={"Origin": "http://127.0.0.1:1"}),
+            client.post("/graphql", json=order, headers={"Authorization": f"Bearer {TOKEN}x"}),
+            client.get("/server_info", headers={"Host": "rebind.test"}),
+            client.get("/server_info"),
+        ]
+        assert [each.status_code for each in statuses] == [405, 403, 403, 403, 403, 200]
+        assert "server" not in statuses[-1].headers
+    assert query(served.url, "SELECT count(*) FROM dagster.runs") == [(before,)]
 
 
 def test_the_webserver_listens_on_the_loopback_address_alone(served: Served) -> None:
@@ -317,6 +340,26 @@ def test_the_launcher_knows_which_runs_are_gone(
     assert isinstance(launcher, Launcher)
     assert launcher.check_run_worker_health(run).status == status
     instance.delete_run(run.run_id)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "ui.example.org"])
+def test_the_ui_is_not_opened_to_other_machines_without_a_login(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceFile(tmp_path / "source.db")
+    for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("UI_HOST", host)
+    with pytest.raises(SettingsError, match=f"UI_HOST is {host}.* UI_PASSWORD"):
+        parts.serve(parts.Part.WEBSERVER, settings.load())
+    for name, value in (
+        ("UI_PASSWORD", "a password of some length"),
+        ("UI_USER_HEADER", "X-User"),
+        ("UI_WITHOUT_LOGIN", "true"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            parts.require_login(settings.load())
 
 
 @pytest.mark.parametrize("lacking", ["DATABASE_URL", "SQLITE_DATABASE_URL"])

@@ -33,6 +33,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
 from pipeline.migrations import ALL, SPACES
 from pipeline.move.standing import NAMES
+from pipeline_tests.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
 from pipeline_tests.commands import environment
 from pipeline_tests.test_cli import TABLES
 from pipeline_tests.test_embedded import kill_server, server_of
@@ -412,6 +413,18 @@ def test_what_operates_lies_in_a_group_of_its_own(ui: Ui) -> None:
     ui.open("/locations/pipeline/asset-groups/operations")
     ui.see("source_backup", "target_backup", "cutover", "housekeeping", "0 / 1 Passed")
     ui.keep("operations")
+
+
+def test_a_page_of_another_site_starts_no_run_and_hears_nothing(ui: Ui) -> None:
+    launch = """mutation { launchRun(executionParams: { runConfigData: {}, selector: {
+      repositoryLocationName: "pipeline", repositoryName: "__repository__", jobName: "plan" },
+      executionMetadata: { tags: [{ key: "by", value: "WAY" }] } }) { __typename } }"""
+    found = "{ runsOrError { ... on Runs { results { jobName tags { key value } } } } }"
+    with other_site() as port:
+        deeds = {way: launch.replace("WAY", f"stranger-{way}") for way in WAYS}
+        heard = attack(ui.browser, f"http://{SITES[0]}:{port}/", ui.served.address, deeds)
+    status, runs = posted_by_its_own_page(ui.browser, ui.served.address, found)
+    assert (status, re.findall("stranger-[a-z_]+", runs), heard) == (200, [], False)
 
 
 def test_the_report_that_an_asset_names_opens(ui: Ui, migrated: Ran) -> None:

@@ -22,7 +22,7 @@ from pipeline.environment import server, source_file
 from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
 from pipeline.migrations import Migration
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.watermarks import rules_of_all
 from pipeline.realtime import checks as realtime_checks
 from pipeline.resources import SourceDatabase, TargetDatabase
@@ -56,6 +56,13 @@ class CutoverConfig(dg.Config):
             " writing the source and move the rest. live: the same, and let it write the target."
             " thaw: from frozen back to shadow. close: end the way back. rollback: take what was"
             " written to the target back into the source."
+        ),
+    )
+    confirm: str = Field(
+        default="",
+        description=(
+            "close and rollback cannot be undone. They run only if this repeats the step and the"
+            " migration, such as: close content"
         ),
     )
 
@@ -101,6 +108,7 @@ def cutover_asset(
         target: TargetDatabase,
     ) -> Results:
         try:
+            _require_confirmation(config, migration)
             loaded = settings.load()
             site = steps.Site(
                 path=source_file(loaded, migration),
@@ -118,6 +126,20 @@ def cutover_asset(
             raise checks.failure(error, migration) from error
 
     return changed
+
+
+def _require_confirmation(config: CutoverConfig, migration: Migration) -> None:
+    """Refuse a step that cannot be undone unless it is confirmed.
+
+    Raises:
+        SettingsError: the configuration does not confirm it.
+    """
+    wanted = steps.confirmation(config.step, migration.name)
+    if wanted and config.confirm.strip() != wanted:
+        raise SettingsError(
+            f"The step {config.step} cannot be undone, and nobody has confirmed it",
+            remedy=f"Add to the configuration of the run, beside step: confirm: {wanted}",
+        )
 
 
 def _step(

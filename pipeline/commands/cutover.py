@@ -8,7 +8,7 @@ from pipeline import report
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import sign_offs, states
-from pipeline.cutover.steps import CUTOVER, STEP
+from pipeline.cutover.steps import CUTOVER, STEP, confirmation
 from pipeline.migrations import Migration
 from pipeline.move import schema
 from pipeline.move.snapshot import look_at
@@ -92,7 +92,8 @@ def _cut_over(step: str, which: str | None) -> int:
     found, node = terminal.ready(migration), migration.named(STEP)
     look_at(found.source)
     terminal.say_where(found, migration)
-    result = terminal.result_of(migration.named(CUTOVER), steps={node: {"step": step}})
+    config = {"step": step, "confirm": confirmation(step, migration.name)}
+    result = terminal.result_of(migration.named(CUTOVER), steps={node: config})
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)

@@ -30,6 +30,7 @@ def dev(
         if not loaded.source_url(migration):
             environment.source_file(loaded, migration)
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
+    parts.keep_sockets_private()
     running = [
         subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
         for part in (parts.Part.WEBSERVER, parts.Part.DAEMON)

@@ -29,6 +29,8 @@ from pipeline.move.transaction import Move
 
 CUTOVER, STEP = "cutover", "change_state"
 """How Dagster calls the state of a migration, and the step that changes it."""
+FINAL = ("close", "rollback")
+"""Steps that cannot be undone."""
 
 
 class Sources(Protocol):
@@ -92,6 +94,11 @@ class Outcome:
     def open(self) -> bool:
         """Whether every answer was yes."""
         return all(answer.yes for answer in self.answers)
+
+
+def confirmation(step: str, migration: str) -> str:
+    """What a run's configuration has to confirm a step with; empty where nothing is asked."""
+    return f"{step} {migration}" if step in FINAL else ""
 
 
 def freeze(site: Site, *, outside: Sequence[Answer]) -> Outcome:

@@ -1,8 +1,9 @@
 """The processes that run for good: the code server, the UI's webserver and the daemon.
 
-Each is one of Dagster's own programs, which takes the place of ``pipeline serve`` once the settings
-are found usable. Runs are processes of the code server's; the other two reach it by a Unix socket,
-so nobody else on the machine or in the network can.
+Each takes the place of ``pipeline serve`` once the settings are found usable: the webserver is
+``pipeline.serving.web``, the others are Dagster's own programs. Runs are processes of the code
+server's; the other two reach it by a Unix socket, so nobody else on the machine or in the network
+can.
 """
 
 import os
@@ -15,6 +16,7 @@ from typing import NoReturn
 
 from pipeline import storage
 from pipeline.move.errors import SettingsError
+from pipeline.serving.web.origins import is_loopback
 from pipeline.settings import CODE_SOCKET, PROJECT, Settings
 
 HOME = PROJECT / "deploy"
@@ -39,21 +41,22 @@ def command(part: Part, settings: Settings, *, home: Path) -> list[str]:
         settings: where it listens.
         home: the folder of workspace.yaml.
     """
-    bin_, workspace = Path(sys.prefix) / "bin", ["-w", str(home / "workspace.yaml")]
+    bin_ = Path(sys.prefix) / "bin"
     if part is Part.CODE:
         listen = ["--socket", str(settings.code_socket), "--location-name", "pipeline"]
         return [str(bin_ / "dagster"), "api", "grpc", "-m", "pipeline.definitions", *listen]
     if part is Part.DAEMON:
-        return [str(bin_ / "dagster-daemon"), "run", *workspace]
-    listen = ["-h", settings.ui_host, "-p", str(settings.ui_port)]
-    return [str(bin_ / "dagster-webserver"), *listen, *workspace]
+        return [str(bin_ / "dagster-daemon"), "run", "-w", str(home / "workspace.yaml")]
+    listen = [settings.ui_host, str(settings.ui_port)]
+    return [sys.executable, "-m", "pipeline.serving.web", str(home / "workspace.yaml"), *listen]
 
 
 def serve(part: Part, settings: Settings) -> NoReturn:
     """Become a part; this process does not come back from it.
 
     Raises:
-        SettingsError: no target or source is set, or a code server runs already.
+        SettingsError: no target or source is set, a code server runs already, or others than this
+            machine would reach the UI without a login.
         TargetError: the target does not answer.
     """
     # Nobody would stop the embedded server, and a sample is nothing to keep in step.
@@ -65,6 +68,8 @@ def serve(part: Part, settings: Settings) -> NoReturn:
                 remedy="Set it, take its migration out of MIGRATIONS, or try the samples with"
                 " pipeline dev",
             )
+    if part is Part.WEBSERVER:
+        require_login(settings)
     if part is Part.CODE and answers(settings.code_socket):
         raise SettingsError(
             f"A code server listens on {settings.code_socket} already",
@@ -75,10 +80,31 @@ def serve(part: Part, settings: Settings) -> NoReturn:
         _await_code(settings.code_socket)
     os.environ[CODE_SOCKET] = str(settings.code_socket)
     os.chdir(PROJECT)
+    keep_sockets_private()
     # Dagster treats SIGTERM as it treats SIGINT, which is ignored in what a shell put aside.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     program = command(part, settings, home=HOME)
     os.execv(program[0], program)  # noqa: S606  # no shell is wanted
+
+
+def require_login(settings: Settings) -> None:
+    """Refuse to open the UI to other machines without a login.
+
+    Raises:
+        SettingsError: it would be.
+    """
+    ui = settings.ui
+    if not (is_loopback(settings.ui_host) or ui.has_login or ui.without_login):
+        raise SettingsError(
+            f"UI_HOST is {settings.ui_host}, and other machines could start runs without a login",
+            remedy="Set UI_PASSWORD, or UI_USER_HEADER where a proxy asks; UI_WITHOUT_LOGIN=true"
+            " allows it where nobody else can reach that address",
+        )
+
+
+def keep_sockets_private() -> None:
+    """Let nobody else write to sockets of code servers: who can, starts runs."""
+    os.umask(os.umask(0o077) | 0o022)
 
 
 def _await_code(socket: Path) -> None:
