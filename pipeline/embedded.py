@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from pipeline import postmaster
+from pipeline import postmaster, private
 from pipeline.locks import locked
 from pipeline.move.errors import PipelineError, TargetError
 
@@ -32,7 +32,7 @@ def ensure_server(data: Path) -> URL:
     """
     data = data.absolute()
     try:
-        data.parent.mkdir(parents=True, exist_ok=True)
+        private.folder(data.parent)
         with locked(data.with_suffix(".lock"), wait=True):
             found = postmaster.ensure(data)
             _hold(data)

@@ -221,7 +221,8 @@ def _initialize(data: Path) -> None:
 def _start(data: Path) -> str | None:
     """Start the server and wait until it is ready; returns why it does not start."""
     owner = unprivileged.owner(data)
-    options = ("-o", f'-h "" -k "{_sockets(data, owner)}"', "-l", str(data / "log"))
+    listen = f'-h "" -k "{_sockets(data, owner)}" -c unix_socket_permissions=0700'
+    options = ("-o", listen, "-l", str(data / "log"))
     wait = ("-w", "-t", str(_START_SECONDS))
     failure = _run(data, "pg_ctl", "-D", str(data), *wait, *options, "start", owner=owner)
     return failure and (_last_complaint(data / "log") or failure)

@@ -3,7 +3,9 @@
 Data faults and wrong settings are terminal. Only ``Transient`` ones are worth another try.
 """
 
+import errno
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 from pipeline.move.printable import printable
@@ -11,6 +13,10 @@ from pipeline.move.printable import printable
 TRANSIENT_STATES = frozenset(
     {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "25P03"}
 )
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the operating system says when a disk, or a user's share of it, is full."""
 
 
 class PipelineError(Exception):
@@ -79,6 +85,28 @@ class ShapeError(TargetError):
 
 class LockedError(TargetError):
     """Another run holds the target."""
+
+
+class FilesError(PipelineError):
+    """A file of the pipeline's own cannot be written."""
+
+    @classmethod
+    def from_system(cls, error: OSError, path: Path) -> "FilesError":
+        """Translate what the operating system says.
+
+        Args:
+            error: what it said; it mostly names a file.
+            path: what was to be written, where it does not.
+        """
+        said = error.strerror or type(error).__name__
+        path = Path(error.filename) if isinstance(error.filename, str) else path
+        if error.errno in FULL:
+            remedy = "Free space on that disk, and run again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "Give this user the right to write there, or name another PIPELINE_HOME"
+        else:
+            remedy = "Check that disk and PIPELINE_HOME, and run again"
+        return cls(f"{path} cannot be written ({said})", remedy=remedy)
 
 
 class MendError(PipelineError):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline import private
 from pipeline.move import followed, opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
@@ -96,7 +97,7 @@ def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS)
         SourceError: the file cannot be read, or there is no room for the copy.
     """
     look_at(source)
-    into.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(into.parent)
     demand_room(source, into.parent)
     into.unlink(missing_ok=True)
     try:

@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pipeline import private
+
 
 def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Write a new SQLite file; missing folders are created.
@@ -19,7 +21,7 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         FileExistsError: something has this name already; it is left as it is.
     """
     _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(path.parent)
     with (
         TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch,
         closing(sqlite3.connect(":memory:")) as source,
@@ -27,6 +29,7 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         fill(source)
         source.commit()
         whole = Path(scratch, path.name)
+        private.create(whole)
         source.execute("VACUUM INTO ?", (str(whole),))
         _refuse_existing(path)
         whole.rename(path)
