@@ -9,6 +9,7 @@ folder is the server. No other process is ever signalled.
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,8 @@ _SOCKET_BYTES = 103
 _START_SECONDS = 60
 _STOP_SECONDS = 60
 _POLL_SECONDS = 0.02
+_COMPLAINT = re.compile(r"error:|FATAL:|PANIC:|could not|No space", re.I)
+"""What a line of PostgreSQL's programs has that says why they failed."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,10 @@ def _initialize(data: Path) -> None:
     failure = _run(data, "initdb", "-D", str(draft), *authentication, owner=owner)
     if failure:
         shutil.rmtree(draft, ignore_errors=True)
-        raise _not_started(data, failure)
+        raise TargetError(
+            f"The data of the embedded PostgreSQL cannot be made in {data} ({failure.strip()})",
+            remedy="Check that disk and its rights, or set DATABASE_URL to a server of your own",
+        )
     try:
         draft.rename(data)
     except OSError as error:
@@ -272,7 +278,7 @@ def _run(data: Path, program: str, *arguments: str, owner: unprivileged.Owner | 
     if done.returncode == 0:
         return None
     said = str(done.stdout).splitlines()
-    errors = [line for line in said if "error" in line.lower()]
+    errors = [line for line in said if _COMPLAINT.search(line)]
     return (errors or said or [f"{program} ended with {done.returncode}"])[0]
 
 

@@ -23,6 +23,11 @@ from pipeline.settings import (
 )
 from pipeline.tables import ledger
 
+
+class ServerEnded(sa.exc.SQLAlchemyError):
+    """The embedded server ended while it was used; no error that Dagster waits for and retries."""
+
+
 ERRORS = (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException)
 """What Dagster's storage raises when the target does not serve it."""
 _FIRST_USE = 0x646167737465  # "dagste"

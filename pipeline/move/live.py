@@ -66,7 +66,7 @@ class LiveSource(Source):
         try:
             yield self._connection
         except opening.UNREADABLE as error:
-            raise unreadable(self.path, error) from error
+            raise unreadable(self.path, error, copy=self.snapshot.path) from error
         finally:
             self._connection.text_factory = before
 
@@ -365,7 +365,7 @@ def pinned(
                     connection, table, source, schema=_LIVE, busy_seconds=busy_seconds
                 )
         except opening.UNREADABLE as error:
-            raise unreadable(source, error) from error
+            raise unreadable(source, error, copy=changes.path) from error
         try:
             yield LiveSource(changes, [Source(each) for each in versions], connection)
         finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline import private
+from pipeline.move.errors import FilesError
 
 
 def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
@@ -19,6 +20,7 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
 
     Raises:
         FileExistsError: something has this name already; it is left as it is.
+        FilesError: it cannot be written.
     """
     _refuse_existing(path)
     private.folder(path.parent)
@@ -30,7 +32,13 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         source.commit()
         whole = Path(scratch, path.name)
         private.create(whole)
-        source.execute("VACUUM INTO ?", (str(whole),))
+        try:
+            source.execute("VACUUM INTO ?", (str(whole),))
+        except sqlite3.OperationalError as error:
+            raise FilesError(
+                f"The sample {path} cannot be written ({error})",
+                remedy="Free space on that disk, or name a source of your own",
+            ) from error
         _refuse_existing(path)
         whole.rename(path)
 
