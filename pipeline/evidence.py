@@ -17,7 +17,7 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, environment, evidence_page, migrations, settings
+from pipeline import checks, environment, evidence_page, migrations, private, settings
 from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
@@ -215,7 +215,7 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     Returns:
         The HTML file; ``evidence.json`` lies beside it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     path = folder / f"{_PART}{quote(part.table, safe='')}.json"
     if path.exists():
         part = _joined(TypeAdapter(TableEvidence).validate_json(path.read_text()), part)
@@ -291,8 +291,9 @@ def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:
 def _write(path: Path, text: str) -> None:
     """Replace a file as a whole: whoever is killed leaves the old one."""
     fresh = path.with_suffix(".fresh")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    private.write_text(fresh, text)
+    with private.translated(path):
+        fresh.replace(path)
 
 
 def _check(check: CheckResult) -> CheckEvidence:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from pipeline import private
+
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[int]:
@@ -16,8 +18,9 @@ def locked(path: Path, *, wait: bool) -> Iterator[int]:
 
     Raises:
         BlockingIOError: somebody else holds it, and ``wait`` is False.
+        FilesError: the file cannot be made.
     """
-    with path.open("w") as file:
+    with private.opened(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield file.fileno()
 
@@ -29,8 +32,11 @@ def private_folder(parent: Path, name: str) -> Iterator[Path]:
     Args:
         parent: holds such folders and nothing else.
         name: the folder's name.
+
+    Raises:
+        FilesError: it cannot be made.
     """
-    parent.mkdir(parents=True, exist_ok=True)
+    private.folder(parent)
     folder = parent / name
     with ExitStack() as held:
         # One run at a time clears and makes folders.
@@ -40,7 +46,7 @@ def private_folder(parent: Path, name: str) -> Iterator[Path]:
                 held_or_gone = suppress(BlockingIOError, FileNotFoundError)
                 with held_or_gone, locked(old / "lock", wait=False):
                     shutil.rmtree(old, ignore_errors=True)
-            folder.mkdir(exist_ok=True)
+            private.folder(folder)
             held.enter_context(locked(folder / "lock", wait=False))
         try:
             yield folder

@@ -69,14 +69,18 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if migration.name not in self._sources:
             found = databases(settings.load(), migration, fresh=True)
             name = f"{run_id}-{migration.name}"
-            kept = self._exits.setdefault(migration.name, contextlib.ExitStack())
-            folder = kept.enter_context(private_folder(found.snapshots, name))
-            snapshot = take_snapshot(
-                found.source, folder / "source.db", tables=tables, busy_seconds=self.busy_seconds
-            )
-            source = self._sources[migration.name] = Source(snapshot)
-            names = [table.name for table in tables]
-            mending.apply(source, tables, mending.read(target, names))
+            # A copy that fails leaves nothing, so that the next step may try again.
+            with contextlib.ExitStack() as opened:
+                folder = opened.enter_context(private_folder(found.snapshots, name))
+                into = folder / "source.db"
+                snapshot = take_snapshot(
+                    found.source, into, tables=tables, busy_seconds=self.busy_seconds
+                )
+                source = Source(snapshot)
+                names = [table.name for table in tables]
+                mending.apply(source, tables, mending.read(target, names))
+                self._sources[migration.name] = source
+                self._keep(migration, opened)
         return self._sources[migration.name]
 
     def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
@@ -89,11 +93,17 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if migration.name not in self._live:
             found = databases(settings.load(), migration, fresh=True)
             name = f"{run_id}-{migration.name}-live"
-            kept = self._exits.setdefault(migration.name, contextlib.ExitStack())
-            folder = kept.enter_context(private_folder(found.snapshots, name))
-            live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
-            self._live[migration.name] = kept.enter_context(live)
+            with contextlib.ExitStack() as opened:
+                folder = opened.enter_context(private_folder(found.snapshots, name))
+                live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
+                self._live[migration.name] = opened.enter_context(live)
+                self._keep(migration, opened)
         return self._live[migration.name]
+
+    def _keep(self, migration: Migration, opened: contextlib.ExitStack) -> None:
+        """Close what was opened for a migration when its sources are let go."""
+        kept = self._exits.setdefault(migration.name, contextlib.ExitStack())
+        kept.push(opened.pop_all())
 
     def upcoming(self, table: sa.Table, *, of: Sequence[sa.Table]) -> list[sa.Table]:
         """Those of a run's tables that have not had their turn yet, now that one has.

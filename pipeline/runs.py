@@ -14,7 +14,7 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from pipeline import checks
+from pipeline import checks, postmaster, settings, storage
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
 from pipeline.serving import processes
@@ -37,6 +37,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
     that the server has cut is noticed before it is used.
     """
     sa.event.listen(QueuePool, "checkout", _ping)
+    sa.event.listen(sa.Engine, "handle_error", _give_up)
     with dg.DagsterInstance.get() as opened:
         opened.optimize_for_webserver(
             statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
@@ -106,6 +107,14 @@ def _ping(connection: Any, *_: object) -> None:
             cursor.execute("SELECT 1")
     except psycopg2.Error as error:
         raise sa.exc.DisconnectionError from error
+
+
+def _give_up(context: sa.engine.ExceptionContext) -> None:
+    """Spare a run the wait for an embedded server that ended; nobody would start it meanwhile."""
+    loaded = settings.load()
+    refused = context.connection is None and loaded.given_target is None
+    if refused and postmaster.find(loaded.server_data) is None:
+        raise storage.ServerEnded from context.original_exception
 
 
 def _report_lost(opened: dg.DagsterInstance) -> None:

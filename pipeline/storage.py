@@ -9,13 +9,28 @@ import psycopg2
 import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException
 
-from pipeline import environment
+from pipeline import environment, private
 from pipeline.environment import Server
 from pipeline.move import session
-from pipeline.move.errors import SettingsError, TargetError
-from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
+from pipeline.move.errors import TargetError
+from pipeline.settings import (
+    DAGSTER_FILES,
+    DAGSTER_URL,
+    PROJECT,
+    Settings,
+    dagster_url,
+    libpq,
+    shown,
+)
 from pipeline.tables import ledger
 
+
+class ServerEnded(sa.exc.SQLAlchemyError):
+    """The embedded server ended while it was used; no error that Dagster waits for and retries."""
+
+
+ERRORS = (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException)
+"""What Dagster's storage raises when the target does not serve it."""
 _FIRST_USE = 0x646167737465  # "dagste"
 _PATIENT = session.stating(lock_timeout="0")
 """To make Dagster's tables may take longer than a lock is waited for elsewhere."""
@@ -37,13 +52,7 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
     Raises:
         PipelineError: a folder or a database cannot be used.
     """
-    try:
-        settings.pipeline_home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"PIPELINE_HOME cannot be {settings.pipeline_home} ({error.strerror})",
-            remedy="Name a folder that can be written",
-        ) from error
+    private.home(settings.pipeline_home)
     found = environment.server(settings)
     environment.demand_session(found)
     prepare(found, settings, home=home)
@@ -59,6 +68,21 @@ def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
 
 
+def lost(error: Exception, settings: Settings) -> TargetError:
+    """Say that the target went away while a command used it."""
+    # Dagster's own words tell how often it tried, and the cause what it met.
+    cause = error.__cause__ or error
+    url = settings.given_target
+    if url is None:
+        data = settings.server_data
+        return TargetError(
+            f"The embedded PostgreSQL in {data} ended while it was used; what was under way was"
+            " rolled back",
+            remedy=f"Run again, which starts it; {data / 'log'} may say why it ended",
+        )
+    return TargetError.from_driver(cause, where=shown(url), url=libpq(url))
+
+
 def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     """Make Dagster keep its runs in schema ``dagster`` of the target, as dagster.yaml says.
 
@@ -68,7 +92,7 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
         TargetError: the target does not answer, or the user may not create a schema.
     """
     name_it(found, settings, home=home)
-    settings.dagster_files.mkdir(parents=True, exist_ok=True)
+    private.folder(settings.dagster_files)
     try:
         with (
             closing(
@@ -89,7 +113,7 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
             cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
             with dg.DagsterInstance.get():
                 pass
-    except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException, ValueError) as error:
+    except (*ERRORS, ValueError) as error:
         # Not "from error": the driver's own text may repeat the URL.
         url = found.target_url
         raise TargetError.from_driver(error, where=found.target_shown, url=url) from None

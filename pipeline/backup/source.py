@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import private
 from pipeline.backup import shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
@@ -22,7 +23,9 @@ from pipeline.move import opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
+from pipeline.private import Rights
 
+_CHUNK = 1 << 20
 _RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _BESIDE = ("", "-wal", "-shm", "-journal")
@@ -88,24 +91,35 @@ def figures(connection: sqlite3.Connection, *, shown: str) -> tuple[SourceTable,
         raise
 
 
-def restore(copy: Path, onto: Path, *, kept: Path, expected: tuple[SourceTable, ...]) -> Restored:
+def restore(
+    copy: Path,
+    onto: Path,
+    *,
+    kept: Path,
+    expected: tuple[SourceTable, ...],
+    rights: Rights | None = None,
+) -> Restored:
     """Make a file equal to a backup's copy, and hold it against what the backup said.
+
+    It keeps its mode, and its owner as far as this user may give it to another one.
 
     Args:
         copy: the backup's copy, known to be whole.
         onto: the file; it need not be there.
         kept: where to keep what is there now.
         expected: what the backup said of its tables.
+        rights: who may do what with a file that is missing; otherwise it is private.
 
     Raises:
         RestoreRefused: another program keeps the file locked; it is as it was.
         BackupError: it cannot be written, or is not equal afterwards.
     """
-    onto.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(onto.parent)
     demand_room(copy, onto.parent)
+    rights = Rights.of(onto) or rights
     keep = aside = None
     if not onto.exists() or _ruined(onto):
-        aside = _replace(onto, copy)
+        aside = _replace(onto, copy, rights)
     else:
         try:
             keep = _keep(onto, kept, expected)
@@ -113,7 +127,7 @@ def restore(copy: Path, onto: Path, *, kept: Path, expected: tuple[SourceTable, 
         except sqlite3.DatabaseError as error:
             if _named(error) not in _RUINED:
                 raise _refused(onto, error) from error
-            aside = _replace(onto, copy)
+            aside = _replace(onto, copy, rights)
     with _translated(onto), closing(_opened(onto, "ro")) as live:
         live.execute("BEGIN")
         if figures(live, shown=str(onto)) != expected:
@@ -137,7 +151,7 @@ def rehearse(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
     """
     copy = folder / SOURCE_FILE
     shelf.demand_whole(copy, manifest.source_sha256)
-    live = scratch / "live.db"
+    live = private.create(scratch / "live.db")
     with closing(sqlite3.connect(live)) as connection:
         connection.executescript("PRAGMA journal_mode = WAL; CREATE TABLE other (id)")
     restore(copy, live, kept=scratch / "kept.db", expected=manifest.source_tables)
@@ -168,11 +182,12 @@ def _ruined(onto: Path) -> bool:
 
 def _keep(onto: Path, kept: Path, expected: tuple[SourceTable, ...]) -> Path | None:
     """Copy what is there, unless it is what the backup has."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(kept.parent)
     demand_room(onto, kept.parent)
     draft = kept.with_name(f"{kept.name}.unfinished")
     draft.unlink(missing_ok=True)
     try:
+        private.create(draft)
         with closing(_opened(onto, "rw")) as live, closing(sqlite3.connect(draft)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             carry_over(live, copy, wait=BUSY_SECONDS)
@@ -195,11 +210,15 @@ def _overwrite(onto: Path, copy: Path) -> None:
         carry_over(backup, live, wait=BUSY_SECONDS)
 
 
-def _replace(onto: Path, copy: Path) -> Path | None:
+def _replace(onto: Path, copy: Path, rights: Rights | None) -> Path | None:
     """Put a copy where no database is; what was there, or lies beside it, is moved aside."""
     draft = onto.with_name(f"{onto.name}.restoring")
     try:
-        shutil.copyfile(copy, draft)
+        with copy.open("rb") as held, private.opened(draft, "wb") as file:
+            shutil.copyfileobj(held, file, _CHUNK)
+            file.flush()
+            if rights is not None:
+                rights.give(file.fileno())
         shelf.onto_disk(draft)
         aside = _moved_aside(onto)
         draft.rename(onto)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline import environment, migrations, report, settings
+from pipeline import environment, migrations, private, report, settings
 from pipeline.backup import restore, shelf, source
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
@@ -99,7 +99,14 @@ def restore_source(
     copy = shelf.place(home, manifest.name) / SOURCE_FILE
     shelf.demand_whole(copy, manifest.source_sha256)
     terminal.confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
-    done = source.restore(copy, onto, kept=shelf.replaced(home), expected=manifest.source_tables)
+    private.home(home)
+    done = source.restore(
+        copy,
+        onto,
+        kept=shelf.replaced(home),
+        expected=manifest.source_tables,
+        rights=manifest.source_rights,
+    )
     if done.kept:
         _say(f"what was there is kept in {done.kept}")
     if done.aside:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import ddl, environment, migrations, report, settings
+from pipeline import ddl, environment, migrations, private, report, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console, errors
 from pipeline.doctor.examination import examine
@@ -153,7 +153,9 @@ def selftest() -> None:
 
     outcomes = []
     with console.status("moving a sample into a scratch database") as status:
-        for outcome in attack(ensure_server(settings.load().server_data)):
+        loaded = settings.load()
+        private.home(loaded.pipeline_home)
+        for outcome in attack(ensure_server(loaded.server_data)):
             status.update(outcome.name)
             outcomes.append(outcome)
     report.show_outcomes(console, outcomes)

@@ -3,9 +3,9 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import dagster as dg
 import typer
@@ -190,8 +190,24 @@ def ids(text: str | None, *, option: str = "--only") -> list[int]:
 
 @contextmanager
 def _live() -> Iterator[None]:
-    with report.Bars() as bars, progress.watched_by(bars):
+    # Dagster writes a line for each event that it cannot record, and then fails with the reason.
+    errors_but_events: Any = _Without(sys.stderr, "Exception while writing logger call")
+    with redirect_stderr(errors_but_events), report.Bars() as bars, progress.watched_by(bars):
         yield
+
+
+class _Without:
+    """A stream that leaves out what begins with some words."""
+
+    def __init__(self, stream: TextIO, words: str) -> None:
+        self._stream = stream
+        self._words = words
+
+    def write(self, text: str) -> int:
+        return len(text) if text.startswith(self._words) else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def confirm(question: str, *, yes: bool) -> None:

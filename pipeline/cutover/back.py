@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline import private
 from pipeline.cutover import capture, freezing, states
 from pipeline.cutover.replay import NotReversible, Replayed, put, replay
 from pipeline.cutover.states import WrongState
@@ -95,7 +96,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
             remedy="Restore a backup of the source, or move the data back by hand",
         )
     target, folder = site.target, folder / "back"
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     with target.transaction():
         _demand_tables(site)
         names = ", ".join(f"ONLY {quoted(table.name)}" for table in site.tables)

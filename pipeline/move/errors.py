@@ -3,7 +3,9 @@
 Data faults and wrong settings are terminal. Only ``Transient`` ones are worth another try.
 """
 
+import errno
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 from pipeline.move.printable import printable
@@ -15,6 +17,10 @@ TRANSIENT_STATES = frozenset(
 SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING = "PS001", "PS002", "PS003"
 """SQLSTATEs of this project: why a session with a server cannot be used; see ``session``."""
 SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING})
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the operating system says when a disk, or a user's share of it, is full."""
 
 
 class PipelineError(Exception):
@@ -87,6 +93,28 @@ class SideEffect(TargetError):
 
 class LockedError(TargetError):
     """Another run holds the target."""
+
+
+class FilesError(PipelineError):
+    """A file of the pipeline's own cannot be written."""
+
+    @classmethod
+    def from_system(cls, error: OSError, path: Path) -> "FilesError":
+        """Translate what the operating system says.
+
+        Args:
+            error: what it said; it mostly names a file.
+            path: what was to be written, where it does not.
+        """
+        said = error.strerror or type(error).__name__
+        path = Path(error.filename) if isinstance(error.filename, str) else path
+        if error.errno in FULL:
+            remedy = "Free space on that disk, and run again"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "Give this user the right to write there, or name another PIPELINE_HOME"
+        else:
+            remedy = "Check that disk and PIPELINE_HOME, and run again"
+        return cls(f"{path} cannot be written ({said})", remedy=remedy)
 
 
 class MendError(PipelineError):

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from pipeline import private
 from pipeline.move.errors import SourceError
 
 _MARK = ".follows"
@@ -33,7 +34,7 @@ def mark(file: Path, shown: str) -> None:
     """Let it be known that a file follows another database, whatever process looks at it."""
     beside = file.with_name(f"{file.name}{_MARK}")
     if not beside.exists():
-        beside.write_text(shown)
+        private.write_text(beside, shown)
 
 
 def primary_of(file: Path, *, why: str) -> Primary | None:

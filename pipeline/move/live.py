@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline import private
 from pipeline.move import opening, tracking
 from pipeline.move.contract import quoted
 from pipeline.move.extract import Source
@@ -65,7 +66,7 @@ class LiveSource(Source):
         try:
             yield self._connection
         except opening.UNREADABLE as error:
-            raise unreadable(self.path, error) from error
+            raise unreadable(self.path, error, copy=self.snapshot.path) from error
         finally:
             self._connection.text_factory = before
 
@@ -329,13 +330,14 @@ def pinned(
     """
     look_at(source)
     seen = seen_of(source)
-    folder.mkdir(parents=True, exist_ok=True)
+    private.folder(folder)
     changes = Snapshot(folder / "changes.db", source, 0, 0.0, seen)
     versions = [
         Snapshot(folder / f"{_slot(at)}.db", source, 0, 0.0, seen) for at in range(VERSIONS_AT_ONCE)
     ]
-    for private in (changes, *versions):
-        private.path.unlink(missing_ok=True)
+    for own in (changes, *versions):
+        own.path.unlink(missing_ok=True)
+        private.create(own.path)
     with closing(
         opening.connect(
             changes.path,
@@ -347,8 +349,8 @@ def pinned(
         )
     ) as connection:
         try:
-            for at, private in enumerate(versions):
-                connection.execute(f"ATTACH ? AS {_slot(at)}", (private.path.absolute().as_uri(),))
+            for at, own in enumerate(versions):
+                connection.execute(f"ATTACH ? AS {_slot(at)}", (own.path.absolute().as_uri(),))
             for schema in ("main", *map(_slot, range(VERSIONS_AT_ONCE))):
                 for setting in _PRIVATE:
                     connection.execute(f"PRAGMA {schema}.{setting}")
@@ -363,7 +365,7 @@ def pinned(
                     connection, table, source, schema=_LIVE, busy_seconds=busy_seconds
                 )
         except opening.UNREADABLE as error:
-            raise unreadable(source, error) from error
+            raise unreadable(source, error, copy=changes.path) from error
         try:
             yield LiveSource(changes, [Source(each) for each in versions], connection)
         finally:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline import private
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
 
@@ -64,6 +65,8 @@ def connect(path: Path, mode: Mode, **options: Any) -> sqlite3.Connection:
         mode: what may be done with it; ``immutable`` is for a file that nobody writes any more.
         options: further ones of ``sqlite3.connect``.
     """
+    if mode == "rwc":
+        private.create(path)
     asked = "immutable=1" if mode == "immutable" else f"mode={mode}"
     made: sqlite3.Connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{asked}", uri=True, **options

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline import private
 from pipeline.move import followed, opening
 from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
@@ -80,7 +81,7 @@ def take_snapshot(
             copy.commit()
     except opening.UNREADABLE as error:
         into.unlink(missing_ok=True)
-        raise unreadable(source, error) from error
+        raise unreadable(source, error, copy=into) from error
     return Snapshot(into, source, size, time.perf_counter() - started, seen)
 
 
@@ -96,14 +97,14 @@ def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS)
         SourceError: the file cannot be read, or there is no room for the copy.
     """
     look_at(source)
-    into.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(into.parent)
     demand_room(source, into.parent)
     into.unlink(missing_ok=True)
     try:
         _copy(source, into, busy_seconds=busy_seconds)
     except opening.UNREADABLE as error:
         into.unlink(missing_ok=True)
-        raise unreadable(source, error) from error
+        raise unreadable(source, error, copy=into) from error
 
 
 def demand_room(source: Path, folder: Path) -> None:
@@ -160,8 +161,14 @@ def seen_of(source: Path) -> str | None:
     return "; ".join(looks)
 
 
-def unreadable(source: Path, error: Exception) -> SourceError:
-    """Translate what SQLite says of a file that it cannot read."""
+def unreadable(source: Path, error: Exception, *, copy: Path | None = None) -> SourceError:
+    """Translate what SQLite says of a file that it cannot read.
+
+    Args:
+        source: the file.
+        error: what SQLite said.
+        copy: the private file that was written meanwhile.
+    """
     text = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error) or "no memory"
     if "locked" in text or "busy" in text:
         return SourceError(
@@ -176,7 +183,10 @@ def unreadable(source: Path, error: Exception) -> SourceError:
         )
     if "is full" in text:
         return SourceError(
-            f"The copy of {source} found no room on its disk", remedy="Free some and run again"
+            f"The copy of {source} found no room in {copy.parent}"
+            if copy
+            else f"The disk of {source} is full",
+            remedy="Free space on that disk, and run again",
         )
     if (
         "malformed" in text

@@ -7,6 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pipeline import private
+from pipeline.move.errors import FilesError
+
 
 def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
     """Write a new SQLite file; missing folders are created.
@@ -17,9 +20,10 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
 
     Raises:
         FileExistsError: something has this name already; it is left as it is.
+        FilesError: it cannot be written.
     """
     _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private.folder(path.parent)
     with (
         TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch,
         closing(sqlite3.connect(":memory:")) as source,
@@ -27,7 +31,14 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         fill(source)
         source.commit()
         whole = Path(scratch, path.name)
-        source.execute("VACUUM INTO ?", (str(whole),))
+        private.create(whole)
+        try:
+            source.execute("VACUUM INTO ?", (str(whole),))
+        except sqlite3.OperationalError as error:
+            raise FilesError(
+                f"The sample {path} cannot be written ({error})",
+                remedy="Free space on that disk, or name a source of your own",
+            ) from error
         _refuse_existing(path)
         whole.rename(path)
 

@@ -16,11 +16,8 @@ from typing import Any
 
 import dagster as dg
 import httpx
-import psycopg2
-import sqlalchemy as sa
-from dagster_postgres.utils import DagsterPostgresException
 
-from pipeline import storage, ticks
+from pipeline import private, storage, ticks
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
 from pipeline.cutover import states
@@ -93,8 +90,7 @@ def tell_changes(
         SettingsError: nothing can be noted.
     """
     try:
-        told = settings.pipeline_home / "unwell"
-        told.mkdir(parents=True, exist_ok=True)
+        told = private.folder(private.home(settings.pipeline_home) / "unwell")
         return [error for each in who if (error := _tell(each, found, told)) is not None]
     except OSError as error:
         raise SettingsError(
@@ -111,7 +107,7 @@ def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
             note.unlink(missing_ok=True)
         elif not note.exists():
             # A restart is over at the next look, and nobody needs to know of it.
-            note.write_text("seen")
+            private.write_text(note, "seen")
         elif note.read_text() == "seen":
             new.append((reading, note))
     if not new:
@@ -123,7 +119,7 @@ def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
     except NotDelivered as error:
         return error
     for _, note in new:
-        note.write_text("told")
+        private.write_text(note, "told")
     return None
 
 
@@ -135,7 +131,7 @@ def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
         well, says = look(settings)
     except PipelineError as error:
         well, says = False, str(error)
-    except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
+    except storage.ERRORS as error:
         # Not the driver's own text, which may repeat the URL.
         found = server(settings)
         where, url = found.target_shown, found.target_url
@@ -240,7 +236,7 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
     """
     found = server(settings)
     storage.name_it(found, settings)
-    settings.dagster_files.mkdir(parents=True, exist_ok=True)
+    private.folder(settings.dagster_files)
     with (
         closing(_connected(found)) as connection,
         connection.cursor() as cursor,

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import private
 from pipeline.move import opening
 from pipeline.move.errors import SourceError
 from pipeline.sources.statements import STATEMENT_BYTES, Statement, Unfinished, statements
@@ -91,7 +92,7 @@ def bring(dump: Path, into: Path, *, say: Say) -> None:
             f"The dump {dump} cannot be read, or its file {into} not be written ({error.strerror})",
             remedy="Check that it is there, the rights of both, and the room on the disk",
         ) from error
-    kept.write_text(json.dumps({"looks": looks, "digest": digest}))
+    private.write_text(kept, json.dumps({"looks": looks, "digest": digest}))
 
 
 def _known(kept: Path) -> dict[str, object]:
@@ -130,7 +131,7 @@ class _Progress:
 def _make(dump: Path, into: Path, *, say: Say) -> None:
     made = into.with_name("making.db")
     made.unlink(missing_ok=True)
-    os.close(os.open(made, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    private.create(made)
     try:
         size = dump.stat().st_size
         with closing(opening.connect(made, "rw", isolation_level=None)) as connection:

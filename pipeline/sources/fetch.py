@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from pipeline import private
 from pipeline.locks import locked
 from pipeline.move import followed
 from pipeline.move.errors import SourceError
@@ -43,8 +44,7 @@ def fetch(origin: Origin, *, home: Path, say: Say = tell) -> Path:
         return path
     folder = path.parent
     try:
-        for made in (folder.parent, folder):
-            made.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.folder(folder)
         followed.mark(path, origin.shown)
         with locked(folder / "lock", wait=True) as held:
             match origin:

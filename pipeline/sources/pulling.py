@@ -9,6 +9,8 @@ import json
 import socket
 import sys
 
+from pipeline import private
+
 SILENT_SECONDS = 60.0
 """A server that says nothing for so long is given up."""
 
@@ -16,6 +18,7 @@ SILENT_SECONDS = 60.0
 def main() -> None:
     """Pull, and leave all of the replica in its one file."""
     path, url = sys.argv[1:]
+    private.guard_process()
     token = sys.stdin.readline().strip()
     socket.setdefaulttimeout(SILENT_SECONDS)
     import turso.sync

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import private
 from pipeline.move import opening
 from pipeline.move.errors import PipelineError, SourceError, Transient
 from pipeline.move.snapshot import BUSY_SECONDS, carry_over, unreadable
@@ -71,7 +72,7 @@ def bring(origin: Remote, into: Path, *, held: int, say: Say) -> None:
 
 def _follow(origin: Remote, into: Path, *, held: int, say: Say) -> None:
     replica, mark = into.parent / "replica" / "replica.db", into.parent / "current.json"
-    replica.parent.mkdir(mode=0o700, exist_ok=True)
+    private.folder(replica.parent)
     # Without the mark, the file is behind the replica: a run may end between the two.
     before = _marked(mark) if _sound(into) else None
     mark.unlink(missing_ok=True)
@@ -84,7 +85,7 @@ def _follow(origin: Remote, into: Path, *, held: int, say: Say) -> None:
         )
     if pulled.changed or before is None:
         _publish(replica, into, origin)
-    mark.write_text(json.dumps(pulled.revision))
+    private.write_text(mark, json.dumps(pulled.revision))
 
 
 def _marked(mark: Path) -> str | None:
@@ -212,7 +213,7 @@ def _publish(replica: Path, into: Path, origin: Remote) -> None:
                 f"The replica of {origin.shown} is damaged ({said.splitlines()[-1]})",
                 remedy="Run again",
             )
-        into.touch(mode=0o600)
+        private.create(into)
         try:
             with closing(opening.connect(into, "rw", timeout=BUSY_SECONDS)) as file:
                 file.execute(f"PRAGMA page_size = {page}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 
+from pipeline import private
 from pipeline.realtime.bench.result import WAYS, Goal, Measured, Outcome
 
 _TOP, _BOTTOM = 20.0, 230.0
@@ -60,10 +61,10 @@ def write(outcome: Outcome, reports: Path) -> Path:
     """
     now = datetime.now(UTC)
     folder = reports / f"realtime-bench-{now:%Y%m%d-%H%M%S-%f}"
-    folder.mkdir(parents=True)
-    (folder / "realtime.json").write_text(json.dumps(outcome.as_json(), indent=2) + "\n")
+    private.folder(folder)
+    private.write_text(folder / "realtime.json", json.dumps(outcome.as_json(), indent=2) + "\n")
     page = folder / PAGE
-    page.write_text(_render(outcome, now))
+    private.write_text(page, _render(outcome, now))
     return page
 
 
