@@ -12,6 +12,7 @@ import typer
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
 from pipeline.move.errors import PipelineError
+from pipeline.surroundings import OutputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +46,13 @@ def main() -> None:
     """Entry point of the command ``pipeline``; a failure is one sentence, not a traceback."""
     warnings.filterwarnings("ignore", module="dagster")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OutputError as error:
+        terminal.say_error(error)
+        sys.exit(1)
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
