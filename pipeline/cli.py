@@ -4,6 +4,7 @@ Exit codes: 0 when every blocking check passed, 1 when a run failed, 2 when noth
 because a setting or a database is not usable.
 """
 
+import logging
 import sys
 import warnings
 
@@ -45,6 +46,7 @@ app.add_typer(operating.alert, name="alert")
 def main() -> None:
     """Entry point of the command ``pipeline``; a failure is one sentence, not a traceback."""
     warnings.filterwarnings("ignore", module="dagster")
+    logging.getLogger().addFilter(_is_news)
     try:
         try:
             app()
@@ -56,3 +58,8 @@ def main() -> None:
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not that Dagster connects once more: if that fails, an error says why, once."""
+    return not str(record.msg).startswith("Retrying failed database")

@@ -12,9 +12,10 @@ import dagster as dg
 import psycopg2
 import psycopg2.extensions
 import sqlalchemy as sa
+from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.pool import QueuePool
 
-from pipeline import checks
+from pipeline import checks, environment, settings, storage
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
 from pipeline.serving import processes
@@ -35,13 +36,21 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
     A run records some hundred events; without a pool each would open a connection of its own. One
     that the server has cut is noticed before it is used.
+
+    Raises:
+        TargetError: it does not answer, or has too few connections left for a run.
     """
+    found = environment.server(settings.load())
+    storage.require_connections(found)
     sa.event.listen(QueuePool, "checkout", _ping)
-    with dg.DagsterInstance.get() as opened:
-        opened.optimize_for_webserver(
-            statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
-        )
-        yield opened
+    try:
+        with dg.DagsterInstance.get() as opened:
+            opened.optimize_for_webserver(
+                statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
+            )
+            yield opened
+    except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException) as error:
+        raise storage.unreachable(error, found) from None
 
 
 def run(

@@ -3,6 +3,7 @@
 import os
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg2
@@ -11,11 +12,14 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from pipeline import environment
 from pipeline.environment import Server
-from pipeline.move.errors import SettingsError, TargetError
+from pipeline.move import connections
+from pipeline.move.errors import SettingsError, TargetError, Transient
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
 from pipeline.tables import ledger
 
 _FIRST_USE = 0x646167737465  # "dagste"
+UNREACHABLE = (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException, ValueError)
+"""What connecting to the target raises, by a driver or by Dagster."""
 _DAGSTER_IS_THERE = (
     "SELECT to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs')"
     " IS NOT NULL AND to_regclass('dagster.instigators') IS NOT NULL"
@@ -72,12 +76,46 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
                 cursor.execute(_DAGSTER_IS_THERE)
                 if cursor.fetchone() == (True,):
                     return
+                _require_connections(cursor, found)
                 # Whoever comes first makes schema and tables; others wait for it here.
                 cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
                 cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
                 with dg.DagsterInstance.get():
                     pass
-    except (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException, ValueError) as error:
-        # Not "from error": the driver's own text may repeat the URL.
-        url = found.target_url
-        raise TargetError.from_driver(error, where=found.target_shown, url=url) from None
+    except UNREACHABLE as error:
+        raise unreachable(error, found) from None
+
+
+def unreachable(error: BaseException, found: Server) -> TargetError:
+    """What a driver or Dagster said of the target; raise it ``from None``, as they repeat URLs."""
+    return TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
+
+
+def require_connections(found: Server) -> None:
+    """Refuse a run for which the server has too few connections left.
+
+    Raises:
+        Transient: says how many there are, and how many are needed.
+        TargetError: the target does not answer.
+    """
+    try:
+        with (
+            closing(psycopg2.connect(found.target_url, connect_timeout=10)) as connection,
+            connection.cursor() as cursor,
+        ):
+            _require_connections(cursor, found)
+    except UNREACHABLE as error:
+        raise unreachable(error, found) from None
+
+
+def _require_connections(cursor: Any, found: Server) -> None:
+    def ask(query: str) -> Any:
+        cursor.execute(query)
+        return cursor.fetchall()
+
+    limit = connections.tightest(ask)
+    if not limit.enough:
+        raise Transient(
+            f"{found.target_shown}: too few connections are free: {limit.says}",
+            remedy=limit.remedy,
+        )

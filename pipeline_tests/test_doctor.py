@@ -22,8 +22,9 @@ from pipeline_tests.support import SourceFile, move_all, query
 TABLES = metadata.sorted_tables
 IN_SOURCE = ["library", "readable", "integrity", "journal", "tables", "foreign keys", "room"]
 IN_TARGET = [
-    *("reachable", "version", "encryption", "rights", "statement timeout", "clock"),
-    *("search path", "extensions", "contents", "room"),
+    *("reachable", "version", "encryption", "password", "connections", "writes", "rights"),
+    *("statement timeout", "temporary files", "locks", "clock", "search path", "extensions"),
+    *("contents", "room"),
 ]
 
 
