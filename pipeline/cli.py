@@ -10,6 +10,7 @@ import warnings
 
 import typer
 
+from pipeline import faults
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
 from pipeline.move.errors import PipelineError
@@ -58,6 +59,12 @@ def main() -> None:
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
+    except Exception as error:  # whatever nobody foresaw
+        fault = faults.kept(error)
+        if fault is None:
+            raise
+        terminal.say_error(fault)
+        sys.exit(1)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError
 
 from pipeline import migrations
 from pipeline.migrations import Migration
-from pipeline.move.errors import SettingsError
+from pipeline.move.errors import SettingsError, without_password
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
 from pipeline.sources import origin
@@ -258,6 +258,20 @@ class Settings(BaseSettings):
         """Where the sample collection is made."""
         return self.pipeline_home / "anki" / "collection.anki2"
 
+    def without_secrets(self, text: str) -> str:
+        """A text without the secrets of the settings, in case somebody else's words hold one."""
+        given = (
+            self.database_url,
+            self.turso_auth_token,
+            self.alerts.webhook_url,
+            self.alerts.smtp_url,
+            self.anki.connect_key,
+        )
+        for secret in (each.get_secret_value() for each in given if each is not None):
+            if secret:
+                text = without_password(text.replace(secret, "***"), secret)
+        return text
+
     def source_url(self, migration: Migration) -> str | None:
         """The source of a migration as set, None where its sample is the source."""
         given: str | None = getattr(self, migration.setting.lower())
@@ -295,6 +309,11 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """Where runs leave their evidence, a folder each."""
         return self.pipeline_home / "reports"
+
+    @property
+    def faults(self) -> Path:
+        """Where tracebacks are kept of faults of the program itself."""
+        return self.pipeline_home / "faults"
 
     @property
     def dagster_files(self) -> Path:

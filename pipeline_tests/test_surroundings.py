@@ -163,27 +163,78 @@ def test_a_file_of_settings_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_project_whose_settings_cannot_be_read_starts_nothing(tmp_path: Path) -> None:
-    assert "/.env is not UTF-8 text (line 1)" in elsewhere(tmp_path / "project")
+    project = copy_of_the_project(tmp_path / "project")
+    (project / ".env").write_bytes(b"ANKI_DECK=\xe9\n")
+    assert "/.env is not UTF-8 text (line 1)" in sentence(run_in(project, "doctor"))
 
 
 @pytest.mark.slow
 def test_a_project_whose_folder_is_no_text_is_refused(tmp_path: Path) -> None:
-    said = elsewhere(tmp_path / NO_TEXT)
+    said = sentence(run_in(copy_of_the_project(tmp_path / NO_TEXT), "doctor"))
     assert re.match(r"The name of the project's folder .*caf\\udce9-\\udcff is not UTF-8", said)
 
 
-def elsewhere(project: Path) -> str:
-    """What a command of another copy of the project says, whose settings are in Latin-1."""
-    shutil.copytree(PROJECT / "pipeline", project / "pipeline")
-    (project / ".env").write_bytes(b"ANKI_DECK=\xe9\n")
+def test_a_fault_of_the_program_is_one_sentence_and_its_traceback_a_file(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.add_family(contents=1)
+    settings = usable(source, target_url, tmp_path) | {"TURSO_AUTH_TOKEN": "s3cret-token"}
+    project = copy_of_the_project(tmp_path / "project")
+    plant(
+        project / "pipeline/doctor/examination.py",
+        "    found = databases(",
+        "    raise RuntimeError(settings.turso_auth_token.get_secret_value())\n",
+    )
+    ran = run_in(project, "doctor", **settings)
+    assert ran.code == 1
+    (file,) = (tmp_path / "home" / "faults").iterdir()
+    assert sentence(ran) == (
+        f"This is a fault of the program (RuntimeError). Report it with the traceback in {file}."
+    )
+    kept = file.read_text()
+    assert kept.startswith("pipeline doctor\nTraceback")
+    assert kept.endswith("RuntimeError: ***\n")
+    assert file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.dagster
+def test_a_fault_of_the_program_in_a_step_is_told_as_one(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.add_family(contents=1)
+    project = copy_of_the_project(tmp_path / "project")
+    shutil.copy(PROJECT / "dagster.yaml", project)
+    plant(project / "pipeline/move/prepare.py", "    return surveyed(match(", "    {}['x']\n")
+    ran = run_in(project, "migrate", **usable(source, target_url, tmp_path))
+    assert ran.code == 1
+    assert ran.err.splitlines()[0] == (
+        "learning_content ended by a fault of the program (KeyError: 'x')."
+        " Report it with the traceback, which pipeline dev shows with this run."
+    )
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """The program alone, elsewhere, for a test to change."""
+    shutil.copytree(PROJECT / "pipeline", folder / "pipeline")
+    return folder
+
+
+def plant(file: Path, before: str, line: str) -> None:
+    """Put a line before the only place of a text."""
+    (head, tail) = file.read_text().split(before)
+    file.write_text(head + line + before + tail)
+
+
+def run_in(project: Path, command: str, **settings: str) -> Ran:
+    """Run a command of another copy of the project."""
     ran = subprocess.run(
-        [sys.executable, "-m", "pipeline", "doctor"],
+        [sys.executable, "-m", "pipeline", command],
         cwd=project,
-        env=environment(),
+        env=environment(**settings),
         capture_output=True,
         check=False,
     )
-    return sentence(Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode()))
+    return Ran(ran.returncode, ran.stdout.decode(), ran.stderr.decode())
 
 
 def test_what_programs_read_is_utf_8_whatever_the_terminal(world: World) -> None:
