@@ -6,10 +6,13 @@ costs half a second per command, so the collector never sees them.
 
 import gc
 
+from pipeline import surroundings
+
 
 def main() -> None:
     """Run the command line."""
     gc.disable()
+    surroundings.adapt()
     from pipeline import cli  # with the collector off, so not at the top
 
     gc.enable()

@@ -10,10 +10,11 @@ import warnings
 
 import typer
 
-from pipeline import private, settings, storage
+from pipeline import faults, private, settings, storage
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
 from pipeline.move.errors import FULL, FilesError, PipelineError
+from pipeline.surroundings import OutputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -50,15 +51,31 @@ def main() -> None:
     # What libraries log has been said in a sentence, or is none of the user's concern.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except OutputError as error:
+        terminal.say_error(error)
+        sys.exit(1)
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
     except storage.ERRORS as error:
         terminal.say_error(storage.lost(error, settings.load()))
         sys.exit(1)
-    except OSError as error:
-        if not isinstance(error.filename, str) and error.errno not in FULL:
+    except Exception as error:  # whatever nobody foresaw
+        found = _of_files(error) or faults.kept(error)
+        if found is None:
             raise
-        terminal.say_error(FilesError.from_system(error, settings.load().pipeline_home))
+        terminal.say_error(found)
         sys.exit(1)
+
+
+def _of_files(error: Exception) -> FilesError | None:
+    """What the system says of a file or a full disk; None for anything else."""
+    if not isinstance(error, OSError):
+        return None
+    if not isinstance(error.filename, str) and error.errno not in FULL:
+        return None
+    return FilesError.from_system(error, settings.load().pipeline_home)

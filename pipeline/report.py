@@ -21,12 +21,14 @@ from pipeline.anki.outcomes import ACTIONS, Outcome
 from pipeline.cutover.gate import Answer
 from pipeline.doctor.symptoms import Symptom
 from pipeline.metadata import ANSWERS, NOTES, OUTCOMES
+from pipeline.move.errors import PipelineError
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 from pipeline.move.work import Progress
 from pipeline.selftest.outcome import Outcome as Planted
 
+_ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
 _LINES = 40
 """So many outcomes are printed; the UI shows more."""
 
@@ -82,13 +84,29 @@ def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
 
 
 def sentence_of(event: dg.DagsterEvent) -> str:
-    """What a failed step said: our own sentence, or the message at the root of its causes."""
+    """What a failed step said: our own sentence, or that the program has a fault."""
     data = event.step_failure_data
-    said = data.user_failure_data.description if data.user_failure_data else None
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description
     cause = data.error
-    while said is None and cause is not None and cause.cause is not None:
+    while cause is not None and cause.cause is not None:
         cause = cause.cause
-    return said or printable(cause.message.strip() if cause else "A step failed without a message.")
+    if cause is None:
+        return "A step failed without a message."
+    said = printable(cause.message.strip())
+    if cause.cls_name in _ENDED_FROM_OUTSIDE:
+        return said
+    if cause.cls_name in _names(PipelineError):
+        return said.partition(": ")[2]
+    return (
+        f"{event.step_key} ended by a fault of the program ({said})."
+        " Report it with the traceback, which pipeline dev shows with this run."
+    )
+
+
+def _names(kind: type[Exception]) -> set[str]:
+    """Names of a class and of all that derive from it."""
+    return {kind.__name__}.union(*map(_names, kind.__subclasses__()))
 
 
 def show(console: Console, tables: list[TableReport]) -> None:

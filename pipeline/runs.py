@@ -14,7 +14,7 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from pipeline import checks, postmaster, settings, storage
+from pipeline import checks, environment, postmaster, settings, storage
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
 from pipeline.serving import processes
@@ -35,14 +35,24 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
     A run records some hundred events; without a pool each would open a connection of its own. One
     that the server has cut is noticed before it is used.
+
+    Raises:
+        TargetError: it does not answer, or has too few connections left for a run.
     """
+    found = environment.server(settings.load())
+    storage.require_connections(found)
     sa.event.listen(QueuePool, "checkout", _ping)
     sa.event.listen(sa.Engine, "handle_error", _give_up)
-    with dg.DagsterInstance.get() as opened:
-        opened.optimize_for_webserver(
-            statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
-        )
-        yield opened
+    try:
+        with dg.DagsterInstance.get() as opened:
+            opened.optimize_for_webserver(
+                statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
+            )
+            yield opened
+    except storage.ServerEnded:
+        raise
+    except storage.ERRORS as error:
+        raise storage.unreachable(error, found) from None
 
 
 def run(

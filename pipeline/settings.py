@@ -1,5 +1,7 @@
 """Environment and ``.env`` to typed settings; nothing else of the project reads the environment."""
 
+import functools
+import io
 import os
 import re
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pydantic_settings
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     Field,
@@ -26,7 +29,7 @@ from sqlalchemy.exc import ArgumentError
 from pipeline import migrations
 from pipeline.migrations import Migration
 from pipeline.move import session
-from pipeline.move.errors import SettingsError
+from pipeline.move.errors import SettingsError, without_password
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
 from pipeline.move.types import knows_zone
 from pipeline.serving.web.origins import Origin
@@ -342,6 +345,20 @@ class Settings(BaseSettings):
         """Where the sample collection is made."""
         return self.pipeline_home / "anki" / "collection.anki2"
 
+    def without_secrets(self, text: str) -> str:
+        """A text without the secrets of the settings, in case somebody else's words hold one."""
+        given = (
+            self.database_url,
+            self.turso_auth_token,
+            self.alerts.webhook_url,
+            self.alerts.smtp_url,
+            self.anki.connect_key,
+        )
+        for secret in (each.get_secret_value() for each in given if each is not None):
+            if secret:
+                text = without_password(text.replace(secret, "***"), secret)
+        return text
+
     def source_url(self, migration: Migration) -> str | None:
         """The source of a migration as set, None where its sample is the source."""
         given: str | None = getattr(self, migration.setting.lower())
@@ -379,6 +396,11 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """Where runs leave their evidence, a folder each."""
         return self.pipeline_home / "reports"
+
+    @property
+    def faults(self) -> Path:
+        """Where tracebacks are kept of faults of the program itself."""
+        return self.pipeline_home / "faults"
 
     @property
     def dagster_files(self) -> Path:
@@ -434,6 +456,8 @@ def load(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a value cannot be used; the message names it.
     """
+    _require_text()
+    require_readable(PROJECT / ".env")
     try:
         loaded = Settings(**overrides)
         _ = loaded._policies, loaded.anki, loaded.alerts, loaded.ui
@@ -452,6 +476,80 @@ def load(**overrides: Any) -> Settings:
         why = f"it is no JSON {'object' if policy else 'list of two names'} ({error.__cause__})"
     raise SettingsError(
         f"{name} cannot be used: {why}", remedy="Correct it in the environment or .env"
+    )
+
+
+def require_readable(path: Path) -> None:
+    """Refuse a file of settings of which a part would be ignored; a missing one is none.
+
+    Raises:
+        SettingsError: it cannot be read, is not UTF-8, or has a line that sets nothing.
+    """
+    if path.is_fifo():
+        return  # It can be read only once, which is done elsewhere.
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error.strerror})",
+            remedy="Make it a file that this user may read, or remove it",
+        ) from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SettingsError(
+            f"{path} is not UTF-8 text (line {line})", remedy="Save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise SettingsError(
+            f"{path} holds a NUL character, as text in UTF-16 does", remedy="Save it as UTF-8"
+        )
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error:
+            raise SettingsError(
+                f"line {binding.original.line} of {path} is not a setting",
+                remedy="Write it as NAME=VALUE, or as a comment that begins with #",
+            )
+
+
+def _require_text() -> None:
+    """Refuse what no database, page or message can repeat.
+
+    Raises:
+        SettingsError: a setting, or the project's folder, is not valid UTF-8.
+    """
+    for name, value in os.environ.items():
+        if name.upper() in _names() and not _is_text(value):
+            raise SettingsError(
+                f"{name.upper()} cannot be used: it holds bytes that are not UTF-8",
+                remedy="Correct it, and give the file or folder that it names a name in UTF-8",
+            )
+    if not _is_text(str(PROJECT)):
+        raise SettingsError(
+            f"The name of the project's folder {PROJECT} is not UTF-8",
+            remedy="Rename the folder, or move the project elsewhere",
+        )
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@functools.cache
+def _names() -> frozenset[str]:
+    """All settings, as they are named in the environment."""
+    groups: tuple[type[BaseSettings], ...] = (Settings, *_GROUPS)
+    return frozenset(
+        str(field.validation_alias or f"{group.model_config.get('env_prefix', '')}{name}").upper()
+        for group in groups
+        for name, field in group.model_fields.items()
     )
 
 

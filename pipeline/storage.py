@@ -3,6 +3,7 @@
 import os
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psycopg2
@@ -11,8 +12,8 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from pipeline import environment, private
 from pipeline.environment import Server
-from pipeline.move import session
-from pipeline.move.errors import TargetError
+from pipeline.move import connections, session
+from pipeline.move.errors import TargetError, Transient
 from pipeline.settings import (
     DAGSTER_FILES,
     DAGSTER_URL,
@@ -108,12 +109,41 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
             cursor.execute(_DAGSTER_IS_THERE)
             if cursor.fetchone() == (True,):
                 return
+            _require_connections(cursor, found)
             # Whoever comes first makes schema and tables; others wait for it here.
             cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
             cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
             with dg.DagsterInstance.get():
                 pass
     except (*ERRORS, ValueError) as error:
-        # Not "from error": the driver's own text may repeat the URL.
-        url = found.target_url
-        raise TargetError.from_driver(error, where=found.target_shown, url=url) from None
+        raise unreachable(error, found) from None
+
+
+def unreachable(error: BaseException, found: Server) -> TargetError:
+    """What a driver or Dagster said of the target; raise it ``from None``, as they repeat URLs."""
+    return TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
+
+
+def require_connections(found: Server) -> None:
+    """Refuse a run for which the server has too few connections left.
+
+    Raises:
+        Transient: says how many there are, and how many are needed.
+        TargetError: the target does not answer.
+    """
+    opened = session.connect(found.target_url, shown=found.target_shown, seconds=10)
+    with closing(opened) as connection, connection.cursor() as cursor:
+        _require_connections(cursor, found)
+
+
+def _require_connections(cursor: Any, found: Server) -> None:
+    def ask(query: str) -> Any:
+        cursor.execute(query)
+        return cursor.fetchall()
+
+    limit = connections.tightest(ask)
+    if not limit.enough:
+        raise Transient(
+            f"{found.target_shown}: too few connections are free: {limit.says}",
+            remedy=limit.remedy,
+        )

@@ -22,8 +22,8 @@ from pipeline_tests.support import SourceFile, move_all, query
 TABLES = metadata.sorted_tables
 IN_SOURCE = ["library", "readable", "integrity", "journal", "tables", "foreign keys", "room"]
 IN_TARGET = [
-    *("reachable", "session", "version", "encryption", "rights", "clock"),
-    *("extensions", "contents", "room"),
+    *("reachable", "session", "version", "encryption", "password", "connections"),
+    *("rights", "temporary files", "locks", "clock", "extensions", "contents", "room"),
 ]
 
 

@@ -7,7 +7,6 @@ import dagster as dg
 
 from pipeline import report
 from pipeline.alerts.message import Alert, FailedCheck, FailedStep
-from pipeline.move.errors import without_password
 from pipeline.settings import Settings
 
 _EVENTS = {
@@ -47,24 +46,12 @@ def alert_of(run: dg.DagsterRun, instance: dg.DagsterInstance, settings: Setting
     )
 
 
-def hidden(text: str, settings: Settings) -> str:
-    """A text without the secrets of the settings, in case somebody else's words hold one."""
-    given = (
-        settings.database_url,
-        settings.alerts.webhook_url,
-        settings.alerts.smtp_url,
-        settings.anki.connect_key,
-    )
-    for secret in (each.get_secret_value() for each in given if each is not None):
-        if secret:
-            text = without_password(text.replace(secret, "***"), secret)
-    return text
-
-
 def _steps(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[FailedStep]:
     for event in events:
         if event.is_step_failure:
-            yield FailedStep(event.step_key or "", hidden(report.sentence_of(event), settings))
+            yield FailedStep(
+                event.step_key or "", settings.without_secrets(report.sentence_of(event))
+            )
 
 
 def _checks(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[FailedCheck]:
@@ -72,7 +59,7 @@ def _checks(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[Faile
         for check in table.checks.values():
             told = check.severity == dg.AssetCheckSeverity.ERROR or settings.alerts.warnings
             if not check.passed and told:
-                found = hidden(check.description or "It failed.", settings)
+                found = settings.without_secrets(check.description or "It failed.")
                 yield FailedCheck(table.name, check.check_name, check.severity.value, found)
 
 
@@ -82,4 +69,4 @@ def _why(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[str]:
         if event.event_type == dg.DagsterEventType.RUN_FAILURE:
             data: Any = event.event_specific_data
             cause = data.error.message.strip() if data and data.error else ""
-            yield hidden(" ".join(filter(None, (event.message, cause))), settings)
+            yield settings.without_secrets(" ".join(filter(None, (event.message, cause))))

@@ -46,6 +46,7 @@ def plan(
     (materialized,) = result.asset_materializations_for_node(migration.named("make_plan"))
     data: Any = materialized.metadata[PLAN].value
     if as_json:
+        terminal.as_utf8()
         for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
             print(printable(line))
     else:
@@ -56,6 +57,7 @@ def show_schema(which: terminal.Which = None) -> None:
     """Print the target's whole schema as one SQL file, for supabase/migrations."""
     loaded, migration = settings.load(), terminal.meant(which)
     source = environment.source_file(loaded, migration)
+    terminal.as_utf8()
     print(ddl.of_source(source, migration, loaded.policies(migration)), end="")
 
 

@@ -1,5 +1,6 @@
 """What commands share: where they print, and how they run a job and tell what came of it."""
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,12 @@ def meant(name: str | None) -> Migration:
     global _served  # noqa: PLW0603  # a process is one command
     _served = demand_enabled(migrations.ALL[name])
     return _served
+
+
+def as_utf8() -> None:
+    """Print UTF-8 from now on: programs read what follows, whatever the terminal knows."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def say_error(error: PipelineError) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.doctor.symptoms import State, Symptom
-from pipeline.move import ownership, relations, session
+from pipeline.move import connections, ownership, relations, session
 from pipeline.move.errors import SESSION_REFUSALS, ShapeError, TargetError
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
@@ -25,6 +25,11 @@ SKEW_SECONDS = 60.0
 """Dates of change are compared across the databases; clocks further apart mislead a sync."""
 
 _CONNECT_SECONDS = 10
+_EXPIRES_SOON_DAYS = 14
+_TEMPORARY_KIB = 1024**2
+"""A gibibyte sorts the keys of some ten million rows."""
+_LOCKS_OF_A_RUN = 400
+"""Each table that a run makes or reads is locked, with its indexes, keys and sequences."""
 _CHECKED = ("verify-ca", "verify-full")
 
 
@@ -109,7 +114,15 @@ def _looked(
 ) -> Iterator[Symptom]:
     yield _version(cursor)
     yield _encryption(cursor, url)
+    yield _password(cursor)
+    yield _connections(cursor)
+    schema = _schema(cursor)
+    if schema:
+        yield schema
+        return  # What else is asked needs this schema.
     yield from _rights(cursor, tables)
+    yield _temporary(cursor)
+    yield _locks(cursor)
     yield _clock(cursor)
     yield _extension(cursor)
     yield _others(cursor, tables, adopt=adopt)
@@ -144,6 +157,47 @@ def _encryption(cursor: Any, url: URL) -> Symptom:
     return _symptom("encryption", "warning", says, remedy)
 
 
+def _password(cursor: Any) -> Symptom:
+    """When it expires; the server then says only that it is wrong."""
+    user, until, days = _row(
+        cursor,
+        "SELECT rolname, to_char(rolvaliduntil, 'YYYY-MM-DD'),"
+        " extract(epoch FROM rolvaliduntil - now()) / 86400 FROM pg_roles"
+        " WHERE rolname = session_user AND isfinite(rolvaliduntil)"
+        " UNION ALL SELECT session_user, NULL, NULL LIMIT 1",
+    )
+    if until is None:
+        return _symptom("password", "well", f"that of {user} does not expire")
+    says = f"that of {user} expires on {until}"
+    if days > _EXPIRES_SOON_DAYS:
+        return _symptom("password", "well", says)
+    remedy = f"Run ALTER ROLE {user} VALID UNTIL a later day, or set a new password"
+    return _symptom("password", "warning", says, remedy)
+
+
+def _connections(cursor: Any) -> Symptom:
+    limit = connections.tightest(partial(_rows, cursor))
+    if limit.enough:
+        return _symptom("connections", "well", limit.says)
+    return _symptom("connections", "error", limit.says, limit.remedy)
+
+
+def _schema(cursor: Any) -> Symptom | None:
+    """What stands against the schema of the tables, None where it is there and open."""
+    user, there, opened = _row(
+        cursor,
+        "SELECT current_user, to_regnamespace('public') IS NOT NULL,"
+        " has_schema_privilege(to_regnamespace('public')::oid, 'USAGE')",
+    )
+    if there and opened:
+        return None
+    if there:
+        remedy = f"Grant USAGE and CREATE on schema public to {user}"
+        return _symptom("rights", "error", f"{user} lacks USAGE on schema public", remedy)
+    remedy = f"Run CREATE SCHEMA public, and grant USAGE and CREATE on it to {user}"
+    return _symptom("rights", "error", "there is no schema public", remedy)
+
+
 def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
     user, create, temporary, public = _row(
         cursor,
@@ -173,6 +227,37 @@ def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
         )
     else:
         yield _symptom("rights", "well", f"{user} may make schemas, tables and temporary tables")
+
+
+def _temporary(cursor: Any) -> Symptom:
+    """Whether sorting may take room on the server's disk; -1 is no limit."""
+    kib, says = _row(
+        cursor,
+        "SELECT setting::bigint, CASE setting WHEN '-1' THEN 'no limit' ELSE"
+        " pg_size_pretty(setting::bigint * 1024) END FROM pg_settings"
+        " WHERE name = 'temp_file_limit'",
+    )
+    if kib < 0 or kib >= _TEMPORARY_KIB:
+        return _symptom("temporary files", "well", says)
+    remedy = (
+        "Raise temp_file_limit for this user; keys and indexes of large tables are sorted there"
+    )
+    return _symptom("temporary files", "warning", f"at most {says} for this user", remedy)
+
+
+def _locks(cursor: Any) -> Symptom:
+    room, used = _row(
+        cursor,
+        "SELECT current_setting('max_locks_per_transaction')::bigint"
+        " * (current_setting('max_connections')::bigint"
+        " + current_setting('max_prepared_transactions')::bigint),"
+        " (SELECT count(*) FROM pg_locks WHERE NOT fastpath)",
+    )
+    says = f"the server has room for {room:,}, {used:,} are taken; a run needs {_LOCKS_OF_A_RUN}"
+    if room - used >= _LOCKS_OF_A_RUN:
+        return _symptom("locks", "well", says)
+    remedy = "Raise max_locks_per_transaction and restart the server"
+    return _symptom("locks", "warning", says, remedy)
 
 
 def _clock(cursor: Any) -> Symptom:

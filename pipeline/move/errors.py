@@ -5,9 +5,11 @@ Data faults and wrong settings are terminal. Only ``Transient`` ones are worth a
 
 import errno
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from pipeline.move import connections
 from pipeline.move.printable import printable
 
 TRANSIENT_STATES = frozenset(
@@ -60,19 +62,14 @@ class TargetError(PipelineError):
             where: what people call the database.
             url: how it was reached; nothing of its password stays in the message.
         """
+        error = _of_the_driver(error)
         text = without_password(first_line(str(error)), url)
         state = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-        known = [
-            (codes, problem, remedy)
-            for codes, pattern, problem, remedy in _KNOWN
-            if state in codes or (state is None and re.search(pattern, str(error)))
-        ]
-        # What a driver says may match several; the first of them says what is wrong.
-        passing = state in TRANSIENT_STATES or any(codes & _CONNECTION for codes, *_ in known[:1])
+        known = next((each for each in _KNOWN if each.matches(str(error), state)), None)
+        passing = state in TRANSIENT_STATES or (known is not None and known.passing)
         kind = Transient if passing else TargetError
         if known:
-            _, problem, remedy = known[0]
-            made = kind(f"{where}: {problem} ({text})", remedy=remedy)
+            made = kind(f"{where}: {known.problem} ({text})", remedy=known.remedy)
         else:
             made = kind(f"{where}: {text}", remedy="Nothing was changed; run again afterwards")
         made.sqlstate = state
@@ -157,89 +154,203 @@ def first_line(text: str) -> str:
     """The first sentence of a driver's message, without its prefix and without a password."""
     text = re.sub(r"(postgres(?:ql)?(?:\+\w+)?://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
     said = re.search(r"\b(?:ERROR|FATAL|PANIC):\s*(.*)", text)
-    if said and "connection to" not in text:
+    if said:
         return said.group(1).strip()
     text = re.sub(r"^.*?\[libpq\] (?:Failed to connect: )?", "", text.strip(), flags=re.S)
     return text.splitlines()[0].strip() if text else "no message"
 
 
-_CONNECTION = frozenset({"08006", "08001"})
-"""SQLSTATEs of a connection that was lost, or not made."""
+def _of_the_driver(error: BaseException) -> BaseException:
+    """What the driver said, which SQLAlchemy and Dagster wrap in errors of their own."""
+    while not hasattr(error, "pgcode") and not hasattr(error, "sqlstate"):
+        inner = getattr(error, "orig", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    return error
 
-_KNOWN: tuple[tuple[frozenset[str], str, str, str], ...] = (
-    (
-        frozenset({SESSION_STANDBY}),
+
+@dataclass(frozen=True)
+class _Known:
+    """A failure of the server or of the way to it, and what is said of it.
+
+    Attributes:
+        pattern: what a driver says where the server gave no code, as while a connection is made.
+        problem: what is wrong.
+        remedy: what to do about it.
+        states: the codes that mean it.
+        passing: whether the same call may succeed later, though no code says so.
+    """
+
+    pattern: str
+    problem: str
+    remedy: str
+    states: frozenset[str] = frozenset()
+    passing: bool = False
+
+    def matches(self, text: str, state: str | None) -> bool:
+        """Whether a driver's text and code are of this failure."""
+        return state in self.states if state else re.search(self.pattern, text) is not None
+
+
+_KNOWN = (
+    _Known(
         r"(?!)",
         "the server is a standby, which cannot be written",
         "Name the primary server in DATABASE_URL",
+        states=frozenset({SESSION_STANDBY}),
     ),
-    (
-        frozenset({SESSION_ENCODING}),
+    _Known(
         r"(?!)",
         "the database is not in UTF8, so it cannot hold every text",
         "Create a database with ENCODING 'UTF8' TEMPLATE template0 and name it in DATABASE_URL",
+        states=frozenset({SESSION_ENCODING}),
     ),
-    (
-        frozenset({SESSION_SETTING}),
+    _Known(
         r"(?!)",
         "the server sets what a session must not have, and this user may not change it",
         "Ask an administrator to reset it: ALTER ROLE ... RESET, ALTER DATABASE ... RESET, or"
         " postgresql.conf",
+        states=frozenset({SESSION_SETTING}),
     ),
-    (
-        frozenset({"28P01", "28000"}),
-        r"password authentication failed|no password supplied",
+    _Known(
+        r"server does not support SSL",
+        "the server offers no encryption, which sslmode demands",
+        "Switch TLS on at the server, or allow sslmode=prefer on a network that you trust",
+    ),
+    _Known(
+        r"no pg_hba\.conf entry.*no encryption|SSL connection is required",
+        "the server does not let this user in without encryption",
+        "Add ?sslmode=require to DATABASE_URL, or allow this user and address in pg_hba.conf",
+    ),
+    _Known(
+        r"pg_hba\.conf",
+        "the server does not let this user in from this address",
+        "Allow user, database and address in the server's pg_hba.conf, or in the network"
+        " restrictions of its provider",
+    ),
+    _Known(
+        r"password authentication failed|no password supplied|role \".*\" does not exist"
+        r"|is not permitted to log in|Tenant or user not found|authentication failed for user",
         "the server refused this user or password",
-        "Check user and password in DATABASE_URL",
+        "Check user and password in DATABASE_URL, and that the password has not expired",
+        states=frozenset({"28P01", "28000"}),
     ),
-    (
-        frozenset({"3D000"}),
+    _Known(
         r"database \".*\" does not exist",
         "the database does not exist",
         "Check the database name at the end of DATABASE_URL, or create it",
+        states=frozenset({"3D000"}),
     ),
-    (
-        frozenset({"42501"}),
+    _Known(
+        r"is not currently accepting connections",
+        "the database is closed to connections",
+        "Open it with ALTER DATABASE ... ALLOW_CONNECTIONS true, or name another one",
+    ),
+    _Known(
+        r"too many connections|too many clients|connection slots are reserved"
+        r"|max clients reached|no more connections allowed",
+        "no connection is free",
+        f"A run needs {connections.OF_A_RUN}: end other sessions, or raise the limit of the role,"
+        " of the database, of the server (max_connections) or of Supabase's pool (pool size)",
+        states=frozenset({"53300"}),
+        passing=True,
+    ),
+    _Known(
+        r"the database system is (?:starting up|shutting down|in recovery|not )",
+        "the server is starting or stopping",
+        "Wait until it accepts connections, then run again",
+        states=frozenset({"57P03"}),
+        passing=True,
+    ),
+    _Known(
+        r"in a read-only transaction",
+        "the database accepts no writes",
+        "Name the primary if this is a standby; otherwise switch default_transaction_read_only off,"
+        " which Supabase switches on while the disk is nearly full",
+        states=frozenset({"25006"}),
+    ),
+    _Known(
+        r"no schema has been selected",
+        "schema public is missing, or closed to this user",
+        "Create it, and grant the user USAGE and CREATE on it",
+        states=frozenset({"3F000"}),
+    ),
+    _Known(
         r"permission denied",
         "the user lacks a right",
-        "Grant the user CREATE on the database and ownership of the moved tables",
+        "Grant the user CREATE on the database, USAGE and CREATE on schema public, and ownership"
+        " of the moved tables",
+        states=frozenset({"42501"}),
     ),
-    (
-        frozenset({"53100"}),
+    _Known(
         r"No space left on device",
         "the server's disk is full",
         "Free space on the server; the table was rolled back, so run again afterwards",
+        states=frozenset({"53100"}),
     ),
-    (
-        frozenset({"57014"}),
+    _Known(
+        r"temp_file_limit",
+        "the server gives this user too little room for temporary files",
+        "Raise temp_file_limit for this user; the table was rolled back, so run again afterwards",
+        states=frozenset({"53400"}),
+    ),
+    _Known(
+        r"out of (?:shared )?memory",
+        "the server ran out of memory, or of room for locks",
+        "Raise max_locks_per_transaction where it says shared memory, or free memory; the table was"
+        " rolled back, so run again afterwards",
+        states=frozenset({"53200"}),
+    ),
+    _Known(
         r"statement timeout",
         "a statement was cancelled by its time limit",
         "Raise statement_timeout for this user and run again",
+        states=frozenset({"57014"}),
     ),
-    (
-        frozenset({"55P03"}),
+    _Known(
         r"lock timeout",
         "a table stayed locked by someone else",
         "Wait for the other session to finish, or end it, and run again",
+        states=frozenset({"55P03"}),
     ),
-    (
-        frozenset({"57P01", "57P02", "57P03", "08006", "08003", "08000"}),
+    _Known(
+        r"invalid response to SSL negotiation|expected authentication request"
+        r"|unsupported frontend protocol|lost synchronization with server",
+        "what answers there is not PostgreSQL",
+        "Check host and port in DATABASE_URL",
+    ),
+    _Known(
+        r"connection to server.* failed: server closed the connection",
+        "what answers there hung up at once",
+        "Check that host and port in DATABASE_URL are PostgreSQL's and that it takes connections",
+        passing=True,
+    ),
+    _Known(
         r"server closed the connection|terminating connection|SSL SYSCALL|no connection to the"
         r"|could not (receive|send) data|Connection reset|Broken pipe|connection not open",
         "the connection was cut by the server",
         "The table was rolled back; run again",
+        states=frozenset({"57P01", "57P02", "08006", "08003", "08000"}),
+        passing=True,
     ),
-    (
-        frozenset(),
+    _Known(
         r"certificate verify failed|does not match host name|root certificate file",
         "its certificate is not the one that is trusted",
         "Name the project's own in sslrootcert, and in DATABASE_URL the host that it is made for",
     ),
-    (
-        frozenset({"08001", "08004"}),
+    _Known(
+        r"invalid dsn|invalid \w+ value|invalid URI|invalid connection option|percent-encoded"
+        r"|invalid port number",
+        "it cannot be reached by this URL",
+        "Correct DATABASE_URL; what follows its question mark are options of libpq",
+    ),
+    _Known(
         r"could not connect|connection refused|Connection refused|could not translate|timeout "
-        r"expired|No such file or directory|connection to server",
+        r"expired|failed to resolve host|No such file or directory|connection to server",
         "no server answers there",
         "Check host and port in DATABASE_URL and that the server is running",
+        states=frozenset({"08001", "08004"}),
+        passing=True,
     ),
 )
