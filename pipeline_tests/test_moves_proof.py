@@ -10,12 +10,13 @@ import sqlite3
 import string
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from pipeline.move import verify
+from pipeline.move import schema, verify, watermarks
 from pipeline.move.findings import (
     CheckResult,
     DigestDiffers,
@@ -390,3 +391,17 @@ def test_json_of_great_depth_moves(source: SourceFile, target_url: str) -> None:
     assert_proven(move_all(source.path, target_url))
     sql = "SELECT source_key FROM migration.conversions UNION SELECT source_key FROM"
     assert query(target_url, f"{sql} migration.quarantine ORDER BY 1") == [("1",), ("2",)]
+
+
+@pytest.mark.parametrize("newest", [None, datetime(2026, 1, 1, tzinfo=UTC)])
+def test_what_a_move_remembers_does_not_end_its_transaction(
+    target_url: str, newest: datetime | None
+) -> None:
+    mark = watermarks.Watermark(newest, 0, "rules", None, None)
+    with Target.connect(target_url, shown="the target") as target:
+        with target.transaction():
+            schema.make_ledger(target)
+        with pytest.raises(ZeroDivisionError), target.transaction():
+            watermarks.write(target, "rankings", mark, run_id="r")
+            raise ZeroDivisionError
+    assert query(target_url, "SELECT table_name FROM migration.watermarks") == []

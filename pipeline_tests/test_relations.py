@@ -162,7 +162,8 @@ def test_rows_that_policies_hide_from_the_owner_are_not_taken_for_missing(pair: 
 
 
 def test_a_temporary_table_does_not_stand_before_the_moved_one(pair: Pair, tmp_path: Path) -> None:
-    pair.source.add("rankings", {"id": 99, "fragment_id": 1})
+    pair.source.add("rankings", {"id": 99, "fragment_id": 1, "rank_score": 1.005})
+    pair.do("CREATE TABLE pipeline_stage (id int); CREATE TABLE pipeline_conversions (id int)")
     with (
         Target.connect(pair.url, shown="the target") as target,
         pinned(pair.source.path, tmp_path, tables=TABLES) as live,
@@ -174,6 +175,7 @@ def test_a_temporary_table_does_not_stand_before_the_moved_one(pair: Pair, tmp_p
             syncer.move(table, upcoming=TABLES[at + 1 :])
         assert target.rows("SELECT id FROM pg_temp.rankings") == []
     assert query(pair.url, "SELECT id FROM rankings WHERE id = 99") == [(99,)]
+    assert query(pair.url, "SELECT source_key FROM migration.conversions") == [("99",)]
 
 
 def test_a_table_that_belongs_to_an_extension_is_refused(pair: Pair) -> None:

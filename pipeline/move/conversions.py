@@ -12,14 +12,14 @@ from pipeline.move.findings import Lossy
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
 
-_NOW = "pipeline_conversions"
+_NOW = "pg_temp.pipeline_conversions"
 _COLUMNS = "table_name, source_key, column_name, storage, original, kept_as"
 
 
 def begin(target: Target) -> None:
     """Start to collect; what was collected before is forgotten."""
     target.run(
-        f"DROP TABLE IF EXISTS pg_temp.{_NOW}",
+        f"DROP TABLE IF EXISTS {_NOW}",
         f"CREATE TEMPORARY TABLE {_NOW} (LIKE migration.conversions) ON COMMIT DROP",
     )
 
@@ -39,7 +39,7 @@ def collect(target: Target, table: str, lost: Lost) -> None:
             "kept_as": lost.kept,
         }
     )
-    target.copy(_NOW, batch, temporary=True)
+    target.copy(_NOW.partition(".")[2], batch, temporary=True)
 
 
 def replace(

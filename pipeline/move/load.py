@@ -18,7 +18,10 @@ from pipeline.move.landing import Landing
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 
-STAGE = "pipeline_stage"
+STAGE = "pg_temp.pipeline_stage"
+_TEMPORARY = STAGE.partition(".")[2]
+"""What the driver, which adds the schema itself, calls it."""
+
 _INDEXABLE_BYTES = 2_500
 """A row whose indexed texts are shorter than this fits into a B-tree (its limit is 2,704)."""
 
@@ -50,13 +53,13 @@ class Stage:
         self.make()
         try:
             with self.target.savepoint():
-                self.target.copy(STAGE, batch, temporary=True)
+                self.target.copy(_TEMPORARY, batch, temporary=True)
         except DataFault:
             if not sifted.judged:
                 key = self.sieve.landing.key.name
                 clean = self.sieve.sift(sifted.part, judge=True).batch.column(key)
                 batch = batch.filter(pc.is_in(batch.column(key), clean))
-            _set_down_singly(self.target, self.sieve, STAGE, batch, temporary=True)
+            _set_down_singly(self.target, self.sieve, _TEMPORARY, batch, temporary=True)
 
     def merge(self) -> None:
         """Insert or update the table's rows from here; reject what PostgreSQL refuses."""

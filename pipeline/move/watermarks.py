@@ -102,8 +102,10 @@ def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:
     target.rows(
         "INSERT INTO migration.watermarks"
         " (table_name, newest, rows, rules, seen, change, token, run_id)"
-        " VALUES ($1, $2::timestamptz, $3, $4, $5, $6, $7, $8) ON CONFLICT (table_name) DO UPDATE"
-        " SET newest = EXCLUDED.newest, rows = EXCLUDED.rows, rules = EXCLUDED.rules,"
+        # Bound as a moment, a NULL would make the driver begin and commit around the statement.
+        " VALUES ($1, $2::text::timestamptz, $3, $4, $5, $6, $7, $8)"
+        " ON CONFLICT (table_name) DO UPDATE SET newest = EXCLUDED.newest,"
+        " rows = EXCLUDED.rows, rules = EXCLUDED.rules,"
         " seen = EXCLUDED.seen, change = EXCLUDED.change, token = EXCLUDED.token,"
         " run_id = EXCLUDED.run_id, at = now() RETURNING 1",
         (
