@@ -17,7 +17,7 @@ from pipeline.move.errors import TargetError
 from pipeline.move.types import DIALECT
 from pipeline.realtime.cursor import Cursor, Window
 from pipeline.realtime.events import STORED, Changed, Event, Fleeting, Row, fleeting
-from pipeline.realtime.session import Session, UnreadableRows
+from pipeline.realtime.session import Session, UnusableValue
 from pipeline.tables.events import Operation, of_table
 from pipeline.tables.feed import FRESH
 
@@ -281,7 +281,7 @@ class Reader:
         """Rows by their keys, without those that cannot be read: one of them hides no other."""
         try:
             return await self._all_rows(name, keys)
-        except UnreadableRows:
+        except UnusableValue:
             if len(keys) == 1:
                 self.unreadable += 1
                 return {}

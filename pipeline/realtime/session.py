@@ -111,8 +111,8 @@ def translated(error: psycopg.Error, url: str) -> TargetError:
     return made
 
 
-class UnreadableRows(TargetError):
-    """A value cannot be sent by the server, or not be read by Python."""
+class UnusableValue(TargetError):
+    """A value that the server refuses to take or send, or that Python cannot read."""
 
 
 class Session:
@@ -136,7 +136,7 @@ class Session:
         """Rows of one statement.
 
         Raises:
-            UnreadableRows: it succeeded, and its rows cannot be read.
+            UnusableValue: one of the values or of the rows cannot be used.
             TargetError: it failed; a lost connection is opened anew by the next call.
         """
         async with self._lock:
@@ -155,7 +155,9 @@ class Session:
                 ) from None
             except psycopg.DataError as error:
                 said = TargetError.from_driver(error, where="the feed", url=self._url)
-                raise UnreadableRows(said.problem, remedy="Correct the value") from None
+                made = UnusableValue(said.problem, remedy="Correct the value")
+                made.sqlstate = error.sqlstate
+                raise made from None
             except psycopg.Error as error:
                 if error.sqlstate in _UNPREPARED:
                     self._prepare = None
