@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import postmaster, private
 from pipeline.locks import locked
-from pipeline.move.errors import PipelineError, TargetError
+from pipeline.move.errors import FilesError, PipelineError, TargetError
 
 _HELD: dict[Path, int] = {}
 """The locks by which this process keeps servers running, by data folder."""
@@ -29,6 +29,7 @@ def ensure_server(data: Path) -> URL:
 
     Raises:
         TargetError: it cannot be started.
+        FilesError: its folder cannot be written.
     """
     data = data.absolute()
     try:
@@ -38,6 +39,8 @@ def ensure_server(data: Path) -> URL:
             _hold(data)
     except PipelineError:
         raise
+    except OSError as error:
+        raise FilesError.from_system(error, data.parent) from error
     except Exception as error:
         raise TargetError(
             f"The embedded PostgreSQL in {data} does not start ({type(error).__name__}: {error})",
