@@ -50,9 +50,18 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
 
 
 def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
-    """Tell Dagster in this process, and in those it starts, where it keeps what."""
+    """Tell Dagster in this process, and in those it starts, where it keeps what.
+
+    Raises:
+        SettingsError: DAGSTER_HOME is set to something else than such a folder.
+    """
     os.environ[DAGSTER_URL] = dagster_url(found.target)
-    os.environ.setdefault("DAGSTER_HOME", str(home))
+    given = os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(home)
+    if not os.path.isabs(given) or not os.path.isfile(f"{given}/dagster.yaml"):  # noqa: PTH113, PTH117
+        raise SettingsError(
+            f"DAGSTER_HOME names {given}, where there is no dagster.yaml",
+            remedy=f"Do not set it, or set it to {home}",
+        )
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
 
 

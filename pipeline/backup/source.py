@@ -101,10 +101,14 @@ def restore(copy: Path, onto: Path, *, kept: Path, expected: tuple[SourceTable, 
         RestoreRefused: another program keeps the file locked; it is as it was.
         BackupError: it cannot be written, or is not equal afterwards.
     """
-    onto.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        onto.parent.mkdir(parents=True, exist_ok=True)
+        missing = not onto.exists()
+    except OSError as error:
+        raise _refused(onto, error) from error
     demand_room(copy, onto.parent)
     keep = aside = None
-    if not onto.exists() or _ruined(onto):
+    if missing or _ruined(onto):
         aside = _replace(onto, copy)
     else:
         try:
@@ -254,8 +258,9 @@ def _refused(onto: Path, error: Exception) -> BackupError:
             f"{onto} stayed locked by another program, and is as it was",
             remedy="Let that program finish or close it, then restore again",
         )
+    why = error.strerror if isinstance(error, OSError) else error
     return BackupError(
-        f"{onto} cannot be written ({error}), and is as it was",
+        f"{onto} cannot be written ({why}), and is as it was",
         remedy="Check its folder's permissions and room, then restore again",
     )
 
