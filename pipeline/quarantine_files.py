@@ -19,22 +19,22 @@ def write(path: Path, records: Iterable[dict[str, str]]) -> int:
     Raises:
         MendError: the file exists, is named neither .csv nor .json, or cannot be written.
     """
-    if path.exists():
-        raise MendError(
-            f"{path} is there already, and may hold what somebody mended",
-            remedy="Name another file, or remove it",
-        )
-    written = list(records)
+    form, written = _form(path), list(records)
     try:
         # They hold what the databases guard by their own rights.
         path.touch(mode=0o600, exist_ok=False)
-        if _form(path) == ".json":
+        if form == ".json":
             path.write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
         else:
             with path.open("w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS)
                 writer.writeheader()
                 writer.writerows(written)
+    except FileExistsError:
+        raise MendError(
+            f"{path} is there already, and may hold what somebody mended",
+            remedy="Name another file, or remove it",
+        ) from None
     except OSError as error:
         raise MendError(
             f"{path} cannot be written ({error.strerror})", remedy="Name another"

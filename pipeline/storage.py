@@ -13,7 +13,7 @@ from dagster_postgres.utils import DagsterPostgresException
 from pipeline import environment, private
 from pipeline.environment import Server
 from pipeline.move import connections, session
-from pipeline.move.errors import TargetError, Transient
+from pipeline.move.errors import SettingsError, TargetError, Transient
 from pipeline.settings import (
     DAGSTER_FILES,
     DAGSTER_URL,
@@ -61,11 +61,20 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
 
 
 def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
-    """Tell Dagster in this process, and in those it starts, where it keeps what."""
+    """Tell Dagster in this process, and in those it starts, where it keeps what.
+
+    Raises:
+        SettingsError: DAGSTER_HOME is set to something else than such a folder.
+    """
     os.environ[DAGSTER_URL] = dagster_url(found.target)
     for variable in _OF_THE_ENVIRONMENT:
         os.environ.pop(variable, None)
-    os.environ.setdefault("DAGSTER_HOME", str(home))
+    given = os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(home)
+    if not os.path.isabs(given) or not os.path.isfile(f"{given}/dagster.yaml"):  # noqa: PTH113, PTH117
+        raise SettingsError(
+            f"DAGSTER_HOME names {given}, where there is no dagster.yaml",
+            remedy=f"Do not set it, or set it to {home}",
+        )
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
 
 

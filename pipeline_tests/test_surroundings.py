@@ -124,6 +124,36 @@ def test_files_that_a_command_writes_may_have_any_name(world: World, tmp_path: P
     assert r"caf\udce9-\udcff holds no backup" in sentence(unknown)
 
 
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("command", "changed", "says"),
+    [
+        ("plan", {"SQLITE_DATABASE_URL": f"sqlite:////{LONG}"}, "cannot be opened (File name too"),
+        ("plan", {"PIPELINE_HOME": f"/tmp/{LONG}"}, "PIPELINE_HOME cannot be /tmp/xxx"),
+        (f"restore source --yes --to /tmp/{LONG}", {}, "cannot be written (File name too long)"),
+        (f"quarantine export /tmp/{LONG}.csv", {}, "cannot be written (File name too long)"),
+        ("quarantine export {folder}/q.txt", {}, "named neither .csv nor .json"),
+        ("plan", {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME names /nowhere"),
+    ],
+)
+def test_a_place_that_cannot_be_is_named(
+    command: str, changed: dict[str, str], says: str, world: World
+) -> None:
+    named = command.format(folder=world.folder).split()
+    assert says in sentence(pipeline(*named, **{**world.settings, **changed}))
+    assert not (world.folder / "q.txt").exists()
+
+
+def test_doctor_goes_on_where_a_source_cannot_be(world: World) -> None:
+    named = {**world.settings, "SQLITE_DATABASE_URL": f"sqlite:////{LONG}"}
+    ran = pipeline("doctor", **named)
+    assert ran.code == 1
+    assert ran.row("source", "readable")[0] == "error"
+    assert ran.row("target", "reachable")[0] == "well"
+
+
 ENV_FILES = {
     "Latin-1": ("KEEP_RUNS=20\nANKI_DECK=café\n".encode("latin-1"), "is not UTF-8 text (line 2)"),
     "UTF-16": ("KEEP_RUNS=20\n".encode("utf-16"), "is not UTF-8 text (line 1)"),

@@ -261,7 +261,13 @@ def _open(path: Path) -> Any:
 def _demand_collection(path: Path) -> None:
     """Refuse what is no collection; Anki would make one of any empty or other database."""
     remedy = "Set ANKI_COLLECTION to the collection.anki2 of your profile"
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise AnkiError(
+            f"The collection {path} cannot be opened ({error.strerror})", remedy=remedy
+        ) from error
+    if not there:
         raise AnkiError(f"There is no collection {path}", remedy=remedy)
     try:
         with contextlib.closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as file:

@@ -114,11 +114,15 @@ def restore(
         RestoreRefused: another program keeps the file locked; it is as it was.
         BackupError: it cannot be written, or is not equal afterwards.
     """
-    private.folder(onto.parent)
+    try:
+        private.folder(onto.parent)
+        missing = not onto.exists()
+    except OSError as error:
+        raise _refused(onto, error) from error
     demand_room(copy, onto.parent)
     rights = Rights.of(onto) or rights
     keep = aside = None
-    if not onto.exists() or _ruined(onto):
+    if missing or _ruined(onto):
         aside = _replace(onto, copy, rights)
     else:
         try:
@@ -273,8 +277,9 @@ def _refused(onto: Path, error: Exception) -> BackupError:
             f"{onto} stayed locked by another program, and is as it was",
             remedy="Let that program finish or close it, then restore again",
         )
+    why = error.strerror if isinstance(error, OSError) else error
     return BackupError(
-        f"{onto} cannot be written ({error}), and is as it was",
+        f"{onto} cannot be written ({why}), and is as it was",
         remedy="Check its folder's permissions and room, then restore again",
     )
 

@@ -18,7 +18,10 @@ def examine(settings: Settings, migration: Migration) -> list[Symptom]:
     """
     found = databases(settings, migration, fresh=True)
     tables = migration.tables
-    size = found.source.stat().st_size if found.source.exists() else 0
+    try:
+        size = found.source.stat().st_size
+    except OSError:  # which the examination of the source tells
+        size = 0
     symptoms = [
         *source.examine(
             found.source,

@@ -211,22 +211,22 @@ def look_at(source: Path) -> None:
     Raises:
         SourceError: it is missing, empty, encrypted, truncated or something else.
     """
-    if not source.exists():
-        raise SourceError(
-            f"There is no source at {source}",
-            remedy="Set SQLITE_DATABASE_URL to sqlite:///PATH of the SQLite file",
-        )
-    if not source.is_file():
-        raise SourceError(
-            f"The source {source} is not a file", remedy="Name the SQLite file itself"
-        )
     try:
+        if not source.exists():
+            raise SourceError(
+                f"There is no source at {source}",
+                remedy="Set SQLITE_DATABASE_URL to sqlite:///PATH of the SQLite file",
+            )
+        if not source.is_file():
+            raise SourceError(
+                f"The source {source} is not a file", remedy="Name the SQLite file itself"
+            )
         with source.open("rb") as file:
             head = file.read(_HEADER)
     except OSError as error:
         raise SourceError(
             f"The source {source} cannot be opened ({error.strerror})",
-            remedy="Give this user the right to read it",
+            remedy="Check its name, and give this user the right to read it",
         ) from error
     if not head:
         raise SourceError(
