@@ -51,6 +51,7 @@ def hidden(text: str, settings: Settings) -> str:
     """A text without the secrets of the settings, in case somebody else's words hold one."""
     given = (
         settings.database_url,
+        settings.turso_auth_token,
         settings.alerts.webhook_url,
         settings.alerts.smtp_url,
         settings.anki.connect_key,
@@ -58,7 +59,8 @@ def hidden(text: str, settings: Settings) -> str:
     for secret in (each.get_secret_value() for each in given if each is not None):
         if secret:
             text = without_password(text.replace(secret, "***"), secret)
-    return text
+    anki = settings.anki.connect_url
+    return without_password(text, anki.get_secret_value()) if anki else text
 
 
 def _steps(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[FailedStep]:

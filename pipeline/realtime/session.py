@@ -10,8 +10,8 @@ from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import set_json_loads
-from sqlalchemy.engine import make_url
 
+from pipeline import urls
 from pipeline.move.errors import TargetError, Transient
 from pipeline.settings import pooled
 
@@ -34,10 +34,10 @@ async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Co
         prepare: a statement is prepared after so many times, None never.
 
     Raises:
+        SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
         TargetError: nobody answers, or refuses.
     """
-    parsed = make_url(url)
-    if pooled(parsed):
+    if pooled(urls.postgres(url, name="The URL of the feed")):
         raise TargetError(
             "Supabase's transaction pooler cannot tell of changes",
             remedy="Use the direct or the session connection, port 5432",

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import sqlite_vec
 from sqlalchemy.orm import Session
 
-from pipeline import environment, settings
+from pipeline import environment, settings, urls
 from pipeline.migrations import CONTENT
 from pipeline.move.errors import SourceError, TargetError, first_line
 from pipeline.services.errors import Refused
@@ -55,12 +55,17 @@ class HybridDatabaseManager:
             pool_seconds: how long a session waits for a connection that others use.
             busy_seconds: how long a statement waits for another writer of the SQLite file.
             limits: whether PostgreSQL's own time limits hold for statements and idle transactions.
+
+        Raises:
+            SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
         """
         self.sqlite_path = sqlite_path
         self.shown = shown
         self._url = postgres_url
         self._postgres = sa.create_engine(
-            sa.make_url(postgres_url).set(drivername="postgresql+psycopg2"),
+            urls.postgres(postgres_url, name="The URL of PostgreSQL").set(
+                drivername="postgresql+psycopg2"
+            ),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=pool_seconds,
