@@ -10,7 +10,7 @@ from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import pydantic_settings
 from dotenv.parser import parse_stream
@@ -23,10 +23,9 @@ from pydantic import (
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
-from pipeline import migrations
+from pipeline import migrations, urls
 from pipeline.migrations import Migration
 from pipeline.move import session
 from pipeline.move.errors import SettingsError, without_password
@@ -95,7 +94,7 @@ class AnkiSettings(BaseSettings):
     )
 
     collection: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
-    connect_url: str | None = None
+    connect_url: SecretStr | None = None
     connect_key: SecretStr | None = None
     deck: str = Field(default="top-thai-2000", min_length=1)
     note_type: str = Field(default="Basic", min_length=1)
@@ -105,10 +104,10 @@ class AnkiSettings(BaseSettings):
 
     @field_validator("connect_url")
     @classmethod
-    def _http(cls, url: str | None) -> str | None:
-        if url and not url.startswith(("http://", "https://")):
-            raise ValueError("write it like http://127.0.0.1:8765")
-        return url or None
+    def _http(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            _require_server(url, {"http", "https"}, "http://127.0.0.1:8765")
+        return url
 
 
 class AlertSettings(BaseSettings):
@@ -138,22 +137,23 @@ class AlertSettings(BaseSettings):
     @classmethod
     def _http(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:
-            _demand(url.get_secret_value(), {"http", "https"}, "write it like https://HOST/PATH")
+            _require_server(url, {"http", "https"}, "https://HOST/PATH")
         return url
 
     @field_validator("smtp_url")
     @classmethod
     def _smtp(cls, url: SecretStr | None) -> SecretStr | None:
-        form = "write it like smtp://USER:PASSWORD@HOST:587, an @ of the password as %40"
         if url is not None:
-            _demand(url.get_secret_value(), {"smtp", "smtps"}, form)
+            _require_server(url, {"smtp", "smtps"}, "smtp://USER:PASSWORD@HOST:587")
         return url
 
     @field_validator("ui_url")
     @classmethod
     def _address(cls, url: str | None) -> str | None:
-        if url is not None:
-            _demand(url, {"http", "https"}, "write it like https://HOST")
+        parts = urls.server(url, {"http", "https"}) if url else None
+        if url and (parts is None or parts.username is not None):
+            # Whoever is alerted reads it.
+            raise ValueError("write it like https://HOST, without a user or password")
         return url and url.rstrip("/")
 
 
@@ -269,8 +269,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
 
     migrations: Annotated[tuple[str, ...], NoDecode] = tuple(migrations.ALL)
-    sqlite_database_url: str | None = None
-    spaces_database_url: str | None = None
+    sqlite_database_url: SecretStr | None = None
+    spaces_database_url: SecretStr | None = None
     turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
     pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
@@ -353,16 +353,19 @@ class Settings(BaseSettings):
             self.alerts.webhook_url,
             self.alerts.smtp_url,
             self.anki.connect_key,
+            self.ui.token,
+            self.ui.password,
         )
         for secret in (each.get_secret_value() for each in given if each is not None):
             if secret:
                 text = without_password(text.replace(secret, "***"), secret)
-        return text
+        anki = self.anki.connect_url
+        return without_password(text, anki.get_secret_value()) if anki else text
 
     def source_url(self, migration: Migration) -> str | None:
         """The source of a migration as set, None where its sample is the source."""
-        given: str | None = getattr(self, migration.setting.lower())
-        return given or None
+        given: SecretStr | None = getattr(self, migration.setting.lower())
+        return (given and given.get_secret_value()) or None
 
     def origin(self, migration: Migration) -> origin.Origin:
         """Where a source comes from; a relative path begins at the project's folder.
@@ -432,21 +435,11 @@ class Settings(BaseSettings):
         """The target as set, None for the embedded server.
 
         Raises:
-            SettingsError: the URL is not one of PostgreSQL.
+            SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
         """
         if self.database_url is None or not self.database_url.get_secret_value():
             return None
-        url = _parsed(self.database_url.get_secret_value(), "DATABASE_URL")
-        if url.get_backend_name() not in ("postgresql", "postgres"):
-            raise SettingsError(
-                "DATABASE_URL is not a PostgreSQL URL",
-                remedy="Write it as postgresql://USER:PASSWORD@HOST:5432/DATABASE",
-            )
-        if "@" in f"{url.host}{url.database}":
-            raise SettingsError(
-                "DATABASE_URL has an @ in its user or password",
-                remedy="Write it there as %40, a slash as %2F and a colon as %3A",
-            )
+        url = urls.postgres(self.database_url.get_secret_value(), name="DATABASE_URL")
         return url.set(drivername="postgresql")
 
 
@@ -593,25 +586,11 @@ def _listed(given: object, read: Callable[[str], Any]) -> object:
     return tuple(read(each.strip()) for each in given.split(",") if each.strip())
 
 
-def _demand(url: str, schemes: set[str], form: str) -> None:
+def _require_server(url: SecretStr, schemes: set[str], form: str) -> None:
     """Refuse a URL of another form.
 
     Raises:
         ValueError: says how it is written, and nothing of what it was.
     """
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in schemes and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or any(letter.isspace() or not letter.isprintable() for letter in url):
-        raise ValueError(form) from None
-
-
-def _parsed(text: str, name: str) -> URL:
-    try:
-        return make_url(text)
-    except (ArgumentError, ValueError):
-        raise SettingsError(
-            f"{name} is not a URL", remedy="See .env.example for its form"
-        ) from None
+    if urls.server(url.get_secret_value(), schemes) is None:
+        raise ValueError(f"write it like {form}; {urls.ESCAPED}")

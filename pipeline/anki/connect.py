@@ -8,6 +8,7 @@ sent again only when doing it twice is doing it once; making notes is not.
 import base64
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -16,6 +17,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import SecretStr
 
+from pipeline import urls
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote, Note, Refusal
 from pipeline.move.errors import SettingsError
@@ -45,17 +47,15 @@ class AnkiConnect:
             timeout: how many seconds an answer may take.
 
         Raises:
-            SettingsError: the URL is none.
+            SettingsError: the URL is none, or has more than one reading.
         """
-        try:
-            parts = httpx.URL(url)
-        except httpx.InvalidURL:
-            parts = httpx.URL()
-        if not parts.host:
+        parts = urls.server(url, {"http", "https"})
+        if parts is None:
             raise SettingsError(
-                "ANKI_CONNECT_URL is no URL", remedy="Write it like http://127.0.0.1:8765"
+                "ANKI_CONNECT_URL is no URL that can be read for certain",
+                remedy=f"Write it like http://127.0.0.1:8765; {urls.ESCAPED}",
             )
-        self.shown = f"Anki at {parts.scheme}://{parts.netloc.decode('ascii')}"
+        self.shown = f"Anki at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._url = url
         self._key = key
         self._timeout = timeout
@@ -68,6 +68,8 @@ class AnkiConnect:
             AnkiGone: nobody answers there.
             AnkiError: it is not AnkiConnect, too old, or refuses the key.
         """
+        # It would write the URL into the log, with its user and password.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         self._client = httpx.Client(
             timeout=self._timeout,
             trust_env=False,

@@ -28,7 +28,9 @@ def named_anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
             remedy="Set the file while Anki is closed, the URL while it is running",
         )
     if named.connect_url:
-        return AnkiConnect(named.connect_url, key=named.connect_key, timeout=timeout)
+        return AnkiConnect(
+            named.connect_url.get_secret_value(), key=named.connect_key, timeout=timeout
+        )
     if named.collection:
         return CollectionFile(named.collection)
     if settings.source_path(CONTENT) != settings.sample_path(CONTENT):

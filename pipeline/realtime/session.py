@@ -10,8 +10,8 @@ from psycopg import sql
 from psycopg.abc import Buffer
 from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import set_json_loads
-from sqlalchemy.engine import make_url
 
+from pipeline import urls
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.session import address, statement, stating
 from pipeline.settings import pooled
@@ -46,11 +46,11 @@ async def connect(
         encoding: how the server is to send text.
 
     Raises:
+        SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
         TargetError: nobody answers, or refuses.
     """
     settings = stating(row_security="on", client_encoding=encoding)
-    parsed = make_url(url)
-    if pooled(parsed):
+    if pooled(urls.postgres(url, name="The URL of the feed")):
         raise TargetError(
             "Supabase's transaction pooler cannot tell of changes",
             remedy="Use the direct or the session connection, port 5432",

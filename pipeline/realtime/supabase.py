@@ -11,11 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient, RealtimeSubscribeStates
 from websockets.exceptions import InvalidStatus, WebSocketException
 
+from pipeline import urls
 from pipeline.move.errors import PipelineError, SettingsError, Transient
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.events import (
@@ -74,8 +74,7 @@ class Supabase:
         Raises:
             SettingsError: the URL cannot be used.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("https", "http", "wss", "ws") or not parts.hostname:
+        if urls.server(url, ("https", "http", "wss", "ws")) is None:
             raise SettingsError(
                 "The URL of Supabase Realtime cannot be used",
                 remedy="Write it like https://PROJECT.supabase.co/realtime/v1",

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import sqlite_vec
 from sqlalchemy.orm import Session
 
-from pipeline import environment, settings
+from pipeline import environment, settings, urls
 from pipeline.migrations import CONTENT
 from pipeline.move.errors import SourceError, TargetError, first_line
 from pipeline.move.session import APPLICATION, LIMITS, connect, stating
@@ -56,6 +56,9 @@ class HybridDatabaseManager:
             pool_seconds: how long a session waits for a connection that others use.
             busy_seconds: how long a statement waits for another writer of the SQLite file.
             limits: whether PostgreSQL's own time limits hold for statements and idle transactions.
+
+        Raises:
+            SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
         """
         self.sqlite_path = sqlite_path
         self.shown = shown
@@ -64,7 +67,7 @@ class HybridDatabaseManager:
             "postgresql+psycopg2://",
             creator=partial(
                 connect,
-                settings.libpq(sa.make_url(postgres_url)),
+                settings.libpq(urls.postgres(postgres_url, name="The URL of PostgreSQL")),
                 shown=shown,
                 application_name="pipeline services",
                 settings=_LIMITED if limits else APPLICATION,

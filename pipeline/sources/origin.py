@@ -3,12 +3,12 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from pipeline import urls
 from pipeline.move.errors import SettingsError
 
 _PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -100,20 +100,25 @@ def parse(url: str, *, token: SecretStr | None, name: str) -> Origin:
     """
     if _scheme(url) in _REMOTE:
         return _remote(url, token=token, name=name)
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        raise SettingsError(
-            f"{name} is not a URL", remedy="See .env.example for its form"
-        ) from None
+    parsed = _parsed(url)
+    if parsed is None:
+        raise SettingsError(f"{name} is not a URL", remedy="See .env.example for its form")
     kind = parsed.get_backend_name()
-    if kind not in ("sqlite", "dump") or not parsed.database or parsed.database == ":memory:":
+    path = parsed.database if parsed.host is None and parsed.username is None else None
+    if kind not in ("sqlite", "dump") or not path or path == ":memory:":
         raise SettingsError(
             f"{name} does not name an SQLite {'dump' if kind == 'dump' else 'file'}",
             remedy=f"Write it as sqlite:///PATH, with four slashes for an absolute path; {_FORMS}",
         )
     made = Dump if kind == "dump" else File
-    return made(_PROJECT / parsed.database)
+    return made(_PROJECT / path)
+
+
+def _parsed(url: str) -> URL | None:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        return None
 
 
 def _scheme(url: str) -> str:
@@ -121,15 +126,12 @@ def _scheme(url: str) -> str:
 
 
 def _remote(url: str, *, token: SecretStr | None, name: str) -> Remote:
-    try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not host or any(letter.isspace() or not letter.isprintable() for letter in host):
+    parts = urls.server(url.strip(), _REMOTE)
+    if parts is None or parts.hostname is None:
         raise SettingsError(
             f"{name} names no server", remedy=f"Write it as sqlite:///PATH; {_FORMS}"
         )
+    host, port = parts.hostname, parts.port
     if "@" in parts.netloc or parts.query or parts.fragment or parts.path not in ("", "/"):
         raise SettingsError(
             f"{name} has more than a server's name: a user, a password, a path or a query",
