@@ -71,7 +71,9 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     others = ("DATABASE_URL", "TURSO_AUTH_TOKEN", "MAX_DELETE_SHARE", "DAGSTER_HOME")
     for name in (*sources, *others):
         monkeypatch.delenv(name, raising=False)
-    for name in [name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("ALERT_", "ANKI_", "POLICY_", "UI_"))
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIPELINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MIGRATIONS", "content")

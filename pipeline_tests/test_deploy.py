@@ -18,9 +18,10 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 from sqlalchemy.engine import URL
 
+from pipeline import settings
 from pipeline.serving.health import Organ
 from pipeline.serving.launcher import Launcher
-from pipeline.serving.parts import HOME, Part
+from pipeline.serving.parts import HOME, Part, require_login
 from pipeline.settings import CODE_SOCKET, DAGSTER_URL, PROJECT, dagster_url, libpq
 from pipeline_tests.support import use
 
@@ -126,10 +127,16 @@ def test_a_service_of_compose_is_confined_and_comes_back(
     assert "state" in compose["volumes"]
 
 
-def test_compose_opens_one_port_on_the_loopback_address(compose: dict[str, Any]) -> None:
+def test_compose_opens_one_port_on_the_loopback_address(
+    compose: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ports = {name: each.get("ports", []) for name, each in compose["services"].items()}
     assert ports == {"code": [], "webserver": ["127.0.0.1:3000:3000"], "daemon": []}
-    assert compose["services"]["webserver"]["environment"]["UI_PORT"] == "3000"
+    environment = compose["services"]["webserver"]["environment"]
+    assert environment["UI_PORT"] == "3000"
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    require_login(settings.load())
 
 
 def test_the_health_of_everything_is_looked_at_by_some_service(compose: dict[str, Any]) -> None:

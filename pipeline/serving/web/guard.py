@@ -240,7 +240,7 @@ async def answer(refused: Refused, scope: Scope, receive: Receive, send: Send) -
     """Tell whoever sent a request why it goes no further."""
     if scope["type"] == "websocket":
         # Before it is accepted, this is an answer of 403 (ASGI, websocket.close).
-        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": refused.says})
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         return
     said = PlainTextResponse(f"{refused.says}\n", refused.status)
     await said(scope, receive, send)
