@@ -14,7 +14,6 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-import psycopg2
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +26,7 @@ from pipeline.anki.notes import NewNote, tag_of
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Renderer
 from pipeline.anki.sync import sync
+from pipeline.move.session import connect
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.tables import anki
 from pipeline.tables.content import metadata
@@ -103,9 +103,8 @@ def _prepare(url: str, sqlite: Path, number: int) -> None:
 
 
 def _run(url: str, statements: str) -> None:
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+    with closing(connect(url, shown="the target")) as connection, connection.cursor() as cursor:
         cursor.execute(statements)
-        connection.commit()
 
 
 def _limit(manager: HybridDatabaseManager, path: Path) -> float:

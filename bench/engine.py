@@ -23,13 +23,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import psycopg2
 import sqlalchemy as sa
 
 from bench.memory import peak_mib
 from pipeline.cutover.back import roll_back
 from pipeline.cutover.steps import Site, go_live
-from pipeline.move import tracking
+from pipeline.move import session, tracking
 from pipeline.move.extract import Source
 from pipeline.move.live import LiveSource, pinned
 from pipeline.move.mover import Mover
@@ -174,8 +173,7 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
 
 def _settle(url: str) -> None:
     """Wait until a write would show in the file's time, and what was moved is on the disk."""
-    with closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
+    with closing(session.connect(url, shown="the target")) as connection:
         connection.cursor().execute("CHECKPOINT")
     time.sleep(1.1)
 

