@@ -251,6 +251,18 @@ def test_a_right_that_is_not_as_declared_is_found_and_mended_by_the_next_move(
         query(admin, "REVOKE service_role FROM anon; ALTER ROLE anon NOINHERIT")
 
 
+def test_a_right_that_a_trigger_takes_back_is_found(moved: URL) -> None:
+    query(
+        libpq(moved),
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'no' USING ERRCODE = '42501'; END $$;"
+        " CREATE TRIGGER no BEFORE INSERT ON rankings FOR EACH STATEMENT EXECUTE FUNCTION no()",
+    )
+    found = checked(moved)
+    query(libpq(moved), "DROP FUNCTION no() CASCADE")
+    assert found == ["rankings: service_role could not INSERT when it was tried"]
+
+
 def test_a_server_without_these_roles_is_left_as_it_is(target_url: str, source: SourceFile) -> None:
     move_all(source.path, target_url)
     with Target.connect(target_url, shown="the target") as target, target.looking():

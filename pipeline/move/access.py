@@ -227,9 +227,9 @@ def _may(target: Target, role: str, sql: str) -> bool:
         if error.sqlstate != _REFUSED:
             raise
         return False
-    except DataFault:
-        # It came as far as the rows.
-        return True
+    except DataFault as fault:
+        # It came as far as the rows, or a function on the way was refused something.
+        return fault.sqlstate != _REFUSED
     return True
 
 

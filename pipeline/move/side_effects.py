@@ -5,7 +5,7 @@ has written, the rows that this transaction has changed are held against what is
 another session sees it. A trigger that only keeps columns of its own is no fault.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.move import refusals
@@ -62,7 +62,7 @@ def require_none(work: Work, *, before: Counts, proven: Counts) -> None:
     target.settle()
     now = count(target)
     if now.get(own) != proven.get(own):
-        raise _effect(work, own, "rows changed after they were proven")
+        raise _effect(work, f"rows of {own} changed after they were proven")
     written = {table: _since(before, now, table) for table in now}
     suspects = _proven_among(work, [name for name in now if name != own and any(written[name])])
     if work.changed is not None and sum(written[own][:3]) > work.written + work.deleted:
@@ -106,7 +106,7 @@ def _require_same(
     """Refuse rows of a table whose moved values are not those that are committed."""
     declared = work.landing.table.metadata.tables.get(table)
     if declared is None:
-        raise _effect(work, table, "rows changed as well")
+        raise _effect(work, f"rows of {table} changed as well")
     key = quoted(next(iter(declared.primary_key.columns)).name)
     meant = _meant(work, table)
     changed = set(_differing(work, committed, table, key)) - meant
@@ -114,7 +114,8 @@ def _require_same(
     if written[2] > deletes or written[3]:
         changed |= _keys(committed, table, key) - _keys(work.target, table, key) - meant
     if changed:
-        raise _effect(work, table, "changed as well", keys=sorted(changed, key=_by_number))
+        named = _listed(sorted(changed, key=_by_number))
+        raise _effect(work, f"{table} {named} changed as well")
 
 
 def _meant(work: Work, table: str) -> set[str]:
@@ -150,18 +151,15 @@ def _keys(session: Target, table: str, key: str) -> set[str]:
     return {found for (found,) in session.rows(f"SELECT {key}::text FROM {quoted(table)}")}
 
 
-def _effect(work: Work, table: str, what: str, *, keys: Sequence[str] = ()) -> SideEffect:
+def _effect(work: Work, what: str) -> SideEffect:
     own = work.landing.name
-    named = f" {_listed(keys)}" if keys else ""
     found = triggers(work.target, own)
     who = f"; it may have been {found}" if found else ""
-    return SideEffect(
-        f"{own} was rolled back: while it was written, {table}{named} {what}{who}", remedy=REMEDY
-    )
+    return SideEffect(f"{own} was rolled back: while it was written, {what}{who}", remedy=REMEDY)
 
 
-def _listed(keys: Collection[str]) -> str:
-    some = ", ".join(list(keys)[:_NAMED])
+def _listed(keys: Sequence[str]) -> str:
+    some = ", ".join(keys[:_NAMED])
     return f"{some} and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else some
 
 

@@ -179,7 +179,7 @@ def move_table(
     compared: verify.Compared | None = None
     with begun.transaction if begun else target.transaction():
         target.say_moving()
-        before = work.before or side_effects.count(target)
+        before = side_effects.count(target) if work.before is None else work.before
         schema.make_ledger(target)
         present = schema.Present(exists=False) if begun else _locked(target, landing)
         _check_parents(target, landing)
