@@ -24,20 +24,20 @@ from pipeline_tests.test_web_guard import (
     reached,
 )
 
-PASSWORD = "correct horse & battery staple"
+PHRASE = "correct horse & battery staple"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 PERSON = ("Accept", "text/html")
 
 
 def site(**given: Any) -> ASGIApp:
     """A site behind guard and login, with these settings."""
-    ui = UiSettings(**{"password": PASSWORD, "token": TOKEN} | given)
+    ui = UiSettings(**{"password": PHRASE, "token": TOKEN} | given)
     inner = Login(reached, ui, Sessions(ui.session_hours))
     return Guard(inner, Addresses.of("127.0.0.1", ui.origin), ui.token)
 
 
 def log_in(
-    app: ASGIApp, password: str = PASSWORD, *headers: Header, onward: str = "/runs?a=1"
+    app: ASGIApp, password: str = PHRASE, *headers: Header, onward: str = "/runs?a=1"
 ) -> Answer:
     """Fill in the form."""
     sent = urlencode({"password": password, "next": onward}).encode()
@@ -98,7 +98,7 @@ def test_the_password_opens_a_session_that_lasts_until_its_end(
 def test_where_people_come_by_tls_the_cookie_goes_by_nothing_else() -> None:
     app = site(origin=PUBLIC)
     there = (("Host", "pipeline.example.org"), ("Origin", PUBLIC))
-    mine, attributes = cookie(log_in(app, PASSWORD, *there))
+    mine, attributes = cookie(log_in(app, PHRASE, *there))
     assert "secure" in attributes
     assert mine[1].startswith("__Host-pipeline=")
     assert ask(app, "GET", "/", there[0], mine).status == 200
@@ -120,7 +120,7 @@ def test_logging_out_ends_the_session_on_the_server() -> None:
 def test_nobody_guesses_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     app = site()
     mine, _ = cookie(log_in(app))
-    for wrong in ("", PASSWORD[:-1], PASSWORD + "x", PASSWORD.upper(), "\u0e01") * (ATTEMPTS // 5):
+    for wrong in ("", PHRASE[:-1], PHRASE + "x", PHRASE.upper(), "\u0e01") * (ATTEMPTS // 5):
         refused = log_in(app, wrong)
         assert (refused.status, "set-cookie" in refused.headers) == (401, False)
     late = log_in(app)
@@ -153,7 +153,7 @@ def test_the_form_is_taken_from_pages_of_the_uis_own_alone() -> None:
         (HERE, ("Origin", "null")),
         (HERE, ("Origin", "http://evil.localhost")),
     ):
-        assert log_in(site(), PASSWORD, *sender).status == 403
+        assert log_in(site(), PHRASE, *sender).status == 403
     sent = (HERE, OURS, JSON)
     assert ask(site(), "POST", "/login", *sent, chunks=[b"{}"]).status == 415
 
@@ -186,7 +186,7 @@ PROXIED: dict[str, tuple[dict[str, Any], tuple[Header, ...], str, int]] = {
     "somebody else says so": ({}, (NAMED,), "192.0.2.1", 401),
     "a proxy that is set": ({"proxies": "192.0.2.0/24"}, (NAMED,), "192.0.2.1", 200),
     "one that is not": ({"proxies": "192.0.2.0/24"}, (NAMED,), "127.0.0.1", 401),
-    "no header is set": ({"user_header": None, "password": PASSWORD}, (NAMED,), "127.0.0.1", 401),
+    "no header is set": ({"user_header": None, "password": PHRASE}, (NAMED,), "127.0.0.1", 401),
 }
 
 

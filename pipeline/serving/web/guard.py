@@ -132,9 +132,8 @@ class Guard:
         try:
             host = Host.parse(head.one("host") or "")
         except ValueError:
-            raise Refused(HTTPStatus.BAD_REQUEST, "The header Host is missing or malformed.") from (
-                None
-            )
+            says = "The header Host is missing or malformed."
+            raise Refused(HTTPStatus.BAD_REQUEST, says) from None
         if not self.addresses.know(host):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
