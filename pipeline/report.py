@@ -100,7 +100,7 @@ def sentence_of(event: dg.DagsterEvent) -> str:
         return said.partition(": ")[2]
     return (
         f"{event.step_key} ended by a fault of the program ({said})."
-        " Report it with the traceback, which pipeline dev shows with this run."
+        " Report it with the traceback, which the UI shows with the run."
     )
 
 

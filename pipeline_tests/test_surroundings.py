@@ -239,7 +239,7 @@ def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     assert ran.code == 1
     assert ran.err.splitlines()[0] == (
         "learning_content ended by a fault of the program (KeyError: 'x')."
-        " Report it with the traceback, which pipeline dev shows with this run."
+        " Report it with the traceback, which the UI shows with the run."
     )
 
 

@@ -161,10 +161,9 @@ def _password(cursor: Any) -> Symptom:
     """When it expires; the server then says only that it is wrong."""
     user, until, days = _row(
         cursor,
-        "SELECT rolname, to_char(rolvaliduntil, 'YYYY-MM-DD'),"
-        " extract(epoch FROM rolvaliduntil - now()) / 86400 FROM pg_roles"
-        " WHERE rolname = session_user AND isfinite(rolvaliduntil)"
-        " UNION ALL SELECT session_user, NULL, NULL LIMIT 1",
+        "SELECT session_user::text, to_char(until, 'YYYY-MM-DD'),"
+        " extract(epoch FROM until - now()) / 86400 FROM (SELECT max(rolvaliduntil) AS until"
+        " FROM pg_roles WHERE rolname = session_user AND isfinite(rolvaliduntil)) AS mine",
     )
     if until is None:
         return _symptom("password", "well", f"that of {user} does not expire")
