@@ -285,6 +285,7 @@ def ui(
     options.binary_location = programs.browser
     for option in (*LONELY, f"--user-data-dir={folder / 'profile'}"):
         options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with pytest.MonkeyPatch.context() as patch:
         # Selenium would ask a proxy for the driver, which listens here.
         patch.setenv("no_proxy", "*")
@@ -413,6 +414,14 @@ def test_what_operates_lies_in_a_group_of_its_own(ui: Ui) -> None:
     ui.open("/locations/pipeline/asset-groups/operations")
     ui.see("source_backup", "target_backup", "cutover", "housekeeping", "0 / 1 Passed")
     ui.keep("operations")
+
+
+def test_the_browser_was_forbidden_nothing_in_all_these_pages(ui: Ui) -> None:
+    ui.open("/graphql")
+    ui.wait("GraphiQL", lambda: ui.browser.find_element(By.CLASS_NAME, "graphiql-container"))
+    said = [entry["message"] for entry in ui.browser.get_log("browser")]
+    signs = ("Content Security Policy", "status of 4")
+    assert [each for each in said if any(sign in each for sign in signs)] == []
 
 
 def test_a_page_of_another_site_starts_no_run_and_hears_nothing(ui: Ui) -> None:
