@@ -811,7 +811,7 @@ def test_nothing_is_written_to_the_target(moved: Moved, in_ranges: Prepared) -> 
         assert counted == 0
         assert target.value("SELECT count(*) FROM pg_class WHERE relpersistence = 't'") == 0
         setting = target.value("SELECT current_setting('search_path')")
-    assert setting == "public"
+    assert setting == "public, pg_temp"
     assert _contents(moved.url) == before
 
 
