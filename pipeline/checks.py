@@ -21,7 +21,7 @@ DESCRIPTIONS = {
     "keys": "Both sides hold the same keys; none is missing, none is extra.",
     "digests": "Every value was read back and is equal; BLOBs by their MD5 on either side.",
     "foreign_keys": "Every row has its parent, and every foreign key is valid.",
-    "witness": "What the server hashes of its rows is what a second reader hashes of the source.",
+    "witness": "The server's hashes of its rows equal those of a second, independent reader.",
     "sequences": "The next id is larger than every id there is.",
     "drift": "Source and declared schema agree on columns.",
     "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",

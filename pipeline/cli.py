@@ -1,7 +1,7 @@
 """The command ``pipeline``: thin commands, each runs the Dagster job of its name, in this process.
 
-Exit codes: 0 when every blocking check passed, 1 when a run failed, 2 when nothing was tried
-because a setting or a database is not usable.
+Exit codes: 0 when every blocking check passed; 1 when a run failed, the output could not be written
+or the program has a fault; 2 when nothing was tried because a setting or a database is not usable.
 """
 
 import logging
@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from pipeline import faults, private, settings, storage
+from pipeline import crash_reports, private, settings, storage
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
 from pipeline.move.errors import FULL, FilesError, PipelineError
@@ -65,7 +65,7 @@ def main() -> None:
         terminal.say_error(storage.lost(error, settings.load()))
         sys.exit(1)
     except Exception as error:  # whatever nobody foresaw
-        found = _of_files(error) or faults.kept(error)
+        found = _of_files(error) or crash_reports.reported(error)
         if found is None:
             raise
         terminal.say_error(found)

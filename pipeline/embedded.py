@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import postmaster, private
 from pipeline.locks import locked
-from pipeline.move.errors import FilesError, PipelineError, TargetError
+from pipeline.move.errors import FilesError, PipelineError
 
 _HELD: dict[Path, int] = {}
 """The locks by which this process keeps servers running, by data folder."""
@@ -32,20 +32,13 @@ def ensure_server(data: Path) -> URL:
         FilesError: its folder cannot be written.
     """
     data = data.absolute()
+    private.folder(data.parent)
     try:
-        private.folder(data.parent)
         with locked(data.with_suffix(".lock"), wait=True):
             found = postmaster.ensure(data)
             _hold(data)
-    except PipelineError:
-        raise
     except OSError as error:
         raise FilesError.from_system(error, data.parent) from error
-    except Exception as error:
-        raise TargetError(
-            f"The embedded PostgreSQL in {data} does not start ({type(error).__name__}: {error})",
-            remedy=f"Read {data / 'log'}, or set DATABASE_URL to a server of your own",
-        ) from error
     return URL.create(
         "postgresql",
         username="postgres",

@@ -38,7 +38,7 @@ def home(path: Path, *, say: Callable[[str], None] | None = None) -> Path:
 
     Args:
         path: the folder.
-        say: told once if the folder cannot be closed; otherwise standard error is.
+        say: gets the message, once per folder; standard error by default.
 
     Raises:
         FilesError: the folder cannot be made.
@@ -50,13 +50,15 @@ def home(path: Path, *, say: Callable[[str], None] | None = None) -> Path:
     if loose and path not in _told:
         why = _why_shared(path, found)
         if why is None:
-            path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+            if found.st_mode & _ENTERED:
+                path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
             _tighten(path)
         else:
             _told.add(path)
             (say or _say)(
-                f"PIPELINE_HOME {path} stays open to other users, because {why}. What the pipeline"
-                " makes in it is private; name a folder of its own to close the rest."
+                f"Other users can enter PIPELINE_HOME {path}: its permissions were left as they"
+                f" are, because {why}. Files that the pipeline creates are private; to protect the"
+                " rest, use a folder for the pipeline alone."
             )
     return path
 
@@ -165,7 +167,10 @@ def _opener(path: str, flags: int) -> int:
 
 
 def _is_loose(path: Path) -> bool:
-    found = path.lstat()
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False  # a file that another process needed for a moment
     own = stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)
     return own and found.st_uid == os.geteuid() and bool(found.st_mode & _OTHERS)
 

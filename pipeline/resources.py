@@ -119,10 +119,12 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def release(self, tables: Sequence[sa.Table] | None = None) -> None:
         """Let the source of some tables go, or all of them; the next one to ask gets a new view."""
-        for name in [migrations.of(tables).name] if tables else list(self._exits):
-            self._live.pop(name, None)
-            self._sources.pop(name, None)
-            self._exits.pop(name, contextlib.ExitStack()).close()
+        # Where one of them cannot be closed, the others are.
+        with contextlib.ExitStack() as gone:
+            for name in [migrations.of(tables).name] if tables else list(self._exits):
+                self._live.pop(name, None)
+                self._sources.pop(name, None)
+                gone.push(self._exits.pop(name, contextlib.ExitStack()))
 
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]

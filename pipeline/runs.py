@@ -4,6 +4,7 @@ A run whose process was killed cannot say so itself. Every run started here carr
 its process, and the next one reports those whose process is gone as failed.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,16 +44,17 @@ def instance() -> Iterator[dg.DagsterInstance]:
     storage.require_connections(found)
     sa.event.listen(QueuePool, "checkout", _ping)
     sa.event.listen(sa.Engine, "handle_error", _give_up)
-    try:
-        with dg.DagsterInstance.get() as opened:
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(dg.DagsterInstance.get())
             opened.optimize_for_webserver(
                 statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
             )
-            yield opened
-    except storage.ServerEnded:
-        raise
-    except storage.ERRORS as error:
-        raise storage.unreachable(error, found) from None
+        except storage.ServerEnded:
+            raise
+        except storage.ERRORS as error:
+            raise storage.unreachable(error, found) from None
+        yield opened
 
 
 def run(

@@ -214,7 +214,7 @@ class UiSettings(BaseSettings):
     @classmethod
     def _sendable(cls, given: SecretStr | None) -> SecretStr | None:
         if given is not None and not re.fullmatch("[!-~]*", given.get_secret_value()):
-            raise ValueError("a header has no room for spaces and other than ASCII letters")
+            raise ValueError("use printable ASCII characters without spaces")
         return given
 
     @property

@@ -10,19 +10,11 @@ import psycopg2
 import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException
 
-from pipeline import environment, private
+from pipeline import environment, postmaster, private
 from pipeline.environment import Server
 from pipeline.move import connections, session
 from pipeline.move.errors import SettingsError, TargetError, Transient
-from pipeline.settings import (
-    DAGSTER_FILES,
-    DAGSTER_URL,
-    PROJECT,
-    Settings,
-    dagster_url,
-    libpq,
-    shown,
-)
+from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
 from pipeline.tables import ledger
 
 
@@ -80,17 +72,15 @@ def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
 
 def lost(error: Exception, settings: Settings) -> TargetError:
     """Say that the target went away while a command used it."""
-    # Dagster's own words tell how often it tried, and the cause what it met.
-    cause = error.__cause__ or error
-    url = settings.given_target
-    if url is None:
-        data = settings.server_data
+    data = settings.server_data
+    ended = isinstance(error, ServerEnded) or postmaster.find(data) is None
+    if settings.given_target is None and ended:
         return TargetError(
             f"The embedded PostgreSQL in {data} ended while it was used; what was under way was"
             " rolled back",
             remedy=f"Run again, which starts it; {data / 'log'} may say why it ended",
         )
-    return TargetError.from_driver(cause, where=shown(url), url=libpq(url))
+    return unreachable(error, environment.server(settings))
 
 
 def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:

@@ -19,7 +19,7 @@ from pipeline.move.errors import SettingsError
 
 ESCAPED = (
     "in its user and password write % as %25, @ as %40, : as %3A, / as %2F, ? as %3F, # as %23,"
-    " [ as %5B, ] as %5D and a blank as %20"
+    " [ as %5B, ] as %5D and a space as %20"
 )
 """What people are told to do about a URL that can be read in more than one way."""
 
@@ -82,7 +82,7 @@ def postgres(text: str, *, name: str) -> URL:
             " read for certain",
             remedy="Correct or remove it; in its value write + as %2B, & as %26 and = as %3D",
         )
-    raise SettingsError(f"{name} cannot be read for certain", remedy=f"{_FORM}; {ESCAPED}")
+    raise SettingsError(f"{name} is ambiguous", remedy=f"{_FORM}; {ESCAPED}")
 
 
 def _decodes(login: str | None) -> bool:

@@ -112,7 +112,7 @@ def test_the_whole_evening_there_and_back(
         unconfirmed = {"step": last, "confirm": said}
         refused = runs.run("cutover", opened=instance, steps={STEP: unconfirmed})
         assert failure(refused) == (
-            f"The step {last} cannot be undone, and nobody has confirmed it. Add to the"
+            f"The step {last} cannot be undone, and is not confirmed. Add to the"
             f" configuration of the run, beside step: confirm: {last} content."
         )
     with Target.connect(target_url, shown="the target") as target:

@@ -368,8 +368,7 @@ def test_what_bears_the_name_and_is_no_table_is_an_obstacle(
     query(target_url, "CREATE VIEW rankings AS SELECT 1 AS id")
     plan = planned(source, target_url, tmp_path)["rankings"]
     assert plan.obstacle == (
-        "public.rankings of the target is no table with rows of its own, but a view."
-        " Rename or drop what bears that name."
+        "public.rankings of the target is a view, not a table. Rename or drop it."
     )
 
 

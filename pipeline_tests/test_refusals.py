@@ -113,12 +113,13 @@ def test_a_run_opens_as_many_connections_as_are_said(
     settings = usable(source, libpq(owner.url), tmp_path)
     owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {OF_A_RUN - 1}")
     found = examined(owner.url)["connections"]
-    limited = f"role {owner.name} allows {OF_A_RUN - 1}, {OF_A_RUN - 1} are free; a run needs"
+    few = OF_A_RUN - 1
+    limited = f"role {owner.name} allows {few} connections, {few} are free; a run needs"
     assert (found.state, found.says) == ("error", f"{limited} {OF_A_RUN}")
     sentence = told(pipeline("migrate", **settings))
     assert limited in sentence
     assert sentence.endswith(
-        f"End other sessions, or run ALTER ROLE {owner.name} CONNECTION LIMIT {OF_A_RUN}."
+        f'End other sessions, or run ALTER ROLE "{owner.name}" CONNECTION LIMIT {OF_A_RUN}.'
     )
     schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('dagster', 'migration')"
     assert query(owner.admin, schemas) == [(0,)]
@@ -132,14 +133,15 @@ def test_a_run_opens_as_many_connections_as_are_said(
 
 
 def test_a_database_that_takes_too_few_connections_is_foreseen(owner: Owner) -> None:
-    owner.grant("ALTER DATABASE {database} CONNECTION LIMIT 6")
+    owner.grant("ALTER DATABASE {database} CONNECTION LIMIT 7")
     with ExitStack() as others:
         for _ in range(2):
             others.enter_context(closing(psycopg2.connect(libpq(owner.url))))
         found = examined(owner.url)["connections"]
     assert found.state == "error"
-    assert found.says == f"database {owner.url.database} allows 6, 4 are free; a run needs 5"
-    assert found.remedy.endswith(f"ALTER DATABASE {owner.url.database} CONNECTION LIMIT 7")
+    name = owner.url.database
+    assert found.says == f"database {name} allows 7 connections, 5 are free; a run needs 6"
+    assert found.remedy.endswith(f'ALTER DATABASE "{name}" CONNECTION LIMIT 8')
 
 
 def test_a_limit_that_is_reached_is_told(owner: Owner) -> None:
@@ -148,7 +150,7 @@ def test_a_limit_that_is_reached_is_told(owner: Owner) -> None:
         error = refusal(owner.url)
     assert isinstance(error, Transient)
     assert said(error) == "no connection is free"
-    assert "A run needs 5" in error.remedy
+    assert "A run needs 6" in error.remedy
 
 
 # A server of its own, on TCP, with few connections and few locks.
@@ -205,7 +207,7 @@ def test_a_server_without_room_is_foreseen_and_told(small: Small) -> None:
     query(libpq(small.url), "CREATE ROLE guest LOGIN")
     guest = small.url.set(username="guest")
     found = examined(guest)
-    assert found["connections"].says == "the server allows 9, 9 are free; a run needs 5"
+    assert found["connections"].says == "the server allows 9 connections, 9 are free; a run needs 6"
     assert found["connections"].state == "well"
     assert found["locks"].state == "warning"
     assert "room for 120" in found["locks"].says
@@ -214,7 +216,7 @@ def test_a_server_without_room_is_foreseen_and_told(small: Small) -> None:
             others.enter_context(closing(psycopg2.connect(libpq(guest))))
         found = examined(guest)
         assert found["connections"].state == "error"
-        assert found["connections"].says == "the server allows 9, 4 are free; a run needs 5"
+        assert "4 are free; a run needs 6" in found["connections"].says
         for _ in range(4):
             others.enter_context(closing(psycopg2.connect(libpq(guest))))
         assert said(refusal(guest)) == "no connection is free"

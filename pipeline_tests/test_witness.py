@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 
 import pipeline.witness
 from pipeline.move import sift, verify, witnessing
+from pipeline.move.column_digests import encoded
 from pipeline.move.extract import Source
 from pipeline.move.findings import RowExtra, RowMissing, ValueDiffers
 from pipeline.move.landing import Landing
@@ -37,7 +38,6 @@ from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline.witness import stored, values
-from pipeline.witness.columns import encoded
 from pipeline.witness.parts import KeyRange
 from pipeline.witness.source import sample
 from pipeline_tests.support import SourceFile, move_all, new_database, query, sync_all

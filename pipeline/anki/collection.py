@@ -17,6 +17,7 @@ from pipeline import private
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote, Note, Refusal
 from pipeline.move import opening
+from pipeline.move.errors import FilesError
 
 _AT_ONCE = 500
 _BUSY_SECONDS = 0.5
@@ -208,8 +209,8 @@ class CollectionFile:
             yield
         except AnkiException as error:
             raise _said(self.shown, str(error)) from error
-        except OSError as error:
-            raise _said(self.shown, error.strerror or str(error)) from error
+        except (OSError, FilesError) as error:
+            raise _said(self.shown, _why(error)) from error
 
 
 def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
@@ -237,8 +238,14 @@ def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
             os.link(whole, path)
     except FileExistsError as error:
         raise AnkiError(f"{path} exists already", remedy="Name another file") from error
-    except OSError as error:
-        raise _said(f"the collection {path}", error.strerror or str(error)) from error
+    except (OSError, FilesError) as error:
+        raise _said(f"the collection {path}", _why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    """What the system says of a file that cannot be written."""
+    cause = error.__cause__ if isinstance(error, FilesError) else error
+    return getattr(cause, "strerror", None) or str(error)
 
 
 def _is_name(name: str) -> bool:

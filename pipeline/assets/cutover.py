@@ -137,7 +137,7 @@ def _require_confirmation(config: CutoverConfig, migration: Migration) -> None:
     wanted = steps.confirmation(config.step, migration.name)
     if wanted and config.confirm.strip() != wanted:
         raise SettingsError(
-            f"The step {config.step} cannot be undone, and nobody has confirmed it",
+            f"The step {config.step} cannot be undone, and is not confirmed",
             remedy=f"Add to the configuration of the run, beside step: confirm: {wanted}",
         )
 

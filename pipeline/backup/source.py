@@ -21,7 +21,7 @@ from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
 from pipeline.move import opening
 from pipeline.move.contract import quoted
-from pipeline.move.errors import SourceError
+from pipeline.move.errors import FilesError, SourceError
 from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
 from pipeline.private import Rights
 
@@ -117,7 +117,7 @@ def restore(
     try:
         private.folder(onto.parent)
         missing = not onto.exists()
-    except OSError as error:
+    except (OSError, FilesError) as error:
         raise _refused(onto, error) from error
     demand_room(copy, onto.parent)
     rights = Rights.of(onto) or rights
@@ -226,7 +226,7 @@ def _replace(onto: Path, copy: Path, rights: Rights | None) -> Path | None:
         shelf.onto_disk(draft)
         aside = _moved_aside(onto)
         draft.rename(onto)
-    except OSError as error:
+    except (OSError, FilesError) as error:
         draft.unlink(missing_ok=True)
         raise _refused(onto, error) from error
     return aside
@@ -272,6 +272,8 @@ def _named(error: sqlite3.Error) -> str:
 
 
 def _refused(onto: Path, error: Exception) -> BackupError:
+    if isinstance(error, FilesError) and isinstance(error.__cause__, OSError):
+        error = error.__cause__
     if isinstance(error, sqlite3.Error) and _named(error) in _LOCKED:
         return RestoreRefused(
             f"{onto} stayed locked by another program, and is as it was",

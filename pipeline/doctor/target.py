@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.doctor.symptoms import State, Symptom
 from pipeline.move import connections, ownership, relations, session
+from pipeline.move.contract import quoted
 from pipeline.move.errors import SESSION_REFUSALS, ShapeError, TargetError
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
@@ -53,7 +54,7 @@ def examine(
             )
         ) as connection:
             yield _symptom("reachable", "well", f"{shown(url)}, in {time.time() - started:.2f} s")
-            says = "states encoding, isolation level, time zone and the like by itself"
+            says = "encoding, isolation level, time zone and the like are set for each session"
             yield _symptom("session", "well", says)
             with connection.cursor() as cursor:
                 yield from _looked(cursor, url, tables, bytes_needed, adopt)
@@ -166,11 +167,11 @@ def _password(cursor: Any) -> Symptom:
         " FROM pg_roles WHERE rolname = session_user AND isfinite(rolvaliduntil)) AS mine",
     )
     if until is None:
-        return _symptom("password", "well", f"that of {user} does not expire")
-    says = f"that of {user} expires on {until}"
+        return _symptom("password", "well", f"the password of {user} does not expire")
+    says = f"the password of {user} expires on {until}"
     if days > _EXPIRES_SOON_DAYS:
         return _symptom("password", "well", says)
-    remedy = f"Run ALTER ROLE {user} VALID UNTIL a later day, or set a new password"
+    remedy = f"Run ALTER ROLE {quoted(user)} VALID UNTIL a later day, or set a new password"
     return _symptom("password", "warning", says, remedy)
 
 

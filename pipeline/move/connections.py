@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OF_A_RUN = 5
-"""Two sessions of the move, and three of Dagster's, which records the run meanwhile."""
+from pipeline.move.contract import quoted
+
+OF_A_RUN = 6
+"""Two sessions of the move, one that sees what is committed, and three of Dagster's."""
 
 _LIMITS = """
 WITH me AS (SELECT oid, rolname, rolconnlimit, rolsuper FROM pg_roles WHERE rolname = session_user)
@@ -53,7 +55,10 @@ class Limit:
     @property
     def says(self) -> str:
         """How many there are, for people."""
-        return f"{self.of} allows {self.most:,}, {self.free:,} are free; a run needs {OF_A_RUN}"
+        return (
+            f"{self.of} allows {self.most:,} connections, {self.free:,} are free; a run needs"
+            f" {OF_A_RUN}"
+        )
 
 
 def tightest(ask: Callable[[str], Sequence[Sequence[Any]]]) -> Limit:
@@ -64,6 +69,6 @@ def tightest(ask: Callable[[str], Sequence[Sequence[Any]]]) -> Limit:
 
 def _limit(kind: str, name: str, most: int, used: int) -> Limit:
     free = int(most) - int(used) + 1
-    remedy = _REMEDIES[kind].format(name=name, needed=int(used) - 1 + OF_A_RUN)
+    remedy = _REMEDIES[kind].format(name=quoted(name), needed=int(used) - 1 + OF_A_RUN)
     of = f"{kind} {name}" if name else f"the {kind}"
     return Limit(of, int(most), max(free, 0), f"End other sessions, or {remedy}")

@@ -208,7 +208,7 @@ _KNOWN = (
     ),
     _Known(
         r"(?!)",
-        "the server sets what a session must not have, and this user may not change it",
+        "the server sets a parameter that moves cannot work with, and this user may not change it",
         "Ask an administrator to reset it: ALTER ROLE ... RESET, ALTER DATABASE ... RESET, or"
         " postgresql.conf",
         states=frozenset({SESSION_SETTING}),

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pipeline.move import ownership, schema
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
+from pipeline.move.landing import match
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare
 from pipeline.move.target import Target
@@ -132,7 +133,8 @@ class Mover:
 
     def _require_usable(self, tables: Sequence[sa.Table]) -> None:
         for table in tables:
-            schema.look_to_write(self.idle, table.name, columns=table.columns.keys())
+            found = self._source.columns(table.name)
+            schema.look_to_write(self.idle, match(table, found, self._policies))
         if not self._policies.adopt_target:
             ownership.demand_own(self.idle.rows, tables)
 

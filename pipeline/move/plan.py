@@ -161,8 +161,7 @@ def _met_in_target(
         present = schema.look(target, landing.name)
         if present.exists:
             rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
-            columns = [column.name for column in landing.columns]
-            schema.look_to_write(target, landing.name, columns=columns)
+            schema.look_to_write(target, landing)
         only = tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns}))
         schema.check_shape(landing, present)
         if rows and not landing.policies.adopt_target:

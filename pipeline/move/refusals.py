@@ -15,7 +15,7 @@ Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Executes a query without parameters and returns its rows."""
 
 REMEDY = (
-    "Nothing was changed; mend what it names, or let the trigger do nothing where"
+    "Nothing was changed; correct what it names, or let the trigger do nothing where"
     " current_setting('pipeline.moving', true) is 'on'"
 )
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s".()]+)'
@@ -69,14 +69,12 @@ class Trigger:
         table: the table that it watches; None for an event trigger.
         function: the function that it calls.
         of_row: whether it is called for each row.
-        deferred: whether it may be called after the statement.
     """
 
     name: str
     table: str | None
     function: str
     of_row: bool = False
-    deferred: bool = False
 
     def __str__(self) -> str:
         """As people find it."""
@@ -86,15 +84,15 @@ class Trigger:
 
 
 _CALLING = """
-SELECT tgname::text, tgrelid::regclass::text, (tgtype & 1) = 1, tgdeferrable FROM pg_trigger
+SELECT tgname::text, tgrelid::regclass::text, (tgtype & 1) = 1 FROM pg_trigger
   WHERE NOT tgisinternal AND tgenabled <> 'D' AND tgfoid = to_regprocedure({function})
-UNION ALL SELECT evtname::text, NULL, false, false FROM pg_event_trigger
+UNION ALL SELECT evtname::text, NULL, false FROM pg_event_trigger
   WHERE evtenabled <> 'D' AND evtfoid = to_regprocedure({function}) ORDER BY 2, 1
 """
 
 _OTHERS = """
-SELECT tgname::text, tgrelid::regclass::text, tgfoid::regprocedure::text, (tgtype & 1) = 1,
-  tgdeferrable FROM pg_trigger JOIN pg_proc AS p ON p.oid = tgfoid
+SELECT tgname::text, tgrelid::regclass::text, tgfoid::regprocedure::text, (tgtype & 1) = 1
+  FROM pg_trigger JOIN pg_proc AS p ON p.oid = tgfoid
   JOIN pg_class AS c ON c.oid = tgrelid
   WHERE (c.oid = to_regclass({table}) OR c.relnamespace = to_regnamespace('migration'))
   AND NOT tgisinternal AND tgenabled <> 'D'

@@ -23,10 +23,12 @@ FACTS = """json_build_object(
   'is_partition', c.relispartition,
   'unlogged', c.relpersistence = 'u',
   'hidden_from', CASE WHEN c.relkind = 'r' AND row_security_active(c.oid) THEN current_user END,
-  'children', (SELECT coalesce(json_agg(s.nspname || '.' || r.relname ORDER BY r.relname), '[]')
+  'children', (SELECT coalesce(
+    json_agg(format('%I.%I', s.nspname, r.relname) ORDER BY r.relname), '[]')
     FROM pg_inherits AS i JOIN pg_class AS r ON r.oid = i.inhrelid
     JOIN pg_namespace AS s ON s.oid = r.relnamespace WHERE i.inhparent = c.oid),
-  'parents', (SELECT coalesce(json_agg(s.nspname || '.' || r.relname ORDER BY r.relname), '[]')
+  'parents', (SELECT coalesce(
+    json_agg(format('%I.%I', s.nspname, r.relname) ORDER BY r.relname), '[]')
     FROM pg_inherits AS i JOIN pg_class AS r ON r.oid = i.inhparent
     JOIN pg_namespace AS s ON s.oid = r.relnamespace WHERE i.inhrelid = c.oid),
   'rules', (SELECT coalesce(json_agg(rulename ORDER BY rulename), '[]') FROM pg_rewrite
@@ -92,18 +94,23 @@ def inspect(ask: Ask, schema: str, table: str) -> Facts | None:
     return Facts.of(json.loads(found[0][0])) if found else None
 
 
+def _shown(schema: str, table: str) -> str:
+    """A name for people, which they can copy into a statement."""
+    plain = table.isidentifier() and table.isascii() and table == table.lower()
+    return f"{schema}.{table if plain else quoted(table)}"
+
+
 def require_plain(table: str, facts: Facts, *, schema: str = PUBLIC) -> None:
     """Refuse a name whose rows are not those of one plain table.
 
     Raises:
         ShapeError: says what it stands for, and what to do.
     """
-    name = f"{schema}.{table}"
+    name = _shown(schema, table)
     if facts.kind != "r":
         raise ShapeError(
-            f"{name} of the target is no table with rows of its own, but"
-            f" {_KINDS.get(facts.kind, 'something else')}",
-            remedy="Rename or drop what bears that name",
+            f"{name} of the target is {_KINDS.get(facts.kind, 'something else')}, not a table",
+            remedy="Rename or drop it",
         )
     if facts.children:
         raise ShapeError(
@@ -117,7 +124,7 @@ def require_plain(table: str, facts: Facts, *, schema: str = PUBLIC) -> None:
         if facts.is_partition:
             how, undo = "is a partition of", f"ALTER TABLE {parent} DETACH PARTITION {name}"
         raise ShapeError(
-            f"{name} of the target {how} {parent}, through which others change its rows unseen",
+            f"{name} of the target {how} {parent}, so its rows can change through that table",
             remedy=f"Run {undo}, then run again",
         )
     if facts.hidden_from is not None:
@@ -141,7 +148,7 @@ def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> N
         ShapeError: says why not, and what to do.
     """
     require_plain(table, facts)
-    name = f"{PUBLIC}.{table}"
+    name = _shown(PUBLIC, table)
     computed = [column for column in facts.computed if column in columns]
     if facts.extension is not None:
         raise ShapeError(
@@ -151,8 +158,8 @@ def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> N
         )
     if facts.rules:
         raise ShapeError(
-            f"{name} of the target has a rule {facts.rules[0]}, which does something else in the"
-            " place of what is written",
+            f"{name} of the target has the rule {facts.rules[0]}, which rewrites what is written to"
+            " it",
             remedy="Drop it; a trigger can do the same",
         )
     if computed:

@@ -5,7 +5,6 @@ a factor of four. DDL is transactional, so nobody sees the table in between.
 """
 
 import json
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,20 +103,16 @@ def look(target: Target, table: str) -> Present:
     )
 
 
-def look_to_write(target: Target, table: str, *, columns: Collection[str]) -> Present:
-    """See what the target holds under a name, and whether it keeps what is written.
-
-    Args:
-        target: the session.
-        table: the name, in schema ``public``.
-        columns: those that will be written.
+def look_to_write(target: Target, landing: Landing) -> Present:
+    """See what the target holds under a table's name, and whether it keeps what is written.
 
     Raises:
         ShapeError: it is something else than one plain table, or keeps other values.
     """
-    present = look(target, table)
+    present = look(target, landing.name)
     if present.facts is not None:
-        relations.require_writable(table, present.facts, columns=columns)
+        columns = [column.name for column in landing.columns]
+        relations.require_writable(landing.name, present.facts, columns=columns)
     return present
 
 

@@ -116,8 +116,7 @@ def reach(
     with target.looking():
         for table in relatives:
             landing = match(table, live.columns(table.name), policies)
-            columns = [column.name for column in landing.columns]
-            present = schema.look_to_write(target, table.name, columns=columns)
+            present = schema.look_to_write(target, landing)
             schema.check_shape(landing, present)
             if table is root:
                 found[table.name] = Reach(_root_keys(scope, live, landing))

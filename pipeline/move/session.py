@@ -192,7 +192,7 @@ APPLICATION = stating(row_security="on")
 """A session of the application or its subscribers, to which policies apply."""
 
 DAGSTER = stating(search_path="dagster")
-"""A session of Dagster's own, which fills some columns with the server's local time."""
+"""A session of Dagster's own storage, some of whose columns hold local time without a zone."""
 
 
 def options(settings: Iterable[Setting]) -> str:

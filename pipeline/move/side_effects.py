@@ -40,8 +40,8 @@ def count(target: Target) -> Counts:
     found = target.rows(_COUNT)
     if not all(counting for *_, counting in found):
         raise SideEffect(
-            "The target does not count what is written (track_counts is off), so nobody could tell"
-            " what its triggers change",
+            "The target does not count what is written (track_counts is off), so changes"
+            " made by triggers cannot be detected",
             remedy="Set track_counts to on for this database, which is PostgreSQL's default",
         )
     return {name: Written(*counts) for name, *counts, _ in found}

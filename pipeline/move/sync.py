@@ -56,8 +56,7 @@ def why_whole(
     for table in tables:
         landing = match(table, live.columns(table.name), policies)
         mark = watermarks.read(target, table.name)
-        columns = [column.name for column in landing.columns]
-        present = schema.look_to_write(target, table.name, columns=columns)
+        present = schema.look_to_write(target, landing)
         if mark is None or not present.exists:
             return f"{table.name} has not been moved into this target before"
         if mark.is_part:

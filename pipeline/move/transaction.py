@@ -335,12 +335,11 @@ def _remember(work: Work, rows: int) -> None:
 
 def _locked(target: Target, landing: Landing) -> schema.Present:
     """What the target holds, with other writers of the table shut out until the end."""
-    columns = [column.name for column in landing.columns]
-    present = schema.look_to_write(target, landing.name, columns=columns)
+    present = schema.look_to_write(target, landing)
     if present.exists:
         target.run(f"LOCK TABLE ONLY {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
         # Before the lock anybody could write, or make a child of the table.
-        present = schema.look_to_write(target, landing.name, columns=columns)
+        present = schema.look_to_write(target, landing)
     schema.check_shape(landing, present)
     if present.rows and not landing.policies.adopt_target:
         ownership.demand_own(target.rows, [landing.table])

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import quarantine, secret
+from pipeline.move.column_digests import ColumnDigests
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, DigestDiffers, Finding, RowExtra, RowMissing
 from pipeline.move.findings import ValueDiffers as Differs
 from pipeline.move.landing import Landing
 from pipeline.move.target import Target
-from pipeline.witness.columns import ColumnDigests
 from pipeline.witness.examine import Compared, Difference, Expected, compare, compare_all, expected
 from pipeline.witness.source import (
     SAMPLE_BYTES,

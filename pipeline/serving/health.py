@@ -24,7 +24,7 @@ from pipeline.cutover import states
 from pipeline.environment import Server, server
 from pipeline.migrations import Migration
 from pipeline.move import session
-from pipeline.move.errors import PipelineError, SettingsError, TargetError
+from pipeline.move.errors import FilesError, PipelineError, SettingsError, TargetError
 from pipeline.move.target import Target
 from pipeline.serving import parts
 from pipeline.settings import Settings
@@ -92,9 +92,10 @@ def tell_changes(
     try:
         told = private.folder(private.home(settings.pipeline_home) / "unwell")
         return [error for each in who if (error := _tell(each, found, told)) is not None]
-    except OSError as error:
+    except (OSError, FilesError) as error:
+        why = getattr(error.__cause__ or error, "strerror", None) or error
         raise SettingsError(
-            f"What is unwell cannot be noted in {settings.pipeline_home} ({error.strerror})",
+            f"What is unwell cannot be noted in {settings.pipeline_home} ({why})",
             remedy="Give PIPELINE_HOME room and rights",
         ) from error
 
@@ -132,10 +133,7 @@ def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
     except PipelineError as error:
         well, says = False, str(error)
     except storage.ERRORS as error:
-        # Not the driver's own text, which may repeat the URL.
-        found = server(settings)
-        where, url = found.target_shown, found.target_url
-        well, says = False, str(TargetError.from_driver(error, where=where, url=url))
+        well, says = False, str(storage.unreachable(error, server(settings)))
     return Reading(organ, well, says)
 
 

@@ -22,7 +22,10 @@ class KeySet:
 
 Part = KeyRange | KeySet
 
-WHOLE = KeyRange()
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier, on both sides."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def sound(key: object, kind: type) -> bool:

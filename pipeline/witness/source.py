@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.witness.parts import Key, KeyRange, KeySet, Part, sound
+from pipeline.witness.parts import Key, KeyRange, KeySet, Part, quoted, sound
 from pipeline.witness.table import Table
 
 SAMPLE_ROWS = 512
@@ -31,11 +31,11 @@ def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[R
         part: which rows.
     """
     where, parameters = _where(table, part)
-    outputs = ", ".join(_quoted(column) for column, _ in table.columns)
-    select = f"SELECT CAST({table.row_id} AS TEXT), {_quoted(table.key)}, {outputs} FROM"
-    order = f"ORDER BY {_quoted(table.key)} COLLATE BINARY"
+    outputs = ", ".join(quoted(column) for column, _ in table.columns)
+    select = f"SELECT CAST({table.row_id} AS TEXT), {quoted(table.key)}, {outputs} FROM"
+    order = f"ORDER BY {quoted(table.key)} COLLATE BINARY"
     for prefix, of_corrected in _places(table):
-        name = f"{prefix}{_quoted(table.name)}"
+        name = f"{prefix}{quoted(table.name)}"
         found = connection.execute(f"{select} {name} WHERE {where} {order}", parameters)
         for row_id, key, *values in found:
             named = row_id.decode() if isinstance(row_id, bytes) else str(row_id)
@@ -62,7 +62,7 @@ def _filled(table: Table, values: list[Any]) -> list[Any]:
 
 
 def _where(table: Table, part: Part) -> tuple[str, list[Any]]:
-    key = _quoted(table.key)
+    key = quoted(table.key)
     if isinstance(part, KeySet):
         return f"{key} IN (SELECT value FROM json_each(?))", [json.dumps(list(part.keys))]
     bounds = [(sign, end) for sign, end in ((">", part.after), ("<=", part.upto))]
@@ -142,7 +142,7 @@ def chosen(
 
 def _is_long(table: Table, connection: sqlite3.Connection) -> bool:
     found = connection.execute(
-        f"SELECT 1 FROM {table.prefix}{_quoted(table.name)} LIMIT 1 OFFSET {SAMPLE_ROWS}"
+        f"SELECT 1 FROM {table.prefix}{quoted(table.name)} LIMIT 1 OFFSET {SAMPLE_ROWS}"
     )
     return found.fetchone() is not None
 
@@ -150,7 +150,7 @@ def _is_long(table: Table, connection: sqlite3.Connection) -> bool:
 def _number_starts(
     table: Table, connection: sqlite3.Connection, chance: random.Random
 ) -> list[Key]:
-    key, name = _quoted(table.key), f"{table.prefix}{_quoted(table.name)}"
+    key, name = quoted(table.key), f"{table.prefix}{quoted(table.name)}"
     ends = [
         connection.execute(
             f"SELECT {key} FROM {name} WHERE typeof({key}) = 'integer'"
@@ -165,7 +165,7 @@ def _number_starts(
 
 
 def _text_starts(table: Table, connection: sqlite3.Connection, chance: random.Random) -> list[Key]:
-    key, name = _quoted(table.key), f"{table.prefix}{_quoted(table.name)}"
+    key, name = quoted(table.key), f"{table.prefix}{quoted(table.name)}"
     (count,) = connection.execute(f"SELECT count(*) FROM {name}").fetchone()
     found = [
         connection.execute(
@@ -185,7 +185,3 @@ def plain(key: Any) -> Any:
         return key.decode()
     except UnicodeDecodeError:
         return key
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

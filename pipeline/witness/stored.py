@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.witness.parts import Key, KeyRange, Part
+from pipeline.witness.parts import Key, KeyRange, Part, quoted
 from pipeline.witness.table import Table
 
 Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
@@ -87,8 +87,8 @@ def same_json(ask: Ask, table: Table, key: Key, at: int, text: bytes) -> bool:
     column, _ = table.columns[at]
     given = f"convert_from(decode('{text.hex()}', 'hex'), 'UTF8')::jsonb"
     found = ask(
-        f"SELECT {_quoted(column)} = {given} FROM ONLY public.{_quoted(table.name)}"
-        f" WHERE {_quoted(table.key)} = {_literal(key)}",
+        f"SELECT {quoted(column)} = {given} FROM ONLY public.{quoted(table.name)}"
+        f" WHERE {quoted(table.key)} = {_literal(key)}",
         (),
     )
     return bool(found and found[0][0])
@@ -113,11 +113,11 @@ def _rows(table: Table, part: Part, lists: list[object], *, one: Key | None = No
     """A query for key and bytes of the rows of a part; ``lists`` collects its parameters."""
     key = _key(table)
     columns = "".join(
-        f", {expression(kind, _quoted(name))} AS c{n}"
+        f", {expression(kind, quoted(name))} AS c{n}"
         for n, (name, kind) in enumerate(table.columns)
     )
     # Equality knows no collation, so it finds its row by the index.
-    plain = _quoted(table.key)
+    plain = quoted(table.key)
     conditions = [f"{plain} = {_literal(one)}"] if one is not None else []
     if isinstance(part, KeyRange):
         if part.after is not None:
@@ -129,7 +129,7 @@ def _rows(table: Table, part: Part, lists: list[object], *, one: Key | None = No
     if table.kept:
         conditions.append(f"NOT {_among(plain, table.kept, lists)}")
     where = " AND ".join(conditions) or "true"
-    return f"SELECT {key} AS k{columns} FROM ONLY public.{_quoted(table.name)} WHERE {where}"
+    return f"SELECT {key} AS k{columns} FROM ONLY public.{quoted(table.name)} WHERE {where}"
 
 
 def _among(key: str, keys: Sequence[Key], lists: list[object]) -> str:
@@ -141,12 +141,8 @@ def _among(key: str, keys: Sequence[Key], lists: list[object]) -> str:
 
 
 def _key(table: Table) -> str:
-    return _quoted(table.key) + (' COLLATE "C"' if table.text_key else "")
+    return quoted(table.key) + (' COLLATE "C"' if table.text_key else "")
 
 
 def _literal(key: Key) -> str:
     return str(key) if isinstance(key, int) else "'" + key.replace("'", "''") + "'"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -187,7 +187,7 @@ class Login:
             return late
         if not same_secret(sent.get("password", [""])[0], password):
             self.sessions.was_wrong()
-            return _asking(onward, "This is not the password.")
+            return _asking(onward, "Wrong password.")
         let_in = RedirectResponse(onward, HTTPStatus.SEE_OTHER)
         let_in.set_cookie(
             self._cookie,

@@ -3,17 +3,16 @@
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 
-from pipeline import settings
+from pipeline import private, settings
 from pipeline.move.errors import PipelineError
 
 
-class Fault(PipelineError):
+class ProgramFault(PipelineError):
     """The program failed in a way that nobody foresaw."""
 
 
-def kept(error: Exception) -> Fault | None:
+def reported(error: Exception) -> ProgramFault | None:
     """What is said of an unforeseen error, once its traceback is in a file without secrets.
 
     Returns:
@@ -22,18 +21,11 @@ def kept(error: Exception) -> Fault | None:
     try:
         loaded = settings.load()
         told = loaded.without_secrets("".join(traceback.format_exception(error)))
-        path = _new_file(loaded.faults)
-        path.write_text(f"pipeline {' '.join(sys.argv[1:])}\n{told}", encoding="utf-8")
+        path = private.folder(loaded.faults) / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%fZ}.txt"
+        private.write_text(path, f"pipeline {' '.join(sys.argv[1:])}\n{told}")
     except (PipelineError, OSError):
         return None
-    return Fault(
+    return ProgramFault(
         f"This is a fault of the program ({type(error).__name__})",
         remedy=f"Report it with the traceback in {path}",
     )
-
-
-def _new_file(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%fZ}.txt"
-    path.touch(mode=0o600)
-    return path

@@ -44,6 +44,7 @@ class ColumnDigests:
     Attributes:
         key: the column of the table's key.
         parts: what is hashed.
+        kept: keys of rows that are left out.
         rows: how many rows were hashed, by part.
         digests: by part and column.
     """
