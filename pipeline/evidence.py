@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from pipeline import checks, environment, evidence_page, migrations, private, settings
-from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.verify import ProofFailed

@@ -12,10 +12,10 @@ from pipeline import frames
 from pipeline.anki.embeddings import Observed
 from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
 from pipeline.move import secret
-from pipeline.move.contract import quoted
 from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.types import type_name

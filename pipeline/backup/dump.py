@@ -18,7 +18,7 @@ from pipeline.backup import definition, shelf
 from pipeline.backup.manifest import Counter, TargetTable
 from pipeline.backup.session import session
 from pipeline.move import relations
-from pipeline.move.contract import quoted
+from pipeline.move.quoting import quoted
 
 PUBLIC = "public"
 

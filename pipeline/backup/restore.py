@@ -19,8 +19,8 @@ from pipeline.backup import definition, dump, shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
-from pipeline.move.contract import quoted
 from pipeline.move.errors import first_line
+from pipeline.move.quoting import quoted
 from pipeline.move.session import MOVING
 from pipeline.realtime import objects
 

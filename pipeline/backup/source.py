@@ -20,8 +20,8 @@ from pipeline.backup import shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
 from pipeline.move import opening
-from pipeline.move.contract import quoted
 from pipeline.move.errors import FilesError, SourceError
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
 from pipeline.private import Rights
 

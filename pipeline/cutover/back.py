@@ -17,13 +17,13 @@ from pipeline.cutover.replay import NotReversible, Replayed, put, replay
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site, thaw
 from pipeline.move import mending, schema, side_effects, watermarks
-from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, say
 from pipeline.move.landing import Landing, match
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import prepare
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
 from pipeline.move.target import Target

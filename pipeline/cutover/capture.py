@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.contract import quoted
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.session import MOVING
 from pipeline.move.target import Target
 

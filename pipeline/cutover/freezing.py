@@ -12,7 +12,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pipeline.move import opening
-from pipeline.move.contract import bare, quoted
+from pipeline.move.contract import bare
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import BUSY_SECONDS, writing
 
 _PREFIX = "pipeline_frozen"

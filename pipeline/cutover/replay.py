@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from pipeline.cutover import capture, reverse
 from pipeline.move import followed, mending, opening, quarantine, verify
 from pipeline.move.changes import Changes
-from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError, SourceError
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource, pinned
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import surveyed
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import BUSY_SECONDS, unreadable, writing
 from pipeline.move.target import Target
 

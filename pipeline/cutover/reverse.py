@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move.contract import quoted
+from pipeline.move.quoting import quoted
 
 _EXACT_DIGITS = 15
 """A number of so many digits goes through a double and comes back the same."""

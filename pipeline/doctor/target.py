@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL
 
 from pipeline.doctor.symptoms import State, Symptom
 from pipeline.move import connections, ownership, relations, session
-from pipeline.move.contract import quoted
 from pipeline.move.errors import SESSION_REFUSALS, ShapeError, TargetError
+from pipeline.move.quoting import quoted
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
 

@@ -12,10 +12,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import objects
-from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.target import DataFault, Target
 from pipeline.tables import feed, ledger
 from pipeline.tables.access import ALL, ROLES, Access, Privilege, of_table

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from pipeline.move import access, objects, schema
-from pipeline.move.contract import quoted
 from pipeline.move.findings import CheckResult, SchemaDiffers
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.types import type_name
 

@@ -16,11 +16,11 @@ import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import json_values
-from pipeline.move.contract import quoted
 from pipeline.move.digest import ColumnDigest
 from pipeline.move.extract import BATCH_ROWS, Range
 from pipeline.move.json_texts import repeats_a_name, strings
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sifted, ahead
 from pipeline.move.target import Target
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.move.contract import quoted
+from pipeline.move.quoting import quoted
 
 OF_A_RUN = 6
 """Two sessions of the move, one that sees what is committed, and three of Dagster's."""

@@ -23,6 +23,7 @@ from sqlalchemy.sql.visitors import replacement_traverse
 
 from pipeline.move.json_texts import repeats_a_name, unwrapped
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.types import Rule
 
 _CHUNK = 400
@@ -30,11 +31,6 @@ _CHUNK = 400
 LOSSY = "lossy"
 """The code of a reason that only a policy makes one."""
 LOSES = "would lose what cannot be undone"
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier, whatever it is made of."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def bare(sql: str) -> str:

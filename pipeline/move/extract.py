@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipeline.move import opening, tracking
-from pipeline.move.contract import Contract, Reason, is_utf8, quoted
+from pipeline.move.contract import Contract, Reason, is_utf8
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import Mended
 from pipeline.move.landing import Landing, SourceColumn
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import Snapshot, unreadable
 from pipeline.move.tracking import Position
 

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 
 from pipeline import private
 from pipeline.move import opening, tracking
-from pipeline.move.contract import quoted
 from pipeline.move.extract import Source
 from pipeline.move.landing import Landing, SourceColumn
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import (
     BUSY_SECONDS,
     Snapshot,

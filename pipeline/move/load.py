@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipeline.move import refusals, schema, secret
-from pipeline.move.contract import Reason, quoted
+from pipeline.move.contract import Reason
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 

@@ -15,11 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import quarantine, secret, watermarks
-from pipeline.move.contract import StoredValue, is_utf8, quoted, stored
+from pipeline.move.contract import StoredValue, is_utf8, stored
 from pipeline.move.errors import MendError
 from pipeline.move.extract import Source
 from pipeline.move.findings import OFFENDERS, CheckResult, Mended
 from pipeline.move.landing import match
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 
 FIELDS = ("table", "handle", "key", "column", "storage", "value", "reasons")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from pipeline.move.contract import quoted
+from pipeline.move.quoting import quoted
 from pipeline.move.session import MOVING
 from pipeline.move.target import Target
 from pipeline.tables.access import ROLES

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import private
-from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
+from pipeline.move.quoting import quoted
 
 Mode = Literal["ro", "rw", "rwc", "immutable"]
 

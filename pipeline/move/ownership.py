@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
+from pipeline.move.quoting import quoted
 from pipeline.tables import ledger
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]

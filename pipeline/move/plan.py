@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import ownership, schema, secret
-from pipeline.move.contract import Rejected, forbidden_loss, quoted
+from pipeline.move.contract import Rejected, forbidden_loss
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.findings import Drift, Lossy, Quarantined
@@ -26,6 +26,7 @@ from pipeline.move.json_texts import repeating
 from pipeline.move.landing import Landing
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, prepare
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import Target
 from pipeline.move.types import type_name

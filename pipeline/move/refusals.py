@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.move.errors import TRANSIENT_STATES
+from pipeline.move.quoting import literal
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Executes a query without parameters and returns its rows."""
@@ -133,8 +134,3 @@ def speaker(ask: Ask, context: Context, *, table: str = "") -> str:
     if found:
         return " or ".join(map(str, found))
     return f"function {context.functions[0]}" if context.functions else ""
-
-
-def literal(text: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"

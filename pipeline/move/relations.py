@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
+from pipeline.move.quoting import quoted
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Executes a query without parameters and returns its rows."""

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
 
 from pipeline.move import access, objects, relations
-from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.types import DIALECT, type_name
 from pipeline.tables import ledger

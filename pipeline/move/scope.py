@@ -16,11 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import schema, sync
-from pipeline.move.contract import quoted
 from pipeline.move.errors import ScopeError, SettingsError
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
 from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 
 

@@ -23,6 +23,7 @@ from pipeline.move.errors import (
     SESSION_STANDBY,
     TargetError,
 )
+from pipeline.move.quoting import literal
 
 MOVING = "pipeline.moving"
 """The setting that is on in a transaction of a move; what others write is captured."""
@@ -210,7 +211,7 @@ def statement(settings: Iterable[Setting]) -> str:
     A setting that this version of PostgreSQL lacks is skipped.
     """
     stated = ",\n".join(
-        f"    ({_literal(each.name)}, ARRAY[{', '.join(map(_literal, (each.value, *each.also)))}])"
+        f"    ({literal(each.name)}, ARRAY[{', '.join(map(literal, (each.value, *each.also)))}])"
         for each in settings
     )
     return f"""
@@ -315,7 +316,3 @@ def connect(
         # Not "from error": the driver's own text may repeat the URL.
         raise TargetError.from_driver(error, where=shown, url=url) from None
     return connection
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

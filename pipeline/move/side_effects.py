@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.move import refusals
-from pipeline.move.contract import quoted
 from pipeline.move.errors import SideEffect
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.work import Counts, Work, Written
 

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from pipeline import private
 from pipeline.move import followed, opening
-from pipeline.move.contract import quoted
 from pipeline.move.errors import SourceError
+from pipeline.move.quoting import quoted
 
 MAGIC = b"SQLite format 3\x00"
 _HEADER = 100

@@ -22,7 +22,6 @@ from pipeline.move import (
     witnessing,
 )
 from pipeline.move.changes import Changes
-from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TargetError, Transient
 from pipeline.move.extract import Range, Source, Survey
 from pipeline.move.findings import (
@@ -37,6 +36,7 @@ from pipeline.move.findings import (
 )
 from pipeline.move.landing import Landing
 from pipeline.move.prepare import Prepared
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 from pipeline.move.work import OnProgress, counter

@@ -25,13 +25,14 @@ from pipeline.move import (
     witnessing,
 )
 from pipeline.move.changes import Changes
-from pipeline.move.contract import contract_of, quoted
+from pipeline.move.contract import contract_of
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, surveyed
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, ahead
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position

@@ -17,8 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.move import opening
-from pipeline.move.contract import bare, quoted
+from pipeline.move.contract import bare
 from pipeline.move.errors import SourceError
+from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable, writing
 
 LOG = "pipeline_changes"

@@ -30,10 +30,11 @@ from pipeline.move import (
     witnessing,
 )
 from pipeline.move.changes import Changes
-from pipeline.move.contract import Rejected, forbidden_loss, quoted
+from pipeline.move.contract import Rejected, forbidden_loss
 from pipeline.move.errors import LossyConversion, ShapeError
 from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.types import largest_integer, type_name
 from pipeline.move.watermarks import Watermark

@@ -16,9 +16,10 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipeline.move import schema
-from pipeline.move.contract import Reason, quoted
+from pipeline.move.contract import Reason
 from pipeline.move.landing import Landing
 from pipeline.move.load import STAGE
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve
 from pipeline.move.target import DataFault, Target
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from pipeline.move import conversions, mending, quarantine, secret
 from pipeline.move.changes import Changes, Totals, compare, compare_singly, shown
-from pipeline.move.contract import quoted
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Range, Source, Survey
 from pipeline.move.findings import (
@@ -31,6 +30,7 @@ from pipeline.move.findings import (
     ValueDiffers,
 )
 from pipeline.move.landing import Landing
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sifted, convert
 from pipeline.move.target import Target
 from pipeline.move.types import largest_integer

@@ -26,8 +26,8 @@ from pipeline.move import (
     verify,
 )
 from pipeline.move.changes import Changes
-from pipeline.move.contract import quoted
 from pipeline.move.errors import ShapeError, TooManyDeletes
+from pipeline.move.quoting import quoted
 from pipeline.move.sift import ahead
 from pipeline.move.target import DataFault
 from pipeline.move.work import Changed, Work

@@ -18,9 +18,9 @@ from typing import Any
 import psycopg2
 
 from pipeline.move import session
-from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.findings import CheckResult, Finding
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.realtime.checks import CANARY
 from pipeline.realtime.findings import NotHeard

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipeline.move.contract import quoted
+from pipeline.move.quoting import quoted
 from pipeline.move.session import CANARY, MOVING
 from pipeline.tables import events, feed
 from pipeline.tables.events import FLEETING, Occurs, Operation, Told

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pipeline.move import access, schema
-from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
+from pipeline.move.quoting import quoted
 from pipeline.move.schema import compiled
 from pipeline.move.target import Target
 from pipeline.realtime.functions import SEND, Function, functions, named

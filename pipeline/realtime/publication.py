@@ -16,8 +16,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.tables import events
 

@@ -14,9 +14,9 @@ import psycopg2.extensions
 from sqlalchemy.engine import URL
 
 from pipeline.move import objects, schema, session
-from pipeline.move.contract import quoted
 from pipeline.move.errors import TargetError
 from pipeline.move.landing import SourceColumn, match
+from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.realtime import objects as feed
 from pipeline.settings import libpq, shown
