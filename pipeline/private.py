@@ -22,6 +22,13 @@ _FOLDER, _FILE = 0o700, 0o600
 _OTHERS = 0o077
 _ENTERED = 0o067
 """What a home must not allow; root lets its server's user pass, see ``pipeline.unprivileged``."""
+_OURS = frozenset(
+    {
+        *("anki", "backups", "code", "dagster", "faults", "postgres", "replaced", "reports"),
+        *("sample", "snapshots", "sources", "spaces", "spaces_sample", "unfinished", "unwell"),
+    }
+)
+"""How names of entries of a home begin, up to their first point."""
 _PROJECT = Path(__file__).resolve().parent.parent
 _told: set[Path] = set()
 
@@ -183,9 +190,16 @@ def _why_shared(path: Path, found: os.stat_result) -> str | None:
     inside = [_PROJECT]
     with contextlib.suppress(RuntimeError):  # a user without a home
         inside.append(Path.home().resolve())
-    if found.st_mode & stat.S_ISVTX or any(there in (each, *each.parents) for each in inside):
+    ancestor = any(there in (each, *each.parents) for each in inside)
+    others = any(not _is_ours(each) for each in path.iterdir())
+    if found.st_mode & stat.S_ISVTX or ancestor or others:
         return "it holds more than the pipeline's files"
     return None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether an entry of a home has a name that the pipeline gives."""
+    return path.name.split(".")[0] in _OURS
 
 
 def _tighten(path: Path) -> None:

@@ -123,9 +123,13 @@ def _ping(connection: Any, *_: object) -> None:
 
 def _give_up(context: sa.engine.ExceptionContext) -> None:
     """Spare a run the wait for an embedded server that ended; nobody would start it meanwhile."""
+    engine = context.engine
+    if engine is None or context.connection is not None:
+        return
+    if DAGSTER_OPTIONS not in str(engine.url.query.get("options", "")):
+        return
     loaded = settings.load()
-    refused = context.connection is None and loaded.given_target is None
-    if refused and postmaster.find(loaded.server_data) is None:
+    if loaded.given_target is None and postmaster.find(loaded.server_data) is None:
         raise storage.ServerEnded from context.original_exception
 
 

@@ -365,7 +365,7 @@ def test_limits_of_a_user_that_may_stop_a_move_are_foreseen(owner: Owner) -> Non
     owner.grant("ALTER ROLE {me} VALID UNTIL 'tomorrow'", "ALTER ROLE {me} SET temp_file_limit = 0")
     found = examined(owner.url)
     assert found["password"].state == "warning"
-    assert f"that of {owner.name} expires on 20" in found["password"].says
+    assert f"the password of {owner.name} expires on 20" in found["password"].says
     assert found["temporary files"].state == "warning"
     sorting = (
         "SELECT count(*) FROM (SELECT g FROM generate_series(1, 900000) AS g ORDER BY -g) AS s"

@@ -141,7 +141,7 @@ def test_a_child_that_appears_while_a_move_waits_for_the_table_is_seen(pair: Pai
 
 def test_rows_that_policies_hide_from_the_owner_are_not_taken_for_missing(pair: Pair) -> None:
     pair.do(
-        "DROP ROLE IF EXISTS plain_owner; CREATE ROLE plain_owner;"
+        "DROP ROLE IF EXISTS plain_owner; CREATE ROLE plain_owner LOGIN;"
         " GRANT ALL ON SCHEMA public, migration TO plain_owner;"
         " GRANT ALL ON ALL TABLES IN SCHEMA migration TO plain_owner;"
         + "".join(f" ALTER TABLE {table.name} OWNER TO plain_owner;" for table in TABLES)
@@ -149,7 +149,7 @@ def test_rows_that_policies_hide_from_the_owner_are_not_taken_for_missing(pair: 
         " CREATE POLICY a_few ON rankings USING (id < 3)"
     )
     try:
-        owner = f"{pair.url}&options=-crole%3Dplain_owner"
+        owner = pair.url.replace("//postgres", "//plain_owner")
         with pytest.raises(ShapeError, match=r"public\.rankings .*hide rows .*plain_owner"):
             move_all(pair.source.path, owner)
         pair.do("ALTER TABLE rankings NO FORCE ROW LEVEL SECURITY")

@@ -217,12 +217,12 @@ def test_what_has_one_reading_is_accepted(url: str, read: Read) -> None:
 UNCERTAIN = {
     "another database": ("mysql://me:XQZJ@db/x", "is not a PostgreSQL URL"),
     "a connection string": ("host=db password=XQZJ", "is not a PostgreSQL URL"),
-    "no host behind it": ("postgresql://me:XQZJ", "for certain"),
-    "an @ in the user": ("postgresql://m@e:XQZJ@db/x", "for certain"),
-    "an @ in an option": ("postgresql://db/x?user=me&password=XQ@ZJ", "for certain"),
-    "a host of odd letters": ("postgresql://me:pw@XQ;ZJ/x", "for certain"),
-    "two passwords": ("postgresql://me:XQZJ@db/x?password=a+b", "for certain"),
-    "a + in an option": ("postgresql://db/x?password=XQ+ZJ", "for certain"),
+    "no host behind it": ("postgresql://me:XQZJ", "is ambiguous"),
+    "an @ in the user": ("postgresql://m@e:XQZJ@db/x", "is ambiguous"),
+    "an @ in an option": ("postgresql://db/x?user=me&password=XQ@ZJ", "is ambiguous"),
+    "a host of odd letters": ("postgresql://me:pw@XQ;ZJ/x", "is ambiguous"),
+    "two passwords": ("postgresql://me:XQZJ@db/x?password=a+b", "is ambiguous"),
+    "a + in an option": ("postgresql://db/x?password=XQ+ZJ", "is ambiguous"),
     "an unknown option": ("postgresql://db/x?XQZJ=require", "an option after its ?"),
     "an option without value": ("postgresql://db/x?password=XQ&ZJ", "an option after its ?"),
 }

@@ -211,6 +211,43 @@ def test_a_small_table_is_seen_whole_and_a_large_one_in_part(
     assert 200 < seen["rankings"] <= 512
 
 
+@pytest.mark.parametrize("far", [2**31 - 1, 2**63 - 1])
+def test_a_key_far_away_hides_no_rows(source: SourceFile, target_url: str, far: int) -> None:
+    source.add("learning_content")
+    source.run(
+        "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+        " INSERT INTO rankings (id, rank_score, assessed_by) SELECT i, 3.5, 'x' FROM n"
+    )
+    source.run("INSERT INTO rankings (id, rank_score, assessed_by) VALUES (?, 1, 'x')", (far,))
+    moved = move_all(source.path, target_url)["rankings"]
+    witness = next(check for check in moved.checks if check.name == "witness")
+    assert witness.figures["rows"] > 256
+
+
+@pytest.mark.parametrize(
+    "text", ["[0e400000]", "[0.000e5]", "[-0e-3]", json.dumps("[" * 500 + "]" * 500)]
+)
+def test_odd_zeros_and_deep_strings_of_json_are_no_difference(
+    source: SourceFile, target_url: str, text: str
+) -> None:
+    source.add("learning_content", {"id": 1, "tags": text})
+    moved = move_all(source.path, target_url)["learning_content"]
+    assert (moved.quarantined_rows, moved.moved_rows) == (0, 1)
+
+
+def test_a_number_beyond_numeric_is_a_difference_and_no_traceback(
+    source: SourceFile, target_url: str
+) -> None:
+    source.add("learning_content", {"id": 1})
+    move_all(source.path, target_url)
+    source.run("UPDATE learning_content SET tags = '[1e99999999999999999999]'")
+    (differs,) = witnessed(source.path, target_url).findings
+    assert (differs.column, "more than" in differs.source or "no number" in differs.source) == (
+        "tags",
+        True,
+    )
+
+
 def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) -> None:
     source.add("learning_content")
     source.run(
@@ -218,12 +255,14 @@ def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) ->
         " INSERT INTO rankings (id, rank_score, assessed_by) SELECT i, 3.5, 'x' FROM n"
     )
     opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
-    landing = prepare(RANKINGS, opened).landing
+    prepared = prepare(RANKINGS, opened)
+    landing, survey = prepared.landing, prepared.survey
 
     def parts(seed: int) -> list[Any]:
         table = witnessing.table_of(opened, landing)
         with opened.sqlite() as connection:
-            return [found.part for found in sample(table, connection, seed=seed)]
+            cuts = [(part.first, part.rows) for part in survey.ranges]
+            return [found.part for found in sample(table, connection, cuts=cuts, seed=seed)]
 
     assert parts(1) == parts(1) != parts(2)
     ends = [(part.after, part.upto) for part in parts(1)]
@@ -401,5 +440,5 @@ def test_a_whole_table_is_one_open_range(source: SourceFile, tmp_path: Path) -> 
     opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
     table = witnessing.table_of(opened, prepare(RANKINGS, opened).landing)
     with opened.sqlite() as connection:
-        (found,) = sample(table, connection, seed=0)
+        (found,) = sample(table, connection, cuts=[], seed=0)
     assert found.part == KeyRange(None, None)

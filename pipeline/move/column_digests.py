@@ -65,8 +65,7 @@ class ColumnDigests:
         for at, part in enumerate(self.parts):
             chosen = _inside(batch, self.key, part)
             if self.kept and chosen.num_rows:
-                keys = chosen.column(self.key)
-                chosen = chosen.filter(pc.invert(pc.is_in(keys, pa.array(self.kept, keys.type))))
+                chosen = chosen.filter(pc.invert(_among(chosen.column(self.key), self.kept)))
             self.rows[at] += chosen.num_rows
             for name, column in zip(chosen.schema.names, chosen.columns, strict=True):
                 if chosen.num_rows and not isinstance(column, pa.ExtensionArray):
@@ -77,10 +76,16 @@ def _inside(batch: pa.RecordBatch, key: str, part: Part) -> pa.RecordBatch:
     """The rows of a batch, which are in the order of their keys, that lie in a part."""
     keys = batch.column(key)
     if isinstance(part, KeySet):
-        return batch.filter(pc.is_in(keys, pa.array(part.keys, keys.type)))
+        return batch.filter(_among(keys, part.keys))
     start = 0 if part.after is None else _above(keys, part.after)
     stop = len(keys) if part.upto is None else _above(keys, part.upto)
     return batch.slice(start, max(0, stop - start))
+
+
+def _among(keys: pa.Array, some: Sequence[Key]) -> pa.Array:
+    # A key that cannot move may be larger than the column's own type.
+    kind = keys.type if pa.types.is_string(keys.type) else pa.int64()
+    return pc.is_in(keys.cast(kind), pa.array(some, kind))
 
 
 def _above(keys: pa.Array, bound: Key) -> int:

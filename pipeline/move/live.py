@@ -271,7 +271,11 @@ class LiveSource(Source):
         """An empty private table, in which a row is named as in the live file."""
         handle, key, table = self.handle_column(landing), landing.key.name, quoted(landing.name)
         declared = {column.name: column.declared for column in self.columns(landing.name)}
-        types = {name: "" if name in untyped else _type_word(declared[name]) for name in names}
+        strict = self._is_strict(landing)
+        types = {
+            name: "" if name in untyped else _type_word(declared[name], strict=strict)
+            for name in names
+        }
         options = ""
         if handle == quoted(key):
             types[key] = "INTEGER PRIMARY KEY"
@@ -307,6 +311,12 @@ class LiveSource(Source):
             f" SELECT {', '.join(outputs.values())} FROM {_LIVE}.{table} {rest}",
             parameters,
         )
+
+    def _is_strict(self, landing: Landing) -> bool:
+        found = self._connection.execute(
+            f"PRAGMA {_LIVE}.table_list({quoted(landing.name)})"
+        ).fetchall()
+        return any(row[5] for row in found)
 
     def _has_rowid(self, landing: Landing) -> bool:
         return not self._handle_is_text(landing)
@@ -349,6 +359,8 @@ def pinned(
         )
     ) as connection:
         try:
+            # Files of one connection are all in one encoding.
+            connection.execute(f"PRAGMA encoding = '{_encoding(source, busy_seconds)}'")
             for at, own in enumerate(versions):
                 connection.execute(f"ATTACH ? AS {_slot(at)}", (own.path.absolute().as_uri(),))
             for schema in ("main", *map(_slot, range(VERSIONS_AT_ONCE))):
@@ -372,12 +384,20 @@ def pinned(
             pin.close()
 
 
+def _encoding(source: Path, busy_seconds: float) -> str:
+    with closing(opening.connect(source, "ro", timeout=busy_seconds)) as live:
+        (found,) = live.execute("PRAGMA encoding").fetchone()
+    return str(found)
+
+
 def _slot(at: int) -> str:
     """The name by which the connection knows one of the files of versions."""
     return f"versions{at}"
 
 
-def _type_word(declared: str) -> str:
-    """A declared type as it may stand in DDL; one with odd letters by its affinity."""
-    plain = declared.translate(str.maketrans("", "", " _(),."))
-    return declared if plain.isalnum() and plain.isascii() else affinity(declared)
+def _type_word(declared: str, *, strict: bool) -> str:
+    """The affinity of a declared type, as DDL; what the live table has stored stays as it is.
+
+    ANY converts nothing in a STRICT table, and what looks like a number in all others.
+    """
+    return "" if strict and declared.upper() == "ANY" else affinity(declared)

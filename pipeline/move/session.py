@@ -28,6 +28,12 @@ from pipeline.move.quoting import literal
 MOVING = "pipeline.moving"
 """The setting that is on in a transaction of a move; what others write is captured."""
 
+LEAVE_ALONE = (
+    f"Let the trigger do nothing where current_setting('{MOVING}', true) is 'on', or disable it,"
+    " then run again"
+)
+"""What to do about a trigger that spoils a move."""
+
 CANARY = "pipeline.canary"
 """The setting that makes the feed publish what a move writes."""
 

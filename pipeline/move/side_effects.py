@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.move import refusals
 from pipeline.move.errors import SideEffect
 from pipeline.move.quoting import quoted
+from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.target import Target
 from pipeline.move.work import Counts, Work, Written
 
@@ -22,11 +23,6 @@ SELECT relname::text, pg_stat_get_xact_tuples_inserted(oid),
   pg_relation_filenode(oid)::bigint, current_setting('track_counts') = 'on' FROM pg_class
   WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
 """
-
-REMEDY = (
-    "Let the trigger do nothing where current_setting('pipeline.moving', true) is 'on', or disable"
-    " it, then run again"
-)
 
 
 def count(target: Target) -> Counts:
@@ -155,7 +151,9 @@ def _effect(work: Work, what: str) -> SideEffect:
     own = work.landing.name
     found = triggers(work.target, own)
     who = f"; it may have been {found}" if found else ""
-    return SideEffect(f"{own} was rolled back: while it was written, {what}{who}", remedy=REMEDY)
+    return SideEffect(
+        f"{own} was rolled back: while it was written, {what}{who}", remedy=LEAVE_ALONE
+    )
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -118,7 +118,7 @@ def standing_checks(
             compared = [_impossible(name, landing, error) for name in BY_COMPARISON]
         checks |= {check.name: check for check in compared}
     singly: dict[str, Callable[[Target, Landing], CheckResult]] = {
-        witnessing.NAME: lambda *_: _witnessed(source, target, landing, sample),
+        witnessing.NAME: lambda *_: _witnessed(prepared, source, target, sample),
         **_SINGLY,
     }
     for name, make in singly.items():
@@ -135,11 +135,12 @@ def standing_checks(
     return tuple(checks[name] for name in NAMES if name in only)
 
 
-def _witnessed(source: Source, target: Target, landing: Landing, sample: Sample) -> CheckResult:
+def _witnessed(prepared: Prepared, source: Source, target: Target, sample: Sample) -> CheckResult:
     """What the second witness says of the target."""
+    landing, survey, seed = prepared.landing, prepared.survey, str(sample.seed)
     if sample.witness_all:
         return witnessing.check_all(source, target, landing)
-    return witnessing.look(source, target, landing, seed=str(sample.seed)).check()
+    return witnessing.look(source, target, landing, survey=survey, seed=seed).check()
 
 
 def _impossible(name: str, landing: Landing, error: Exception) -> CheckResult:

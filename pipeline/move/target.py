@@ -17,7 +17,7 @@ import adbc_driver_postgresql.dbapi as adbc_postgresql
 import pyarrow as pa
 
 from pipeline.move import refusals, session
-from pipeline.move.errors import LockedError, TargetError
+from pipeline.move.errors import SESSION_REFUSALS, LockedError, TargetError
 
 LOCK_KEY = 0x6D6967726174  # "migrat"
 """The advisory lock that a writer of the target holds, whatever it writes."""
@@ -265,7 +265,8 @@ class Target:
             state = getattr(error, "sqlstate", None)
             context = _context(error)
             # Not "from error": the server's further lines quote the row that it refused.
-            if state and (state.startswith(_DATA_FAULTS) or context.explains(state)):
+            data = state and (state.startswith(_DATA_FAULTS) or context.explains(state))
+            if state and data and state not in SESSION_REFUSALS:
                 raise DataFault(error, state, context) from None
             raise TargetError.from_driver(error, where=self._shown) from None
 

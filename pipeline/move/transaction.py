@@ -413,6 +413,7 @@ def _witness(work: Work) -> witnessing.Witness | None:
             work.source,
             work.target,
             work.landing,
+            survey=work.survey,
             keys=None if work.changed is None else work.changed.touched,
             kept=work.conflicts.kept,
             seed=work.run_id,

@@ -31,6 +31,7 @@ from pipeline.move.findings import (
 )
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.sift import Sifted, convert
 from pipeline.move.target import Target
 from pipeline.move.types import largest_integer
@@ -49,7 +50,8 @@ class ProofFailed(PipelineError):
         why = f"; {triggers} may have changed what was written" if triggers else ""
         super().__init__(
             f"{table} was rolled back: the proof failed ({failed}){why}",
-            remedy="Look at the named rows in the check's result; the target is as it was before",
+            remedy="Look at the named rows in the check's result; the target is as it was before"
+            + (f". {LEAVE_ALONE}" if triggers else ""),
         )
         self.table = table
         self.checks = checks

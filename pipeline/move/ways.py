@@ -267,6 +267,7 @@ def _note_cascades(work: Work, keys: list[Any], *, of: sa.Table | None = None) -
     A run that is killed before their own tables' turn finds the notes in the ledger.
     """
     table = work.landing.table if of is None else of
+    _require_no_others(work, table, keys)
     for child in table.metadata.sorted_tables:
         for foreign in child.foreign_keys:
             if foreign.column.table is not table or child is table:
@@ -288,6 +289,31 @@ def _note_cascades(work: Work, keys: list[Any], *, of: sa.Table | None = None) -
                 _demand_share(work, child.name, len(along), rows, why)
                 cascades.note(work.target, child.name, along, parent=table.name)
                 _note_cascades(work, along, of=child)
+
+
+_OTHERS = """
+SELECT format('%I.%I', n.nspname, r.relname), quote_ident(a.attname), c.confdeltype = 'c'
+FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
+JOIN pg_namespace AS n ON n.oid = r.relnamespace
+JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (c.conrelid, c.conkey[1])
+WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) AND c.confdeltype IN ('c', 'n', 'd')
+AND NOT (n.nspname = 'public' AND r.relname = ANY ($2)) AND cardinality(c.conkey) = 1
+"""
+
+
+def _require_no_others(work: Work, table: sa.Table, keys: list[Any]) -> None:
+    """Refuse to delete rows with which rows of somebody else's tables would go or change."""
+    declared = list(table.metadata.tables)
+    for name, column, goes in work.target.rows(_OTHERS, (f"public.{quoted(table.name)}", declared)):
+        rows = work.target.value(f"SELECT count(*) FROM {name} WHERE {column} = ANY($1)", (keys,))
+        if rows:
+            raise TooManyDeletes(
+                f"{table.name}: {len(keys):,} rows of the target would be deleted, and"
+                f" {rows:,} rows of {name}, which no move has made, would"
+                f" {'be deleted' if goes else 'change'} with them",
+                remedy=f"Delete or change these rows of {name} first, or drop the ON DELETE action"
+                f" of its foreign key on {column}",
+            )
 
 
 def _demand_share(work: Work, table: str, deletes: int, rows: int, why: str) -> None:

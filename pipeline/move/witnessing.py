@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move import quarantine, secret
 from pipeline.move.column_digests import ColumnDigests
-from pipeline.move.extract import Source
+from pipeline.move.extract import Source, Survey
 from pipeline.move.findings import CheckResult, DigestDiffers, Finding, RowExtra, RowMissing
 from pipeline.move.findings import ValueDiffers as Differs
 from pipeline.move.landing import Landing
@@ -74,6 +74,7 @@ def look(
     target: Target,
     landing: Landing,
     *,
+    survey: Survey,
     keys: Sequence[Any] | None = None,
     kept: Sequence[Any] = (),
     seed: str,
@@ -84,15 +85,17 @@ def look(
         source: the private copy, or the live file.
         target: the session; its quarantine is what the move leaves.
         landing: the table.
+        survey: says where rows lie; which of them are seen is left to chance.
         keys: the rows that are looked at; None for all.
         kept: keys of rows whose target version stays on purpose.
         seed: chooses the part; the same seed chooses the same part of the same source.
     """
     table = table_of(source, landing, kept=kept, quarantined=_quarantined(target, landing))
     number = zlib.crc32(f"{seed} {landing.name}".encode())
+    cuts = [(part.first, part.rows) for part in survey.ranges]
     with source.sqlite() as connection:
         found = (
-            sample(table, connection, seed=number)
+            sample(table, connection, cuts=cuts, seed=number)
             if keys is None
             else chosen(table, connection, keys, most=SAMPLE_ROWS, seed=number)
         )

@@ -32,7 +32,7 @@ class Difference:
         target: the same of the target.
     """
 
-    key: Key
+    key: Key | None
     column: str | None
     source: Any
     target: Any
@@ -134,15 +134,19 @@ def _digest(column: Iterable[bytes | None]) -> str:
 def _named(ask: Ask, table: Table, stretch: Stretch) -> Iterator[Difference]:
     """What differs in a part, row by row; values that mean the same do not."""
     ours = {plain(key): _encoded(ask, table, values) for _, key, values in stretch.rows}
-    theirs = stored.row_digests(ask, table, stretch.part)
-    yield from (Difference(key, None, True, False) for key in ours if key not in theirs)
-    yield from (Difference(key, None, False, True) for key in theirs if key not in ours)
-    for key in ours.keys() & theirs.keys():
-        for at, (source, target) in enumerate(zip(ours[key], theirs[key], strict=True)):
+    missing = dict.fromkeys(ours)
+    for key, theirs in stored.row_digests(ask, table, stretch.part):
+        if key is None or key not in missing:
+            # Not in the source, or there a second time.
+            yield Difference(key, None, False, True)
+            continue
+        del missing[key]
+        for at, (source, target) in enumerate(zip(ours[key], theirs, strict=True)):
             if _md5(source) != target and not _same(ask, table, key, at, source):
                 column, kind = table.columns[at]
                 there = stored.value(ask, table, key, at)
                 yield Difference(key, column, shown(kind, source), shown(kind, there))
+    yield from (Difference(key, None, True, False) for key in missing)
 
 
 def _same(ask: Ask, table: Table, key: Key, at: int, source: bytes | None) -> bool:

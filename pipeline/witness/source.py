@@ -1,5 +1,7 @@
 """Rows of the source as Python's ``sqlite3`` gives them, and which of them a witness sees."""
 
+import bisect
+import itertools
 import json
 import random
 import sqlite3
@@ -15,9 +17,6 @@ SAMPLE_ROWS = 512
 
 SAMPLE_BYTES = 4 * 2**20
 _STRIPS = 16
-_TEXT_STRIPS = 4
-"""A random text key is found by counting, so there are fewer strips of them."""
-
 Row = tuple[str, Any, list[Any]]
 """What names a row in the source, its key, its values as SQLite has them."""
 
@@ -108,18 +107,25 @@ def stretches(
     yield Stretch(KeyRange(after), taken)
 
 
-def sample(table: Table, connection: sqlite3.Connection, *, seed: int) -> Iterator[Stretch]:
-    """Stretches of a table that are chosen at random; the whole table where it is small."""
+def sample(
+    table: Table, connection: sqlite3.Connection, *, cuts: Sequence[tuple[Any, int]], seed: int
+) -> Iterator[Stretch]:
+    """Stretches of a table that begin at random rows; the whole table where it is small.
+
+    Args:
+        table: the table.
+        connection: one that gives texts as bytes.
+        cuts: keys of the table, ascending, each with how many rows follow it up to the next.
+        seed: chooses the rows.
+    """
     if not _is_long(table, connection):
         whole = next(stretches(table, connection, count=SAMPLE_ROWS, size=SAMPLE_BYTES))
         if whole.part == KeyRange():
             yield whole
             return
-    strips = _TEXT_STRIPS if table.text_key else _STRIPS
-    starts = _text_starts if table.text_key else _number_starts
-    count, size = SAMPLE_ROWS // strips, SAMPLE_BYTES // strips
+    count, size = SAMPLE_ROWS // _STRIPS, SAMPLE_BYTES // _STRIPS
     last: Any = None
-    for start in starts(table, connection, random.Random(seed)):  # noqa: S311  # no secret
+    for start in _starts(table, connection, cuts, random.Random(seed)):  # noqa: S311  # no secret
         after = start if last is None else max(start, last)
         strip = next(stretches(table, connection, count=count, size=size, after=after))
         yield strip
@@ -147,34 +153,24 @@ def _is_long(table: Table, connection: sqlite3.Connection) -> bool:
     return found.fetchone() is not None
 
 
-def _number_starts(
-    table: Table, connection: sqlite3.Connection, chance: random.Random
-) -> list[Key]:
+def _starts(
+    table: Table,
+    connection: sqlite3.Connection,
+    cuts: Sequence[tuple[Any, int]],
+    chance: random.Random,
+) -> Iterator[Key]:
+    """Keys of random rows, ascending."""
     key, name = quoted(table.key), f"{table.prefix}{quoted(table.name)}"
-    ends = [
-        connection.execute(
-            f"SELECT {key} FROM {name} WHERE typeof({key}) = 'integer'"
-            f" ORDER BY {key} {direction} LIMIT 1"
+    ends = list(itertools.accumulate(rows for _, rows in cuts))
+    for position in sorted(chance.randrange(ends[-1]) for _ in range(_STRIPS if ends else 0)):
+        at = bisect.bisect_right(ends, position)
+        found = connection.execute(
+            f"SELECT {key} FROM {name} WHERE {key} >= ? COLLATE BINARY"
+            f" ORDER BY {key} COLLATE BINARY LIMIT 1 OFFSET ?",
+            (cuts[at][0], position - (ends[at] - cuts[at][1])),
         ).fetchone()
-        for direction in ("ASC", "DESC")
-    ]
-    if None in ends:
-        return []
-    (first,), (last,) = ends
-    return sorted(chance.randint(first - 1, last - 1) for _ in range(_STRIPS))
-
-
-def _text_starts(table: Table, connection: sqlite3.Connection, chance: random.Random) -> list[Key]:
-    key, name = quoted(table.key), f"{table.prefix}{quoted(table.name)}"
-    (count,) = connection.execute(f"SELECT count(*) FROM {name}").fetchone()
-    found = [
-        connection.execute(
-            f"SELECT {key} FROM {name} ORDER BY {key} COLLATE BINARY LIMIT 1 OFFSET ?",
-            (chance.randrange(count),),
-        ).fetchone()[0]
-        for _ in range(_TEXT_STRIPS)
-    ]
-    return sorted(key.decode() for key in found if sound(key, str))
+        if found is not None and sound(found[0], table.key_kind):
+            yield plain(found[0])
 
 
 def plain(key: Any) -> Any:

@@ -59,16 +59,20 @@ def digests(ask: Ask, table: Table, parts: Sequence[Part]) -> list[tuple[int, li
     return [(int(count), list(columns)) for _, count, *columns in found]
 
 
-def row_digests(ask: Ask, table: Table, part: Part) -> dict[Key, list[str | None]]:
-    """Of each row of a part, by key: the MD5 of every value, None for NULL."""
+RowDigests = list[tuple[Key | None, list[str | None]]]
+"""Keys, and the MD5 of every value; where the target lost its key, one may be NULL or repeat."""
+
+
+def row_digests(ask: Ask, table: Table, part: Part) -> RowDigests:
+    """The rows of a part."""
     lists: list[object] = []
     outputs = ", ".join(f"md5(c{n})" for n in range(len(table.columns)))
     sql = f"SELECT k, {outputs} FROM ({_rows(table, part, lists)}) AS r"
     if table.text_key:
         # Letters would pass through the driver's hands.
         sql = sql.replace("SELECT k,", "SELECT encode(convert_to(k, 'UTF8'), 'hex'),", 1)
-        return {bytes.fromhex(k).decode(): list(md5s) for k, *md5s in ask(sql, lists)}
-    return {int(k): list(md5s) for k, *md5s in ask(sql, lists)}
+        return [(k and bytes.fromhex(k).decode(), list(md5s)) for k, *md5s in ask(sql, lists)]
+    return [(k, list(md5s)) for k, *md5s in ask(sql, lists)]
 
 
 def value(ask: Ask, table: Table, key: Key, at: int) -> bytes | None:

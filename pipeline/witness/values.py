@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
@@ -151,24 +151,31 @@ def _json(value: Any, *, unwrap: bool) -> bytes:
             text = repr(value)
         case _:
             raise ValueError("not JSON")
+    layers = [text]
     try:
         whole = _DECODER.decode(text)
-        return _written(_unwrapped(whole) if unwrap else whole).encode()
+        return _written(_unwrapped(whole, layers) if unwrap else whole).encode()
     except RecursionError:
-        raise Unjudged(text.encode()) from None
+        raise Unjudged(layers[-1].encode()) from None
 
 
-def _unwrapped(whole: Any) -> Any:
+def _unwrapped(whole: Any, layers: list[str]) -> Any:
+    """What a JSON string holds, if that is an object or array; ``layers`` gets each text."""
     inside = whole
     for _ in range(_LAYERS):
         if not isinstance(inside, str) or isinstance(inside, _Digits):
             break
         try:
+            layers.append(inside)
             inside = _DECODER.decode(inside)
             _ = inside.encode() if isinstance(inside, str) else None
         except ValueError:
+            del layers[1:]
             return whole
-    return inside if isinstance(inside, dict | list) else whole
+    if isinstance(inside, dict | list):
+        return inside
+    del layers[1:]
+    return whole
 
 
 class _Digits(str):
@@ -207,12 +214,17 @@ def _order(name: str) -> tuple[int, bytes]:
 
 
 def _number(digits: str) -> str:
-    number = Decimal(digits)
+    try:
+        number = Decimal(digits)
+    except InvalidOperation:
+        raise ValueError("no number that numeric has") from None
+    if not number:
+        # Only digits behind the point are kept of a zero.
+        places = max(-int(number.as_tuple().exponent), 0)
+        return "0" + ("." + "0" * min(places, _MOST_DIGITS) if places else "")
     if abs(number.adjusted()) > _MOST_DIGITS:
         raise ValueError("more digits than numeric has")
-    written = format(number, "f")
-    # numeric has no minus zero.
-    return written if written.strip("-0.") else written.lstrip("-")
+    return format(number, "f")
 
 
 def shown(kind: sa.types.TypeEngine[Any], encoded: bytes | None) -> Any:
@@ -221,7 +233,7 @@ def shown(kind: sa.types.TypeEngine[Any], encoded: bytes | None) -> Any:
         case _ if encoded is None:
             return None
         case _ if isinstance(encoded, Impossible):
-            return encoded.decode("utf-8", "replace")
+            return _short(encoded.decode("utf-8", "replace"))
         case sa.Boolean():
             return encoded != b"\0"
         case sa.Integer():
@@ -235,7 +247,10 @@ def shown(kind: sa.types.TypeEngine[Any], encoded: bytes | None) -> Any:
             return _shown_moment(since)
         case sa.LargeBinary():
             return encoded.hex()
-    text = encoded.decode("utf-8", "replace")
+    return _short(encoded.decode("utf-8", "replace"))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
