@@ -191,7 +191,7 @@ def _why_shared(path: Path, found: os.stat_result) -> str | None:
     with contextlib.suppress(RuntimeError):  # a user without a home
         inside.append(Path.home().resolve())
     ancestor = any(there in (each, *each.parents) for each in inside)
-    others = any(not _is_ours(each) for each in path.iterdir())
+    others = any(not _is_ours(each) for each in path.iterdir() if not each.is_symlink())
     if found.st_mode & stat.S_ISVTX or ancestor or others:
         return "it holds more than the pipeline's files"
     return None

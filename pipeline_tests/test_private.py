@@ -188,6 +188,20 @@ def test_a_home_that_is_not_the_pipelines_own_stays_open_and_that_is_said(
     assert "note" not in " ".join(loose(folder))
 
 
+def test_files_of_somebody_else_in_a_home_keep_their_rights(folder: Path) -> None:
+    home = folder / "home"
+    (home / "site").mkdir(parents=True)
+    page = home / "site" / "index.html"
+    page.write_text("for all")
+    for each, mode in ((home, 0o755), (page.parent, 0o755), (page, 0o644)):
+        each.chmod(mode)
+    said: list[str] = []
+    private.home(home, say=said.append)
+    assert "it holds more than the pipeline's files" in said[0]
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (home, page.parent, page)]
+    assert modes == [0o755, 0o755, 0o644]
+
+
 @root_only
 def test_a_home_of_another_user_stays_as_it_is_and_that_is_said(folder: Path) -> None:
     os.chown(folder, NOBODY, NOBODY)

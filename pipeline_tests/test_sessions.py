@@ -261,8 +261,8 @@ def test_what_only_a_superuser_may_put_right_is_refused_by_name(
         query(libpq(server), "ALTER DATABASE owned OWNER TO ordinary")
         url = database.set(username=ordinary.username)
         assert refusal(url) == (
-            "the server sets a parameter that moves cannot work with, and this user may not change it"
-            " (session_replication_role is replica)"
+            "the server sets a parameter that moves cannot work with, and this user may not change"
+            " it (session_replication_role is replica)"
         )
         ran = pipeline("migrate", **usable(source, libpq(url), tmp_path))
         assert ran.code == 2

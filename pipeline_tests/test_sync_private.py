@@ -1,4 +1,4 @@
-"""What a sync carries into its private files is what the source has stored, whatever it declares."""
+"""What a sync carries into its private files is what the source has stored."""
 
 import sqlite3
 from contextlib import closing
