@@ -137,7 +137,7 @@ def test_a_run_that_failed_is_told_with_its_step_its_checks_and_a_link(
         recorded.failed,
     )
     assert [step["step"] for step in alert["failed_steps"]] == ["content_fragments"]
-    assert "the proof failed (digests)" in alert["failed_steps"][0]["sentence"]
+    assert "the proof failed (digests, witness)" in alert["failed_steps"][0]["sentence"]
     (check,) = alert["failed_checks"]
     assert (check["asset"], check["check"], check["severity"]) == (
         "content_fragments",

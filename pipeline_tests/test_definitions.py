@@ -29,7 +29,7 @@ for w in caught:
         print(w.category.__name__, w.message)
 """
 CHECKS = {
-    *("conservation", "keys", "digests", "foreign_keys", "sequences"),
+    *("conservation", "keys", "digests", "foreign_keys", "sequences", "witness"),
     *("drift", "quarantine", "conversions", "mended", "conflicts"),
 }
 
@@ -124,13 +124,13 @@ def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Defini
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_an_asset_has_ten_checks_of_which_five_block(defs: dg.Definitions, table: str) -> None:
+def test_an_asset_has_eleven_checks_of_which_six_block(defs: dg.Definitions, table: str) -> None:
     (asset,) = [a for a in defs.resolve_all_asset_specs() if a.key == dg.AssetKey(table)]
     defined = defs.get_assets_def(asset.key)
     specs = list(defined.check_specs)
     assert {spec.name for spec in specs} == CHECKS
     assert {spec.name for spec in specs if spec.blocking} == set(BLOCKING)
-    assert len(BLOCKING) == 5
+    assert len(BLOCKING) == 6
     assert all(spec.description for spec in specs)
 
 
@@ -359,4 +359,4 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
     for table in left["tables"]:
         assert table["moved"]["way"] == "filled"
         names = [check["name"] for check in table["checks"]]
-        assert len(names) == len(set(names)) == 12
+        assert len(names) == len(set(names)) == 13

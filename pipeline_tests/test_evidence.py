@@ -369,7 +369,10 @@ def test_what_does_not_change_the_verdict_is_said_all_the_same(
 def test_checks_that_a_run_did_not_make_are_named() -> None:
     some = [result("conservation"), result("digests"), result("sequences")]
     (attention,) = page(evidence.of_checks("rankings", some)).all(of="attention")
-    assert attention.all("li")[0].words == "rankings: this run did not check keys, foreign keys."
+    assert (
+        attention.all("li")[0].words
+        == "rankings: this run did not check keys, foreign keys, witness."
+    )
     every = [*some, result("keys"), result("foreign_keys")]
     assert page(evidence.of_checks("rankings", every)).all(of="attention") == []
 
@@ -592,7 +595,8 @@ def test_a_value_that_differs_is_named_under_its_check(source: SourceFile, targe
     root = page(made)
     assert heading(root) == "Not proven"
     assert str(caught.value) in root.all(of="failure")[0].words
-    (values, digests) = root.all("table", of="offenders")
+    (values, digests, witnessed) = root.all("table", of="offenders")
+    assert cells(witnessed) == cells(values)
     assert cells(values) == [
         ["key", "column", "source value", "target value"],
         ["2", "body_text", "I eat rice", "changed on the way"],

@@ -17,13 +17,13 @@ from sqlalchemy.engine import URL, make_url
 
 from pipeline.move.target import Target
 from pipeline.realtime import checks
-from pipeline.realtime.events import Changed, Event, PresenceChanged, TypingChanged
+from pipeline.realtime.events import Event, PresenceChanged, TypingChanged
 from pipeline.realtime.hub import Hub
 from pipeline.realtime.subscription import Subscription
 from pipeline.settings import libpq
 from pipeline_tests.feeds import PEOPLE, TABLES, changes, listening, make_tables, switch_on
-from pipeline_tests.subscribers import QUICK, keys, make_feed, nothing, opened, say, take, until
-from pipeline_tests.support import new_database, query
+from pipeline_tests.subscribers import QUICK, keys, nothing, opened, say, take, until
+from pipeline_tests.support import query
 
 STRANGER = f"feed_stranger_{os.getpid()}"
 NOTIFY = "SELECT pg_notify('feed', %s)"
@@ -198,38 +198,6 @@ def test_a_flood_of_hints_costs_a_bounded_number_of_reads_and_delays_nobody(
             assert await nothing(mine)
 
     asyncio.run(scenario())
-
-
-def test_bytes_that_are_no_text_stop_nobody(server: URL, role: str) -> None:
-    """A database without an encoding takes what no UTF-8 is, in hints as in rows."""
-    name = f"ascii_{os.getpid()}"
-    encoded = f"CREATE DATABASE {name}_template TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'"
-    ask(libpq(server), encoded, ())
-    try:
-        with new_database(server, name, template=f"{name}_template") as made:
-            asyncio.run(no_text(libpq(made), as_role(libpq(made), role)))
-    finally:
-        ask(libpq(server), f"DROP DATABASE {name}_template", ())
-
-
-async def no_text(url: str, stranger: str) -> None:
-    make_feed(url)
-    broken = "convert_from('\\xff'::bytea, 'SQL_ASCII')"
-    async with opened(url) as hub:
-        mine = await listened(hub)
-        for number in range(3):
-            query(stranger, f"SELECT pg_notify('feed', {broken} || %s)", (number,))
-            assert await delivers(hub, mine, url, number) == []
-        query(
-            url,
-            "INSERT INTO messages (id, space_id, content) SELECT g, 1, CASE g WHEN 12 THEN"
-            f" {broken} ELSE 'text' END FROM generate_series(11, 14) g",
-        )
-        told = await take(mine, 4)
-        assert [event.row is None for event in told if isinstance(event, Changed)] == [
-            *(False, True, False, False)
-        ]
-        assert (hub.metrics.unreadable, hub.metrics.errors) == (4, 0)
 
 
 def test_whatever_arrives_at_random_the_hub_goes_on(url: str, stranger: str) -> None:

@@ -139,8 +139,10 @@ def _witnessed(prepared: Prepared, source: Source, target: Target, sample: Sampl
     """What the second witness says of the target."""
     landing, survey, seed = prepared.landing, prepared.survey, str(sample.seed)
     if sample.witness_all:
-        return witnessing.check_all(source, target, landing)
-    return witnessing.look(source, target, landing, survey=survey, seed=seed).check()
+        found = witnessing.check_all(source, target, landing)
+    else:
+        found = witnessing.look(source, target, landing, survey=survey, seed=seed).check()
+    return _led_by(_only_a_part(target, landing), found)
 
 
 def _impossible(name: str, landing: Landing, error: Exception) -> CheckResult:

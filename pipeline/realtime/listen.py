@@ -39,8 +39,7 @@ class Listen:
 
     async def connect(self) -> None:
         """Open the connection and listen on it."""
-        # A payload that the server cannot convert would end the connection; this converts none.
-        self._connection = await connect(self._url, seconds=self._seconds, encoding="SQL_ASCII")
+        self._connection = await connect(self._url, seconds=self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
                 await self._connection.execute(_LISTEN)

@@ -13,7 +13,7 @@ from psycopg.types.json import set_json_loads
 
 from pipeline import urls
 from pipeline.move.errors import TargetError, Transient
-from pipeline.move.session import address, statement, stating
+from pipeline.move.session import APPLICATION, address, statement
 from pipeline.settings import pooled
 
 _PREPARE = 2
@@ -30,26 +30,23 @@ _SILENCE = {
     "tcp_user_timeout": 20_000,
 }
 """A peer that vanished without a word is noticed within half a minute."""
+_STATE = statement(APPLICATION).encode()
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
-async def connect(
-    url: str, *, seconds: float, prepare: int | None = None, encoding: str = "UTF8"
-) -> Connection:
+async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Connection:
     """Open a connection in autocommit.
 
     Args:
         url: the database, as libpq reads it.
         seconds: how long to wait.
         prepare: a statement is prepared after so many times, None never.
-        encoding: how the server is to send text.
 
     Raises:
         SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
         TargetError: nobody answers, or refuses.
     """
-    settings = stating(row_security="on", client_encoding=encoding)
     if pooled(urls.postgres(url, name="The URL of the feed")):
         raise TargetError(
             "Supabase's transaction pooler cannot tell of changes",
@@ -58,12 +55,12 @@ async def connect(
     try:
         async with asyncio.timeout(seconds):
             made = await psycopg.AsyncConnection.connect(
-                address(url, settings, application_name="pipeline realtime", silence=_SILENCE),
+                address(url, APPLICATION, application_name="pipeline realtime", silence=_SILENCE),
                 autocommit=True,
                 prepare_threshold=prepare,
             )
             try:
-                await made.execute(statement(settings).encode())
+                await made.execute(_STATE)
             except BaseException:
                 await made.close()
                 raise
