@@ -373,7 +373,7 @@ def test_checks_that_a_run_did_not_make_are_named() -> None:
         attention.all("li")[0].words
         == "rankings: this run did not check keys, foreign keys, witness."
     )
-    every = [*some, result("keys"), result("foreign_keys")]
+    every = [*some, result("keys"), result("foreign_keys"), result("witness")]
     assert page(evidence.of_checks("rankings", every)).all(of="attention") == []
 
 
