@@ -318,7 +318,10 @@ def test_a_failed_check_names_its_offenders_in_a_table(
         if check.asset_key == dg.AssetKey("content_fragments")
     }
     assert set(evaluations) == CHECKS
-    assert {name for name, check in evaluations.items() if not check.passed} == {"digests"}
+    assert {name for name, check in evaluations.items() if not check.passed} == {
+        "digests",
+        "witness",
+    }
     digests = evaluations["digests"]
     assert digests.severity == dg.AssetCheckSeverity.ERROR
     head, _, first, *_ = str(digests.metadata["offenders"].value).splitlines()
