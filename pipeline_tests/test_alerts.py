@@ -138,7 +138,8 @@ def test_a_run_that_failed_is_told_with_its_step_its_checks_and_a_link(
     )
     assert [step["step"] for step in alert["failed_steps"]] == ["content_fragments"]
     assert "the proof failed (digests, witness)" in alert["failed_steps"][0]["sentence"]
-    (check,) = alert["failed_checks"]
+    check, witness = alert["failed_checks"]
+    assert witness["check"] == "witness"
     assert (check["asset"], check["check"], check["severity"]) == (
         "content_fragments",
         "digests",
