@@ -79,7 +79,7 @@ def postgres(text: str, *, name: str) -> URL:
     if one_way and _agreed(text.partition("?")[0]) is not None:
         raise SettingsError(
             f"{name} has an option after its ? that PostgreSQL does not know, or that cannot be"
-            " read for certain",
+            " read in one way only",
             remedy="Correct or remove it; in its value write + as %2B, & as %26 and = as %3D",
         )
     raise SettingsError(f"{name} is ambiguous", remedy=f"{_FORM}; {ESCAPED}")
@@ -97,7 +97,10 @@ def _agreed(text: str) -> URL | None:
     """What SQLAlchemy and libpq both read; None where they differ, or one of them cannot."""
     try:
         url = make_url(text)
-        ours = url.translate_connect_args(username="user", database="dbname") | dict(url.query)
+        named = url.translate_connect_args(username="user", database="dbname")
+        if named.keys() & url.query.keys():
+            return None  # said twice: what people are shown would not be what is meant
+        ours = named | dict(url.query)
         theirs = parse_dsn(f"postgresql://{text.partition('://')[2]}")
     except (ArgumentError, ValueError, psycopg2.ProgrammingError):
         return None

@@ -90,3 +90,28 @@ def test_rows_of_somebody_else_are_not_deleted_along(
     with pytest.raises(TooManyDeletes, match=r"1 rows of public\.bookmarks, which no move"):
         sync_all(source.path, target_url)
     assert query(target_url, "SELECT * FROM bookmarks ORDER BY id") == [(1, 1), (2, 2)]
+
+
+def test_a_text_key_with_a_nul_is_quarantined_once_and_for_all(
+    tmp_path: Path, target_url: str
+) -> None:
+    table = sa.Table(
+        "people",
+        sa.MetaData(naming_convention={"pk": "%(table_name)s_pkey"}),
+        sa.Column("id", sa.Text(), primary_key=True),
+        sa.Column("v", sa.Text()),
+        sa.Column("updated_at", sa.DateTime(timezone=True)),
+        info={"description": "people", "changed_by": "updated_at"},
+    )
+    path = tmp_path / "people.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE people (id TEXT PRIMARY KEY, v TEXT, updated_at TEXT)")
+        connection.execute("INSERT INTO people VALUES ('a', 'x', '2025-01-01')")
+    move_all(path, target_url, tables=[table])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        odd = "INSERT INTO people VALUES (cast(x'610062' AS TEXT), 'y', ?)"
+        connection.execute(odd, (LATER,))
+    for move in (sync_all, move_all, sync_all):
+        moved = move(path, target_url, tables=[table])["people"]
+        assert moved.quarantined_rows == 1
+    assert query(target_url, "SELECT id FROM people") == [("a",)]

@@ -221,8 +221,10 @@ UNCERTAIN = {
     "an @ in the user": ("postgresql://m@e:XQZJ@db/x", "is ambiguous"),
     "an @ in an option": ("postgresql://db/x?user=me&password=XQ@ZJ", "is ambiguous"),
     "a host of odd letters": ("postgresql://me:pw@XQ;ZJ/x", "is ambiguous"),
-    "two passwords": ("postgresql://me:XQZJ@db/x?password=a+b", "is ambiguous"),
-    "a + in an option": ("postgresql://db/x?password=XQ+ZJ", "is ambiguous"),
+    "two passwords": ("postgresql://me:XQZJ@db/x?password=a+b", "an option after its ?"),
+    "two hosts": ("postgresql://me:XQZJ@db/x?host=elsewhere", "an option after its ?"),
+    "two databases": ("postgresql://me:XQZJ@db/x?dbname=y", "an option after its ?"),
+    "a + in an option": ("postgresql://db/x?password=XQ+ZJ", "an option after its ?"),
     "an unknown option": ("postgresql://db/x?XQZJ=require", "an option after its ?"),
     "an option without value": ("postgresql://db/x?password=XQ&ZJ", "an option after its ?"),
 }

@@ -6,6 +6,7 @@ fit into one batch. A read delivers one range as one batch, with the Arrow types
 expect; rejected rows are left out.
 """
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
@@ -122,18 +123,19 @@ class _Cutter:
             )
 
     def _sound(self, keys: pa.Array, handles: pa.Array) -> pa.Array:
-        """Keys with NULL for those that are no text; their rows are rejected."""
+        """Keys with NULL for those that PostgreSQL takes for no text; their rows are rejected."""
         if not pa.types.is_string(keys.type):
             return keys
-        try:
+        raw = keys.cast(pa.binary())
+        with contextlib.suppress(pa.ArrowInvalid):
             keys.validate(full=True)
-        except pa.ArrowInvalid:
-            raw = keys.cast(pa.binary()).to_pylist()
-            good = [key is not None and is_utf8(key) for key in raw]
-            self.rejected += handles.filter(pc.invert(pa.array(good))).to_pylist()
-            texts = [key.decode() if ok else None for key, ok in zip(raw, good, strict=True)]
-            return pa.array(texts, pa.string())
-        return keys
+            if not pc.any(pc.match_substring(raw, b"\0")).as_py():
+                return keys
+        found = raw.to_pylist()
+        good = [key is not None and _is_text(key) for key in found]
+        self.rejected += handles.filter(pc.invert(pa.array(good))).to_pylist()
+        texts = [key.decode() if ok else None for key, ok in zip(found, good, strict=True)]
+        return pa.array(texts, pa.string())
 
     def _cut(self, keys: pa.Array, sizes: Any) -> None:
         ends = np.cumsum(sizes)
@@ -402,7 +404,7 @@ class Source:
                 f"SELECT DISTINCT key FROM ({query}) WHERE typeof(key) = '{storage}'", parameters
             ).fetchall()
         keys = [key for (key,) in found]
-        return [key.decode() for key in keys if is_utf8(key)] if storage == "text" else keys
+        return [key.decode() for key in keys if _is_text(key)] if storage == "text" else keys
 
     def handle_from(self, landing: Landing, text: str) -> Any:
         """A handle as the source knows it, from how the ledger writes it.
@@ -441,6 +443,11 @@ class Source:
                 yield cursor
         except adbc_driver_manager.Error as error:
             raise unreadable(self.path, error) from error
+
+
+def _is_text(key: bytes) -> bool:
+    """Whether PostgreSQL has a text for a key."""
+    return is_utf8(key) and b"\0" not in key
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:

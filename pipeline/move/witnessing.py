@@ -137,11 +137,14 @@ def table_of(
     quarantined: frozenset[str] = frozenset(),
 ) -> Table:
     """A table as the witness knows it."""
+    policies = landing.policies
+    # Where either form of a JSON string is right, only the comparison can tell.
+    either = landing.doubled if policies.doubled_json == "either" else frozenset()
     corrected = frozenset(found.handle for found in source.mended.get(landing.name, ()))
     return Table(
         landing.name,
         landing.key.name,
-        tuple((column.name, column.type) for column in landing.columns),
+        tuple((each.name, each.type) for each in landing.columns if each.name not in either),
         source.handle_column(landing),
         quarantined=quarantined,
         kept=tuple(kept),
@@ -149,7 +152,7 @@ def table_of(
         corrected=corrected if source.everything else (),
         prefix=source.everything,
         corrections="main.",
-        zone=landing.policies.naive_zone,
+        zone=policies.naive_zone,
         unwrap=landing.doubled,
         fills=_fills(landing),
     )
