@@ -82,7 +82,7 @@ def postgres(text: str, *, name: str) -> URL:
             " read in one way only",
             remedy="Correct or remove it; in its value write + as %2B, & as %26 and = as %3D",
         )
-    raise SettingsError(f"{name} is ambiguous", remedy=f"{_FORM}; {ESCAPED}")
+    raise SettingsError(f"{name} is malformed or ambiguous", remedy=f"{_FORM}; {ESCAPED}")
 
 
 def _decodes(login: str | None) -> bool:

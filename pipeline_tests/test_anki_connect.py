@@ -216,7 +216,7 @@ def test_where_nobody_listens_it_does_not_answer(no_pauses: None) -> None:
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "http://127.0.0.1:port"])
 def test_a_url_that_cannot_be_used_is_told(no_pauses: None, url: str) -> None:
-    with pytest.raises(SettingsError, match="ANKI_CONNECT_URL is no URL"):
+    with pytest.raises(SettingsError, match="ANKI_CONNECT_URL is malformed or ambiguous"):
         AnkiConnect(url)
 
 

@@ -454,7 +454,7 @@ SHAPES = {
     ),
     "a view": (
         "ALTER TABLE rankings RENAME TO old; CREATE VIEW rankings AS SELECT * FROM old",
-        ["rankings", "no table"],
+        ["rankings", "is a view, not a table"],
     ),
 }
 

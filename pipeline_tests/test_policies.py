@@ -111,7 +111,7 @@ def test_naive_dates_are_of_the_zone_and_others_are_not(
     assert move_content(source, target_url, tmp_path, bangkok).way == "unchanged"
     assert check_content(source, target_url, tmp_path, bangkok) == set()
     found = standing(target_url, opened(source.path, tmp_path), "learning_content")
-    assert broken(found) == {"digests", "witness"}
+    assert broken(found) == {"digests"}
     wrong = [f for f in findings(found) if isinstance(f, ValueDiffers)]
     assert {f.key for f in wrong if f.column == "created_at"} == {1, 2, 6}
 
@@ -274,7 +274,7 @@ def test_a_forbidden_null_gets_its_value_and_is_kept_in_the_ledger(
     for table in TABLES:
         assert broken(standing(target_url, copy, table, policies=policies)) == set()
     found = standing(target_url, copy, "rankings")
-    assert broken(found) == {"digests", "witness"}
+    assert broken(found) == {"digests"}
     assert ValueDiffers("rankings", 2, "assessed_by", None, "unknown") in findings(found)
 
 
@@ -507,7 +507,7 @@ def test_an_extra_column_is_carried_ignored_or_a_reason_to_stop(
     assert move_content(source, target_url, tmp_path, ignore).written_rows == 1
     assert column_of(target_url, "last_review_at") == {1: _utc("2025-08-06"), 2: None}
     assert check_content(source, target_url, tmp_path, ignore) == set()
-    assert check_content(source, target_url, tmp_path) == {"digests", "witness"}
+    assert check_content(source, target_url, tmp_path) == {"digests"}
 
     move_content(source, target_url, tmp_path, DEFAULT)
     assert column_of(target_url, "last_review_at") == {

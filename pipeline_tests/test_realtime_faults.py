@@ -291,7 +291,7 @@ def test_a_replica_is_refused_and_once_it_has_taken_over_subscribers_read_anew(
             # The server comes back as a replica that nobody feeds.
             (own.data / "standby.signal").touch()
             await asyncio.to_thread(restart, own.data, "fast")
-            await until(lambda: any("replica" in str(error) for error in errors))
+            await until(lambda: any("standby" in str(error) for error in errors))
             assert all(isinstance(error, TargetError) for error in errors)
             await asyncio.to_thread(own.run, "pg_ctl", "-D", str(own.data), "-w", "promote")
             assert await take(mine, 1) == [Resync()]

@@ -131,7 +131,7 @@ LONG = "x" * 300
     ("command", "changed", "says"),
     [
         ("plan", {"SQLITE_DATABASE_URL": f"sqlite:////{LONG}"}, "cannot be opened (File name too"),
-        ("plan", {"PIPELINE_HOME": f"/tmp/{LONG}"}, "PIPELINE_HOME cannot be /tmp/xxx"),
+        ("plan", {"PIPELINE_HOME": f"/tmp/{LONG}"}, "cannot be written (File name too long)"),
         (f"restore source --yes --to /tmp/{LONG}", {}, "cannot be written (File name too long)"),
         (f"quarantine export /tmp/{LONG}.csv", {}, "cannot be written (File name too long)"),
         ("quarantine export {folder}/q.txt", {}, "named neither .csv nor .json"),

@@ -183,7 +183,7 @@ def test_a_command_says_how_to_write_the_password_and_nothing_of_it(tmp_path: Pa
     for command in ("plan", "doctor"):
         ran = pipeline(command, DATABASE_URL=url, PIPELINE_HOME=str(tmp_path))
         assert ran.code == 2
-        assert "DATABASE_URL is ambiguous" in ran.err
+        assert "DATABASE_URL is malformed or ambiguous" in ran.err
         for escape in ("%25", "%40", "%3A", "%2F", "%3F", "%23", "%5B", "%5D", "%20"):
             assert escape in ran.err
         assert not re.search(r"pa@|zz|word@", ran.out + ran.err)
@@ -217,10 +217,10 @@ def test_what_has_one_reading_is_accepted(url: str, read: Read) -> None:
 UNCERTAIN = {
     "another database": ("mysql://me:XQZJ@db/x", "is not a PostgreSQL URL"),
     "a connection string": ("host=db password=XQZJ", "is not a PostgreSQL URL"),
-    "no host behind it": ("postgresql://me:XQZJ", "is ambiguous"),
-    "an @ in the user": ("postgresql://m@e:XQZJ@db/x", "is ambiguous"),
-    "an @ in an option": ("postgresql://db/x?user=me&password=XQ@ZJ", "is ambiguous"),
-    "a host of odd letters": ("postgresql://me:pw@XQ;ZJ/x", "is ambiguous"),
+    "no host behind it": ("postgresql://me:XQZJ", "is malformed or ambiguous"),
+    "an @ in the user": ("postgresql://m@e:XQZJ@db/x", "is malformed or ambiguous"),
+    "an @ in an option": ("postgresql://db/x?user=me&password=XQ@ZJ", "is malformed or ambiguous"),
+    "a host of odd letters": ("postgresql://me:pw@XQ;ZJ/x", "is malformed or ambiguous"),
     "two passwords": ("postgresql://me:XQZJ@db/x?password=a+b", "an option after its ?"),
     "two hosts": ("postgresql://me:XQZJ@db/x?host=elsewhere", "an option after its ?"),
     "two databases": ("postgresql://me:XQZJ@db/x?dbname=y", "an option after its ?"),

@@ -52,7 +52,7 @@ class AnkiConnect:
         parts = urls.server(url, {"http", "https"})
         if parts is None:
             raise SettingsError(
-                "ANKI_CONNECT_URL is ambiguous",
+                "ANKI_CONNECT_URL is malformed or ambiguous",
                 remedy=f"Write it like http://127.0.0.1:8765; {urls.ESCAPED}",
             )
         self.shown = f"Anki at {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
