@@ -5,6 +5,7 @@ its process, and the next one reports those whose process is gone as failed.
 """
 
 import contextlib
+import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,12 @@ from sqlalchemy.pool import QueuePool
 from pipeline import checks, environment, postmaster, settings, storage
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
+from pipeline.move.errors import Transient
 from pipeline.serving import processes
 from pipeline.settings import DAGSTER_OPTIONS
 
 _STATEMENT_MILLISECONDS = 60_000
+_PATIENCE_SECONDS = 2.0
 _UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -41,7 +44,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         TargetError: it does not answer, or has too few connections left for a run.
     """
     found = environment.server(settings.load())
-    storage.require_connections(found)
+    _require_connections(found)
     sa.event.listen(QueuePool, "checkout", _ping)
     sa.event.listen(sa.Engine, "handle_error", _give_up)
     with contextlib.ExitStack() as stack:
@@ -55,6 +58,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
         except storage.ERRORS as error:
             raise storage.unreachable(error, found) from None
         yield opened
+
+
+def _require_connections(found: environment.Server) -> None:
+    """Look for room once more where the server was just restarted, or others are about to leave."""
+    try:
+        storage.require_connections(found)
+    except Transient:
+        time.sleep(_PATIENCE_SECONDS)
+        storage.require_connections(found)
 
 
 def run(
