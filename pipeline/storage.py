@@ -25,6 +25,8 @@ class ServerEnded(sa.exc.SQLAlchemyError):
 ERRORS = (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException)
 """What Dagster's storage raises when the target does not serve it."""
 _FIRST_USE = 0x646167737465  # "dagste"
+_NAME = "pipeline start"
+"""What the server's list of sessions calls those that come before a run."""
 _PATIENT = session.stating(lock_timeout="0")
 """To make Dagster's tables may take longer than a lock is waited for elsewhere."""
 _OF_THE_ENVIRONMENT = ("PGTZ", "PGDATESTYLE", "PGGEQO")
@@ -97,7 +99,11 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
         with (
             closing(
                 session.connect(
-                    found.target_url, shown=found.target_shown, settings=_PATIENT, seconds=10
+                    found.target_url,
+                    shown=found.target_shown,
+                    application_name=_NAME,
+                    settings=_PATIENT,
+                    seconds=10,
                 )
             ) as connection,
             connection.cursor() as cursor,
@@ -130,7 +136,9 @@ def require_connections(found: Server) -> None:
         Transient: says how many there are, and how many are needed.
         TargetError: the target does not answer.
     """
-    opened = session.connect(found.target_url, shown=found.target_shown, seconds=10)
+    opened = session.connect(
+        found.target_url, shown=found.target_shown, application_name=_NAME, seconds=10
+    )
     with closing(opened) as connection, connection.cursor() as cursor:
         _require_connections(cursor, found)
 
