@@ -6,11 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+import sqlalchemy as sa
 
-from pipeline.cutover import back, capture, freezing, sign_offs, states, steps
+from pipeline.cutover import back, capture, freezing, reverse, sign_offs, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.replay import NotReversible
 from pipeline.cutover.states import WrongState
@@ -18,6 +22,7 @@ from pipeline.cutover.steps import Site
 from pipeline.migrations import CONTENT
 from pipeline.move import tracking
 from pipeline.move.errors import PipelineError, SettingsError, SourceError
+from pipeline.move.extract import Source
 from pipeline.move.policies import Policies
 from pipeline.move.target import Target
 from pipeline.resources import TargetDatabase
@@ -423,6 +428,34 @@ def test_dates_of_another_zone_come_back_in_it(world: World) -> None:
         ("2025-07-01 12:00:00.000000",),
         ("2025-10-26 01:30:00.000000+00:00",),
     ]
+
+
+def test_a_reader_that_hides_what_the_way_back_spoils_is_caught(
+    live: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(live.source.path)
+    live.do("UPDATE learning_content SET translation = 'right' WHERE id = 1")
+    written, read = reverse.expression, Source.read
+
+    def spoiled(column: sa.Column[Any], **options: Any) -> str:
+        return "'wrong'" if column.name == "translation" else written(column, **options)
+
+    def hidden(self: Source, *given: Any, **options: Any) -> pa.RecordBatch:
+        batch = read(self, *given, **options)
+        at = batch.schema.get_field_index("translation")
+        if at < 0:
+            return batch
+        shown = pc.replace_substring(batch.column(at), "wrong", "right")
+        return batch.set_column(at, "translation", shown)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reverse, "expression", spoiled)
+        patch.setattr(Source, "read", hidden)
+        with pytest.raises(back.NotEqual, match="translation: source 'wrong', target 'right'"):
+            live.rollback()
+    assert (content(live.source.path), live.state) == (before, "live")
+    live.rollback()
+    assert content(live.source.path)["learning_content"][0][5] == "right"
 
 
 def test_everything_was_truncated_and_written_anew(live: World) -> None:
