@@ -292,27 +292,35 @@ def _note_cascades(work: Work, keys: list[Any], *, of: sa.Table | None = None) -
 
 
 _OTHERS = """
-SELECT format('%I.%I', n.nspname, r.relname), quote_ident(a.attname), c.confdeltype = 'c'
+SELECT format('%I.%I', n.nspname, r.relname), quote_ident(c.conname), c.confdeltype = 'c',
+  (SELECT string_agg(format('o.%I = t.%I', theirs.attname, ours.attname), ' AND ')
+   FROM unnest(c.conkey, c.confkey) AS pair(theirs, ours)
+   JOIN pg_attribute AS theirs ON (theirs.attrelid, theirs.attnum) = (c.conrelid, pair.theirs)
+   JOIN pg_attribute AS ours ON (ours.attrelid, ours.attnum) = (c.confrelid, pair.ours))
 FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
 JOIN pg_namespace AS n ON n.oid = r.relnamespace
-JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (c.conrelid, c.conkey[1])
 WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) AND c.confdeltype IN ('c', 'n', 'd')
-AND NOT (n.nspname = 'public' AND r.relname = ANY ($2)) AND cardinality(c.conkey) = 1
+AND NOT (n.nspname = 'public' AND r.relname = ANY ($2))
 """
 
 
 def _require_no_others(work: Work, table: sa.Table, keys: list[Any]) -> None:
     """Refuse to delete rows with which rows of somebody else's tables would go or change."""
     declared = list(table.metadata.tables)
-    for name, column, goes in work.target.rows(_OTHERS, (f"public.{quoted(table.name)}", declared)):
-        rows = work.target.value(f"SELECT count(*) FROM {name} WHERE {column} = ANY($1)", (keys,))
+    place, key = f"public.{quoted(table.name)}", quoted(next(iter(table.primary_key.columns)).name)
+    for name, constraint, goes, joined in work.target.rows(_OTHERS, (place, declared)):
+        rows = work.target.value(
+            f"SELECT count(*) FROM {name} AS o JOIN ONLY {place} AS t ON {joined}"
+            f" WHERE t.{key} = ANY($1)",
+            (keys,),
+        )
         if rows:
             raise TooManyDeletes(
                 f"{table.name}: {len(keys):,} rows of the target would be deleted, and"
                 f" {rows:,} rows of {name}, which no move has made, would"
                 f" {'be deleted' if goes else 'change'} with them",
-                remedy=f"Delete or change these rows of {name} first, or drop the ON DELETE action"
-                f" of its foreign key on {column}",
+                remedy=f"Delete or change these rows of {name} first, or make its foreign key"
+                f" {constraint} anew without an ON DELETE action",
             )
 
 
