@@ -99,7 +99,12 @@ def look(
             if keys is None
             else chosen(table, connection, keys, most=SAMPLE_ROWS, seed=number)
         )
-        seen = [expected(target.rows, table, stretch) for stretch in found]
+        seen, size = list[Expected](), 0
+        for stretch in found:
+            seen.append(expected(target.rows, table, stretch))
+            size += stretch.bytes
+            if size >= SAMPLE_BYTES:
+                break
     return Witness(target, landing, table, number, seen)
 
 

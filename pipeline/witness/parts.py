@@ -23,11 +23,6 @@ class KeySet:
 Part = KeyRange | KeySet
 
 
-def quoted(name: str) -> str:
-    """A name as an SQL identifier, on both sides."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def sound(key: object, kind: type) -> bool:
     """Whether a key of the source can be the bound of a range on both sides."""
     if kind is int:

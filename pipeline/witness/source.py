@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.witness.parts import Key, KeyRange, KeySet, Part, quoted, sound
+from pipeline.move.quoting import quoted
+from pipeline.witness.parts import Key, KeyRange, KeySet, Part, sound
 from pipeline.witness.table import Table
 
 SAMPLE_ROWS = 512
@@ -29,6 +30,7 @@ def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[R
         connection: one that gives texts as bytes.
         part: which rows.
     """
+    kept = frozenset(table.kept)
     where, parameters = _where(table, part)
     outputs = ", ".join(quoted(column) for column, _ in table.columns)
     select = f"SELECT CAST({table.row_id} AS TEXT), {quoted(table.key)}, {outputs} FROM"
@@ -38,7 +40,7 @@ def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[R
         found = connection.execute(f"{select} {name} WHERE {where} {order}", parameters)
         for row_id, key, *values in found:
             named = row_id.decode() if isinstance(row_id, bytes) else str(row_id)
-            if named in table.quarantined or plain(key) in table.kept:
+            if named in table.quarantined or plain(key) in kept:
                 continue
             if of_corrected is None or (named in table.corrected) is of_corrected:
                 yield named, key, _filled(table, values)
@@ -76,10 +78,12 @@ class Stretch:
     Attributes:
         part: what they are; it ends where the reading ended.
         rows: the rows.
+        bytes: the size of their texts and BLOBs.
     """
 
     part: Part
     rows: list[Row]
+    bytes: int
 
 
 def stretches(
@@ -98,19 +102,25 @@ def stretches(
     seen = 0
     for row in rows(table, connection, KeyRange(after)):
         taken.append(row)
-        seen += sum(len(value) for value in row[2] if isinstance(value, bytes))
+        seen += _size(row)
         full = len(taken) >= count or seen >= size
         if full and sound(row[1], table.key_kind):
             last = plain(row[1])
-            yield Stretch(KeyRange(after, last), taken)
+            yield Stretch(KeyRange(after, last), taken, seen)
             taken, seen, after = [], 0, last
-    yield Stretch(KeyRange(after), taken)
+    yield Stretch(KeyRange(after), taken, seen)
+
+
+def _size(row: Row) -> int:
+    return sum(len(value) for value in row[2] if isinstance(value, bytes))
 
 
 def sample(
     table: Table, connection: sqlite3.Connection, *, cuts: Sequence[tuple[Any, int]], seed: int
 ) -> Iterator[Stretch]:
     """Stretches of a table that begin at random rows; the whole table where it is small.
+
+    They end early where the values are large, so that all of them fit into memory.
 
     Args:
         table: the table.
@@ -125,13 +135,18 @@ def sample(
             return
     count, size = SAMPLE_ROWS // _STRIPS, SAMPLE_BYTES // _STRIPS
     last: Any = None
+    found = seen = 0
     for start in _starts(table, connection, cuts, random.Random(seed)):  # noqa: S311  # no secret
         after = start if last is None else max(start, last)
         strip = next(stretches(table, connection, count=count, size=size, after=after))
         yield strip
         last = strip.part.upto  # type: ignore[union-attr]
-        if last is None:
-            return
+        found, seen = found + len(strip.rows), seen + strip.bytes
+        if last is None or seen >= SAMPLE_BYTES:
+            break
+    if not found:
+        # Every row that chance found is in quarantine.
+        yield next(stretches(table, connection, count=count, size=size))
 
 
 def chosen(
@@ -142,8 +157,25 @@ def chosen(
     if len(some) > most:
         some = random.Random(seed).sample(some, most)  # noqa: S311  # a sample, no secret
     for start in range(0, len(some), SAMPLE_ROWS):
-        part = KeySet(tuple(some[start : start + SAMPLE_ROWS]))
-        yield Stretch(part, list(rows(table, connection, part)))
+        left = dict.fromkeys(some[start : start + SAMPLE_ROWS])
+        taken: list[Row] = []
+        seen = 0
+        for row in rows(table, connection, KeySet(tuple(left))):
+            taken.append(row)
+            seen += _size(row)
+            if seen >= SAMPLE_BYTES:
+                yield Stretch(KeySet(_without(left, taken)), taken, seen)
+                taken, seen = [], 0
+        # Also the keys that the source does not have: the target may not have them either.
+        yield Stretch(KeySet(tuple(left)), taken, seen)
+
+
+def _without(left: dict[Key, None], taken: list[Row]) -> tuple[Key, ...]:
+    """Keys of some rows, which are taken out of those that are left."""
+    keys = tuple(dict.fromkeys(plain(key) for _, key, _ in taken))
+    for key in keys:
+        left.pop(key, None)
+    return keys
 
 
 def _is_long(table: Table, connection: sqlite3.Connection) -> bool:

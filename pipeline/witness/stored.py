@@ -2,7 +2,8 @@
 
 The digest of a column over a part of a table is the MD5 of its values' lengths (four bytes each,
 -1 for NULL), followed by the MD5 of their bytes, in the order of the keys. So ``"12", "3"`` and
-``"1", "23"`` differ, and a client can compute the same from whole columns.
+``"1", "23"`` differ, and a client can compute the same from whole columns. Functions are named with
+their schema: a function of that name in ``public`` may fit the type of a column better.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.witness.parts import Key, KeyRange, Part, quoted
+from pipeline.move.quoting import literal, quoted
+from pipeline.witness.parts import Key, KeyRange, Part
 from pipeline.witness.table import Table
 
 Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
@@ -28,23 +30,20 @@ def expression(kind: sa.types.TypeEngine[Any], column: str) -> str:
         column: a column, quoted.
     """
     match kind:
-        case JSONB():
-            return f"convert_to({column}::text, 'UTF8')"
+        case JSONB() | sa.String():
+            return _utf8(column)
         case sa.Boolean():
-            return f"boolsend({column})"
+            return f"pg_catalog.boolsend({column})"
         case sa.Integer():
-            return f"int8send({column}::bigint)"
+            return f"pg_catalog.int8send({column}::bigint)"
         case sa.Double():
-            return f"float8send({column} + 0)"
+            return f"pg_catalog.float8send({column} + 0::float8)"
         case sa.Numeric():
-            digits = f"round({column} * 1{'0' * (kind.scale or 0)})"
-            return f"convert_to({digits}::text, 'UTF8')"
-        case sa.String():
-            return f"convert_to({column}, 'UTF8')"
+            return _utf8(f"pg_catalog.round({column} * 1{'0' * (kind.scale or 0)}::numeric)")
         case sa.DateTime():
-            return f"timestamptz_send({column})"
+            return f"pg_catalog.timestamptz_send({column})"
         case sa.LargeBinary():
-            return f"decode(md5({column}), 'hex')"
+            return f"pg_catalog.decode(pg_catalog.md5({column}), 'hex')"
     raise TypeError(f"{kind!r} has no form for digests")
 
 
@@ -66,11 +65,11 @@ RowDigests = list[tuple[Key | None, list[str | None]]]
 def row_digests(ask: Ask, table: Table, part: Part) -> RowDigests:
     """The rows of a part."""
     lists: list[object] = []
-    outputs = ", ".join(f"md5(c{n})" for n in range(len(table.columns)))
+    outputs = ", ".join(f"pg_catalog.md5(c{n})" for n in range(len(table.columns)))
     sql = f"SELECT k, {outputs} FROM ({_rows(table, part, lists)}) AS r"
     if table.text_key:
         # Letters would pass through the driver's hands.
-        sql = sql.replace("SELECT k,", "SELECT encode(convert_to(k, 'UTF8'), 'hex'),", 1)
+        sql = sql.replace("SELECT k,", f"SELECT {_hex(_utf8('k'))},", 1)
         return [(k and bytes.fromhex(k).decode(), list(md5s)) for k, *md5s in ask(sql, lists)]
     return [(k, list(md5s)) for k, *md5s in ask(sql, lists)]
 
@@ -80,7 +79,8 @@ def value(ask: Ask, table: Table, key: Key, at: int) -> bytes | None:
     lists: list[object] = []
     rows = _rows(table, KeyRange(None, None), lists, one=key)
     ((found,),) = ask(
-        f"SELECT encode(substr(c{at}, 1, {MOST_SHOWN_BYTES}), 'hex') FROM ({rows}) AS r LIMIT 1",
+        f"SELECT {_hex(f'pg_catalog.substr(c{at}, 1, {MOST_SHOWN_BYTES})')} FROM ({rows}) AS r"
+        " LIMIT 1",
         lists,
     )
     return None if found is None else bytes.fromhex(found)
@@ -89,7 +89,7 @@ def value(ask: Ask, table: Table, key: Key, at: int) -> bytes | None:
 def same_json(ask: Ask, table: Table, key: Key, at: int, text: bytes) -> bool:
     """Whether a value of jsonb means the same as a JSON text: 1.0 equals 1.00."""
     column, _ = table.columns[at]
-    given = f"convert_from(decode('{text.hex()}', 'hex'), 'UTF8')::jsonb"
+    given = _jsonb(text)
     found = ask(
         f"SELECT {quoted(column)} = {given} FROM ONLY public.{quoted(table.name)}"
         f" WHERE {quoted(table.key)} = {_literal(key)}",
@@ -100,15 +100,14 @@ def same_json(ask: Ask, table: Table, key: Key, at: int, text: bytes) -> bool:
 
 def as_jsonb(ask: Ask, text: bytes) -> bytes:
     """A JSON text as jsonb writes it; for what is nested too deeply for Python."""
-    given = f"convert_from(decode('{text.hex()}', 'hex'), 'UTF8')::jsonb"
-    ((found,),) = ask(f"SELECT encode(convert_to({given}::text, 'UTF8'), 'hex')", ())
+    ((found,),) = ask(f"SELECT {_hex(_utf8(_jsonb(text)))}", ())
     return bytes.fromhex(found)
 
 
 def _digest(column: str) -> str:
-    lengths = f"int4send(coalesce(octet_length({column}), -1))"
+    lengths = f"pg_catalog.int4send(coalesce(pg_catalog.octet_length({column}), -1))"
     return " || ".join(
-        f"md5(coalesce(string_agg({what}, ''::bytea ORDER BY k), ''::bytea))"
+        f"pg_catalog.md5(coalesce(pg_catalog.string_agg({what}, ''::bytea ORDER BY k), ''::bytea))"
         for what in (lengths, column)
     )
 
@@ -149,4 +148,16 @@ def _key(table: Table) -> str:
 
 
 def _literal(key: Key) -> str:
-    return str(key) if isinstance(key, int) else "'" + key.replace("'", "''") + "'"
+    return str(key) if isinstance(key, int) else literal(key)
+
+
+def _utf8(value: str) -> str:
+    return f"pg_catalog.convert_to({value}::text, 'UTF8')"
+
+
+def _hex(value: str) -> str:
+    return f"pg_catalog.encode({value}, 'hex')"
+
+
+def _jsonb(text: bytes) -> str:
+    return f"pg_catalog.convert_from(pg_catalog.decode('{text.hex()}', 'hex'), 'UTF8')::jsonb"
