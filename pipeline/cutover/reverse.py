@@ -10,9 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.quoting import quoted
-
-_EXACT_DIGITS = 15
-"""A number of so many digits goes through a double and comes back the same."""
+from pipeline.move.types import EXACT_DIGITS
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'
@@ -39,7 +37,7 @@ def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None)
             return name
         case sa.Boolean():
             return f"{name}::int"
-        case sa.Numeric(precision=digits) if digits is not None and digits <= _EXACT_DIGITS:
+        case sa.Numeric(precision=digits) if digits is not None and digits <= EXACT_DIGITS:
             return f"{name}::float8"
         case JSONB():
             return f"{name}::text"

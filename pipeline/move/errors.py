@@ -20,7 +20,6 @@ SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING = "PS001", "PS002", "PS003"
 """SQLSTATEs of this project: why a session with a server cannot be used; see ``session``."""
 SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING})
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the operating system says when a disk, or a user's share of it, is full."""
 
@@ -175,14 +174,15 @@ class _Known:
     """A failure of the server or of the way to it, and what is said of it.
 
     Attributes:
-        pattern: what a driver says where the server gave no code, as while a connection is made.
+        pattern: what a driver says where the server gave no code, as while a connection is made;
+            None where there always is a code.
         problem: what is wrong.
         remedy: what to do about it.
         states: the codes that mean it.
         passing: whether the same call may succeed later, though no code says so.
     """
 
-    pattern: str
+    pattern: str | None
     problem: str
     remedy: str
     states: frozenset[str] = frozenset()
@@ -190,24 +190,26 @@ class _Known:
 
     def matches(self, text: str, state: str | None) -> bool:
         """Whether a driver's text and code are of this failure."""
-        return state in self.states if state else re.search(self.pattern, text) is not None
+        if state:
+            return state in self.states
+        return self.pattern is not None and re.search(self.pattern, text) is not None
 
 
 _KNOWN = (
     _Known(
-        r"(?!)",
+        None,
         "the server is a standby, which cannot be written",
         "Name the primary server in DATABASE_URL",
         states=frozenset({SESSION_STANDBY}),
     ),
     _Known(
-        r"(?!)",
+        None,
         "the database is not in UTF8, so it cannot hold every text",
         "Create a database with ENCODING 'UTF8' TEMPLATE template0 and name it in DATABASE_URL",
         states=frozenset({SESSION_ENCODING}),
     ),
     _Known(
-        r"(?!)",
+        None,
         "the server sets a parameter that moves cannot work with, and this user may not change it",
         "Ask an administrator to reset it: ALTER ROLE ... RESET, ALTER DATABASE ... RESET, or"
         " postgresql.conf",

@@ -168,7 +168,7 @@ class Target:
             problem = f"{self._shown}: {who} stopped what was written: {fault}"
             made = TargetError(problem, remedy=refusals.REMEDY)
         else:
-            remedy = "Nothing was changed; mend what it names"
+            remedy = "Nothing was changed; correct what it names"
             made = TargetError(f"{self._shown}: {fault}", remedy=remedy)
         made.sqlstate = fault.sqlstate
         return made

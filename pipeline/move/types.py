@@ -371,7 +371,7 @@ def _numeric(*, precision: int, scale: int) -> Cast:
         factor = float(10**scale)
         rounded = pc.divide(pc.round(pc.multiply(values, factor)), factor)
         exact = pc.equal(rounded, values)
-        if precision <= _EXACT_DIGITS and pc.all(exact, min_count=0).as_py():
+        if precision <= EXACT_DIGITS and pc.all(exact, min_count=0).as_py():
             return Converted(pc.round(values, scale).cast(wire))
         return Converted(_round_decimal(values, scale).cast(wire), pc.invert(exact))
 
@@ -407,7 +407,7 @@ _DIGITS = 38
 _EXACT = 2**53
 """Up to here a double holds every integer."""
 
-_EXACT_DIGITS = 15
+EXACT_DIGITS = 15
 """A decimal number of so many digits goes through a double and comes back the same."""
 
 _HOUR_ONLY = len("2025-08-06 03")

@@ -46,20 +46,27 @@ class TransactionId(sa.types.UserDefinedType[str]):
         return "xid8"
 
 
+def _position() -> tuple[sa.Column[Any], ...]:
+    """What every row of the feed begins with: where it stands, and to whom it is addressed."""
+    return (
+        sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+        sa.Column(
+            "xid", TransactionId(), nullable=False, server_default=sa.text("pg_current_xact_id()")
+        ),
+        sa.Column(
+            "at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.text("clock_timestamp()"),
+        ),
+        sa.Column("topic", sa.Text, nullable=False),
+    )
+
+
 changes = sa.Table(
     "changes",
     metadata,
-    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column(
-        "xid", TransactionId(), nullable=False, server_default=sa.text("pg_current_xact_id()")
-    ),
-    sa.Column(
-        "at",
-        sa.DateTime(timezone=True),
-        nullable=False,
-        server_default=sa.text("clock_timestamp()"),
-    ),
-    sa.Column("topic", sa.Text, nullable=False),
+    *_position(),
     sa.Column("event", sa.Text),
     sa.Column("table_name", sa.Text),
     sa.Column("operation", sa.Text),
@@ -71,17 +78,7 @@ sa.Index("changes_xid_idx", changes.c.xid)
 fleeting = sa.Table(
     "fleeting",
     metadata,
-    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-    sa.Column(
-        "xid", TransactionId(), nullable=False, server_default=sa.text("pg_current_xact_id()")
-    ),
-    sa.Column(
-        "at",
-        sa.DateTime(timezone=True),
-        nullable=False,
-        server_default=sa.text("clock_timestamp()"),
-    ),
-    sa.Column("topic", sa.Text, nullable=False),
+    *_position(),
     sa.Column("event", sa.Text, nullable=False),
     sa.Column("payload", JSONB),
     # Presence is said again and again; logging it would cost more than it is worth.
