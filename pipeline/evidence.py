@@ -17,7 +17,7 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, environment, evidence_page, migrations, private, settings
+from pipeline import checks, environment, evidence_page, migrations, private, settings, storage
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
 from pipeline.move.quoting import quoted
@@ -243,6 +243,10 @@ def leave(
         context: of the step.
         part: what the step did and proved.
         planned: names of all tables of the run.
+
+    Raises:
+        TargetError: Dagster's records do not answer.
+        FilesError: the evidence cannot be written.
     """
     loaded = settings.load()
     names = list(planned)
@@ -256,7 +260,8 @@ def leave(
     )
     path = record(loaded.reports / run.run_id, run, part)
     if REPORT not in context.run.tags:
-        context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
+        with storage.translated():
+            context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
     return path
 
 

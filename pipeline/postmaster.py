@@ -1,9 +1,9 @@
 """The server process of an embedded data folder: is it running, start it, stop it.
 
-PostgreSQL notes the number of its process in ``postmaster.pid``. A server that was killed leaves
-the file behind, and the system gives the number to another program later. So a number alone proves
-nothing: only a process that is PostgreSQL, belongs to the owner of the folder and runs on this
-folder is the server. No other process is ever signalled.
+PostgreSQL notes the number of its process in ``postmaster.pid`` and beside its socket. A server
+that was killed leaves these files behind, and the system gives the number to another program later.
+A number alone therefore proves nothing: only a process that is PostgreSQL, belongs to the owner of
+the folder and runs on this folder is the server. No other process is ever signalled.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ def find(data: Path) -> Postmaster | None:
     Raises:
         TargetError: a process may be the server, but cannot be identified.
     """
-    lines = _lines(data)
+    lines = _lines(data / _PID_FILE)
     process = _process(lines)
     if process is None or not _runs_on(process, data):
         return None
@@ -126,9 +126,9 @@ def stop(data: Path) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _lines(data: Path) -> list[str]:
+def _lines(file: Path) -> list[str]:
     try:
-        return (data / _PID_FILE).read_text(errors="replace").splitlines()
+        return file.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
 
@@ -189,14 +189,15 @@ def _answers(folder: Path, port: int) -> bool:
 
 
 def _put_aside(data: Path) -> None:
-    """Move a stale file away where PostgreSQL would take its number for a running server.
+    """Move stale files away where PostgreSQL would take their number for a running server.
 
     PostgreSQL itself deals with the number of a process that is gone. It also recognizes sessions
     that outlived a killed server by their shared memory, for which it needs no such file.
     """
-    file = data / _PID_FILE
-    if file.exists() and (not _lines(data) or _process(_lines(data)) is not None):
-        file.replace(data / f"{_PID_FILE}.stale")
+    socket_lock = _sockets(data, unprivileged.owner(data)) / f"{_SOCKET}.lock"
+    for file in (data / _PID_FILE, socket_lock):
+        if file.exists() and (not _lines(file) or _process(_lines(file)) is not None):
+            file.replace(file.with_name(f"{file.name}.stale"))
 
 
 def _initialize(data: Path) -> None:

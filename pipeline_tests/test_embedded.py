@@ -277,6 +277,22 @@ def test_a_number_that_another_program_has_now_is_no_server(
     assert other.poll() is None
 
 
+def test_a_number_beside_the_socket_is_no_server_either(
+    data: Path, hold: Hold, bystander: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    first, _ = using(hold)
+    lock = data / ".s.PGSQL.5432.lock"
+    left = lock.read_text().splitlines()
+    first.end()
+    other = bystander("sleep")
+    lock.write_text("\n".join([str(other.pid), *left[1:]]) + "\n")
+    os.chown(lock, data.stat().st_uid, -1)
+    second, url = using(hold)
+    assert query(url, "SELECT 1") == [(1,)], url
+    second.end()
+    assert other.poll() is None
+
+
 def test_whoever_ends_after_the_server_was_killed_touches_nobody_else(
     data: Path, hold: Hold, bystander: Callable[..., "subprocess.Popen[bytes]"]
 ) -> None:

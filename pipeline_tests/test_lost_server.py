@@ -10,14 +10,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import psutil
+import psycopg2
 import pytest
 
+from pipeline import runs
+from pipeline.assets import housekeeping
+from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.embedded import ensure_server, leave
+from pipeline.resources import TargetDatabase
 from pipeline.settings import libpq
 from pipeline_tests.commands import Ran, pipeline, usable
-from pipeline_tests.support import SourceFile, query
+from pipeline_tests.support import SourceFile, query, use
 
 
 @pytest.fixture
@@ -129,3 +136,27 @@ def test_a_first_start_on_a_full_disk_is_one_sentence(
         assert str(home) in ran.err
         assert "No space left on device" in ran.err or "disk is full" in ran.err
     assert not (home / "postgres").exists()
+
+
+@pytest.mark.dagster
+def test_a_step_is_tried_again_when_dagsters_records_were_cut_off(
+    source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, usable(source, target_url, tmp_path))
+    asset = housekeeping_asset(group="operations", owners=[])
+    done, cut = housekeeping.tidy, list[int]()
+
+    def cut_once(*given: Any) -> housekeeping.Kept:
+        if not cut:
+            with closing(psycopg2.connect(target_url)) as connection:
+                cut.append(connection.get_backend_pid())
+                query(target_url, "SELECT pg_terminate_backend(%s)", (cut[0],))
+                connection.cursor().execute("SELECT 1")
+        return done(*given)
+
+    monkeypatch.setattr(housekeeping, "tidy", cut_once)
+    with runs.instance() as instance:
+        result = dg.materialize(
+            [asset], instance=instance, resources={"target": TargetDatabase()}, raise_on_error=False
+        )
+        assert (result.success, result.retry_attempts_for_node("housekeeping")) == (True, 1)
