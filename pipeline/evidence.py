@@ -17,7 +17,7 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, environment, evidence_page, migrations, private, settings, storage
+from pipeline import checks, environment, evidence_page, migrations, private, settings
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
 from pipeline.move.quoting import quoted
@@ -245,7 +245,6 @@ def leave(
         planned: names of all tables of the run.
 
     Raises:
-        TargetError: Dagster's records do not answer.
         FilesError: the evidence cannot be written.
     """
     loaded = settings.load()
@@ -260,8 +259,7 @@ def leave(
     )
     path = record(loaded.reports / run.run_id, run, part)
     if REPORT not in context.run.tags:
-        with storage.translated():
-            context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
+        context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
     return path
 
 

@@ -1,8 +1,7 @@
 """Where Dagster keeps its runs, events and schedules: schema ``dagster`` of the target."""
 
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pipeline import environment, postmaster, private
 from pipeline.environment import Server
 from pipeline.move import connections, session
 from pipeline.move.errors import SettingsError, TargetError, Transient
-from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url, load
+from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
 from pipeline.tables import ledger
 
 
@@ -128,21 +127,6 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
 def unreachable(error: BaseException, found: Server) -> TargetError:
     """What a driver or Dagster said of the target; raise it ``from None``, as they repeat URLs."""
     return TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Say of Dagster's records what is said of the target, where they lie.
-
-    Raises:
-        TargetError: they do not answer, or were cut off.
-    """
-    try:
-        yield
-    except ServerEnded:
-        raise
-    except ERRORS as error:
-        raise unreachable(error, environment.server(load())) from None
 
 
 def require_connections(found: Server) -> None:

@@ -1,5 +1,6 @@
 """What a command says when its disk is full, or its server ends while the command runs."""
 
+import itertools
 import os
 import shutil
 import sqlite3
@@ -8,21 +9,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import psutil
-import psycopg2
 import pytest
+import sqlalchemy as sa
 
 from pipeline import runs
-from pipeline.assets import housekeeping
-from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.embedded import ensure_server, leave
-from pipeline.resources import TargetDatabase
-from pipeline.settings import libpq
+from pipeline.settings import DAGSTER_OPTIONS, libpq
 from pipeline_tests.commands import Ran, pipeline, usable
 from pipeline_tests.support import SourceFile, query, use
 
@@ -139,24 +136,33 @@ def test_a_first_start_on_a_full_disk_is_one_sentence(
 
 
 @pytest.mark.dagster
-def test_a_step_is_tried_again_when_dagsters_records_were_cut_off(
+def test_a_run_does_not_notice_that_dagsters_own_connections_are_cut(
     source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    source.add_family(contents=2)
     use(monkeypatch, usable(source, target_url, tmp_path))
-    asset = housekeeping_asset(group="operations", owners=[])
-    done, cut = housekeeping.tidy, list[int]()
+    number, cut = itertools.count(), list[str]()
 
-    def cut_once(*given: Any) -> housekeeping.Kept:
-        if not cut:
-            with closing(psycopg2.connect(target_url)) as connection:
-                cut.append(connection.get_backend_pid())
-                query(target_url, "SELECT pg_terminate_backend(%s)", (cut[0],))
-                connection.cursor().execute("SELECT 1")
-        return done(*given)
+    def cut_some(_: object, cursor: Any, statement: str, *rest: object) -> None:
+        if DAGSTER_OPTIONS in cursor.connection.info.options and next(number) % 23 == 0:
+            cut.append(statement)
+            query(
+                target_url,
+                "SELECT pg_terminate_backend(%s)",
+                (cursor.connection.get_backend_pid(),),
+            )
 
-    monkeypatch.setattr(housekeeping, "tidy", cut_once)
-    with runs.instance() as instance:
-        result = dg.materialize(
-            [asset], instance=instance, resources={"target": TargetDatabase()}, raise_on_error=False
-        )
-        assert (result.success, result.retry_attempts_for_node("housekeeping")) == (True, 1)
+    with runs.instance() as instance, listening(sa.Engine, "before_cursor_execute", cut_some):
+        result = runs.run("migrate", opened=instance)
+    assert result.success
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert len({statement.split()[0] for statement in cut}) >= 3, cut
+    assert query(target_url, "SELECT status FROM dagster.runs") == [("SUCCESS",)]
+
+
+@contextmanager
+def listening(what: type, event: str, listener: Callable[..., None]) -> Iterator[None]:
+    """A listener of SQLAlchemy's, for as long as the context lasts."""
+    sa.event.listen(what, event, listener)
+    yield
+    sa.event.remove(what, event, listener)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from pipeline import checks, settings, storage
+from pipeline import checks, settings
 from pipeline.assets import attempts
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
@@ -67,8 +67,7 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
     )
     def kept(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
-            with storage.translated():
-                found = tidy(context.instance, target.open(), settings.load())
+            found = tidy(context.instance, target.open(), settings.load())
         except PipelineError as error:
             attempts.try_again(context, error, target)
             raise checks.failure(error) from error

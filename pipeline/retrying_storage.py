@@ -1,0 +1,85 @@
+"""Dagster's records, which outlast a server that restarts.
+
+Dagster tries again to connect, for some six seconds, but fails a run whose connection is cut while
+a statement is under way: a restart of the server would fail every third run.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import sqlalchemy as sa
+from dagster._core.storage.base_storage import DagsterStorage
+from dagster._core.storage.event_log import EventLogStorage
+from dagster._core.storage.runs import RunStorage
+from dagster._core.storage.schedules import ScheduleStorage
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres import (
+    DagsterPostgresStorage,
+    PostgresEventLogStorage,
+    PostgresRunStorage,
+    PostgresScheduleStorage,
+)
+from dagster_postgres.utils import pg_url_from_config
+
+_ATTEMPTS = 4
+_Storage = TypeVar("_Storage", bound=type)
+
+
+def _again(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, called again when its connection was cut.
+
+    Its statements are committed one by one, and all of them may be executed twice: an event whose
+    connection was cut right after it was stored is recorded twice.
+    """
+
+    @functools.wraps(method)
+    def called(*given: Any, **named: Any) -> Any:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return method(*given, **named)
+            except sa.exc.DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+        return method(*given, **named)
+
+    return called
+
+
+def _patient(storage: _Storage, interface: type) -> _Storage:
+    """The storage, with every method of Dagster's interface called again when it was cut off."""
+    names: frozenset[str] = interface.__abstractmethods__  # type: ignore[attr-defined]
+    methods = {name: getattr(storage, name) for name in names}
+    again = {name: _again(method) for name, method in methods.items() if callable(method)}
+    return cast("_Storage", type(storage.__name__, (storage,), again))
+
+
+_Events = _patient(PostgresEventLogStorage, EventLogStorage)
+_Runs = _patient(PostgresRunStorage, RunStorage)
+_Schedules = _patient(PostgresScheduleStorage, ScheduleStorage)
+
+
+class RetryingStorage(DagsterPostgresStorage):
+    """Dagster's storage in PostgreSQL; dagster.yaml names it."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        """Open the three storages.
+
+        Args:
+            postgres_url: of the database, with the schema in its options.
+            inst_data: what dagster.yaml says.
+        """
+        # Not the parent's, which would open three storages of its own.
+        DagsterStorage.__init__(self)  # type: ignore[no-untyped-call, arg-type]
+        self.postgres_url, self._inst_data = postgres_url, inst_data
+        self.should_autocreate_tables = True
+        self._run_storage = _Runs(postgres_url)
+        self._event_log_storage = _Events(postgres_url)
+        self._schedule_storage = _Schedules(postgres_url)
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "RetryingStorage":
+        """What Dagster makes of dagster.yaml."""
+        return cls(pg_url_from_config(config_value), inst_data)
