@@ -116,10 +116,15 @@ def attempt(case: str, login: str) -> tuple[Read | None, str]:
             loaded = settings.load()
             for each in (loaded, loaded.anki, loaded.alerts):
                 said += [repr(each), str(each), each.model_dump_json()]
-            return reader(loaded, said), "\n".join(said)
+            return reader(loaded, said), _without_addresses(said)
         except PipelineError as error:
             said += told(error)
-            return None, "\n".join(said)
+            return None, _without_addresses(said)
+
+
+def _without_addresses(said: list[str]) -> str:
+    """What was said, without where objects lie in memory, which may look like a piece by chance."""
+    return re.sub(r" at 0x[0-9a-f]+", "", "\n".join(said))
 
 
 def told(error: BaseException | None) -> Iterator[str]:
