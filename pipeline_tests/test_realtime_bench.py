@@ -21,7 +21,7 @@ from bench.realtime.scene import PREFIX, scratch
 from bench.realtime.wire import wired
 from pipeline.move.errors import SettingsError, TargetError
 from pipeline.realtime.events import Changed, Event
-from pipeline.realtime.hub import Limits
+from pipeline.realtime.limits import Limits
 from pipeline.realtime.subscription import Subscription
 from pipeline.settings import libpq
 from pipeline_tests.support import query, use

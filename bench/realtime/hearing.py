@@ -22,7 +22,8 @@ from bench.realtime.scene import space_of
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.realtime.context import RealtimeContext
 from pipeline.realtime.events import STORED, Changed, Event
-from pipeline.realtime.hub import Hub, Limits
+from pipeline.realtime.hub import Hub
+from pipeline.realtime.limits import Limits
 from pipeline.realtime.listen import Listen
 from pipeline.realtime.session import connect
 from pipeline.realtime.transport import Told
