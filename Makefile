@@ -44,6 +44,7 @@ check: $(READY) ## lint, type-check, look for secrets and for known vulnerabilit
 bench: $(READY) ## measure against the limit and other tools; SCALE=10 for ten times the rows
 	@$(BIN)/python -m bench.run
 	@$(BIN)/python -m bench.anki
+	@$(BIN)/python -m bench.realtime
 
 .PHONY: lock
 lock: $(READY) ## pin the newest versions of all dependencies anew (needs uv)

@@ -13,7 +13,6 @@ from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.assets.plan import plan_asset
 from pipeline.assets.realtime import realtime_asset, retention_asset
-from pipeline.assets.realtime_bench import bench_asset
 from pipeline.assets.search import search_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
@@ -98,11 +97,10 @@ def _telling() -> dg.Definitions:
         deps=[table.name for table in SPACES.tables if events.of_table(table)],
     )
     retention = retention_asset(group="realtime", owners=SPACES.owners)
-    bench = bench_asset(group="realtime", owners=SPACES.owners)
     feed = jobs.feed(retention)
     return dg.Definitions(
-        assets=[realtime, retention, bench],
-        jobs=[jobs.realtime(realtime), feed, jobs.realtime_bench(bench)],
+        assets=[realtime, retention],
+        jobs=[jobs.realtime(realtime), feed],
         schedules=[ticks.schedule(feed, jobs.FEED_CRON, setting="SCHEDULE_ZONE")],
     )
 

@@ -136,16 +136,6 @@ def realtime(asset: dg.AssetsDefinition) -> "Job":
     )
 
 
-def realtime_bench(asset: dg.AssetsDefinition) -> "Job":
-    """Measure events against polling."""
-    return _job(
-        "realtime_bench",
-        dg.AssetSelection.assets(asset),
-        "Measure events against polling on the target's server, in scratch databases: latency,"
-        " bytes, load, and what was missed. Takes some minutes; no table of the target is touched.",
-    )
-
-
 def feed(asset: dg.AssetsDefinition) -> "Job":
     """Keep the feed small."""
     return _job(

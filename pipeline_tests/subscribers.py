@@ -16,7 +16,8 @@ from sqlalchemy.engine import URL
 from pipeline.embedded import ensure_server, leave
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.events import Changed, Event
-from pipeline.realtime.hub import Hub, Limits
+from pipeline.realtime.hub import Hub
+from pipeline.realtime.limits import Limits
 from pipeline.realtime.listen import Listen
 from pipeline.realtime.subscription import Subscription
 from pipeline.realtime.transport import Transport

@@ -9,24 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.assets.realtime_bench import ARRIVE_ONCE, STEP, BenchConfig, bench_asset
+from bench.realtime import hearing, measure, picture
+from bench.realtime.__main__ import main
+from bench.realtime.load import FIRST
+from bench.realtime.result import Measured, Outcome
+from bench.realtime.scene import PREFIX, scratch
+from bench.realtime.wire import wired
 from pipeline.move.errors import SettingsError, TargetError
-from pipeline.realtime.bench import hearing, measure, picture
-from pipeline.realtime.bench.load import FIRST
-from pipeline.realtime.bench.result import Measured, Outcome
-from pipeline.realtime.bench.scene import PREFIX, scratch
-from pipeline.realtime.bench.wire import wired
 from pipeline.realtime.events import Changed, Event
-from pipeline.realtime.hub import Limits
+from pipeline.realtime.limits import Limits
 from pipeline.realtime.subscription import Subscription
 from pipeline.settings import libpq
-from pipeline_tests.commands import Ran, command
-from pipeline_tests.support import query
+from pipeline_tests.support import query, use
 
 TINY = ("--subscribers", "5", "--seconds", "1", "--rate", "20", "--json")
 
@@ -50,19 +48,28 @@ def scratch_databases(database: URL) -> list[str]:
     return [name for (name,) in found]
 
 
-def measured(ran: Ran) -> dict[str, dict[str, Any]]:
-    return {each["way"]: each for each in json.loads(ran.out)["measured"]}
+def bench(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: dict[str, str]
+) -> tuple[int, dict[str, Any]]:
+    """Measure; the exit code and what was printed."""
+    use(monkeypatch, home)
+    code = main([*TINY])
+    return code, json.loads(capfd.readouterr().out)
 
 
-def test_the_command_tells_of_both_ways_and_leaves_a_page_and_no_database(
+def by_way(printed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {each["way"]: each for each in printed["measured"]}
+
+
+def test_both_ways_are_measured_and_leave_a_page_and_no_database(
     quick: None,
     home: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    ran = command(monkeypatch, capfd, "realtime", "bench", *TINY, **home)
-    assert ran.code == 0, ran.err
-    found = measured(ran)
+    code, printed = bench(monkeypatch, capfd, home)
+    assert code == 0
+    found = by_way(printed)
     assert set(found) == {"polling", "events"}
     # Warm, calm and hard time together, each row at all five.
     assert {each["expected"] for each in found.values()} == {5 * round(20 * (0.5 + 1 + 0.5))}
@@ -76,7 +83,7 @@ def test_the_command_tells_of_both_ways_and_leaves_a_page_and_no_database(
         assert each["cpu"] > each["cpu_writing"] > 0
     assert found["polling"]["p50_ms"] > events["p50_ms"]
     (folder,) = Path(home["PIPELINE_HOME"], "reports").iterdir()
-    assert json.loads((folder / "realtime.json").read_text()) == json.loads(ran.out)
+    assert json.loads((folder / "realtime.json").read_text()) == printed
     assert (folder / picture.PAGE).read_text().count("<svg") == 3
     # Nothing but where it was measured.
     assert query(home["DATABASE_URL"], "SELECT count(*) FROM pg_tables WHERE tablename = 'notes'")[
@@ -99,12 +106,13 @@ def test_an_event_that_is_lost_or_told_twice_is_counted_and_fails(
     monkeypatch.setattr(Subscription, "offer", wrong)
     monkeypatch.setattr(measure, "PATIENCE", 2.0)
     monkeypatch.setattr(measure, "WAYS", ("events",))
-    ran = command(monkeypatch, capfd, "realtime", "bench", *TINY, **home)
-    assert ran.code == 1, ran.err
-    events = measured(ran)["events"]
+    code, printed = bench(monkeypatch, capfd, home)
+    assert code == 1
+    events = by_way(printed)["events"]
     assert (events["missed"], events["doubled"]) == (1, 1)
-    said = json.loads(ran.out)["goals"]
-    assert [goal["reached"] for goal in said if goal["what"] == "missed or doubled"] == [False]
+    assert [
+        goal["reached"] for goal in printed["goals"] if goal["what"] == "missed or doubled"
+    ] == [False]
 
 
 def test_ctrl_c_leaves_no_database(quick: None, database: URL) -> None:
@@ -200,22 +208,3 @@ def test_goals_are_reached_up_to_their_limit_and_not_beyond() -> None:
     assert reached(p95_ms=100.0, wire=50.0, json=50.0) == [True] * 4
     assert reached(p95_ms=100.1, missed=1, cpu=5.1) == [False] * 4
     assert reached(doubled=1, cpu=None, transactions=4.0)[1] is False
-
-
-def test_the_job_shows_figures_and_a_check(
-    quick: None, database: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DATABASE_URL", libpq(database))
-    monkeypatch.setattr(measure, "WAYS", ("events",))
-    config = BenchConfig(subscribers=[2], seconds=0.5, rate=20.0)
-    result = dg.materialize(
-        [bench_asset(group="realtime", owners=["team:spaces"])],
-        run_config=dg.RunConfig({STEP: config}),
-        instance=dg.DagsterInstance.ephemeral(),
-    )
-    (made,) = result.asset_materializations_for_node(STEP)
-    assert made.metadata["figures"].value.startswith("| way | subscribers |")
-    assert Path(made.metadata["report"].value).exists()
-    (check,) = result.get_asset_check_evaluations()
-    assert (check.check_name, check.passed) == (ARRIVE_ONCE, True)
-    assert scratch_databases(database) == []

@@ -591,7 +591,7 @@ def test_a_fault_of_the_hub_itself_is_told_and_it_goes_on(
             mine = hub.subscribe(topic="space:1")
             await until(lambda: not mine.behind and hub.connected)
             with monkeypatch.context() as patch:
-                patch.setattr(hub, "_deliver", None)
+                patch.setattr("pipeline.realtime.hub.deliver", None)
                 say(url, 1)
                 await until(lambda: len(errors) >= 2)
             assert {str(error) for error in errors[:2]} == {

@@ -17,7 +17,8 @@ from pipeline_tests.support import query
 _FOLLOW = """
 import asyncio, sys
 from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.hub import Hub, Limits
+from pipeline.realtime.hub import Hub
+from pipeline.realtime.limits import Limits
 from pipeline.realtime.listen import Listen
 from pipeline.tables import spaces
 

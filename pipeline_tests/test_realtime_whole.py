@@ -34,7 +34,7 @@ async def heard(hub: Hub, **kinds: type[Event] | str) -> AsyncIterator[dict[str,
         for name, kind in kinds.items():
             topic = name.rsplit("__", 1)[0].replace("_", ":")
             context.subscribe(kind, logs[name].append, topic=topic)
-        await until(lambda: all(not each.behind for each in hub._all()))
+        await until(lambda: all(not each.behind for each in list(hub._subscriptions)))
         yield logs
 
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.services import assets
 from pipeline.services.errors import NotFound, Refused
-from pipeline.services.models import AssetType
+from pipeline.services.fields import AssetType
 from pipeline.tables.content import fragment_assets
 from pipeline_tests.door import MP3, Door
 

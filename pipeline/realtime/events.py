@@ -6,11 +6,12 @@ is None if the row is gone. Fleeting events are kept nowhere, and may be lost. `
 changes were missed for good: who gets it reads its tables anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.move.errors import PipelineError
 from pipeline.tables.events import Operation
 
 Row = Mapping[str, Any]
@@ -130,6 +131,25 @@ def name_of(event: Event) -> str:
     if isinstance(event, Resync):
         return "resync"
     return NAMES.get(type(event)) or (event.table if isinstance(event, Changed) else "")
+
+
+def require_known(names: Collection[str], *, tables: Collection[str]) -> None:
+    """Refuse names that nothing is ever sent under.
+
+    Args:
+        names: of events or tables.
+        tables: those that are published.
+
+    Raises:
+        PipelineError: says which names there are.
+    """
+    known = {*STORED, *FLEETING, *tables}
+    for name in names:
+        if name not in known:
+            raise PipelineError(
+                f"Nothing is ever told of {name!r}",
+                remedy=f"Name one of {', '.join(sorted(known))}",
+            )
 
 
 def fleeting(topic: str, event: str, payload: object) -> Fleeting | None:

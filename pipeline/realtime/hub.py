@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
 from typing import Self
 
 import sqlalchemy as sa
@@ -19,74 +18,19 @@ import sqlalchemy as sa
 from pipeline.move.errors import PipelineError
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.events import FLEETING, STORED, Changed, Event, Fleeting, name_of
+from pipeline.realtime.events import Changed, Event, Fleeting, name_of, require_known
+from pipeline.realtime.fleeting import FleetingEvents
 from pipeline.realtime.history import History
+from pipeline.realtime.limits import Limits, Metrics
 from pipeline.realtime.link import Link, foreseen
 from pipeline.realtime.reader import Change, Page, Reader
 from pipeline.realtime.session import Session
+from pipeline.realtime.subscribers import Subscribers, concerned, deliver, listening, resync
 from pipeline.realtime.subscription import Subscription
 from pipeline.realtime.transport import Connected, Hint, Lost, Signal, Transport, Unreadable
 from pipeline.tables.feed import CANARY_TOPICS
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much and how long.
-
-    Attributes:
-        room: events that wait for one subscriber.
-        page: changes that are read at once.
-        burst: seconds between two looks at the feed.
-        calm: the same at most, while hints announce what is not there.
-        silence: seconds without a hint after which the feed is looked at all the same.
-        poll: the same while the transport cannot be reached.
-        failures: the transport counts as out of reach after so many in a row.
-        settled: a connection that held so many seconds was a success.
-        replay: changes of a topic that are remembered.
-    """
-
-    room: int = 1000
-    page: int = 500
-    burst: float = 0.01
-    calm: float = 0.05
-    silence: float = 5.0
-    poll: float = 2.0
-    failures: int = 3
-    settled: float = 5.0
-    replay: int = 50
-
-
-@dataclass
-class Metrics:
-    """What a hub has done since it began.
-
-    Attributes:
-        delivered: events that were put into queues.
-        healed: changes that were found without any hint.
-        resyncs: subscribers that were told to read anew.
-        reads: queries.
-        rows_read: changes that were read.
-        reconnects: connections after the first one.
-        lagging: how often a subscriber fell behind.
-        most_waiting: the most events that waited for one subscriber.
-        fleeting_dropped: fleeting events for which there was no room.
-        unreadable: what arrived and could not be read, and was passed over.
-        errors: failures that were told and tried again.
-    """
-
-    delivered: int = 0
-    healed: int = 0
-    resyncs: int = 0
-    reads: int = 0
-    rows_read: int = 0
-    reconnects: int = 0
-    lagging: int = 0
-    most_waiting: int = 0
-    fleeting_dropped: int = 0
-    unreadable: int = 0
-    errors: int = 0
 
 
 def _log(error: PipelineError) -> None:
@@ -130,12 +74,19 @@ class Hub:
         self._metrics = Metrics()
         self._history = History(each=self.limits.replay)
         self._cursor: Cursor | None = None
-        self._heard: Cursor | None = None
-        self._subscriptions: dict[str | None, set[Subscription]] = {}
+        self._subscriptions = Subscribers(transport.watch)
+        self._fleeting = FleetingEvents(
+            transport,
+            self._reader,
+            self._subscriptions,
+            self._metrics,
+            pause=self.limits.silence,
+            on_error=self._on_error,
+        )
         self._drained: dict[Subscription, None] = {}
         self._wake = asyncio.Event()
         self._look = self._hinted = self._spoken = False
-        self._looked, self._pause, self._deaf_until = 0.0, self.limits.burst, 0.0
+        self._looked, self._pause = 0.0, self.limits.burst
         self._unreadable = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -146,7 +97,8 @@ class Hub:
             TargetError: the feed cannot be read.
         """
         try:
-            self._cursor = self._heard = await self._reader.now()
+            self._cursor = await self._reader.now()
+            self._fleeting.begin(self._cursor)
         except BaseException:
             await self._session.close()
             raise
@@ -163,7 +115,7 @@ class Hub:
         """End every subscription and give back everything."""
         for task in self._tasks:
             task.cancel()
-        for subscription in self._all():
+        for subscription in self._subscriptions:
             self.unsubscribe(subscription)
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -210,7 +162,7 @@ class Hub:
         """
         if self._cursor is None or not self._tasks:
             raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
-        self._demand_known(names or ())
+        require_known(names or (), tables=self._reader.told)
         made = Subscription(
             topic=topic,
             names=names,
@@ -227,29 +179,15 @@ class Hub:
                 lambda event: made.wants(name_of(event), event.table),
             )
             made.begin_with(wanted)
-        self._subscriptions.setdefault(topic, set()).add(made)
-        if len(self._subscriptions[topic]) == 1:
-            self._watch()
+        self._subscriptions.add(made)
         self._on_drained(made)
         return made
-
-    def _demand_known(self, names: Collection[str]) -> None:
-        known = {*STORED, *FLEETING, *self._reader.told}
-        for name in names:
-            if name not in known:
-                raise PipelineError(
-                    f"Nothing is ever told of {name!r}",
-                    remedy=f"Name one of {', '.join(sorted(known))}",
-                )
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Tell a subscription nothing any more."""
         subscription.close()
         self._drained.pop(subscription, None)
-        of_topic = self._subscriptions.get(subscription.topic, set())
-        of_topic.discard(subscription)
-        if not of_topic and self._subscriptions.pop(subscription.topic, None) is not None:
-            self._watch()
+        self._subscriptions.remove(subscription)
 
     async def send(self, event: Fleeting) -> None:
         """Tell everybody of an event that nothing keeps.
@@ -259,27 +197,13 @@ class Hub:
         """
         await self._transport.send(event)
 
-    def _watch(self) -> None:
-        self._transport.watch([topic for topic in self._subscriptions if topic is not None])
-
-    def _all(self) -> list[Subscription]:
-        return [each for some in self._subscriptions.values() for each in some]
-
-    def _of(self, topic: str) -> list[Subscription]:
-        """Who listens to a topic."""
-        nobody: set[Subscription] = set()
-        everything = nobody if topic in CANARY_TOPICS else self._subscriptions.get(None, nobody)
-        return [*self._subscriptions.get(topic, nobody), *everything]
-
-    def _topics(self) -> Sequence[str] | None:
-        """Topics that somebody listens to; None for all there are."""
-        if None in self._subscriptions:
-            return None
-        return [topic for topic in self._subscriptions if topic is not None]
-
     def _take(self, signal: Signal) -> None:
         if isinstance(signal, Hint):
-            if self._subscriptions if signal.topic is None else self._of(signal.topic):
+            if (
+                self._subscriptions
+                if signal.topic is None
+                else self._subscriptions.of(signal.topic)
+            ):
                 self._spoken = self._spoken or signal.fleeting
                 self._hinted = self._hinted or not signal.fleeting
                 self._wake.set()
@@ -292,16 +216,7 @@ class Hub:
             # From now on the feed may have to be looked at more often.
             self._wake.set()
         else:
-            self._tell_fleeting(signal)
-
-    def _tell_fleeting(self, event: Fleeting) -> None:
-        for subscription in self._of(event.topic):
-            if not subscription.wants_fleeting(event):
-                continue
-            if subscription.offer(event):
-                self._metrics.delivered += 1
-            else:
-                self._metrics.fleeting_dropped += 1
+            self._fleeting.deliver(signal)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Let nobody wait for a hub that has ended by a fault of its own."""
@@ -312,7 +227,7 @@ class Hub:
             remedy="Open another one, and report this",
         )
         self._on_error(failure)
-        for subscription in self._all():
+        for subscription in self._subscriptions:
             subscription.close(failure)
 
     def _on_drained(self, subscription: Subscription) -> None:
@@ -338,7 +253,7 @@ class Hub:
                 if due or self._at.window is not None:
                     found += await self._round(hinted=hinted)
                 if spoken:
-                    found += await self._read_fleeting()
+                    found += await self._fleeting.read(self._at)
                 for subscription in list(self._drained):
                     # One page each, so that none of them waits for another.
                     if not subscription.closed:
@@ -372,48 +287,32 @@ class Hub:
             raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
         return self._cursor
 
-    async def _read_fleeting(self) -> int:
-        """Tell new fleeting events, unless the transport does; how many there were."""
-        loop = asyncio.get_running_loop()
-        if self._transport.carries or loop.time() < self._deaf_until:
-            return 0
-        topics = {each.topic for each in self._all() if each.wants(*FLEETING)}
-        if not topics:
-            # Whoever comes later is told what is sent from now on.
-            self._heard = replace(self._at, window=None)
-            return 0
-        named = None if None in topics else [each for each in topics if each is not None]
-        try:
-            found, dropped, self._heard = await self._reader.fleeting(
-                self._heard or self._at, topics=named
-            )
-        except PipelineError as error:
-            # Changes are told all the same, and nobody asks again at every hint.
-            self._deaf_until = loop.time() + self.limits.silence
-            self._on_error(error)
-            return 0
-        self._metrics.fleeting_dropped += dropped
-        for event in found:
-            self._tell_fleeting(event)
-        return len(found) + dropped
-
     async def _round(self, *, hinted: bool) -> int:
         """Tell all who keep up what was committed until now; how many changes there were."""
         found = 0
         self._looked = asyncio.get_running_loop().time()
         while True:
             # Who subscribes meanwhile begins behind, at the cursor that this window begins with.
-            everyone = self._all()
-            page = await self._reader.page(self._at, topics=self._topics())
+            everyone = list(self._subscriptions)
+            page = await self._reader.page(self._at, topics=self._subscriptions.topics)
             if page.missed:
                 self._history.clear()
-                self._resync([each for each in everyone if not each.behind], page.cursor)
+                resync(
+                    [each for each in everyone if not each.behind],
+                    page.cursor,
+                    metrics=self._metrics,
+                )
             else:
                 told = await self._events(page, everyone)
                 for _, event in told:
                     if isinstance(event, Changed) and event.topic not in CANARY_TOPICS:
                         self._history.add(event)
-                self._deliver(page, told, [each for each in everyone if not each.behind])
+                deliver(
+                    page,
+                    told,
+                    [each for each in everyone if not each.behind],
+                    metrics=self._metrics,
+                )
                 self._metrics.healed += 0 if hinted else len(told)
             self._cursor, found = page.cursor, found + len(page.changes)
             if page.done:
@@ -431,64 +330,20 @@ class Hub:
             topics = None if subscription.topic is None else (subscription.topic,)
             page = await self._reader.page(subscription.cursor, topics=topics, until=self._at.since)
             if page.missed:
-                self._resync([subscription], self._at)
+                resync([subscription], self._at, metrics=self._metrics)
             else:
-                self._deliver(page, await self._events(page, [subscription]), [subscription])
+                told = await self._events(page, [subscription])
+                deliver(page, told, [subscription], metrics=self._metrics)
         # Only now: what fails is tried again.
         self._drained.pop(subscription, None)
-
-    def _resync(self, subscriptions: Sequence[Subscription], cursor: Cursor) -> None:
-        for subscription in subscriptions:
-            subscription.resync(cursor)
-            self._metrics.resyncs += 1
 
     async def _events(
         self, page: Page, subscriptions: Sequence[Subscription]
     ) -> list[tuple[Change, Event]]:
         """Those changes of a page that one of some subscribers wants."""
-        topics = _by_topic(subscriptions, page)
+        topics = concerned(subscriptions, page)
         return await self._reader.events(
             change
             for change in page.changes
-            if any(each.wants_change(change) for each in _listening(topics, change.topic))
+            if any(each.wants_change(change) for each in listening(topics, change.topic))
         )
-
-    def _deliver(
-        self,
-        page: Page,
-        told: Sequence[tuple[Change, Event]],
-        subscriptions: Sequence[Subscription],
-    ) -> None:
-        """Put what each one wants into its queue; who has no room left falls behind."""
-        topics, fallen = _by_topic(subscriptions, page), set[Subscription]()
-        for change, event in told:
-            for each in _listening(topics, change.topic):
-                if each in fallen or not each.wants_change(change):
-                    continue
-                if each.offer(event):
-                    self._metrics.delivered += 1
-                    continue
-                self._metrics.lagging += not each.behind
-                each.fall_behind(page.before(change))
-                fallen.add(each)
-        for each in subscriptions:
-            self._metrics.most_waiting = max(self._metrics.most_waiting, each.most)
-            if each not in fallen:
-                each.reach(page.cursor)
-
-
-def _by_topic(
-    subscriptions: Sequence[Subscription], page: Page
-) -> dict[str | None, list[Subscription]]:
-    """Those whom one of a page's changes may concern; of thousands these are few."""
-    concerned = {None, *(change.topic for change in page.changes)}
-    made: dict[str | None, list[Subscription]] = {}
-    for each in subscriptions:
-        if each.topic in concerned and not each.closed:
-            made.setdefault(each.topic, []).append(each)
-    return made
-
-
-def _listening(topics: dict[str | None, list[Subscription]], topic: str) -> list[Subscription]:
-    everything = () if topic in CANARY_TOPICS else topics.get(None, ())
-    return [*topics.get(topic, ()), *everything]

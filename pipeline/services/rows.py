@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from pipeline.services.errors import NotFound, Refused, Unreadable
-from pipeline.services.models import MAX_PAGE, Frozen, Input, Page
+from pipeline.services.fields import MAX_PAGE
+from pipeline.services.models import Frozen, Input, Page
 
 M = TypeVar("M", bound=Frozen)
 _BIGGEST = 2**63 - 1

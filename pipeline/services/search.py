@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from pipeline.move.errors import TargetError, first_line
 from pipeline.services.errors import Refused
-from pipeline.services.models import Frozen, Text
+from pipeline.services.fields import Text
+from pipeline.services.models import Frozen
 from pipeline.services.rows import checked
 from pipeline.tables.content import content_fragments, learning_content
 

@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session
 
 from pipeline.services import rows
 from pipeline.services.errors import NotFound, Refused, Unreadable
+from pipeline.services.fields import MAX_PAGE, EmbeddingType
 from pipeline.services.manager import HybridDatabaseManager
-from pipeline.services.models import MAX_PAGE, Embedding, EmbeddingType, Match, Rebuilt
+from pipeline.services.models import Embedding, Match, Rebuilt
 from pipeline.tables.anki import anki_cards, vector_embeddings, vector_search
 
 _kept, _searched = vector_embeddings.c, vector_search.c

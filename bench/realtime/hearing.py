@@ -17,12 +17,13 @@ from typing import Any, Protocol
 
 import psycopg
 
+from bench.realtime.load import FIRST
+from bench.realtime.scene import space_of
 from pipeline.move.errors import PipelineError, TargetError
-from pipeline.realtime.bench.load import FIRST
-from pipeline.realtime.bench.scene import space_of
 from pipeline.realtime.context import RealtimeContext
 from pipeline.realtime.events import STORED, Changed, Event
-from pipeline.realtime.hub import Hub, Limits
+from pipeline.realtime.hub import Hub
+from pipeline.realtime.limits import Limits
 from pipeline.realtime.listen import Listen
 from pipeline.realtime.session import connect
 from pipeline.realtime.transport import Told
@@ -144,7 +145,7 @@ class Polling:
         """Poll for one of the people, from a moment by chance, until cancelled."""
         known = dict.fromkeys(_TABLES, FIRST - 1)
         loop = asyncio.get_running_loop()
-        due = loop.time() + random.Random(person).uniform(0, self._every)  # noqa: S311
+        due = loop.time() + random.Random(person).uniform(0, self._every)
         while True:
             await asyncio.sleep(max(0.0, due - loop.time()))
             due += self._every

@@ -176,7 +176,7 @@ def _written(
 
 
 def _write(order: Order, session: Any, at: int, *, due: float) -> tuple[str, str, int, float]:
-    chance = random.Random(order.seed * 1_000_003 + at)  # noqa: S311 - the same for every way
+    chance = random.Random(order.seed * 1_000_003 + at)
     person, table = chance.randint(1, order.people), _KINDS[at % len(_KINDS)]
     space = (person - 1) // order.of_a_space + 1
     time.sleep(max(0.0, due - time.monotonic()))

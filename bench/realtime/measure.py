@@ -18,14 +18,14 @@ import psutil
 import psycopg2
 from sqlalchemy.engine import URL
 
+from bench.realtime import hearing
+from bench.realtime.hearing import Tally
+from bench.realtime.load import NAME, Load, Order, Write, started
+from bench.realtime.result import EVENTS, WAYS, Measured, Outcome
+from bench.realtime.scene import OF_A_SPACE, furnish, scratch, space_of
+from bench.realtime.wire import Wire, wired
 from pipeline.move import session
 from pipeline.move.errors import SettingsError, TargetError
-from pipeline.realtime.bench import hearing
-from pipeline.realtime.bench.hearing import Tally
-from pipeline.realtime.bench.load import NAME, Load, Order, Write, started
-from pipeline.realtime.bench.result import EVENTS, WAYS, Measured, Outcome
-from pipeline.realtime.bench.scene import OF_A_SPACE, furnish, scratch, space_of
-from pipeline.realtime.bench.wire import Wire, wired
 from pipeline.settings import libpq, shown
 
 SUBSCRIBERS = (10, 100, 1000)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jinja2
 
+from bench.realtime.result import WAYS, Goal, Measured, Outcome
 from pipeline import private
-from pipeline.realtime.bench.result import WAYS, Goal, Measured, Outcome
 
 _TOP, _BOTTOM = 20.0, 230.0
 _WIDTH = 46.0
@@ -114,14 +114,14 @@ def _number(value: float) -> str:
 
 def _render(outcome: Outcome, now: datetime) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline"),
+        loader=jinja2.PackageLoader("bench.realtime"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     held: Sequence[Goal] = [goal for goal in outcome.goals if goal.reached]
-    return environment.get_template("realtime_bench.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         outcome=outcome,
         when=f"{now:%Y-%m-%d %H:%M} UTC",
         held=len(held),
