@@ -17,9 +17,10 @@ from pipeline.move.live import LiveSource
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, surveyed
 from pipeline.move.scope import Reach, Scope, reach
+from pipeline.move.table_scope import SubsetRows
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move, move_table
-from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Part, Work
+from pipeline.move.work import DELETE_SHARE, OnProgress, Work
 
 
 class SubsetMover:
@@ -80,7 +81,7 @@ class SubsetMover:
             )
         schema.make_ledger(self.idle)
         landing = match(table, self._live.columns(table.name), self._policies)
-        prepared, changed = self._take(landing, self._reached[table.name])
+        prepared, scope = self._take(landing, self._reached[table.name])
         work = Work(
             self.idle,
             self._live,
@@ -88,11 +89,11 @@ class SubsetMover:
             self._run_id,
             self._delete_share,
             on_progress,
-            changed=changed,
+            scope=scope,
         )
         return move_table(work)
 
-    def _take(self, landing: Landing, reached: Reach) -> tuple[Prepared, Changed]:
+    def _take(self, landing: Landing, reached: Reach) -> tuple[Prepared, SubsetRows]:
         """Carry the rows in scope into the private file."""
         live, mends = self._live, mending.read(self.idle, [landing.name])
         # Rows that went with a parent may still be in the source.
@@ -100,14 +101,17 @@ class SubsetMover:
         mended = [live.handle_from(landing, mend.handle) for mend in mends]
         handles: list[Any] = [*reached.handles, *mended]
         live.take_rows(landing, keys=keys, handles=handles)
-        part = Part(
-            live.counted_without(landing, keys=keys, handles=handles),
-            frozenset(map(str, live.handles(landing))),
-            live.largest(landing),
-        )
+        excluded = live.counted_without(landing, keys=keys, handles=handles)
+        named = frozenset(map(str, live.handles(landing)))
         mending.apply(live, [landing.table], mends)
         prepared = surveyed(landing, live)
         # A key may have been mended as well.
         taken = tuple(live.keys(landing))
-        gone = tuple(set(live.lacking(landing, keys)) - set(taken))
-        return prepared, Changed(taken, gone, live.counted(landing), None, part)
+        return prepared, SubsetRows(
+            existing=taken,
+            deleted=tuple(set(live.lacking(landing, keys)) - set(taken)),
+            source_rows=live.counted(landing),
+            handles=named,
+            excluded=excluded,
+            largest=live.largest(landing),
+        )

@@ -22,23 +22,23 @@ from pipeline.move import (
     schema,
     verify,
     watermarks,
-    witnessing,
 )
 from pipeline.move.changes import Changes
 from pipeline.move.contract import contract_of
 from pipeline.move.errors import PipelineError
-from pipeline.move.findings import CheckResult
+from pipeline.move.extract import Survey
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, surveyed
 from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, ahead
+from pipeline.move.table_scope import ChangedRows, LoggedRows, NoRows
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position
-from pipeline.move.transaction import Move, columns_of, move_table
+from pipeline.move.transaction import Move, move_table, prove_unchanged
 from pipeline.move.watermarks import Watermark
-from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Work, counter, later
+from pipeline.move.work import DELETE_SHARE, OnProgress, Work, counter, later
 
 MANY_ROWS = 250_000
 """Keys of rows that may have changed are held in memory; of more, every value is looked at."""
@@ -175,20 +175,24 @@ class Syncer:
         parents = [parent.name for _, parent in landing.parents]
         waiting = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
         if found is None and not (also or mends or waiting) and mark is not None:
-            return _unchanged(self.idle, landing, mark)
+            nothing = Prepared(landing, contract_of(landing), Survey(0, 0, (), (), frozenset()))
+            untouched = NoRows(newest=mark.newest, rows_before=mark.rows)
+            return prove_unchanged(self._work(nothing, untouched, on_progress), mark)
         found = found or _Found(newest=mark.newest if mark else None)
-        prepared, changed = self._take(landing, found, also, mends)
-        work = Work(
+        prepared, scope = self._take(landing, found, also, mends)
+        return move_table(self._work(prepared, scope, on_progress))
+
+    def _work(self, prepared: Prepared, scope: ChangedRows, on_progress: OnProgress) -> Work:
+        return Work(
             self.idle,
             self._live,
             prepared,
             self._run_id,
             self._delete_share,
             on_progress,
-            changed=changed,
+            scope=scope,
             witness_all=self._witness_all,
         )
-        return move_table(work)
 
     def look(
         self, tables: Sequence[sa.Table], *, on_progress: OnProgress = lambda _: None
@@ -269,7 +273,7 @@ class Syncer:
         found: _Found,
         also: tuple[Any, ...],
         mends: Sequence[mending.Mend],
-    ) -> tuple[Prepared, Changed]:
+    ) -> tuple[Prepared, ChangedRows]:
         """Carry the rows that may have changed, and those that wait, into the private file."""
         live = self._live
         waiting = quarantine.handles(self.idle, landing.name) | {mend.handle for mend in mends}
@@ -280,49 +284,18 @@ class Syncer:
         prepared = surveyed(landing, live)
         # A key may have been mended as well.
         taken = tuple(live.keys(landing))
-        changed = Changed(
-            taken,
-            tuple(set(live.lacking(landing, keys)) - set(taken)),
-            found.source_rows,
-            found.newest,
-        )
-        return prepared, changed
-
-
-def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
-    """What is told of a table whose source has not been written since."""
-    with target.looking():
-        nothing = verify.Compared()
-        waiting = len(quarantine.handles(target, landing.name))
-        checks = (
-            CheckResult(
-                "conservation", True, True, (), {"source_rows": 0, "moved": 0, "quarantined": 0}
-            ),
-            verify.keys(nothing),
-            verify.digests(landing, nothing),
-            verify.foreign_keys(target, landing, among=()),
-            verify.sequences(target, landing),
-            verify.drift(landing),
-            verify.in_quarantine(target, landing),
-            verify.conversions_kept(target, landing),
-            mending.check(()),
-            conflicts.Conflicts(landing).check(),
-            witnessing.nothing(),
-        )
-    return Move(
-        table=landing.name,
-        way="synced",
-        source_rows=0,
-        source_bytes=0,
-        moved_rows=0,
-        written_rows=0,
-        deleted_rows=0,
-        cascaded_rows=0,
-        quarantined_rows=waiting,
-        target_rows=mark.rows,
-        newest=mark.newest,
-        before=mark.newest,
-        columns=columns_of(landing),
-        checks=checks,
-        seconds={},
-    )
+        deleted = tuple(set(live.lacking(landing, keys)) - set(taken))
+        mark = self._marks[landing.name]
+        scope: ChangedRows
+        if found.source_rows is None and mark is not None:
+            scope = LoggedRows(
+                existing=taken, deleted=deleted, newest=found.newest, rows_before=mark.rows
+            )
+        else:
+            scope = ChangedRows(
+                existing=taken,
+                deleted=deleted,
+                newest=found.newest,
+                source_rows=found.source_rows or 0,
+            )
+        return prepared, scope

@@ -4,7 +4,7 @@ Nothing here trusts what the load counted. The source is read without the contra
 is not in quarantine must be in the target, value by value, and nothing else may be there.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,11 +84,6 @@ class Compared:
         """Whether nothing differs."""
         return not (self.missing or self.extra or self.differing)
 
-    def note_extra(self, table: str, keys: Collection[Any]) -> None:
-        """Count and name rows that only the target has."""
-        self.extra += len(keys)
-        self.rows += [RowExtra(table, key) for key in sorted(keys)[:OFFENDERS]]
-
 
 def examine(
     target: Target,
@@ -99,7 +94,7 @@ def examine(
     on_changes: Callable[[Changes], None],
     keys_only: Container[Range] = (),
     kept: Sequence[Any] = (),
-    singly: bool = False,
+    among: Sequence[Any] | None = None,
 ) -> Compared:
     """Compare both sides, tile by tile, and count and name what differs.
 
@@ -111,15 +106,16 @@ def examine(
         on_changes: told what differs in each tile.
         keys_only: ranges of which only the keys are compared.
         kept: keys of rows that may differ.
-        singly: rows of the target are looked up by their keys; none can be too many.
+        among: keys of the rows in scope, which are looked up singly; None for all rows.
     """
     found = Compared()
-    if singly:
-        compared = compare_singly(target, landing, batches, found.totals, kept=kept)
-    else:
+    totals = found.totals
+    if among is None:
         compared = compare(
-            target, landing, survey.ranges, batches, found.totals, keys_only=keys_only, kept=kept
+            target, landing, survey.ranges, batches, totals, keys_only=keys_only, kept=kept
         )
+    else:
+        compared = compare_singly(target, landing, batches, totals, among=among, kept=kept)
     for changes in compared:
         _note(landing, changes, found)
         on_changes(changes)
@@ -178,6 +174,7 @@ def checks_of(
     lossy: tuple[Lossy, ...],
     *,
     conserved: CheckResult,
+    among: Sequence[Any] | None = None,
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of the checks of a table.
 
@@ -188,12 +185,13 @@ def checks_of(
         compared: what a comparison of both sides found.
         lossy: values that were changed in a way that cannot be undone.
         conserved: the check of conservation.
+        among: keys of the rows in scope; None for all rows.
     """
     return (
         conserved,
         keys(compared),
         digests(landing, compared),
-        compared.foreign_keys or foreign_keys(target, landing),
+        compared.foreign_keys or foreign_keys(target, landing, among=among),
         sequences(target, landing),
         drift(landing),
         in_quarantine(target, landing),
@@ -207,50 +205,34 @@ def conservation(target: Target, landing: Landing, ours: int, theirs: int) -> Ch
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
-    return _conserved(landing, ours, theirs, aside)
+    return conserved(landing, ours, theirs, quarantined=aside)
 
 
-def conservation_of_part(
-    target: Target,
-    landing: Landing,
-    ours: int,
-    *,
-    touched: Sequence[Any],
-    handles: Collection[str],
-    excluded: int,
+def conserved(
+    landing: Landing, ours: int, theirs: int, *, quarantined: int, excluded: int | None = None
 ) -> CheckResult:
-    """Source = moved + quarantined + excluded, where only some rows were looked at.
-
-    Args:
-        target: the session.
-        landing: the table.
-        ours: all rows of the source.
-        touched: keys of the rows that were looked at.
-        handles: what names those of them that the source has, as the ledger writes it.
-        excluded: the source's other rows.
-    """
-    key, theirs = quoted(landing.key.name), 0
-    if touched:
-        theirs = target.value(
-            f"SELECT count(*) FROM {quoted(landing.name)} WHERE {key} = ANY($1)", (list(touched),)
-        )
-    aside = len(quarantine.within(target, landing.name, handles=handles, keys=touched))
-    return _conserved(landing, ours, theirs, aside, excluded)
-
-
-def _conserved(
-    landing: Landing, ours: int, theirs: int, aside: int, excluded: int | None = None
-) -> CheckResult:
+    """The check of conservation, from its figures; ``excluded`` only where rows are left out."""
     left_out = excluded or 0
-    passed = ours == theirs + aside + left_out
-    figures = {"source_rows": ours, "moved": theirs, "quarantined": aside}
+    passed = ours == theirs + quarantined + left_out
+    figures = {"source_rows": ours, "moved": theirs, "quarantined": quarantined}
     return CheckResult(
         "conservation",
         passed,
         True,
-        () if passed else (NotConserved(landing.name, ours, theirs, aside, left_out),),
+        () if passed else (NotConserved(landing.name, ours, theirs, quarantined, left_out),),
         figures if excluded is None else figures | {"excluded": excluded},
     )
+
+
+def existing(target: Target, landing: Landing, keys: Sequence[Any]) -> list[Any]:
+    """Those of some keys that the target has."""
+    if not keys:
+        return []
+    name = quoted(landing.key.name)
+    found = target.rows(
+        f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (list(keys),)
+    )
+    return [key for (key,) in found]
 
 
 def keys(compared: Compared) -> CheckResult:

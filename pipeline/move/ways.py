@@ -2,15 +2,14 @@
 
 ``fill`` sets rows down in a bare table and builds keys, foreign keys and indexes afterwards, which
 is four times faster than into a table that has them. ``merge`` compares both sides and writes
-only what differs, so what is equal is not touched; ``merge_changed`` looks at those rows alone that
-may have changed.
+only what differs, so what is equal is not touched; ``merge_scope`` does so for the rows in scope.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -29,10 +28,9 @@ from pipeline.move.changes import Changes
 from pipeline.move.errors import ShapeError, TooManyDeletes
 from pipeline.move.quoting import quoted
 from pipeline.move.sift import ahead
+from pipeline.move.table_scope import Way
 from pipeline.move.target import DataFault
-from pipeline.move.work import Changed, Work
-
-Way = Literal["filled", "merged", "unchanged", "synced", "subset"]
+from pipeline.move.work import Work
 
 
 def fill(work: Work, present: schema.Present) -> load.Stage:
@@ -104,8 +102,8 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
     return compared if equal else None
 
 
-def merge_changed(work: Work, changed: Changed, present: schema.Present) -> None:
-    """Write what differs of the rows that may have changed.
+def merge_scope(work: Work, present: schema.Present) -> None:
+    """Write what differs of the rows in scope.
 
     Raises:
         TooManyDeletes: more than the share of the table would go.
@@ -114,30 +112,25 @@ def merge_changed(work: Work, changed: Changed, present: schema.Present) -> None
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))
     _build_keys(work, present)
-    staged = load.Stage(target, sieve)
+    staged, extra = load.Stage(target, sieve), list[Any]()
+    stage = _stager(work, staged)
+
+    def note(changes: Changes) -> None:
+        extra.extend(changes.extra.to_pylist())
+        stage(changes)
+
     with work.timed("compare"):
-        before = there(work, changed.touched)
-        work.touched_before = len(before)
-        doomed = sorted(set(before) & set(changed.gone))
-        _guard_deletes(work, len(doomed))
-        verify.examine(
-            target, landing, work.survey, iter(sieve), on_changes=_stager(work, staged), singly=True
+        compared = verify.examine(
+            target, landing, work.survey, iter(sieve), on_changes=note, among=work.scope.keys
         )
+        work.scope_before = compared.totals.target_rows
+        # What the contract rejects is extra as well; it is deleted when all such rows are known.
+        gone = sorted(set(extra).intersection(work.scope.deleted))
+        _guard_deletes(work, len(gone))
     with work.timed("load"):
-        _write(work, staged, doomed)
+        _write(work, staged, gone)
     with work.timed("keys"):
         _build(work)
-
-
-def there(work: Work, keys: Sequence[Any]) -> list[Any]:
-    """Those of some keys that the target has."""
-    if not keys:
-        return []
-    name = quoted(work.landing.key.name)
-    found = work.target.rows(
-        f"SELECT {name} FROM {quoted(work.landing.name)} WHERE {name} = ANY($1)", (list(keys),)
-    )
-    return [key for (key,) in found]
 
 
 def _stager(work: Work, staged: load.Stage) -> Callable[[Changes], None]:
@@ -237,7 +230,8 @@ def _published(work: Work) -> bool:
 
 def _stale(work: Work) -> list[Any]:
     """Keys of rejected rows that the target still holds in an older version."""
-    return there(work, work.source.keys_of(work.landing, list(work.sieve.rejected)))
+    keys = work.source.keys_of(work.landing, list(work.sieve.rejected))
+    return verify.existing(work.target, work.landing, keys)
 
 
 def _guard_deletes(work: Work, deletes: int) -> None:
