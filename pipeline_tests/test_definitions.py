@@ -10,7 +10,8 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from pipeline.checks import BLOCKING, STANDING
+from pipeline.checks import STANDING
+from pipeline.move.proof import BLOCKING
 from pipeline.tables import content
 from pipeline_tests.commands import usable
 from pipeline_tests.support import SourceFile, move_all, query

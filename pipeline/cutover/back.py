@@ -23,9 +23,10 @@ from pipeline.move.findings import CheckResult, say
 from pipeline.move.landing import Landing, match
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import prepare
+from pipeline.move.proof import BY_COMPARISON
 from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
+from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.work import Counts
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import objects
+from pipeline.move import objects, proof
 from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
 from pipeline.move.landing import Landing
@@ -149,17 +149,12 @@ def check(target: Target, landing: Landing) -> CheckResult:
     """
     there = roles(target)
     if not there:
-        return CheckResult("access", True, True, (), {"roles": 0})
+        return proof.ACCESS.result(figures={"roles": 0})
     table = landing.table
     held, declared = _held(target, table, there), _declared(target, table, there)
     findings = [*_differing(table, held, declared), *_probed(target, landing, there)]
-    return CheckResult(
-        "access",
-        not findings,
-        True,
-        tuple(findings),
-        {"roles": len(there), "rights": len(held.granted)},
-    )
+    figures = {"roles": len(there), "rights": len(held.granted)}
+    return proof.ACCESS.result(findings, figures)
 
 
 def exposed(target: Target) -> list[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from pipeline.move import access, objects, schema
+from pipeline.move import access, objects, proof, schema
 from pipeline.move.findings import CheckResult, SchemaDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
@@ -75,11 +75,8 @@ def check(target: Target, landing: Landing) -> CheckResult:
             )
             for f, is_there in other.items()
         ]
-    return CheckResult(
-        "schema",
-        not findings,
-        True,
-        tuple(findings),
+    return proof.SCHEMA.result(
+        findings,
         {
             "declared": len(declared) + len(objects.functions_of(landing.table, there)),
             "differing": len(findings),

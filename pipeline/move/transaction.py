@@ -34,6 +34,7 @@ from pipeline.move.contract import Rejected, forbidden_loss
 from pipeline.move.errors import LossyConversion, ShapeError
 from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
+from pipeline.move.proof import Proof
 from pipeline.move.quoting import quoted
 from pipeline.move.table_scope import Way
 from pipeline.move.target import Target
@@ -62,7 +63,7 @@ class Move:
         newest: the largest date of change of any row of the source, None if none has one.
         before: the same when the source was read last.
         columns: the target's columns, as (name, type, description).
-        checks: outcome of every check; all blocking ones passed.
+        checks: the proof; all blocking checks passed.
         seconds: time per phase.
         excluded_rows: rows of the source that a subset leaves out.
     """
@@ -80,7 +81,7 @@ class Move:
     newest: datetime | None
     before: datetime | None
     columns: tuple[tuple[str, str, str], ...]
-    checks: tuple[CheckResult, ...]
+    checks: Proof
     seconds: dict[str, float]
     excluded_rows: int = 0
 
@@ -215,21 +216,21 @@ def move_table(
         with work.timed("prove"):
             checks = _checks(work, compared, lossy)
         with work.timed("witness"):
-            checks = (*checks, _witnessed(work, witness))
-        if any(check.blocking and not check.passed for check in checks):
+            proof = Proof((*checks, _witnessed(work, witness)))
+        if proof.failed:
             found = side_effects.triggers(target, landing.name)
-            raise verify.ProofFailed(landing.name, checks, triggers=found)
+            raise verify.ProofFailed(landing.name, proof, triggers=found)
         if work.scope.keys is None:
-            _write_evidence(work, checks)
+            _write_evidence(work, proof)
         cascaded = cascades.forget(target, landing.name)
-        moved = int(checks[0].figures["moved"])
+        moved = int(proof["conservation"].figures["moved"])
         added = moved - work.scope_before - cascaded
         rows = work.scope.target_rows(target, landing, moved=moved, added=added)
         _remember(work, rows)
         side_effects.require_none(work, before=before, proven=proven)
         committing = time.perf_counter()
     work.seconds["commit"] = time.perf_counter() - committing
-    return _move(work, way, checks, rows=rows, cascaded=cascaded)
+    return _move(work, way, proof, rows=rows, cascaded=cascaded)
 
 
 def prove_unchanged(work: Work, mark: Watermark) -> Move:
@@ -242,18 +243,16 @@ def prove_unchanged(work: Work, mark: Watermark) -> Move:
     target, landing = work.target, work.landing
     with target.looking():
         lossy = conversions.summary(target, landing)
-        checks = (*_checks(work, verify.Compared(), lossy), witnessing.nothing())
+        proof = Proof((*_checks(work, verify.Compared(), lossy), witnessing.nothing()))
         waiting = len(quarantine.handles(target, landing.name))
     work.mark = mark
-    moved = _move(work, "synced", checks, rows=mark.rows, cascaded=0)
+    moved = _move(work, "synced", proof, rows=mark.rows, cascaded=0)
     return replace(moved, quarantined_rows=waiting)
 
 
-def _move(
-    work: Work, way: Way, checks: tuple[CheckResult, ...], *, rows: int, cascaded: int
-) -> Move:
+def _move(work: Work, way: Way, proof: Proof, *, rows: int, cascaded: int) -> Move:
     """What was done, and what is told of it."""
-    counted = checks[0].figures
+    counted = proof["conservation"].figures
     return Move(
         table=work.landing.name,
         way=way,
@@ -268,7 +267,7 @@ def _move(
         newest=work.newest,
         before=work.mark.newest if work.mark else None,
         columns=columns_of(work.landing),
-        checks=checks,
+        checks=proof,
         seconds=work.seconds,
         excluded_rows=counted.get("excluded", 0),
     )
@@ -436,8 +435,9 @@ def _prove(
         return compared, conversions.replace(target, landing, among=keys)
 
 
-def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:
-    counted, digests = checks[0].figures, checks[2].figures["digests"]
+def _write_evidence(work: Work, proof: Proof) -> None:
+    counted = proof["conservation"].figures
+    digests = proof["digests"].figures["digests"]
     work.target.rows(
         "INSERT INTO migration.evidence"
         " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"

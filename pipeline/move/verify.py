@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.move import conversions, mending, quarantine, secret
+from pipeline.move import conversions, mending, proof, quarantine, secret
 from pipeline.move.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Range, Source, Survey
@@ -30,6 +30,7 @@ from pipeline.move.findings import (
     ValueDiffers,
 )
 from pipeline.move.landing import Landing
+from pipeline.move.proof import Proof
 from pipeline.move.quoting import quoted
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.sift import Sifted, convert
@@ -44,12 +45,11 @@ class ProofFailed(PipelineError):
         checks: the outcome of every check.
     """
 
-    def __init__(self, table: str, checks: tuple[CheckResult, ...], *, triggers: str = "") -> None:
+    def __init__(self, table: str, checks: Proof, *, triggers: str = "") -> None:
         """Name the checks that failed, and triggers of others that may be the reason."""
-        failed = ", ".join(check.name for check in checks if check.blocking and not check.passed)
         why = f"; {triggers} may have changed what was written" if triggers else ""
         super().__init__(
-            f"{table} was rolled back: the proof failed ({failed}){why}",
+            f"{table} was rolled back: the proof failed ({', '.join(checks.failed)}){why}",
             remedy="Look at the named rows in the check's result; the target is as it was before"
             + (f". {LEAVE_ALONE}" if triggers else ""),
         )
@@ -215,10 +215,7 @@ def conserved(
     left_out = excluded or 0
     passed = ours == theirs + quarantined + left_out
     figures = {"source_rows": ours, "moved": theirs, "quarantined": quarantined}
-    return CheckResult(
-        "conservation",
-        passed,
-        True,
+    return proof.CONSERVATION.result(
         () if passed else (NotConserved(landing.name, ours, theirs, quarantined, left_out),),
         figures if excluded is None else figures | {"excluded": excluded},
     )
@@ -237,17 +234,12 @@ def existing(target: Target, landing: Landing, keys: Sequence[Any]) -> list[Any]
 
 def keys(compared: Compared) -> CheckResult:
     """Both sides hold the same keys."""
-    return CheckResult(
-        "keys",
-        not (compared.missing or compared.extra),
-        True,
-        tuple(compared.rows),
-        {
-            "compared": compared.totals.target_rows,
-            "missing": compared.missing,
-            "extra": compared.extra,
-        },
-    )
+    figures = {
+        "compared": compared.totals.target_rows,
+        "missing": compared.missing,
+        "extra": compared.extra,
+    }
+    return proof.KEYS.result(compared.rows, figures)
 
 
 def digests(landing: Landing, compared: Compared) -> CheckResult:
@@ -260,10 +252,7 @@ def digests(landing: Landing, compared: Compared) -> CheckResult:
         for column, (ours, theirs) in found.items()
         if ours != theirs
     )
-    return CheckResult(
-        "digests",
-        not (unequal or compared.differing),
-        True,
+    return proof.DIGESTS.result(
         (*compared.values, *unequal),
         {
             "values_compared": compared.totals.values,
@@ -314,14 +303,14 @@ def foreign_keys(
     declared = {str(foreign.name) for foreign in landing.table.foreign_key_constraints}
     figures["valid constraints"] = len(valid)
     orphans += [KeyNotEnforced(landing.name, name) for name in sorted(declared - valid)]
-    return CheckResult("foreign_keys", not orphans, True, tuple(orphans), figures)
+    return proof.FOREIGN_KEYS.result(orphans, figures)
 
 
 def sequences(target: Target, landing: Landing) -> CheckResult:
     """The next id is larger than every id."""
     name = sequence_of(target, landing)
     if name is None:
-        return CheckResult("sequences", True, True, (), {"sequence": "none"})
+        return proof.SEQUENCES.result(figures={"sequence": "none"})
     ((upcoming, last),) = target.rows(
         "SELECT CASE WHEN is_called THEN last_value + seqincrement ELSE last_value END, seqmax"
         f" FROM {name}, pg_sequence WHERE seqrelid = to_regclass($1)",
@@ -336,8 +325,7 @@ def sequences(target: Target, landing: Landing) -> CheckResult:
     # Where the type itself has no further number, no sequence can help.
     if upcoming > last and last < largest_integer(landing.key.type):
         findings.append(SequenceEnded(landing.name, name))
-    figures = {"next": upcoming, "largest": largest}
-    return CheckResult("sequences", not findings, True, tuple(findings), figures)
+    return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
 
 
 def sequence_of(target: Target, landing: Landing) -> str | None:
@@ -357,20 +345,20 @@ def sequence_of(target: Target, landing: Landing) -> str | None:
 
 def drift(landing: Landing) -> CheckResult:
     """Source and declared schema agree."""
-    return CheckResult("drift", not landing.drift, False, landing.drift)
+    return proof.DRIFT.result(landing.drift)
 
 
 def in_quarantine(target: Target, landing: Landing) -> CheckResult:
     """No row waits in quarantine."""
     reasons = quarantine.summary(target, landing.name)
     rows = len(quarantine.handles(target, landing.name))
-    return CheckResult("quarantine", not rows, False, reasons, {"rows": rows})
+    return proof.QUARANTINE.result(reasons, {"rows": rows}, passed=not rows)
 
 
 def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
     """No value was changed in a way that cannot be undone."""
     values = sum(found.values for found in lossy)
-    return CheckResult("conversions", not lossy, False, lossy, {"values": values})
+    return proof.CONVERSIONS.result(lossy, {"values": values})
 
 
 def conversions_kept(target: Target, landing: Landing) -> CheckResult:
