@@ -258,12 +258,15 @@ def test_a_run_that_is_done_with_one_source_keeps_the_other(
 ) -> None:
     use(monkeypatch, moved.variables)
     with dg.build_resources({"source": SourceDatabase()}) as made:
-        kept = made.source.pin(SPACES.tables, run_id="both")
-        made.source.pin(CONTENT.tables, run_id="both")
-        made.source.release(CONTENT.tables)
+        views = made.source.views(SPACES, run_id="both")
+        kept = views.pin(SPACES.tables)
+        other = made.source.views(CONTENT, run_id="both")
+        other.pin(CONTENT.tables)
+        other.release()
         with kept.sqlite() as connection:
             assert connection.execute("SELECT count(*) FROM live.users").fetchone() == (8,)
-        assert made.source.pin(SPACES.tables, run_id="both") is kept
+        assert made.source.views(SPACES, run_id="both") is views
+        assert views.pin(SPACES.tables) is kept
 
 
 def test_each_migration_is_cut_over_and_comes_back_by_itself(

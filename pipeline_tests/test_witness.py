@@ -29,6 +29,7 @@ from pipeline.move.extract import Source
 from pipeline.move.findings import RowExtra, RowMissing, ValueDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.mover import Mover
+from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
@@ -306,7 +307,7 @@ def failed_move(path: Path, url: str, kind: type[Source] = Source, *before: str)
     snapshot = take_snapshot(path, path.with_suffix(".copy"), tables=[CONTENT])
     with Target.connect(url, shown="the target") as target:
         target.run(*before)
-        mover = Mover.over(kind(snapshot), target, run_id="test")
+        mover = Mover.over(kind(snapshot), target, MoveOptions("test"))
         with mover as made, pytest.raises(ProofFailed) as caught:
             made.move(CONTENT)
     assert query(url, "SELECT to_regclass('public.learning_content')") == [(None,)]

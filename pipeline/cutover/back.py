@@ -106,7 +106,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         taken = take_snapshot(site.path, folder / "copy.db", tables=())
         rows = _demand_as_left(site, Source(taken))
         copy = taken.path
-        policies = _as_written(site.policies)
+        policies = _as_written(site.options.policies)
         done = replay(copy, target, site.tables, policies=policies, folder=folder / "rows")
         for found in done:
             site.say(_told(found))
@@ -124,7 +124,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
             if found.landing.doubled and found.touched:
                 # What the application wrote as a string within JSON is to be unwrapped again.
                 watermarks.forget(target, found.landing.name)
-        states.change(target, site.migration, "shadow", run_id=site.run_id)
+        states.change(target, site.migration, "shadow", run_id=site.options.run_id)
         # An application that was not stopped is seen, and keeps the gate closed.
         capture.switch_on(target, site.tables)
         target.settle()
@@ -167,7 +167,7 @@ def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
             )
     rows = {}
     for table in site.tables:
-        landing = match(table, source.columns(table.name), site.policies)
+        landing = match(table, source.columns(table.name), site.options.policies)
         rows[table.name] = source.count(landing)
         mark = watermarks.read(site.target, table.name)
         if mark is not None and mark.rules != watermarks.rules_of(landing):
@@ -192,11 +192,11 @@ def _as_written(policies: Policies) -> Policies:
 
 
 def _demand_few_deletes(site: Site, found: Replayed, rows: int) -> None:
-    if len(found.deleted) > rows * site.delete_share:
+    if len(found.deleted) > rows * site.options.delete_share:
         raise TooManyDeletes(
             f"{found.landing.name}: {len(found.deleted):,} of {rows:,} rows of the source would be"
             " deleted, because the target lacks them; at most"
-            f" {site.delete_share:.0%} may go in one run",
+            f" {site.options.delete_share:.0%} may go in one run",
             remedy="If they were deleted on purpose, raise MAX_DELETE_SHARE and run again",
         )
 
@@ -215,7 +215,7 @@ def _forget_originals(target: Target, found: Replayed) -> None:
 def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Returned:
     """Hold a table of the copy against the target's."""
     checks = standing_checks(
-        prepare(table, source, _as_written(site.policies)),
+        prepare(table, source, _as_written(site.options.policies)),
         source=source,
         target=site.target,
         sample=_EVERYTHING,

@@ -29,6 +29,7 @@ from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Survey
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
+from pipeline.move.options import MoveOptions
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, surveyed
 from pipeline.move.quoting import quoted
@@ -38,7 +39,7 @@ from pipeline.move.target import Target
 from pipeline.move.tracking import Position
 from pipeline.move.transaction import Move, move_table, prove_unchanged
 from pipeline.move.watermarks import Watermark
-from pipeline.move.work import DELETE_SHARE, OnProgress, Work, counter, later
+from pipeline.move.work import OnProgress, Work, counter, later
 
 MANY_ROWS = 250_000
 """Keys of rows that may have changed are held in memory; of more, every value is looked at."""
@@ -120,31 +121,22 @@ class Syncer:
         self,
         live: LiveSource,
         session: Target,
+        options: MoveOptions,
         *,
-        run_id: str,
-        delete_share: float = DELETE_SHARE,
-        policies: Policies = DEFAULT,
         retry_rejected: bool = False,
-        witness_all: bool = False,
     ) -> None:
         """Sync what a pinned source has; ``why_whole`` and ``look`` find no reason against it.
 
         Args:
             live: the pinned source.
             session: the target.
-            run_id: the run that moves.
-            delete_share: the share of a table's rows that may be deleted.
-            policies: what a person decided.
+            options: what holds for every table of the run.
             retry_rejected: rows in quarantine are tried even if the source was not written since.
-            witness_all: the second witness sees every row that may have changed, not a sample.
         """
         self.idle = session
         self._live = live
-        self._run_id = run_id
-        self._delete_share = delete_share
-        self._policies = policies
+        self._options = options
         self._retry_rejected = retry_rejected
-        self._witness_all = witness_all
         self._landings: dict[str, Landing] = {}
         self._marks: dict[str, Watermark | None] = {}
         self._found: dict[str, _Found | None] = {}
@@ -183,16 +175,7 @@ class Syncer:
         return move_table(self._work(prepared, scope, on_progress))
 
     def _work(self, prepared: Prepared, scope: ChangedRows, on_progress: OnProgress) -> Work:
-        return Work(
-            self.idle,
-            self._live,
-            prepared,
-            self._run_id,
-            self._delete_share,
-            on_progress,
-            scope=scope,
-            witness_all=self._witness_all,
-        )
+        return Work(self.idle, self._live, prepared, self._options, on_progress, scope)
 
     def look(
         self, tables: Sequence[sa.Table], *, on_progress: OnProgress = lambda _: None
@@ -208,7 +191,7 @@ class Syncer:
         """
         to_compare = []
         for table in tables:
-            landing = match(table, self._live.columns(table.name), self._policies)
+            landing = match(table, self._live.columns(table.name), self._options.policies)
             mark = watermarks.read(self.idle, table.name)
             self._landings[table.name], self._marks[table.name] = landing, mark
             if mark is not None and self._is_where_it_was(landing, mark):

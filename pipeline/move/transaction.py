@@ -203,7 +203,7 @@ def move_table(
         with work.timed("quarantine"):
             among = work.scope.quarantined(target, landing)
             quarantine.replace(
-                target, landing.name, _rejected(work), run_id=work.run_id, among=among
+                target, landing.name, _rejected(work), run_id=work.options.run_id, among=among
             )
         # What triggers and keys defer to the commit comes before the proof.
         target.settle()
@@ -304,7 +304,7 @@ def _remember(work: Work, rows: int) -> None:
     target, landing, scope = work.target, work.landing, work.scope
     conflicts.replace(target, landing.name, work.conflicts.values, among=scope.ledger_keys)
     mark = scope.watermark(work.source, landing, rows=rows, newest=work.newest, before=work.mark)
-    watermarks.write(target, landing.name, mark, run_id=work.run_id)
+    watermarks.write(target, landing.name, mark, run_id=work.options.run_id)
 
 
 def _locked(target: Target, landing: Landing) -> schema.Present:
@@ -378,7 +378,7 @@ def _demand_lossless(landing: Landing, row: Rejected) -> None:
 
 def _witness(work: Work) -> witnessing.Witness | None:
     """A sample, seen before the proof so that the engine hashes the same rows; None for all."""
-    if work.witness_all:
+    if work.options.witness_all:
         return None
     with work.timed("witness"):
         return witnessing.look(
@@ -388,7 +388,7 @@ def _witness(work: Work) -> witnessing.Witness | None:
             survey=work.survey,
             keys=work.scope.keys,
             kept=work.conflicts.kept,
-            seed=work.run_id,
+            seed=work.options.run_id,
         )
 
 
@@ -446,7 +446,7 @@ def _write_evidence(work: Work, proof: Proof) -> None:
         " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
         " digests = EXCLUDED.digests RETURNING 1",
         (
-            work.run_id,
+            work.options.run_id,
             work.landing.name,
             counted["source_rows"],
             counted["moved"],

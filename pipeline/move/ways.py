@@ -319,10 +319,10 @@ def _require_no_others(work: Work, table: sa.Table, keys: list[Any]) -> None:
 
 
 def _demand_share(work: Work, table: str, deletes: int, rows: int, why: str) -> None:
-    if deletes > rows * work.delete_share:
+    if deletes > rows * work.options.delete_share:
         raise TooManyDeletes(
             f"{table}: at least {deletes} of {rows} rows of the target would be deleted, because"
-            f" {why}; at most {work.delete_share:.0%} may go in one run",
+            f" {why}; at most {work.options.delete_share:.0%} may go in one run",
             remedy=f"Check that {work.source.path} is the right source; if it is, raise"
             " MAX_DELETE_SHARE",
         )

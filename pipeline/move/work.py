@@ -13,14 +13,12 @@ import pyarrow.compute as pc
 from pipeline.move.conflicts import Conflicts
 from pipeline.move.extract import Source, Survey
 from pipeline.move.landing import Landing
+from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import Prepared
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.table_scope import EVERY_ROW, TableScope
 from pipeline.move.target import Target
 from pipeline.move.watermarks import Watermark
-
-DELETE_SHARE = 0.25
-"""A move may delete this share of a table's rows; more looks like a wrong source."""
 
 Phase = Literal["load", "compare", "prove", "export"]
 
@@ -69,11 +67,9 @@ class Work:
         target: the session, inside the move's transaction.
         source: the snapshot, or the live file.
         prepared: the table, matched and surveyed.
-        run_id: the run that moves.
-        delete_share: the share of the target's rows that may be deleted.
+        options: what holds for every table of the run.
         on_progress: told after every batch; what it raises ends the move.
         scope: the rows that the move answers for.
-        witness_all: whether the second witness sees every row that is looked at, not a sample.
         mark: up to where the source was read before, None if it never was.
         before: what was counted of each table when the transaction began, once it has.
         sieve: the table's rows; rejected ones are noted there.
@@ -89,11 +85,9 @@ class Work:
     target: Target
     source: Source
     prepared: Prepared
-    run_id: str
-    delete_share: float = DELETE_SHARE
+    options: MoveOptions
     on_progress: OnProgress = lambda _: None
     scope: TableScope = EVERY_ROW
-    witness_all: bool = False
     mark: Watermark | None = None
     target_rows: int | None = None
     scope_before: int = 0
