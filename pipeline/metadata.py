@@ -16,6 +16,7 @@ from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.types import type_name
@@ -159,7 +160,7 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
         else f"left({quoted(c.name)}::text, {_PREVIEW_LETTERS}) AS {quoted(c.name)}"
         for c in table.columns
     )
-    key = quoted(next(iter(table.primary_key.columns)).name)
+    key = RowKey.of(table).sql
     rows = target.rows(
         f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
     )

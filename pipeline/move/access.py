@@ -16,6 +16,7 @@ from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.target import DataFault, Target
 from pipeline.tables import feed, ledger
 from pipeline.tables.access import ALL, ROLES, Access, Privilege, of_table
@@ -311,7 +312,7 @@ def _command(access: Access) -> str:
 
 
 def _sequence(table: sa.Table) -> str | None:
-    key = next(iter(table.primary_key.columns))
+    key = RowKey.of(table).column
     if not isinstance(key.type, sa.Integer) or key is not table.autoincrement_column:
         return None
     return quoted(f"{table.name}_{key.name}_seq")

@@ -21,6 +21,7 @@ from pipeline.move import secret
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
 from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.row_key import RowKey
 from pipeline.move.types import ByteSize, Cast, carried_type, cast_of, type_name
 
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
@@ -60,10 +61,10 @@ class Landing:
         """The table's name, the same on both sides."""
         return self.table.name
 
-    @property
+    @cached_property
     def key(self) -> sa.Column[Any]:
         """The one column of the primary key."""
-        return next(iter(self.table.primary_key.columns))
+        return RowKey.of(self.table).column
 
     @cached_property
     def of_keys(self) -> "Landing":

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.move import refusals
 from pipeline.move.errors import SideEffect
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.target import Target
 from pipeline.move.work import Counts, Work, Written
@@ -103,7 +104,7 @@ def _require_same(
     declared = work.landing.table.metadata.tables.get(table)
     if declared is None:
         raise _effect(work, f"rows of {table} changed as well")
-    key = quoted(next(iter(declared.primary_key.columns)).name)
+    key = RowKey.of(declared).sql
     meant = _meant(work, table)
     changed = set(_differing(work, committed, table, key)) - meant
     deletes = work.deleted if table == work.landing.name else 0

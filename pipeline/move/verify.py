@@ -32,6 +32,7 @@ from pipeline.move.findings import (
 from pipeline.move.landing import Landing
 from pipeline.move.proof import Proof
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.sift import Sifted, convert
 from pipeline.move.target import Target
@@ -276,7 +277,7 @@ def foreign_keys(
     figures: dict[str, Any] = {}
     key = quoted(landing.key.name)
     for column, parent in landing.parents:
-        name, parent_key = quoted(column.name), quoted(next(iter(parent.primary_key.columns)).name)
+        name, parent_key = quoted(column.name), RowKey.of(parent).sql
         lonely = (
             f" FROM {quoted(landing.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
             f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"

@@ -27,6 +27,7 @@ from pipeline.move import (
 from pipeline.move.changes import Changes
 from pipeline.move.errors import ShapeError, TooManyDeletes
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.sift import ahead
 from pipeline.move.table_scope import Way
 from pipeline.move.target import DataFault
@@ -268,7 +269,7 @@ def _note_cascades(work: Work, keys: list[Any], *, of: sa.Table | None = None) -
                 continue
             if not schema.look(work.target, child.name).exists:
                 continue
-            key = quoted(next(iter(child.primary_key.columns)).name)
+            key = RowKey.of(child).sql
             found = work.target.rows(
                 f"SELECT {key} FROM {quoted(child.name)}"
                 f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
@@ -301,7 +302,7 @@ AND NOT (n.nspname = 'public' AND r.relname = ANY ($2))
 def _require_no_others(work: Work, table: sa.Table, keys: list[Any]) -> None:
     """Refuse to delete rows with which rows of somebody else's tables would go or change."""
     declared = list(table.metadata.tables)
-    place, key = f"public.{quoted(table.name)}", quoted(next(iter(table.primary_key.columns)).name)
+    place, key = f"public.{quoted(table.name)}", RowKey.of(table).sql
     for name, constraint, goes, joined in work.target.rows(_OTHERS, (place, declared)):
         rows = work.target.value(
             f"SELECT count(*) FROM {name} AS o JOIN ONLY {place} AS t ON {joined}"
