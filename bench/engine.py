@@ -38,6 +38,7 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.views import SourceViews
 from pipeline.tables.content import metadata
+from pipeline.tables.rules import TableRules
 
 
 class InTurn(Mover):
@@ -142,7 +143,7 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
         with target.transaction():
             for table in tables:
                 target.run(
-                    f"UPDATE {table.name} SET {table.info['changed_by']} = now() WHERE id IN"
+                    f"UPDATE {table.name} SET {TableRules.of(table).changed_by} = now() WHERE id IN"
                     f" (SELECT id FROM {table.name} ORDER BY md5(id::text) LIMIT 250)"
                 )
         started = time.perf_counter()
@@ -173,8 +174,8 @@ def _change(source: Path, *, rows: int) -> None:
             step = max(1, last // (rows // len(tables)))
             keys = [(key,) for key in range(1, last + 1, step)][: rows // len(tables)]
             connection.executemany(
-                f"UPDATE {table.name} SET {table.info['changed_by']} = '2030-01-01 00:00:00.000001'"
-                " WHERE id = ?",
+                f"UPDATE {table.name} SET {TableRules.of(table).changed_by} ="
+                " '2030-01-01 00:00:00.000001' WHERE id = ?",
                 keys,
             )
 

@@ -20,6 +20,7 @@ from pipeline.move.row_key import RowKey
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.types import type_name
+from pipeline.tables.rules import ColumnRules
 
 PLAN = "plan"
 """Where the materialization of a plan keeps it as JSON."""
@@ -51,7 +52,7 @@ def columns(table: sa.Table) -> dict[str, dg.MetadataValue]:
                     dg.TableColumn(
                         column.name,
                         type_name(column.type),
-                        description=column.info.get("description"),
+                        description=ColumnRules.of(column).description,
                         constraints=dg.TableColumnConstraints(
                             nullable=bool(column.nullable), unique=bool(column.primary_key)
                         ),

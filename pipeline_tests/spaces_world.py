@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.transaction import Move
+from pipeline.tables.rules import ColumnRules
 from pipeline.tables.spaces import metadata
 from pipeline_tests.support import SourceFile, move_all
 
@@ -44,7 +45,7 @@ def ddl(tables: Sequence[sa.Table] = TABLES, *, unique: bool = True) -> str:
 def _ddl(table: sa.Table, *, unique: bool) -> str:
     lines = []
     for column in table.columns:
-        if column.info.get("added"):
+        if ColumnRules.of(column).added:
             continue
         number = isinstance(column.type, sa.Integer | sa.Boolean)
         line = f'"{column.name}" {"INTEGER" if number else "TEXT"}'
@@ -111,5 +112,5 @@ def one_column(kind: Any = None, **info: Any) -> sa.Table:
         "t",
         sa.MetaData(),
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("value", kind or JSONB, info=info),
+        sa.Column("value", kind or JSONB, info=ColumnRules(**info).info),
     )

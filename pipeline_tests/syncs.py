@@ -23,11 +23,12 @@ from pipeline.move.sync import why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
+from pipeline.tables.rules import TableRules
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, moving, query, sync_all
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
-CHANGED_BY = {name: metadata.tables[name].info["changed_by"] for name in NAMES}
+CHANGED_BY = {name: TableRules.of(metadata.tables[name]).changed_by for name in NAMES}
 PARENTS = {
     "learning_content": {},
     "content_fragments": {"learning_content_id": "learning_content"},

@@ -24,6 +24,7 @@ from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase
 from pipeline.settings import libpq
+from pipeline.tables.rules import TableRules
 from pipeline_tests.backups import everything
 from pipeline_tests.commands import Ran, pipeline
 from pipeline_tests.definitions import loaded
@@ -132,7 +133,7 @@ def test_what_belongs_to_a_migration_is_in_its_group() -> None:
             node = graph.get(dg.AssetKey(table.name))
             assert node.group_name == migration.name
             assert node.owners == list(migration.owners)
-            assert node.description == table.info["description"]
+            assert node.description == TableRules.of(table).description
         assert graph.get(dg.AssetKey(migration.named("plan"))).group_name == migration.name
         assert graph.get(dg.AssetKey(migration.named("cutover"))).group_name == "operations"
 

@@ -38,6 +38,7 @@ from pipeline.move.types import cast_of
 from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
+from pipeline.tables.rules import TableRules
 from pipeline.witness import stored, values
 from pipeline.witness.parts import KeyRange
 from pipeline.witness.source import chosen, sample
@@ -490,7 +491,7 @@ def test_texts_as_keys(tmp_path: Path, target_url: str) -> None:
         sa.MetaData(),
         sa.Column("id", sa.Text(), primary_key=True),
         sa.Column("name", sa.Text()),
-        info={"description": "people"},
+        info=TableRules("people").info,
     )
     with closing(sqlite3.connect(path)) as made, made:
         made.execute("CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")

@@ -24,6 +24,7 @@ from pipeline.move.place import PUBLIC
 from pipeline.move.scope import Changes, Everything, Scope, Subset
 from pipeline.move.verify import ProofFailed
 from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.tables.rules import TableRules
 
 
 class MoveConfig(dg.Config):
@@ -94,7 +95,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
         group_name=migration.name,
         kinds={"sqlite", "postgres", "table"},
         owners=list(migration.owners),
-        description=str(table.info["description"]),
+        description=TableRules.of(table).description,
         metadata=metadata.declared(table),
         check_specs=checks.specs(table),
         # One tick may fail, or be skipped while a longer run is under way.

@@ -29,6 +29,7 @@ from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.work import Counts
+from pipeline.tables.rules import ColumnRules, TableRules
 
 _EVERYTHING = Sample(2**62, 0)
 
@@ -246,7 +247,7 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
 def _left(target: Target, landing: Landing) -> dict[str, int]:
     """Values in columns that the source does not have, although nobody meant it to lack them."""
     own = {column.name for column in landing.columns}
-    own |= {column.name for column in landing.table.columns if column.info.get("added")}
+    own |= {column.name for column in landing.table.columns if ColumnRules.of(column).added}
     others = sorted(set(schema.look(target, landing.name).types or {}) - own)
     table = quoted(landing.name)
     found = {
@@ -258,7 +259,7 @@ def _left(target: Target, landing: Landing) -> dict[str, int]:
 def _go_on(target: Target, tables: Sequence[sa.Table]) -> None:
     """Let the next sync begin where both sides are equal: at what was logged before the freeze."""
     for table in tables:
-        by = table.info.get("changed_by")
+        by = TableRules.of(table).changed_by
         newest = f"max({quoted(by)})" if by else "NULL::timestamptz"
         target.rows(
             f"UPDATE migration.watermarks SET rows = now.rows, newest = greatest(newest, now.date)"

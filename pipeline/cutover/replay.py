@@ -25,6 +25,7 @@ from pipeline.move.prepare import surveyed
 from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import BUSY_SECONDS, unreadable, writing
 from pipeline.move.target import Target
+from pipeline.tables.rules import SharedRules
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 5_000
@@ -227,7 +228,7 @@ def _rows(
     """Key and values of rows of the target as SQLite is to hold them, in bounded batches."""
     name, table = quoted(landing.key.name), quoted(landing.name)
     zone = landing.policies.naive_zone
-    moments = landing.table.metadata.info.get("moments")
+    moments = SharedRules.of(landing.table.metadata).moments
     outputs = ", ".join(
         reverse.expression(column, zone=zone, moments=moments) for column in columns
     )

@@ -41,6 +41,7 @@ from pipeline.move.target import Target
 from pipeline.move.types import largest_integer, type_name
 from pipeline.move.watermarks import Watermark
 from pipeline.move.work import OnProgress, Work
+from pipeline.tables.rules import ColumnRules
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def _move(work: Work, way: Way, proof: Proof, *, rows: int, cascaded: int) -> Mo
 def columns_of(landing: Landing) -> tuple[tuple[str, str, str], ...]:
     """The target's columns, as (name, type, description)."""
     return tuple(
-        (column.name, type_name(column.type), str(column.info.get("description", "")))
+        (column.name, type_name(column.type), ColumnRules.of(column).description or "")
         for column in landing.table.columns
     )
 
