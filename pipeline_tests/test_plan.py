@@ -474,7 +474,9 @@ def test_plan_and_move_reject_the_same_rows_for_the_same_reasons(
     tmp_path_factory: pytest.TempPathFactory, target_url: str, spoils: list[tuple[Any, ...]]
 ) -> None:
     folder = tmp_path_factory.mktemp("spoiled")
-    source = SourceFile.make(folder / "source.db", CONTENT_DDL.replace(" NOT NULL,", ","))
+    source = SourceFile.make(
+        folder / "source.db", CONTENT_DDL.replace(" NOT NULL,", ",").replace("NOT NULL REF", "REF")
+    )
     source.add_family(contents=2)
     for table, key, column, value in spoils:
         # Bytes that begin like this stand for a text that is not UTF-8.

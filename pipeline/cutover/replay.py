@@ -116,7 +116,7 @@ def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
 
     batches = verify.as_found(live, landing, prepared.survey, without=aside)
     verify.examine(target, landing, prepared.survey, batches, on_changes=note, among=())
-    there, name = set(live.keys(landing)), quoted(landing.key.name)
+    there, name = set(live.taken_keys(landing)), quoted(landing.key.name)
     in_target = target.rows(
         f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (keys,)
     )

@@ -49,11 +49,11 @@ KEYS = Check("keys", "Both sides hold the same keys; none is missing, none is ex
 DIGESTS = Check(
     "digests", "Every value was read back and is equal; BLOBs by their MD5 on either side."
 )
+FOREIGN_KEYS = Check("foreign_keys", "Every row has its parent, and every foreign key is valid.")
+SEQUENCES = Check("sequences", "The next id is larger than every id there is.")
 WITNESS = Check(
     "witness", "The server's hashes of its rows equal those of a second, independent reader."
 )
-FOREIGN_KEYS = Check("foreign_keys", "Every row has its parent, and every foreign key is valid.")
-SEQUENCES = Check("sequences", "The next id is larger than every id there is.")
 SCHEMA = Check(
     "schema",
     "Columns, types, defaults, constraints and indexes are as declared, and valid.",
@@ -84,7 +84,7 @@ CONFLICTS = Check(
 )
 
 CHECKS = (
-    *(CONSERVATION, KEYS, DIGESTS, WITNESS, FOREIGN_KEYS, SEQUENCES, SCHEMA, ACCESS),
+    *(CONSERVATION, KEYS, DIGESTS, FOREIGN_KEYS, SEQUENCES, WITNESS, SCHEMA, ACCESS),
     *(DRIFT, QUARANTINE, CONVERSIONS, MENDED, CONFLICTS),
 )
 BY_COMPARISON = (CONSERVATION.name, KEYS.name, DIGESTS.name)

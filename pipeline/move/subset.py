@@ -86,16 +86,16 @@ class SubsetMover:
         mended = [live.handle_from(landing, mend.handle) for mend in mends]
         handles: list[Any] = [*reached.handles, *mended]
         live.take_rows(landing, keys=keys, handles=handles)
-        excluded = live.counted_without(landing, keys=keys, handles=handles)
-        named = frozenset(map(str, live.handles(landing)))
+        excluded = live.count_without(landing, keys=keys, handles=handles)
+        named = frozenset(map(str, live.taken_handles(landing)))
         mending.apply(live, [landing.table], mends)
         prepared = surveyed(landing, live)
         # A key may have been mended as well.
-        taken = tuple(live.keys(landing))
+        taken = tuple(live.taken_keys(landing))
         return prepared, SubsetRows(
             existing=taken,
             deleted=tuple(set(live.lacking(landing, keys)) - set(taken)),
-            source_rows=live.counted(landing),
+            source_rows=live.count(landing),
             handles=named,
             excluded=excluded,
             largest=live.largest(landing),

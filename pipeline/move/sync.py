@@ -34,7 +34,7 @@ from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, surveyed
 from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, ahead
-from pipeline.move.table_scope import ChangedRows, LoggedRows, NoRows
+from pipeline.move.table_scope import ChangedRows, CountedRows
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position
 from pipeline.move.transaction import Move, move_table, prove_unchanged
@@ -168,7 +168,7 @@ class Syncer:
         waiting = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
         if found is None and not (also or mends or waiting) and mark is not None:
             nothing = Prepared(landing, contract_of(landing), Survey(0, 0, (), (), frozenset()))
-            untouched = NoRows(newest=mark.newest, rows_before=mark.rows)
+            untouched = ChangedRows(newest=mark.newest, rows_before=mark.rows)
             return prove_unchanged(self._work(nothing, untouched, on_progress), mark)
         found = found or _Found(newest=mark.newest if mark else None)
         prepared, scope = self._take(landing, found, also, mends)
@@ -266,19 +266,16 @@ class Syncer:
         mending.apply(live, [landing.table], mends)
         prepared = surveyed(landing, live)
         # A key may have been mended as well.
-        taken = tuple(live.keys(landing))
+        taken = tuple(live.taken_keys(landing))
         deleted = tuple(set(live.lacking(landing, keys)) - set(taken))
         mark = self._marks[landing.name]
-        scope: ChangedRows
-        if found.source_rows is None and mark is not None:
-            scope = LoggedRows(
-                existing=taken, deleted=deleted, newest=found.newest, rows_before=mark.rows
+        rows, newest = found.source_rows, found.newest
+        if rows is not None:
+            return prepared, CountedRows(
+                existing=taken, deleted=deleted, newest=newest, source_rows=rows
             )
-        else:
-            scope = ChangedRows(
-                existing=taken,
-                deleted=deleted,
-                newest=found.newest,
-                source_rows=found.source_rows or 0,
-            )
-        return prepared, scope
+        # Counting all rows would cost more than what changed.
+        before = mark.rows if mark else None
+        return prepared, ChangedRows(
+            existing=taken, deleted=deleted, newest=newest, rows_before=before
+        )

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from pipeline.move import quarantine, verify, watermarks
-from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
@@ -21,7 +20,7 @@ from pipeline.move.watermarks import Watermark
 Way = Literal["filled", "merged", "unchanged", "synced", "subset"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TableScope:
     """All rows of a table. The classes that derive from it override what differs.
 
@@ -30,7 +29,7 @@ class TableScope:
         deleted: keys of rows in scope that the source does not have any more.
         largest: the largest key of the source's rows outside the scope, if any.
         newest: the largest date of change of the source that is known before the move.
-        rows_before: rows of the target before the move, None where they have to be counted.
+        rows_before: rows of the target before the move, None where they are counted.
     """
 
     way: ClassVar[Way | None] = None
@@ -46,10 +45,10 @@ class TableScope:
 
     @property
     def ledger_keys(self) -> Sequence[Any] | None:
-        """Keys of the rows whose entries in the ledger may be removed; None for all rows."""
+        """Keys of the rows whose conflicts are settled if none is found; None for all rows."""
         return None
 
-    def quarantined(self, target: Target, landing: Landing) -> set[str] | None:  # noqa: ARG002
+    def quarantined(self, _target: Target, _table: str) -> set[str] | None:
         """Handles of the rows in quarantine that are in scope; None for all of them."""
         return None
 
@@ -66,37 +65,18 @@ class TableScope:
         """
         return verify.conservation(target, landing, read, found)
 
-    def target_rows(self, target: Target, landing: Landing, *, moved: int, added: int) -> int:  # noqa: ARG002
-        """Rows of the target after the move.
+    def target_rows(self, _target: Target, _table: str, *, moved: int, added: int) -> int:
+        """Rows of the target: as they were counted, or as many more as there are in scope."""
+        return moved if self.rows_before is None else self.rows_before + added
+
+    def watermark(self, read: Watermark, _before: Watermark | None) -> Watermark:
+        """Up to where the source has been read.
 
         Args:
-            target: the session.
-            landing: the table.
-            moved: rows that the check of conservation counted in the target.
-            added: how many more rows in scope the target has than before.
-        """
-        return moved
-
-    def watermark(
-        self,
-        source: Source,
-        landing: Landing,
-        *,
-        rows: int,
-        newest: datetime | None,
-        before: Watermark | None,  # noqa: ARG002
-    ) -> Watermark:
-        """Up to where the source has been read after this move.
-
-        Args:
-            source: what was read.
-            landing: the table.
-            rows: rows of the target now.
-            newest: the largest date of change that was read.
+            read: what this move has read, if that was the whole table.
             before: the watermark until now.
         """
-        position, seen = source.position(landing.table), source.snapshot.seen
-        return Watermark(newest, rows, watermarks.rules_of(landing), seen, position)
+        return read
 
 
 EVERY_ROW = TableScope()
@@ -108,67 +88,35 @@ class ChangedRows(TableScope):
 
     Attributes:
         existing: keys of those that the source has.
-        source_rows: rows of the source in all.
     """
 
     way: ClassVar[Way | None] = "synced"
-    existing: tuple[Any, ...]
-    source_rows: int = 0
+    existing: tuple[Any, ...] = ()
 
     @property
     def keys(self) -> Sequence[Any]:
         """Keys of the rows in scope, on either side."""
         return [*self.existing, *self.deleted]
 
-    def conservation(
-        self,
-        target: Target,
-        landing: Landing,
-        *,
-        read: int,  # noqa: ARG002
-        found: int,  # noqa: ARG002
-    ) -> CheckResult:
+
+@dataclass(frozen=True, kw_only=True)
+class CountedRows(ChangedRows):
+    """Rows that may have changed, of a source whose rows were all counted.
+
+    Attributes:
+        source_rows: rows of the source in all.
+    """
+
+    source_rows: int
+
+    def conservation(self, target: Target, landing: Landing, **_: int) -> CheckResult:
         """All rows of both sides are counted, which costs little beside comparing their keys."""
-        return verify.conservation(target, landing, self.source_rows, _count(target, landing))
+        found = _count(target, landing.name)
+        return verify.conservation(target, landing, self.source_rows, found)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoggedRows(ChangedRows):
-    """Rows that the source's log names: to count all others would cost more than to move these."""
-
-    rows_before: int
-
-    def conservation(
-        self, target: Target, landing: Landing, *, read: int, found: int
-    ) -> CheckResult:
-        """Only the rows in scope are counted."""
-        return verify.conservation(target, landing, read, found)
-
-    def target_rows(self, target: Target, landing: Landing, *, moved: int, added: int) -> int:  # noqa: ARG002
-        """The last count goes on."""
-        return self.rows_before + added
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoRows(LoggedRows):
-    """Nothing, because the source has not been written."""
-
-    existing: tuple[Any, ...] = ()
-
-    def conservation(
-        self,
-        target: Target,  # noqa: ARG002
-        landing: Landing,
-        *,
-        read: int,
-        found: int,
-    ) -> CheckResult:
-        """What waits in quarantine is not looked at either."""
-        return verify.conserved(landing, read, found, quarantined=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubsetRows(ChangedRows):
+class SubsetRows(CountedRows):
     """Rows that belong to a subset; of the others nothing is known.
 
     Attributes:
@@ -185,44 +133,29 @@ class SubsetRows(ChangedRows):
         """Keys of the rows in scope."""
         return self.keys
 
-    def quarantined(self, target: Target, landing: Landing) -> set[str]:
+    def quarantined(self, target: Target, table: str) -> set[str]:
         """Handles of the rows in quarantine that are in scope."""
-        return quarantine.within(target, landing.name, handles=self.handles, keys=self.keys)
+        return quarantine.within(target, table, handles=self.handles, keys=self.keys)
 
-    def conservation(
-        self,
-        target: Target,
-        landing: Landing,
-        *,
-        read: int,  # noqa: ARG002
-        found: int,  # noqa: ARG002
-    ) -> CheckResult:
+    def conservation(self, target: Target, landing: Landing, **_: int) -> CheckResult:
         """Source = moved + quarantined + excluded, where only rows in scope can be told apart."""
         return verify.conserved(
             landing,
             self.source_rows,
             len(verify.existing(target, landing, self.keys)),
-            quarantined=len(self.quarantined(target, landing)),
+            quarantined=len(self.quarantined(target, landing.name)),
             excluded=self.excluded,
         )
 
-    def target_rows(self, target: Target, landing: Landing, *, moved: int, added: int) -> int:  # noqa: ARG002
+    def target_rows(self, target: Target, table: str, *, moved: int, added: int) -> int:  # noqa: ARG002
         """The target has rows outside the scope, too."""
-        return _count(target, landing)
+        return _count(target, table)
 
-    def watermark(
-        self,
-        source: Source,  # noqa: ARG002
-        landing: Landing,  # noqa: ARG002
-        *,
-        rows: int,
-        newest: datetime | None,
-        before: Watermark | None,
-    ) -> Watermark:
+    def watermark(self, read: Watermark, before: Watermark | None) -> Watermark:
         """What was seen of the whole table, if it ever was, is all that is known of it."""
-        newest = before.newest if before else newest
-        return Watermark(newest, rows, watermarks.PART, seen=None, position=None)
+        newest = before.newest if before else read.newest
+        return Watermark(newest, read.rows, watermarks.PART, seen=None, position=None)
 
 
-def _count(target: Target, landing: Landing) -> int:
-    return int(target.value(f"SELECT count(*) FROM {quoted(landing.name)}"))
+def _count(target: Target, table: str) -> int:
+    return int(target.value(f"SELECT count(*) FROM {quoted(table)}"))

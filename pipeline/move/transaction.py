@@ -202,7 +202,7 @@ def move_table(
         with work.timed("sequence"):
             _advance_sequence(work)
         with work.timed("quarantine"):
-            among = work.scope.quarantined(target, landing)
+            among = work.scope.quarantined(target, landing.name)
             quarantine.replace(
                 target, landing.name, _rejected(work), run_id=work.options.run_id, among=among
             )
@@ -214,19 +214,16 @@ def move_table(
             compared, lossy = _prove(work, witness)
         else:
             lossy = conversions.replace(target, landing)
-        with work.timed("prove"):
-            checks = _checks(work, compared, lossy)
-        with work.timed("witness"):
-            proof = Proof((*checks, _witnessed(work, witness)))
+        proof = _proof(work, compared, lossy, witness)
         if proof.failed:
-            found = side_effects.triggers(target, landing.name)
-            raise verify.ProofFailed(landing.name, proof, triggers=found)
+            others = side_effects.triggers(target, landing.name)
+            raise verify.ProofFailed(landing.name, proof, triggers=others)
         if work.scope.keys is None:
             _write_evidence(work, proof)
         cascaded = cascades.forget(target, landing.name)
         moved = int(proof["conservation"].figures["moved"])
         added = moved - work.scope_before - cascaded
-        rows = work.scope.target_rows(target, landing, moved=moved, added=added)
+        rows = work.scope.target_rows(target, landing.name, moved=moved, added=added)
         _remember(work, rows)
         side_effects.require_none(work, before=before, proven=proven)
         committing = time.perf_counter()
@@ -244,7 +241,9 @@ def prove_unchanged(work: Work, mark: Watermark) -> Move:
     target, landing = work.target, work.landing
     with target.looking():
         lossy = conversions.summary(target, landing)
-        proof = Proof((*_checks(work, verify.Compared(), lossy), witnessing.nothing()))
+        conserved = verify.conserved(landing, 0, 0, quarantined=0)
+        checks = _checks(work, verify.Compared(), lossy, conserved)
+        proof = Proof((*checks, witnessing.nothing()))
         waiting = len(quarantine.handles(target, landing.name))
     work.mark = mark
     moved = _move(work, "synced", proof, rows=mark.rows, cascaded=0)
@@ -282,20 +281,32 @@ def columns_of(landing: Landing) -> tuple[tuple[str, str, str], ...]:
     )
 
 
+def _proof(
+    work: Work,
+    compared: verify.Compared,
+    lossy: tuple[Lossy, ...],
+    witness: witnessing.Witness | None,
+) -> Proof:
+    read, found = work.survey.rows, compared.totals.target_rows
+    with work.timed("prove"):
+        conserved = work.scope.conservation(work.target, work.landing, read=read, found=found)
+        checks = _checks(work, compared, lossy, conserved)
+    with work.timed("witness"):
+        return Proof((*checks, _witnessed(work, witness)))
+
+
 def _checks(
-    work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...]
+    work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...], conserved: CheckResult
 ) -> tuple[CheckResult, ...]:
-    target, landing, scope = work.target, work.landing, work.scope
+    target, landing = work.target, work.landing
     checks = verify.checks_of(
         work.source,
         target,
         landing,
         compared,
         lossy,
-        conserved=scope.conservation(
-            target, landing, read=work.survey.rows, found=compared.totals.target_rows
-        ),
-        among=scope.keys,
+        conserved=conserved,
+        among=work.scope.keys,
     )
     return (*checks, work.conflicts.check())
 
@@ -304,7 +315,9 @@ def _remember(work: Work, rows: int) -> None:
     """Write down up to where the source was read."""
     target, landing, scope = work.target, work.landing, work.scope
     conflicts.replace(target, landing.name, work.conflicts.values, among=scope.ledger_keys)
-    mark = scope.watermark(work.source, landing, rows=rows, newest=work.newest, before=work.mark)
+    position, seen = work.source.position(landing.table), work.source.snapshot.seen
+    read = Watermark(work.newest, rows, watermarks.rules_of(landing), seen, position)
+    mark = scope.watermark(read, work.mark)
     watermarks.write(target, landing.name, mark, run_id=work.options.run_id)
 
 

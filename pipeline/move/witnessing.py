@@ -153,7 +153,7 @@ def table_of(
         quarantined=quarantined,
         kept=tuple(kept),
         # Where the live file is read, what was corrected lies in a private file beside it.
-        corrected=corrected if source.everything else (),
+        corrected=corrected if source.schema != "main" else (),
         prefix=source.everything,
         corrections="main.",
         zone=policies.naive_zone,
