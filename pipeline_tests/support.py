@@ -157,10 +157,7 @@ def move_in(
 ) -> dict[str, Move]:
     """Move tables as one run does, without Dagster; by table name."""
     with moving(source, url, scope, tables=tables, **options) as engine:
-        return {
-            table.name: engine.move(table, upcoming=tables[at + 1 :], on_progress=on_progress)
-            for at, table in enumerate(tables)
-        }
+        return {table.name: engine.move(table, on_progress=on_progress) for table in tables}
 
 
 def move_all(source: Path, url: str, **options: Any) -> dict[str, Move]:

@@ -119,7 +119,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
             on_progress = progress.reporter(context.log)
             moving = target.engine(
                 lambda session: engine.opened(
-                    selected,
+                    [table, *upcoming],
                     views,
                     session,
                     PUBLIC,
@@ -131,7 +131,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
                 migration=migration,
                 way=str(config),
             )
-            move = moving.move(table, upcoming=upcoming, on_progress=on_progress)
+            move = moving.move(table, on_progress=on_progress)
             part = evidence.of_move(move, table, moving.idle)
             preview = metadata.preview_of(moving.idle, table)
             report = evidence.leave(context, part, planned=planned)

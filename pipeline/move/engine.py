@@ -43,32 +43,28 @@ class Engine:
 
     _mover: TableMover
     _source: SourceViews
+    _waiting: list[sa.Table]
 
     @property
     def idle(self) -> Target:
         """A session that is in no transaction between two moves."""
         return self._mover.idle
 
-    def move(
-        self,
-        table: sa.Table,
-        *,
-        upcoming: Sequence[sa.Table] = (),
-        on_progress: OnProgress = lambda _: None,
-    ) -> Move:
+    def move(self, table: sa.Table, *, on_progress: OnProgress = lambda _: None) -> Move:
         """Move a table whose parents have moved before.
 
         Args:
-            table: the table that moves now.
-            upcoming: tables that move later in this run. After the last one the live file is let
-                go: while it is pinned, an application without WAL cannot commit.
+            table: one of those that the engine was opened for.
             on_progress: called after every batch of this table.
 
         Raises:
             PipelineError: nothing was changed.
         """
-        moved = self._mover.move(table, upcoming=upcoming, on_progress=on_progress)
-        if not upcoming and not self._source.copied:
+        if table in self._waiting:
+            self._waiting.remove(table)
+        moved = self._mover.move(table, upcoming=list(self._waiting), on_progress=on_progress)
+        if not self._waiting and not self._source.copied:
+            # While the live file is pinned, an application without WAL cannot commit.
             self._source.release()
         return moved
 
@@ -99,8 +95,8 @@ def run(
             was before.
     """
     with opened(tables, source, target, place, scope, options, on_progress=on_progress) as engine:
-        for at, table in enumerate(tables):
-            yield engine.move(table, upcoming=tables[at + 1 :], on_progress=on_progress)
+        for table in tables:
+            yield engine.move(table, on_progress=on_progress)
 
 
 @contextlib.contextmanager
@@ -149,7 +145,7 @@ def opened(
         if mover is None:
             copy = source.copy(tables, target=target)
             mover = stack.enter_context(Mover.over(copy, target, options))
-        yield Engine(mover, source)
+        yield Engine(mover, source, list(tables))
 
 
 def _syncer(

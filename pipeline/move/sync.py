@@ -25,7 +25,6 @@ from pipeline.move import (
 )
 from pipeline.move.changes import Changes
 from pipeline.move.contract import contract_of
-from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Survey
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
@@ -145,19 +144,14 @@ class Syncer:
         self,
         table: sa.Table,
         *,
-        upcoming: Sequence[sa.Table] = (),
+        upcoming: Sequence[sa.Table] = (),  # noqa: ARG002
         on_progress: OnProgress = lambda _: None,
     ) -> Move:
-        """Move what changed of a table whose parents have moved before.
+        """Move what changed of a table that was looked at and whose parents have moved before.
 
         Raises:
-            PipelineError: as ``move_table``, or ``look`` has a reason against it; nothing was
-                changed.
+            PipelineError: as ``move_table``; nothing was changed.
         """
-        if table.name not in self._found:
-            whole = self.look([table, *upcoming], on_progress=on_progress)
-            if whole is not None:
-                raise PipelineError(f"It is not enough to sync: {whole}", remedy="Sync in full")
         landing, found = self._landings[table.name], self._found[table.name]
         mark = self._marks[table.name]
         # Rows that went with a parent may still be in the source, those that were kept may have
