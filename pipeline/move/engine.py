@@ -79,16 +79,7 @@ def run(
     *,
     on_progress: OnProgress = lambda _: None,
 ) -> Iterator[Move]:
-    """Move tables, parents first; what has moved stays if a later one fails.
-
-    Args:
-        tables: those of one migration that move.
-        source: views of their source.
-        target: a session in no transaction.
-        place: where they land.
-        scope: which rows move.
-        options: what holds for every table.
-        on_progress: called after every batch.
+    """Move tables of one migration, parents first; what has moved stays if a later one fails.
 
     Raises:
         PipelineError: source or target is not usable, or a table could not be moved and is as it
@@ -117,11 +108,11 @@ def opened(
         tables: those of one migration that move.
         source: views of their source.
         target: a session in no transaction.
-        place: where they land.
+        place: what is locked.
         scope: which rows move.
         options: what holds for every table.
-        on_progress: called after every batch while changes are looked for.
-        say: told why everything moves where only changes were asked for.
+        on_progress: called after every batch while both sides are compared for changes.
+        say: gets the reason why everything moves where only changes were asked for.
 
     Raises:
         LockedError: another run holds the target.

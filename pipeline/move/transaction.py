@@ -103,12 +103,7 @@ class TableMover(Protocol):
         upcoming: Sequence[sa.Table] = (),
         on_progress: OnProgress = lambda _: None,
     ) -> Move:
-        """Move a table whose parents have moved before.
-
-        Args:
-            table: the table that moves now.
-            upcoming: tables that move later in this run.
-            on_progress: told after every batch of this table.
+        """Move a table whose parents have moved before, and ``upcoming`` tables have not.
 
         Raises:
             PipelineError: as ``move_table``; nothing was changed.
