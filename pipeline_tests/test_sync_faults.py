@@ -812,6 +812,20 @@ def test_the_lock_is_not_taken_by_two(target_url: str) -> None:
         pass
 
 
+def test_sessions_of_one_run_share_its_lock_until_who_took_it_lets_it_go(target_url: str) -> None:
+    with (
+        Target.connect(target_url, shown="the target") as one,
+        Target.connect(target_url, shown="the target") as other,
+    ):
+        with one.lock(), one.another() as second:
+            with second.lock(seconds=0):
+                pass
+            with pytest.raises(LockedError), other.lock(seconds=0):
+                pass
+        with other.lock(seconds=0), pytest.raises(LockedError), one.lock(seconds=0):
+            pass
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("table", [table for table in PARENTS if PARENTS[table]])
 def test_a_table_that_moved_before_its_parents_is_not_left_behind(
