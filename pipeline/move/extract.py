@@ -9,7 +9,7 @@ expect; rejected rows are left out.
 import contextlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,8 +206,11 @@ class Source:
             raise unreadable(self.path, error) from error
 
     @contextmanager
-    def writable(self) -> Iterator[sqlite3.Connection]:
-        """A connection that changes the private copy: triggers and CHECKs do not answer to it."""
+    def writable(self, tables: Iterable[sa.Table]) -> Iterator[sqlite3.Connection]:
+        """A connection that changes tables of the private copy, without triggers and CHECKs."""
+        for table in tables:
+            # Where the log ends is known only while the triggers are there.
+            self.position(table)
         try:
             with closing(opening.connect(self.snapshot.path, "rw")) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")

@@ -71,7 +71,7 @@ class LiveSource(Source):
             self._connection.text_factory = before
 
     @contextmanager
-    def writable(self) -> Iterator[sqlite3.Connection]:
+    def writable(self, tables: Iterable[sa.Table]) -> Iterator[sqlite3.Connection]:  # noqa: ARG002
         """The pinned connection too: another one could not write while it holds its view."""
         with self.sqlite() as connection:
             yield connection

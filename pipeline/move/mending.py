@@ -129,11 +129,8 @@ def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> 
         MendError: the copy's own schema has no room for a value.
     """
     declared = {table.name: table for table in tables}
-    for table in declared.values():
-        # It can be told only while the triggers are there.
-        source.position(table)
-        source.mended[table.name] = []
-    with source.writable() as copy:
+    source.mended |= {name: [] for name in declared}
+    with source.writable(declared.values()) as copy:
         for mend in mends:
             if mend.table in declared:
                 holds = _apply(copy, source, declared[mend.table], mend)
