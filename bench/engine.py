@@ -12,34 +12,33 @@ rows, a quarter in each table; by dates and sizes, and then the same with the so
 frozen, writes a thousand rows to the target, and goes back.
 """
 
-import contextlib
 import json
 import shutil
 import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-
-import sqlalchemy as sa
 
 from bench.memory import peak_mib
 from pipeline.cutover.back import roll_back
 from pipeline.cutover.steps import Site, go_live
-from pipeline.move import session, tracking
+from pipeline.move import engine, session, tracking
 from pipeline.move.extract import Source
-from pipeline.move.live import LiveSource, pinned
 from pipeline.move.mover import Mover
-from pipeline.move.policies import DEFAULT
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
 from pipeline.move.prepare import prepare
+from pipeline.move.scope import Changes, Everything, Scope
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
+from pipeline.move.views import SourceViews
 from pipeline.tables.content import metadata
+from pipeline.tables.rules import TableRules
 
 
 class InTurn(Mover):
@@ -49,19 +48,21 @@ class InTurn(Mover):
         return None
 
 
-def move_all(
-    source: Path, url: str, folder: Path, *, mover_class: type[Mover] = Mover
-) -> tuple[float, float, list[Move]]:
+def move_all(source: Path, url: str, folder: Path) -> tuple[float, float, list[Move]]:
     """Move every table; returns seconds of the snapshot, seconds of the moves, and the moves."""
-    tables = metadata.sorted_tables
-    snapshot = take_snapshot(source, folder / "snapshot.db", tables=tables)
     started = time.perf_counter()
     with (
         Target.connect(url, shown="bench") as target,
-        mover_class.over(Source(snapshot), target, run_id="bench") as mover,
+        SourceViews(lambda: source, folder / "runs", name="bench") as views,
     ):
-        moves = [mover.move(table, upcoming=tables[at + 1 :]) for at, table in enumerate(tables)]
-    return snapshot.seconds, time.perf_counter() - started, moves
+        snapshot = views.copy(metadata.sorted_tables, target=target).snapshot
+        moves = list(_run(views, target, Everything()))
+    return snapshot.seconds, time.perf_counter() - started - snapshot.seconds, moves
+
+
+def _run(views: SourceViews, target: Target, scope: Scope) -> Iterator[Move]:
+    tables, options = metadata.sorted_tables, MoveOptions("bench")
+    return engine.run(tables, views, target, PUBLIC, scope, options)
 
 
 def verify_all(source: Path, url: str, folder: Path) -> float:
@@ -102,30 +103,18 @@ def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
     return found
 
 
-class _Views:
+class _Views(SourceViews):
     """Views of the source; the application writes until the last moment before it is frozen."""
 
-    def __init__(self, source: Path, folder: Path) -> None:
-        self._source, self._folder = source, folder
-        self._exit = contextlib.ExitStack()
-        self._live: LiveSource | None = None
-        self.before_freeze = True
-
-    def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:  # noqa: ARG002
-        return Source(take_snapshot(self._source, self._folder / f"{run_id}.db", tables=tables))
-
-    def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
-        if self._live is None:
-            live = pinned(self._source, self._folder / run_id, tables=tables)
-            self._live = self._exit.enter_context(live)
-        return self._live
+    before_freeze = True
 
     def release(self) -> None:
-        asked, self._live = self._live is not None, None
-        self._exit.close()
+        """Let the source go, and then write, once the live file had been pinned."""
+        asked = self._live is not None
+        super().release()
         if asked and self.before_freeze:
             self.before_freeze = False
-            _change(self._source, rows=1_000)
+            _change(self._locate(), rows=1_000)
 
 
 def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
@@ -139,13 +128,11 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
     with Target.connect(url, shown="bench") as target, target.lock():
         site = Site(
             copy,
-            _Views(copy, folder),
+            _Views(lambda: copy, folder / "runs", name="cutover"),
             target,
             "content",
             tables,
-            "bench",
-            policies=DEFAULT,
-            delete_share=1,
+            MoveOptions("bench", delete_share=1),
             say=lambda _: None,
         )
         started = time.perf_counter()
@@ -156,7 +143,7 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
         with target.transaction():
             for table in tables:
                 target.run(
-                    f"UPDATE {table.name} SET {table.info['changed_by']} = now() WHERE id IN"
+                    f"UPDATE {table.name} SET {TableRules.of(table).changed_by} = now() WHERE id IN"
                     f" (SELECT id FROM {table.name} ORDER BY md5(id::text) LIMIT 250)"
                 )
         started = time.perf_counter()
@@ -187,25 +174,19 @@ def _change(source: Path, *, rows: int) -> None:
             step = max(1, last // (rows // len(tables)))
             keys = [(key,) for key in range(1, last + 1, step)][: rows // len(tables)]
             connection.executemany(
-                f"UPDATE {table.name} SET {table.info['changed_by']} = '2030-01-01 00:00:00.000001'"
-                " WHERE id = ?",
+                f"UPDATE {table.name} SET {TableRules.of(table).changed_by} ="
+                " '2030-01-01 00:00:00.000001' WHERE id = ?",
                 keys,
             )
 
 
 def _sync(source: Path, url: str, folder: Path) -> float:
-    tables = metadata.sorted_tables
     started = time.perf_counter()
     with (
         Target.connect(url, shown="bench") as target,
-        pinned(source, folder / "live", tables=tables) as live,
+        SourceViews(lambda: source, folder / "runs", name="sync") as views,
     ):
-        reason = why_whole(tables, live=live, target=target)
-        if reason:
-            raise SystemExit(f"nothing is known of what changed: {reason}")
-        syncer = Syncer(live, target, run_id="bench")
-        for at, table in enumerate(tables):
-            syncer.move(table, upcoming=tables[at + 1 :])
+        list(_run(views, target, Changes(or_everything=False)))
     return time.perf_counter() - started
 
 
@@ -214,7 +195,8 @@ def main(way: str, source: Path, url: str) -> None:
     with tempfile.TemporaryDirectory(dir=source.parent) as name:
         folder = Path(name)
         if way == "load":
-            _, first, moves = move_all(source, url, folder, mover_class=InTurn)
+            setattr(engine, "Mover", InTurn)  # noqa: B010
+            _, first, moves = move_all(source, url, folder)
             found = {"engine, load": first - sum(move.seconds["prove"] for move in moves)}
         elif way == "sync":
             found = sync_after(source, url, folder)

@@ -11,25 +11,12 @@ import sqlalchemy as sa
 
 from pipeline import frames
 from pipeline.migrations import Migration
+from pipeline.move import proof
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult, Conflict, say
 from pipeline.move.printable import printable
-from pipeline.move.standing import NAMES
 
-DESCRIPTIONS = {
-    "conservation": "Source rows = moved + quarantined + excluded, each counted where it lies.",
-    "keys": "Both sides hold the same keys; none is missing, none is extra.",
-    "digests": "Every value was read back and is equal; BLOBs by their MD5 on either side.",
-    "foreign_keys": "Every row has its parent, and every foreign key is valid.",
-    "witness": "The server's hashes of its rows equal those of a second, independent reader.",
-    "sequences": "The next id is larger than every id there is.",
-    "drift": "Source and declared schema agree on columns.",
-    "schema": "Columns, types, defaults, constraints and indexes are as declared, and valid.",
-    "access": "Every role of Supabase may do what is declared, and was kept from all else.",
-    "quarantine": "No row waits in quarantine.",
-    "conversions": "No value was changed in a way that cannot be undone.",
-    "conflicts": "No row was changed in the target as well; of those that were, one side is kept.",
-    "mended": "No value stands in the place of the source's because a person mended it.",
+DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
     "search_indexes": "The indexes are there by which contents and fragments are searched.",
     "gate": "Everything holds that must hold before the application may write to the target.",
     "restorable": "It was restored elsewhere by the code that restores, and every table is equal.",
@@ -52,11 +39,6 @@ DESCRIPTIONS = {
 }
 """What every check proves, by name."""
 
-BLOCKING = ("conservation", "keys", "digests", "foreign_keys", "sequences", "witness")
-"""A move whose check of this name fails is rolled back, and its children do not run."""
-
-OF_A_MOVE = (*BLOCKING, "drift", "quarantine", "conversions", "mended", "conflicts")
-
 STANDING = "standing_"
 """How the names of standing checks begin."""
 
@@ -65,9 +47,10 @@ def specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
     """The checks that are evaluated within the move of a table."""
     return [
         dg.AssetCheckSpec(
-            name, asset=table.name, description=DESCRIPTIONS[name], blocking=name in BLOCKING
+            check.name, asset=table.name, description=check.description, blocking=check.blocking
         )
-        for name in OF_A_MOVE
+        for check in proof.CHECKS
+        if check.in_moves
     ]
 
 
@@ -75,7 +58,7 @@ def standing_specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
     """The checks of what is committed of a table."""
     return [
         dg.AssetCheckSpec(STANDING + name, asset=table.name, description=DESCRIPTIONS[name])
-        for name in NAMES
+        for name in proof.STANDING
     ]
 
 

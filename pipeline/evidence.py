@@ -6,7 +6,7 @@ the evidence of what was proven before. The HTML needs nothing from outside.
 
 import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 from pipeline import checks, environment, evidence_page, migrations, private, settings
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
+from pipeline.move.proof import BLOCKING
 from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
@@ -106,7 +107,7 @@ class TableEvidence:
     def unchecked(self) -> list[str]:
         """Blocking checks of a move that this run did not make."""
         made = {check.name for check in self.checks}
-        return [name for name in checks.BLOCKING if name not in made]
+        return [name for name in BLOCKING if name not in made]
 
     @property
     def rows(self) -> dict[str, int] | None:
@@ -158,7 +159,7 @@ class RunEvidence:
 
 def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
     """The evidence of a table that moved."""
-    counted = move.checks[0].figures
+    counted = move.checks["conservation"].figures
     return TableEvidence(
         move.table,
         _now(),
@@ -181,7 +182,7 @@ def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
 
 
 def of_checks(
-    table: str, found: Sequence[CheckResult], *, failure: str | None = None
+    table: str, found: Iterable[CheckResult], *, failure: str | None = None
 ) -> TableEvidence:
     """The evidence of a table that was checked, or whose move was rolled back."""
     return TableEvidence(table, _now(), checks=[_check(check) for check in found], failure=failure)

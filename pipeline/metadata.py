@@ -16,9 +16,11 @@ from pipeline.move.findings import Quarantined, say
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.types import type_name
+from pipeline.tables.rules import ColumnRules
 
 PLAN = "plan"
 """Where the materialization of a plan keeps it as JSON."""
@@ -50,7 +52,7 @@ def columns(table: sa.Table) -> dict[str, dg.MetadataValue]:
                     dg.TableColumn(
                         column.name,
                         type_name(column.type),
-                        description=column.info.get("description"),
+                        description=ColumnRules.of(column).description,
                         constraints=dg.TableColumnConstraints(
                             nullable=bool(column.nullable), unique=bool(column.primary_key)
                         ),
@@ -159,7 +161,7 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
         else f"left({quoted(c.name)}::text, {_PREVIEW_LETTERS}) AS {quoted(c.name)}"
         for c in table.columns
     )
-    key = quoted(next(iter(table.primary_key.columns)).name)
+    key = RowKey.of(table).sql
     rows = target.rows(
         f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
     )

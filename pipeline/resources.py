@@ -8,30 +8,27 @@ from the settings of the process that runs the step.
 
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
-from pipeline import environment, migrations, settings
+from pipeline import environment, settings
 from pipeline.anki.connect import TIMEOUT
 from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
 from pipeline.cutover import states
 from pipeline.environment import databases
-from pipeline.locks import private_folder
 from pipeline.migrations import Migration
-from pipeline.move import mending
+from pipeline.move.engine import Engine
 from pipeline.move.errors import SettingsError
-from pipeline.move.extract import Source
-from pipeline.move.live import LiveSource, pinned
-from pipeline.move.snapshot import BUSY_SECONDS, take_snapshot
+from pipeline.move.snapshot import BUSY_SECONDS
 from pipeline.move.target import Target
-from pipeline.move.transaction import TableMover
+from pipeline.move.views import SourceViews
 from pipeline.services.manager import POOL_SIZE, HybridDatabaseManager
-from pipeline.settings import Settings
 
-MakeMover = Callable[[Target, Settings], contextlib.AbstractContextManager[TableMover]]
+OpenEngine = Callable[[Target], contextlib.AbstractContextManager[Engine]]
 
 
 class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -45,65 +42,35 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=BUSY_SECONDS, description="How long to wait for a source that is locked."
     )
 
-    _exits: dict[str, contextlib.ExitStack] = PrivateAttr(default_factory=dict)
-    _sources: dict[str, Source] = PrivateAttr(default_factory=dict)
-    _live: dict[str, LiveSource] = PrivateAttr(default_factory=dict)
+    _views: dict[str, SourceViews] = PrivateAttr(default_factory=dict)
     _had_turns: set[str] = PrivateAttr(default_factory=set)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the live files go, and delete what was copied."""
-        self.release()
+        # Where one of them cannot be released, the others are.
+        with contextlib.ExitStack() as gone:
+            for views in self._views.values():
+                gone.enter_context(views)
 
-    def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:
-        """The source, readable as it was when the run first asked.
+    def views(self, migration: Migration, *, run_id: str) -> SourceViews:
+        """Views of a migration's source, which all steps of a run share.
 
         Args:
-            tables: what the run will read.
-            target: its ledger knows which values a person has mended.
-            run_id: names the copy.
-
-        Raises:
-            SourceError: the file cannot be read; nothing was changed.
+            migration: whose source is read.
+            run_id: names what is copied.
         """
-        migration = migrations.of(tables)
-        if migration.name not in self._sources:
-            found = databases(settings.load(), migration, fresh=True)
-            name = f"{run_id}-{migration.name}"
-            # A copy that fails leaves nothing, so that the next step may try again.
-            with contextlib.ExitStack() as opened:
-                folder = opened.enter_context(private_folder(found.snapshots, name))
-                into = folder / "source.db"
-                snapshot = take_snapshot(
-                    found.source, into, tables=tables, busy_seconds=self.busy_seconds
-                )
-                source = Source(snapshot)
-                names = [table.name for table in tables]
-                mending.apply(source, tables, mending.read(target, names))
-                self._sources[migration.name] = source
-                self._keep(migration, opened)
-        return self._sources[migration.name]
 
-    def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
-        """The live source as it was when the run first asked; ``release`` ends that.
+        def locate() -> Path:
+            return databases(settings.load(), migration, fresh=True).source
 
-        Raises:
-            SourceError: the file cannot be read; nothing was changed.
-        """
-        migration = migrations.of(tables)
-        if migration.name not in self._live:
-            found = databases(settings.load(), migration, fresh=True)
-            name = f"{run_id}-{migration.name}-live"
-            with contextlib.ExitStack() as opened:
-                folder = opened.enter_context(private_folder(found.snapshots, name))
-                live = pinned(found.source, folder, tables=tables, busy_seconds=self.busy_seconds)
-                self._live[migration.name] = opened.enter_context(live)
-                self._keep(migration, opened)
-        return self._live[migration.name]
-
-    def _keep(self, migration: Migration, opened: contextlib.ExitStack) -> None:
-        """Close what was opened for a migration when its sources are let go."""
-        kept = self._exits.setdefault(migration.name, contextlib.ExitStack())
-        kept.push(opened.pop_all())
+        if migration.name not in self._views:
+            self._views[migration.name] = SourceViews(
+                locate,
+                settings.load().snapshots,
+                name=f"{run_id}-{migration.name}",
+                busy_seconds=self.busy_seconds,
+            )
+        return self._views[migration.name]
 
     def upcoming(self, table: sa.Table, *, of: Sequence[sa.Table]) -> list[sa.Table]:
         """Those of a run's tables that have not had their turn yet, now that one has.
@@ -112,19 +79,6 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         self._had_turns.add(table.name)
         return [each for each in of if each.name not in self._had_turns]
-
-    def copied(self, tables: Sequence[sa.Table]) -> bool:
-        """Whether this run has a copy of the whole source of some tables."""
-        return migrations.of(tables).name in self._sources
-
-    def release(self, tables: Sequence[sa.Table] | None = None) -> None:
-        """Let the source of some tables go, or all of them; the next one to ask gets a new view."""
-        # Where one of them cannot be closed, the others are.
-        with contextlib.ExitStack() as gone:
-            for name in [migrations.of(tables).name] if tables else list(self._exits):
-                self._live.pop(name, None)
-                self._sources.pop(name, None)
-                gone.push(self._exits.pop(name, contextlib.ExitStack()))
 
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -136,7 +90,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
-    _movers: dict[str, tuple[TableMover, str]] = PrivateAttr(default_factory=dict)
+    _engines: dict[str, tuple[Engine, str]] = PrivateAttr(default_factory=dict)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
@@ -163,15 +117,15 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target
         # While a table is filled ahead, one of the mover's two sessions is not free.
-        for mover, _ in self._movers.values():
-            return mover.idle
+        for opened, _ in self._engines.values():
+            return opened.idle
         return self._target
 
-    def mover(self, make: MakeMover, *, migration: Migration, way: str) -> TableMover:
-        """What moves the tables of a migration into this target; made at first use.
+    def engine(self, open_engine: OpenEngine, *, migration: Migration, way: str) -> Engine:
+        """What moves the tables of a migration into this target; opened at first use.
 
         Args:
-            make: makes it.
+            open_engine: opens it, given a session.
             migration: the tables' own.
             way: how it moves them; all its tables of a run are moved in one way.
 
@@ -180,26 +134,26 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             WrongState: the application writes to the target itself.
             PipelineError: source or target is not usable; nothing was changed.
         """
-        if migration.name not in self._movers:
+        if migration.name not in self._engines:
             session = self.open()
             states.demand_following(session, migration.name)
-            if self._movers:
+            if self._engines:
                 # While the other one fills a table ahead, it needs both sessions that it has.
                 session = self._exit.enter_context(session.another())
-            mover = self._exit.enter_context(make(session, settings.load()))
-            self._movers[migration.name] = (mover, way)
-        mover, first = self._movers[migration.name]
+            opened = self._exit.enter_context(open_engine(session))
+            self._engines[migration.name] = (opened, way)
+        opened, first = self._engines[migration.name]
         if way != first:
             raise SettingsError(
                 "The tables of this run are configured to be moved in different ways",
                 remedy="Give all of them the same configuration",
             )
-        return mover
+        return opened
 
     def reset(self) -> None:
         """Let the target go, so that another attempt makes a connection of its own."""
         self._target = None
-        self._movers.clear()
+        self._engines.clear()
         self._exit.close()
 
 

@@ -16,10 +16,11 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from pipeline import checks, environment, postmaster, settings, storage
+from pipeline import environment, postmaster, settings, storage
 from pipeline.assets.tables import MoveConfig, run_config
 from pipeline.definitions import defs
 from pipeline.move.errors import Transient
+from pipeline.move.proof import OF_A_MOVE
 from pipeline.serving import processes
 from pipeline.settings import DAGSTER_OPTIONS
 
@@ -109,7 +110,7 @@ def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
     """A job of the same name that moves some tables alone."""
     assets = {dg.AssetKey(table) for table in tables}
     # Without this, the standing checks of these assets would come along.
-    gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in checks.OF_A_MOVE}
+    gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in OF_A_MOVE}
     # A subset of the job itself would keep the configuration of all its steps, and be refused.
     return dg.define_asset_job(
         job.name,

@@ -6,19 +6,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import dagster as dg
 import psycopg2
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline import migrations
+from pipeline import migrations, settings
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import Site
+from pipeline.environment import databases
+from pipeline.move.options import MoveOptions
 from pipeline.move.policies import DEFAULT
 from pipeline.move.target import Target
-from pipeline.resources import SourceDatabase
+from pipeline.move.views import SourceViews
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query
@@ -44,24 +45,25 @@ class World:
         """What is cut over."""
         return migrations.of(self.tables).name
 
+    def locate(self) -> Path:
+        """The live source, as the settings say."""
+        return databases(settings.load(), migrations.of(self.tables), fresh=True).source
+
     @contextmanager
     def site(self) -> Iterator[Site]:
         """Both databases, under the lock."""
-        sources = SourceDatabase()
         with (
-            dg.build_resources({"source": sources}) as made,
+            SourceViews(self.locate, self.folder / "runs", name="cutover") as views,
             Target.connect(self.url, shown="the target") as target,
             target.lock(seconds=0),
         ):
             yield Site(
                 self.source.path,
-                made.source,
+                views,
                 target,
                 self.migration,
                 self.tables,
-                "cutover",
-                self.policies,
-                self.delete_share,
+                MoveOptions("cutover", self.policies, self.delete_share),
                 self.said.append,
             )
 

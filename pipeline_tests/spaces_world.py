@@ -1,7 +1,6 @@
 """What tests of the group spaces need: a source as the application writes it, sound rows."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move.extract import Source
-from pipeline.move.mover import Mover
 from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.target import Target
 from pipeline.move.transaction import Move
+from pipeline.tables.rules import ColumnRules
 from pipeline.tables.spaces import metadata
-from pipeline_tests.support import SourceFile
+from pipeline_tests.support import SourceFile, move_all
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
@@ -49,7 +45,7 @@ def ddl(tables: Sequence[sa.Table] = TABLES, *, unique: bool = True) -> str:
 def _ddl(table: sa.Table, *, unique: bool) -> str:
     lines = []
     for column in table.columns:
-        if column.info.get("added"):
+        if ColumnRules.of(column).added:
             continue
         number = isinstance(column.type, sa.Integer | sa.Boolean)
         line = f'"{column.name}" {"INTEGER" if number else "TEXT"}'
@@ -99,16 +95,7 @@ def move(
     policies: Policies = DEFAULT,
 ) -> dict[str, Move]:
     """Move as one run does, under these policies."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Source(take_snapshot(source.path, Path(folder) / "s.db", tables=tables))
-        with (
-            Target.connect(url, shown="the target") as target,
-            Mover.over(copy, target, run_id="test", delete_share=1, policies=policies) as mover,
-        ):
-            return {
-                table.name: mover.move(table, upcoming=tables[at + 1 :])
-                for at, table in enumerate(tables)
-            }
+    return move_all(source.path, url, tables=tables, delete_share=1, policies=policies)
 
 
 def doubled(value: Any, times: int = 2) -> str:
@@ -125,5 +112,5 @@ def one_column(kind: Any = None, **info: Any) -> sa.Table:
         "t",
         sa.MetaData(),
         sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("value", kind or JSONB, info=info),
+        sa.Column("value", kind or JSONB, info=ColumnRules(**info).info),
     )

@@ -1,21 +1,16 @@
 """What the tests of subsets need: a move of one, and who belongs to it, told by other means."""
 
 import sqlite3
-import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.live import pinned
-from pipeline.move.scope import Scope, family
-from pipeline.move.subset import SubsetMover
-from pipeline.move.target import Target
+from pipeline.move.scope import Subset
 from pipeline.move.transaction import Move
 from pipeline.move.work import OnProgress
-from pipeline_tests.support import SourceFile, query
+from pipeline_tests.support import SourceFile, move_in, query
 from pipeline_tests.syncs import NAMES, PARENTS, TABLES, plain_source
 
 
@@ -29,18 +24,18 @@ def move_subset(
     on_progress: OnProgress = lambda _: None,
 ) -> dict[str, Move]:
     """Move a subset as one run does, without Dagster; by table name."""
-    scope = Scope.of(keys, limit)
-    assert scope is not None
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Target.connect(url, shown="the target") as target,
-        pinned(source.path, Path(folder), tables=family(tables), busy_seconds=2) as live,
-    ):
-        mover = SubsetMover(live, target, scope, run_id="subset", delete_share=delete_share)
-        return {
-            table.name: mover.move(table, upcoming=tables[at + 1 :], on_progress=on_progress)
-            for at, table in enumerate(tables)
-        }
+    subset = Subset.of(keys, limit)
+    assert subset is not None
+    share, told = delete_share, on_progress
+    return move_in(
+        subset,
+        source.path,
+        url,
+        tables=tables,
+        on_progress=told,
+        delete_share=share,
+        run_id="subset",
+    )
 
 
 def counts(moves: dict[str, Move]) -> dict[str, tuple[int, int, int, int]]:

@@ -15,16 +15,14 @@ from sqlalchemy.engine import URL
 
 from pipeline import settings, storage
 from pipeline.environment import server
-from pipeline.move import mending
-from pipeline.move.extract import Source
-from pipeline.move.live import pinned
-from pipeline.move.mover import Mover
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.sync import Syncer, why_whole
+from pipeline.move.engine import Engine, opened
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
+from pipeline.move.scope import Changes, Everything, Scope
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
-from pipeline.move.work import DELETE_SHARE
+from pipeline.move.views import SourceViews
+from pipeline.move.work import OnProgress
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 
@@ -124,48 +122,55 @@ class SourceFile:
                 self.add("rankings", {"id": 2 * f, "fragment_id": f, "asset_id": f})
 
 
-def move_all(
+@contextmanager
+def moving(
     source: Path,
     url: str,
+    scope: Scope,
     *,
     tables: Sequence[sa.Table] = metadata.sorted_tables,
-    delete_share: float = DELETE_SHARE,
-    run_id: str = "test",
-) -> dict[str, Move]:
-    """Move tables as one run does, without Dagster; by table name."""
-    with tempfile.TemporaryDirectory() as folder:
-        snapshot = take_snapshot(source, Path(folder) / "source.db", tables=tables, busy_seconds=2)
-        opened = Source(snapshot)
-        with Target.connect(url, shown="the target") as target:
-            mending.apply(opened, tables, mending.read(target, [table.name for table in tables]))
-            with Mover.over(opened, target, run_id=run_id, delete_share=delete_share) as mover:
-                return {
-                    table.name: mover.move(table, upcoming=tables[at + 1 :])
-                    for at, table in enumerate(tables)
-                }
-
-
-def sync_all(
-    source: Path,
-    url: str,
-    *,
-    tables: Sequence[sa.Table] = metadata.sorted_tables,
-    delete_share: float = DELETE_SHARE,
-    policies: Policies = DEFAULT,
-    run_id: str = "sync",
-) -> dict[str, Move]:
-    """Sync tables as one run does, without Dagster; by table name."""
+    busy_seconds: float = 2,
+    **options: Any,
+) -> Iterator[Engine]:
+    """The engine as one run has it, without Dagster; ``options`` as of ``MoveOptions``."""
     with (
         tempfile.TemporaryDirectory() as folder,
         Target.connect(url, shown="the target") as target,
-        pinned(source, Path(folder), tables=tables, busy_seconds=2) as live,
+        SourceViews(
+            lambda: source, Path(folder) / "runs", name="run", busy_seconds=busy_seconds
+        ) as views,
+        opened(
+            tables, views, target, PUBLIC, scope, MoveOptions(**{"run_id": "test", **options})
+        ) as engine,
     ):
-        assert why_whole(tables, live=live, target=target, policies=policies) is None
-        syncer = Syncer(live, target, run_id=run_id, delete_share=delete_share, policies=policies)
-        return {
-            table.name: syncer.move(table, upcoming=tables[at + 1 :])
-            for at, table in enumerate(tables)
-        }
+        yield engine
+
+
+def move_in(
+    scope: Scope,
+    source: Path,
+    url: str,
+    *,
+    tables: Sequence[sa.Table] = metadata.sorted_tables,
+    on_progress: OnProgress = lambda _: None,
+    **options: Any,
+) -> dict[str, Move]:
+    """Move tables as one run does, without Dagster; by table name."""
+    with moving(source, url, scope, tables=tables, **options) as engine:
+        return {table.name: engine.move(table, on_progress=on_progress) for table in tables}
+
+
+def move_all(source: Path, url: str, **options: Any) -> dict[str, Move]:
+    """Move everything; by table name."""
+    return move_in(Everything(), source, url, **options)
+
+
+def sync_all(
+    source: Path, url: str, *, retry_rejected: bool = False, **options: Any
+) -> dict[str, Move]:
+    """Move what changed, which must be known; by table name."""
+    changes = Changes(retry_rejected, or_everything=False)
+    return move_in(changes, source, url, **{"run_id": "sync", **options})
 
 
 @contextmanager

@@ -4,8 +4,8 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,21 +14,21 @@ from typing import Any
 import psycopg2
 
 from pipeline.move import tracking
-from pipeline.move.extract import Source
+from pipeline.move.engine import Engine
 from pipeline.move.findings import CheckResult
 from pipeline.move.live import pinned
-from pipeline.move.mover import Mover
 from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.sync import Syncer, why_whole
+from pipeline.move.scope import Changes
+from pipeline.move.sync import why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
-from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, sync_all
+from pipeline.tables.rules import TableRules
+from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, moving, query, sync_all
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
-CHANGED_BY = {name: metadata.tables[name].info["changed_by"] for name in NAMES}
+CHANGED_BY = {name: TableRules.of(metadata.tables[name]).changed_by for name in NAMES}
 PARENTS = {
     "learning_content": {},
     "content_fragments": {"learning_content_id": "learning_content"},
@@ -64,13 +64,7 @@ def did(moves: dict[str, Move]) -> dict[str, tuple[int, int, int]]:
 
 def whole(path: Path, url: str, policies: Policies = DEFAULT) -> dict[str, Move]:
     """Move everything, under policies."""
-    with tempfile.TemporaryDirectory() as folder:
-        opened = Source(take_snapshot(path, Path(folder) / "s.db", tables=TABLES, busy_seconds=2))
-        with (
-            Target.connect(url, shown="the target") as target,
-            Mover.over(opened, target, run_id="w", delete_share=1, policies=policies) as mover,
-        ):
-            return {table.name: mover.move(table) for table in TABLES}
+    return move_all(path, url, run_id="w", delete_share=1, policies=policies)
 
 
 def reason_for_a_whole_move(path: Path, url: str, policies: Policies = DEFAULT) -> str | None:
@@ -82,16 +76,10 @@ def reason_for_a_whole_move(path: Path, url: str, policies: Policies = DEFAULT) 
         return why_whole(TABLES, live=live, target=target, policies=policies)
 
 
-@contextmanager
-def syncing(source: SourceFile, url: str, share: float = 1.0) -> Iterator[Syncer]:
+def syncing(source: SourceFile, url: str, share: float = 1.0) -> AbstractContextManager[Engine]:
     """A run that moves as many tables as a test wants, and is then broken off."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Target.connect(url, shown="the target") as target,
-        pinned(source.path, Path(folder), tables=TABLES, busy_seconds=2) as live,
-    ):
-        assert why_whole(TABLES, live=live, target=target) is None
-        yield Syncer(live, target, run_id="broken off", delete_share=share)
+    changes = Changes(or_everything=False)
+    return moving(source.path, url, changes, run_id="broken off", delete_share=share)
 
 
 def check(move: Move, name: str) -> CheckResult:

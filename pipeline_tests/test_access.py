@@ -18,6 +18,7 @@ from pipeline.services import search
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
+from pipeline.tables.rules import SharedRules, TableRules
 from pipeline_tests.supabase import project
 from pipeline_tests.support import SourceFile, move_all, query, sync_all, use
 
@@ -279,12 +280,12 @@ def test_a_table_may_declare_its_own_rights() -> None:
     from pipeline.tables.access import DEFAULT as ALL_MAY
     from pipeline.tables.access import Access, of_table
 
-    own = sa.MetaData(info={"access": ALL_MAY})
+    own = sa.MetaData(info=SharedRules(access=ALL_MAY).info)
     secret = sa.Table(
         "secret",
         own,
         sa.Column("id", sa.Integer, primary_key=True),
-        info={"access": (Access("service_role", ("SELECT",)),)},
+        info=TableRules(access=(Access("service_role", ("SELECT",)),)).info,
     )
     told = access.statements(secret)
     assert of_table(secret) == (Access("service_role", ("SELECT",)),)

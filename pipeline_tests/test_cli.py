@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.checks import OF_A_MOVE
+from pipeline.move.proof import OF_A_MOVE
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.sample.content import make_sample
 from pipeline.settings import libpq

@@ -100,7 +100,7 @@ def test_once_live_nothing_is_moved_over_the_target(live: World) -> None:
     ):
         states.demand_following(target, "content")
     with dg.build_resources({"target": TargetDatabase()}) as made, pytest.raises(WrongState):
-        made.target.mover(lambda *_: None, migration=CONTENT, way="any")
+        made.target.engine(lambda *_: None, migration=CONTENT, way="any")
     with pytest.raises(WrongState, match=r"is live since .* already"):
         live.live()
     with pytest.raises(WrongState):

@@ -10,8 +10,10 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from pipeline.checks import BLOCKING, STANDING
+from pipeline.checks import STANDING
+from pipeline.move.proof import BLOCKING
 from pipeline.tables import content
+from pipeline.tables.rules import TableRules
 from pipeline_tests.commands import usable
 from pipeline_tests.support import SourceFile, move_all, query
 from pipeline_tests.test_cli import CHANGE_ON_INSERT, TABLES
@@ -110,7 +112,7 @@ def test_an_asset_says_what_it_is_and_whose(defs: dg.Definitions, table: str) ->
     assert node.group_name == "content"
     assert node.kinds >= {"sqlite", "postgres"}
     assert node.owners
-    assert node.description == content.metadata.tables[table].info["description"]
+    assert node.description == TableRules.of(content.metadata.tables[table]).description
 
 
 def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Definitions) -> None:

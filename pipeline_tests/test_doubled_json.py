@@ -24,6 +24,7 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
+from pipeline.tables.rules import TableRules
 from pipeline_tests.spaces_world import doubled, move, one_column
 from pipeline_tests.standings import broken, opened, standing
 from pipeline_tests.support import SourceFile, new_database, query, reasons, sync_all
@@ -256,7 +257,7 @@ def test_another_policy_lets_a_sync_look_at_every_value(target_url: str, tmp_pat
 def with_dates() -> sa.Table:
     declared = one_column(doubled=True)
     declared.append_column(sa.Column("changed_at", sa.DateTime(timezone=True)))
-    declared.info["changed_by"] = "changed_at"
+    declared.info |= TableRules(changed_by="changed_at").info
     return declared
 
 

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 
 from pipeline import evidence, evidence_page
-from pipeline.checks import BLOCKING
 from pipeline.evidence import BlobSizes, CheckEvidence, RunEvidence, TableEvidence
 from pipeline.move.findings import (
     CheckResult,
@@ -31,6 +30,7 @@ from pipeline.move.findings import (
     SequenceBehind,
     ValueDiffers,
 )
+from pipeline.move.proof import BLOCKING
 from pipeline.move.target import Target
 from pipeline.move.verify import ProofFailed
 from pipeline.tables.content import metadata

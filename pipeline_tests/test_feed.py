@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg2
@@ -16,6 +17,7 @@ from pipeline.realtime import objects
 from pipeline.settings import libpq
 from pipeline.tables import content, feed, spaces
 from pipeline.tables.events import Told
+from pipeline.tables.rules import TableRules
 from pipeline_tests.backups import Place
 from pipeline_tests.feeds import TABLES, changes, listening, switch_on
 from pipeline_tests.support import SourceFile, move_all, new_database, query
@@ -307,7 +309,8 @@ def test_a_feed_that_is_made_again_stays_as_it_is(url: str) -> None:
 def test_triggers_of_a_table_that_is_told_no_more_go(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(spaces.messages.info, "told")
+    quiet = replace(TableRules.of(spaces.messages), told=None)
+    monkeypatch.setattr(spaces.messages, "info", quiet.info)
     switch_on(url)
     query(url, "INSERT INTO messages (space_id, user_id, content) VALUES (1, 1, 'x')")
     assert changes(url) == []
@@ -320,7 +323,8 @@ def test_a_restore_tells_nothing_but_that_readers_begin_anew(
     source.add_family(contents=2)
     move_all(source.path, target_url)
     table = content.learning_content
-    monkeypatch.setitem(table.info, "told", Told(("id", "title"), user="r.id"))
+    told = Told(("id", "title"), user="r.id")
+    monkeypatch.setattr(table, "info", replace(TableRules.of(table), told=told).info)
     with Target.connect(target_url, shown="the target") as target, target.transaction():
         objects.apply(target, [table])
     kept = Place.at(source.path, target_url, tmp_path)

@@ -261,7 +261,7 @@ def test_triggers_checks_and_views_of_the_source_are_not_run(
     rewrite(source.path, "rank_score FLOAT", "rank_score FLOAT CHECK (load_extension('/tmp/e'))")
     assert move_all(source.path, target_url)["rankings"].moved_rows == 4
     opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=TABLES))
-    with opened.writable() as connection:
+    with opened.writable([]) as connection:
         connection.execute("UPDATE rankings SET rank_score = 1")
     assert query(target_url, "SELECT count(*) FROM rankings") == [(4,)]
     with opened.sqlite() as connection:

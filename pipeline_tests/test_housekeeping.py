@@ -20,8 +20,8 @@ from sqlalchemy.engine import URL
 
 from pipeline import settings
 from pipeline.assets.housekeeping import AT_ONCE, Kept, tidy
-from pipeline.checks import OF_A_MOVE
 from pipeline.move.errors import SettingsError
+from pipeline.move.proof import OF_A_MOVE
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline_tests.commands import usable

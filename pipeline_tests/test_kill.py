@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.migrations import CONTENT
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT, libpq
 from pipeline.tables.content import metadata
@@ -497,7 +498,8 @@ def test_runs_that_start_together_leave_each_other_their_copies(
         with Target.connect(target_url, shown="the target") as target:
             for number in range(25):
                 resource, rankings = SourceDatabase(), [metadata.tables["rankings"]]
-                opened = resource.open(rankings, target=target, run_id=f"run {worker} {number}")
+                views = resource.views(CONTENT, run_id=f"run {worker} {number}")
+                opened = views.copy(rankings, target=target)
                 with opened.sqlite() as copy:
                     found += copy.execute("SELECT count(*) FROM rankings").fetchone()
                 resource.teardown_after_execution(None)  # type: ignore[arg-type]

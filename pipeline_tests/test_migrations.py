@@ -24,6 +24,7 @@ from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase
 from pipeline.settings import libpq
+from pipeline.tables.rules import TableRules
 from pipeline_tests.backups import everything
 from pipeline_tests.commands import Ran, pipeline
 from pipeline_tests.definitions import loaded
@@ -132,7 +133,7 @@ def test_what_belongs_to_a_migration_is_in_its_group() -> None:
             node = graph.get(dg.AssetKey(table.name))
             assert node.group_name == migration.name
             assert node.owners == list(migration.owners)
-            assert node.description == table.info["description"]
+            assert node.description == TableRules.of(table).description
         assert graph.get(dg.AssetKey(migration.named("plan"))).group_name == migration.name
         assert graph.get(dg.AssetKey(migration.named("cutover"))).group_name == "operations"
 
@@ -258,12 +259,15 @@ def test_a_run_that_is_done_with_one_source_keeps_the_other(
 ) -> None:
     use(monkeypatch, moved.variables)
     with dg.build_resources({"source": SourceDatabase()}) as made:
-        kept = made.source.pin(SPACES.tables, run_id="both")
-        made.source.pin(CONTENT.tables, run_id="both")
-        made.source.release(CONTENT.tables)
+        views = made.source.views(SPACES, run_id="both")
+        kept = views.pin(SPACES.tables)
+        other = made.source.views(CONTENT, run_id="both")
+        other.pin(CONTENT.tables)
+        other.release()
         with kept.sqlite() as connection:
             assert connection.execute("SELECT count(*) FROM live.users").fetchone() == (8,)
-        assert made.source.pin(SPACES.tables, run_id="both") is kept
+        assert made.source.views(SPACES, run_id="both") is views
+        assert views.pin(SPACES.tables) is kept
 
 
 def test_each_migration_is_cut_over_and_comes_back_by_itself(

@@ -11,6 +11,7 @@ from pipeline.move import mover as mover_module
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
+from pipeline.move.options import MoveOptions
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
 from pipeline.move.transaction import Begun, begin
@@ -31,7 +32,7 @@ def moving(source: SourceFile, url: str, folder: Path) -> Iterator[Mover]:
     snapshot = take_snapshot(source.path, folder / "copy.db", tables=metadata.sorted_tables)
     with (
         Target.connect(url, shown="the target") as target,
-        Mover.over(Source(snapshot), target, run_id="test") as mover,
+        Mover.over(Source(snapshot), target, MoveOptions("test")) as mover,
     ):
         yield mover
 

@@ -23,8 +23,9 @@ from sqlalchemy.engine import URL
 from pipeline import postmaster
 from pipeline.move import extract
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TargetError
+from pipeline.move.place import PUBLIC
 from pipeline.move.snapshot import take_snapshot
-from pipeline.move.target import LOCK_KEY, Target
+from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, reasons
@@ -394,7 +395,7 @@ def test_a_second_run_is_told_who_holds_the_target(target_url: str) -> None:
         closing(psycopg2.connect(target_url)) as other,
         Target.connect(target_url, shown="the target") as target,
     ):
-        other.cursor().execute("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
+        other.cursor().execute("SELECT pg_advisory_lock(%s)", (PUBLIC.lock_key,))
 
         def lock() -> None:
             with target.lock(seconds=0.3):

@@ -16,6 +16,7 @@ from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.tables.content import NAMES
+from pipeline.tables.rules import TableRules
 from pipeline_tests.support import SourceFile, move_all, query, sync_all
 from pipeline_tests.syncs import did
 
@@ -33,7 +34,7 @@ def declared(name: str) -> sa.MetaData:
         sa.Column(f"v{name}", sa.Text, nullable=False),
         sa.Column(f"at{name}", sa.DateTime(timezone=True)),
         sa.Index(f"i{name}", f"v{name}"),
-        info={"changed_by": f"at{name}", "description": "d"},
+        info=TableRules(changed_by=f"at{name}", description="d").info,
     )
     number = sa.Column(f"n{name}", sa.Numeric(3, 1))
     sa.Table(
@@ -44,7 +45,7 @@ def declared(name: str) -> sa.MetaData:
         number,
         sa.Column(f"b{name}", sa.LargeBinary),
         sa.CheckConstraint(number >= 0, name="low"),
-        info={"description": "d"},
+        info=TableRules("d").info,
     )
     return made
 

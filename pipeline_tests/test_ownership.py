@@ -1,7 +1,6 @@
 """A target that already belongs to something else is not touched, unless that is asked for."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,17 @@ from sqlalchemy.engine import URL
 from pipeline import settings
 from pipeline.doctor import target as target_doctor
 from pipeline.migrations import CONTENT
+from pipeline.move.engine import Engine
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
-from pipeline.move.mover import Mover
 from pipeline.move.plan import TablePlan, plan_tables
 from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.scope import Everything
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
-from pipeline_tests.support import SourceFile, move_all, query
+from pipeline_tests.support import SourceFile, move_all, moving, query
 from pipeline_tests.syncs import did
 
 TABLES = metadata.sorted_tables
@@ -45,16 +45,8 @@ def rankings(url: str) -> list[tuple[object, ...]]:
     return query(url, "SELECT id, assessed_by FROM rankings ORDER BY id")
 
 
-@contextmanager
-def mover(source: SourceFile, url: str, policies: Policies) -> Iterator[Mover]:
-    snapshot = take_snapshot(source.path, source.path.with_name("copy.db"), tables=TABLES)
-    with (
-        Target.connect(url, shown="the target") as target,
-        Mover.over(
-            Source(snapshot), target, run_id="m", delete_share=1, policies=policies
-        ) as moving,
-    ):
-        yield moving
+def mover(source: SourceFile, url: str, policies: Policies) -> AbstractContextManager[Engine]:
+    return moving(source.path, url, Everything(), delete_share=1, policies=policies)
 
 
 def plans(source: SourceFile, url: str, policies: Policies = DEFAULT) -> dict[str, TablePlan]:
@@ -83,7 +75,7 @@ def test_rows_that_come_between_the_look_and_the_move_are_seen_under_the_lock(
 ) -> None:
     query(taken, "DELETE FROM rankings")
     with mover(source, taken, DEFAULT) as moving:
-        moving.move(TABLES[0], upcoming=TABLES[1:])
+        moving.move(TABLES[0])
         query(taken, "INSERT INTO rankings (id, assessed_by) VALUES (5, 'late')")
         for table in TABLES[1:3]:
             moving.move(table)

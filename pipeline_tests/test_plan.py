@@ -17,7 +17,6 @@ from rich.console import Console
 from pipeline import report
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import Drift, Finding, Lossy, Quarantined
-from pipeline.move.mover import Mover
 from pipeline.move.plan import ColumnPlan, TablePlan, plan_tables
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.target import Target
@@ -25,7 +24,7 @@ from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
 from pipeline_tests.commands import Ran, command, usable
 from pipeline_tests.standings import opened
-from pipeline_tests.support import CONTENT_DDL, DEFAULTS, SourceFile, query
+from pipeline_tests.support import CONTENT_DDL, DEFAULTS, SourceFile, move_all, query
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
@@ -47,24 +46,9 @@ def planned(
     return {plan.table: replace(plan, seconds=0) for plan in plans}
 
 
-def moved(
-    source: SourceFile,
-    url: str,
-    folder: Path,
-    *,
-    tables: Sequence[sa.Table] = TABLES,
-    policies: Policies = DEFAULT,
-) -> dict[str, Move]:
-    """Move as one run does, under these policies."""
-    copy = opened(source.path, folder, tables)
-    with (
-        Target.connect(url, shown="the target") as target,
-        Mover.over(copy, target, run_id="test", delete_share=1, policies=policies) as mover,
-    ):
-        return {
-            table.name: mover.move(table, upcoming=tables[at + 1 :])
-            for at, table in enumerate(tables)
-        }
+def moved(source: SourceFile, url: str, **options: Any) -> dict[str, Move]:
+    """Move as one run does."""
+    return move_all(source.path, url, delete_share=1, **options)
 
 
 def found_by(move: Move, kind: type[Finding]) -> list[Any]:
@@ -336,7 +320,7 @@ def test_a_plan_says_what_the_target_holds(
     source.add_family(contents=2)
     plans = planned(source, target_url, tmp_path)
     assert {plan.target_rows for plan in plans.values()} == {None}
-    moved(source, target_url, tmp_path)
+    moved(source, target_url)
     query(
         target_url,
         "ALTER TABLE learning_content ADD COLUMN own text, ADD COLUMN mine integer;"
@@ -447,7 +431,7 @@ def test_the_move_does_what_the_plan_tells(
     crafted: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     plans = planned(crafted, target_url, tmp_path)
-    moves = moved(crafted, target_url, tmp_path)
+    moves = moved(crafted, target_url)
     for name in NAMES:
         _agrees(plans[name], moves[name])
         assert plans[name].rows - plans[name].rejected_rows == moves[name].moved_rows
@@ -490,7 +474,9 @@ def test_plan_and_move_reject_the_same_rows_for_the_same_reasons(
     tmp_path_factory: pytest.TempPathFactory, target_url: str, spoils: list[tuple[Any, ...]]
 ) -> None:
     folder = tmp_path_factory.mktemp("spoiled")
-    source = SourceFile.make(folder / "source.db", CONTENT_DDL.replace(" NOT NULL,", ","))
+    source = SourceFile.make(
+        folder / "source.db", CONTENT_DDL.replace(" NOT NULL,", ",").replace("NOT NULL REF", "REF")
+    )
     source.add_family(contents=2)
     for table, key, column, value in spoils:
         # Bytes that begin like this stand for a text that is not UTF-8.
@@ -500,7 +486,7 @@ def test_plan_and_move_reject_the_same_rows_for_the_same_reasons(
         target_url,
         "DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP SCHEMA IF EXISTS migration CASCADE",
     )
-    plans, moves = planned(source, target_url, folder), moved(source, target_url, folder)
+    plans, moves = planned(source, target_url, folder), moved(source, target_url)
     for name in NAMES:
         assert plans[name].rejected_rows == moves[name].quarantined_rows
         reasons = found_by(moves[name], Quarantined)
@@ -515,7 +501,7 @@ def test_a_row_that_is_rejected_loses_nothing(
     source.add("content_fragments", {"id": 9, "learning_content_id": 9, "created_at": _LOSSY_DATE})
     source.add("rankings", {"id": 9, "fragment_id": 77, "rank_score": 3.14159})
     plans = planned(source, target_url, tmp_path)
-    moves = moved(source, target_url, tmp_path)
+    moves = moved(source, target_url)
     assert {name: plan.lossy for name, plan in plans.items()} == dict.fromkeys(NAMES, ())
     for name in NAMES:
         _agrees(plans[name], moves[name])
@@ -533,7 +519,7 @@ def test_a_row_that_is_rejected_and_lossy_gets_every_reason(
     source.add("learning_content", row, {"id": 2})
     policies = Policies(lossy_conversions="quarantine")
     plan = planned(source, target_url, tmp_path, tables=TABLES[:1], policies=policies)
-    move = moved(source, target_url, tmp_path, tables=TABLES[:1], policies=policies)
+    move = moved(source, target_url, tables=TABLES[:1], policies=policies)
     _agrees(plan["learning_content"], move["learning_content"])
     reasons = found_by(move["learning_content"], Quarantined)
     assert {reason.column for reason in reasons} == {broken, "created_at"}
@@ -547,7 +533,7 @@ def test_an_orphan_that_cannot_be_converted_gets_every_reason(
     source.add("content_fragments", {"id": 9, "learning_content_id": 99, "created_at": text})
     berlin = Policies(naive_zone="Europe/Berlin")
     plans = planned(source, target_url, tmp_path, policies=berlin)
-    moves = moved(source, target_url, tmp_path, policies=berlin)
+    moves = moved(source, target_url, policies=berlin)
     _agrees(plans["content_fragments"], moves["content_fragments"])
     reasons = found_by(moves["content_fragments"], Quarantined)
     assert {reason.column for reason in reasons} == {"learning_content_id", "created_at"}
@@ -560,7 +546,7 @@ def test_a_value_for_null_that_breaks_a_check_is_foreseen(tmp_path: Path, target
     source.run("UPDATE fragment_assets SET asset_type = NULL WHERE id = 2")
     policies = Policies(forbidden_nulls={"fragment_assets.asset_type": "document"})
     plans = planned(source, target_url, tmp_path, policies=policies)
-    moves = moved(source, target_url, tmp_path, policies=policies)
+    moves = moved(source, target_url, policies=policies)
     assert moves["fragment_assets"].quarantined_rows == 1
     assert plans["fragment_assets"].rejected_rows == 1
 
@@ -591,7 +577,7 @@ def test_a_plan_writes_nothing(
     crafted: SourceFile, target_url: str, tmp_path: Path, already: bool
 ) -> None:
     if already:
-        moved(crafted, target_url, tmp_path)
+        moved(crafted, target_url)
         crafted.run("UPDATE rankings SET rank_score = 1")
     before, bytes_before = _everything(target_url), crafted.path.read_bytes()
     planned(crafted, target_url, tmp_path)

@@ -1,6 +1,7 @@
 """What Supabase's Realtime can read of the target, and what a check finds wrong with it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pipeline.realtime import checks, publication
 from pipeline.settings import libpq
 from pipeline.tables import content, spaces
 from pipeline.tables.events import Told
+from pipeline.tables.rules import ColumnRules, TableRules
 from pipeline_tests.feeds import PEOPLE, TABLES, make_tables, switch_on
 from pipeline_tests.support import SourceFile, move_all, new_database, query
 
@@ -227,17 +229,19 @@ def test_a_published_secret_is_found(url: str, fault: str, finding: str) -> None
 def test_a_secret_column_that_is_declared_as_told_is_found(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(spaces.users.c.bio.info, "secret", True)
-    monkeypatch.setitem(spaces.users.info, "told", Told(("id", "bio")))
+    monkeypatch.setattr(spaces.users.c.bio, "info", ColumnRules(secret=True).info)
+    monkeypatch.setattr(
+        spaces.users, "info", replace(TableRules.of(spaces.users), told=Told(("id", "bio"))).info
+    )
     switch_on(url)
     assert said(url, checks.SECRETS) == ["users.bio is published, and it is a secret"]
 
 
 def test_no_declared_table_tells_a_secret_or_a_blob() -> None:
     for table in (*TABLES, *content.metadata.sorted_tables):
-        told = table.info.get("told")
+        told = TableRules.of(table).told
         for name in told.columns if told else ():
-            assert not table.c[name].info.get("secret")
+            assert not ColumnRules.of(table.c[name]).secret
             assert not isinstance(table.c[name].type, sa.LargeBinary)
 
 

@@ -23,6 +23,7 @@ from pipeline.realtime.listen import Listen
 from pipeline.realtime.transport import Told
 from pipeline.settings import libpq
 from pipeline.tables import spaces
+from pipeline.tables.rules import TableRules
 from pipeline_tests.proxy import proxied
 from pipeline_tests.subscribers import (
     PATIENT,
@@ -58,7 +59,7 @@ def test_a_message_is_told_with_its_row_and_a_deleted_one_without(url: str) -> N
             assert (event.topic, event.table, event.operation) == ("space:1", "messages", "INSERT")
             assert event.row is not None
             assert event.row["content"] == "said 7"
-            assert set(event.row) == {*spaces.messages.info["told"].columns}
+            assert set(event.row) == {*TableRules.of(spaces.messages).told.columns}
             query(url, "UPDATE messages SET content = 'mended'")
             query(url, "DELETE FROM messages")
             updated, deleted = await take(table, 2)

@@ -11,13 +11,17 @@ import pytest
 from pipeline.backup import restore
 from pipeline.cutover import gate
 from pipeline.doctor.target import examine
+from pipeline.move.engine import run
 from pipeline.move.errors import ShapeError
 from pipeline.move.findings import say
 from pipeline.move.live import pinned
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
 from pipeline.move.plan import plan_tables
 from pipeline.move.policies import DEFAULT
-from pipeline.move.sync import Syncer, why_whole
+from pipeline.move.scope import Changes
 from pipeline.move.target import Target
+from pipeline.move.views import SourceViews
 from pipeline.realtime import objects as realtime_objects
 from pipeline.tables.content import metadata
 from pipeline_tests.backups import Place, until
@@ -166,13 +170,11 @@ def test_a_temporary_table_does_not_stand_before_the_moved_one(pair: Pair, tmp_p
     pair.do("CREATE TABLE pipeline_stage (id int); CREATE TABLE pipeline_conversions (id int)")
     with (
         Target.connect(pair.url, shown="the target") as target,
-        pinned(pair.source.path, tmp_path, tables=TABLES) as live,
+        SourceViews(lambda: pair.source.path, tmp_path / "runs", name="run") as views,
     ):
         target.run("CREATE TEMPORARY TABLE rankings (LIKE public.rankings)")
-        assert why_whole(TABLES, live=live, target=target) is None
-        syncer = Syncer(live, target, run_id="shadowed")
-        for at, table in enumerate(TABLES):
-            syncer.move(table, upcoming=TABLES[at + 1 :])
+        changes, options = Changes(or_everything=False), MoveOptions("shadowed")
+        assert len(list(run(TABLES, views, target, PUBLIC, changes, options))) == len(TABLES)
         assert target.rows("SELECT id FROM pg_temp.rankings") == []
     assert query(pair.url, "SELECT id FROM rankings WHERE id = 99") == [(99,)]
     assert query(pair.url, "SELECT source_key FROM migration.conversions") == [("99",)]

@@ -14,6 +14,7 @@ from pipeline.move.findings import say
 from pipeline.move.landing import Landing, SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.settings import libpq
+from pipeline.tables.rules import ColumnRules
 from pipeline.tables.spaces import metadata
 from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.spaces_world import NAMES, TABLES
@@ -61,7 +62,7 @@ def moved(supabase_server: URL, source: SourceFile) -> Iterator[URL]:
 
 def landing_of(table: str) -> Landing:
     declared = metadata.tables[table]
-    columns = [SourceColumn(c.name, "") for c in declared.columns if not c.info.get("added")]
+    columns = [SourceColumn(c.name, "") for c in declared.columns if not ColumnRules.of(c).added]
     return match(declared, columns)
 
 

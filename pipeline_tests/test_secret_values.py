@@ -36,6 +36,7 @@ from pipeline.move.plan import TablePlan
 from pipeline.move.policies import Policies
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.tables.rules import ColumnRules, TableRules
 from pipeline_tests.commands import usable
 from pipeline_tests.spaces_world import doubled, move
 from pipeline_tests.support import SourceFile, move_all, query, use
@@ -49,15 +50,15 @@ VAULT = sa.Table(
     "vault",
     sa.MetaData(naming_convention={"uq": "%(table_name)s_%(column_0_N_name)s_key"}),
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("token", sa.Text, nullable=False, unique=True, info={"secret": True}),
-    sa.Column("short", sa.String(12), info={"secret": True}),
-    sa.Column("doc", JSONB, info={"secret": True, "doubled": True}),
-    sa.Column("at", sa.DateTime(timezone=True), info={"secret": True}),
-    sa.Column("score", sa.Numeric(3, 2), info={"secret": True}),
-    sa.Column("level", sa.Integer, info={"secret": True}),
+    sa.Column("token", sa.Text, nullable=False, unique=True, info=ColumnRules(secret=True).info),
+    sa.Column("short", sa.String(12), info=ColumnRules(secret=True).info),
+    sa.Column("doc", JSONB, info=ColumnRules(secret=True, doubled=True).info),
+    sa.Column("at", sa.DateTime(timezone=True), info=ColumnRules(secret=True).info),
+    sa.Column("score", sa.Numeric(3, 2), info=ColumnRules(secret=True).info),
+    sa.Column("level", sa.Integer, info=ColumnRules(secret=True).info),
     sa.Column("note", sa.String(10)),
     sa.Column("changed_at", sa.DateTime(timezone=True)),
-    info={"description": "What nobody is to see.", "changed_by": "changed_at"},
+    info=TableRules("What nobody is to see.", changed_by="changed_at").info,
 )
 DDL = f"CREATE TABLE vault ({', '.join(VAULT.columns.keys())}, PRIMARY KEY (id));"
 LONG = "c4n4ry" + "".join(chr(0x4E00 + (i * 7919) % 20000) for i in range(3000))

@@ -15,6 +15,7 @@ from pipeline.move.landing import SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.objects import stamp_of
+from pipeline.tables.rules import ColumnRules
 from pipeline.tables.spaces import metadata
 from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.spaces_world import MOMENT, TABLES
@@ -64,7 +65,7 @@ def dates(url: str) -> dict[str, set[datetime]]:
 
 def checked(url: str, table: str, *changes: str) -> list[str]:
     declared = metadata.tables[table]
-    columns = [SourceColumn(c.name, "") for c in declared.columns if not c.info.get("added")]
+    columns = [SourceColumn(c.name, "") for c in declared.columns if not ColumnRules.of(c).added]
     with Target.connect(url, shown="the target") as target, target.looking():
         target.run(*changes)
         return [say(found) for found in catalog.check(target, match(declared, columns)).findings]

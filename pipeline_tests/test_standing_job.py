@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 
 from pipeline.move import extract
+from pipeline.move.place import PUBLIC
 from pipeline.move.standing import NAMES
-from pipeline.move.target import LOCK_KEY
 from pipeline_tests.commands import command, pipeline, usable
 from pipeline_tests.standings import TABLES, Moved
 from pipeline_tests.support import SourceFile, move_all, query
@@ -76,7 +76,7 @@ def test_the_job_does_not_run_while_another_run_holds_the_target(
 ) -> None:
     monkeypatch.setenv("LOCK_SECONDS", "0")
     with closing(psycopg2.connect(moved.url)) as other:
-        other.cursor().execute(f"SELECT pg_advisory_lock({LOCK_KEY})")
+        other.cursor().execute(f"SELECT pg_advisory_lock({PUBLIC.lock_key})")
         result = verify_job(("rankings", "schema"))
     assert not result.success
     (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.move.errors import ScopeError, SettingsError, ShapeError, TooManyDeletes
-from pipeline.move.scope import Scope
+from pipeline.move.scope import Subset
 from pipeline_tests.subsets import (
     assert_as_in_source,
     belonging,
@@ -388,5 +388,5 @@ def test_mended_values_are_used_within_a_subset(source: SourceFile, target_url: 
 )
 def test_what_cannot_be_meant_is_refused(keys: list[int], limit: int, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        Scope.of(keys, limit)
-    assert Scope.of([], None) is None
+        Subset.of(keys, limit)
+    assert Subset.of([], None) is None

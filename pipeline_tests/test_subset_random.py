@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.move.live import pinned
-from pipeline.move.scope import Scope, reach
+from pipeline.move.scope import Subset, reach
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
 from pipeline_tests.subsets import belonging, counts, ids, move_subset
@@ -76,7 +76,7 @@ def test_what_belongs_is_what_leads_there_row_by_row(
         Target.connect(target_url, shown="the target") as target,
         pinned(source.path, Path(folder), tables=TABLES, busy_seconds=2) as live,
     ):
-        found = reach(Scope(tuple(keys)), TABLES, live=live, target=target)
+        found = reach(Subset(tuple(keys)), TABLES, live=live, target=target)
     assert {name: set(reached.keys) for name, reached in found.items()} == belonging(source, *keys)
 
 

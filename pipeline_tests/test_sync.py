@@ -578,6 +578,24 @@ def test_a_table_can_be_moved_again_within_one_run(
         assert syncer.move(TABLES[0]).written_rows == 0
 
 
+def test_the_live_file_is_let_go_after_the_last_table_although_the_run_goes_on(
+    source: SourceFile, target_url: str
+) -> None:
+    source.add_family(contents=1)
+    begin(source, target_url, "dates")
+    write = "UPDATE learning_content SET title = 'b'"
+    with (
+        syncing(source, target_url) as engine,
+        closing(sqlite3.connect(source.path, timeout=0, isolation_level=None)) as application,
+    ):
+        for table in TABLES:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                application.execute(write)
+            engine.move(table)
+        application.execute(write)
+    assert source.run("SELECT title FROM learning_content") == [("b",)]
+
+
 def test_a_table_can_be_moved_within_one_run_after_it_failed(
     source: SourceFile, target_url: str, mode: str
 ) -> None:

@@ -1,25 +1,19 @@
 """A row that somebody changed in the target is kept, overwritten or a reason to stop."""
 
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.move.errors import ConflictError
 from pipeline.move.findings import Conflict
-from pipeline.move.live import pinned
 from pipeline.move.policies import Policies
-from pipeline.move.sync import Syncer
-from pipeline.move.target import Target
 from pipeline_tests.support import SourceFile, query
 from pipeline_tests.syncs import (
     FIRST,
     LATER,
     LATEST,
     OLDER,
-    TABLES,
     age,
     assert_sides_agree,
     begin,
@@ -267,13 +261,6 @@ def test_a_kept_row_is_not_forgotten_when_only_rejected_rows_are_tried_again(
     sync(source, target_url)
     noted = query(target_url, "SELECT source_key, column_name FROM migration.conflicts ORDER BY 2")
     assert noted == [("1", "title"), ("1", "updated_at")]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Target.connect(target_url, shown="the target") as target,
-        pinned(source.path, Path(folder), tables=TABLES, busy_seconds=2) as live,
-    ):
-        syncer = Syncer(live, target, run_id="again", delete_share=1, retry_rejected=True)
-        for at, table in enumerate(TABLES):
-            syncer.move(table, upcoming=TABLES[at + 1 :])
+    sync(source, target_url, retry_rejected=True)
     sql = "SELECT source_key, column_name FROM migration.conflicts ORDER BY 2"
     assert query(target_url, sql) == noted

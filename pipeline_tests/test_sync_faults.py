@@ -28,11 +28,9 @@ import pytest
 from pipeline import postmaster
 from pipeline.embedded import ensure_server, leave
 from pipeline.move import tracking
+from pipeline.move.engine import NotKnown
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
-from pipeline.move.live import pinned
-from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
-from pipeline.move.work import DELETE_SHARE
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests import test_kill, test_soak
@@ -111,19 +109,12 @@ def family(source: SourceFile, url: str, *, tracked: bool, contents: int = 6) ->
 
 def follow(source: Path, url: str, *, busy_seconds: float = 2) -> str | None:
     """Sync as a run does, as a whole where that is needed; why it was."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Target.connect(url, shown="it") as target,
-        pinned(source, Path(folder), tables=TABLES, busy_seconds=busy_seconds) as live,
-    ):
-        whole = why_whole(TABLES, live=live, target=target)
-        if whole is None:
-            syncer = Syncer(live, target, run_id="follow", delete_share=DELETE_SHARE)
-            for at, table in enumerate(TABLES):
-                syncer.move(table, upcoming=TABLES[at + 1 :])
-    if whole is not None:
+    try:
+        sync_all(source, url, run_id="follow", busy_seconds=busy_seconds)
+    except NotKnown as error:
         move_all(source, url)
-    return whole
+        return error.why
+    return None
 
 
 # --- killed -------------------------------------------------------------------------------------
@@ -819,6 +810,20 @@ def test_the_lock_is_not_taken_by_two(target_url: str) -> None:
         other.lock(seconds=0.1),
     ):
         pass
+
+
+def test_sessions_of_one_run_share_its_lock_until_who_took_it_lets_it_go(target_url: str) -> None:
+    with (
+        Target.connect(target_url, shown="the target") as one,
+        Target.connect(target_url, shown="the target") as other,
+    ):
+        with one.lock(), one.another() as second:
+            with second.lock(seconds=0):
+                pass
+            with pytest.raises(LockedError), other.lock(seconds=0):
+                pass
+        with other.lock(seconds=0), pytest.raises(LockedError), one.lock(seconds=0):
+            pass
 
 
 @pytest.mark.parametrize("mode", MODES)

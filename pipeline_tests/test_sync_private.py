@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.move.errors import TooManyDeletes
+from pipeline.tables.rules import TableRules
 from pipeline_tests.support import SourceFile, move_all, query, sync_all
 
 LATER = "2026-01-01 00:00:00"
@@ -17,7 +18,7 @@ THINGS = sa.Table(
     sa.Column("id", sa.Integer(), primary_key=True),
     sa.Column("v", sa.Text()),
     sa.Column("updated_at", sa.DateTime(timezone=True)),
-    info={"description": "things", "changed_by": "updated_at"},
+    info=TableRules("things", changed_by="updated_at").info,
 )
 
 
@@ -104,7 +105,7 @@ def test_a_text_key_with_a_nul_is_quarantined_once_and_for_all(
         sa.Column("id", sa.Text(), primary_key=True),
         sa.Column("v", sa.Text()),
         sa.Column("updated_at", sa.DateTime(timezone=True)),
-        info={"description": "people", "changed_by": "updated_at"},
+        info=TableRules("people", changed_by="updated_at").info,
     )
     path = tmp_path / "people.db"
     with closing(sqlite3.connect(path)) as connection, connection:

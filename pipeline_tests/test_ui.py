@@ -30,8 +30,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
+from pipeline.checks import DESCRIPTIONS, STANDING
 from pipeline.migrations import ALL, SPACES
+from pipeline.move.proof import OF_A_MOVE
 from pipeline.move.standing import NAMES
 from pipeline_tests.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
 from pipeline_tests.commands import environment

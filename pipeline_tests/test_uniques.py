@@ -4,7 +4,6 @@ import itertools
 import random
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,9 +14,6 @@ from sqlalchemy.engine import URL
 from pipeline.cutover.replay import NotReversible
 from pipeline.move import tracking
 from pipeline.move.errors import TooManyDeletes
-from pipeline.move.live import pinned
-from pipeline.move.sync import Syncer
-from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
@@ -104,13 +100,8 @@ def move(way: str, source: SourceFile, url: str) -> dict[str, Move]:
 
 
 def redrive(source: SourceFile, url: str) -> dict[str, Move]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Target.connect(url, shown="the target") as target,
-        pinned(source.path, Path(folder), tables=[*TABLES, *OTHERS], busy_seconds=2) as live,
-    ):
-        syncer = Syncer(live, target, run_id="r", delete_share=1.0, retry_rejected=True)
-        return {table.name: syncer.move(table) for table in (*TABLES, *OTHERS)}
+    both = [*TABLES, *OTHERS]
+    return sync_all(source.path, url, tables=both, delete_share=1.0, retry_rejected=True)
 
 
 def ours(source: SourceFile, table: str) -> list[tuple[object, ...]]:

@@ -29,6 +29,7 @@ from pipeline.move.extract import Source
 from pipeline.move.findings import RowExtra, RowMissing, ValueDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.mover import Mover
+from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
@@ -37,6 +38,7 @@ from pipeline.move.types import cast_of
 from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
 from pipeline.tables.content import metadata
+from pipeline.tables.rules import TableRules
 from pipeline.witness import stored, values
 from pipeline.witness.parts import KeyRange
 from pipeline.witness.source import chosen, sample
@@ -306,7 +308,7 @@ def failed_move(path: Path, url: str, kind: type[Source] = Source, *before: str)
     snapshot = take_snapshot(path, path.with_suffix(".copy"), tables=[CONTENT])
     with Target.connect(url, shown="the target") as target:
         target.run(*before)
-        mover = Mover.over(kind(snapshot), target, run_id="test")
+        mover = Mover.over(kind(snapshot), target, MoveOptions("test"))
         with mover as made, pytest.raises(ProofFailed) as caught:
             made.move(CONTENT)
     assert query(url, "SELECT to_regclass('public.learning_content')") == [(None,)]
@@ -489,7 +491,7 @@ def test_texts_as_keys(tmp_path: Path, target_url: str) -> None:
         sa.MetaData(),
         sa.Column("id", sa.Text(), primary_key=True),
         sa.Column("name", sa.Text()),
-        info={"description": "people"},
+        info=TableRules("people").info,
     )
     with closing(sqlite3.connect(path)) as made, made:
         made.execute("CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")

@@ -27,6 +27,7 @@ from pipeline.move.work import Progress
 from pipeline.resources import AnkiCollection, Application, TargetDatabase
 from pipeline.settings import Settings
 from pipeline.tables.anki import anki_cards, vector_embeddings
+from pipeline.tables.rules import TableRules
 
 CARDS, EMBEDDINGS = anki_cards.name, vector_embeddings.name
 STEP = "follow_contents"
@@ -128,7 +129,7 @@ def following_assets(
                 group_name=group,
                 kinds={"sqlite", "table"},
                 owners=list(owners),
-                description=str(anki_cards.info["description"]),
+                description=TableRules.of(anki_cards).description,
                 metadata=metadata.columns(anki_cards),
             ),
         ],
@@ -176,7 +177,7 @@ def embeddings_spec(*, group: str) -> dg.AssetSpec:
         deps=[CARDS],
         group_name=group,
         kinds={"sqlite", "table"},
-        description=str(vector_embeddings.info["description"]),
+        description=TableRules.of(vector_embeddings).description,
         metadata=metadata.columns(vector_embeddings),
     )
 

@@ -23,6 +23,7 @@ from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
 from pipeline.migrations import Migration
 from pipeline.move.errors import PipelineError, SettingsError
+from pipeline.move.options import MoveOptions
 from pipeline.move.watermarks import rules_of_all
 from pipeline.realtime import checks as realtime_checks
 from pipeline.resources import SourceDatabase, TargetDatabase
@@ -112,13 +113,13 @@ def cutover_asset(
             loaded = settings.load()
             site = steps.Site(
                 path=source_file(loaded, migration),
-                sources=source,
+                sources=source.views(migration, run_id=context.run.run_id),
                 target=target.open(),
                 migration=migration.name,
                 tables=tables,
-                run_id=context.run.run_id,
-                policies=loaded.policies(migration),
-                delete_share=loaded.max_delete_share,
+                options=MoveOptions(
+                    context.run.run_id, loaded.policies(migration), loaded.max_delete_share
+                ),
                 say=context.log.info,
             )
             yield from _step(context, config.step, site, migration, further)
@@ -153,7 +154,7 @@ def _step(
     name = migration.named(CUTOVER)
     shown: dict[str, dg.MetadataValue] = {}
     if step == "rollback":
-        with private_folder(settings.load().snapshots, f"{site.run_id}-back") as folder:
+        with private_folder(settings.load().snapshots, f"{site.options.run_id}-back") as folder:
             returned = back.roll_back(site, folder)
         for table in returned:
             told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
@@ -231,8 +232,8 @@ def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migratio
         return Answer(question, False, "nobody has planned", "Run pipeline plan, and read it")
     at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
     planned = event.asset_materialization.metadata.get(RULES)
-    live = site.sources.pin(site.tables, run_id=site.run_id)
-    now = rules_of_all(site.tables, live, site.policies)
+    live = site.sources.pin(site.tables)
+    now = rules_of_all(site.tables, live, site.options.policies)
     site.sources.release()
     said = f"made {at:%Y-%m-%d %H:%M} UTC"
     if planned is None or planned.value != now:

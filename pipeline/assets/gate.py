@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pipeline import checks
 from pipeline.move import schema
 from pipeline.move.errors import TargetError
+from pipeline.move.proof import BLOCKING
 from pipeline.move.target import Target
 
 _NEWEST = """
@@ -34,7 +35,7 @@ def demand_proven(target: Target, tables: Sequence[str]) -> None:
         )
     if not target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL"):
         return
-    found = target.rows(_NEWEST, (list(tables), checks.STANDING, list(checks.BLOCKING)))
+    found = target.rows(_NEWEST, (list(tables), checks.STANDING, list(BLOCKING)))
     if found:
         failed = ", ".join(f"{name} of {table}" for table, name in found)
         raise TargetError(

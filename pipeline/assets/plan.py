@@ -38,7 +38,7 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
             session = target.open()
-            opened = source.open(tables, target=session, run_id=context.run.run_id)
+            opened = source.views(migration, run_id=context.run.run_id).copy(tables, target=session)
             policies = settings.load().policies(migration)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = rules_of_all(tables, opened, policies)

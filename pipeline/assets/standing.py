@@ -58,7 +58,7 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
             # First the lock, then the copy, so that no move comes between them.
             session = target.open()
             states.demand_following(session, migration.name)
-            opened = source.open(tables, target=session, run_id=run_id)
+            opened = source.views(migration, run_id=run_id).copy(tables, target=session)
             with session.looking():
                 found = standing_checks(
                     prepare(table, opened, loaded.policies(migration)),

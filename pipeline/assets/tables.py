@@ -7,7 +7,6 @@ twice changes nothing the second time. Where the run's configuration says so, on
 the source since it was read last is looked at, if that can be known, or only a subset is moved.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
@@ -15,19 +14,17 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
-from pipeline import checks, evidence, metadata, migrations, progress
+from pipeline import checks, evidence, metadata, progress, settings
 from pipeline.assets import attempts
 from pipeline.migrations import Migration
+from pipeline.move import engine
 from pipeline.move.errors import PipelineError, SettingsError
-from pipeline.move.mover import Mover
-from pipeline.move.scope import Scope, family
-from pipeline.move.subset import SubsetMover
-from pipeline.move.sync import Syncer, why_whole
-from pipeline.move.target import Target
-from pipeline.move.transaction import TableMover
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
+from pipeline.move.scope import Changes, Everything, Scope, Subset
 from pipeline.move.verify import ProofFailed
-from pipeline.resources import MakeMover, SourceDatabase, TargetDatabase
-from pipeline.settings import Settings
+from pipeline.resources import SourceDatabase, TargetDatabase
+from pipeline.tables.rules import TableRules
 
 
 class MoveConfig(dg.Config):
@@ -57,19 +54,21 @@ class MoveConfig(dg.Config):
     )
 
     @property
-    def scope(self) -> Scope | None:
-        """The subset that moves, None for everything.
+    def scope(self) -> Scope:
+        """Which rows move.
 
         Raises:
             SettingsError: no subset can be meant.
         """
-        scope = Scope.of(self.only_content, self.limit)
-        if scope is not None and (self.only_changes or self.retry_rejected):
+        subset = Subset.of(self.only_content, self.limit)
+        if subset is not None and (self.only_changes or self.retry_rejected):
             raise SettingsError(
                 "A sync has no subset, and neither has a redrive",
                 remedy="Leave out only_changes and retry_rejected, or only_content and limit",
             )
-        return scope
+        if subset is not None:
+            return subset
+        return Changes(self.retry_rejected) if self.only_changes else Everything()
 
 
 def run_config(names: Iterable[str], config: MoveConfig) -> dict[str, object]:
@@ -96,7 +95,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
         group_name=migration.name,
         kinds={"sqlite", "postgres", "table"},
         owners=list(migration.owners),
-        description=str(table.info["description"]),
+        description=TableRules.of(table).description,
         metadata=metadata.declared(table),
         check_specs=checks.specs(table),
         # One tick may fail, or be skipped while a longer run is under way.
@@ -110,28 +109,31 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
         source: SourceDatabase,
         target: TargetDatabase,
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
-        selected = _selected(context, migration.tables)
+        run_id, selected = context.run.run_id, _selected(context, migration.tables)
         planned = [each.name for each in selected]
         upcoming = source.upcoming(table, of=selected)
         try:
             scope = config.scope
-            if scope is not None:
-                make = _subset_mover(context, selected, source, scope)
-            elif config.only_changes:
-                make = _syncer(context, selected, source, config)
-            else:
-                make = _mover(context, selected, source)
-            mover = target.mover(make, migration=migration, way=str(config))
-            move = mover.move(
-                table,
-                upcoming=upcoming,
-                on_progress=progress.reporter(context.log),
+            views, loaded = source.views(migration, run_id=run_id), settings.load()
+            options = MoveOptions(run_id, loaded.policies(migration), loaded.max_delete_share)
+            on_progress = progress.reporter(context.log)
+            moving = target.engine(
+                lambda session: engine.opened(
+                    [table, *upcoming],
+                    views,
+                    session,
+                    PUBLIC,
+                    scope,
+                    options,
+                    on_progress=on_progress,
+                    say=context.log.info,
+                ),
+                migration=migration,
+                way=str(config),
             )
-            if (scope or config.only_changes) and not upcoming:
-                # While the live file is pinned, an application without WAL cannot commit.
-                source.release(selected)
-            part = evidence.of_move(move, table, mover.idle)
-            preview = metadata.preview_of(mover.idle, table)
+            move = moving.move(table, on_progress=on_progress)
+            part = evidence.of_move(move, table, moving.idle)
+            preview = metadata.preview_of(moving.idle, table)
             report = evidence.leave(context, part, planned=planned)
         except PipelineError as error:
             attempts.try_again(context, error, target)
@@ -145,86 +147,6 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
         )
 
     return moved
-
-
-def _mover(
-    context: dg.AssetExecutionContext, tables: Sequence[sa.Table], source: SourceDatabase
-) -> MakeMover:
-    """What moves tables as a whole."""
-
-    @contextlib.contextmanager
-    def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
-        # First the lock, then the copy: who waits for another run must not move an older copy.
-        run_id = context.run.run_id
-        opened = source.open(tables, target=session, run_id=run_id)
-        share, policies = loaded.max_delete_share, loaded.policies(migrations.of(tables))
-        with Mover.over(
-            opened, session, run_id=run_id, delete_share=share, policies=policies
-        ) as mover:
-            yield mover
-
-    return make
-
-
-def _subset_mover(
-    context: dg.AssetExecutionContext,
-    tables: Sequence[sa.Table],
-    source: SourceDatabase,
-    scope: Scope,
-) -> MakeMover:
-    """What moves a subset of tables."""
-
-    @contextlib.contextmanager
-    def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
-        run_id = context.run.run_id
-        yield SubsetMover(
-            source.pin(family(tables), run_id=run_id),
-            session,
-            scope,
-            run_id=run_id,
-            delete_share=loaded.max_delete_share,
-            policies=loaded.policies(migrations.of(tables)),
-        )
-
-    return make
-
-
-def _syncer(
-    context: dg.AssetExecutionContext,
-    tables: Sequence[sa.Table],
-    source: SourceDatabase,
-    config: MoveConfig,
-) -> MakeMover:
-    """What moves changes of tables, or all of them where these cannot be known."""
-
-    @contextlib.contextmanager
-    def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
-        run_id, policies = context.run.run_id, loaded.policies(migrations.of(tables))
-        if source.copied(tables):
-            # This run looks at every value already.
-            with _mover(context, tables, source)(session, loaded) as mover:
-                yield mover
-            return
-        live = source.pin(tables, run_id=run_id)
-        syncer = Syncer(
-            live,
-            session,
-            run_id=run_id,
-            delete_share=loaded.max_delete_share,
-            policies=policies,
-            retry_rejected=config.retry_rejected,
-        )
-        whole = why_whole(tables, live=live, target=session, policies=policies)
-        whole = whole or syncer.look(tables, on_progress=progress.reporter(context.log))
-        if whole is None:
-            yield syncer
-        else:
-            context.log.info(f"Every value is looked at, because {whole}.")
-            source.release(tables)
-            with _mover(context, tables, source)(session, loaded) as mover:
-                yield mover
-
-    return make
 
 
 def _selected(context: dg.AssetExecutionContext, tables: Sequence[sa.Table]) -> list[sa.Table]:

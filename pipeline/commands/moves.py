@@ -16,7 +16,7 @@ from pipeline.migrations import Migration
 from pipeline.move import quarantine
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
-from pipeline.move.scope import Scope, root_of
+from pipeline.move.scope import Subset, root_of
 from pipeline.move.snapshot import look_at
 from pipeline.move.target import Target
 
@@ -73,7 +73,7 @@ def migrate(
 ) -> None:
     """Move the tables and print what moved, what was set aside and what was proven."""
     ids = terminal.ids(only_content, option="--only-content")
-    scope = Scope.of(ids, limit)
+    scope = Subset.of(ids, limit)
     if scope is not None:
         root_of(terminal.meant(which).tables)
     migration = _announced(which)

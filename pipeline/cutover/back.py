@@ -23,11 +23,13 @@ from pipeline.move.findings import CheckResult, say
 from pipeline.move.landing import Landing, match
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import prepare
+from pipeline.move.proof import BY_COMPARISON
 from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import BY_COMPARISON, Sample, standing_checks
+from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.work import Counts
+from pipeline.tables.rules import ColumnRules, TableRules
 
 _EVERYTHING = Sample(2**62, 0)
 
@@ -105,7 +107,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         taken = take_snapshot(site.path, folder / "copy.db", tables=())
         rows = _demand_as_left(site, Source(taken))
         copy = taken.path
-        policies = _as_written(site.policies)
+        policies = _as_written(site.options.policies)
         done = replay(copy, target, site.tables, policies=policies, folder=folder / "rows")
         for found in done:
             site.say(_told(found))
@@ -123,7 +125,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
             if found.landing.doubled and found.touched:
                 # What the application wrote as a string within JSON is to be unwrapped again.
                 watermarks.forget(target, found.landing.name)
-        states.change(target, site.migration, "shadow", run_id=site.run_id)
+        states.change(target, site.migration, "shadow", run_id=site.options.run_id)
         # An application that was not stopped is seen, and keeps the gate closed.
         capture.switch_on(target, site.tables)
         target.settle()
@@ -166,7 +168,7 @@ def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
             )
     rows = {}
     for table in site.tables:
-        landing = match(table, source.columns(table.name), site.policies)
+        landing = match(table, source.columns(table.name), site.options.policies)
         rows[table.name] = source.count(landing)
         mark = watermarks.read(site.target, table.name)
         if mark is not None and mark.rules != watermarks.rules_of(landing):
@@ -191,11 +193,11 @@ def _as_written(policies: Policies) -> Policies:
 
 
 def _demand_few_deletes(site: Site, found: Replayed, rows: int) -> None:
-    if len(found.deleted) > rows * site.delete_share:
+    if len(found.deleted) > rows * site.options.delete_share:
         raise TooManyDeletes(
             f"{found.landing.name}: {len(found.deleted):,} of {rows:,} rows of the source would be"
             " deleted, because the target lacks them; at most"
-            f" {site.delete_share:.0%} may go in one run",
+            f" {site.options.delete_share:.0%} may go in one run",
             remedy="If they were deleted on purpose, raise MAX_DELETE_SHARE and run again",
         )
 
@@ -214,7 +216,7 @@ def _forget_originals(target: Target, found: Replayed) -> None:
 def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Returned:
     """Hold a table of the copy against the target's."""
     checks = standing_checks(
-        prepare(table, source, _as_written(site.policies)),
+        prepare(table, source, _as_written(site.options.policies)),
         source=source,
         target=site.target,
         sample=_EVERYTHING,
@@ -245,7 +247,7 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
 def _left(target: Target, landing: Landing) -> dict[str, int]:
     """Values in columns that the source does not have, although nobody meant it to lack them."""
     own = {column.name for column in landing.columns}
-    own |= {column.name for column in landing.table.columns if column.info.get("added")}
+    own |= {column.name for column in landing.table.columns if ColumnRules.of(column).added}
     others = sorted(set(schema.look(target, landing.name).types or {}) - own)
     table = quoted(landing.name)
     found = {
@@ -257,7 +259,7 @@ def _left(target: Target, landing: Landing) -> dict[str, int]:
 def _go_on(target: Target, tables: Sequence[sa.Table]) -> None:
     """Let the next sync begin where both sides are equal: at what was logged before the freeze."""
     for table in tables:
-        by = table.info.get("changed_by")
+        by = TableRules.of(table).changed_by
         newest = f"max({quoted(by)})" if by else "NULL::timestamptz"
         target.rows(
             f"UPDATE migration.watermarks SET rows = now.rows, newest = greatest(newest, now.date)"

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.session import MOVING
 from pipeline.move.target import Target
 
@@ -61,7 +62,7 @@ def install(target: Target, tables: Sequence[sa.Table]) -> None:
     """Note every write from now on, behind what the outbox holds already; in a transaction."""
     target.run(_FUNCTION, "REVOKE ALL ON FUNCTION migration.note_changes() FROM PUBLIC")
     for table in tables:
-        name, key = f"public.{quoted(table.name)}", next(iter(table.primary_key.columns)).name
+        name, key = f"public.{quoted(table.name)}", RowKey.of(table).name
         for event, (when, images, rows) in _TRIGGERS.items():
             arguments = f"{_literal(key)}, {_literal(rows.format(key=quoted(key)))}"
             target.run(

@@ -116,7 +116,7 @@ def _proven(target: Target, live: LiveSource, landings: Sequence[Landing]) -> An
 
 def _frozen(live: LiveSource, tables: Sequence[sa.Table]) -> Answer:
     with live.sqlite() as connection:
-        if freezing.is_frozen(connection, tables, live.everything.rstrip(".")):
+        if freezing.is_frozen(connection, tables, live.schema):
             return Answer(FROZEN, True, "its tables are frozen")
     return _no(FROZEN, ["its tables can be written"], "pipeline cutover freeze")
 

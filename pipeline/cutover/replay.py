@@ -25,6 +25,7 @@ from pipeline.move.prepare import surveyed
 from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import BUSY_SECONDS, unreadable, writing
 from pipeline.move.target import Target
+from pipeline.tables.rules import SharedRules
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 5_000
@@ -114,8 +115,8 @@ def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
             found.updated.setdefault(differing.column, []).extend(differing.keys.to_pylist())
 
     batches = verify.as_found(live, landing, prepared.survey, without=aside)
-    verify.examine(target, landing, prepared.survey, batches, on_changes=note, singly=True)
-    there, name = set(live.keys(landing)), quoted(landing.key.name)
+    verify.examine(target, landing, prepared.survey, batches, on_changes=note, among=())
+    there, name = set(live.taken_keys(landing)), quoted(landing.key.name)
     in_target = target.rows(
         f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (keys,)
     )
@@ -227,7 +228,7 @@ def _rows(
     """Key and values of rows of the target as SQLite is to hold them, in bounded batches."""
     name, table = quoted(landing.key.name), quoted(landing.name)
     zone = landing.policies.naive_zone
-    moments = landing.table.metadata.info.get("moments")
+    moments = SharedRules.of(landing.table.metadata).moments
     outputs = ", ".join(
         reverse.expression(column, zone=zone, moments=moments) for column in columns
     )

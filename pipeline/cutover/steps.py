@@ -8,42 +8,28 @@ and what was written meanwhile moves; the gate opens or the source is thawed.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import sqlalchemy as sa
 
 from pipeline.cutover import capture, freezing, gate, states
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.states import State, WrongState
-from pipeline.move import schema, tracking
+from pipeline.move import engine, schema, tracking
+from pipeline.move.engine import NotKnown
 from pipeline.move.errors import PipelineError
-from pipeline.move.extract import Source
-from pipeline.move.live import LiveSource
-from pipeline.move.mover import Mover
-from pipeline.move.policies import Policies
-from pipeline.move.sync import Syncer, why_whole
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
+from pipeline.move.scope import Changes, Everything, Scope
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
+from pipeline.move.views import SourceViews
 
 CUTOVER, STEP = "cutover", "change_state"
 """How Dagster calls the state of a migration, and the step that changes it."""
 FINAL = ("close", "rollback")
 """Steps that cannot be undone."""
-
-
-class Sources(Protocol):
-    """Views of the source, as a run has them."""
-
-    def open(self, tables: Sequence[sa.Table], *, target: Target, run_id: str) -> Source:
-        """A private copy of it."""
-
-    def pin(self, tables: Sequence[sa.Table], *, run_id: str) -> LiveSource:
-        """The live file."""
-
-    def release(self) -> None:
-        """Let it go; the next view is a new one."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +42,16 @@ class Site:
         target: the session, which holds the target's lock.
         migration: the name by which the ledger knows what is cut over.
         tables: those that move, parents before children.
-        run_id: the run.
-        policies: what a person decided.
-        delete_share: the share of a table's rows that a move may delete.
+        options: what holds for every table of the run.
         say: told what happens.
     """
 
     path: Path
-    sources: Sources
+    sources: SourceViews
     target: Target
     migration: str
     tables: Sequence[sa.Table]
-    run_id: str
-    policies: Policies
-    delete_share: float
+    options: MoveOptions
     say: Callable[[str], None]
 
 
@@ -126,7 +108,7 @@ def go_live(site: Site, *, outside: Sequence[Answer]) -> Outcome:
     with _frozen(site, outside) as (outcome, since):
         if outcome.state == "frozen":
             with site.target.transaction():
-                states.change(site.target, site.migration, "live", run_id=site.run_id)
+                states.change(site.target, site.migration, "live", run_id=site.options.run_id)
             outcome.state, outcome.blocked_seconds = "live", time.time() - since
         return outcome
 
@@ -144,7 +126,7 @@ def thaw(site: Site) -> Outcome:
     freezing.thaw(site.path)
     if now == "frozen":
         with site.target.transaction():
-            states.change(site.target, site.migration, "shadow", run_id=site.run_id)
+            states.change(site.target, site.migration, "shadow", run_id=site.options.run_id)
     return Outcome("shadow")
 
 
@@ -155,7 +137,7 @@ def close(site: Site) -> Outcome:
         WrongState: the migration is not live.
     """
     with site.target.transaction():
-        states.change(site.target, site.migration, "closed", run_id=site.run_id)
+        states.change(site.target, site.migration, "closed", run_id=site.options.run_id)
         capture.switch_off(site.target, site.tables)
     return Outcome("closed")
 
@@ -166,14 +148,14 @@ def ask(site: Site) -> list[Answer]:
     Raises:
         PipelineError: one of them does not answer.
     """
-    live = site.sources.pin(site.tables, run_id=site.run_id)
+    live = site.sources.pin(site.tables)
     with site.target.looking():
         now = states.read(site.target, site.migration).state
         if now == "closed":
             return []
         if now == "live":
             return gate.ask_later(site.target, live, site.tables)
-        return gate.ask(site.target, live, site.tables, site.policies)
+        return gate.ask(site.target, live, site.tables, site.options.policies)
 
 
 @contextlib.contextmanager
@@ -191,7 +173,7 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
     try:
         if now.state == "shadow":
             with site.target.transaction():
-                states.change(site.target, site.migration, "frozen", run_id=site.run_id)
+                states.change(site.target, site.migration, "frozen", run_id=site.options.run_id)
         # Also where a run before this one ended between the two.
         freezing.freeze(site.path, site.tables)
         site.say("the source is frozen")
@@ -241,47 +223,31 @@ def _compare(site: Site) -> bool:
         present = [table for table in site.tables if schema.exists(target, table.name)]
         # From here on nobody else can write to the target unseen.
         capture.switch_on(target, present)
-    source = site.sources.open(site.tables, target=target, run_id=site.run_id)
-    with Mover.over(
-        source,
-        target,
-        run_id=site.run_id,
-        delete_share=site.delete_share,
-        policies=site.policies,
-        witness_all=True,
-    ) as mover:
-        for at, table in enumerate(site.tables):
-            moved = mover.move(table, upcoming=site.tables[at + 1 :])
-            site.say(_told(moved))
+    for moved in _move(site, Everything()):
+        site.say(_told(moved))
     site.sources.release()
     return len(present) == len(site.tables)
 
 
 def _catch_up(site: Site) -> int:
     """Move what the application wrote until the source was frozen."""
-    live = site.sources.pin(site.tables, run_id=site.run_id)
-    syncer = Syncer(
-        live,
-        site.target,
-        run_id=site.run_id,
-        delete_share=site.delete_share,
-        policies=site.policies,
-        witness_all=True,
-    )
-    whole = why_whole(site.tables, live=live, target=site.target, policies=site.policies)
-    whole = whole or syncer.look(site.tables)
-    if whole:
+    try:
+        moves = list(_move(site, Changes(or_everything=False)))
+    except NotKnown as error:
         raise PipelineError(
-            f"The last changes cannot be moved alone: {whole}",
+            f"The last changes cannot be moved alone: {error.why}",
             remedy="Run the same command again; the source is not frozen",
-        )
-    moves = [
-        syncer.move(table, upcoming=site.tables[at + 1 :]) for at, table in enumerate(site.tables)
-    ]
+        ) from error
     for moved in moves:
         if moved.written_rows or moved.deleted_rows:
             site.say(_told(moved))
     return sum(moved.written_rows + moved.deleted_rows for moved in moves)
+
+
+def _move(site: Site, scope: Scope) -> Iterator[Move]:
+    """Move all tables; the second witness sees every row."""
+    options = replace(site.options, witness_all=True)
+    return engine.run(site.tables, site.sources, site.target, PUBLIC, scope, options)
 
 
 def _told(moved: Move) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import objects
+from pipeline.move import objects, proof
 from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, Exposed, Finding, RightDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.target import DataFault, Target
 from pipeline.tables import feed, ledger
 from pipeline.tables.access import ALL, ROLES, Access, Privilege, of_table
@@ -149,17 +150,12 @@ def check(target: Target, landing: Landing) -> CheckResult:
     """
     there = roles(target)
     if not there:
-        return CheckResult("access", True, True, (), {"roles": 0})
+        return proof.ACCESS.result(figures={"roles": 0})
     table = landing.table
     held, declared = _held(target, table, there), _declared(target, table, there)
     findings = [*_differing(table, held, declared), *_probed(target, landing, there)]
-    return CheckResult(
-        "access",
-        not findings,
-        True,
-        tuple(findings),
-        {"roles": len(there), "rights": len(held.granted)},
-    )
+    figures = {"roles": len(there), "rights": len(held.granted)}
+    return proof.ACCESS.result(findings, figures)
 
 
 def exposed(target: Target) -> list[Finding]:
@@ -316,7 +312,7 @@ def _command(access: Access) -> str:
 
 
 def _sequence(table: sa.Table) -> str | None:
-    key = next(iter(table.primary_key.columns))
+    key = RowKey.of(table).column
     if not isinstance(key.type, sa.Integer) or key is not table.autoincrement_column:
         return None
     return quoted(f"{table.name}_{key.name}_seq")

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from pipeline.move import access, objects, schema
+from pipeline.move import access, objects, proof, schema
 from pipeline.move.findings import CheckResult, SchemaDiffers
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.target import Target
 from pipeline.move.types import type_name
 
@@ -75,11 +76,8 @@ def check(target: Target, landing: Landing) -> CheckResult:
             )
             for f, is_there in other.items()
         ]
-    return CheckResult(
-        "schema",
-        not findings,
-        True,
-        tuple(findings),
+    return proof.SCHEMA.result(
+        findings,
         {
             "declared": len(declared) + len(objects.functions_of(landing.table, there)),
             "differing": len(findings),
@@ -123,7 +121,7 @@ def _restored(target: Target, landing: Landing, declared: Definitions) -> Defini
 
 
 def _stub(parent: sa.Table) -> str:
-    key = next(iter(parent.primary_key.columns))
+    key = RowKey.of(parent).column
     return (
         f"CREATE TABLE {quoted(parent.name)} ({quoted(key.name)} {type_name(key.type)} PRIMARY KEY)"
     )

@@ -199,18 +199,34 @@ def compare_singly(
     batches: Iterable[Sifted],
     totals: Totals,
     *,
+    among: Sequence[Any],
     kept: Sequence[Any] = (),
 ) -> Iterator[Changes]:
-    """The same for rows of which each is looked up by its key; what lies between is not read."""
+    """The same for rows of which each is looked up by its key; what lies between is not read.
+
+    Args:
+        target: the session.
+        landing: the table.
+        batches: the source's rows.
+        totals: what was seen so far.
+        among: of these keys, those that the target has and no batch had are extra.
+        kept: keys of rows that may differ.
+    """
     if landing.doubled:
         json_values.prepare(target)
+    seen = set[Any]()
     for sifted in batches:
+        seen.update(sifted.batch.column(landing.key.name).to_pylist())
         forms = {
             name: cast.source_form(sifted.batch.column(name))
             for name, cast in landing.casts.items()
         }
         theirs = _rows_with(target, landing, sifted.batch.column(landing.key.name))
         yield _compare_tile(target, landing, sifted, forms, theirs, None, totals, kept)
+    keys = pa.array(list(set(among) - seen), landing.casts[landing.key.name].raw)
+    extra = _rows_with(target, landing.of_keys, keys).column(0)
+    totals.target_rows += len(extra)
+    yield Changes(None, extra.slice(0, 0), extra)
 
 
 def _compare_tile(

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.move import secret
+from pipeline.move import proof, secret
 from pipeline.move.changes import Changes, shown
 from pipeline.move.errors import ConflictError
 from pipeline.move.findings import OFFENDERS, CheckResult, Conflict
@@ -85,13 +85,8 @@ class Conflicts:
     def check(self) -> CheckResult:
         """No row was changed in the target."""
         self.values.sort(key=lambda value: str(value.key))
-        return CheckResult(
-            "conflicts",
-            not self.rows,
-            False,
-            tuple(self.values[:OFFENDERS]),
-            {"rows": self.rows, "kept": len(self.kept)},
-        )
+        figures = {"rows": self.rows, "kept": len(self.kept)}
+        return proof.CONFLICTS.result(self.values[:OFFENDERS], figures, passed=not self.rows)
 
     def _hidden(self, column: str, values: pa.Array) -> list[Any]:
         return secret.hidden(self.landing.table, column, shown(values))

@@ -24,6 +24,7 @@ from sqlalchemy.sql.visitors import replacement_traverse
 from pipeline.move.json_texts import repeats_a_name, unwrapped
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.types import Rule
 
 _CHUNK = 400
@@ -309,7 +310,7 @@ def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
 
 
 def _parent_sql(column: str, parent: sa.Table, everything: str = "") -> tuple[str, str]:
-    key = quoted(next(iter(parent.primary_key.columns)).name)
+    key = RowKey.of(parent).sql
     name = f"r.{quoted(column)}"
     among = f"{everything}{quoted(parent.name)}"
     exists = f"EXISTS (SELECT 1 FROM {among} AS p WHERE p.{key} = {name})"

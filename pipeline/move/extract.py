@@ -9,7 +9,7 @@ expect; rejected rows are left out.
 import contextlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,10 +171,11 @@ class Source:
     Attributes:
         snapshot: the file that is read.
         mended: values of it that a person mended, by table.
-        everything: prefix of the names of tables that hold all rows of the source.
+        schema: the connection's name for the file that holds all rows of the source, and in which
+            columns, counts and the log are looked up; rows are read from ``main``.
     """
 
-    everything = ""
+    schema = "main"
 
     def __init__(self, snapshot: Snapshot) -> None:
         """Open the snapshot; nothing is read yet."""
@@ -183,6 +184,11 @@ class Source:
         self._handle_columns: dict[str, str] = {}
         self._positions: dict[str, Position | None] = {}
         self.mended: dict[str, list[Mended]] = {}
+
+    @property
+    def everything(self) -> str:
+        """Prefix of the names of tables that hold all rows of the source."""
+        return f"{self.schema}."
 
     @property
     def path(self) -> Path:
@@ -200,8 +206,11 @@ class Source:
             raise unreadable(self.path, error) from error
 
     @contextmanager
-    def writable(self) -> Iterator[sqlite3.Connection]:
-        """A connection that changes the private copy: triggers and CHECKs do not answer to it."""
+    def writable(self, tables: Iterable[sa.Table]) -> Iterator[sqlite3.Connection]:
+        """A connection that changes tables of the private copy, without triggers and CHECKs."""
+        for table in tables:
+            # Where the log ends is known only while the triggers are there.
+            self.position(table)
         try:
             with closing(opening.connect(self.snapshot.path, "rw")) as connection:
                 connection.execute("PRAGMA journal_mode = OFF")
@@ -217,15 +226,12 @@ class Source:
 
     def columns(self, table: str) -> tuple[SourceColumn, ...]:
         """The columns of a table, as the source declares them."""
-        return self._columns(table, "")
-
-    def _columns(self, table: str, schema: str) -> tuple[SourceColumn, ...]:
         with self.sqlite() as connection:
             connection.text_factory = str
             return tuple(
                 SourceColumn(name, declared)
                 for _, name, declared, _, _, _, hidden in connection.execute(
-                    f"PRAGMA {schema}table_xinfo({quoted(table)})"
+                    f"PRAGMA {self.schema}.table_xinfo({quoted(table)})"
                 )
                 if hidden != _HIDDEN
             )
@@ -234,17 +240,21 @@ class Source:
         """Where the log of changes ends; None where the table is not tracked."""
         if table.name not in self._positions:
             with self.sqlite() as connection:
-                self._positions[table.name] = tracking.position(connection, table)
+                found = tracking.position(connection, table, schema=self.schema)
+            self._positions[table.name] = found
         return self._positions[table.name]
 
     def handle_column(self, landing: Landing) -> str:
-        """SQL for what names a row for certain: the rowid, or the key where there is none."""
+        """SQL for what names a row for certain: the rowid, or the key where there is none.
+
+        It is the same in the live file and in the private ones.
+        """
         if landing.name not in self._handle_columns:
-            self._handle_columns[landing.name] = self._find_handle_column(landing, "main")
+            self._handle_columns[landing.name] = self._find_handle_column(landing)
         return self._handle_columns[landing.name]
 
-    def _find_handle_column(self, landing: Landing, schema: str) -> str:
-        name = quoted(landing.name)
+    def _find_handle_column(self, landing: Landing) -> str:
+        name, schema = quoted(landing.name), self.schema
         with self.sqlite() as connection:
             connection.text_factory = str
             info = list(connection.execute(f"PRAGMA {schema}.table_info({name})"))
@@ -271,9 +281,9 @@ class Source:
         return free[0]
 
     def count(self, landing: Landing) -> int:
-        """Rows of a table, as SQLite counts them."""
-        with self.sqlite() as connection:
-            (rows,) = connection.execute(f"SELECT count(*) FROM {quoted(landing.name)}").fetchone()
+        """All rows of a table of the source, as SQLite counts them."""
+        table = f"{self.everything}{quoted(landing.name)}"
+        (rows,) = self._handles(f"SELECT count(*) FROM {table}", ())
         return int(rows)
 
     def survey(self, landing: Landing, contract: Contract) -> Survey:

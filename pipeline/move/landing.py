@@ -2,7 +2,7 @@
 
 The declared table is the rule. Columns that only the source has are carried along, nullable;
 declared columns that the source lacks stay at their default. Both are drift and are reported, but
-for columns that only the target has on purpose (``info["added"]``).
+for columns that only the target has on purpose (``ColumnRules.added``).
 """
 
 import json
@@ -21,7 +21,9 @@ from pipeline.move import secret
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
 from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.row_key import RowKey
 from pipeline.move.types import ByteSize, Cast, carried_type, cast_of, type_name
+from pipeline.tables.rules import ColumnRules, TableRules
 
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _LONGEST_NAME = 63
@@ -60,10 +62,10 @@ class Landing:
         """The table's name, the same on both sides."""
         return self.table.name
 
-    @property
+    @cached_property
     def key(self) -> sa.Column[Any]:
         """The one column of the primary key."""
-        return next(iter(self.table.primary_key.columns))
+        return RowKey.of(self.table).column
 
     @cached_property
     def of_keys(self) -> "Landing":
@@ -73,7 +75,7 @@ class Landing:
     @property
     def changed_by(self) -> str | None:
         """The column that tells when a row changed, if it moves."""
-        name = self.table.info.get("changed_by")
+        name = TableRules.of(self.table).changed_by
         return name if name in self.casts else None
 
     @cached_property
@@ -113,7 +115,7 @@ class Landing:
         """Names of the columns in which JSON within strings of JSON is unwrapped."""
         if self.policies.doubled_json == "keep":
             return frozenset()
-        return frozenset(column.name for column in self.columns if column.info.get("doubled"))
+        return frozenset(column.name for column in self.columns if ColumnRules.of(column).doubled)
 
     @cached_property
     def fills(self) -> dict[str, pa.Scalar]:
@@ -248,7 +250,7 @@ def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
                 f"Table {table.name} of the source has no column {column.name}",
                 remedy="Check that SQLITE_DATABASE_URL names the right file and version",
             )
-        if not column.info.get("added"):
+        if not ColumnRules.of(column).added:
             drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
     return drift
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from pipeline import private
 from pipeline.move import opening, tracking
 from pipeline.move.extract import Source
-from pipeline.move.landing import Landing, SourceColumn
+from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
 from pipeline.move.snapshot import (
     BUSY_SECONDS,
@@ -48,7 +48,7 @@ class LiveSource(Source):
         snapshot: the private file of whole rows.
     """
 
-    everything = f"{_LIVE}."
+    schema = _LIVE
 
     def __init__(
         self, changes: Snapshot, versions: Sequence[Source], connection: sqlite3.Connection
@@ -71,22 +71,10 @@ class LiveSource(Source):
             self._connection.text_factory = before
 
     @contextmanager
-    def writable(self) -> Iterator[sqlite3.Connection]:
+    def writable(self, tables: Iterable[sa.Table]) -> Iterator[sqlite3.Connection]:  # noqa: ARG002
         """The pinned connection too: another one could not write while it holds its view."""
         with self.sqlite() as connection:
             yield connection
-
-    def columns(self, table: str) -> tuple[SourceColumn, ...]:
-        """The columns of a table, as the live file declares them."""
-        return self._columns(table, f"{_LIVE}.")
-
-    def position(self, table: sa.Table) -> Position | None:
-        """Where the log of changes ends; None where the table is not tracked."""
-        if table.name not in self._positions:
-            with self.sqlite() as connection:
-                found = tracking.position(connection, table, schema=_LIVE)
-            self._positions[table.name] = found
-        return self._positions[table.name]
 
     def continues(self, after: Position) -> bool:
         """Whether the log still holds the entry that was read last."""
@@ -123,12 +111,6 @@ class LiveSource(Source):
             (json.dumps(list(rows)), *found),
         )
         return bool(strayed)
-
-    def handle_column(self, landing: Landing) -> str:
-        """SQL for what names a row for certain, in the live file and in the private ones."""
-        if landing.name not in self._handle_columns:
-            self._handle_columns[landing.name] = self._find_handle_column(landing, _LIVE)
-        return self._handle_columns[landing.name]
 
     def take_versions(self, landing: Landing) -> Source:
         """Copy key, date of change and sizes of every row.
@@ -182,7 +164,7 @@ class LiveSource(Source):
                 rest = f"WHERE {condition} AND {handle} NOT IN ({there})"
                 self._fill(landing, "main", outputs, rest, parameters)
 
-    def keys(self, landing: Landing) -> list[Any]:
+    def taken_keys(self, landing: Landing) -> list[Any]:
         """Keys of the rows that were asked for, as far as they are of a key's type."""
         key = quoted(landing.key.name)
         return self._sound_keys(landing, f"SELECT {key} AS key FROM main.{quoted(landing.name)}")
@@ -192,7 +174,7 @@ class LiveSource(Source):
         table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
         return self._sound_keys(landing, f"SELECT {key} AS key FROM {table}")
 
-    def handles(self, landing: Landing) -> list[Any]:
+    def taken_handles(self, landing: Landing) -> list[Any]:
         """What names the rows that were asked for."""
         handle = self.handle_column(landing)
         return self._handles(f"SELECT {handle} FROM main.{quoted(landing.name)}", ())
@@ -237,12 +219,7 @@ class LiveSource(Source):
         )
         return None if found is None else int(found)
 
-    def counted(self, landing: Landing) -> int:
-        """All rows of a table."""
-        (rows,) = self._handles(f"SELECT count(*) FROM {_LIVE}.{quoted(landing.name)}", ())
-        return int(rows)
-
-    def counted_without(
+    def count_without(
         self, landing: Landing, *, keys: Sequence[Any], handles: Sequence[Any]
     ) -> int:
         """The rows of a table that neither these keys nor these handles name."""

@@ -16,6 +16,7 @@ from pipeline.move import refusals, schema, secret
 from pipeline.move.contract import Reason
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 
@@ -185,7 +186,7 @@ def drop_orphans(
     key = quoted(landing.key.name)
     for column, parent in landing.parents:
         name = quoted(column.name)
-        parent_key = quoted(next(iter(parent.primary_key.columns)).name)
+        parent_key = RowKey.of(parent).sql
         found = target.rows(
             f"SELECT {key} FROM {table} AS r WHERE {name} IS NOT NULL AND NOT EXISTS (SELECT"
             f" FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import quarantine, secret, watermarks
+from pipeline.move import proof, quarantine, secret, watermarks
 from pipeline.move.contract import StoredValue, is_utf8, stored
 from pipeline.move.errors import MendError
 from pipeline.move.extract import Source
@@ -129,11 +129,8 @@ def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> 
         MendError: the copy's own schema has no room for a value.
     """
     declared = {table.name: table for table in tables}
-    for table in declared.values():
-        # It can be told only while the triggers are there.
-        source.position(table)
-        source.mended[table.name] = []
-    with source.writable() as copy:
+    source.mended |= {name: [] for name in declared}
+    with source.writable(declared.values()) as copy:
         for mend in mends:
             if mend.table in declared:
                 holds = _apply(copy, source, declared[mend.table], mend)
@@ -147,13 +144,8 @@ def _finding(mend: Mend, table: sa.Table, *, holds: bool) -> Mended:
 
 def check(found: Sequence[Mended]) -> CheckResult:
     """No value was mended by a person; those that were are named."""
-    return CheckResult(
-        "mended",
-        not found,
-        False,
-        tuple(found[:OFFENDERS]),
-        {"values": len(found), "outdated": sum(not mended.holds for mended in found)},
-    )
+    figures = {"values": len(found), "outdated": sum(not mended.holds for mended in found)}
+    return proof.MENDED.result(found[:OFFENDERS], figures)
 
 
 def _mended(target: Target, table: str) -> Iterator[tuple[str, str, Any, Any]]:

@@ -18,11 +18,11 @@ from pipeline.move import ownership, schema
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
 from pipeline.move.landing import match
-from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import Prepared, prepare
 from pipeline.move.target import Target
 from pipeline.move.transaction import Begun, Move, begin, move_table
-from pipeline.move.work import DELETE_SHARE, OnProgress, Progress, Work
+from pipeline.move.work import OnProgress, Progress, Work
 
 
 class Mover:
@@ -36,19 +36,12 @@ class Mover:
         self,
         source: Source,
         sessions: tuple[Target, Target],
-        *,
-        run_id: str,
-        delete_share: float,
-        policies: Policies,
-        witness_all: bool,
+        options: MoveOptions,
     ) -> None:
         """Use ``Mover.over``."""
         self.idle, self._second = sessions
         self._source = source
-        self._run_id = run_id
-        self._delete_share = delete_share
-        self._policies = policies
-        self._witness_all = witness_all
+        self._options = options
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill")
         self._prepared: dict[str, Future[Prepared]] = {}
@@ -62,32 +55,17 @@ class Mover:
         cls,
         source: Source,
         target: Target,
-        *,
-        run_id: str,
-        delete_share: float = DELETE_SHARE,
-        policies: Policies = DEFAULT,
-        witness_all: bool = False,
+        options: MoveOptions,
     ) -> Iterator[Self]:
         """A mover for one run; what it has begun and not moved is undone at the end.
 
         Args:
             source: the snapshot.
             target: a session in no transaction.
-            run_id: the run that moves.
-            delete_share: the share of a table's rows that may be deleted.
-            policies: what a person decided.
-            witness_all: the second witness sees every row, not a sample.
+            options: what holds for every table of the run.
         """
         with target.another() as second:
-            sessions = (target, second)
-            mover = cls(
-                source,
-                sessions,
-                run_id=run_id,
-                delete_share=delete_share,
-                policies=policies,
-                witness_all=witness_all,
-            )
+            mover = cls(source, (target, second), options)
             try:
                 yield mover
             finally:
@@ -116,7 +94,7 @@ class Mover:
         for each in (table, *upcoming):
             if each.name not in self._prepared:
                 self._prepared[each.name] = self._surveys.submit(
-                    prepare, each, self._source, self._policies
+                    prepare, each, self._source, self._options.policies
                 )
         self._listeners[table.name] = on_progress
         begun = self._take_over(table)
@@ -134,21 +112,13 @@ class Mover:
     def _require_usable(self, tables: Sequence[sa.Table]) -> None:
         for table in tables:
             found = self._source.columns(table.name)
-            schema.look_to_write(self.idle, match(table, found, self._policies))
-        if not self._policies.adopt_target:
+            schema.look_to_write(self.idle, match(table, found, self._options.policies))
+        if not self._options.policies.adopt_target:
             ownership.demand_own(self.idle.rows, tables)
 
     def _work(self, session: Target, table: sa.Table) -> Work:
         prepared = self._prepared[table.name].result()
-        return Work(
-            session,
-            self._source,
-            prepared,
-            self._run_id,
-            self._delete_share,
-            self._on_progress,
-            witness_all=self._witness_all,
-        )
+        return Work(session, self._source, prepared, self._options, self._on_progress)
 
     def _begin(self, session: Target, table: sa.Table) -> Begun | None:
         return begin(self._work(session, table))

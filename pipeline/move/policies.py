@@ -25,9 +25,9 @@ class Policies:
             ledger, sends its row to quarantine, or stops the move.
         conflicts: a row that was changed in the target since the source was read last, and is not
             what the source has: the target's or the source's version stays, or the move stops.
-        doubled_json: of columns that may hold JSON as a string within JSON (``info["doubled"]``),
-            such strings are unwrapped or kept as they are; the way back alone takes either for
-            equal, because an application may go on writing such strings.
+        doubled_json: of columns that are declared to hold JSON as a string within JSON, such
+            strings are unwrapped or kept as they are; the way back alone takes either for equal,
+            because an application may go on writing such strings.
         adopt_target: rows of the target that no move has put there are made equal to the source;
             otherwise the move stops before it changes anything.
         max_value_bytes: a larger row of the source stops the move, before it takes the memory.

@@ -18,6 +18,7 @@ from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.move.types import DIALECT, type_name
 from pipeline.tables import ledger
+from pipeline.tables.rules import ColumnRules
 
 
 @dataclass(frozen=True)
@@ -250,10 +251,9 @@ def _create(landing: Landing) -> list[str]:
     ]
     statements = [f"CREATE TABLE {quoted(table.name)} ({', '.join(lines)})"]
     statements += [
-        f"ALTER TABLE {quoted(table.name)}"
-        f" ALTER COLUMN {quoted(column.name)} SET STORAGE {column.info['storage']}"
+        f"ALTER TABLE {quoted(table.name)} ALTER COLUMN {quoted(column.name)} SET STORAGE {storage}"
         for column in table.columns
-        if "storage" in column.info
+        if (storage := ColumnRules.of(column).storage)
     ]
     return statements
 

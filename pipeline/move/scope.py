@@ -25,14 +25,32 @@ from pipeline.move.target import Target
 
 
 @dataclass(frozen=True)
-class Scope:
-    """Rows of the root table: those of ``keys``, or the first ``limit`` by key."""
+class Everything:
+    """All rows of all tables."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Rows that may have changed since the source was read last.
+
+    Attributes:
+        retry_rejected: rows in quarantine are tried even if the source was not written since.
+        or_everything: everything moves where it cannot be known what changed.
+    """
+
+    retry_rejected: bool = False
+    or_everything: bool = True
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Rows of the root table, and what belongs to them: ``keys``, or the first ``limit`` by key."""
 
     keys: tuple[int | str, ...] = ()
     limit: int | None = None
 
     @classmethod
-    def of(cls, keys: Sequence[int | str], limit: int | None) -> "Scope | None":
+    def of(cls, keys: Sequence[int | str], limit: int | None) -> "Subset | None":
         """What was asked for; None for everything.
 
         Raises:
@@ -45,6 +63,10 @@ class Scope:
         if limit is not None and limit < 1:
             raise SettingsError(f"A subset cannot have {limit} rows", remedy="Give 1 or more")
         return cls(tuple(dict.fromkeys(keys)), limit) if keys or limit is not None else None
+
+
+Scope = Everything | Changes | Subset
+"""Which rows a run moves."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +111,7 @@ def root_of(tables: Sequence[sa.Table]) -> sa.Table:
 
 
 def reach(
-    scope: Scope,
+    subset: Subset,
     tables: Sequence[sa.Table],
     *,
     live: LiveSource,
@@ -99,7 +121,7 @@ def reach(
     """What is in scope, by table; nothing is changed.
 
     Args:
-        scope: the rows of the root table.
+        subset: the rows of the root table.
         tables: the tables that will move.
         live: the pinned source.
         target: a session in no transaction.
@@ -119,7 +141,7 @@ def reach(
             present = schema.look_to_write(target, landing)
             schema.check_shape(landing, present)
             if table is root:
-                found[table.name] = Reach(_root_keys(scope, live, landing))
+                found[table.name] = Reach(_root_keys(subset, live, landing))
             else:
                 inside = _references(landing, found)
                 handles = _in_source(live, landing, inside)
@@ -143,18 +165,18 @@ def _references(landing: Landing, found: Mapping[str, Reach]) -> dict[str, list[
     }
 
 
-def _root_keys(scope: Scope, live: LiveSource, landing: Landing) -> tuple[Any, ...]:
-    if scope.limit is not None:
+def _root_keys(subset: Subset, live: LiveSource, landing: Landing) -> tuple[Any, ...]:
+    if subset.limit is not None:
         # More than one too many is not needed to know that it is too many.
-        return tuple(live.first_keys(landing, min(scope.limit, sync.MANY_ROWS + 1)))
-    lacking = set(live.lacking(landing, scope.keys))
+        return tuple(live.first_keys(landing, min(subset.limit, sync.MANY_ROWS + 1)))
+    lacking = set(live.lacking(landing, subset.keys))
     if lacking:
-        named = ", ".join(str(key) for key in scope.keys if key in lacking)
+        named = ", ".join(str(key) for key in subset.keys if key in lacking)
         raise ScopeError(
             f"{live.path} has no {landing.name} {named}",
             remedy="Name rows that it has; nothing was changed",
         )
-    return scope.keys
+    return subset.keys
 
 
 def _in_source(live: LiveSource, landing: Landing, inside: Mapping[str, list[Any]]) -> list[Any]:

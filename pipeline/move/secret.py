@@ -13,6 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipeline.move.types import Cast, Converted
+from pipeline.tables.rules import ColumnRules
 
 SHOWN = "(secret)"
 _OURS = {"pipeline_stage", "UTF8"}
@@ -36,7 +37,7 @@ class Secret:
 
 def columns(table: sa.Table) -> frozenset[str]:
     """Names of a table's secret columns."""
-    return frozenset(column.name for column in table.columns if column.info.get("secret"))
+    return frozenset(column.name for column in table.columns if ColumnRules.of(column).secret)
 
 
 def hidden(table: sa.Table, column: str, values: Iterable[Any]) -> list[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.move import refusals
 from pipeline.move.errors import SideEffect
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.target import Target
 from pipeline.move.work import Counts, Work, Written
@@ -61,7 +62,7 @@ def require_none(work: Work, *, before: Counts, proven: Counts) -> None:
         raise _effect(work, f"rows of {own} changed after they were proven")
     written = {table: _since(before, now, table) for table in now}
     suspects = _proven_among(work, [name for name in now if name != own and any(written[name])])
-    if work.changed is not None and sum(written[own][:3]) > work.written + work.deleted:
+    if work.scope.keys is not None and sum(written[own][:3]) > work.written + work.deleted:
         suspects.append(own)
     if suspects:
         with target.another() as committed:
@@ -103,7 +104,7 @@ def _require_same(
     declared = work.landing.table.metadata.tables.get(table)
     if declared is None:
         raise _effect(work, f"rows of {table} changed as well")
-    key = quoted(next(iter(declared.primary_key.columns)).name)
+    key = RowKey.of(declared).sql
     meant = _meant(work, table)
     changed = set(_differing(work, committed, table, key)) - meant
     deletes = work.deleted if table == work.landing.name else 0
@@ -116,8 +117,8 @@ def _require_same(
 
 def _meant(work: Work, table: str) -> set[str]:
     """Keys of rows that the move itself has changed, or that went with those it deleted."""
-    if table == work.landing.name and work.changed is not None:
-        return {str(key) for key in work.changed.touched}
+    if table == work.landing.name:
+        return {str(key) for key in work.scope.keys or ()}
     found = work.target.rows(
         "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (table,)
     )

@@ -17,9 +17,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pipeline import private
-from pipeline.move import followed, opening
+from pipeline.move import followed, opening, row_key
 from pipeline.move.errors import SourceError
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import KeyNotSupported, RowKey
 
 MAGIC = b"SQLite format 3\x00"
 _HEADER = 100
@@ -301,7 +302,7 @@ def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path
     """Check that the table is there, and index its key where the source does not."""
     demand_table(copy, table, source)
     demand_computable(copy, table, source, path=into)
-    key = next(iter(table.primary_key.columns)).name
+    key = RowKey.of(table).name
     columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
     if key in columns and not columns[key][5]:
         index = quoted(f"pipeline key of {table.name}")
@@ -311,10 +312,11 @@ def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path
 def demand_table(
     connection: sqlite3.Connection, table: sa.Table, source: Path, *, schema: str = "main"
 ) -> None:
-    """Check that a connection sees a table.
+    """Check that a connection sees a table, and that one column tells its rows apart.
 
     Raises:
         SourceError: it is not there, or is a view or a virtual table, which would run code.
+        KeyNotSupported: its key, as it is declared or in the source, is not one column.
     """
     kind = connection.execute(
         f"SELECT type, rootpage FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
@@ -328,6 +330,21 @@ def demand_table(
         raise SourceError(
             f"{table.name} of the source {source} is a virtual table, which is not read",
             remedy="Check that SQLITE_DATABASE_URL names the application's database",
+        )
+    key, name = RowKey.of(table), quoted(table.name)
+    info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
+    primary = {row[5]: _text(row[1]) for row in info if row[5]}
+    if len(primary) > 1:
+        columns = [primary[at] for at in sorted(primary)]
+        raise KeyNotSupported(
+            f"{table.name} of the source {source} has {row_key.described(columns)}",
+            remedy=f"Give it a primary key of one column, {key.name}; nothing was changed",
+        )
+    if key.name not in primary.values() and primary and _has_no_rowid(connection, name, schema):
+        raise KeyNotSupported(
+            f"{table.name} of the source {source} has the primary key {primary[1]} and no rowid,"
+            f" so {key.name} need not tell its rows apart",
+            remedy=f"Make {key.name} its primary key; nothing was changed",
         )
 
 
@@ -359,3 +376,13 @@ def demand_computable(
         opening.demand_computable(
             path or source, table.name, computed, source=source, busy_seconds=busy_seconds
         )
+
+
+def _text(name: object) -> str:
+    # A connection for rows of the source delivers texts as bytes.
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _has_no_rowid(connection: sqlite3.Connection, name: str, schema: str) -> bool:
+    found = connection.execute(f"PRAGMA {schema}.table_list({name})").fetchall()
+    return any(_text(row[2]) == "table" and row[4] for row in found)

@@ -15,6 +15,7 @@ from pipeline.move import (
     catalog,
     conversions,
     mending,
+    proof,
     quarantine,
     schema,
     verify,
@@ -41,20 +42,16 @@ from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
 from pipeline.move.work import OnProgress, counter
 
-BY_COMPARISON = ("conservation", "keys", "digests")
-"""Checks that need both sides read."""
-
 _SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
-    "foreign_keys": verify.foreign_keys,
-    "sequences": verify.sequences,
-    "schema": catalog.check,
-    "access": access.check,
-    "quarantine": verify.in_quarantine,
-    "conversions": verify.conversions_kept,
+    proof.FOREIGN_KEYS.name: verify.foreign_keys,
+    proof.SEQUENCES.name: verify.sequences,
+    proof.SCHEMA.name: catalog.check,
+    proof.ACCESS.name: access.check,
+    proof.QUARANTINE.name: verify.in_quarantine,
+    proof.CONVERSIONS.name: verify.conversions_kept,
 }
 _CHUNK = 500
-MENDED = "mended"
-NAMES = (*BY_COMPARISON, witnessing.NAME, *_SINGLY, MENDED)
+NAMES = proof.STANDING
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def standing_checks(
         raise ShapeError(
             f"{landing.name} has never been moved into the target", remedy="Move it first"
         )
-    if set(BY_COMPARISON) & set(only):
+    if set(proof.BY_COMPARISON) & set(only):
         try:
             schema.check_shape(landing, schema.look(target, landing.name))
             # What is collected on the way is forgotten again.
@@ -115,10 +112,10 @@ def standing_checks(
         except Transient:
             raise
         except (TargetError, DataFault) as error:
-            compared = [_impossible(name, landing, error) for name in BY_COMPARISON]
+            compared = [_impossible(name, landing, error) for name in proof.BY_COMPARISON]
         checks |= {check.name: check for check in compared}
     singly: dict[str, Callable[[Target, Landing], CheckResult]] = {
-        witnessing.NAME: lambda *_: _witnessed(prepared, source, target, sample),
+        proof.WITNESS.name: lambda *_: _witnessed(prepared, source, target, sample),
         **_SINGLY,
     }
     for name, make in singly.items():
@@ -130,8 +127,8 @@ def standing_checks(
                 raise
             except (TargetError, DataFault) as error:
                 checks[name] = _impossible(name, landing, error)
-    if MENDED in only:
-        checks[MENDED] = mending.check(source.mended.get(landing.name, []))
+    if proof.MENDED.name in only:
+        checks[proof.MENDED.name] = mending.check(source.mended.get(landing.name, []))
     return tuple(checks[name] for name in NAMES if name in only)
 
 
@@ -187,13 +184,7 @@ def _compared(
     if keys_only:
         rows = survey.rows - sum(part.rows for part in keys_only)
         figures |= {"sampled_rows": rows, "of_rows": survey.rows, "seed": sample.seed}
-    yield CheckResult(
-        equal.name,
-        equal.passed and not originals,
-        True,
-        (*equal.findings, *originals),
-        {**equal.figures, **figures},
-    )
+    yield proof.DIGESTS.result((*equal.findings, *originals), {**equal.figures, **figures})
 
 
 def _only_a_part(target: Target, landing: Landing) -> tuple[Finding, ...]:
@@ -221,17 +212,10 @@ def _conserved(
     )
     rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
     kept = verify.conservation(target, landing, source.count(landing), rows)
-    return CheckResult(
-        kept.name,
-        kept.passed and not lost,
-        True,
-        (*kept.findings, *lost),
-        {
-            **kept.figures,
-            "unaccounted": len(unaccounted),
-            **({"outdated": len(outdated)} if outdated else {}),
-        },
-    )
+    figures = {**kept.figures, "unaccounted": len(unaccounted)}
+    if outdated:
+        figures["outdated"] = len(outdated)
+    return proof.CONSERVATION.result((*kept.findings, *lost), figures)
 
 
 def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any]) -> list[str]:

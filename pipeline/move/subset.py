@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from pipeline.move import cascades, mending, schema
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
-from pipeline.move.policies import DEFAULT, Policies
+from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import Prepared, surveyed
-from pipeline.move.scope import Reach, Scope, reach
+from pipeline.move.scope import Reach, Subset, reach
+from pipeline.move.table_scope import SubsetRows
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move, move_table
-from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Part, Work
+from pipeline.move.work import OnProgress, Work
 
 
 class SubsetMover:
@@ -33,28 +34,21 @@ class SubsetMover:
         self,
         live: LiveSource,
         session: Target,
-        scope: Scope,
-        *,
-        run_id: str,
-        delete_share: float = DELETE_SHARE,
-        policies: Policies = DEFAULT,
+        subset: Subset,
+        options: MoveOptions,
     ) -> None:
-        """Move what is in scope.
+        """Move what belongs to a subset.
 
         Args:
             live: the pinned source; it has the tables that are moved and those they refer to.
             session: the target.
-            scope: what moves.
-            run_id: the run that moves.
-            delete_share: the share of a table's rows that may be deleted.
-            policies: what a person decided.
+            subset: what moves.
+            options: what holds for every table of the run.
         """
         self.idle = session
         self._live = live
-        self._scope = scope
-        self._run_id = run_id
-        self._delete_share = delete_share
-        self._policies = policies
+        self._subset = subset
+        self._options = options
         self._reached: dict[str, Reach] = {}
 
     def move(
@@ -72,27 +66,19 @@ class SubsetMover:
         if table.name not in self._reached:
             # Before anything is deleted: what goes with a parent could not be found afterwards.
             self._reached |= reach(
-                self._scope,
+                self._subset,
                 [table, *upcoming],
                 live=self._live,
                 target=self.idle,
-                policies=self._policies,
+                policies=self._options.policies,
             )
         schema.make_ledger(self.idle)
-        landing = match(table, self._live.columns(table.name), self._policies)
-        prepared, changed = self._take(landing, self._reached[table.name])
-        work = Work(
-            self.idle,
-            self._live,
-            prepared,
-            self._run_id,
-            self._delete_share,
-            on_progress,
-            changed=changed,
-        )
+        landing = match(table, self._live.columns(table.name), self._options.policies)
+        prepared, scope = self._take(landing, self._reached[table.name])
+        work = Work(self.idle, self._live, prepared, self._options, on_progress, scope)
         return move_table(work)
 
-    def _take(self, landing: Landing, reached: Reach) -> tuple[Prepared, Changed]:
+    def _take(self, landing: Landing, reached: Reach) -> tuple[Prepared, SubsetRows]:
         """Carry the rows in scope into the private file."""
         live, mends = self._live, mending.read(self.idle, [landing.name])
         # Rows that went with a parent may still be in the source.
@@ -100,14 +86,17 @@ class SubsetMover:
         mended = [live.handle_from(landing, mend.handle) for mend in mends]
         handles: list[Any] = [*reached.handles, *mended]
         live.take_rows(landing, keys=keys, handles=handles)
-        part = Part(
-            live.counted_without(landing, keys=keys, handles=handles),
-            frozenset(map(str, live.handles(landing))),
-            live.largest(landing),
-        )
+        excluded = live.count_without(landing, keys=keys, handles=handles)
+        named = frozenset(map(str, live.taken_handles(landing)))
         mending.apply(live, [landing.table], mends)
         prepared = surveyed(landing, live)
         # A key may have been mended as well.
-        taken = tuple(live.keys(landing))
-        gone = tuple(set(live.lacking(landing, keys)) - set(taken))
-        return prepared, Changed(taken, gone, live.counted(landing), None, part)
+        taken = tuple(live.taken_keys(landing))
+        return prepared, SubsetRows(
+            existing=taken,
+            deleted=tuple(set(live.lacking(landing, keys)) - set(taken)),
+            source_rows=live.count(landing),
+            handles=named,
+            excluded=excluded,
+            largest=live.largest(landing),
+        )

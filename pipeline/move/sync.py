@@ -22,23 +22,23 @@ from pipeline.move import (
     schema,
     verify,
     watermarks,
-    witnessing,
 )
 from pipeline.move.changes import Changes
 from pipeline.move.contract import contract_of
-from pipeline.move.errors import PipelineError
-from pipeline.move.findings import CheckResult
+from pipeline.move.extract import Survey
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
+from pipeline.move.options import MoveOptions
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import Prepared, surveyed
 from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, ahead
+from pipeline.move.table_scope import ChangedRows, CountedRows
 from pipeline.move.target import Target
 from pipeline.move.tracking import Position
-from pipeline.move.transaction import Move, columns_of, move_table
+from pipeline.move.transaction import Move, move_table, prove_unchanged
 from pipeline.move.watermarks import Watermark
-from pipeline.move.work import DELETE_SHARE, Changed, OnProgress, Work, counter, later
+from pipeline.move.work import OnProgress, Work, counter, later
 
 MANY_ROWS = 250_000
 """Keys of rows that may have changed are held in memory; of more, every value is looked at."""
@@ -120,31 +120,22 @@ class Syncer:
         self,
         live: LiveSource,
         session: Target,
+        options: MoveOptions,
         *,
-        run_id: str,
-        delete_share: float = DELETE_SHARE,
-        policies: Policies = DEFAULT,
         retry_rejected: bool = False,
-        witness_all: bool = False,
     ) -> None:
         """Sync what a pinned source has; ``why_whole`` and ``look`` find no reason against it.
 
         Args:
             live: the pinned source.
             session: the target.
-            run_id: the run that moves.
-            delete_share: the share of a table's rows that may be deleted.
-            policies: what a person decided.
+            options: what holds for every table of the run.
             retry_rejected: rows in quarantine are tried even if the source was not written since.
-            witness_all: the second witness sees every row that may have changed, not a sample.
         """
         self.idle = session
         self._live = live
-        self._run_id = run_id
-        self._delete_share = delete_share
-        self._policies = policies
+        self._options = options
         self._retry_rejected = retry_rejected
-        self._witness_all = witness_all
         self._landings: dict[str, Landing] = {}
         self._marks: dict[str, Watermark | None] = {}
         self._found: dict[str, _Found | None] = {}
@@ -153,19 +144,14 @@ class Syncer:
         self,
         table: sa.Table,
         *,
-        upcoming: Sequence[sa.Table] = (),
+        upcoming: Sequence[sa.Table] = (),  # noqa: ARG002
         on_progress: OnProgress = lambda _: None,
     ) -> Move:
-        """Move what changed of a table whose parents have moved before.
+        """Move what changed of a table that was looked at and whose parents have moved before.
 
         Raises:
-            PipelineError: as ``move_table``, or ``look`` has a reason against it; nothing was
-                changed.
+            PipelineError: as ``move_table``; nothing was changed.
         """
-        if table.name not in self._found:
-            whole = self.look([table, *upcoming], on_progress=on_progress)
-            if whole is not None:
-                raise PipelineError(f"It is not enough to sync: {whole}", remedy="Sync in full")
         landing, found = self._landings[table.name], self._found[table.name]
         mark = self._marks[table.name]
         # Rows that went with a parent may still be in the source, those that were kept may have
@@ -175,20 +161,15 @@ class Syncer:
         parents = [parent.name for _, parent in landing.parents]
         waiting = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
         if found is None and not (also or mends or waiting) and mark is not None:
-            return _unchanged(self.idle, landing, mark)
+            nothing = Prepared(landing, contract_of(landing), Survey(0, 0, (), (), frozenset()))
+            untouched = ChangedRows(newest=mark.newest, rows_before=mark.rows)
+            return prove_unchanged(self._work(nothing, untouched, on_progress), mark)
         found = found or _Found(newest=mark.newest if mark else None)
-        prepared, changed = self._take(landing, found, also, mends)
-        work = Work(
-            self.idle,
-            self._live,
-            prepared,
-            self._run_id,
-            self._delete_share,
-            on_progress,
-            changed=changed,
-            witness_all=self._witness_all,
-        )
-        return move_table(work)
+        prepared, scope = self._take(landing, found, also, mends)
+        return move_table(self._work(prepared, scope, on_progress))
+
+    def _work(self, prepared: Prepared, scope: ChangedRows, on_progress: OnProgress) -> Work:
+        return Work(self.idle, self._live, prepared, self._options, on_progress, scope)
 
     def look(
         self, tables: Sequence[sa.Table], *, on_progress: OnProgress = lambda _: None
@@ -204,7 +185,7 @@ class Syncer:
         """
         to_compare = []
         for table in tables:
-            landing = match(table, self._live.columns(table.name), self._policies)
+            landing = match(table, self._live.columns(table.name), self._options.policies)
             mark = watermarks.read(self.idle, table.name)
             self._landings[table.name], self._marks[table.name] = landing, mark
             if mark is not None and self._is_where_it_was(landing, mark):
@@ -269,7 +250,7 @@ class Syncer:
         found: _Found,
         also: tuple[Any, ...],
         mends: Sequence[mending.Mend],
-    ) -> tuple[Prepared, Changed]:
+    ) -> tuple[Prepared, ChangedRows]:
         """Carry the rows that may have changed, and those that wait, into the private file."""
         live = self._live
         waiting = quarantine.handles(self.idle, landing.name) | {mend.handle for mend in mends}
@@ -279,50 +260,16 @@ class Syncer:
         mending.apply(live, [landing.table], mends)
         prepared = surveyed(landing, live)
         # A key may have been mended as well.
-        taken = tuple(live.keys(landing))
-        changed = Changed(
-            taken,
-            tuple(set(live.lacking(landing, keys)) - set(taken)),
-            found.source_rows,
-            found.newest,
+        taken = tuple(live.taken_keys(landing))
+        deleted = tuple(set(live.lacking(landing, keys)) - set(taken))
+        mark = self._marks[landing.name]
+        rows, newest = found.source_rows, found.newest
+        if rows is not None:
+            return prepared, CountedRows(
+                existing=taken, deleted=deleted, newest=newest, source_rows=rows
+            )
+        # Counting all rows would cost more than what changed.
+        before = mark.rows if mark else None
+        return prepared, ChangedRows(
+            existing=taken, deleted=deleted, newest=newest, rows_before=before
         )
-        return prepared, changed
-
-
-def _unchanged(target: Target, landing: Landing, mark: Watermark) -> Move:
-    """What is told of a table whose source has not been written since."""
-    with target.looking():
-        nothing = verify.Compared()
-        waiting = len(quarantine.handles(target, landing.name))
-        checks = (
-            CheckResult(
-                "conservation", True, True, (), {"source_rows": 0, "moved": 0, "quarantined": 0}
-            ),
-            verify.keys(nothing),
-            verify.digests(landing, nothing),
-            verify.foreign_keys(target, landing, among=()),
-            verify.sequences(target, landing),
-            verify.drift(landing),
-            verify.in_quarantine(target, landing),
-            verify.conversions_kept(target, landing),
-            mending.check(()),
-            conflicts.Conflicts(landing).check(),
-            witnessing.nothing(),
-        )
-    return Move(
-        table=landing.name,
-        way="synced",
-        source_rows=0,
-        source_bytes=0,
-        moved_rows=0,
-        written_rows=0,
-        deleted_rows=0,
-        cascaded_rows=0,
-        quarantined_rows=waiting,
-        target_rows=mark.rows,
-        newest=mark.newest,
-        before=mark.newest,
-        columns=columns_of(landing),
-        checks=checks,
-        seconds={},
-    )

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from pipeline.move import refusals, session
 from pipeline.move.errors import SESSION_REFUSALS, LockedError, TargetError
+from pipeline.move.place import PUBLIC, Place
 
-LOCK_KEY = 0x6D6967726174  # "migrat"
 """The advisory lock that a writer of the target holds, whatever it writes."""
 
 LOCK_SECONDS = 30.0
@@ -60,8 +60,9 @@ class Target:
         another: opens one more session with the same database.
     """
 
-    def __init__(self, connection: Any, shown: str, another: Another) -> None:
+    def __init__(self, connection: Any, shown: str, another: Another, held: set[Place]) -> None:
         """Use ``Target.connect``."""
+        self._held = held
         self._connection = connection
         self._shown = shown
         self.another = another
@@ -70,13 +71,21 @@ class Target:
 
     @classmethod
     @contextmanager
-    def connect(cls, url: str, *, shown: str, application_name: str = "pipeline") -> Iterator[Self]:
+    def connect(
+        cls,
+        url: str,
+        *,
+        shown: str,
+        application_name: str = "pipeline",
+        held: set[Place] | None = None,
+    ) -> Iterator[Self]:
         """Open a session.
 
         Args:
             url: a libpq URL, ``postgresql://...``.
             shown: what error messages call this database; holds no password.
             application_name: what the server's list of sessions calls this one.
+            held: places that a session of the same run holds, shared by all of its sessions.
         """
         whole = session.address(url, session.MOVES, application_name=application_name)
         try:
@@ -84,8 +93,11 @@ class Target:
         except (adbc_driver_manager.Error, ValueError) as error:
             # Not "from error": the driver's own text may repeat the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
-        again = functools.partial(cls.connect, url, shown=shown, application_name=application_name)
-        target = cls(connection, shown, again)
+        held = set() if held is None else held
+        again = functools.partial(
+            cls.connect, url, shown=shown, application_name=application_name, held=held
+        )
+        target = cls(connection, shown, again, held)
         try:
             target.run(session.statement(session.MOVES))
             yield target
@@ -222,34 +234,43 @@ class Target:
             self.run("RELEASE SAVEPOINT here")
 
     @contextmanager
-    def lock(self, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-        """Hold the target against other runs of this pipeline.
+    def lock(self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold a place of the target against other runs; nothing is done if this run holds it.
+
+        Args:
+            place: what is held.
+            seconds: how long another run is waited for.
 
         Raises:
             LockedError: somebody else held it for that long; the message says who.
         """
+        if place in self._held:
+            yield
+            return
         deadline = time.monotonic() + seconds
-        while not self.value(f"SELECT pg_try_advisory_lock({LOCK_KEY})"):
+        while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
             if time.monotonic() > deadline:
                 raise LockedError(
-                    f"{self._shown} is held by {self.holder() or 'another run'}",
+                    f"{self._shown} is held by {self.holder(place) or 'another run'}",
                     remedy="Wait until that run ends, then run again",
                 )
             time.sleep(0.2)
+        self._held.add(place)
         try:
             yield
         finally:
+            self._held.discard(place)
             with contextlib.suppress(TargetError):
-                self.rows(f"SELECT pg_advisory_unlock({LOCK_KEY})")
+                self.rows(f"SELECT pg_advisory_unlock({place.lock_key})")
 
-    def holder(self) -> str | None:
-        """Who holds the target, None if nobody does."""
+    def holder(self, place: Place = PUBLIC) -> str | None:
+        """Who holds a place of the target, None if nobody does."""
         found = self.rows(
             "SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),"
             " to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_locks l"
             " JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
             " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            f" AND l.classid = {LOCK_KEY >> 32} AND l.objid = {LOCK_KEY & 0xFFFFFFFF}"
+            f" AND l.classid = {place.lock_key >> 32} AND l.objid = {place.lock_key & 0xFFFFFFFF}"
         )
         if not found:
             return None

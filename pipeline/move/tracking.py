@@ -20,6 +20,7 @@ from pipeline.move import opening
 from pipeline.move.contract import bare
 from pipeline.move.errors import SourceError
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable, writing
 
 LOG = "pipeline_changes"
@@ -152,7 +153,7 @@ def _triggers(
     connection: sqlite3.Connection, table: sa.Table, schema: str = "main"
 ) -> dict[str, str]:
     """Name -> statement of every trigger of a table."""
-    key = quoted(next(iter(table.primary_key.columns)).name)
+    key = RowKey.of(table).sql
     name = table.name.replace("'", "''")
 
     def trigger(when: str, event: str, *keys: str) -> tuple[str, str]:
@@ -195,7 +196,7 @@ def _unique(
     Raises:
         SourceError: an index is partial, or on an expression.
     """
-    key, name = next(iter(table.primary_key.columns)).name, quoted(table.name)
+    key, name = RowKey.of(table).name, quoted(table.name)
     info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
     primary = [_text(row[1]) for row in info if row[5]]
     if len(primary) == 1 and primary != [key]:

@@ -9,9 +9,9 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -34,11 +34,14 @@ from pipeline.move.contract import Rejected, forbidden_loss
 from pipeline.move.errors import LossyConversion, ShapeError
 from pipeline.move.findings import CheckResult, Lossy
 from pipeline.move.landing import Landing
+from pipeline.move.proof import Proof
 from pipeline.move.quoting import quoted
+from pipeline.move.table_scope import Way
 from pipeline.move.target import Target
 from pipeline.move.types import largest_integer, type_name
 from pipeline.move.watermarks import Watermark
 from pipeline.move.work import OnProgress, Work
+from pipeline.tables.rules import ColumnRules
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,13 @@ class Move:
         newest: the largest date of change of any row of the source, None if none has one.
         before: the same when the source was read last.
         columns: the target's columns, as (name, type, description).
-        checks: outcome of every check; all blocking ones passed.
+        checks: the proof; all blocking checks passed.
         seconds: time per phase.
         excluded_rows: rows of the source that a subset leaves out.
     """
 
     table: str
-    way: ways.Way
+    way: Way
     source_rows: int
     source_bytes: int
     moved_rows: int
@@ -79,7 +82,7 @@ class Move:
     newest: datetime | None
     before: datetime | None
     columns: tuple[tuple[str, str, str], ...]
-    checks: tuple[CheckResult, ...]
+    checks: Proof
     seconds: dict[str, float]
     excluded_rows: int = 0
 
@@ -100,12 +103,7 @@ class TableMover(Protocol):
         upcoming: Sequence[sa.Table] = (),
         on_progress: OnProgress = lambda _: None,
     ) -> Move:
-        """Move a table whose parents have moved before.
-
-        Args:
-            table: the table that moves now.
-            upcoming: tables that move later in this run.
-            on_progress: told after every batch of this table.
+        """Move a table whose parents have moved before, and ``upcoming`` tables have not.
 
         Raises:
             PipelineError: as ``move_table``; nothing was changed.
@@ -185,9 +183,9 @@ def move_table(
         present = schema.Present(exists=False) if begun else _locked(target, landing)
         _check_parents(target, landing)
         work.follow(watermarks.read(target, landing.name))
-        if work.changed is not None:
-            ways.merge_changed(work, work.changed, present)
-            way: ways.Way = "subset" if work.part else "synced"
+        way = work.scope.way
+        if way is not None:
+            ways.merge_scope(work, present)
         elif present.rows:
             compared = ways.merge(work, present)
             way = ways.way_of(work)
@@ -199,9 +197,9 @@ def move_table(
         with work.timed("sequence"):
             _advance_sequence(work)
         with work.timed("quarantine"):
-            among = _of_part(work)
+            among = work.scope.quarantined(target, landing.name)
             quarantine.replace(
-                target, landing.name, _rejected(work), run_id=work.run_id, among=among
+                target, landing.name, _rejected(work), run_id=work.options.run_id, among=among
             )
         # What triggers and keys defer to the commit comes before the proof.
         target.settle()
@@ -211,29 +209,45 @@ def move_table(
             compared, lossy = _prove(work, witness)
         else:
             lossy = conversions.replace(target, landing)
-        with work.timed("prove"):
-            checks = (*_checks(work, compared, lossy), work.conflicts.check())
-        with work.timed("witness"):
-            checks = (*checks, _witnessed(work, witness))
-        if any(check.blocking and not check.passed for check in checks):
-            found = side_effects.triggers(target, landing.name)
-            raise verify.ProofFailed(landing.name, checks, triggers=found)
-        if work.changed is None:
-            _write_evidence(work, checks)
+        proof = _proof(work, compared, lossy, witness)
+        if proof.failed:
+            others = side_effects.triggers(target, landing.name)
+            raise verify.ProofFailed(landing.name, proof, triggers=others)
+        if work.scope.keys is None:
+            _write_evidence(work, proof)
         cascaded = cascades.forget(target, landing.name)
-        rows = _rows_now(work, checks, cascaded)
+        moved = int(proof["conservation"].figures["moved"])
+        added = moved - work.scope_before - cascaded
+        rows = work.scope.target_rows(target, landing.name, moved=moved, added=added)
         _remember(work, rows)
         side_effects.require_none(work, before=before, proven=proven)
         committing = time.perf_counter()
     work.seconds["commit"] = time.perf_counter() - committing
-    return _move(work, way, checks, rows=rows, cascaded=cascaded)
+    return _move(work, way, proof, rows=rows, cascaded=cascaded)
 
 
-def _move(
-    work: Work, way: ways.Way, checks: tuple[CheckResult, ...], *, rows: int, cascaded: int
-) -> Move:
+def prove_unchanged(work: Work, mark: Watermark) -> Move:
+    """Prove what needs no row of a table whose source has not been written since it was read.
+
+    Args:
+        work: the table, with no rows in scope.
+        mark: up to where its source was read.
+    """
+    target, landing = work.target, work.landing
+    with target.looking():
+        lossy = conversions.summary(target, landing)
+        conserved = verify.conserved(landing, 0, 0, quarantined=0)
+        checks = _checks(work, verify.Compared(), lossy, conserved)
+        proof = Proof((*checks, witnessing.nothing()))
+        waiting = len(quarantine.handles(target, landing.name))
+    work.mark = mark
+    moved = _move(work, "synced", proof, rows=mark.rows, cascaded=0)
+    return replace(moved, quarantined_rows=waiting)
+
+
+def _move(work: Work, way: Way, proof: Proof, *, rows: int, cascaded: int) -> Move:
     """What was done, and what is told of it."""
-    counted = checks[0].figures
+    counted = proof["conservation"].figures
     return Move(
         table=work.landing.name,
         way=way,
@@ -248,7 +262,7 @@ def _move(
         newest=work.newest,
         before=work.mark.newest if work.mark else None,
         columns=columns_of(work.landing),
-        checks=checks,
+        checks=proof,
         seconds=work.seconds,
         excluded_rows=counted.get("excluded", 0),
     )
@@ -257,81 +271,49 @@ def _move(
 def columns_of(landing: Landing) -> tuple[tuple[str, str, str], ...]:
     """The target's columns, as (name, type, description)."""
     return tuple(
-        (column.name, type_name(column.type), str(column.info.get("description", "")))
+        (column.name, type_name(column.type), ColumnRules.of(column).description or "")
         for column in landing.table.columns
     )
 
 
+def _proof(
+    work: Work,
+    compared: verify.Compared,
+    lossy: tuple[Lossy, ...],
+    witness: witnessing.Witness | None,
+) -> Proof:
+    read, found = work.survey.rows, compared.totals.target_rows
+    with work.timed("prove"):
+        conserved = work.scope.conservation(work.target, work.landing, read=read, found=found)
+        checks = _checks(work, compared, lossy, conserved)
+    with work.timed("witness"):
+        return Proof((*checks, _witnessed(work, witness)))
+
+
 def _checks(
-    work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...]
+    work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...], conserved: CheckResult
 ) -> tuple[CheckResult, ...]:
-    if work.changed is not None:
-        compared.foreign_keys = verify.foreign_keys(
-            work.target, work.landing, among=work.changed.touched
-        )
-    return verify.checks_of(
+    target, landing = work.target, work.landing
+    checks = verify.checks_of(
         work.source,
-        work.target,
-        work.landing,
-        compared,
-        lossy,
-        conserved=_conserved(work, compared),
-    )
-
-
-def _conserved(work: Work, compared: verify.Compared) -> CheckResult:
-    target, landing, changed = work.target, work.landing, work.changed
-    if changed is None or changed.source_rows is None:
-        return verify.conservation(target, landing, work.survey.rows, compared.totals.target_rows)
-    if changed.part is None:
-        return verify.conservation(target, landing, changed.source_rows, _count(work))
-    return verify.conservation_of_part(
         target,
         landing,
-        changed.source_rows,
-        touched=changed.touched,
-        handles=changed.part.handles,
-        excluded=changed.part.excluded,
+        compared,
+        lossy,
+        conserved=conserved,
+        among=work.scope.keys,
     )
-
-
-def _count(work: Work) -> int:
-    return int(work.target.value(f"SELECT count(*) FROM {quoted(work.landing.name)}"))
-
-
-def _of_part(work: Work) -> set[str] | None:
-    """What names the rows in quarantine that were looked at; None for all."""
-    if work.changed is None or work.part is None:
-        return None
-    return quarantine.within(
-        work.target, work.landing.name, handles=work.part.handles, keys=work.changed.touched
-    )
-
-
-def _rows_now(work: Work, checks: tuple[CheckResult, ...], cascaded: int) -> int:
-    """Rows of the target; where nobody counted all of them, the last count goes on."""
-    if work.part is not None:
-        return _count(work)
-    if work.changed is None or work.changed.source_rows is not None or work.mark is None:
-        return int(checks[0].figures["moved"])
-    touched = int(checks[0].figures["moved"])
-    return work.mark.rows - cascaded + touched - work.touched_before
+    return (*checks, work.conflicts.check())
 
 
 def _remember(work: Work, rows: int) -> None:
     """Write down up to where the source was read."""
-    target, landing = work.target, work.landing
-    if work.changed is not None and work.part is not None:
-        conflicts.replace(target, landing.name, work.conflicts.values, among=work.changed.touched)
-        # What was seen of the whole table, if it ever was, is all that is known of it.
-        newest = work.mark.newest if work.mark else work.newest
-        mark = Watermark(newest, rows, watermarks.PART, None, None)
-    else:
-        conflicts.replace(target, landing.name, work.conflicts.values)
-        position = work.source.position(landing.table)
-        rules, seen = watermarks.rules_of(landing), work.source.snapshot.seen
-        mark = Watermark(work.newest, rows, rules, seen, position)
-    watermarks.write(target, landing.name, mark, run_id=work.run_id)
+    target, landing, scope = work.target, work.landing, work.scope
+    conflicts.replace(target, landing.name, work.conflicts.values, among=scope.ledger_keys)
+    position, seen = work.source.position(landing.table), work.source.snapshot.seen
+    read = Watermark(work.newest, rows, watermarks.rules_of(landing), seen, position)
+    mark = scope.watermark(read, work.mark)
+    watermarks.write(target, landing.name, mark, run_id=work.options.run_id)
 
 
 def _locked(target: Target, landing: Landing) -> schema.Present:
@@ -362,8 +344,7 @@ def _advance_sequence(work: Work) -> None:
     sequence = verify.sequence_of(work.target, landing)
     if sequence is not None:
         # Ids of rows that a subset leaves out are not to be given out either.
-        outside = work.part.largest if work.part else None
-        largest = max(ranges[-1].last if ranges else 0, outside or 0)
+        largest = max(ranges[-1].last if ranges else 0, work.scope.largest or 0)
         if largest > largest_integer(landing.key.type):
             # A key that the target has no room for must not use the sequence up.
             largest = 0
@@ -406,7 +387,7 @@ def _demand_lossless(landing: Landing, row: Rejected) -> None:
 
 def _witness(work: Work) -> witnessing.Witness | None:
     """A sample, seen before the proof so that the engine hashes the same rows; None for all."""
-    if work.witness_all:
+    if work.options.witness_all:
         return None
     with work.timed("witness"):
         return witnessing.look(
@@ -414,9 +395,9 @@ def _witness(work: Work) -> witnessing.Witness | None:
             work.target,
             work.landing,
             survey=work.survey,
-            keys=None if work.changed is None else work.changed.touched,
+            keys=work.scope.keys,
             kept=work.conflicts.kept,
-            seed=work.run_id,
+            seed=work.options.run_id,
         )
 
 
@@ -428,7 +409,7 @@ def _witnessed(work: Work, witness: witnessing.Witness | None) -> CheckResult:
         work.source,
         work.target,
         work.landing,
-        keys=None if work.changed is None else work.changed.touched,
+        keys=work.scope.keys,
         kept=work.conflicts.kept,
     )
 
@@ -436,12 +417,12 @@ def _witnessed(work: Work, witness: witnessing.Witness | None) -> CheckResult:
 def _prove(
     work: Work, witness: witnessing.Witness | None
 ) -> tuple[verify.Compared, tuple[Lossy, ...]]:
-    target, landing, changed = work.target, work.landing, work.changed
+    target, landing, keys = work.target, work.landing, work.scope.keys
     with work.timed("prove"):
         aside = quarantine.handles(target, landing.name)
         without = {work.source.handle_from(landing, handle) for handle in aside}
         conversions.begin(target)
-        count, seen = work.counter("prove"), set[Any]()
+        count = work.counter("prove")
 
         def note(changes: Changes) -> None:
             for lost in changes.lost:
@@ -450,8 +431,6 @@ def _prove(
                 work.see(changes.sifted)
                 count(changes.sifted)
                 witnessing.add(witness, changes.sifted.batch)
-                if changed is not None:
-                    seen.update(changes.sifted.batch.column(landing.key.name).to_pylist())
 
         compared = verify.examine(
             target,
@@ -460,16 +439,14 @@ def _prove(
             verify.as_found(work.source, landing, work.survey, without=without),
             on_changes=note,
             kept=work.conflicts.kept,
-            singly=changed is not None,
+            among=keys,
         )
-        if changed is None:
-            return compared, conversions.replace(target, landing)
-        compared.note_extra(landing.name, set(ways.there(work, changed.touched)) - seen)
-        return compared, conversions.replace(target, landing, among=changed.touched)
+        return compared, conversions.replace(target, landing, among=keys)
 
 
-def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:
-    counted, digests = checks[0].figures, checks[2].figures["digests"]
+def _write_evidence(work: Work, proof: Proof) -> None:
+    counted = proof["conservation"].figures
+    digests = proof["digests"].figures["digests"]
     work.target.rows(
         "INSERT INTO migration.evidence"
         " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
@@ -478,7 +455,7 @@ def _write_evidence(work: Work, checks: tuple[CheckResult, ...]) -> None:
         " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
         " digests = EXCLUDED.digests RETURNING 1",
         (
-            work.run_id,
+            work.options.run_id,
             work.landing.name,
             counted["source_rows"],
             counted["moved"],

@@ -4,13 +4,13 @@ Nothing here trusts what the load counted. The source is read without the contra
 is not in quarantine must be in the target, value by value, and nothing else may be there.
 """
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.move import conversions, mending, quarantine, secret
+from pipeline.move import conversions, mending, proof, quarantine, secret
 from pipeline.move.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Range, Source, Survey
@@ -30,7 +30,9 @@ from pipeline.move.findings import (
     ValueDiffers,
 )
 from pipeline.move.landing import Landing
+from pipeline.move.proof import Proof
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.move.sift import Sifted, convert
 from pipeline.move.target import Target
@@ -44,12 +46,11 @@ class ProofFailed(PipelineError):
         checks: the outcome of every check.
     """
 
-    def __init__(self, table: str, checks: tuple[CheckResult, ...], *, triggers: str = "") -> None:
+    def __init__(self, table: str, checks: Proof, *, triggers: str = "") -> None:
         """Name the checks that failed, and triggers of others that may be the reason."""
-        failed = ", ".join(check.name for check in checks if check.blocking and not check.passed)
         why = f"; {triggers} may have changed what was written" if triggers else ""
         super().__init__(
-            f"{table} was rolled back: the proof failed ({failed}){why}",
+            f"{table} was rolled back: the proof failed ({', '.join(checks.failed)}){why}",
             remedy="Look at the named rows in the check's result; the target is as it was before"
             + (f". {LEAVE_ALONE}" if triggers else ""),
         )
@@ -84,11 +85,6 @@ class Compared:
         """Whether nothing differs."""
         return not (self.missing or self.extra or self.differing)
 
-    def note_extra(self, table: str, keys: Collection[Any]) -> None:
-        """Count and name rows that only the target has."""
-        self.extra += len(keys)
-        self.rows += [RowExtra(table, key) for key in sorted(keys)[:OFFENDERS]]
-
 
 def examine(
     target: Target,
@@ -99,7 +95,7 @@ def examine(
     on_changes: Callable[[Changes], None],
     keys_only: Container[Range] = (),
     kept: Sequence[Any] = (),
-    singly: bool = False,
+    among: Sequence[Any] | None = None,
 ) -> Compared:
     """Compare both sides, tile by tile, and count and name what differs.
 
@@ -111,15 +107,16 @@ def examine(
         on_changes: told what differs in each tile.
         keys_only: ranges of which only the keys are compared.
         kept: keys of rows that may differ.
-        singly: rows of the target are looked up by their keys; none can be too many.
+        among: keys of the rows in scope, which are looked up singly; None for all rows.
     """
     found = Compared()
-    if singly:
-        compared = compare_singly(target, landing, batches, found.totals, kept=kept)
-    else:
+    totals = found.totals
+    if among is None:
         compared = compare(
-            target, landing, survey.ranges, batches, found.totals, keys_only=keys_only, kept=kept
+            target, landing, survey.ranges, batches, totals, keys_only=keys_only, kept=kept
         )
+    else:
+        compared = compare_singly(target, landing, batches, totals, among=among, kept=kept)
     for changes in compared:
         _note(landing, changes, found)
         on_changes(changes)
@@ -178,6 +175,7 @@ def checks_of(
     lossy: tuple[Lossy, ...],
     *,
     conserved: CheckResult,
+    among: Sequence[Any] | None = None,
 ) -> tuple[CheckResult, ...]:
     """Turn what was found into the results of the checks of a table.
 
@@ -188,12 +186,13 @@ def checks_of(
         compared: what a comparison of both sides found.
         lossy: values that were changed in a way that cannot be undone.
         conserved: the check of conservation.
+        among: keys of the rows in scope; None for all rows.
     """
     return (
         conserved,
         keys(compared),
         digests(landing, compared),
-        compared.foreign_keys or foreign_keys(target, landing),
+        compared.foreign_keys or foreign_keys(target, landing, among=among),
         sequences(target, landing),
         drift(landing),
         in_quarantine(target, landing),
@@ -207,65 +206,41 @@ def conservation(target: Target, landing: Landing, ours: int, theirs: int) -> Ch
     aside = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
     )
-    return _conserved(landing, ours, theirs, aside)
+    return conserved(landing, ours, theirs, quarantined=aside)
 
 
-def conservation_of_part(
-    target: Target,
-    landing: Landing,
-    ours: int,
-    *,
-    touched: Sequence[Any],
-    handles: Collection[str],
-    excluded: int,
+def conserved(
+    landing: Landing, ours: int, theirs: int, *, quarantined: int, excluded: int | None = None
 ) -> CheckResult:
-    """Source = moved + quarantined + excluded, where only some rows were looked at.
-
-    Args:
-        target: the session.
-        landing: the table.
-        ours: all rows of the source.
-        touched: keys of the rows that were looked at.
-        handles: what names those of them that the source has, as the ledger writes it.
-        excluded: the source's other rows.
-    """
-    key, theirs = quoted(landing.key.name), 0
-    if touched:
-        theirs = target.value(
-            f"SELECT count(*) FROM {quoted(landing.name)} WHERE {key} = ANY($1)", (list(touched),)
-        )
-    aside = len(quarantine.within(target, landing.name, handles=handles, keys=touched))
-    return _conserved(landing, ours, theirs, aside, excluded)
-
-
-def _conserved(
-    landing: Landing, ours: int, theirs: int, aside: int, excluded: int | None = None
-) -> CheckResult:
+    """The check of conservation, from its figures; ``excluded`` only where rows are left out."""
     left_out = excluded or 0
-    passed = ours == theirs + aside + left_out
-    figures = {"source_rows": ours, "moved": theirs, "quarantined": aside}
-    return CheckResult(
-        "conservation",
-        passed,
-        True,
-        () if passed else (NotConserved(landing.name, ours, theirs, aside, left_out),),
+    passed = ours == theirs + quarantined + left_out
+    figures = {"source_rows": ours, "moved": theirs, "quarantined": quarantined}
+    return proof.CONSERVATION.result(
+        () if passed else (NotConserved(landing.name, ours, theirs, quarantined, left_out),),
         figures if excluded is None else figures | {"excluded": excluded},
     )
 
 
+def existing(target: Target, landing: Landing, keys: Sequence[Any]) -> list[Any]:
+    """Those of some keys that the target has."""
+    if not keys:
+        return []
+    name = quoted(landing.key.name)
+    found = target.rows(
+        f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (list(keys),)
+    )
+    return [key for (key,) in found]
+
+
 def keys(compared: Compared) -> CheckResult:
     """Both sides hold the same keys."""
-    return CheckResult(
-        "keys",
-        not (compared.missing or compared.extra),
-        True,
-        tuple(compared.rows),
-        {
-            "compared": compared.totals.target_rows,
-            "missing": compared.missing,
-            "extra": compared.extra,
-        },
-    )
+    figures = {
+        "compared": compared.totals.target_rows,
+        "missing": compared.missing,
+        "extra": compared.extra,
+    }
+    return proof.KEYS.result(compared.rows, figures)
 
 
 def digests(landing: Landing, compared: Compared) -> CheckResult:
@@ -278,10 +253,7 @@ def digests(landing: Landing, compared: Compared) -> CheckResult:
         for column, (ours, theirs) in found.items()
         if ours != theirs
     )
-    return CheckResult(
-        "digests",
-        not (unequal or compared.differing),
-        True,
+    return proof.DIGESTS.result(
         (*compared.values, *unequal),
         {
             "values_compared": compared.totals.values,
@@ -305,7 +277,7 @@ def foreign_keys(
     figures: dict[str, Any] = {}
     key = quoted(landing.key.name)
     for column, parent in landing.parents:
-        name, parent_key = quoted(column.name), quoted(next(iter(parent.primary_key.columns)).name)
+        name, parent_key = quoted(column.name), RowKey.of(parent).sql
         lonely = (
             f" FROM {quoted(landing.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
             f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
@@ -332,14 +304,14 @@ def foreign_keys(
     declared = {str(foreign.name) for foreign in landing.table.foreign_key_constraints}
     figures["valid constraints"] = len(valid)
     orphans += [KeyNotEnforced(landing.name, name) for name in sorted(declared - valid)]
-    return CheckResult("foreign_keys", not orphans, True, tuple(orphans), figures)
+    return proof.FOREIGN_KEYS.result(orphans, figures)
 
 
 def sequences(target: Target, landing: Landing) -> CheckResult:
     """The next id is larger than every id."""
     name = sequence_of(target, landing)
     if name is None:
-        return CheckResult("sequences", True, True, (), {"sequence": "none"})
+        return proof.SEQUENCES.result(figures={"sequence": "none"})
     ((upcoming, last),) = target.rows(
         "SELECT CASE WHEN is_called THEN last_value + seqincrement ELSE last_value END, seqmax"
         f" FROM {name}, pg_sequence WHERE seqrelid = to_regclass($1)",
@@ -354,8 +326,7 @@ def sequences(target: Target, landing: Landing) -> CheckResult:
     # Where the type itself has no further number, no sequence can help.
     if upcoming > last and last < largest_integer(landing.key.type):
         findings.append(SequenceEnded(landing.name, name))
-    figures = {"next": upcoming, "largest": largest}
-    return CheckResult("sequences", not findings, True, tuple(findings), figures)
+    return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
 
 
 def sequence_of(target: Target, landing: Landing) -> str | None:
@@ -375,20 +346,20 @@ def sequence_of(target: Target, landing: Landing) -> str | None:
 
 def drift(landing: Landing) -> CheckResult:
     """Source and declared schema agree."""
-    return CheckResult("drift", not landing.drift, False, landing.drift)
+    return proof.DRIFT.result(landing.drift)
 
 
 def in_quarantine(target: Target, landing: Landing) -> CheckResult:
     """No row waits in quarantine."""
     reasons = quarantine.summary(target, landing.name)
     rows = len(quarantine.handles(target, landing.name))
-    return CheckResult("quarantine", not rows, False, reasons, {"rows": rows})
+    return proof.QUARANTINE.result(reasons, {"rows": rows}, passed=not rows)
 
 
 def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
     """No value was changed in a way that cannot be undone."""
     values = sum(found.values for found in lossy)
-    return CheckResult("conversions", not lossy, False, lossy, {"values": values})
+    return proof.CONVERSIONS.result(lossy, {"values": values})
 
 
 def conversions_kept(target: Target, landing: Landing) -> CheckResult:

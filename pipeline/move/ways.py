@@ -2,15 +2,14 @@
 
 ``fill`` sets rows down in a bare table and builds keys, foreign keys and indexes afterwards, which
 is four times faster than into a table that has them. ``merge`` compares both sides and writes
-only what differs, so what is equal is not touched; ``merge_changed`` looks at those rows alone that
-may have changed.
+only what differs, so what is equal is not touched; ``merge_scope`` does so for the rows in scope.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -28,11 +27,11 @@ from pipeline.move import (
 from pipeline.move.changes import Changes
 from pipeline.move.errors import ShapeError, TooManyDeletes
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.sift import ahead
+from pipeline.move.table_scope import Way
 from pipeline.move.target import DataFault
-from pipeline.move.work import Changed, Work
-
-Way = Literal["filled", "merged", "unchanged", "synced", "subset"]
+from pipeline.move.work import Work
 
 
 def fill(work: Work, present: schema.Present) -> load.Stage:
@@ -104,8 +103,8 @@ def merge(work: Work, present: schema.Present) -> verify.Compared | None:
     return compared if equal else None
 
 
-def merge_changed(work: Work, changed: Changed, present: schema.Present) -> None:
-    """Write what differs of the rows that may have changed.
+def merge_scope(work: Work, present: schema.Present) -> None:
+    """Write what differs of the rows in scope.
 
     Raises:
         TooManyDeletes: more than the share of the table would go.
@@ -114,30 +113,25 @@ def merge_changed(work: Work, changed: Changed, present: schema.Present) -> None
     target, landing, sieve = work.target, work.landing, work.sieve
     target.run(*schema.prepare(landing, present))
     _build_keys(work, present)
-    staged = load.Stage(target, sieve)
+    staged, extra = load.Stage(target, sieve), list[Any]()
+    stage = _stager(work, staged)
+
+    def note(changes: Changes) -> None:
+        extra.extend(changes.extra.to_pylist())
+        stage(changes)
+
     with work.timed("compare"):
-        before = there(work, changed.touched)
-        work.touched_before = len(before)
-        doomed = sorted(set(before) & set(changed.gone))
-        _guard_deletes(work, len(doomed))
-        verify.examine(
-            target, landing, work.survey, iter(sieve), on_changes=_stager(work, staged), singly=True
+        compared = verify.examine(
+            target, landing, work.survey, iter(sieve), on_changes=note, among=work.scope.keys
         )
+        work.scope_before = compared.totals.target_rows
+        # What the contract rejects is extra as well; it is deleted when all such rows are known.
+        gone = sorted(set(extra).intersection(work.scope.deleted))
+        _guard_deletes(work, len(gone))
     with work.timed("load"):
-        _write(work, staged, doomed)
+        _write(work, staged, gone)
     with work.timed("keys"):
         _build(work)
-
-
-def there(work: Work, keys: Sequence[Any]) -> list[Any]:
-    """Those of some keys that the target has."""
-    if not keys:
-        return []
-    name = quoted(work.landing.key.name)
-    found = work.target.rows(
-        f"SELECT {name} FROM {quoted(work.landing.name)} WHERE {name} = ANY($1)", (list(keys),)
-    )
-    return [key for (key,) in found]
 
 
 def _stager(work: Work, staged: load.Stage) -> Callable[[Changes], None]:
@@ -237,7 +231,8 @@ def _published(work: Work) -> bool:
 
 def _stale(work: Work) -> list[Any]:
     """Keys of rejected rows that the target still holds in an older version."""
-    return there(work, work.source.keys_of(work.landing, list(work.sieve.rejected)))
+    keys = work.source.keys_of(work.landing, list(work.sieve.rejected))
+    return verify.existing(work.target, work.landing, keys)
 
 
 def _guard_deletes(work: Work, deletes: int) -> None:
@@ -274,7 +269,7 @@ def _note_cascades(work: Work, keys: list[Any], *, of: sa.Table | None = None) -
                 continue
             if not schema.look(work.target, child.name).exists:
                 continue
-            key = quoted(next(iter(child.primary_key.columns)).name)
+            key = RowKey.of(child).sql
             found = work.target.rows(
                 f"SELECT {key} FROM {quoted(child.name)}"
                 f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
@@ -307,7 +302,7 @@ AND NOT (n.nspname = 'public' AND r.relname = ANY ($2))
 def _require_no_others(work: Work, table: sa.Table, keys: list[Any]) -> None:
     """Refuse to delete rows with which rows of somebody else's tables would go or change."""
     declared = list(table.metadata.tables)
-    place, key = f"public.{quoted(table.name)}", quoted(next(iter(table.primary_key.columns)).name)
+    place, key = f"public.{quoted(table.name)}", RowKey.of(table).sql
     for name, constraint, goes, joined in work.target.rows(_OTHERS, (place, declared)):
         rows = work.target.value(
             f"SELECT count(*) FROM {name} AS o JOIN ONLY {place} AS t ON {joined}"
@@ -325,10 +320,10 @@ def _require_no_others(work: Work, table: sa.Table, keys: list[Any]) -> None:
 
 
 def _demand_share(work: Work, table: str, deletes: int, rows: int, why: str) -> None:
-    if deletes > rows * work.delete_share:
+    if deletes > rows * work.options.delete_share:
         raise TooManyDeletes(
             f"{table}: at least {deletes} of {rows} rows of the target would be deleted, because"
-            f" {why}; at most {work.delete_share:.0%} may go in one run",
+            f" {why}; at most {work.options.delete_share:.0%} may go in one run",
             remedy=f"Check that {work.source.path} is the right source; if it is, raise"
             " MAX_DELETE_SHARE",
         )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move import quarantine, secret
+from pipeline.move import proof, quarantine, secret
 from pipeline.move.column_digests import ColumnDigests
 from pipeline.move.extract import Source, Survey
 from pipeline.move.findings import CheckResult, DigestDiffers, Finding, RowExtra, RowMissing
@@ -33,7 +33,6 @@ from pipeline.witness.source import (
 )
 from pipeline.witness.table import Table
 
-NAME = "witness"
 _RANGE_ROWS = 16 * SAMPLE_ROWS
 
 
@@ -131,7 +130,7 @@ def check_all(
 
 def nothing() -> CheckResult:
     """The check of a table of which nothing was looked at."""
-    return CheckResult(NAME, True, True, (), {"rows": 0, "values": 0})
+    return proof.WITNESS.result(figures={"rows": 0, "values": 0})
 
 
 def table_of(
@@ -154,7 +153,7 @@ def table_of(
         quarantined=quarantined,
         kept=tuple(kept),
         # Where the live file is read, what was corrected lies in a private file beside it.
-        corrected=corrected if source.everything else (),
+        corrected=corrected if source.schema != "main" else (),
         prefix=source.everything,
         corrections="main.",
         zone=policies.naive_zone,
@@ -196,7 +195,7 @@ def _result(
     if seed is not None:
         figures["seed"] = str(seed)
     findings = (*(_finding(landing, found) for found in differences), *unequal)
-    return CheckResult(NAME, not findings, True, findings, figures)
+    return proof.WITNESS.result(findings, figures)
 
 
 def _finding(landing: Landing, found: Difference) -> Finding:

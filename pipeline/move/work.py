@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 from pipeline.move.conflicts import Conflicts
 from pipeline.move.extract import Source, Survey
 from pipeline.move.landing import Landing
+from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import Prepared
 from pipeline.move.sift import Sieve, Sifted
+from pipeline.move.table_scope import EVERY_ROW, TableScope
 from pipeline.move.target import Target
 from pipeline.move.watermarks import Watermark
-
-DELETE_SHARE = 0.25
-"""A move may delete this share of a table's rows; more looks like a wrong source."""
 
 Phase = Literal["load", "compare", "prove", "export"]
 
@@ -60,45 +59,6 @@ Counts = dict[str, Written]
 """The same by table."""
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is known of a table of which only some rows are looked at on purpose.
-
-    Attributes:
-        excluded: rows of the source that are left out.
-        handles: what names the others, as the ledger writes it.
-        largest: the largest key of all rows of the source, None where none is a number.
-    """
-
-    excluded: int
-    handles: frozenset[str]
-    largest: int | None
-
-
-@dataclass(frozen=True)
-class Changed:
-    """What may have changed; the source of such a work holds no other rows.
-
-    Attributes:
-        keys: keys of rows that the source has.
-        gone: keys of rows that the source does not have any more.
-        source_rows: rows of the source in all, None where nobody has counted them.
-        newest: the largest date of change of any row of the source that was seen.
-        part: of the other rows nothing is known; None where they are as they were.
-    """
-
-    keys: tuple[Any, ...]
-    gone: tuple[Any, ...]
-    source_rows: int | None
-    newest: datetime | None
-    part: Part | None = None
-
-    @property
-    def touched(self) -> list[Any]:
-        """All keys that are looked at."""
-        return [*self.keys, *self.gone]
-
-
 @dataclass
 class Work:
     """What the phases of one move share.
@@ -107,18 +67,16 @@ class Work:
         target: the session, inside the move's transaction.
         source: the snapshot, or the live file.
         prepared: the table, matched and surveyed.
-        run_id: the run that moves.
-        delete_share: the share of the target's rows that may be deleted.
+        options: what holds for every table of the run.
         on_progress: told after every batch; what it raises ends the move.
-        changed: what has changed; None when every row is looked at.
-        witness_all: whether the second witness sees every row that is looked at, not a sample.
+        scope: the rows that the move answers for.
         mark: up to where the source was read before, None if it never was.
         before: what was counted of each table when the transaction began, once it has.
         sieve: the table's rows; rejected ones are noted there.
         conflicts: rows that somebody changed in the target.
         newest: the largest date of change that was read so far.
         target_rows: rows that the target held before, once they were counted.
-        touched_before: how many of the rows that may have changed the target held before.
+        scope_before: how many of the rows in scope the target held before.
         written: rows inserted or updated so far.
         deleted: rows deleted so far.
         seconds: time by phase so far.
@@ -127,14 +85,12 @@ class Work:
     target: Target
     source: Source
     prepared: Prepared
-    run_id: str
-    delete_share: float = DELETE_SHARE
+    options: MoveOptions
     on_progress: OnProgress = lambda _: None
-    changed: Changed | None = None
-    witness_all: bool = False
+    scope: TableScope = EVERY_ROW
     mark: Watermark | None = None
     target_rows: int | None = None
-    touched_before: int = 0
+    scope_before: int = 0
     written: int = 0
     deleted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -147,25 +103,16 @@ class Work:
         """Begin with every row that the survey did not reject."""
         self.sieve = Sieve(self.source, self.landing, self.prepared.contract, self.survey)
         self.conflicts = Conflicts(self.landing)
-        if self.changed is not None:
-            self.newest = self.changed.newest
+        self.newest, self.target_rows = self.scope.newest, self.scope.rows_before
 
     def follow(self, mark: Watermark | None) -> None:
         """Go on from where the source was read before."""
         self.mark = mark
         self.conflicts.follow(self.target, mark.newest if mark else None)
-        if mark is not None and self.changed is not None and self.changed.source_rows is None:
-            # Counting them all would cost more than what changed.
-            self.target_rows = mark.rows
 
     def see(self, sifted: Sifted) -> None:
         """Note the largest date of change of some rows of the source."""
         self.newest = later(self.newest, sifted, self.landing)
-
-    @property
-    def part(self) -> Part | None:
-        """What is known of the table where only some of its rows are looked at on purpose."""
-        return self.changed.part if self.changed else None
 
     @property
     def landing(self) -> Landing:

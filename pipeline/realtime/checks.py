@@ -19,8 +19,10 @@ from pipeline.realtime.findings import (
     SecretPublished,
 )
 from pipeline.realtime.functions import functions
+from pipeline.tables import events
 from pipeline.tables.access import of_table
 from pipeline.tables.feed import metadata as feed_metadata
+from pipeline.tables.rules import ColumnRules
 
 PUBLISHED, SECRETS, TRIGGERS, CHANNELS = "published", "no_secrets_published", "triggers", "channels"
 CANARY = "canary"
@@ -62,7 +64,8 @@ def published(
             wrong.append(PublishedOtherwise(name, _words(how), _words(actual)))
     other += [PublishedByOthers(name) for name in now.others]
     for table in objects.told_tables(tables):
-        if table.info["told"].old_rows and (more := publication.undeclared(target, table)):
+        told = events.of_table(table)
+        if told and told.old_rows and (more := publication.undeclared(target, table)):
             other.append(OldRowsUntold(table.name, tuple(more)))
     figures = {
         "tables": len(now.tables),
@@ -101,7 +104,7 @@ def no_secrets_published(target: Target, known: Sequence[sa.Table]) -> CheckResu
         table = declared.get(name) if schema == "public" else None
         if schema == "auth" or (table is not None and _of_auth(table)):
             findings[SecretPublished(name, None, "it tells how people sign in")] = None
-        elif table is not None and column in table.c and table.c[column].info.get("secret"):
+        elif table is not None and column in table.c and ColumnRules.of(table.c[column]).secret:
             findings[SecretPublished(name, column, "it is a secret")] = None
         elif kind == "bytea":
             findings[SecretPublished(name, column, "it is a BLOB")] = None

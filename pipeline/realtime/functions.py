@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pipeline.move.quoting import quoted
+from pipeline.move.row_key import RowKey
 from pipeline.move.session import CANARY, MOVING
 from pipeline.tables import events, feed
 from pipeline.tables.events import FLEETING, Occurs, Operation, Told
@@ -201,7 +202,7 @@ def named(table: sa.Table) -> str:
 
 def _noting(table: sa.Table, told: Told) -> Function:
     """The function that notes what a statement changed in a table."""
-    key = quoted(next(iter(table.primary_key.columns)).name)
+    key = RowKey.of(table).sql
     rows = {
         "INSERT": f'"after" AS new LEFT JOIN {named(table)} AS old ON false',
         "UPDATE": f'"before" AS old FULL JOIN "after" AS new ON new.{key} = old.{key}',

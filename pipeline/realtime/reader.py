@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from pipeline.move.errors import TargetError
+from pipeline.move.row_key import RowKey
 from pipeline.move.types import DIALECT
 from pipeline.realtime.cursor import Cursor, Window
 from pipeline.realtime.events import STORED, Changed, Event, Fleeting, Row, fleeting
@@ -293,7 +294,7 @@ class Reader:
     async def _all_rows(self, name: str, keys: set[str]) -> dict[str, Row]:
         table = self._tables[name]
         told = of_table(table)
-        (key,) = table.primary_key.columns
+        key = RowKey.of(table).column
         columns = told.columns if told else ()
         # By the type of the key, because the index is of that.
         query = sql.SQL("SELECT {key}::text, {columns} FROM {table} WHERE {key} = ANY(").format(

@@ -16,15 +16,18 @@ from typing import Any
 import psycopg2
 from sqlalchemy.engine import URL
 
-from pipeline.move import session
+from pipeline.move import engine, session
 from pipeline.move.errors import TargetError
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult
-from pipeline.move.mover import Mover
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
 from pipeline.move.prepare import prepare
+from pipeline.move.scope import Everything
 from pipeline.move.snapshot import Snapshot, take_snapshot
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
+from pipeline.move.views import SourceViews
 from pipeline.sample.content import make_sample
 from pipeline.selftest import during_moves
 from pipeline.selftest.faults import FAULTS, HARMLESS, Harmless
@@ -48,12 +51,12 @@ def attack(server: URL) -> Iterator[Outcome]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(_scratch_database(server))
         make_sample(folder / "sample.db")
-        snapshot = _copy(folder / "sample.db", folder / "copy.db")
-        source = Source(snapshot)
+        sample, tables = folder / "sample.db", metadata.sorted_tables
         target = stack.enter_context(Target.connect(libpq(url), shown=shown(url)))
-        with Mover.over(source, target, run_id="selftest") as mover:
-            for at, table in enumerate(metadata.sorted_tables):
-                mover.move(table, upcoming=metadata.sorted_tables[at + 1 :])
+        views = stack.enter_context(SourceViews(lambda: sample, folder / "runs", name="selftest"))
+        for _ in engine.run(tables, views, target, PUBLIC, Everything(), MoveOptions("selftest")):
+            pass
+        source = views.copy(tables, target=target)
         sound = _checks(source, target)
         crying = [check for check in sound if check.blocking and not check.passed]
         if crying:
@@ -67,7 +70,7 @@ def attack(server: URL) -> Iterator[Outcome]:
             _rewrite(changed, harmless)
             found = _checks(Source(_copy(changed, folder / f"copy {number}.db")), target)
             yield outcome(harmless.name, frozenset(), sound, found)
-        yield from during_moves.attack(snapshot, url)
+        yield from during_moves.attack(sample, folder / "faults", url)
 
 
 @contextmanager

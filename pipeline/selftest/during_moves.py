@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,17 +16,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.engine import URL
 
-from pipeline.move import session, sift, verify
+from pipeline.move import engine, session, sift, verify, views
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, NotComparable
 from pipeline.move.landing import Landing
-from pipeline.move.mover import Mover
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
 from pipeline.move.prepare import prepare
-from pipeline.move.snapshot import Snapshot
+from pipeline.move.scope import Everything
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.verify import ProofFailed
+from pipeline.move.views import SourceViews
 from pipeline.selftest.outcome import Outcome
 from pipeline.settings import libpq, shown
 from pipeline.tables.content import metadata
@@ -48,7 +51,6 @@ class MoveFault:
             come to the right end all the same.
         moved_before: whether the table has moved before, without the fault.
         sql: what plants it, in the session that moves.
-        reader: what reads the source.
         during: what plants it while the move goes on; it is given the target's URL.
     """
 
@@ -56,7 +58,6 @@ class MoveFault:
     caught_by: frozenset[str]
     moved_before: bool = False
     sql: tuple[str, ...] = ()
-    reader: type[Source] = Source
     during: Callable[[URL], AbstractContextManager[object]] = lambda _: nullcontext()
 
 
@@ -122,7 +123,11 @@ MOVE_FAULTS = (
         frozenset({"witness"}),
         sql=("SET client_encoding = 'LATIN1'",),
     ),
-    MoveFault("the reader loses letters", frozenset({"witness"}), reader=_Shortening),
+    MoveFault(
+        "the reader loses letters",
+        frozenset({"witness"}),
+        during=lambda _: _replaced(views, "Source", _Shortening),
+    ),
     MoveFault("a cast loses seconds", frozenset({"witness"}), during=_cast_to_minutes),
     MoveFault(
         "a trigger changes a row at the commit",
@@ -157,31 +162,35 @@ MOVE_FAULTS = (
 )
 
 
-def attack(snapshot: Snapshot, url: URL) -> Iterator[Outcome]:
+def attack(sample: Path, folder: Path, url: URL) -> Iterator[Outcome]:
     """Plant every fault, one at a time, and tell what was caught.
 
     Args:
-        snapshot: of the sample.
+        sample: the source.
+        folder: where copies of it are made.
         url: a scratch database, whose schemas are dropped.
     """
     for fault in MOVE_FAULTS:
-        with Target.connect(libpq(url), shown=shown(url)) as target:
-            yield _planted(fault, snapshot, url, target)
+        with (
+            Target.connect(libpq(url), shown=shown(url)) as target,
+            SourceViews(lambda: sample, folder, name="selftest") as source,
+        ):
+            yield _planted(fault, source, url, target)
 
 
-def _planted(fault: MoveFault, snapshot: Snapshot, url: URL, target: Target) -> Outcome:
+def _planted(fault: MoveFault, source: SourceViews, url: URL, target: Target) -> Outcome:
     target.run(
         "DROP SCHEMA IF EXISTS migration CASCADE",
         "DROP SCHEMA public CASCADE",
         "CREATE SCHEMA public",
     )
     if fault.moved_before:
-        _move(Source(snapshot), target)
+        _move(source, target)
     target.run(*fault.sql)
     try:
         with fault.during(url):
-            _move(fault.reader(snapshot), target)
-        found = _committed(snapshot, target)
+            _move(source, target)
+        found = _committed(source, target)
     except ProofFailed as error:
         found = [check for check in error.checks if check.blocking]
     except PipelineError as error:
@@ -193,16 +202,17 @@ def _planted(fault: MoveFault, snapshot: Snapshot, url: URL, target: Target) -> 
     return Outcome(fault.name, fault.caught_by, caught, next(iter(findings), None))
 
 
-def _move(source: Source, target: Target) -> None:
-    with Mover.over(source, target, run_id="selftest") as mover:
-        mover.move(_TABLE)
+def _move(source: SourceViews, target: Target) -> None:
+    options = MoveOptions("selftest")
+    for _ in engine.run([_TABLE], source, target, PUBLIC, Everything(), options):
+        pass
 
 
-def _committed(snapshot: Snapshot, target: Target) -> list[CheckResult]:
+def _committed(source: SourceViews, target: Target) -> list[CheckResult]:
     """The blocking checks of what the move has committed."""
-    source = Source(snapshot)
+    copy = source.copy([_TABLE], target=target)
     with target.looking():
         checks = standing_checks(
-            prepare(_TABLE, source), source=source, target=target, sample=_EVERYTHING
+            prepare(_TABLE, copy), source=copy, target=target, sample=_EVERYTHING
         )
     return [check for check in checks if check.blocking]

@@ -1,6 +1,6 @@
 """Which of Supabase's roles may do what with a moved table.
 
-A table's ``info["access"]`` says so, or else its MetaData's; a role that is not named may do
+A table's rules say so, or else its MetaData's; a role that is not named may do
 nothing. Supabase gives new tables in ``public`` to everybody, so what is not declared is revoked.
 """
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import sqlalchemy as sa
+
+from pipeline.tables.rules import SharedRules, TableRules
 
 Privilege = Literal["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"]
 
@@ -41,4 +43,4 @@ DEFAULT = (Access("service_role", ALL), Access("authenticated", READ))
 
 def of_table(table: sa.Table) -> tuple[Access, ...]:
     """What is declared of a table."""
-    return tuple(table.info.get("access") or table.metadata.info.get("access") or ())
+    return TableRules.of(table).access or SharedRules.of(table.metadata).access

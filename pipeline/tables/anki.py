@@ -11,6 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.tables.rules import ColumnRules, TableRules
+
 metadata = sa.MetaData()
 
 _FORM = "%Y-%m-%d %H:%M:%S.%f"
@@ -49,7 +51,7 @@ anki_cards = sa.Table(
     sa.Column("updated_at", Moment),
     sa.Column("learning_content_id", sa.Integer),
     sa.Column("export_hash", sa.Text),
-    info={"description": "Which content is which note in Anki, and what was last exported of it."},
+    info=TableRules("Which content is which note in Anki, and what was last exported of it.").info,
 )
 
 vector_embeddings = sa.Table(
@@ -58,10 +60,10 @@ vector_embeddings = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("card_id", sa.Integer, sa.ForeignKey("anki_cards.id"), nullable=False),
     sa.Column("embedding_type", sa.String(50), nullable=False),
-    sa.Column("vector_data", sa.Text, info={"description": "A JSON array of numbers."}),
+    sa.Column("vector_data", sa.Text, info=ColumnRules("A JSON array of numbers.").info),
     sa.Column("vector_dimension", sa.Integer, nullable=False),
     sa.Column("created_at", Moment),
-    info={"description": "What a card means, as numbers: of its front, its back, or both."},
+    info=TableRules("What a card means, as numbers: of its front, its back, or both.").info,
 )
 
 vector_search = sa.Table(
@@ -71,5 +73,5 @@ vector_search = sa.Table(
     sa.Column("card_id", sa.Integer, nullable=False),
     sa.Column("embedding_type", sa.String(50), nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),
-    info={"description": "The embeddings again, as 32-bit floats that sqlite-vec can search."},
+    info=TableRules("The embeddings again, as 32-bit floats that sqlite-vec can search.").info,
 )

@@ -1,15 +1,15 @@
 """The four tables of the learning application that move to PostgreSQL.
 
 The declarations are the target's schema, word for word the plan's DDL. Their order is the order
-of the move: a table comes after every table that it refers to. Three keys of ``info`` go beyond
-DDL: a table's ``description`` and ``changed_by`` (the column that tells when a row changed) and a
-column's ``description`` and ``storage`` (PostgreSQL's storage mode).
+of the move: a table comes after every table that it refers to. What goes beyond DDL is in the rules
+of a table and its columns.
 """
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.tables import access
+from pipeline.tables.rules import ColumnRules, SharedRules, TableRules
 
 NAMES = {
     "pk": "%(table_name)s_pkey",
@@ -19,7 +19,7 @@ NAMES = {
 }
 """PostgreSQL's own names for constraints, so that declared and hand-written DDL agree."""
 
-metadata = sa.MetaData(naming_convention=NAMES, info={"access": access.DEFAULT})
+metadata = sa.MetaData(naming_convention=NAMES, info=SharedRules(access=access.DEFAULT).info)
 
 
 def _moment(name: str, description: str) -> sa.Column[object]:
@@ -27,7 +27,7 @@ def _moment(name: str, description: str) -> sa.Column[object]:
         name,
         sa.DateTime(timezone=True),
         server_default=sa.text("now()"),
-        info={"description": description},
+        info=ColumnRules(description).info,
     )
 
 
@@ -36,7 +36,7 @@ def _id() -> sa.Column[int]:
         "id",
         sa.Integer,
         primary_key=True,
-        info={"description": "Survives the move; files and cards are named after it."},
+        info=ColumnRules("Survives the move; files and cards are named after it.").info,
     )
 
 
@@ -45,7 +45,7 @@ def _refers_to(name: str, parent: str) -> sa.Column[int]:
         name,
         sa.Integer,
         sa.ForeignKey(f"{parent}.id", ondelete="CASCADE"),
-        info={"description": f"The row of {parent} that this one belongs to."},
+        info=ColumnRules(f"The row of {parent} that this one belongs to.").info,
     )
 
 
@@ -60,14 +60,14 @@ learning_content = sa.Table(
     sa.Column("translation", sa.Text, nullable=False),
     sa.Column("ipa", sa.Text, nullable=False),
     sa.Column("difficulty_level", sa.Integer),
-    sa.Column("tags", JSONB, info={"description": "A list of strings."}),
+    sa.Column("tags", JSONB, info=ColumnRules("A list of strings.").info),
     sa.Column("content_metadata", JSONB),
     _moment("created_at", "When the content was written."),
     _moment("updated_at", "When the content last changed."),
-    info={
-        "description": "What is learned: a word or phrase, its translation and its sound.",
-        "changed_by": "updated_at",
-    },
+    info=TableRules(
+        "What is learned: a word or phrase, its translation and its sound.",
+        changed_by="updated_at",
+    ).info,
 )
 sa.Index("idx_learning_content_type", learning_content.c.content_type)
 sa.Index("idx_learning_content_language", learning_content.c.language)
@@ -90,10 +90,10 @@ content_fragments = sa.Table(
     _moment("created_at", "When the fragment was written."),
     _moment("updated_at", "When the fragment last changed."),
     _refers_to("learning_content_id", "learning_content"),
-    info={
-        "description": "Examples, meanings and tips that belong to a content.",
-        "changed_by": "updated_at",
-    },
+    info=TableRules(
+        "Examples, meanings and tips that belong to a content.",
+        changed_by="updated_at",
+    ).info,
 )
 sa.Index("idx_fragment_type", content_fragments.c.fragment_type)
 sa.Index("idx_fragment_text", content_fragments.c.native_text)
@@ -109,18 +109,18 @@ fragment_assets = sa.Table(
         "asset_data",
         sa.LargeBinary,
         nullable=False,
-        info={
-            "description": "The file itself. Compressed already, so PostgreSQL does not try.",
-            "storage": "EXTERNAL",
-        },
+        info=ColumnRules(
+            "The file itself. Compressed already, so PostgreSQL does not try.",
+            storage="EXTERNAL",
+        ).info,
     ),
     sa.Column("asset_metadata", JSONB),
     _moment("created_at", "When the file was made; making it anew moves it forward."),
     sa.Column("created_by", sa.String(100)),
-    info={
-        "description": "Audio, images and videos of the fragments, kept in the database.",
-        "changed_by": "created_at",
-    },
+    info=TableRules(
+        "Audio, images and videos of the fragments, kept in the database.",
+        changed_by="created_at",
+    ).info,
 )
 fragment_assets.append_constraint(
     sa.CheckConstraint(
@@ -141,10 +141,10 @@ rankings = sa.Table(
     sa.Column("assessment_notes", sa.Text),
     _moment("created_at", "When the rating was given."),
     _moment("updated_at", "When the rating last changed."),
-    info={
-        "description": "Ratings of fragments and of their assets, 0 to 5.",
-        "changed_by": "updated_at",
-    },
+    info=TableRules(
+        "Ratings of fragments and of their assets, 0 to 5.",
+        changed_by="updated_at",
+    ).info,
 )
 rankings.append_constraint(
     sa.CheckConstraint(

@@ -1,6 +1,6 @@
 """What of a table is told to who listens: which columns, to whom, and as which event.
 
-A table's ``info["told"]`` says so; a table without it is never published and makes no event. SQL
+A table's rules say so (``told``); a table without that is never published and makes no event. SQL
 speaks of the row as ``new``, and as ``old`` where it was changed or deleted.
 """
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import sqlalchemy as sa
+
+from pipeline.tables.rules import TableRules
 
 Operation = Literal["INSERT", "UPDATE", "DELETE"]
 
@@ -55,4 +57,4 @@ class Told:
 
 def of_table(table: sa.Table) -> Told | None:
     """What is declared of a table, None if nothing is told of it."""
-    return table.info.get("told")
+    return TableRules.of(table).told

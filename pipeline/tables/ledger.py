@@ -21,6 +21,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.tables.rules import TableRules
+
 SCHEMA = "migration"
 
 metadata = sa.MetaData(schema=SCHEMA)
@@ -115,7 +117,7 @@ anki_intents = sa.Table(
     sa.Column("content_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("export_hash", sa.Text, primary_key=True),
     _since(),
-    info={"migration": "content"},
+    info=TableRules(migration="content").info,
 )
 
 cutover = sa.Table(
@@ -184,7 +186,7 @@ def part_of(table: sa.Table, migration: str, tables: Sequence[str]) -> str | Non
         return f"table_name IN ({', '.join(map(_literal, tables))})"
     if "migration" in table.columns:
         return f"migration = {_literal(migration)}"
-    return "true" if table.info["migration"] == migration else None
+    return "true" if TableRules.of(table).migration == migration else None
 
 
 def _literal(text: str) -> str:

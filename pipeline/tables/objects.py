@@ -4,8 +4,8 @@ Triggers and policies hang on them long after the migration, so they lie neither
 which may be dropped one day, nor in ``public``, whose functions everybody may call by the API.
 Nobody but the owner may use the schema: a trigger fires and a policy is asked without that right.
 
-A table's ``info["stamp"]`` names the column that a trigger sets at each update; what its policies
-call is declared once, in ``info["functions"]`` of its MetaData.
+A table's rules name the column that a trigger sets at each update; what its policies call is
+declared once, in the rules of its MetaData.
 """
 
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from pipeline.tables.access import of_table
+from pipeline.tables.rules import SharedRules, TableRules
 
 SCHEMA = "upkeep"
 
@@ -42,13 +43,12 @@ class Function:
 
 def stamp_of(table: sa.Table) -> str | None:
     """The column that is set to the moment of each update; None if none is."""
-    name = table.info.get("stamp")
-    return str(name) if name is not None else None
+    return TableRules.of(table).stamp
 
 
 def asked_by(table: sa.Table) -> dict[Function, tuple[str, ...]]:
     """The functions that the policies of a table ask, each with the roles that it answers."""
-    declared: tuple[Function, ...] = table.metadata.info.get("functions", ())
+    declared = SharedRules.of(table.metadata).functions
     asking = {
         function: tuple(a.role for a in of_table(table) if a.rows and function.call in a.rows)
         for function in declared

@@ -1,10 +1,6 @@
 """The tables of the group-spaces application, those of Better Auth among them.
 
-Declared as the tables of ``content`` are. Further keys of ``info``: a table's ``stamp`` (the column
-that a trigger sets to the moment of each update), ``told`` (what is published, see ``events``) and
-``access``; a column's ``secret`` (its values are shown nowhere), ``doubled`` (JSON that the
-application may have written as a string within JSON) and ``added`` (only the target has it); of all
-tables ``moments`` (``iso``: the application writes dates as JavaScript's Date does).
+Declared as the tables of ``content`` are.
 
 Who is signed in sees the spaces of which he is an active member, with what belongs to them, and
 what concerns him alone. Better Auth's ids are text, so he is known by ``sub`` of the request's
@@ -23,6 +19,7 @@ from pipeline.tables import access
 from pipeline.tables.content import NAMES
 from pipeline.tables.events import Occurs, Told
 from pipeline.tables.objects import Function
+from pipeline.tables.rules import ColumnRules, SharedRules, TableRules
 
 _CALLER = """u.auth_provider_id =
     nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::json ->> 'sub'"""
@@ -59,7 +56,7 @@ _PEOPLE = Function(
 
 metadata = sa.MetaData(
     naming_convention=NAMES,
-    info={"access": access.DEFAULT, "moments": "iso", "functions": (_ME, _SPACES, _PEOPLE)},
+    info=SharedRules(access=access.DEFAULT, moments="iso", functions=(_ME, _SPACES, _PEOPLE)).info,
 )
 
 _HIDDEN = (access.Access("service_role", access.ALL),)
@@ -91,13 +88,16 @@ def _id() -> sa.Column[int]:
         "id",
         sa.Integer,
         primary_key=True,
-        info={"description": "Survives the move; addresses of pages hold it."},
+        info=ColumnRules("Survives the move; addresses of pages hold it.").info,
     )
 
 
 def _text_id() -> sa.Column[str]:
     return sa.Column(
-        "id", sa.Text, primary_key=True, info={"description": "Survives the move, byte for byte."}
+        "id",
+        sa.Text,
+        primary_key=True,
+        info=ColumnRules("Survives the move, byte for byte.").info,
     )
 
 
@@ -107,7 +107,7 @@ def _refers_to(name: str, parent: str, *, optional: bool = False) -> sa.Column[i
         sa.Integer,
         sa.ForeignKey(f"{parent}.id", ondelete="SET NULL" if optional else "CASCADE"),
         nullable=optional,
-        info={"description": f"The row of {parent} that this one belongs to."},
+        info=ColumnRules(f"The row of {parent} that this one belongs to.").info,
     )
 
 
@@ -120,12 +120,12 @@ def _secret(name: str, *, optional: bool = False) -> sa.Column[str]:
         name,
         sa.Text,
         nullable=optional,
-        info={"description": "A secret, moved byte for byte and shown nowhere.", "secret": True},
+        info=ColumnRules("A secret, moved byte for byte and shown nowhere.", secret=True).info,
     )
 
 
 def _json(name: str, description: str) -> sa.Column[Any]:
-    return sa.Column(name, JSONB, info={"description": description, "doubled": True})
+    return sa.Column(name, JSONB, info=ColumnRules(description, doubled=True).info)
 
 
 def _moment(name: str, description: str, *, now: bool = False) -> sa.Column[Any]:
@@ -134,7 +134,7 @@ def _moment(name: str, description: str, *, now: bool = False) -> sa.Column[Any]
         sa.DateTime(timezone=True),
         nullable=not now,
         server_default=sa.text("now()") if now else None,
-        info={"description": description},
+        info=ColumnRules(description).info,
     )
 
 
@@ -167,9 +167,13 @@ def _info(
     told: Told | None = None,
     rights: Sequence[access.Access] | None = None,
 ) -> dict[str, Any]:
-    given = {"stamp": "updated_at" if stamp else None, "told": told, "access": rights}
-    kept = {name: value for name, value in given.items() if value is not None}
-    return {"description": description, "changed_by": changed_by, **kept}
+    return TableRules(
+        description,
+        changed_by=changed_by,
+        stamp="updated_at" if stamp else None,
+        told=told,
+        access=tuple(rights or ()),
+    ).info
 
 
 users = sa.Table(
@@ -203,7 +207,7 @@ spaces = sa.Table(
         sa.Boolean,
         nullable=False,
         server_default=sa.true(),
-        info={"description": "Whether changes in the space are told.", "added": True},
+        info=ColumnRules("Whether changes in the space are told.", added=True).info,
     ),
     _created(),
     _updated(),
@@ -447,7 +451,7 @@ auth_session = sa.Table(
         sa.Text,
         nullable=False,
         unique=True,
-        info={"description": "What the browser shows to be known again.", "secret": True},
+        info=ColumnRules("What the browser shows to be known again.", secret=True).info,
     ),
     _text("ip_address", optional=True),
     _text("user_agent", optional=True),
