@@ -9,9 +9,9 @@ from pathlib import Path
 import psycopg2
 from sqlalchemy.engine import URL, make_url
 
-from pipeline.backup import shelf
+from pipeline import environment, settings
+from pipeline.backup import Manifest, shelf
 from pipeline.backup.making import Made, make
-from pipeline.backup.manifest import Manifest
 from pipeline.environment import Databases
 from pipeline.migrations import CONTENT
 from pipeline.settings import libpq
@@ -119,3 +119,10 @@ def until(url: str, sql: str) -> None:
     while query(url, sql) != [(True,)]:
         assert time.monotonic() < ends, sql
         time.sleep(0.02)
+
+
+def back_up() -> Manifest:
+    """Take a backup without Dagster."""
+    loaded = settings.load()
+    found = environment.databases(loaded, CONTENT)
+    return make(loaded.pipeline_home, found, CONTENT, keep=loaded.keep_backups).manifest

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT
 from pipeline_tests.support import SourceFile
 
@@ -183,3 +185,15 @@ def _become(order: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     _serve()
+
+
+LINE_BREAKS_ONLY = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f]*")
+
+
+def invoke(*arguments: str, **options: Any) -> str:
+    """Run a command in this process; what it prints."""
+    result = CliRunner().invoke(app, arguments, **options)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output

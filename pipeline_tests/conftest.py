@@ -26,10 +26,13 @@ from pipeline_tests.support import SourceFile, new_database, use
 pytest_plugins = [
     "pipeline_tests.door",
     "pipeline_tests.anki_world",
+    "pipeline_tests.browser",
     "pipeline_tests.cutover_world",
     "pipeline_tests.feeds",
     "pipeline_tests.hostile",
     "pipeline_tests.pairs",
+    "pipeline_tests.receiving",
+    "pipeline_tests.servers",
     "pipeline_tests.old_world",
     "pipeline_tests.subscribers",
     "pipeline_tests.standings",

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -20,3 +21,9 @@ def loaded(names: str) -> Iterator[dg.Definitions]:
         yield found
     finally:
         importlib.reload(pipeline.definitions)
+
+
+def shown(result: dg.ExecuteInProcessResult, table: str) -> dict[str, Any]:
+    """The metadata of a table's materialization."""
+    (materialization,) = result.asset_materializations_for_node(table)
+    return {name: value.value for name, value in materialization.metadata.items()}

@@ -15,8 +15,8 @@ from pipeline.move.subset import SubsetMover
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.work import OnProgress
-from pipeline_tests.support import SourceFile, query
-from pipeline_tests.syncs import NAMES, PARENTS, TABLES, plain_source
+from pipeline_tests.support import PARENTS, SourceFile, query
+from pipeline_tests.syncs import NAMES, TABLES, plain_source
 
 
 def move_subset(

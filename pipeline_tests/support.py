@@ -2,6 +2,7 @@
 
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -211,3 +212,46 @@ def reasons(url: str, table: str) -> dict[str, set[str]]:
         (table,),
     )
     return {key: set(codes) for key, codes in rows}
+
+
+def everything_stored(url: str) -> Iterator[tuple[str, str]]:
+    """Every value of every table and the table's name; what is compressed is opened."""
+    tables = query(
+        url,
+        "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)"
+        " FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
+        " AND table_schema NOT IN ('pg_catalog', 'information_schema')",
+    )
+    for (table,) in tables:
+        for row in query(url, f"SELECT * FROM {table}"):
+            for value in row:
+                if isinstance(value, memoryview):
+                    try:
+                        yield table, zlib.decompress(value).decode(errors="replace")
+                    except zlib.error:
+                        yield table, value.tobytes().decode(errors="replace")
+                else:
+                    yield table, str(value)
+
+
+CHANGE_ON_INSERT = """
+CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF NEW.id = 2 THEN NEW.body_text := 'changed on the way'; END IF;
+  RETURN NEW;
+END $$;
+CREATE TRIGGER change BEFORE INSERT ON content_fragments FOR EACH ROW EXECUTE FUNCTION change();
+"""
+
+
+PARENTS: dict[str, dict[str, str]] = {
+    "learning_content": {},
+    "content_fragments": {"learning_content_id": "learning_content"},
+    "fragment_assets": {"fragment_id": "content_fragments"},
+    "rankings": {"fragment_id": "content_fragments", "asset_id": "fragment_assets"},
+}
+"""By table: columns that refer to a row of another one, and which."""
+
+
+CHANGED_BY = dict.fromkeys(PARENTS, "updated_at") | {"fragment_assets": "created_at"}
+"""By table: the column that tells a change, said here once more than the declaration does."""

@@ -28,13 +28,7 @@ from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, syn
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
-CHANGED_BY = {name: metadata.tables[name].info["changed_by"] for name in NAMES}
-PARENTS = {
-    "learning_content": {},
-    "content_fragments": {"learning_content_id": "learning_content"},
-    "fragment_assets": {"fragment_id": "content_fragments"},
-    "rankings": {"fragment_id": "content_fragments", "asset_id": "fragment_assets"},
-}
+
 FIRST = "2025-08-06 03:07:13.716509"
 """The date of change of every sound row."""
 

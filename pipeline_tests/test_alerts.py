@@ -28,11 +28,9 @@ from pipeline.alerts.sensors import PENDING, TRIES, Cursor, Due
 from pipeline.definitions import defs
 from pipeline.move.errors import SettingsError
 from pipeline.settings import libpq
-from pipeline_tests.receiving import PASSWORD, Hook, Mailbox, encrypted, hook, mailbox
-from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import CHANGE_ON_INSERT, pipeline, usable
-
-__all__ = ["encrypted", "hook", "mailbox"]
+from pipeline_tests.commands import pipeline, usable
+from pipeline_tests.receiving import PASSWORD, Hook, Mailbox
+from pipeline_tests.support import CHANGE_ON_INSERT, SourceFile, query, use
 
 TRIED = Alert("test", "a test", lines=("Nothing has failed. ข้าว",), link="https://ui.example/")
 HIDDEN = ("s3cr3t", "pa55")

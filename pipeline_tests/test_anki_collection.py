@@ -15,15 +15,7 @@ from pipeline.anki.collection import CollectionFile, make_collection
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote
 from pipeline.sample.content import make_sample
-from pipeline_tests.anki_world import (
-    DECK,
-    SQLITE,
-    FileWay,
-    World,
-    actions,
-    make_world,
-    told,
-)
+from pipeline_tests.anki_world import DECK, SQLITE, FileWay, World, actions, make_world, told
 
 SETTING = "Set ANKI_COLLECTION to the collection.anki2 of your profile"
 

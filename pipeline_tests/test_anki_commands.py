@@ -31,8 +31,7 @@ from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import LearningContentCreate
 from pipeline.settings import libpq
 from pipeline_tests.commands import pipeline
-from pipeline_tests.support import SourceFile, move_all, new_database, query, use
-from pipeline_tests.test_secrets import everything_stored
+from pipeline_tests.support import SourceFile, everything_stored, move_all, new_database, query, use
 
 _numbers = itertools.count()
 WORDS = 60

@@ -7,18 +7,15 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from typer.testing import CliRunner
 
-from pipeline import environment, settings
-from pipeline.backup import Manifest, newest
-from pipeline.backup.making import make
+from pipeline import settings
+from pipeline.backup import newest
 from pipeline.cli import app, main
-from pipeline.migrations import CONTENT
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
-from pipeline_tests.backups import everything
+from pipeline_tests.backups import back_up, everything
+from pipeline_tests.commands import invoke, usable
 from pipeline_tests.support import SourceFile, move_all, query, use
-from pipeline_tests.test_cli import usable
 
 
 @pytest.fixture
@@ -31,22 +28,6 @@ def home(
     for name, value in usable(source, target_url, tmp_path).items():
         monkeypatch.setenv(name, value)
     return tmp_path / "home"
-
-
-def command(*arguments: str, **options: Any) -> str:
-    """Run a command in this process; what it prints."""
-    result = CliRunner().invoke(app, arguments, **options)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def back_up() -> Manifest:
-    """Take a backup without Dagster."""
-    loaded = settings.load()
-    found = environment.databases(loaded, CONTENT)
-    return make(loaded.pipeline_home, found, CONTENT, keep=loaded.keep_backups).manifest
 
 
 def run_job() -> dg.ExecuteInProcessResult:
@@ -106,8 +87,8 @@ def test_a_backup_that_cannot_be_restored_fails_its_check_and_its_run(
     now = newest(home, "content")
     assert now is not None
     assert now.rehearsed is None
-    assert "yes" in command("backup", "list")
-    assert f"at {good.at:%Y-%m-%d %H:%M:%S} UTC" in command("restore", "source", "--yes")
+    assert "yes" in invoke("backup", "list")
+    assert f"at {good.at:%Y-%m-%d %H:%M:%S} UTC" in invoke("restore", "source", "--yes")
 
 
 def test_restore_brings_both_databases_back_and_says_so(
@@ -117,23 +98,23 @@ def test_restore_brings_both_databases_back_and_says_so(
     before, rows = everything(target_url), source.run("SELECT * FROM rankings")
     source.run("DELETE FROM rankings")
     query(target_url, "DROP TABLE rankings; TRUNCATE migration.watermarks")
-    said = command("restore", "source", "--yes")
+    said = invoke("restore", "source", "--yes")
     assert "what was there is kept in" in said
     assert said.endswith("18 rows, every value compared\n")
     assert source.run("SELECT * FROM rankings") == rows
     assert (
-        command("restore", "target", "--yes")
+        invoke("restore", "target", "--yes")
         .strip()
         .endswith("every value compared before it was committed\nthe migration is shadow")
     )
     assert everything(target_url) == before
-    assert "kept in" not in command("restore", "source", "--yes")
+    assert "kept in" not in invoke("restore", "source", "--yes")
 
 
 def test_a_source_can_be_restored_elsewhere(home: Path, source: SourceFile, tmp_path: Path) -> None:
     back_up()
     elsewhere = tmp_path / "other folder" / "copy #1.db"
-    command("restore", "source", "--to", str(elsewhere), "--yes")
+    invoke("restore", "source", "--to", str(elsewhere), "--yes")
     copy = SourceFile(elsewhere)
     assert copy.run("SELECT * FROM rankings") == source.run("SELECT * FROM rankings")
 
@@ -148,11 +129,11 @@ def test_a_backup_of_another_database_is_refused_unless_it_is_meant(
     with pytest.raises(
         PipelineError, match=r"of another source: .*source\.db, and not .*other\.db"
     ):
-        command("restore", "source", "--yes")
+        invoke("restore", "source", "--yes")
     with pytest.raises(PipelineError, match=r"of another target: .*, and not .* other_test_"):
-        command("restore", "target", "--yes")
+        invoke("restore", "target", "--yes")
     assert other.run("SELECT * FROM rankings") == []
-    command("restore", "source", "--yes", "--other")
+    invoke("restore", "source", "--yes", "--other")
     assert other.run("SELECT * FROM rankings") == source.run("SELECT * FROM rankings")
 
 
@@ -166,9 +147,9 @@ def test_a_target_that_is_held_by_a_run_is_not_restored(
         target.lock(),
         pytest.raises(PipelineError, match="is held by another run"),
     ):
-        command("restore", "target", "--yes")
+        invoke("restore", "target", "--yes")
     query(target_url, "DELETE FROM rankings")
-    command("restore", "target", "--yes")
+    invoke("restore", "target", "--yes")
     assert query(target_url, "SELECT count(*) FROM rankings") == [(8,)]
 
 
@@ -185,19 +166,19 @@ def test_nothing_is_overwritten_without_a_yes(
         main()
     assert capsys.readouterr().err == "Nobody can be asked without a terminal. Add --yes.\n"
     with pytest.raises(PipelineError, match="Add --yes"):
-        command("restore", "target")
+        invoke("restore", "target")
     assert source.run("SELECT count(*) FROM rankings") == [(0,)]
 
 
 def test_without_a_backup_the_commands_say_so(home: Path) -> None:
-    assert command("backup", "list") == "there is no backup yet; run pipeline backup\n"
+    assert invoke("backup", "list") == "there is no backup yet; run pipeline backup\n"
     for what in ("source", "target"):
         with pytest.raises(
             PipelineError, match=r"There is no rehearsed backup of content in .*Run pipeline b"
         ):
-            command("restore", what, "--yes")
+            invoke("restore", what, "--yes")
         with pytest.raises(PipelineError, match="holds no backup"):
-            command("restore", what, "--from", "none", "--yes")
+            invoke("restore", what, "--from", "none", "--yes")
 
 
 def test_the_command_takes_a_backup_and_lists_it(

@@ -18,11 +18,11 @@ from pipeline.environment import Databases
 from pipeline.migrations import SPACES
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source, spaces_world
+from pipeline_tests import spaces_world
 from pipeline_tests.backups import everything
+from pipeline_tests.spaces_world import SEEN, seen
 from pipeline_tests.supabase import project
 from pipeline_tests.support import move_all, query
-from pipeline_tests.test_row_conditions import SEEN, seen
 
 TABLES = metadata.sorted_tables
 LISTED = (
@@ -48,7 +48,7 @@ def taken(
     """A backup of the database ``hanging``, and its folder."""
     folder = tmp_path_factory.mktemp("objects")
     source = spaces_world.make(folder / "source.db")
-    spaces_source.add_two_spaces(source)
+    spaces_world.add_two_spaces(source)
     with project(supabase_server, "hanging") as url:
         move_all(source.path, libpq(url), tables=TABLES)
         query(libpq(url), LISTED)

@@ -19,15 +19,7 @@ from pipeline.realtime.reader import Reader
 from pipeline.realtime.session import Session
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests.feeds import (
-    PEOPLE,
-    TABLES,
-    add_realtime,
-    changes,
-    make_tables,
-    sent,
-    switch_on,
-)
+from pipeline_tests.feeds import PEOPLE, TABLES, add_realtime, changes, make_tables, sent, switch_on
 from pipeline_tests.supabase import project
 from pipeline_tests.support import query
 

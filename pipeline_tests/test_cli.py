@@ -17,19 +17,9 @@ from pipeline.move.session import LEAVE_ALONE
 from pipeline.sample.content import make_sample
 from pipeline.settings import libpq
 from pipeline.tables import content
-from pipeline_tests.commands import Ran, installed, pipeline, usable
-from pipeline_tests.support import SourceFile, move_all, new_database, query
-
-TABLES = [table.name for table in content.metadata.sorted_tables]
-CHANGE_ON_INSERT = """
-CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF NEW.id = 2 THEN NEW.body_text := 'changed on the way'; END IF;
-  RETURN NEW;
-END $$;
-CREATE TRIGGER change BEFORE INSERT ON content_fragments FOR EACH ROW EXECUTE FUNCTION change();
-"""
-LINE_BREAKS_ONLY = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f]*")
+from pipeline_tests.commands import LINE_BREAKS_ONLY, Ran, installed, pipeline, usable
+from pipeline_tests.support import CHANGE_ON_INSERT, SourceFile, move_all, new_database, query
+from pipeline_tests.syncs import NAMES
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ def test_the_sample_moves_and_the_command_exits_with_zero(moved: Moved) -> None:
 
 
 def test_what_moved_is_printed_per_table(moved: Moved) -> None:
-    shown = {table: moved.first.row(table, "filled")[:6] for table in TABLES}
+    shown = {table: moved.first.row(table, "filled")[:6] for table in NAMES}
     assert shown == {
         "learning_content": ["64", "60", "60", "0", "0", "4"],
         "content_fragments": ["298", "292", "292", "0", "0", "6"],
@@ -79,20 +69,20 @@ def test_every_quarantine_reason_is_printed_with_an_example(moved: Moved) -> Non
 
 def test_every_check_of_every_table_is_printed(moved: Moved) -> None:
     results = {
-        (table, check): moved.first.row(table, check)[0] for table in TABLES for check in OF_A_MOVE
+        (table, check): moved.first.row(table, check)[0] for table in NAMES for check in OF_A_MOVE
     }
     warnings = {key for key, result in results.items() if result == "warning"}
     assert {key for key, result in results.items() if result != "passed"} == warnings
     assert warnings == {
         ("learning_content", "drift"),
-        *((table, "quarantine") for table in TABLES),
+        *((table, "quarantine") for table in NAMES),
         ("rankings", "conversions"),
     }
 
 
 def test_running_again_changes_nothing(moved: Moved) -> None:
     assert (moved.second.code, moved.second.err) == (0, "")
-    shown = {table: moved.second.row(table, "unchanged")[2:6] for table in TABLES}
+    shown = {table: moved.second.row(table, "unchanged")[2:6] for table in NAMES}
     assert shown == {
         "learning_content": ["0", "0", "0", "4"],
         "content_fragments": ["0", "0", "0", "6"],
@@ -113,14 +103,14 @@ def test_materializations_and_check_evaluations_are_stored(moved: Moved) -> None
         "SELECT asset_key, count(*) FROM dagster.event_logs"
         " WHERE dagster_event_type = 'ASSET_MATERIALIZATION' GROUP BY 1",
     )
-    assert dict(stored) == {f'["{table}"]': 2 for table in TABLES}
+    assert dict(stored) == {f'["{table}"]': 2 for table in NAMES}
     checks = query(
         moved.url,
         "SELECT asset_key, count(*), count(DISTINCT check_name), count(evaluation_event)"
         " FROM dagster.asset_check_executions GROUP BY 1",
     )
     assert {key: counts for key, *counts in checks} == {
-        f'["{table}"]': [22, 11, 22] for table in TABLES
+        f'["{table}"]': [22, 11, 22] for table in NAMES
     }
 
 
@@ -170,7 +160,7 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
         "content_fragments 2, body_text: source 'I eat rice', target 'changed on the way'"
         in re.sub(r"\s*\n\s*", " ", ran.out)
     )
-    rows = {table: query(target_url, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES}
+    rows = {table: query(target_url, f"SELECT count(*) FROM {table}")[0][0] for table in NAMES}
     assert rows == {
         "learning_content": 2,
         "content_fragments": 0,

@@ -14,8 +14,8 @@ from pipeline.cutover import states
 from pipeline.definitions import defs
 from pipeline.metadata import ANSWERS
 from pipeline.move.target import Target
+from pipeline_tests.commands import pipeline
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import pipeline
 
 
 @pytest.fixture

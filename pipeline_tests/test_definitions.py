@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from pipeline.checks import BLOCKING, STANDING
 from pipeline.tables import content
 from pipeline_tests.commands import usable
-from pipeline_tests.support import SourceFile, move_all, query
-from pipeline_tests.test_cli import CHANGE_ON_INSERT, TABLES
+from pipeline_tests.support import CHANGE_ON_INSERT, SourceFile, move_all, query
+from pipeline_tests.syncs import NAMES
 
 LOAD = """
 import warnings
@@ -96,15 +96,15 @@ def test_a_table_comes_after_the_tables_that_it_refers_to(defs: dg.Definitions) 
         "source_backup": set(),
         "target_backup": {"source_backup"},
         "housekeeping": set(),
-        "cutover": set(TABLES),
+        "cutover": set(NAMES),
         "content_search": {"learning_content", "content_fragments"},
-        "anki_notes": set(TABLES),
+        "anki_notes": set(NAMES),
         "anki_cards": {"anki_notes"},
         "vector_embeddings": {"anki_cards"},
     }
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", NAMES)
 def test_an_asset_says_what_it_is_and_whose(defs: dg.Definitions, table: str) -> None:
     node = defs.resolve_asset_graph().get(dg.AssetKey(table))
     assert node.group_name == "content"
@@ -123,7 +123,7 @@ def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Defini
     assert node.check_keys == set()
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", NAMES)
 def test_an_asset_has_eleven_checks_of_which_six_block(defs: dg.Definitions, table: str) -> None:
     (asset,) = [a for a in defs.resolve_all_asset_specs() if a.key == dg.AssetKey(table)]
     defined = defs.get_assets_def(asset.key)
@@ -136,9 +136,9 @@ def test_an_asset_has_eleven_checks_of_which_six_block(defs: dg.Definitions, tab
 
 JOBS = {
     "plan": {"plan"},
-    "migrate": set(TABLES),
-    "redrive": set(TABLES),
-    "sync": {*TABLES, "content_search", "housekeeping"},
+    "migrate": set(NAMES),
+    "redrive": set(NAMES),
+    "sync": {*NAMES, "content_search", "housekeeping"},
     "verify": set[str](),
     "backup": {"source_backup", "target_backup"},
     "cutover": {"cutover"},
@@ -162,7 +162,7 @@ def test_a_job_materializes_its_assets_alone(
     search = {("content_search", "search_indexes")} if "content_search" in assets else set()
     kept = {(asset, "restorable") for asset in assets if asset.endswith("_backup")}
     kept |= {("cutover", "gate")} & {(asset, "gate") for asset in assets}
-    assert made == {(t, check) for t in assets & set(TABLES) for check in CHECKS} | search | kept
+    assert made == {(t, check) for t in assets & set(NAMES) for check in CHECKS} | search | kept
     assert bool(standing) == (job == "verify")
 
 
@@ -221,7 +221,7 @@ def test_the_declared_columns_are_those_that_postgresql_then_has(
     defs: dg.Definitions, source: SourceFile, target_url: str
 ) -> None:
     move_all(source.path, target_url)
-    for table in TABLES:
+    for table in NAMES:
         schema = defs.get_assets_def(table).specs_by_key[dg.AssetKey(table)].metadata
         declared = [
             (column.name, column.type, column.constraints.nullable)
@@ -237,7 +237,7 @@ def test_a_materialization_tells_rows_schema_bytes_and_rates(
 ) -> None:
     source.add_family(contents=3)
     result = run(defs)
-    for table, rows in zip(TABLES, (3, 6, 6, 12), strict=True):
+    for table, rows in zip(NAMES, (3, 6, 6, 12), strict=True):
         metadata = shown(result, table)
         assert metadata["dagster/row_count"] == metadata["source_rows"] == rows
         columns = [(c.name, c.type) for c in metadata["dagster/column_schema"].columns]
@@ -344,7 +344,7 @@ def test_one_process_can_run_the_job_again(
     ways = []
     for _ in range(2):
         result = run(defs)
-        ways.append({shown(result, table)["way"] for table in TABLES})
+        ways.append({shown(result, table)["way"] for table in NAMES})
         assert list((tmp_path / "home" / "snapshots").iterdir()) == []
     assert ways == [{"filled"}, {"unchanged"}]
 

@@ -21,31 +21,10 @@ from sqlalchemy.engine import URL
 from pipeline import settings
 from pipeline.serving.health import Organ
 from pipeline.serving.launcher import Launcher
-from pipeline.serving.parts import HOME, Part, require_login
+from pipeline.serving.parts import HOME, require_login
 from pipeline.settings import CODE_SOCKET, DAGSTER_URL, PROJECT, dagster_url, libpq
+from pipeline_tests.deployment import INSTALLED, PARTS, UNITS, started_by, unit
 from pipeline_tests.support import use
-
-PARTS = [part.value for part in Part]
-UNITS = HOME / "systemd"
-INSTALLED = "/opt/pipeline/.venv/bin/pipeline"
-
-
-def unit(name: str) -> dict[str, list[str]]:
-    """The settings of a unit, whatever their section."""
-    found: dict[str, list[str]] = {}
-    for line in (UNITS / name).read_text().splitlines():
-        if line and line[0] not in "#[":
-            key, _, value = line.partition("=")
-            found.setdefault(key, []).append(value)
-    return found
-
-
-def started_by(part: str) -> list[str]:
-    """The arguments with which systemd starts the command `pipeline` for a part."""
-    (command,) = unit("pipeline@.service")["ExecStart"]
-    program, *arguments = command.replace("%i", part).split()
-    assert program == INSTALLED
-    return arguments
 
 
 @pytest.fixture

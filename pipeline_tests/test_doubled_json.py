@@ -24,10 +24,10 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
+from pipeline_tests.plans import found_by, planned
 from pipeline_tests.spaces_world import doubled, move, one_column
 from pipeline_tests.standings import broken, opened, standing
 from pipeline_tests.support import SourceFile, new_database, query, reasons, sync_all
-from pipeline_tests.test_plan import found_by, planned
 
 DOUBLED, PLAIN = one_column(doubled=True), one_column()
 KEEP = Policies(doubled_json="keep")

@@ -21,6 +21,7 @@ from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
 from pipeline_tests import commands
+from pipeline_tests.servers import kill_server, server_of
 from pipeline_tests.support import SourceFile, query
 
 HOLD = """
@@ -125,25 +126,6 @@ def using(hold: Hold) -> tuple[Holder, str]:
     holder.wait()
     holder.ask()
     return holder, holder.url()
-
-
-def server_of(data: Path) -> int | None:
-    """The process id of the server that runs on a data folder."""
-    try:
-        pid = int((data / "postmaster.pid").read_text().split()[0])
-    except (FileNotFoundError, IndexError):
-        return None
-    return pid if psutil.pid_exists(pid) else None
-
-
-def kill_server(data: Path) -> None:
-    """Kill a server of this module, and wait until all of its processes are gone."""
-    pid = server_of(data)
-    assert pid is not None
-    server = psutil.Process(pid)
-    parts = [server, *server.children(recursive=True)]
-    server.kill()
-    psutil.wait_procs(parts, timeout=20)
 
 
 def test_a_server_starts_on_demand_and_stops_with_its_last_user(data: Path, hold: Hold) -> None:

@@ -35,8 +35,7 @@ from pipeline.move.target import Target
 from pipeline.move.verify import ProofFailed
 from pipeline.tables.content import metadata
 from pipeline_tests.commands import usable
-from pipeline_tests.support import SourceFile, move_all, query
-from pipeline_tests.test_cli import CHANGE_ON_INSERT
+from pipeline_tests.support import CHANGE_ON_INSERT, SourceFile, move_all, query
 
 RUN = RunEvidence("run-1", "migrate", "/data/source.db", "PostgreSQL postgres at localhost")
 HOSTILE = "\"'><script src=//evil.example></script><img src=https://evil.example onerror=x> ${7*7}"

@@ -30,11 +30,9 @@ from pipeline.alerts.receivers import Webhook
 from pipeline.serving import health
 from pipeline.serving.health import HEARTBEAT_SECONDS, Organ, Reading
 from pipeline.settings import libpq
-from pipeline_tests.receiving import Hook, hook
+from pipeline_tests.commands import pipeline, usable
+from pipeline_tests.receiving import Hook
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import pipeline, usable
-
-__all__ = ["hook"]
 
 QUARTER = 900.0
 """Seconds between two ticks of the schedule of sync."""

@@ -26,7 +26,7 @@ from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline_tests.commands import usable
 from pipeline_tests.support import SourceFile, new_database, query, use
-from pipeline_tests.test_cli import TABLES
+from pipeline_tests.syncs import NAMES
 
 KEPT = 10
 """The smallest KEEP_RUNS there is."""
@@ -271,7 +271,7 @@ def last_known(home: Home) -> dict[str, Any]:
     """By table, the rows of its last materialization, whether that is there, and its checks."""
     storage = home.instance.event_log_storage
     found: dict[str, Any] = {}
-    for table in TABLES:
+    for table in NAMES:
         key = dg.AssetKey(table)
         event = home.instance.get_latest_materialization_event(key)
         rows = event.asset_materialization.metadata.get("dagster/row_count") if event else None

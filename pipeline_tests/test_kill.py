@@ -4,65 +4,31 @@ SOAK_SEEDS (default 1) says how many seeds the loop of kills takes; a seed decid
 the source, every change of it and every moment of a kill.
 """
 
-import json
-import os
 import random
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
-from decimal import Decimal
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.move.target import Target
-from pipeline.settings import PROJECT, libpq
+from pipeline.settings import libpq
 from pipeline.tables.content import metadata
 from pipeline_tests.commands import environment, pipeline, usable
-from pipeline_tests.support import SourceFile, move_all, query
+from pipeline_tests.comparison import EMPTY, expected, held_by
+from pipeline_tests.kills import MOVER, assert_whole, moments, move, program, wipe
+from pipeline_tests.random_writer import SEEDS, change_some, write_source
+from pipeline_tests.support import PARENTS, SourceFile, move_all, query
 
-SEEDS = [
-    pytest.param(seed, marks=[pytest.mark.slow] if seed else [])
-    for seed in range(int(os.environ.get("SOAK_SEEDS", "1")))
-]
 KILLS_OF_A_MOVE = 10
 KILLS_OF_A_COMMAND = 4
-PARENTS = {
-    "learning_content": {},
-    "content_fragments": {"learning_content_id": "learning_content"},
-    "fragment_assets": {"fragment_id": "content_fragments"},
-    "rankings": {"fragment_id": "content_fragments", "asset_id": "fragment_assets"},
-}
-MOVER = """
-import os, signal, sys, time
-from pathlib import Path
-from pipeline_tests.support import move_all
-for kill_after in sys.stdin:
-    started = time.perf_counter()
-    child = os.fork()
-    if not child:
-        move_all(Path(sys.argv[1]), sys.argv[2])
-        os._exit(0)
-    if kill_after != "never\\n":
-        time.sleep(float(kill_after))
-        os.kill(child, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(code, time.perf_counter() - started, flush=True)
-"""
-"""Moves in a process of its own, as often as it is told to, and kills it when it is told to.
-
-Everything is imported once, so the moment of a kill lies within the move itself.
-"""
-
 FIRST_USES = """
 import os
 from contextlib import closing, contextmanager
@@ -89,217 +55,6 @@ for _ in range(2):
 """
 """Twice: four processes that, at the same moment, are the first to use a target."""
 
-Rows = dict[int, dict[str, Any]]
-"""Rows of a table by id."""
-
-
-def write_source(source: SourceFile, rng: random.Random) -> None:
-    """Some 4,000 rows; in every table a few that the target refuses."""
-
-    def moment() -> str:
-        day, part = rng.randint(1, 28), rng.randrange(10**6)
-        return f"2025-{rng.randint(1, 12):02}-{day:02} 03:07:13.{part:06}"
-
-    contents = [
-        (i, f"คำ {i}", "vocabulary", "thai", "กิน", "to eat", "kin", '["food"]', moment())
-        for i in range(1, 251)
-    ]
-    fragments = [
-        (i, "ผมกินข้าว", f"I eat {i}", "usage_tip", moment(), rng.randint(1, 250))
-        for i in range(1, 1001)
-    ]
-    assets = [
-        (i, rng.randint(1, 1000), "audio", rng.randbytes(rng.randrange(2000)), moment())
-        for i in range(1, 601)
-    ]
-    rankings = [
-        (i, rng.randint(1, 1000), rng.choice([None, rng.randint(1, 600)]), rng.randint(0, 20) / 4)
-        for i in range(1, 2001)
-    ]
-    with closing(sqlite3.connect(source.path)) as live, live:
-        for into, rows in (
-            (
-                "learning_content (id, title, content_type, language, native_text, translation,"
-                " ipa, tags, created_at)",
-                contents,
-            ),
-            (
-                "content_fragments (id, native_text, body_text, fragment_type, created_at,"
-                " learning_content_id)",
-                fragments,
-            ),
-            ("fragment_assets (id, fragment_id, asset_type, asset_data, created_at)", assets),
-            ("rankings (id, fragment_id, asset_id, rank_score)", rankings),
-        ):
-            live.executemany(f"INSERT INTO {into} VALUES ({', '.join('?' * len(rows[0]))})", rows)
-        live.execute("UPDATE rankings SET assessed_by = 'malee'")
-    break_some(source, rng)
-
-
-def break_some(source: SourceFile, rng: random.Random) -> None:
-    """Give a few rows of every table a value that the target refuses."""
-    for table, change, rows in (
-        ("learning_content", "tags = '[''food'']'", 250),
-        ("content_fragments", "body_text = 'a' || char(0) || 'b'", 1000),
-        ("fragment_assets", "asset_data = NULL", 600),
-        ("rankings", "rank_score = 9", 2000),
-    ):
-        for _ in range(3):
-            source.run(f"UPDATE {table} SET {change} WHERE id = ?", [rng.randint(1, rows)])
-
-
-def change_some(source: SourceFile, rng: random.Random) -> None:
-    """Repair what was broken, break others; update, delete and insert some rows."""
-    source.run("UPDATE learning_content SET tags = '[\"food\"]' WHERE NOT json_valid(tags)")
-    source.run("UPDATE rankings SET rank_score = 5 WHERE rank_score > 5")
-    break_some(source, rng)
-    third = rng.randrange(3)
-    source.run(
-        "UPDATE content_fragments SET body_text = body_text || '!' WHERE id % 3 = ?", [third]
-    )
-    source.run("UPDATE fragment_assets SET asset_data = randomblob(99) WHERE id % 9 = ?", [third])
-    source.run("DELETE FROM rankings WHERE id IN (SELECT id FROM rankings ORDER BY id LIMIT 50)")
-    source.run(
-        "INSERT INTO rankings (fragment_id, rank_score, assessed_by)"
-        " SELECT id, 2.25, 'new' FROM content_fragments WHERE id % 40 = ?",
-        [rng.randrange(40)],
-    )
-
-
-def refused(table: str, row: dict[str, Any]) -> bool:
-    """Whether a source row breaks what the target demands of it alone."""
-    match table:
-        case "learning_content":
-            return row["tags"].startswith("['")
-        case "content_fragments":
-            return "\0" in row["body_text"]
-        case "fragment_assets":
-            return row["asset_data"] is None
-    return bool(row["rank_score"] > 5)
-
-
-def as_it_arrives(name: str, value: Any) -> Any:
-    """A source value as psycopg2 gives it back."""
-    if value is None:
-        return None
-    if name in ("created_at", "updated_at", "last_review_at"):
-        return datetime.fromisoformat(value).replace(tzinfo=UTC)
-    if name in ("tags", "content_metadata", "fragment_metadata", "asset_metadata"):
-        return json.loads(value)
-    return Decimal(str(value)) if name == "rank_score" else value
-
-
-def expected(source: SourceFile) -> dict[str, tuple[Rows, set[int]]]:
-    """By table: the rows that the target must hold, and the ids that quarantine must hold."""
-    found: dict[str, tuple[Rows, set[int]]] = {}
-    with closing(sqlite3.connect(source.path)) as live:
-        live.row_factory = sqlite3.Row
-        for table, parents in PARENTS.items():
-            rows = [dict(row) for row in live.execute(f"SELECT * FROM {table}")]
-            aside = {
-                row["id"]
-                for row in rows
-                if refused(table, row)
-                or any(row[column] in found[parent][1] for column, parent in parents.items())
-            }
-            found[table] = (
-                {
-                    row["id"]: {name: as_it_arrives(name, value) for name, value in row.items()}
-                    for row in rows
-                    if row["id"] not in aside
-                },
-                aside,
-            )
-    return found
-
-
-def held_by(url: str) -> dict[str, tuple[Rows, set[int]]]:
-    """By table: the target's rows and the ids in quarantine; a table that is missing is empty."""
-    found: dict[str, tuple[Rows, set[int]]] = {}
-    for table in PARENTS:
-        rows: Rows = {}
-        aside: set[int] = set()
-        if query(url, "SELECT to_regclass(%s)", (f"public.{table}",)) != [(None,)]:
-            names = [
-                name
-                for (name,) in query(
-                    url,
-                    "SELECT attname::text FROM pg_attribute WHERE attrelid = %s::regclass"
-                    " AND attnum > 0",
-                    (table,),
-                )
-            ]
-            for values in query(url, f"SELECT * FROM {table}"):
-                row = dict(zip(names, values, strict=True))
-                if table == "fragment_assets":
-                    row["asset_data"] = row["asset_data"].tobytes()
-                assert row["id"] not in rows
-                rows[row["id"]] = row
-        if query(url, "SELECT to_regclass('migration.quarantine')") != [(None,)]:
-            handles = query(
-                url, "SELECT handle FROM migration.quarantine WHERE table_name = %s", (table,)
-            )
-            aside = {int(handle) for (handle,) in handles}
-        found[table] = (rows, aside)
-    return found
-
-
-def wait_for_other_sessions(url: str) -> None:
-    """Wait until the server has noticed that its client is dead."""
-    deadline = time.monotonic() + 30
-    while query(
-        url,
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def assert_whole(
-    url: str,
-    before: dict[str, tuple[Rows, set[int]]],
-    after: dict[str, tuple[Rows, set[int]]],
-) -> None:
-    """Every table is as it was or as it will be; a deleted parent takes its children along."""
-    wait_for_other_sessions(url)
-    now = held_by(url)
-    for table, parents in PARENTS.items():
-        rows, aside = now[table]
-        with_parents = {
-            key: row
-            for key, row in before[table][0].items()
-            if all(row[c] is None or row[c] in now[parent][0] for c, parent in parents.items())
-        }
-        whole = (rows, aside) in (before[table], after[table], (with_parents, before[table][1]))
-        assert whole, f"{table} is neither as before nor as after"
-
-
-def wipe(url: str) -> None:
-    """Take away what moves have made, and what Dagster has recorded."""
-    query(
-        url,
-        "DROP SCHEMA IF EXISTS migration CASCADE; DROP SCHEMA IF EXISTS dagster CASCADE;"
-        f" DROP TABLE IF EXISTS {', '.join(PARENTS)} CASCADE",
-    )
-
-
-@contextmanager
-def program(
-    script: str, source: SourceFile, url: str, tmp_path: Path
-) -> Iterator["subprocess.Popen[str]"]:
-    """A process that works on source and target; its temporary files stay in the folder."""
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(source.path), url],
-        env=environment(TMPDIR=tmp_path, PIPELINE_HOME=tmp_path / "home"),
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-        process.communicate(timeout=60)
-
 
 @pytest.fixture
 def mover(source: SourceFile, target_url: str, tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
@@ -308,35 +63,18 @@ def mover(source: SourceFile, target_url: str, tmp_path: Path) -> Iterator["subp
         yield process
 
 
-def move(mover: "subprocess.Popen[str]", *, kill_after: float | None) -> tuple[int, float]:
-    """Let it move, or kill it after some seconds: exit code (negative: signal) and seconds."""
-    assert mover.stdin
-    assert mover.stdout
-    mover.stdin.write(f"{'never' if kill_after is None else kill_after}\n")
-    mover.stdin.flush()
-    code, seconds = mover.stdout.readline().split()
-    return int(code), float(seconds)
-
-
-def moments(kills: int, rng: random.Random) -> list[float]:
-    """Shares of a run's duration, spread over all of it, in random order."""
-    shares = [(at + rng.random()) / kills for at in range(kills)]
-    rng.shuffle(shares)
-    return shares
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_move_that_is_killed_anywhere_and_run_again_ends_as_if_never_killed(
     seed: int, source: SourceFile, target_url: str, mover: "subprocess.Popen[str]"
 ) -> None:
     rng = random.Random(seed)
     write_source(source, rng)
-    after = expected(source)
+    after = expected(source.path)
     seconds, codes = {}, []
     for way in ("fill", "merge"):
         if way == "merge":
             change_some(source, rng)
-            after = expected(source)
+            after = expected(source.path)
         code, seconds[way] = move(mover, kill_after=None)
         assert code == 0
         assert held_by(target_url) == after
@@ -345,9 +83,9 @@ def test_a_move_that_is_killed_anywhere_and_run_again_ends_as_if_never_killed(
         before = after
         if way == "fill":
             wipe(target_url)
-            before = {table: ({}, set()) for table in PARENTS}
+            before = EMPTY
         change_some(source, rng)
-        after = expected(source)
+        after = expected(source.path)
         code, _ = move(mover, kill_after=share * seconds[way])
         codes.append(code)
         assert_whole(target_url, before, after)
@@ -371,8 +109,8 @@ def assert_quarantine_holds_whole_rows(source: SourceFile, url: str) -> None:
             " FROM migration.quarantine q WHERE table_name = %s ORDER BY 1",
             (table,),
         )
-        aside = expected(source)[table][1]
-        assert kept == sorted((str(handle), True, width) for handle in aside)
+        aside = expected(source.path)[table][1]
+        assert kept == sorted((key, True, width) for key in aside)
 
 
 @pytest.fixture
@@ -398,7 +136,7 @@ def test_the_command_can_be_killed_anywhere_and_run_again(
     command, seen = [Path(sys.executable).with_name("pipeline"), "migrate"], 0
     shares = moments(KILLS_OF_A_COMMAND, rng)
     for first, second in zip(shares[::2], shares[1::2], strict=True):
-        before, after = held_by(target_url), expected(source)
+        before, after = held_by(target_url), expected(source.path)
         for share in (first, second):
             process = subprocess.Popen(
                 command, env=environment(**settings), stdout=subprocess.PIPE, text=True
@@ -444,7 +182,7 @@ def test_two_runs_at_once_take_turns(
     ]
     ways = sorted((out.count(" filled "), out.count(" unchanged ")) for out, _ in outs)
     assert ways == [(0, 4), (4, 0)]
-    assert held_by(target_url) == expected(source)
+    assert held_by(target_url) == expected(source.path)
     assert list((tmp_path / "home" / "snapshots").iterdir()) == []
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -16,59 +15,16 @@ from rich.console import Console
 
 from pipeline import report
 from pipeline.move.errors import SourceError
-from pipeline.move.findings import Drift, Finding, Lossy, Quarantined
-from pipeline.move.mover import Mover
-from pipeline.move.plan import ColumnPlan, TablePlan, plan_tables
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.target import Target
+from pipeline.move.findings import Drift, Lossy, Quarantined
+from pipeline.move.plan import ColumnPlan, TablePlan
+from pipeline.move.policies import Policies
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
 from pipeline_tests.commands import Ran, command, usable
-from pipeline_tests.standings import opened
+from pipeline_tests.plans import TABLES, found_by, moved, planned
 from pipeline_tests.support import CONTENT_DDL, DEFAULTS, SourceFile, query
 
-TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
-
-
-def planned(
-    source: SourceFile,
-    url: str,
-    folder: Path,
-    *,
-    tables: Sequence[sa.Table] = TABLES,
-    policies: Policies = DEFAULT,
-) -> dict[str, TablePlan]:
-    """The plans by table, without the times, which nobody can foretell."""
-    copy = opened(source.path, folder, tables)
-    with Target.connect(url, shown="the target") as target:
-        plans = plan_tables(tables, source=copy, target=target, policies=policies)
-    assert all(0 < plan.seconds < 30 for plan in plans)
-    return {plan.table: replace(plan, seconds=0) for plan in plans}
-
-
-def moved(
-    source: SourceFile,
-    url: str,
-    folder: Path,
-    *,
-    tables: Sequence[sa.Table] = TABLES,
-    policies: Policies = DEFAULT,
-) -> dict[str, Move]:
-    """Move as one run does, under these policies."""
-    copy = opened(source.path, folder, tables)
-    with (
-        Target.connect(url, shown="the target") as target,
-        Mover.over(copy, target, run_id="test", delete_share=1, policies=policies) as mover,
-    ):
-        return {
-            table.name: mover.move(table, upcoming=tables[at + 1 :])
-            for at, table in enumerate(tables)
-        }
-
-
-def found_by(move: Move, kind: type[Finding]) -> list[Any]:
-    return [f for check in move.checks for f in check.findings if isinstance(f, kind)]
 
 
 _DDL = CONTENT_DDL.replace("body_text TEXT NOT NULL, ipa TEXT,", "body_text TEXT NOT NULL,")

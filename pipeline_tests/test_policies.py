@@ -30,9 +30,9 @@ from pipeline.move.transaction import Move
 from pipeline.move.types import cast_of
 from pipeline.tables.content import metadata
 from pipeline_tests.commands import command, usable
+from pipeline_tests.plans import found_by, moved, planned
 from pipeline_tests.standings import broken, findings, opened, standing
 from pipeline_tests.support import CONTENT_DDL, SourceFile, query, reasons
-from pipeline_tests.test_plan import found_by, moved, planned
 
 TABLES = metadata.sorted_tables
 CONTENT = TABLES[:1]

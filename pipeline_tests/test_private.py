@@ -26,6 +26,7 @@ from pipeline.move.snapshot import take_snapshot
 from pipeline.sample import file as sample
 from pipeline.tables.content import metadata
 from pipeline_tests.commands import pipeline
+from pipeline_tests.files import loose
 from pipeline_tests.support import SourceFile
 
 NOBODY = 65534
@@ -47,21 +48,6 @@ def folder() -> Iterator[Path]:
     made.chmod(0o755)
     yield made
     shutil.rmtree(made)
-
-
-def loose(home: Path) -> set[str]:
-    """What others may do anything with, in a folder or the folder itself."""
-    found = set()
-    for path in (home, *home.rglob("*")):
-        try:
-            mode = path.lstat().st_mode
-        except FileNotFoundError:
-            continue
-        # Root lets the embedded server's user pass, by an entry of its own.
-        allowed = 0o010 if path == home and os.geteuid() == 0 else 0
-        if not stat.S_ISLNK(mode) and mode & 0o077 & ~allowed:
-            found.add(f"{path.relative_to(home)} {stat.filemode(mode)}")
-    return found
 
 
 @contextmanager

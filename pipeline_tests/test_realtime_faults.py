@@ -24,6 +24,7 @@ from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.events import Resync
 from pipeline.settings import libpq
 from pipeline_tests.feeds import switch_on
+from pipeline_tests.servers import restart
 from pipeline_tests.subscribers import (
     QUICK,
     keys,
@@ -36,7 +37,6 @@ from pipeline_tests.subscribers import (
     until,
 )
 from pipeline_tests.support import query
-from pipeline_tests.test_sync_faults import restart
 
 BIN = postmaster.programs()
 _numbers = itertools.count()

@@ -24,18 +24,9 @@ from pipeline.realtime.transport import Told
 from pipeline.settings import libpq
 from pipeline.tables import spaces
 from pipeline_tests.proxy import proxied
-from pipeline_tests.subscribers import (
-    PATIENT,
-    QUICK,
-    keys,
-    nothing,
-    opened,
-    say,
-    take,
-    until,
-)
+from pipeline_tests.servers import restart
+from pipeline_tests.subscribers import PATIENT, QUICK, keys, nothing, opened, say, take, until
 from pipeline_tests.support import query
-from pipeline_tests.test_sync_faults import restart
 
 
 @pytest.fixture

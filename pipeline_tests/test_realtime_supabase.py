@@ -15,16 +15,7 @@ from pipeline.realtime.events import PresenceChanged, TypingChanged
 from pipeline.realtime.supabase import Supabase
 from pipeline.realtime.tokens import Tokens, expiry
 from pipeline_tests.phoenix import KEY, Phoenix, jwt, phoenix
-from pipeline_tests.subscribers import (
-    PATIENT,
-    QUICK,
-    keys,
-    nothing,
-    opened,
-    say,
-    take,
-    until,
-)
+from pipeline_tests.subscribers import PATIENT, QUICK, keys, nothing, opened, say, take, until
 from pipeline_tests.support import query
 
 # The official client asks a closed connection for its code by a deprecated name.

@@ -20,7 +20,7 @@ from pipeline.realtime.events import (
     TypingChanged,
 )
 from pipeline.realtime.hub import Hub
-from pipeline_tests import spaces_source, spaces_world
+from pipeline_tests import spaces_world
 from pipeline_tests.feeds import TABLES
 from pipeline_tests.subscribers import nothing, opened, say, take, until
 from pipeline_tests.support import move_all, query, sync_all
@@ -155,7 +155,7 @@ def test_the_canary_is_heard_by_nobody_who_does_not_ask_for_it(feed_url: str) ->
 
 def test_what_a_move_and_a_sync_write_is_no_event(feed_url: str, tmp_path: Path) -> None:
     source = spaces_world.make(tmp_path / "source.db")
-    spaces_source.add_two_spaces(source)
+    spaces_world.add_two_spaces(source)
     query(feed_url, "TRUNCATE users CASCADE")
 
     async def scenario() -> None:

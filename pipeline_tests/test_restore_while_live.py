@@ -12,9 +12,10 @@ from pipeline.cutover import capture
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import libpq
+from pipeline_tests.backups import back_up
+from pipeline_tests.commands import invoke
 from pipeline_tests.cutover_world import TABLES, World
 from pipeline_tests.support import new_database, query
-from pipeline_tests.test_backup_commands import back_up, command
 
 CHANGE = "UPDATE rankings SET rank_score = 1 WHERE id = 1"
 SCORE = "SELECT rank_score::text FROM rankings WHERE id = 1"
@@ -32,9 +33,9 @@ def test_a_restore_does_not_discard_what_the_application_wrote_unless_it_is_told
     back_up()
     live.do(CHANGE)
     with pytest.raises(RestoreRefused, match="would be lost"):
-        command("restore", "target", "--yes")
+        invoke("restore", "target", "--yes")
     assert query(live.url, SCORE) == [("1.00",)]
-    said = command("restore", "target", "--yes", "--discard-writes")
+    said = invoke("restore", "target", "--yes", "--discard-writes")
     assert said.strip().split("\n")[-1].startswith("the migration is live since")
     assert query(live.url, SCORE) == [("4.50",)]
     # What is written from now on is captured again, and comes back.
@@ -50,7 +51,7 @@ def test_a_restore_to_before_the_cut_over_says_who_may_write(shadow: World) -> N
     shadow.thaw()
     back_up()
     shadow.live()
-    said = command("restore", "target", "--yes", "--discard-writes")
+    said = invoke("restore", "target", "--yes", "--discard-writes")
     assert "the migration is shadow since" in said
     assert said.strip().endswith("the source is frozen: run pipeline cutover thaw")
     shadow.thaw()
@@ -63,11 +64,11 @@ def test_a_backup_of_a_live_target_is_restored_into_another_or_a_closed_one(
     live.do(CHANGE)
     back_up()
     live.close()
-    command("restore", "target", "--yes", "--discard-writes")
+    invoke("restore", "target", "--yes", "--discard-writes")
     assert (live.state, captured(live.url)) == ("live", {"rankings": 1})
     with new_database(server, "another_project") as other:
         monkeypatch.setenv("DATABASE_URL", libpq(other))
-        command("restore", "target", "--yes", "--other")
+        invoke("restore", "target", "--yes", "--other")
         assert query(libpq(other), SCORE) == [("1.00",)]
         assert captured(libpq(other)) == {"rankings": 1}
 
@@ -77,11 +78,11 @@ def test_a_frozen_source_is_not_replaced_by_one_that_can_be_written(
 ) -> None:
     back_up()
     with pytest.raises(RestoreRefused, match="is frozen by a cut-over"):
-        command("restore", "source", "--yes")
+        invoke("restore", "source", "--yes")
     with pytest.raises(sqlite3.IntegrityError):
         live.source.run(CHANGE)
-    command("restore", "source", "--yes", "--to", str(tmp_path / "elsewhere.db"))
-    command("restore", "source", "--yes", "--even-frozen")
+    invoke("restore", "source", "--yes", "--to", str(tmp_path / "elsewhere.db"))
+    invoke("restore", "source", "--yes", "--even-frozen")
     with closing(sqlite3.connect(live.source.path)) as there:
         assert there.execute("SELECT count(*) FROM rankings").fetchone() == (12,)
 
@@ -114,17 +115,17 @@ def test_what_the_source_has_no_column_for_is_counted_and_stays(live: World) -> 
 
 def test_closing_asks_first() -> None:
     with pytest.raises(SettingsError, match="Nobody can be asked without a terminal"):
-        command("cutover", "close")
+        invoke("cutover", "close")
 
 
 def test_a_sign_off_can_be_taken_back(shadow: World) -> None:
     shadow.source.add("rankings", {"id": 50, "rank_score": 9.0}, {"id": 51, "rank_score": 9.0})
     shadow.live()
-    signed = command("cutover", "sign-off", "rankings", "--by", "Ann", "--reason", "known")
+    signed = invoke("cutover", "sign-off", "rankings", "--by", "Ann", "--reason", "known")
     assert signed == "2 rows of rankings may stay behind, says Ann\n"
-    undone = command("cutover", "sign-off", "rankings", "--undo", "--row", "51")
+    undone = invoke("cutover", "sign-off", "rankings", "--undo", "--row", "51")
     assert undone == "1 sign-offs of rankings are taken back\n"
     question = "quarantine is empty or signed off"
     assert shadow.ask()[question] == "no: 1 row of rankings (51)"
-    assert command("cutover", "sign-off", "rankings", "--undo").startswith("1 sign-offs")
+    assert invoke("cutover", "sign-off", "rankings", "--undo").startswith("1 sign-offs")
     assert shadow.ask()[question] == "no: 2 rows of rankings (50, 51)"

@@ -1,6 +1,5 @@
 """Who is signed in sees exactly what is his: rights with a condition on rows, tried as users."""
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -15,39 +14,16 @@ from pipeline.move.landing import Landing, SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source, spaces_world
-from pipeline_tests.spaces_world import NAMES, TABLES
+from pipeline_tests import spaces_world
+from pipeline_tests.spaces_world import NAMES, NOTHING, SEEN, TABLES, ids_seen, seen
 from pipeline_tests.supabase import project
 from pipeline_tests.support import SourceFile, move_all, query
-
-HIDDEN = ("user", "session", "account", "verification")
-NOTHING = {name: None if name in HIDDEN else set() for name in NAMES}
-SPACE_1 = {
-    "spaces": {1},
-    "space_members": {1, 2, 5},
-    "messages": {1},
-    "lessons": {1},
-    "lesson_topics": {1},
-    "progress": {1},
-}
-SEEN = {
-    "auth1": NOTHING
-    | SPACE_1
-    | {"users": {1, 2}, "notes": {1, 2}, "note_blocks": {1, 2}, "notifications": {1}},
-    "auth2": NOTHING
-    | {name: {1, 2} for name in SPACE_1}
-    | {"space_members": {1, 2, 3, 4, 5, 6}, "users": {1, 2, 3}, "notifications": {2}}
-    | {"notes": {2, 4}, "note_blocks": {2, 4}},
-    "auth4": NOTHING | {"users": {4}, "notifications": {4}},
-    "a stranger": NOTHING,
-}
-"""Ids that a user sees, by table; None where he is refused."""
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> SourceFile:
     made = spaces_world.make(tmp_path_factory.mktemp("rows") / "source.db")
-    spaces_source.add_two_spaces(made)
+    spaces_world.add_two_spaces(made)
     return made
 
 
@@ -63,28 +39,6 @@ def landing_of(table: str) -> Landing:
     declared = metadata.tables[table]
     columns = [SourceColumn(c.name, "") for c in declared.columns if not c.info.get("added")]
     return match(declared, columns)
-
-
-def ids(cursor: psycopg2.extensions.cursor, table: str) -> set[object] | None:
-    """What the user sees of a table; None if he is refused."""
-    cursor.execute("SAVEPOINT here")
-    try:
-        cursor.execute(f'SELECT id FROM public."{table}"')
-    except psycopg2.errors.InsufficientPrivilege:
-        cursor.execute("ROLLBACK TO here")
-        return None
-    return {key for (key,) in cursor}
-
-
-def seen(url: URL, who: str | None, role: str = "authenticated") -> dict[str, set[object] | None]:
-    """Ids of all rows that a request sees, as Supabase's API makes it."""
-    with closing(psycopg2.connect(libpq(url.set(username="authenticator")))) as connection:
-        cursor = connection.cursor()
-        cursor.execute(f"SET LOCAL ROLE {role}")
-        if who is not None:
-            claims = json.dumps({"sub": who, "role": role})
-            cursor.execute("SELECT set_config('request.jwt.claims', %s, true)", (claims,))
-        return {name: ids(cursor, name) for name in NAMES}
 
 
 def checked(url: URL, table: str, *changes: str) -> list[str]:
@@ -108,7 +62,7 @@ def test_without_claims_nobody_sees_anything(moved: URL) -> None:
         connection.commit()
         cursor.execute("SET ROLE authenticated")
         # The setting is empty now, which is no JSON.
-        assert ids(cursor, "users") == set()
+        assert ids_seen(cursor, "users") == set()
 
 
 def test_anon_is_refused_and_the_service_sees_all(moved: URL) -> None:

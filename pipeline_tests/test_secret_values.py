@@ -37,10 +37,9 @@ from pipeline.move.policies import Policies
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase, TargetDatabase
 from pipeline_tests.commands import usable
+from pipeline_tests.plans import found_by
 from pipeline_tests.spaces_world import doubled, move
-from pipeline_tests.support import SourceFile, move_all, query, use
-from pipeline_tests.test_plan import found_by
-from pipeline_tests.test_secrets import everything_stored
+from pipeline_tests.support import SourceFile, everything_stored, move_all, query, use
 
 CANARIES = ("c4n4ry", "7.3141592", "31415926", "1987-06-05", "04:03:02")
 """Pieces of the secret values."""

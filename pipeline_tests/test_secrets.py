@@ -2,7 +2,6 @@
 
 import itertools
 import traceback
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline.settings import libpq, shown
 from pipeline_tests.commands import pipeline, usable
-from pipeline_tests.support import SourceFile, query
+from pipeline_tests.support import SourceFile, everything_stored, query
 
 SECRET = "s3cr3t-pa55"
 AWKWARD = f"@:/%40 ?#&'\"\\ {SECRET} ü@:"
@@ -56,26 +55,6 @@ def login(server: URL, database: URL) -> Iterator[Login]:
     Path(rules).write_text(before)
     query(admin, f"DROP OWNED BY {login.user} CASCADE")
     query(admin, f"DROP ROLE {login.user}")
-
-
-def everything_stored(url: str) -> Iterator[tuple[str, str]]:
-    """Every value of every table and the table's name; what is compressed is opened."""
-    tables = query(
-        url,
-        "SELECT quote_ident(table_schema) || '.' || quote_ident(table_name)"
-        " FROM information_schema.tables WHERE table_type = 'BASE TABLE'"
-        " AND table_schema NOT IN ('pg_catalog', 'information_schema')",
-    )
-    for (table,) in tables:
-        for row in query(url, f"SELECT * FROM {table}"):
-            for value in row:
-                if isinstance(value, memoryview):
-                    try:
-                        yield table, zlib.decompress(value).decode(errors="replace")
-                    except zlib.error:
-                        yield table, value.tobytes().decode(errors="replace")
-                else:
-                    yield table, str(value)
 
 
 def leaks(text: str) -> set[str]:

@@ -36,9 +36,9 @@ from pipeline.serving import health, parts, processes
 from pipeline.serving.launcher import Launcher
 from pipeline.settings import CODE_SOCKET, libpq
 from pipeline_tests.commands import environment, usable
+from pipeline_tests.deployment import PARTS, started_by
+from pipeline_tests.files import loose
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_deploy import PARTS, started_by
-from pipeline_tests.test_private import loose
 
 SECONDS = 60
 TOKEN = "a-token-of-nobody-in-particular-0"

@@ -13,8 +13,8 @@ from pipeline import checks, evidence_page, frames, report
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import OFFENDERS, CheckResult, RowMissing, ValueDiffers
 from pipeline.move.printable import printable
+from pipeline_tests.commands import pipeline, usable
 from pipeline_tests.support import SourceFile, query
-from pipeline_tests.test_cli import pipeline, usable
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e\u200b\n[red]x[/] \\[link=http://evil.example]y"
 OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}

@@ -18,20 +18,11 @@ from pipeline.move.findings import Drift
 from pipeline.move.target import Target
 from pipeline.tables.spaces import metadata
 from pipeline_tests.cutover_world import World, set_up
-from pipeline_tests.spaces_world import (
-    LATER,
-    MOMENT,
-    TABLES,
-    add,
-    doubled,
-    fill,
-    make,
-    move,
-)
+from pipeline_tests.plans import found_by, planned
+from pipeline_tests.spaces_world import LATER, MOMENT, TABLES, add, doubled, fill, make, move
 from pipeline_tests.standings import broken, opened, standing
 from pipeline_tests.subsets import move_subset
 from pipeline_tests.support import SourceFile, query, reasons, sync_all
-from pipeline_tests.test_plan import found_by, planned
 
 AUTH = [table for table in TABLES if table.name in ("user", "session", "account", "verification")]
 _PLAIN = ("users", "spaces", "space_members", "messages", "notifications")

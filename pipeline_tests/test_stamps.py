@@ -16,7 +16,7 @@ from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.objects import stamp_of
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source, spaces_world
+from pipeline_tests import spaces_world
 from pipeline_tests.spaces_world import MOMENT, TABLES
 from pipeline_tests.support import SourceFile, move_all, new_database, query, sync_all
 
@@ -34,7 +34,7 @@ STAMPED = [table.name for table in FEW]
 def first(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A source, and beside it a database into which it was moved."""
     made = spaces_world.make(tmp_path_factory.mktemp("stamps") / "spaces.db")
-    spaces_source.add_two_spaces(made)
+    spaces_world.add_two_spaces(made)
     with new_database(server, "stamps") as url:
         move_all(made.path, libpq(url), tables=FEW)
         yield made.path
@@ -151,7 +151,7 @@ def test_no_write_of_a_move_sets_it(spaces: SourceFile, moved: str, way: str) ->
 
 
 def test_a_reference_that_goes_with_its_row_sets_no_date(spaces: SourceFile, moved: str) -> None:
-    spaces_source.add_users(spaces, 9)
+    spaces_world.add_users(spaces, 9)
     spaces.run("UPDATE notes SET assigned_to = 9 WHERE id = 1")
     move_all(spaces.path, moved, tables=FEW)
     assert query(moved, "SELECT assigned_to FROM notes WHERE id = 1") == [(9,)]
@@ -165,7 +165,7 @@ def test_a_reference_that_goes_with_its_row_sets_no_date(spaces: SourceFile, mov
 
 
 def test_references_that_become_null_are_no_deletes(spaces: SourceFile, moved: str) -> None:
-    spaces_source.add_users(spaces, 9)
+    spaces_world.add_users(spaces, 9)
     spaces.run("UPDATE notes SET assigned_to = 9")
     move_all(spaces.path, moved, tables=FEW)
     spaces.run("UPDATE notes SET assigned_to = NULL")

@@ -6,13 +6,7 @@ import pytest
 
 from pipeline.move.errors import ScopeError, SettingsError, ShapeError, TooManyDeletes
 from pipeline.move.scope import Scope
-from pipeline_tests.subsets import (
-    assert_as_in_source,
-    belonging,
-    counts,
-    ids,
-    move_subset,
-)
+from pipeline_tests.subsets import assert_as_in_source, belonging, counts, ids, move_subset
 from pipeline_tests.support import SourceFile, move_all, query, reasons, sync_all
 from pipeline_tests.syncs import (
     LATER,

@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 
 from pipeline import cli, report, runs, settings
+from pipeline_tests.commands import usable
+from pipeline_tests.definitions import shown
 from pipeline_tests.subsets import ids
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import usable
-from pipeline_tests.test_sync_commands import shown
 
 TABLES = ("learning_content", "content_fragments", "fragment_assets", "rankings")
 

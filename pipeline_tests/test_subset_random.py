@@ -16,8 +16,8 @@ from pipeline.move.scope import Scope, reach
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
 from pipeline_tests.subsets import belonging, counts, ids, move_subset
-from pipeline_tests.support import DEFAULTS, SourceFile, move_all, query, reasons
-from pipeline_tests.syncs import NAMES, PARENTS, TABLES, assert_sides_agree, begin
+from pipeline_tests.support import DEFAULTS, PARENTS, SourceFile, move_all, query, reasons
+from pipeline_tests.syncs import NAMES, TABLES, assert_sides_agree, begin
 
 KILLED = """
 import os, signal, sys

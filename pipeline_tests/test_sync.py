@@ -11,15 +11,21 @@ import sqlalchemy as sa
 
 from pipeline.move import snapshot
 from pipeline.move.errors import PipelineError, TooManyDeletes
-from pipeline_tests.support import SourceFile, move_all, query, reasons, sync_all
-from pipeline_tests.syncs import (
+from pipeline_tests.support import (
     CHANGED_BY,
+    PARENTS,
+    SourceFile,
+    move_all,
+    query,
+    reasons,
+    sync_all,
+)
+from pipeline_tests.syncs import (
     FIRST,
     LATER,
     LATEST,
     NAMES,
     OLDER,
-    PARENTS,
     TABLES,
     age,
     assert_sides_agree,

@@ -21,9 +21,10 @@ from pipeline.assets.attempts import RETRIES
 from pipeline.checks import OF_A_MOVE
 from pipeline.move import tracking
 from pipeline.tables import content
-from pipeline_tests.commands import pipeline, usable
+from pipeline_tests.commands import LINE_BREAKS_ONLY, pipeline, usable
+from pipeline_tests.definitions import shown
 from pipeline_tests.support import SourceFile, query, use
-from pipeline_tests.test_cli import LINE_BREAKS_ONLY, TABLES
+from pipeline_tests.syncs import NAMES
 
 pytestmark = pytest.mark.dagster
 
@@ -46,17 +47,11 @@ def instance(
         yield opened
 
 
-def shown(result: dg.ExecuteInProcessResult, table: str) -> dict[str, Any]:
-    """The metadata of a table's materialization."""
-    (materialization,) = result.asset_materializations_for_node(table)
-    return {name: value.value for name, value in materialization.metadata.items()}
-
-
 def figures(result: dg.ExecuteInProcessResult) -> dict[str, list[Any]]:
     """What the materialization of each table tells, in the order of FIGURES."""
     return {
         table: [shown(result, table)[name] for name in FIGURES]
-        for table in TABLES
+        for table in NAMES
         if result.asset_materializations_for_node(table)
     }
 
@@ -72,12 +67,12 @@ def checked(result: dg.ExecuteInProcessResult) -> dict[str, list[str]]:
     return {table: sorted(names) for table, names in found.items()}
 
 
-ALL_CHECKS = {table: sorted(OF_A_MOVE) for table in TABLES}
+ALL_CHECKS = {table: sorted(OF_A_MOVE) for table in NAMES}
 
 
 def counts(url: str) -> dict[str, int]:
     """Rows of each table of the target."""
-    return {table: query(url, f"SELECT count(*) FROM {table}")[0][0] for table in TABLES}
+    return {table: query(url, f"SELECT count(*) FROM {table}")[0][0] for table in NAMES}
 
 
 def track(source: SourceFile, on: bool) -> None:
@@ -214,7 +209,7 @@ def test_migrate_looks_at_every_value_whether_or_not_sync_ran_before(
     ]
     assert second.asset_materializations_for_node("learning_content")
     nodes = {node.name for node in second.job_def.nodes_in_topological_order}
-    assert nodes == set(TABLES)
+    assert nodes == set(NAMES)
 
 
 NOT_TODAY = """
@@ -332,13 +327,13 @@ def test_sync_moves_what_changed_and_full_looks_at_every_value(
         assert ran.out.splitlines()[0] == f"source  {source.path}"
         assert "proven in" in ran.out
         assert LINE_BREAKS_ONLY.fullmatch(ran.out)
-    assert {table: first.row(table, "filled")[:6] for table in TABLES} == {
+    assert {table: first.row(table, "filled")[:6] for table in NAMES} == {
         "learning_content": ["2", "2", "2", "0", "0", "0"],
         "content_fragments": ["4", "4", "4", "0", "0", "0"],
         "fragment_assets": ["4", "4", "4", "0", "0", "0"],
         "rankings": ["8", "8", "8", "0", "0", "0"],
     }
-    for table in TABLES:
+    for table in NAMES:
         assert second.row(table, "synced")[:6] == ["0"] * 6
         assert {second.row(table, check)[0] for check in OF_A_MOVE} <= {"passed", "warning"}
     assert full.row("learning_content", "merged")[:4] == ["2", "2", "1", "0"]
@@ -398,11 +393,11 @@ def test_tracking_is_switched_on_mended_and_off_without_a_target(
     assert said("status") == [f"{source.path} is not tracked"]
     assert said("on") == [on]
     source.add("learning_content", {"id": 1})
-    everything = f"tracked   {', '.join(TABLES)}"
+    everything = f"tracked   {', '.join(NAMES)}"
     assert said("status") == [everything, "the log has 2 entries"]
     source.run(f"DROP TRIGGER {tracking.LOG}_rankings_after_insert")
     assert said("status") == [
-        f"tracked   {', '.join(TABLES[:-1])}",
+        f"tracked   {', '.join(NAMES[:-1])}",
         "not so    rankings; run pipeline track on",
         "the log has 2 entries",
     ]

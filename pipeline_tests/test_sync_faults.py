@@ -4,7 +4,6 @@ SOAK_SEEDS (default 1) says how many seeds the tests of random moments take. Bot
 by code that shares nothing with the pipeline.
 """
 
-import os
 import random
 import re
 import shutil
@@ -25,29 +24,32 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from pipeline import postmaster
-from pipeline.embedded import ensure_server, leave
 from pipeline.move import tracking
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.move.live import pinned
 from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.work import DELETE_SHARE
-from pipeline.settings import libpq
 from pipeline.tables.content import metadata
-from pipeline_tests import test_kill, test_soak
+from pipeline_tests import comparison, kills, random_writer
 from pipeline_tests.commands import environment, pipeline, usable
-from pipeline_tests.support import DEFAULTS, SourceFile, move_all, query, sync_all
-from pipeline_tests.test_soak import CHANGED_BY, MODES, PARENTS, assert_same
+from pipeline_tests.comparison import assert_same
+from pipeline_tests.random_writer import MODES, SEEDS
+from pipeline_tests.servers import restart
+from pipeline_tests.support import (
+    CHANGED_BY,
+    DEFAULTS,
+    PARENTS,
+    SourceFile,
+    move_all,
+    query,
+    sync_all,
+)
 
-SEEDS = [
-    pytest.param(seed, marks=[pytest.mark.slow] if seed else [])
-    for seed in range(int(os.environ.get("SOAK_SEEDS", "1")))
-]
 KILLS, CUTS = 3, 2
 """How often by default; the slow seeds take four times as many."""
 TABLES = metadata.sorted_tables
-SYNCER = test_kill.MOVER.replace("move_all", "sync_all")
+SYNCER = kills.MOVER.replace("move_all", "sync_all")
 """Syncs in a process of its own, as often as it is told to, and kills it when it is told to."""
 
 SENTENCES = re.compile(r"[A-Z][^\n]*\. [A-Z][^\n]*\.")
@@ -134,7 +136,7 @@ def syncer(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> Iterator["subprocess.Popen[str]"]:
     """A process that syncs the source to the target."""
-    with test_kill.program(SYNCER, source, target_url, tmp_path) as process:
+    with kills.program(SYNCER, source, target_url, tmp_path) as process:
         yield process
 
 
@@ -148,28 +150,28 @@ def test_a_sync_that_is_killed_anywhere_and_run_again_ends_as_if_never_killed(
     syncer: "subprocess.Popen[str]",
 ) -> None:
     rng, dated = random.Random(f"{mode} {seed}"), mode == "dates"
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     if not dated:
         tracking.switch_on(source.path, TABLES)
     move_all(source.path, target_url)
     change(source, rng, dated=dated)
-    code, seconds = test_kill.move(syncer, kill_after=None)
+    code, seconds = kills.move(syncer, kill_after=None)
     assert code == 0
-    assert test_kill.held_by(target_url) == test_kill.expected(source)
+    assert comparison.held_by(target_url) == comparison.expected(source.path)
     codes = []
-    for share in test_kill.moments(4 * KILLS if seed else KILLS, rng):
-        before = test_kill.expected(source)
+    for share in kills.moments(4 * KILLS if seed else KILLS, rng):
+        before = comparison.expected(source.path)
         change(source, rng, dated=dated)
-        after = test_kill.expected(source)
-        code, _ = test_kill.move(syncer, kill_after=share * seconds)
+        after = comparison.expected(source.path)
+        code, _ = kills.move(syncer, kill_after=share * seconds)
         codes.append(code)
-        test_kill.assert_whole(target_url, before, after)
+        kills.assert_whole(target_url, before, after)
         if rng.random() < 0.3:
             # What has moved moves on before the rest has caught up.
             change(source, rng, dated=dated)
-            after = test_kill.expected(source)
+            after = comparison.expected(source.path)
         sync_all(source.path, target_url)
-        assert test_kill.held_by(target_url) == after
+        assert comparison.held_by(target_url) == after
     assert set(codes) <= {0, -signal.SIGKILL}
     assert -signal.SIGKILL in codes, "every kill came too late to test anything"
 
@@ -179,7 +181,7 @@ def test_the_command_can_be_killed_and_run_again(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     rng = random.Random(3)
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     move_all(source.path, target_url)
     change(source, rng, dated=True)
     settings = usable(source, target_url, tmp_path)
@@ -197,7 +199,7 @@ def test_the_command_can_be_killed_and_run_again(
     ran = pipeline("sync", **settings)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.count(" synced ") == 4
-    assert test_kill.held_by(target_url) == test_kill.expected(source)
+    assert comparison.held_by(target_url) == comparison.expected(source.path)
     assert list((tmp_path / "home" / "snapshots").iterdir()) == []
 
 
@@ -315,7 +317,7 @@ def test_a_run_whose_connection_is_cut_tries_again_by_itself(
     job: Callable[[], dg.ExecuteInProcessResult],
 ) -> None:
     rng, dated = random.Random(f"{mode} {seed}"), mode == "dates"
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     if not dated:
         tracking.switch_on(source.path, TABLES)
     move_all(source.path, target_url)
@@ -323,7 +325,7 @@ def test_a_run_whose_connection_is_cut_tries_again_by_itself(
     cut.uses = 0
     assert job().success
     uses, wrong, again = cut.uses, [], 0
-    for share in test_kill.moments(4 * CUTS if seed else CUTS, rng):
+    for share in kills.moments(4 * CUTS if seed else CUTS, rng):
         change(source, rng, dated=dated)
         cut.at, cut.uses = max(1, int(share * uses)), 0
         result = job()
@@ -332,7 +334,7 @@ def test_a_run_whose_connection_is_cut_tries_again_by_itself(
         if not result.success:
             wrong.append((cut.where, failures(result)))
             continue
-        assert test_kill.held_by(target_url) == test_kill.expected(source)
+        assert comparison.held_by(target_url) == comparison.expected(source.path)
     assert wrong == []
     assert again
 
@@ -364,28 +366,6 @@ def test_a_run_whose_connection_is_cut_after_a_table_has_moved_tries_again_by_it
     assert_same(source.path, target_url)
 
 
-@pytest.fixture
-def own_server() -> Iterator[tuple[Path, str]]:
-    """A server that the test may restart: its data and its URL."""
-    folder = Path(tempfile.mkdtemp(prefix=f"own{os.getpid()}"))
-    yield folder / "data", libpq(ensure_server(folder / "data"))
-    leave(folder / "data")
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def restart(data: Path, how: str) -> None:
-    """Restart a server, with pg_ctl, as the user that it runs as."""
-    subprocess.run(
-        [postmaster.programs() / "pg_ctl", "-D", data, "-w", "-m", how, "restart"],
-        user=data.stat().st_uid,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        timeout=60,
-        check=True,
-    )
-
-
 @pytest.mark.parametrize("how", ["fast", pytest.param("immediate", marks=pytest.mark.slow)])
 def test_a_run_tries_again_when_the_server_is_restarted(
     how: str,
@@ -394,7 +374,7 @@ def test_a_run_tries_again_when_the_server_is_restarted(
     tmp_path: Path,
 ) -> None:
     rng, (data, url) = random.Random(how), own_server
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     move_all(source.path, url)
     change(source, rng, dated=True)
     with subprocess.Popen(
@@ -412,7 +392,7 @@ def test_a_run_tries_again_when_the_server_is_restarted(
         finally:
             process.kill()
     assert process.returncode == 0, err
-    assert test_kill.held_by(url) == test_kill.expected(source)
+    assert comparison.held_by(url) == comparison.expected(source.path)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -423,7 +403,7 @@ def test_too_many_deletes_are_not_tried_again(
     job: Callable[[], dg.ExecuteInProcessResult],
 ) -> None:
     family(source, target_url, tracked=mode == "tracked")
-    before = test_soak.held_by(target_url)
+    before = comparison.held_by(target_url)
     source.run("DELETE FROM rankings WHERE id % 2 = 0")
     result = job()
     assert not result.success
@@ -431,7 +411,7 @@ def test_too_many_deletes_are_not_tried_again(
     (said,) = failures(result)
     assert "12 of 24 rows of the target would be deleted" in said
     assert said.endswith(" is the right source; if it is, raise MAX_DELETE_SHARE.")
-    assert test_soak.held_by(target_url) == before
+    assert comparison.held_by(target_url) == before
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -449,14 +429,14 @@ def test_a_proof_that_failed_is_not_tried_again(
         " CREATE TRIGGER spoil BEFORE INSERT OR UPDATE ON content_fragments"
         " FOR EACH ROW EXECUTE FUNCTION spoil()",
     )
-    before = test_soak.held_by(target_url)
+    before = comparison.held_by(target_url)
     source.run("UPDATE content_fragments SET body_text = 'x', updated_at = '2026-01-01 00:00:00'")
     result = job()
     assert not result.success
     assert retries(result) == 0
     (said,) = failures(result)
     assert said.startswith("content_fragments: content_fragments was rolled back: the proof failed")
-    assert test_soak.held_by(target_url) == before
+    assert comparison.held_by(target_url) == before
     query(target_url, "DROP TRIGGER spoil ON content_fragments")
     assert job().success
     assert_same(source.path, target_url)
@@ -577,14 +557,14 @@ def test_a_source_replaced_by_something_else_is_one_sentence_and_changes_nothing
 ) -> None:
     family(source, target_url, tracked=mode == "tracked", contents=12)
     source.run("UPDATE rankings SET rank_score = 2, updated_at = '2026-01-01 00:00:00'")
-    sound, before = source.path.read_bytes(), test_soak.held_by(target_url)
+    sound, before = source.path.read_bytes(), comparison.held_by(target_url)
     replace, word = REPLACED[what]
     replace(source.path)
     with pytest.raises(PipelineError) as caught:
         follow(source.path, target_url)
     assert SENTENCES.fullmatch(str(caught.value))
     assert word in str(caught.value)
-    assert test_soak.held_by(target_url) == before
+    assert comparison.held_by(target_url) == before
     source.path.write_bytes(sound)
     assert follow(source.path, target_url) is None
     assert_same(source.path, target_url)
@@ -596,7 +576,7 @@ def test_damaged_pages_of_a_source_are_one_sentence(
     seed: int, mode: str, source: SourceFile, target_url: str
 ) -> None:
     rng = random.Random(f"{mode} {seed}")
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     if mode == "tracked":
         tracking.switch_on(source.path, TABLES)
     move_all(source.path, target_url)
@@ -618,7 +598,7 @@ def test_damaged_pages_of_a_source_are_one_sentence(
     assert said
     source.path.write_bytes(sound)
     move_all(source.path, target_url, delete_share=1.0)
-    assert test_kill.held_by(target_url) == test_kill.expected(source)
+    assert comparison.held_by(target_url) == comparison.expected(source.path)
 
 
 @contextmanager
@@ -674,10 +654,10 @@ def test_an_older_backup_that_lacks_too_much_changes_nothing(
         for key in range(100, 130):
             source.add("learning_content", {"id": key})
         assert follow(source.path, target_url) is None
-    before = test_soak.held_by(target_url)
+    before = comparison.held_by(target_url)
     with pytest.raises(TooManyDeletes, match="30 of 36 rows of the target would be deleted"):
         follow(source.path, target_url)
-    assert test_soak.held_by(target_url) == before
+    assert comparison.held_by(target_url) == before
 
 
 def test_a_backup_from_before_tracking_is_noticed(source: SourceFile, target_url: str) -> None:
@@ -714,7 +694,7 @@ def test_a_key_of_another_type_comes_and_goes(
 ) -> None:
     if key is None and "NOT NULL" in declared:
         pytest.skip("such a table has no key that is NULL")
-    ddl = test_soak.ddl_with(declared)
+    ddl = random_writer.ddl_with(declared)
     if "NOT NULL" in declared:
         ddl = ddl.replace(");\n", ") WITHOUT ROWID;\n")
     source = SourceFile.make(tmp_path / "keys.db", ddl)
@@ -744,7 +724,7 @@ def test_a_key_of_another_type_comes_and_goes(
 def test_rows_whose_numbers_change_stay_in_quarantine(
     declared: str, mode: str, target_url: str, tmp_path: Path
 ) -> None:
-    source = SourceFile.make(tmp_path / "keys.db", test_soak.ddl_with(declared))
+    source = SourceFile.make(tmp_path / "keys.db", random_writer.ddl_with(declared))
     family(source, target_url, tracked=mode == "tracked")
     for key in (12, 20):
         source.run(
@@ -793,7 +773,7 @@ def test_a_sync_that_waits_too_long_says_who_holds_the_target(
 @pytest.mark.dagster
 def test_two_syncs_at_once_take_turns(source: SourceFile, target_url: str, tmp_path: Path) -> None:
     rng = random.Random(5)
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     move_all(source.path, target_url)
     change(source, rng, dated=True)
     command = [Path(sys.executable).with_name("pipeline"), "sync"]
@@ -807,7 +787,7 @@ def test_two_syncs_at_once_take_turns(source: SourceFile, target_url: str, tmp_p
         (0, b""),
         (0, b""),
     ]
-    assert test_kill.held_by(target_url) == test_kill.expected(source)
+    assert comparison.held_by(target_url) == comparison.expected(source.path)
 
 
 def test_the_lock_is_not_taken_by_two(target_url: str) -> None:
@@ -831,7 +811,7 @@ def test_a_table_that_moved_before_its_parents_is_not_left_behind(
     source.add("content_fragments", {"id": 13, "learning_content_id": 7})
     source.add("fragment_assets", {"id": 13, "fragment_id": 13})
     source.add("rankings", {"id": 25, "fragment_id": 13, "asset_id": 13})
-    test_soak.age(source.path, 1_600_000_000)
+    random_writer.age(source.path, 1_600_000_000)
     sync_all(source.path, target_url, tables=[metadata.tables[table]])
     sync_all(source.path, target_url)
     assert_same(source.path, target_url)
@@ -850,7 +830,7 @@ def test_a_table_that_moved_without_the_others_does_not_leave_them_behind(
     source.run(
         "UPDATE rankings SET assessed_by = 'x', updated_at = '2026-01-01 00:00:00' WHERE id > 20"
     )
-    test_soak.age(source.path, 1_600_000_000)
+    random_writer.age(source.path, 1_600_000_000)
     sync_all(source.path, target_url, tables=[metadata.tables[table]])
     sync_all(source.path, target_url)
     assert_same(source.path, target_url)
@@ -864,7 +844,7 @@ def test_random_cuts_from_another_thread_do_no_harm(
     job: Callable[[], dg.ExecuteInProcessResult],
 ) -> None:
     rng = random.Random(9)
-    test_kill.write_source(source, rng)
+    random_writer.write_source(source, rng)
     move_all(source.path, target_url)
     change(source, rng, dated=True)
     stop = threading.Event()
@@ -890,4 +870,4 @@ def test_random_cuts_from_another_thread_do_no_harm(
         other.join()
     assert failures(result) == []
     assert result.success
-    assert test_kill.held_by(target_url) == test_kill.expected(source)
+    assert comparison.held_by(target_url) == comparison.expected(source.path)

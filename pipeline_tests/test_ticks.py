@@ -30,7 +30,7 @@ from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline_tests.commands import usable
 from pipeline_tests.support import SourceFile, new_database, query, use
-from pipeline_tests.test_cli import TABLES
+from pipeline_tests.syncs import NAMES
 
 SETTLED = 1.1
 """Seconds after which two writes can be told apart by the file's time."""
@@ -210,8 +210,8 @@ def test_a_table_is_stale_when_two_ticks_in_a_row_brought_nothing(
         for spec in loaded_anew().resolve_all_asset_specs()
     }
     usual = dg.FreshnessPolicy.time_window(warn_window=2 * pause, fail_window=4 * pause)
-    others = policies.keys() - set(TABLES)
-    assert policies == {**dict.fromkeys(TABLES, usual), **dict.fromkeys(others)}
+    others = policies.keys() - set(NAMES)
+    assert policies == {**dict.fromkeys(NAMES, usual), **dict.fromkeys(others)}
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,7 @@ from pipeline.move.live import pinned
 from pipeline.move.sync import why_whole
 from pipeline.move.target import Target
 from pipeline.tables.content import metadata
-from pipeline_tests.support import (
-    CONTENT_DDL,
-    DEFAULTS,
-    SourceFile,
-    move_all,
-    query,
-    sync_all,
-)
+from pipeline_tests.support import CONTENT_DDL, DEFAULTS, SourceFile, move_all, query, sync_all
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]

@@ -32,11 +32,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
 from pipeline.migrations import ALL, SPACES
-from pipeline.move.standing import NAMES
+from pipeline.move import standing
 from pipeline_tests.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
+from pipeline_tests.browser import LONELY, Programs
 from pipeline_tests.commands import environment
-from pipeline_tests.test_cli import TABLES
-from pipeline_tests.test_embedded import kill_server, server_of
+from pipeline_tests.servers import kill_server, server_of
+from pipeline_tests.syncs import NAMES
 
 T = TypeVar("T")
 
@@ -44,21 +45,6 @@ SECONDS = 30
 """How long a page may take to show something; a run may take twice as long."""
 WIDTH, HEIGHT = 1400, 2600
 """High, because long lists show no more than what fits."""
-LONELY = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-extensions",
-    "--disable-sync",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--lang=en-US",
-)
-"""Options of a browser that shows no window and calls nobody but the page's own server."""
 MOVING = """
 return document.getAnimations().some(
   a => a.playState == "running" && a.effect.getComputedTiming().endTime != Infinity);
@@ -72,14 +58,6 @@ WARNINGS = {
     "rankings": {"quarantine", "conversions"},
 }
 """The checks that warn of the sample's flawed rows."""
-
-
-@dataclass(frozen=True)
-class Programs:
-    """Where the browser is, and what drives it."""
-
-    browser: str
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -205,20 +183,6 @@ class Ui:
 
 
 @pytest.fixture(scope="module")
-def programs() -> Programs:
-    """The browser and its driver; without them these tests are skipped, but not in CI."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next(filter(None, map(shutil.which, names)), None)
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        lacking = f"no {'chromedriver' if browser else 'Chromium'} is installed"
-        if os.environ.get("REQUIRE_BROWSER"):
-            pytest.fail(f"{lacking}, and REQUIRE_BROWSER is set")
-        pytest.skip(lacking)
-    return Programs(browser, driver)
-
-
-@pytest.fixture(scope="module")
 def served(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A running `pipeline dev` on a sample and a server of its own; both are ended."""
     # Short, because a Unix socket's path has room for about a hundred letters.
@@ -303,7 +267,7 @@ def ui(
 def migrated(ui: Ui) -> Ran:
     """The job `migrate`, launched in the browser."""
     ui.job("migrate")
-    ui.see(f"View {len(TABLES)} assets")
+    ui.see(f"View {len(NAMES)} assets")
     ui.click("Materialize all")
     ui.see("Launched run")
     ui.click("View")
@@ -333,19 +297,19 @@ def verified(ui: Ui, migrated: Ran) -> Ran:
 
 def test_the_graph_shows_every_table_and_the_plan(ui: Ui) -> None:
     ui.open("/locations/pipeline/asset-groups/content")
-    ui.see(*TABLES, "plan", "Asset Group in")
+    ui.see(*NAMES, "plan", "Asset Group in")
 
 
 def test_plan_is_launched_and_tells_what_a_move_would_do(ui: Ui, planned: Ran) -> None:
     ui.asset("plan")
-    ui.see("Latest materialization", "would move", *TABLES, "1058")
+    ui.see("Latest materialization", "would move", *NAMES, "1058")
     ui.keep("plan", width=1600, height=1400, at="Metadata")
 
 
 def test_migrate_is_launched_by_its_button_and_succeeds(ui: Ui, migrated: Ran) -> None:
     ui.open(f"/runs/{migrated.run_id}")
-    checks = len(TABLES) * len(OF_A_MOVE)
-    ui.see(f"{len(TABLES)} assets", f"{checks} checks", f"Succeeded ({len(TABLES)})", "RUN_SUCCESS")
+    checks = len(NAMES) * len(OF_A_MOVE)
+    ui.see(f"{len(NAMES)} assets", f"{checks} checks", f"Succeeded ({len(NAMES)})", "RUN_SUCCESS")
     ui.keep("migrate")
 
 
@@ -357,7 +321,7 @@ def test_an_asset_shows_what_its_move_did(ui: Ui, migrated: Ran) -> None:
     ui.keep("asset", width=1600, height=1400, at="Metadata")
 
 
-@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("table", NAMES)
 def test_an_asset_lists_the_checks_of_its_move(ui: Ui, migrated: Ran, table: str) -> None:
     ui.asset(table, "Checks")
     ui.see(*(outcome(table, check) for check in OF_A_MOVE))
@@ -384,9 +348,9 @@ def test_a_check_shows_its_offenders(
 
 
 def test_verify_is_launched_and_checks_what_is_committed(ui: Ui, verified: Ran) -> None:
-    assert f"{len(TABLES) * len(NAMES)} checks" in verified.text
+    assert f"{len(NAMES) * len(standing.NAMES)} checks" in verified.text
     ui.asset("rankings", "Checks")
-    ui.see(*(outcome("rankings", check, STANDING) for check in NAMES))
+    ui.see(*(outcome("rankings", check, STANDING) for check in standing.NAMES))
     ui.click("standing_schema")
     ui.see(DESCRIPTIONS["schema"], "Evaluation result\nPassed")
     ui.keep("standing_schema")
@@ -394,9 +358,9 @@ def test_verify_is_launched_and_checks_what_is_committed(ui: Ui, verified: Ran) 
 
 def test_the_graph_shows_what_ran(ui: Ui, planned: Ran, verified: Ran) -> None:
     ui.open("/locations/pipeline/asset-groups/content")
-    every = len(OF_A_MOVE) + len(NAMES)
+    every = len(OF_A_MOVE) + len(standing.NAMES)
     for table, warning in WARNINGS.items():
-        passed = every - len(warning) - len(warning.intersection(NAMES))
+        passed = every - len(warning) - len(warning.intersection(standing.NAMES))
         ui.see(table, f"{passed} / {every} Passed")
     # Search comes with a sync, which this graph has not seen yet.
     ui.wait("a graph of what ran", lambda: ui.text().count("Never materialized") == 1)
@@ -439,7 +403,7 @@ def test_a_page_of_another_site_starts_no_run_and_hears_nothing(ui: Ui) -> None:
 def test_the_report_that_an_asset_names_opens(ui: Ui, migrated: Ran) -> None:
     report = ui.served.home / "reports" / migrated.run_id / "evidence.html"
     ui.browser.get(report.as_uri())
-    ui.see("Proven", migrated.run_id, *TABLES)
+    ui.see("Proven", migrated.run_id, *NAMES)
     ui.keep("report")
 
 

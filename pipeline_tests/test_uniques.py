@@ -21,7 +21,7 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.settings import libpq
 from pipeline.tables.spaces import metadata
-from pipeline_tests import spaces_source, spaces_world
+from pipeline_tests import spaces_world
 from pipeline_tests.cutover_world import World, content, equal, made_world
 from pipeline_tests.subsets import move_subset
 from pipeline_tests.support import SourceFile, move_all, new_database, query, reasons, sync_all
@@ -58,8 +58,8 @@ HAND_ON = (
 def first(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A source, and the database ``uniques`` into which it was moved."""
     made = spaces_world.make(tmp_path_factory.mktemp("uniques") / "spaces.db", unique=False)
-    spaces_source.add_two_spaces(made)
-    spaces_source.add_users(made, 5, 6, 7, 8, 9, 10, 11)
+    spaces_world.add_two_spaces(made)
+    spaces_world.add_users(made, 5, 6, 7, 8, 9, 10, 11)
     spaces_world.add(made, "spaces", {"id": 3, "owner_id": 9, "name": "s", "slug": "s3"})
     spaces_world.add(made, "spaces", {"id": 4, "owner_id": 9, "name": "s", "slug": "s4"})
     with new_database(server, "uniques") as url:
@@ -280,7 +280,7 @@ def test_letters_that_only_sqlite_takes_for_the_same_stay_apart(
     tmp_path: Path, target_url: str
 ) -> None:
     source = spaces_world.make(tmp_path / "s.db")
-    spaces_source.add_users(source, 1)
+    spaces_world.add_users(source, 1)
     spaces_world.add(source, "users", {"id": 2, "auth_provider_id": "AUTH1", "email": "É"})
     spaces_world.add(source, "users", {"id": 3, "auth_provider_id": "auth1 ", "email": "E\u0301"})
     moves = move_all(source.path, target_url, tables=TABLES[:1])

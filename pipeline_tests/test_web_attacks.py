@@ -26,9 +26,7 @@ from starlette.types import ASGIApp
 from pipeline.serving.web.app import application
 from pipeline.settings import UiSettings
 from pipeline_tests.attacks import REBOUND, SITES, WAYS, attack, other_site, posted_by_its_own_page
-from pipeline_tests.test_ui import LONELY, Programs, programs
-
-__all__ = ["programs"]
+from pipeline_tests.browser import LONELY, Programs
 
 DEED = """
 mutation {{ reportRunlessAssetEvents(eventParams: {{

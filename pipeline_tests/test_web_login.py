@@ -12,17 +12,7 @@ from pipeline.serving.web.guard import Guard
 from pipeline.serving.web.login import ATTEMPT_SECONDS, ATTEMPTS, Login, Sessions
 from pipeline.serving.web.origins import Addresses
 from pipeline.settings import UiSettings
-from pipeline_tests.test_web_guard import (
-    HERE,
-    JSON,
-    OURS,
-    PUBLIC,
-    TOKEN,
-    Answer,
-    Header,
-    ask,
-    reached,
-)
+from pipeline_tests.asgi import HERE, JSON, OURS, PUBLIC, TOKEN, Answer, Header, ask, reached
 
 PHRASE = "correct horse & battery staple"
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
