@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help
 help: ## list these commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -31,6 +31,18 @@ dev: $(READY) ## open the Dagster UI on http://127.0.0.1:3000
 .PHONY: test
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest
+
+.PHONY: test-unit
+test-unit: $(READY) ## run the tests that need no server and no process
+	@$(BIN)/python -m pytest pipeline_tests/unit
+
+.PHONY: test-engine
+test-engine: $(READY) ## run the tests of the engine on SQLite and PostgreSQL
+	@$(BIN)/python -m pytest pipeline_tests/engine
+
+.PHONY: test-process
+test-process: $(READY) ## run the tests of commands, servers, kills and the browser
+	@$(BIN)/python -m pytest pipeline_tests/process
 
 .PHONY: check
 check: $(READY) ## lint, type-check, look for secrets and for known vulnerabilities

@@ -20,21 +20,27 @@ from sqlalchemy.engine import URL
 from pipeline import migrations
 from pipeline.embedded import ensure_server, leave
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile, new_database, use
+from pipeline_tests.support.runs import use
+from pipeline_tests.support.sources import SourceFile
+from pipeline_tests.support.targets import new_database
 
 # Fixtures of whole worlds lie beside what the tests do with them.
 pytest_plugins = [
-    "pipeline_tests.door",
-    "pipeline_tests.anki_world",
-    "pipeline_tests.cutover_world",
-    "pipeline_tests.feeds",
-    "pipeline_tests.hostile",
-    "pipeline_tests.pairs",
-    "pipeline_tests.old_world",
-    "pipeline_tests.subscribers",
-    "pipeline_tests.standings",
-    "pipeline_tests.supabase",
-    "pipeline_tests.turso",
+    "pipeline_tests.support.anki_world",
+    "pipeline_tests.support.browser",
+    "pipeline_tests.support.change_log",
+    "pipeline_tests.support.cutover_world",
+    "pipeline_tests.support.feeds",
+    "pipeline_tests.support.hostile_settings",
+    "pipeline_tests.support.old_world",
+    "pipeline_tests.support.pairs",
+    "pipeline_tests.support.receivers",
+    "pipeline_tests.support.servers",
+    "pipeline_tests.support.services",
+    "pipeline_tests.support.standings",
+    "pipeline_tests.support.subscribers",
+    "pipeline_tests.support.supabase",
+    "pipeline_tests.support.turso",
 ]
 
 # Tests of one migration need not load the other; those of both say so.

@@ -1,0 +1,1 @@
+"""Tests of the engine, on SQLite and PostgreSQL, in one process."""

@@ -1,0 +1,171 @@
+"""Where backups lie: what is unfinished never looks like one, and old ones go."""
+
+import subprocess
+import sys
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+import pipeline.backup
+from pipeline.backup import shelf
+from pipeline.backup.errors import BackupError
+from pipeline.backup.making import make
+from pipeline.backup.manifest import Manifest
+from pipeline.environment import Databases
+from pipeline.migrations import CONTENT
+from pipeline.move.errors import TargetError
+from pipeline_tests.support.backups import Place, until
+from pipeline_tests.support.sources import SourceFile
+from pipeline_tests.support.targets import query
+
+BACK_UP = """
+import sys
+from pathlib import Path
+from pipeline_tests.support.backups import Place
+Place.at(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])).back_up()
+"""
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def planted(home: Path, *, days: int, rehearsed: bool = True) -> Manifest:
+    """A backup of so many days ago, which holds nothing."""
+    at = NOW - timedelta(days=days)
+    made = Manifest(
+        name=shelf.stamp(at),
+        at=at,
+        source="/source.db",
+        source_sha256="",
+        source_bytes=0,
+        source_tables=(),
+        target="PostgreSQL at home",
+        target_tables=(),
+        migration="content",
+    )
+    with shelf.unfinished(home, made.name) as folder:
+        shelf.finish(home, folder, made)
+    return shelf.note_rehearsal(home, made) if rehearsed else made
+
+
+def names(home: Path) -> list[str]:
+    return [manifest.name for manifest in shelf.finished(home)]
+
+
+def test_the_newest_backup_is_found_among_rubbish(tmp_path: Path) -> None:
+    assert pipeline.backup.newest(tmp_path, "content") is None
+    old = planted(tmp_path, days=3)
+    new = planted(tmp_path, days=1, rehearsed=False)
+    damaged = planted(tmp_path, days=0)
+    manifest = shelf.place(tmp_path, damaged.name) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("/source.db", "/sourcE.db"))
+    for name, text in (("empty", None), ("list", "[1]"), ("binary", "\x00\ud800"), ("cut", '{"a')):
+        shelf.place(tmp_path, name).mkdir()
+        if text is not None:
+            (shelf.place(tmp_path, name) / "manifest.json").write_bytes(
+                text.encode("utf-8", "surrogatepass")
+            )
+    (tmp_path / "backups" / "file").write_text("rubbish")
+    shelf.place(tmp_path, old.name).with_name("renamed").mkdir()
+    assert pipeline.backup.newest(tmp_path, "content") == new
+    assert shelf.newest(tmp_path, "content", rehearsed=True) == old
+    assert new.at.tzinfo is not None
+    assert old.rehearsed is not None
+    with pytest.raises(BackupError, match="is not as it was written"):
+        shelf.named(tmp_path, "content", damaged.name)
+    with pytest.raises(BackupError, match=r"holds no backup\. Name one that pipeline backup list"):
+        shelf.named(tmp_path, "content", "../../etc")
+
+
+def test_so_many_backups_stay_and_the_newest_that_is_restorable_in_any_case(tmp_path: Path) -> None:
+    made = [planted(tmp_path, days=days, rehearsed=days == 8) for days in range(10)]
+    (tmp_path / "backups" / "mine").mkdir()
+    replaced = [shelf.replaced(tmp_path).with_name(f"{n}.db") for n in range(5)]
+    for path in replaced:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    removed = shelf.retain(tmp_path, "content", 3)
+    assert names(tmp_path) == [made[at].name for at in (0, 1, 2, 8)]
+    assert removed == [made[at].name for at in (3, 4, 5, 6, 7, 9)]
+    assert sorted(replaced[0].parent.iterdir()) == replaced[2:]
+    assert (tmp_path / "backups" / "mine").exists()
+    assert list((tmp_path / "backups" / "unfinished").iterdir()) == []
+
+
+def test_without_a_restorable_backup_nothing_is_removed(tmp_path: Path) -> None:
+    for days in range(3):
+        planted(tmp_path, days=days, rehearsed=False)
+    assert shelf.retain(tmp_path, "content", 1) == []
+    assert len(names(tmp_path)) == 3
+
+
+def test_a_backup_that_is_killed_is_none_and_is_cleared_away(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.add_family(contents=1)
+    query(target_url, "CREATE TABLE learning_content (id int)")
+    unfinished = tmp_path / "home" / "backups" / "unfinished"
+    command = [sys.executable, "-c", BACK_UP, str(source.path), target_url, str(tmp_path)]
+    with closing(psycopg2.connect(target_url)) as other, other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE learning_content")
+        process = subprocess.Popen(command)
+        try:
+            until(target_url, "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted")
+        finally:
+            process.kill()
+            process.wait()
+    (left,) = unfinished.iterdir()
+    assert (left / "source.db").exists()
+    assert names(tmp_path / "home") == []
+    made = Place.at(source.path, target_url, tmp_path).back_up()
+    assert names(tmp_path / "home") == [made.manifest.name]
+    assert list(unfinished.iterdir()) == []
+
+
+def test_a_backup_that_fails_leaves_nothing_and_no_password(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    place = Place.at(source.path, "postgresql://me:s3cr3t@127.0.0.1:1/x", tmp_path)
+    found = Databases(place.target, source.path, tmp_path)
+    with pytest.raises(TargetError, match="no server answers") as failed:
+        make(place.home, found, CONTENT, keep=7)
+    assert "s3cr3t" not in f"{failed.value!r} {failed.value.__cause__!r}"
+    assert list((place.home / "backups" / "unfinished").iterdir()) == []
+    assert names(place.home) == []
+
+
+def test_a_folder_that_cannot_be_written_gives_a_sentence(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(BackupError, match=r"cannot be written in .*home/backups \(Not a directory"):
+        Place.at(source.path, target_url, tmp_path).back_up()
+
+
+def test_a_backup_tells_what_it_holds_and_is_nobody_elses_to_read(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.add_family(contents=2)
+    place = Place.at(source.path, target_url, tmp_path)
+    manifest = place.back_up().manifest
+    copy = place.folder(manifest) / "source.db"
+    assert manifest.source == str(source.path)
+    assert manifest.source_sha256 == shelf.sha256_of(copy)
+    assert manifest.source_bytes == copy.stat().st_size
+    assert {table.name: table.rows for table in manifest.source_tables} == {
+        "learning_content": 2,
+        "content_fragments": 4,
+        "fragment_assets": 4,
+        "rankings": 8,
+    }
+    assert manifest.rehearsed is not None
+    assert manifest.rehearsed > manifest.at
+    assert {path.name for path in place.folder(manifest).iterdir()} == {
+        "source.db",
+        "manifest.json",
+    }
+    assert (place.home / "backups").stat().st_mode & 0o077 == 0
+    copy.write_bytes(copy.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(BackupError, match="its SHA-256 differs"):
+        shelf.demand_whole(copy, manifest.source_sha256)

@@ -1,0 +1,159 @@
+"""What an earlier version has left goes on to work, and nothing that its ledger knows is lost.
+
+The learning application's migration was live then, the group spaces' a shadow with realtime on.
+"""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from pipeline import runs
+from pipeline.migrations import CONTENT, SPACES
+from pipeline.move.policies import Policies
+from pipeline_tests.support.feeds import changes
+from pipeline_tests.support.old_world import Ledger, OldWorld
+from pipeline_tests.support.runs import use
+from pipeline_tests.support.spaces_world import move
+from pipeline_tests.support.subscribers import keys, opened, take
+
+LATER = "2027-01-01T00:00:00.000Z"
+LASTING = ("quarantine", "quarantine_values", "mended", "signed_off", "conversions", "cutover")
+"""Tables of the ledger of which a move that finds nothing new loses nothing."""
+
+
+def lost(before: Ledger, after: Ledger, *tables: str) -> Ledger:
+    """Rows of then that are not there any more; columns that were added since do not matter."""
+    gone = {
+        name: [row for row in before[name] if not any(row.items() <= now.items() for now in rows)]
+        for name, rows in after.items()
+        if name in (tables or before)
+    }
+    assert set(gone) == set(tables or before)
+    return {name: rows for name, rows in gone.items() if rows}
+
+
+def test_a_live_target_is_known_as_live_and_looking_changes_nothing(old_world: OldWorld) -> None:
+    before = old_world.ledger()
+    status = old_world("cutover", "status")
+    assert (status.code, "the migration is live since" in status.out) == (0, True), status.err
+    assert status.row("nobody writes the source")[0] == "yes"
+    assert status.row("every write is captured") == ["yes", "3 so far"]
+    planned = old_world("plan")
+    assert (planned.code, planned.row("learning_content")[:3]) == (0, ["10", "0.0", "3"])
+    doctor = old_world("doctor")
+    assert (doctor.code, "moved to before" in doctor.out) == (0, True), doctor.out
+    refused = old_world("verify")
+    assert (refused.code, "the migration is live since" in refused.err) == (1, True)
+    with pytest.raises(sqlite3.IntegrityError, match="has moved to PostgreSQL"):
+        old_world.content.run("DELETE FROM rankings")
+    assert lost(before, old_world.ledger()) == {}
+
+
+def test_a_live_target_comes_back_is_synced_and_goes_live_again(
+    old_world: OldWorld, tmp_path: Path
+) -> None:
+    before = old_world.ledger()
+    back = old_world("rollback")
+    assert (back.code, "rankings: 1 inserted, 0 updated, 1 deleted" in back.out) == (0, True)
+    content = old_world.content
+    assert content.run("SELECT title FROM learning_content WHERE id = 1") == [
+        ("changed while live",)
+    ]
+    assert content.run("SELECT id, assessed_by FROM rankings WHERE id IN (2, 9014)") == [
+        (9014, "written while live")
+    ]
+    content.run(f"UPDATE learning_content SET title = 'now', updated_at = '{LATER}' WHERE id = 3")
+    synced = old_world("sync")
+    assert (synced.code, synced.row("learning_content")[:4]) == (0, ["synced", "5", "2", "1"])
+    assert lost(before, old_world.ledger(), *LASTING, "evidence") == {}
+    exported = old_world("quarantine", "export", str(tmp_path / "rejected.json"))
+    assert exported.out.startswith("117 values in")
+    for command in ("verify", "migrate", "plan", "backup"):
+        ran = old_world(command)
+        assert ran.code == 0, ran.out + ran.err
+    live = old_world("cutover", "live")
+    assert (live.code, "the migration is live since" in live.out) == (0, True), live.out + live.err
+    assert live.row("quarantine is empty or signed off") == ["yes", "12 rows of it signed off"]
+    assert lost(before, old_world.ledger(), *LASTING) == {}
+
+
+def test_backups_of_then_are_restored(old_world: OldWorld) -> None:
+    refused = old_world("restore", "target", "--yes")
+    assert (refused.code, "would be lost" in refused.err) == (2, True)
+    done = old_world("restore", "target", "--yes", "--discard-writes")
+    assert done.code == 0, done.err
+    assert "the migration is shadow; the source is frozen: run pipeline cutover thaw" in done.out
+    assert old_world("cutover", "thaw").code == 0
+    for command in (
+        ("sync",),
+        ("restore", "source", "--yes"),
+        ("restore", "target", "spaces", "--yes"),
+        ("realtime", "on"),
+        ("realtime", "status"),
+    ):
+        ran = old_world(*command)
+        assert ran.code == 0, ran.out + ran.err
+
+
+def test_the_other_migration_follows_its_source(old_world: OldWorld) -> None:
+    before = old_world.ledger()
+    old_world.spaces.run(f"UPDATE notes SET title = 'now', updated_at = '{LATER}' WHERE id = 2")
+    synced = old_world("sync", "spaces")
+    assert (synced.code, synced.row("notes")[:4]) == (0, ["synced", "1", "1", "1"]), synced.err
+    assert lost(before, old_world.ledger(), *LASTING, "conflicts", "evidence") == {}
+    # What was changed in the target is left as it is, until a person decides.
+    move(old_world.spaces, old_world.url, policies=Policies(conflicts="source"))
+    assert old_world.ledger()["conflicts"] == []
+    verified = old_world("verify", "spaces")
+    assert verified.code == 0, verified.out
+    assert lost(before, old_world.ledger(), *LASTING) == {}
+
+
+def test_rows_of_then_in_quarantine_are_tried_again(old_world: OldWorld) -> None:
+    before = old_world.ledger()
+    old_world.spaces.run("UPDATE messages SET attachments = '[]' WHERE id = 9002")
+    ran = old_world("redrive", "spaces")
+    assert (ran.code, "6 rows are still in quarantine" in ran.out) == (0, True), ran.out + ran.err
+    (left,) = lost(before, old_world.ledger(), "quarantine")["quarantine"]
+    assert (left["table_name"], left["handle"]) == ("messages", "9002")
+
+
+def test_what_was_switched_on_then_tells_changes(old_world: OldWorld) -> None:
+    ((_, *of_then),) = changes(old_world.url)
+    assert of_then == ["messages", "UPDATE", "5", None]
+    # What a feed of then lacks is said, and made by switching it on again.
+    status = old_world("realtime", "status")
+    assert (status.code, "table feed.fleeting" in status.out) == (1, True), status.out
+
+    async def hear() -> list[int]:
+        async with opened(old_world.url) as hub:
+            mine = hub.subscribe(["messages"])
+            old_world.query("UPDATE messages SET content = 'now' WHERE id = 6")
+            return keys(await take(mine, 1))
+
+    assert asyncio.run(hear()) == [6]
+    assert len(changes(old_world.url)) == 2
+    assert old_world("realtime", "on").code == 0
+    status = old_world("realtime", "status")
+    assert (status.code, "not so" in status.out) == (0, False), status.out
+    assert len(changes(old_world.url)) == 2
+
+
+def test_runs_of_then_are_read_and_new_ones_recorded(
+    old_world: OldWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, old_world.variables)
+    with runs.instance() as instance:
+        jobs = {run.job_name for run in instance.get_runs()}
+        assert {"plan", "migrate", "sync", "redrive", "verify", "backup", "cutover"} <= jobs
+        assert {"spaces_migrate", "spaces_sync", "anki_sync", "realtime"} <= jobs
+        for table in (*CONTENT.tables, *SPACES.tables):
+            event = instance.get_latest_materialization_event(dg.AssetKey(table.name))
+            assert event is not None
+            assert event.asset_materialization is not None
+        before = instance.get_runs_count()
+        assert runs.run("plan", opened=instance).success
+        assert instance.get_runs_count() == before + 1

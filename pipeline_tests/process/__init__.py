@@ -1,0 +1,1 @@
+"""Tests of commands as processes, of servers, kills, browsers and other programs."""

@@ -1,0 +1,70 @@
+"""A move and a sync of tables, as one run does them, without Dagster."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.move.engine import Engine, opened
+from pipeline.move.options import MoveOptions
+from pipeline.move.place import PUBLIC
+from pipeline.move.scope import Changes, Everything, Scope
+from pipeline.move.target import Target
+from pipeline.move.transaction import Move
+from pipeline.move.views import SourceViews
+from pipeline.move.work import OnProgress
+from pipeline.tables.content import metadata
+
+
+@contextmanager
+def moving(
+    source: Path,
+    url: str,
+    scope: Scope,
+    *,
+    tables: Sequence[sa.Table] = metadata.sorted_tables,
+    busy_seconds: float = 2,
+    **options: Any,
+) -> Iterator[Engine]:
+    """The engine as one run has it, without Dagster; ``options`` as of ``MoveOptions``."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Target.connect(url, shown="the target") as target,
+        SourceViews(
+            lambda: source, Path(folder) / "runs", name="run", busy_seconds=busy_seconds
+        ) as views,
+        opened(
+            tables, views, target, PUBLIC, scope, MoveOptions(**{"run_id": "test", **options})
+        ) as engine,
+    ):
+        yield engine
+
+
+def move_in(
+    scope: Scope,
+    source: Path,
+    url: str,
+    *,
+    tables: Sequence[sa.Table] = metadata.sorted_tables,
+    on_progress: OnProgress = lambda _: None,
+    **options: Any,
+) -> dict[str, Move]:
+    """Move tables as one run does, without Dagster; by table name."""
+    with moving(source, url, scope, tables=tables, **options) as engine:
+        return {table.name: engine.move(table, on_progress=on_progress) for table in tables}
+
+
+def move_all(source: Path, url: str, **options: Any) -> dict[str, Move]:
+    """Move everything; by table name."""
+    return move_in(Everything(), source, url, **options)
+
+
+def sync_all(
+    source: Path, url: str, *, retry_rejected: bool = False, **options: Any
+) -> dict[str, Move]:
+    """Move what changed, which must be known; by table name."""
+    changes = Changes(retry_rejected, or_everything=False)
+    return move_in(changes, source, url, **{"run_id": "sync", **options})

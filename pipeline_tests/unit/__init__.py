@@ -1,0 +1,1 @@
+"""Tests that need no database server, no process and no browser."""

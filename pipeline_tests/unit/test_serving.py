@@ -1,0 +1,52 @@
+"""The three processes that run for good, started with the commands of the units in deploy/systemd.
+
+A run is launched as the UI launches it, through the webserver; the daemon takes it from the queue,
+the code server runs it in a real target.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import settings
+from pipeline.move.errors import SettingsError
+from pipeline.serving import parts
+from pipeline_tests.support.commands import usable
+from pipeline_tests.support.sources import SourceFile
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "ui.example.org"])
+def test_the_ui_is_not_opened_to_other_machines_without_a_login(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceFile(tmp_path / "source.db")
+    for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("UI_HOST", host)
+    with pytest.raises(SettingsError, match=f"UI_HOST is {host}.* UI_PASSWORD"):
+        parts.serve(parts.Part.WEBSERVER, settings.load())
+    for name, value in (
+        ("UI_PASSWORD", "a password of some length"),
+        ("UI_USER_HEADER", "X-User"),
+        ("UI_WITHOUT_LOGIN", "true"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            parts.require_login(settings.load())
+
+
+@pytest.mark.parametrize("lacking", ["DATABASE_URL", "SQLITE_DATABASE_URL"])
+def test_what_runs_for_good_needs_databases_of_its_own(
+    lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SourceFile(tmp_path / "source.db")
+    for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
+        monkeypatch.setenv(name, "" if name == lacking else value)
+    with pytest.raises(SettingsError, match=f"{lacking} is not set"):
+        parts.serve(parts.Part.WEBSERVER, settings.load())
+
+
+def test_a_home_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
+    loaded = settings.load(pipeline_home=tmp_path / ("x" * 100))
+    with pytest.raises(SettingsError, match="PIPELINE_HOME is too long"):
+        _ = loaded.code_socket
