@@ -47,7 +47,7 @@ def _no_policies_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def move_content(source: SourceFile, url: str, folder: Path, policies: Policies) -> Move:
     """Move the table learning_content alone."""
-    return moved(source, url, folder, tables=CONTENT, policies=policies)["learning_content"]
+    return moved(source, url, tables=CONTENT, policies=policies)["learning_content"]
 
 
 def check_content(
@@ -242,7 +242,7 @@ def test_a_forbidden_null_gets_its_value_and_is_kept_in_the_ledger(
     with_nulls: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     policies = Policies(forbidden_nulls=_FILLS)
-    moves = moved(with_nulls, target_url, tmp_path, policies=policies)
+    moves = moved(with_nulls, target_url, policies=policies)
     assert {move.quarantined_rows for move in moves.values()} == {0}
     assert column_of(target_url, "native_text") == {1: ""}
     assert column_of(target_url, "native_text", "content_fragments")[2] == "(none)"
@@ -269,7 +269,7 @@ def test_a_forbidden_null_gets_its_value_and_is_kept_in_the_ledger(
             (("2", None, "unknown"), ("3", None, "unknown")),  # type: ignore[arg-type]
         )
     ]
-    again = moved(with_nulls, target_url, tmp_path, policies=policies)
+    again = moved(with_nulls, target_url, policies=policies)
     assert {move.way for move in again.values()} == {"unchanged"}
     copy = opened(with_nulls.path, tmp_path)
     for table in TABLES:
@@ -283,11 +283,11 @@ def test_without_a_value_the_row_goes_to_quarantine_and_with_another_it_is_rewri
     with_nulls: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     only = {"learning_content.native_text": "a", "content_fragments.native_text": "b"}
-    moved(with_nulls, target_url, tmp_path, policies=Policies(forbidden_nulls=only))
+    moved(with_nulls, target_url, policies=Policies(forbidden_nulls=only))
     assert reasons(target_url, "rankings") == {"2": {"null"}, "3": {"null"}, "4": {"held"}}
     more = only | {"content_fragments.native_text": "c", "fragment_assets.asset_data": "x"}
     policies = Policies(forbidden_nulls=more | {"rankings.assessed_by": "?"})
-    moves = moved(with_nulls, target_url, tmp_path, policies=policies)
+    moves = moved(with_nulls, target_url, policies=policies)
     assert {name: move.way for name, move in moves.items()} == {
         "learning_content": "unchanged",
         "content_fragments": "merged",
@@ -297,7 +297,7 @@ def test_without_a_value_the_row_goes_to_quarantine_and_with_another_it_is_rewri
     assert reasons(target_url, "rankings") == {}
     kept = dict(query(target_url, "SELECT column_name, kept_as FROM migration.conversions"))
     assert {kept["native_text"], kept["assessed_by"]} <= {"a", "c", "?"}
-    moved(with_nulls, target_url, tmp_path)
+    moved(with_nulls, target_url)
     assert reasons(target_url, "learning_content") == {"1": {"null"}}
     assert originals(target_url) == set()
 
@@ -306,7 +306,7 @@ def test_a_row_with_another_fault_stays_whole_in_quarantine(
     with_nulls: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     with_nulls.run("UPDATE rankings SET rank_score = 9 WHERE id = 2")
-    moved(with_nulls, target_url, tmp_path, policies=Policies(forbidden_nulls=_FILLS))
+    moved(with_nulls, target_url, policies=Policies(forbidden_nulls=_FILLS))
     assert reasons(target_url, "rankings") == {"2": {"check"}}
     kept = query(
         target_url,
@@ -320,7 +320,7 @@ def test_what_stands_for_a_null_is_no_lossy_conversion_that_a_policy_forbids(
     with_nulls: SourceFile, target_url: str, tmp_path: Path, lossy: Any
 ) -> None:
     policies = Policies(forbidden_nulls=_FILLS, lossy_conversions=lossy)
-    moves = moved(with_nulls, target_url, tmp_path, policies=policies)
+    moves = moved(with_nulls, target_url, policies=policies)
     assert {move.quarantined_rows for move in moves.values()} == {0}
     assert len(originals(target_url)) == 5
 
@@ -330,7 +330,7 @@ def test_a_value_that_breaks_a_check_sends_its_row_to_quarantine(
 ) -> None:
     with_nulls.run("UPDATE fragment_assets SET asset_type = NULL WHERE id = 1")
     policies = Policies(forbidden_nulls={**_FILLS, "fragment_assets.asset_type": "document"})
-    moves = moved(with_nulls, target_url, tmp_path, policies=policies)
+    moves = moved(with_nulls, target_url, policies=policies)
     (found,) = found_by(moves["fragment_assets"], Quarantined)
     assert (found.rows, found.examples) == (1, ("1",))
     assert "fragment_assets_asset_type_check" in found.reason or found.column == "asset_type"
@@ -384,7 +384,7 @@ def move_things(
     things: SourceFile, url: str, folder: Path, fills: Mapping[str, Any] = _THINGS
 ) -> Move:
     policies = Policies(naive_zone="Asia/Bangkok", forbidden_nulls=fills)
-    return moved(things, url, folder, tables=[THINGS], policies=policies)["things"]
+    return moved(things, url, tables=[THINGS], policies=policies)["things"]
 
 
 def test_a_null_of_every_type_gets_its_value(
@@ -470,7 +470,7 @@ def test_a_value_for_null_hides_no_other_loss(
 ) -> None:
     things.run("UPDATE things SET doc = ? WHERE id = 2", (REPEATED["at the top"],))
     policies = Policies(forbidden_nulls=_THINGS, lossy_conversions="quarantine")
-    move = moved(things, target_url, tmp_path, tables=[THINGS], policies=policies)["things"]
+    move = moved(things, target_url, tables=[THINGS], policies=policies)["things"]
     assert (move.moved_rows, move.quarantined_rows) == (1, 1)
     assert set(reasons(target_url, "things")) == {"2"}
 
@@ -539,7 +539,7 @@ def test_an_ignored_column_can_hold_what_no_cast_takes(
 def test_without_extra_columns_nothing_fails(tmp_path: Path, target_url: str) -> None:
     ddl = CONTENT_DDL.replace(", last_review_at DATETIME", "")
     source = SourceFile.make(tmp_path / "plain.db", ddl)
-    assert moved(source, target_url, tmp_path, policies=Policies(extra_columns="fail"))
+    assert moved(source, target_url, policies=Policies(extra_columns="fail"))
 
 
 def test_a_check_under_carry_of_what_moved_under_ignore_names_the_column(
@@ -584,7 +584,7 @@ def test_a_lossy_row_is_kept_set_aside_and_taken_back(
 ) -> None:
     _add_lossy(source)
     aside = Policies(lossy_conversions="quarantine")
-    moves = moved(source, target_url, tmp_path, policies=aside)
+    moves = moved(source, target_url, policies=aside)
     assert [move.quarantined_rows for move in moves.values()] == [2, 1, 0, 2]
     assert reasons(target_url, "learning_content") == {"2": {"lossy"}, "3": {"lossy"}}
     assert reasons(target_url, "rankings") == {"1": {"lossy"}, "3": {"held"}}
@@ -593,7 +593,7 @@ def test_a_lossy_row_is_kept_set_aside_and_taken_back(
     for table in TABLES:
         assert broken(standing(target_url, copy, table, policies=aside)) == set()
 
-    moves = moved(source, target_url, tmp_path)
+    moves = moved(source, target_url)
     assert [move.quarantined_rows for move in moves.values()] == [0, 0, 0, 0]
     assert originals(target_url) == _KEPT
     found = standing(target_url, copy, "rankings", policies=aside)
@@ -601,7 +601,7 @@ def test_a_lossy_row_is_kept_set_aside_and_taken_back(
     assert Unaccounted("rankings", "1") in findings(found)
     assert RowExtra("rankings", 1) in findings(found)
 
-    moves = moved(source, target_url, tmp_path, policies=aside)
+    moves = moved(source, target_url, policies=aside)
     assert [move.quarantined_rows for move in moves.values()] == [2, 1, 0, 2]
     assert originals(target_url) == set()
 
@@ -646,7 +646,7 @@ def test_a_rank_that_would_be_rounded_stops_its_table_alone(
     source.add_family(contents=1)
     source.run("UPDATE rankings SET rank_score = 3.14159 WHERE id = 1")
     with pytest.raises(LossyConversion, match="rankings 1: rank_score "):
-        moved(source, target_url, tmp_path, policies=Policies(lossy_conversions="fail"))
+        moved(source, target_url, policies=Policies(lossy_conversions="fail"))
     rows = "SELECT (SELECT count(*) FROM fragment_assets), to_regclass('rankings')"
     assert query(target_url, rows) == [(2, None)]
 
