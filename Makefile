@@ -32,6 +32,10 @@ dev: $(READY) ## open the Dagster UI on http://127.0.0.1:3000
 test: $(READY) ## run all tests
 	@$(BIN)/python -m pytest
 
+.PHONY: planted
+planted: $(READY) ## plant known faults in a copy, one by one, and see that tests notice each
+	@$(BIN)/python -m pipeline_tests.plant
+
 .PHONY: check
 check: $(READY) ## lint, type-check, look for secrets and for known vulnerabilities
 	@$(BIN)/ruff format --check .

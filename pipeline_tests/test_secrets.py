@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL, make_url
 
 from pipeline import settings, storage
 from pipeline.environment import Server
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, without_password
 from pipeline.move.target import Target
 from pipeline.settings import libpq, shown
 from pipeline_tests.commands import pipeline, usable
@@ -171,6 +171,15 @@ def test_a_refused_password_is_not_repeated(database: URL, login: Login) -> None
     assert leaks("".join(traceback.format_exception(failed.value))) == set()
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(url)
+
+
+@pytest.mark.parametrize("said", ["s3cr3t%20pa55", "s3cr3t pa55", "pa55"])
+def test_a_password_is_hidden_both_as_it_is_written_and_as_it_is_sent(said: str) -> None:
+    for url in (
+        "postgresql://user:s3cr3t%20pa55@127.0.0.1/db",
+        "postgresql://127.0.0.1/db?user=user&password=s3cr3t%20pa55",
+    ):
+        assert leaks(without_password(f"nobody has {said} here", url)) == set()
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
