@@ -67,7 +67,9 @@ class Copy:
         made.require_own_code()
         return made
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *arguments: str, seconds: float | None = None
+    ) -> "subprocess.CompletedProcess[str]":
         """Run Python in the copy; programs that it starts find the copy's code as well."""
         # Named here, it comes before the working tree, which is installed as an editable package.
         environment = {**os.environ, "PYTHONPATH": str(self.folder)}
@@ -78,7 +80,7 @@ class Copy:
             capture_output=True,
             text=True,
             check=False,
-            timeout=_SECONDS,
+            timeout=seconds,
         )
 
     def require_own_code(self) -> None:
@@ -112,7 +114,7 @@ class Copy:
 
     def _fails(self, test: str) -> bool:
         try:
-            return self.run(*_PYTEST, test).returncode == _FAILED
+            return self.run(*_PYTEST, test, seconds=_SECONDS).returncode == _FAILED
         except subprocess.TimeoutExpired:
             return False
 
@@ -124,7 +126,7 @@ def judged(faults: Sequence[PlantedFault], *, jobs: int) -> Iterator[Verdict]:
         for number in range(jobs):
             copies.put(Copy.make(Path(folder, f"copy{number}")))
         first = copies.get()
-        _require_sound(first, faults)
+        _require_sound(first, faults, jobs=jobs)
         copies.put(first)
 
         def judge(fault: PlantedFault) -> Verdict:
@@ -138,10 +140,10 @@ def judged(faults: Sequence[PlantedFault], *, jobs: int) -> Iterator[Verdict]:
             yield from pool.map(judge, faults)
 
 
-def _require_sound(copy: Copy, faults: Sequence[PlantedFault]) -> None:
+def _require_sound(copy: Copy, faults: Sequence[PlantedFault], *, jobs: int) -> None:
     """Refuse to go on if a test fails, or is skipped, although nothing is planted."""
     tests = dict.fromkeys(test for fault in faults for test in fault.caught_by)
-    done = copy.run(*_PYTEST, "-rs", *tests)
+    done = copy.run(*_PYTEST, "-n", str(jobs), "-rs", *tests)
     if done.returncode or "SKIPPED" in done.stdout:
         raise SystemExit(f"{done.stdout}{done.stderr}\nWithout a fault these tests have to pass")
 

@@ -140,15 +140,6 @@ FAULTS = (
             "pipeline_tests/test_standing.py::test_a_fault_of_the_target_is_found_by_these_checks_alone",
         ),
     ),
-    PlantedFault(
-        name="the next id may be the largest existing id",
-        file="pipeline/move/verify.py",
-        old="if upcoming <= largest:",
-        new="if upcoming < largest:",
-        caught_by=(
-            "pipeline_tests/test_moves_proof.py::test_a_sequence_behind_the_largest_id_fails_its_check",
-        ),
-    ),
     # Quarantine and ledger.
     PlantedFault(
         name="quarantine keeps the old values of a row that changed",
@@ -157,24 +148,6 @@ FAULTS = (
         new="if row.handle in there:",
         caught_by=(
             "pipeline_tests/test_quarantine.py::test_a_row_that_changes_but_stays_rejected_is_replaced",
-        ),
-    ),
-    PlantedFault(
-        name="a corrected value overrides a later change of the source",
-        file="pipeline/move/mending.py",
-        old="if found is None or stored(mend.was.column, found[0].decode(), found[1]) != mend.was:",
-        new="if found is None:",
-        caught_by=(
-            "pipeline_tests/test_mending.py::test_whoever_corrects_the_source_has_the_last_word",
-        ),
-    ),
-    PlantedFault(
-        name="outdated originals stay in the ledger",
-        file="pipeline/move/conversions.py",
-        old='target.rows(f"{outdated} RETURNING 1", (table,))',
-        new="pass",
-        caught_by=(
-            "pipeline_tests/test_moves_merge.py::test_a_change_that_the_conversion_swallows_is_kept_in_the_ledger",
         ),
     ),
     PlantedFault(
@@ -239,6 +212,15 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        name="messages show the password of the UI",
+        file="pipeline/settings.py",
+        old="            self.ui.password,\n",
+        new="",
+        caught_by=(
+            "pipeline_tests/test_secrets.py::test_the_secret_of_a_setting_is_taken_out_of_a_text",
+        ),
+    ),
+    PlantedFault(
         name="a password that a URL escapes is shown as it is sent",
         file="pipeline/move/errors.py",
         old="for form in (secret, unquote(secret))",
@@ -285,13 +267,6 @@ FAULTS = (
             "pipeline_tests/test_cutover.py::test_the_applications_own_triggers_do_not_answer_to_the_way_back",
         ),
     ),
-    PlantedFault(
-        name="the source gives out ids that the target has used",
-        file="pipeline/cutover/replay.py",
-        old="SET seq = max(seq, ?)",
-        new="SET seq = min(seq, ?)",
-        caught_by=("pipeline_tests/test_cutover_attacks.py::test_tables_of_every_kind_come_back",),
-    ),
     # Backup and restore.
     PlantedFault(
         name="a restore compares only the number of rows",
@@ -300,6 +275,15 @@ FAULTS = (
         new="if rows != table.rows:",
         caught_by=(
             "pipeline_tests/test_side_effects.py::test_what_is_deferred_while_a_table_is_restored_comes_before_the_comparison",
+        ),
+    ),
+    PlantedFault(
+        name="a restore sets back the ids of another migration",
+        file="pipeline/backup/restore.py",
+        old="greatest(last_value, %s)",
+        new="least(last_value, %s)",
+        caught_by=(
+            "pipeline_tests/test_migrations.py::test_a_backup_of_one_leaves_the_other_as_it_is",
         ),
     ),
     PlantedFault(
@@ -350,13 +334,6 @@ FAULTS = (
             "pipeline_tests/test_services_search.py::test_texts_are_found_however_they_are_typed",
         ),
     ),
-    PlantedFault(
-        name="searchable vectors outlast their card",
-        file="pipeline/services/cards.py",
-        old="for table in (vector_search, vector_embeddings):",
-        new="for table in (vector_embeddings,):",
-        caught_by=("pipeline_tests/test_services_deletes.py::test_a_card_goes_with_its_vectors",),
-    ),
     # Realtime: database and client.
     PlantedFault(
         name="rows written by a move are published",
@@ -382,6 +359,15 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        name="a subscription does not give way to an equal one",
+        file="pipeline/realtime/manager.py",
+        old="PRIORITIES.get(name, 0) < least.priority",
+        new="PRIORITIES.get(name, 0) <= least.priority",
+        caught_by=(
+            "pipeline_tests/test_realtime_context.py::test_what_matters_least_and_was_silent_for_the_longest_time_makes_room",
+        ),
+    ),
+    PlantedFault(
         name="changes of a transaction that was open are never read",
         file="pipeline/realtime/reader.py",
         old="(c.xid >= %(next)s::xid8 OR c.xid = ANY(%(unfinished)s::xid8[]))",
@@ -390,7 +376,16 @@ FAULTS = (
             "pipeline_tests/test_realtime_reader.py::test_an_earlier_id_that_commits_later_is_read_once",
         ),
     ),
-    # Alerts.
+    # Alerts and ticks.
+    PlantedFault(
+        name="the sensor never starts a failed sync again",
+        file="pipeline/ticks.py",
+        old="return time.time() - ended > _AGAIN_SECONDS",
+        new="return False",
+        caught_by=(
+            "pipeline_tests/test_ticks.py::test_the_sensor_starts_a_failed_sync_again_after_five_minutes",
+        ),
+    ),
     PlantedFault(
         name="an alert is never sent again",
         file="pipeline/alerts/sensors.py",
@@ -445,6 +440,13 @@ FAULTS = (
         caught_by=(
             "pipeline_tests/test_dump.py::test_what_is_no_whole_dump_is_refused_with_its_line",
         ),
+    ),
+    PlantedFault(
+        name="a dump may call any function",
+        file="pipeline/sources/dump.py",
+        old="str(second).lower() not in _DENIED_FUNCTIONS",
+        new="True",
+        caught_by=("pipeline_tests/test_dump.py::test_a_hostile_dump_reaches_nothing",),
     ),
     PlantedFault(
         name="a replica of another database is accepted",
