@@ -44,6 +44,10 @@ test-engine: $(READY) ## run the tests of the engine on SQLite and PostgreSQL
 test-process: $(READY) ## run the tests of commands, servers, kills and the browser
 	@$(BIN)/python -m pytest pipeline_tests/process
 
+.PHONY: planted
+planted: $(READY) ## plant known faults in a copy, one by one, and see that tests notice each
+	@$(BIN)/python -m pipeline_tests.plant
+
 .PHONY: check
 check: $(READY) ## lint, type-check, look for secrets and for known vulnerabilities
 	@$(BIN)/ruff format --check .

@@ -97,6 +97,21 @@ def test_a_damaged_page_is_found(source: SourceFile) -> None:
     assert {"integrity", "readable"} & {name for name, state in ill(found).items() if state}
 
 
+def test_an_index_that_does_not_fit_its_table_is_found(source: SourceFile) -> None:
+    source.run("PRAGMA journal_mode = WAL")
+    source.add_family(contents=1)
+    source.run("CREATE INDEX by_title ON learning_content (title)")
+    with closing(sqlite3.connect(source.path)) as connection, connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_schema SET sql = replace(sql, 'title)', 'language)')"
+            " WHERE name = 'by_title'"
+        )
+    found = of_source(source.path)
+    assert ill(found) == {"integrity": "error"}
+    assert "by_title" in found["integrity"].says
+
+
 @pytest.mark.parametrize("content", [None, b"", b"SQLite format 3\x00 and no more", b"%PDF-1.4"])
 def test_what_is_no_database_is_not_readable(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "source.db"

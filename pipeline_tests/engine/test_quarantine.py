@@ -20,9 +20,8 @@ from pipeline.move import quarantine
 from pipeline.move.contract import Rejected, StoredValue
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support.moves import move_all
-from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import new_database, query, reasons
+from pipeline_tests.support import SourceFile, move_all, new_database, query, reasons
+from pipeline_tests.syncs import plain_key_source
 
 
 @dataclass(frozen=True)
@@ -367,3 +366,14 @@ def test_an_id_that_does_not_fit_is_rejected_and_the_next_id_stays_usable(
     assert reasons(target_url, table) == {str(bad): {"range"}}
     ((following,),) = query(target_url, f"SELECT nextval(pg_get_serial_sequence('{table}', 'id'))")
     assert following < 100
+
+
+def test_a_row_that_shares_its_key_keeps_its_other_reasons(tmp_path: Path, target_url: str) -> None:
+    source = plain_key_source(tmp_path / "plain.db")
+    source.add("learning_content", {"id": 1}, {"id": 2}, {"id": 2, "tags": "no json"})
+    move_all(source.path, target_url)
+    assert query(
+        target_url,
+        "SELECT handle, r->>'code' FROM migration.quarantine, jsonb_array_elements(reasons) AS r"
+        " ORDER BY 1, 2",
+    ) == [("2", "duplicate_key"), ("3", "duplicate_key"), ("3", "json")]

@@ -216,6 +216,9 @@ def test_what_matters_least_and_was_silent_for_the_longest_time_makes_room(url: 
             assert evicted[1:] == [("notes", "space:2")]
             with pytest.raises(Refused, match="progress of space:6 is refused: 3 subscriptions"):
                 subscribe("progress", "space:6")
+            # Of those that matter alike, the newest one stays.
+            subscribe("notes", "space:6")
+            assert evicted[2:] == [("note:published", "space:1")]
             assert len(context.manager) == 3
 
     asyncio.run(scenario())

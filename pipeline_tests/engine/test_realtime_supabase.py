@@ -412,3 +412,18 @@ def test_a_token_that_does_not_say_when_it_expires_is_used_for_some_minutes(toke
 
     assert expiry(token) is None
     assert 200 < asyncio.run(scenario()) <= 300
+
+
+@pytest.mark.parametrize(("lasts", "used_for"), [(3600, 3540), (80, 40), (1, 1)])
+def test_a_token_is_used_until_a_minute_before_its_end_or_for_half_of_its_time(
+    lasts: float, used_for: float
+) -> None:
+    async def scenario() -> float:
+        async def ask() -> str:
+            return jwt(lasts)
+
+        tokens = Tokens(ask, ahead=60)
+        await tokens.new()
+        return tokens.due_in
+
+    assert used_for - 2 < asyncio.run(scenario()) <= used_for

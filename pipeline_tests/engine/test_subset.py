@@ -94,12 +94,13 @@ def test_rows_without_a_parent_belong_to_no_subset(source: SourceFile, target_ur
     source.add("content_fragments", {"id": 9, "learning_content_id": 77})
     source.add("fragment_assets", {"id": 9, "fragment_id": 9})
     source.add("rankings", {"id": 9, "fragment_id": 1, "asset_id": 77})
+    source.add("rankings", {"id": 10, "fragment_id": None, "asset_id": None})
     moves = move_subset(source, target_url, limit=5)
     assert counts(moves) == {
         "learning_content": (1, 1, 0, 0),
         "content_fragments": (3, 2, 0, 1),
         "fragment_assets": (3, 2, 0, 1),
-        "rankings": (5, 4, 0, 1),
+        "rankings": (6, 4, 0, 2),
     }
     move_all(source.path, target_url)
     assert reasons(target_url, "content_fragments").keys() == {"9"}

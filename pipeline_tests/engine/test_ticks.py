@@ -402,6 +402,23 @@ def test_the_sensor_says_why_the_source_cannot_be_looked_at_and_remembers_what_i
     assert (sensor.tick(), sensor.cursor) == (reason.format(source.path), known)
 
 
+def test_the_sensor_starts_a_failed_sync_again_after_five_minutes(
+    instance: dg.DagsterInstance, url: str
+) -> None:
+    sensor = Sensor(instance)
+    time.sleep(SETTLED)
+    assert sensor.tick() is None
+    run_of(instance, STATUSES.FAILURE)
+    ended = "UPDATE dagster.runs SET end_time = extract(epoch FROM now()) - %s"
+    requested = []
+    for seconds_ago in (200, 400):
+        query(url, ended, (seconds_ago,))
+        requested.append(sensor.tick() is None)
+    assert requested == [False, True]
+    run_of(instance, STATUSES.SUCCESS)
+    assert sensor.tick() is not None
+
+
 def test_the_sensor_loses_no_change_that_comes_while_a_run_is_under_way(
     instance: dg.DagsterInstance, source: SourceFile, url: str
 ) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.move.proof import OF_A_MOVE
 from pipeline.move.session import LEAVE_ALONE
+from pipeline.report import TableReport
 from pipeline.sample.content import make_sample
 from pipeline.settings import libpq
 from pipeline.tables import content
@@ -194,3 +196,24 @@ def test_a_run_that_would_delete_too_much_stops_and_says_so(
     for said in ("rankings:", "4 of 8 rows", str(source.path), "40%", "MAX_DELETE_SHARE"):
         assert said in sentence
     assert query(target_url, "SELECT count(*) FROM rankings") == [(8,)]
+
+
+@pytest.mark.parametrize(
+    ("checks", "proven"),
+    [
+        ([], False),
+        ([(True, "ERROR")], True),
+        ([(True, "ERROR"), (False, "WARN")], True),
+        ([(True, "ERROR"), (False, "ERROR")], False),
+    ],
+)
+def test_a_table_is_proven_by_checks_that_passed_and_not_by_their_absence(
+    checks: list[tuple[bool, str]], proven: bool
+) -> None:
+    made = {
+        f"check {at}": dg.AssetCheckEvaluation(
+            dg.AssetKey("rankings"), f"check {at}", passed, {}, severity=dg.AssetCheckSeverity(kind)
+        )
+        for at, (passed, kind) in enumerate(checks)
+    }
+    assert TableReport("rankings", checks=made).proven is proven

@@ -206,6 +206,8 @@ def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) 
         before = everything(site.url)
         query(site.url, "DELETE FROM messages WHERE id < 50; DELETE FROM rankings WHERE id < 50")
         query(site.url, "DELETE FROM migration.quarantine")
+        note = "INSERT INTO migration.outbox (table_name) VALUES ('rankings') RETURNING change"
+        noted = [query(site.url, note)[0][0] for _ in range(3)]
         other = everything(site.url)
         ran = site("restore", "target", "spaces", "--yes")
         assert ran.code == 0, ran.err
@@ -213,6 +215,8 @@ def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) 
         assert after["public.messages"] == before["public.messages"]
         assert after["public.rankings"] == other["public.rankings"]
         assert other["public.rankings"] != before["public.rankings"]
+        # The other one goes on to count behind its own rows.
+        assert query(site.url, note)[0][0] > max(noted)
         waiting = query(site.url, "SELECT DISTINCT table_name FROM migration.quarantine")
         assert {table for (table,) in waiting} <= set(SPACES.metadata.tables)
         assert len(waiting) >= 3

@@ -5,15 +5,17 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 import psycopg2
 import pytest
+from pydantic import SecretStr
 from sqlalchemy.engine import URL, make_url
 
 from pipeline import settings, storage
 from pipeline.environment import Server
-from pipeline.move.errors import PipelineError
+from pipeline.move.errors import PipelineError, without_password
 from pipeline.move.target import Target
 from pipeline.settings import libpq, shown
 from pipeline_tests.support.commands import pipeline, usable
@@ -151,6 +153,49 @@ def test_a_refused_password_is_not_repeated(database: URL, login: Login) -> None
     assert leaks("".join(traceback.format_exception(failed.value))) == set()
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
         psycopg2.connect(url)
+
+
+@pytest.mark.parametrize("said", ["s3cr3t%20pa55", "s3cr3t pa55", "pa55"])
+def test_a_password_is_hidden_both_as_it_is_written_and_as_it_is_sent(said: str) -> None:
+    for url in (
+        "postgresql://user:s3cr3t%20pa55@127.0.0.1/db",
+        "postgresql://127.0.0.1/db?user=user&password=s3cr3t%20pa55",
+    ):
+        assert leaks(without_password(f"nobody has {said} here", url)) == set()
+
+
+SETTINGS = {
+    "DATABASE_URL": f"postgresql://user:{SECRET}@127.0.0.1/db",
+    "TURSO_AUTH_TOKEN": SECRET,
+    "ALERT_WEBHOOK_URL": f"https://127.0.0.1/{SECRET}",
+    "ALERT_SMTP_URL": f"smtp://user:{SECRET}@127.0.0.1:25",
+    "ANKI_CONNECT_URL": f"http://user:{SECRET}@127.0.0.1:8765",
+    "ANKI_CONNECT_KEY": SECRET,
+    "UI_TOKEN": f"{SECRET}-{'x' * 32}",
+    "UI_PASSWORD": f"{SECRET}-and-more",
+}
+"""Every setting that holds a secret."""
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_secret_of_a_setting_is_taken_out_of_a_text(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, SETTINGS[name])
+    told = settings.load().without_secrets(f"it refused {SETTINGS[name]} at last")
+    assert leaks(told) == set()
+    assert told.startswith("it refused ")
+
+
+def test_no_setting_that_holds_a_secret_is_left_out_of_these_tests() -> None:
+    held = {
+        f"{group.model_config.get('env_prefix', '')}{name}".upper()
+        for group in (settings.Settings, *settings._GROUPS)
+        for name, field in group.model_fields.items()
+        if SecretStr in get_args(field.annotation)
+    }
+    # What a source's URL could hold as a secret is refused: its token is a setting of its own.
+    assert held - set(SETTINGS) == {"SQLITE_DATABASE_URL", "SPACES_DATABASE_URL"}
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])

@@ -160,6 +160,10 @@ def test_a_dump_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None:
         "SELECT writefile('{other}', 'x');",
         "INSERT INTO t VALUES(1, readfile('{other}'));",
         "INSERT INTO t VALUES(1, randomblob(200000000));",
+        # Small, so that they are refused for what they call and not for want of room.
+        "INSERT INTO t VALUES(1, randomblob(20));",
+        "INSERT INTO t VALUES(1, zeroblob(20));",
+        "INSERT INTO t VALUES(1, printf('%20d', 1));",
         "INSERT INTO t SELECT 1, 2;",
         "INSERT INTO t VALUES(1, (SELECT sql FROM sqlite_master));",
         "WITH RECURSIVE r(x) AS (VALUES(1) UNION ALL SELECT x+1 FROM r) SELECT x FROM r;",

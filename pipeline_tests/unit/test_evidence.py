@@ -129,6 +129,12 @@ def test_only_a_failure_or_a_blocking_check_takes_the_proof_away(
     assert heading(page(*tables)) == ("Proven" if proven else "Not proven")
 
 
+def test_a_table_that_was_planned_and_not_reached_takes_the_proof_away() -> None:
+    run = replace(RUN, tables=[checked("t")], planned=["t"])
+    assert run.proven
+    assert not replace(run, planned=["t", "u"]).proven
+
+
 def test_the_verdict_names_the_tables_that_failed_and_why() -> None:
     broken = [result("keys", False), result("foreign_keys", False), result("drift", False)]
     root = page(
