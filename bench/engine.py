@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from bench.memory import peak_mib
 from pipeline.cutover.back import roll_back
 from pipeline.cutover.steps import Site, go_live
+from pipeline.migrations.content import metadata
 from pipeline.move import session, tracking
 from pipeline.move.extract import Source
 from pipeline.move.live import LiveSource, pinned
@@ -39,7 +40,6 @@ from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
-from pipeline.tables.content import metadata
 
 
 class InTurn(Mover):

@@ -10,7 +10,7 @@ import dagster as dg
 import sqlalchemy as sa
 
 from pipeline import frames
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult, Conflict, say
 from pipeline.move.printable import printable

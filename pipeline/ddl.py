@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.migrations import CONTENT, Migration
+from pipeline.migrations.declaration import Migration, Search
 from pipeline.move import access, objects, schema
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import pinned
@@ -35,7 +35,7 @@ def of_source(source: Path, migration: Migration, policies: Policies) -> str:
         pinned(source, Path(folder), tables=migration.tables) as live,
     ):
         landings = [match(table, live.columns(table.name), policies) for table in migration.tables]
-        text = script(landings, searched=migration is CONTENT)
+        text = script(landings, searched=migration.declared(Search) is not None)
         return migration.addressed(text)
 
 

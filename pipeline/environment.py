@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import private
 from pipeline.embedded import ensure_server
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.snapshot import look_at
 from pipeline.settings import Settings, libpq, pooled, shown

@@ -17,7 +17,8 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, environment, evidence_page, migrations, private, settings
+from pipeline import checks, environment, evidence_page, private, settings
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
 from pipeline.move.quoting import quoted
@@ -249,7 +250,7 @@ def leave(
     """
     loaded = settings.load()
     names = list(planned)
-    moved = dict.fromkeys(filter(None, map(migrations.holding, names)))
+    moved = dict.fromkeys(filter(None, map(loaded.registry.holding, names)))
     run = RunEvidence(
         context.run.run_id,
         context.run.job_name,
@@ -268,12 +269,12 @@ def leave_failure(
     table: str,
     error: PipelineError,
     *,
+    migration: Migration,
     planned: Iterable[str],
 ) -> None:
     """Add to the evidence that the step of a table failed, and the checks that say why."""
     found = error.checks if isinstance(error, ProofFailed) else ()
-    migration = migrations.holding(table)
-    said = migration.addressed(str(error)) if migration else str(error)
+    said = migration.addressed(str(error))
     # Where the settings are wrong there is no place for it.
     with contextlib.suppress(PipelineError):
         leave(context, of_checks(table, found, failure=said), planned=planned)

@@ -13,14 +13,14 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
-from pipeline import environment, migrations, settings
+from pipeline import environment, settings
 from pipeline.anki.connect import TIMEOUT
 from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
 from pipeline.cutover import states
 from pipeline.environment import databases
 from pipeline.locks import private_folder
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import mending
 from pipeline.move.errors import SettingsError
 from pipeline.move.extract import Source
@@ -65,9 +65,10 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             SourceError: the file cannot be read; nothing was changed.
         """
-        migration = migrations.of(tables)
+        loaded = settings.load()
+        migration = loaded.registry.of(tables)
         if migration.name not in self._sources:
-            found = databases(settings.load(), migration, fresh=True)
+            found = databases(loaded, migration, fresh=True)
             name = f"{run_id}-{migration.name}"
             # A copy that fails leaves nothing, so that the next step may try again.
             with contextlib.ExitStack() as opened:
@@ -89,9 +90,10 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises:
             SourceError: the file cannot be read; nothing was changed.
         """
-        migration = migrations.of(tables)
+        loaded = settings.load()
+        migration = loaded.registry.of(tables)
         if migration.name not in self._live:
-            found = databases(settings.load(), migration, fresh=True)
+            found = databases(loaded, migration, fresh=True)
             name = f"{run_id}-{migration.name}-live"
             with contextlib.ExitStack() as opened:
                 folder = opened.enter_context(private_folder(found.snapshots, name))
@@ -115,13 +117,14 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def copied(self, tables: Sequence[sa.Table]) -> bool:
         """Whether this run has a copy of the whole source of some tables."""
-        return migrations.of(tables).name in self._sources
+        return settings.load().registry.of(tables).name in self._sources
 
     def release(self, tables: Sequence[sa.Table] | None = None) -> None:
         """Let the source of some tables go, or all of them; the next one to ask gets a new view."""
+        named = [settings.load().registry.of(tables).name] if tables else list(self._exits)
         # Where one of them cannot be closed, the others are.
         with contextlib.ExitStack() as gone:
-            for name in [migrations.of(tables).name] if tables else list(self._exits):
+            for name in named:
                 self._live.pop(name, None)
                 self._sources.pop(name, None)
                 gone.push(self._exits.pop(name, contextlib.ExitStack()))

@@ -14,7 +14,7 @@ import dagster as dg
 from pipeline import environment, settings
 from pipeline.cutover import states
 from pipeline.environment import watched
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.snapshot import seen_of
 from pipeline.move.target import Target

@@ -13,7 +13,7 @@ from pipeline.backup import shelf
 from pipeline.backup.making import Made, make
 from pipeline.backup.manifest import Manifest
 from pipeline.environment import Databases
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.settings import libpq
 from pipeline_tests.support import query
 

@@ -12,15 +12,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline import migrations
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import Site
+from pipeline.migrations import registry
+from pipeline.migrations.content import metadata
 from pipeline.move.policies import DEFAULT
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query
 
 TABLES = metadata.sorted_tables
@@ -42,7 +42,7 @@ class World:
     @property
     def migration(self) -> str:
         """What is cut over."""
-        return migrations.of(self.tables).name
+        return registry.find().of(self.tables).name
 
     @contextmanager
     def site(self) -> Iterator[Site]:
@@ -123,7 +123,7 @@ def made_world(folder: Path, url: str, patch: pytest.MonkeyPatch) -> World:
 
 
 def set_up(source: Path, url: str, patch: pytest.MonkeyPatch) -> None:
-    for migration in migrations.ALL.values():
+    for migration in registry.find():
         patch.setenv(migration.setting, f"sqlite:///{source}")
     patch.setenv("DATABASE_URL", url)
 

@@ -9,13 +9,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.migrations.spaces import metadata
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
-from pipeline.tables.spaces import metadata
 from pipeline_tests.support import SourceFile
 
 TABLES = metadata.sorted_tables

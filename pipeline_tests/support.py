@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import settings, storage
 from pipeline.environment import server
+from pipeline.migrations.content import metadata
 from pipeline.move import mending
 from pipeline.move.extract import Source
 from pipeline.move.live import pinned
@@ -26,7 +27,6 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.work import DELETE_SHARE
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 
 CONTENT_DDL = """
 CREATE TABLE learning_content (id INTEGER NOT NULL PRIMARY KEY, title VARCHAR(200) NOT NULL,

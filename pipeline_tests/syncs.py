@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg2
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult
@@ -23,7 +24,6 @@ from pipeline.move.snapshot import take_snapshot
 from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
-from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, sync_all
 
 TABLES = metadata.sorted_tables

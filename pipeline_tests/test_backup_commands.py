@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from pipeline import environment, settings
 from pipeline.backup import Manifest, newest
 from pipeline.backup.making import make
-from pipeline.cli import app, main
-from pipeline.migrations import CONTENT
+from pipeline.cli import build, main
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline_tests.backups import everything
@@ -35,7 +35,7 @@ def home(
 
 def command(*arguments: str, **options: Any) -> str:
     """Run a command in this process; what it prints."""
-    result = CliRunner().invoke(app, arguments, **options)
+    result = CliRunner().invoke(build(["content"]), arguments, **options)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
@@ -209,7 +209,7 @@ def test_the_command_takes_a_backup_and_lists_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     use(monkeypatch, usable(source, target_url, tmp_path))
-    app(["backup"], standalone_mode=False)
+    build(["content"])(["backup"], standalone_mode=False)
     said = capfd.readouterr().out
     manifest = newest(home, "content")
     assert manifest is not None

@@ -15,9 +15,8 @@ from pipeline.backup.making import make
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.restore import Unpublished, rehearse, restore
 from pipeline.environment import Databases
-from pipeline.migrations import SPACES
+from pipeline.migrations.spaces import SPACES, metadata
 from pipeline.settings import libpq
-from pipeline.tables.spaces import metadata
 from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.backups import everything
 from pipeline_tests.supabase import project

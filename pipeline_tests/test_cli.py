@@ -13,10 +13,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.checks import OF_A_MOVE
+from pipeline.migrations import content
+from pipeline.migrations.content_sample import make_sample
 from pipeline.move.session import LEAVE_ALONE
-from pipeline.sample.content import make_sample
 from pipeline.settings import libpq
-from pipeline.tables import content
 from pipeline_tests.commands import Ran, installed, pipeline, usable
 from pipeline_tests.support import SourceFile, move_all, new_database, query
 

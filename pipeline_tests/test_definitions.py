@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.checks import BLOCKING, STANDING
-from pipeline.tables import content
+from pipeline.migrations import content
 from pipeline_tests.commands import usable
 from pipeline_tests.support import SourceFile, move_all, query
 from pipeline_tests.test_cli import CHANGE_ON_INSERT, TABLES

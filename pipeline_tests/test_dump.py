@@ -23,14 +23,13 @@ from pipeline import settings
 from pipeline.commands import backups
 from pipeline.cutover import freezing
 from pipeline.environment import source_file
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move import tracking
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.sources import dump, statements
 from pipeline.sources.fetch import fetch
 from pipeline.sources.origin import Dump, File, Remote, parse
 from pipeline.sources.statements import Unfinished
-from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query
 
 HEAD, TAIL = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n", "COMMIT;\n"

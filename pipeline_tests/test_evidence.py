@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from pipeline import evidence, evidence_page
 from pipeline.checks import BLOCKING
 from pipeline.evidence import BlobSizes, CheckEvidence, RunEvidence, TableEvidence
+from pipeline.migrations.content import metadata
 from pipeline.move.findings import (
     CheckResult,
     Drift,
@@ -33,7 +34,6 @@ from pipeline.move.findings import (
 )
 from pipeline.move.target import Target
 from pipeline.move.verify import ProofFailed
-from pipeline.tables.content import metadata
 from pipeline_tests.commands import usable
 from pipeline_tests.support import SourceFile, move_all, query
 from pipeline_tests.test_cli import CHANGE_ON_INSERT

@@ -10,11 +10,12 @@ from sqlalchemy.engine import URL
 
 from pipeline.assets.realtime import prune
 from pipeline.backup import restore
+from pipeline.migrations import content, spaces
 from pipeline.move.errors import TargetError
 from pipeline.move.target import Target
 from pipeline.realtime import objects
 from pipeline.settings import libpq
-from pipeline.tables import content, feed, spaces
+from pipeline.tables import feed
 from pipeline.tables.events import Told
 from pipeline_tests.backups import Place
 from pipeline_tests.feeds import TABLES, changes, listening, switch_on

@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT, libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.commands import environment, pipeline, usable
 from pipeline_tests.support import SourceFile, move_all, query
 

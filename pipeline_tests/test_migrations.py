@@ -15,11 +15,14 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import environment, migrations, settings
+from pipeline import environment, settings
 from pipeline.backup import manifest as manifests
 from pipeline.backup.errors import BackupError
 from pipeline.cutover import states
-from pipeline.migrations import ALL, CONTENT, SPACES, Migration
+from pipeline.migrations import registry
+from pipeline.migrations.content import CONTENT
+from pipeline.migrations.declaration import Migration
+from pipeline.migrations.spaces import SPACES
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase
@@ -30,19 +33,20 @@ from pipeline_tests.definitions import loaded
 from pipeline_tests.support import new_database, query, use
 
 BOTH = "content,spaces"
+THERE = registry.find()
 JOBS = ("doctor", "plan", "migrate", "sync", "backup", "redrive", "verify", "cutover")
 
 
 def test_no_name_of_a_table_occurs_in_two_migrations() -> None:
-    names = [table.name for migration in ALL.values() for table in migration.tables]
+    names = [table.name for migration in THERE for table in migration.tables]
     assert len(names) == len(set(names)) == 18
-    for migration in ALL.values():
-        assert migrations.of(migration.tables) is migration
-        assert all(migrations.holding(table.name) is migration for table in migration.tables)
-    assert migrations.holding("nothing") is None
+    for migration in THERE:
+        assert THERE.of(migration.tables) is migration
+        assert all(THERE.holding(table.name) is migration for table in migration.tables)
+    assert THERE.holding("nothing") is None
 
 
-@pytest.mark.parametrize("migration", ALL.values(), ids=list(ALL))
+@pytest.mark.parametrize("migration", list(THERE), ids=THERE.names)
 def test_a_table_comes_after_the_tables_that_it_refers_to(migration: Migration) -> None:
     seen: set[str] = set()
     for table in migration.tables:
@@ -105,10 +109,10 @@ def test_each_migration_has_its_own_source(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_dagster_loads_the_migrations_that_are_enabled(names: str) -> None:
     with loaded(names) as defs:
         dg.Definitions.validate_loadable(defs)
-    enabled = [ALL[name] for name in names.split(",")]
+    enabled = [each for each in THERE if each.name in names.split(",")]
     assets = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     jobs = {job.name for job in defs.resolve_all_job_defs()}
-    for migration in ALL.values():
+    for migration in THERE:
         tables = {table.name for table in migration.tables}
         own = {migration.named(job) for job in JOBS}
         if migration in enabled:
@@ -127,7 +131,7 @@ def test_dagster_loads_the_migrations_that_are_enabled(names: str) -> None:
 def test_what_belongs_to_a_migration_is_in_its_group() -> None:
     with loaded(BOTH) as defs:
         graph = defs.resolve_asset_graph()
-    for migration in ALL.values():
+    for migration in THERE:
         for table in migration.tables:
             node = graph.get(dg.AssetKey(table.name))
             assert node.group_name == migration.name
@@ -143,9 +147,9 @@ class Site:
     def __init__(self, url: URL, folder: Path) -> None:
         """Make the samples."""
         self.url = libpq(url)
-        self.sources = {name: folder / f"{name}.db" for name in ALL}
-        for name, path in self.sources.items():
-            ALL[name].make_sample(path)
+        self.sources = {name: folder / f"{name}.db" for name in THERE.names}
+        for migration in THERE:
+            migration.make_sample(self.sources[migration.name])
         self.variables = {
             "MIGRATIONS": BOTH,
             "SQLITE_DATABASE_URL": f"sqlite:///{self.sources['content']}",
@@ -175,14 +179,14 @@ def moved(
     """Both samples in one target."""
     with new_database(server, "both_moved", template=dagster_tables) as made:
         site = Site(made, tmp_path_factory.mktemp("both"))
-        for name in ALL:
+        for name in THERE.names:
             ran = site("migrate", name)
             assert ran.code == 0, ran.out + ran.err
         yield site
 
 
 def test_both_migrations_move_into_one_target(moved: Site) -> None:
-    for migration in ALL.values():
+    for migration in THERE:
         with closing(sqlite3.connect(moved.sources[migration.name])) as source:
             for table in migration.tables:
                 there = source.execute(f'SELECT count(*) FROM "{table.name}"').fetchone()[0]
@@ -271,7 +275,7 @@ def test_each_migration_is_cut_over_and_comes_back_by_itself(
 ) -> None:
     with new_database(server, "both_live") as made:
         site = Site(made, tmp_path)
-        for name in ALL:
+        for name in THERE.names:
             assert site("migrate", name).code == 0
             assert site("plan", name).code == 0
             assert site("backup", name).code == 0
@@ -303,7 +307,7 @@ def test_each_migration_is_cut_over_and_comes_back_by_itself(
 def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) -> None:
     with new_database(server, "both_kept") as made:
         site = Site(made, tmp_path)
-        for name in ALL:
+        for name in THERE.names:
             assert site("migrate", name).code == 0
         assert site("backup", "spaces").code == 0
         before = everything(site.url)
@@ -377,7 +381,7 @@ def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
     code = (
         "from pipeline.move.landing import SourceColumn, match;"
         "from pipeline.move.watermarks import rules_of;"
-        "from pipeline.tables.spaces import metadata;"
+        "from pipeline.migrations.spaces import metadata;"
         "made = [object() for _ in range({})];"
         "print([rules_of(match(t, [SourceColumn(c.name, '') for c in t.columns]))"
         " for t in metadata.sorted_tables])"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import mover as mover_module
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
@@ -16,7 +17,6 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Begun, begin
 from pipeline.move.verify import ProofFailed
 from pipeline.move.work import Work
-from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query, reasons
 
 CONTENT, FRAGMENTS, ASSETS, RANKINGS = metadata.sorted_tables

@@ -21,12 +21,12 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline import postmaster
+from pipeline.migrations.content import metadata
 from pipeline.move import extract
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TargetError
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import LOCK_KEY, Target
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, query, reasons
 
 TABLES = metadata.sorted_tables

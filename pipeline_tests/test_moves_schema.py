@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import PipelineError, ShapeError, SourceError
 from pipeline.move.findings import Drift
 from pipeline.move.transaction import Move
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, new_database, query
 
 PLAN_DDL = """

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import settings
 from pipeline.doctor import target as target_doctor
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
@@ -19,7 +19,6 @@ from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support import SourceFile, move_all, query
 from pipeline_tests.syncs import did
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline import report
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import Drift, Finding, Lossy, Quarantined
 from pipeline.move.mover import Mover
@@ -22,7 +23,6 @@ from pipeline.move.plan import ColumnPlan, TablePlan, plan_tables
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
-from pipeline.tables.content import metadata
 from pipeline_tests.commands import Ran, command, usable
 from pipeline_tests.standings import opened
 from pipeline_tests.support import CONTENT_DDL, DEFAULTS, SourceFile, query

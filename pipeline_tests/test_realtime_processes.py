@@ -19,7 +19,7 @@ import asyncio, sys
 from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.hub import Hub, Limits
 from pipeline.realtime.listen import Listen
-from pipeline.tables import spaces
+from pipeline.migrations import spaces
 
 async def follow(url, path):
     with open(path, "a+") as log:

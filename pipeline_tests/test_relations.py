@@ -11,6 +11,7 @@ import pytest
 from pipeline.backup import restore
 from pipeline.cutover import gate
 from pipeline.doctor.target import examine
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import ShapeError
 from pipeline.move.findings import say
 from pipeline.move.live import pinned
@@ -19,7 +20,6 @@ from pipeline.move.policies import DEFAULT
 from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.realtime import objects as realtime_objects
-from pipeline.tables.content import metadata
 from pipeline_tests.backups import Place, until
 from pipeline_tests.pairs import Pair
 from pipeline_tests.standings import opened, standing

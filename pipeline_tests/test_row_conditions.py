@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline import ddl
+from pipeline.migrations.spaces import metadata
 from pipeline.move import access, catalog
 from pipeline.move.findings import say
 from pipeline.move.landing import Landing, SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline.tables.spaces import metadata
 from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.spaces_world import NAMES, TABLES
 from pipeline_tests.supabase import project

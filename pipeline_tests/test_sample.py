@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sample.content import make_sample
+from pipeline.migrations.content_sample import make_sample
 
 MOVED = ("learning_content", "content_fragments", "fragment_assets", "rankings")
 TABLES = (*MOVED, "anki_cards", "vector_embeddings")
@@ -305,7 +305,7 @@ def make_with_full_disk(
 
     code = (
         "import signal, sys; from pathlib import Path;"
-        "from pipeline.sample.content import make_sample;"
+        "from pipeline.migrations.content_sample import make_sample;"
         f"signal.signal(signal.SIGXFSZ, signal.Handlers({on_full.value}));"
         "make_sample(Path(sys.argv[1]))"
     )

@@ -26,8 +26,8 @@ from typing import Any
 import psycopg2
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
-from pipeline.tables.content import metadata
 from pipeline_tests.support import CONTENT_DDL, SourceFile, move_all, sync_all
 from pipeline_tests.test_kill import PARENTS
 

@@ -9,13 +9,13 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.spaces import metadata
 from pipeline.move import catalog
 from pipeline.move.findings import say
 from pipeline.move.landing import SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.objects import stamp_of
-from pipeline.tables.spaces import metadata
 from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.spaces_world import MOMENT, TABLES
 from pipeline_tests.support import SourceFile, move_all, new_database, query, sync_all

@@ -19,8 +19,8 @@ from dagster._core.execution.api import execute_run_iterator
 from pipeline import runs
 from pipeline.assets.attempts import RETRIES
 from pipeline.checks import OF_A_MOVE
+from pipeline.migrations import content
 from pipeline.move import tracking
-from pipeline.tables import content
 from pipeline_tests.commands import pipeline, usable
 from pipeline_tests.support import SourceFile, query, use
 from pipeline_tests.test_cli import LINE_BREAKS_ONLY, TABLES

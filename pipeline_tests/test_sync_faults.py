@@ -27,6 +27,7 @@ import pytest
 
 from pipeline import postmaster
 from pipeline.embedded import ensure_server, leave
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.move.live import pinned
@@ -34,7 +35,6 @@ from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.work import DELETE_SHARE
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests import test_kill, test_soak
 from pipeline_tests.commands import environment, pipeline, usable
 from pipeline_tests.support import DEFAULTS, SourceFile, move_all, query, sync_all

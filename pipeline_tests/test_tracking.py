@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.errors import SourceError
 from pipeline.move.live import pinned
 from pipeline.move.sync import why_whole
 from pipeline.move.target import Target
-from pipeline.tables.content import metadata
 from pipeline_tests.support import (
     CONTENT_DDL,
     DEFAULTS,

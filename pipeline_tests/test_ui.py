@@ -31,7 +31,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.checks import DESCRIPTIONS, OF_A_MOVE, STANDING
-from pipeline.migrations import ALL, SPACES
+from pipeline.migrations import registry
+from pipeline.migrations.spaces import SPACES
 from pipeline.move.standing import NAMES
 from pipeline_tests.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
 from pipeline_tests.commands import environment
@@ -232,7 +233,11 @@ def served(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with log.open("w") as out:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("pipeline"), "dev", "--port", str(port)],
-            env=environment(MIGRATIONS=",".join(ALL), PIPELINE_HOME=folder / "home", **databases),
+            env=environment(
+                MIGRATIONS=",".join(registry.find().names),
+                PIPELINE_HOME=folder / "home",
+                **databases,
+            ),
             stdout=out,
             stderr=subprocess.STDOUT,
         )

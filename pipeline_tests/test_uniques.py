@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.cutover.replay import NotReversible
+from pipeline.migrations.spaces import metadata
 from pipeline.move import tracking
 from pipeline.move.errors import TooManyDeletes
 from pipeline.move.live import pinned
@@ -20,7 +21,6 @@ from pipeline.move.sync import Syncer
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.settings import libpq
-from pipeline.tables.spaces import metadata
 from pipeline_tests import spaces_source, spaces_world
 from pipeline_tests.cutover_world import World, content, equal, made_world
 from pipeline_tests.subsets import move_subset

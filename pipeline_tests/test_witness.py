@@ -23,6 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
 import pipeline.witness
+from pipeline.migrations.content import metadata
 from pipeline.move import sift, verify, witnessing
 from pipeline.move.column_digests import encoded
 from pipeline.move.extract import Source
@@ -36,7 +37,6 @@ from pipeline.move.target import Target
 from pipeline.move.types import cast_of
 from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline.witness import stored, values
 from pipeline.witness.parts import KeyRange
 from pipeline.witness.source import chosen, sample

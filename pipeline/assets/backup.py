@@ -12,7 +12,7 @@ from pipeline import checks, environment, frames, settings
 from pipeline.assets import attempts
 from pipeline.backup import shelf
 from pipeline.backup.making import Made, Rehearsal, make
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.resources import TargetDatabase
 

@@ -21,7 +21,7 @@ from pipeline.cutover.steps import CUTOVER, STEP
 from pipeline.environment import server, source_file
 from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.watermarks import rules_of_all
 from pipeline.realtime import checks as realtime_checks

@@ -5,7 +5,7 @@ import dagster as dg
 from pipeline import checks, frames, settings
 from pipeline.assets.plan import PLAN
 from pipeline.doctor.examination import examine
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 
 NAME = "doctor"

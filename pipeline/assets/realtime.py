@@ -13,7 +13,6 @@ import sqlalchemy as sa
 from pipeline import checks, settings
 from pipeline.assets import attempts
 from pipeline.environment import server
-from pipeline.migrations import ALL
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult
 from pipeline.move.target import Target
@@ -27,9 +26,6 @@ RETENTION = "feed_retention"
 PRUNED_AT_ONCE = 100_000
 """So many rows one call of ``feed.prune`` looks at; there are at most ``_CALLS`` in a run."""
 _CALLS = 20
-
-KNOWN = [table for migration in ALL.values() for table in migration.tables]
-"""Tables of all migrations: those that are published without being told are taken out."""
 
 
 def realtime_asset(
@@ -69,10 +65,12 @@ def realtime_asset(
     )
     def told(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
-            session = target.open()
+            session, loaded = target.open(), settings.load()
+            # Tables of all migrations: those that are published without being told are taken out.
+            known = loaded.registry.tables
             with session.transaction():
                 made = objects.apply(session, tables)
-                done = publication.apply(session, tables, known={table.name for table in KNOWN})
+                done = publication.apply(session, tables, known={table.name for table in known})
                 joined = channels.apply(session)
             for line in done:
                 context.log.info(line)
@@ -82,8 +80,8 @@ def realtime_asset(
                     " the feed and broadcasts do not need it."
                 )
             with session.looking():
-                found = realtime_checks.standing(session, tables, known=KNOWN)
-            where = server(settings.load())
+                found = realtime_checks.standing(session, tables, known=known)
+            where = server(loaded)
             sung = canary.sing(session, url=where.target_url, shown=where.target_shown)
         except PipelineError as error:
             attempts.try_again(context, error, target)

@@ -15,9 +15,9 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import Field
 
-from pipeline import checks, evidence, metadata, migrations, progress
+from pipeline import checks, evidence, metadata, progress
 from pipeline.assets import attempts
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.mover import Mover
 from pipeline.move.scope import Scope, family
@@ -135,7 +135,7 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
             report = evidence.leave(context, part, planned=planned)
         except PipelineError as error:
             attempts.try_again(context, error, target)
-            evidence.leave_failure(context, table.name, error, planned=planned)
+            evidence.leave_failure(context, table.name, error, migration=migration, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks)
             raise checks.failure(error, migration) from error
@@ -157,7 +157,7 @@ def _mover(
         # First the lock, then the copy: who waits for another run must not move an older copy.
         run_id = context.run.run_id
         opened = source.open(tables, target=session, run_id=run_id)
-        share, policies = loaded.max_delete_share, loaded.policies(migrations.of(tables))
+        share, policies = loaded.max_delete_share, loaded.policies(loaded.registry.of(tables))
         with Mover.over(
             opened, session, run_id=run_id, delete_share=share, policies=policies
         ) as mover:
@@ -183,7 +183,7 @@ def _subset_mover(
             scope,
             run_id=run_id,
             delete_share=loaded.max_delete_share,
-            policies=loaded.policies(migrations.of(tables)),
+            policies=loaded.policies(loaded.registry.of(tables)),
         )
 
     return make
@@ -199,7 +199,7 @@ def _syncer(
 
     @contextlib.contextmanager
     def make(session: Target, loaded: Settings) -> Iterator[TableMover]:
-        run_id, policies = context.run.run_id, loaded.policies(migrations.of(tables))
+        run_id, policies = context.run.run_id, loaded.policies(loaded.registry.of(tables))
         if source.copied(tables):
             # This run looks at every value already.
             with _mover(context, tables, source)(session, loaded) as mover:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pipeline.backup import dump, restore, shelf, source
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.environment import Databases
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.private import Rights
 from pipeline.tables import ledger

@@ -11,7 +11,7 @@ from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
-from pipeline.migrations import CONTENT
+from pipeline.migrations.declaration import Anki
 from pipeline.move.errors import SettingsError
 
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
@@ -66,10 +66,10 @@ def _follow(
 ) -> int:
     """Run a job of Anki with live output; returns the exit code."""
     started = time.perf_counter()
-    terminal.demand_enabled(CONTENT)
-    found = terminal.ready(CONTENT)
+    migration = terminal.demand_enabled(terminal.having(Anki))
+    found = terminal.ready(migration)
     anki = named_anki(settings.load())
-    terminal.say_where(found, CONTENT)
+    terminal.say_where(found, migration)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
     result = terminal.result_of(
         job_name, steps=None if config is None else {"follow_contents": config}

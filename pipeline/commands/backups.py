@@ -1,26 +1,24 @@
 """The commands that list backups and restore them; nothing is overwritten without a yes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from pipeline import environment, migrations, private, report, settings
+from pipeline import environment, private, report, settings
 from pipeline.backup import restore, shelf, source
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import capture, freezing, states
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.sources.origin import File
 from pipeline.tables import ledger
-
-kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
-restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
 
 _From = Annotated[
     str | None, typer.Option("--from", help="The backup's name; otherwise the newest rehearsed.")
@@ -36,6 +34,9 @@ _Discard = Annotated[
 ]
 
 
+restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
+
+
 def _back_up(which: str | None) -> None:
     migration = terminal.meant(which)
     terminal.say_where(terminal.ready(migration), migration)
@@ -46,7 +47,6 @@ def _back_up(which: str | None) -> None:
     list_backups()
 
 
-@kept.callback(invoke_without_command=True)
 def backup(context: typer.Context) -> None:
     """Keep both databases as they are, and show that they can be restored."""
     if context.invoked_subcommand is None:
@@ -58,11 +58,6 @@ def back_up_named(context: typer.Context) -> None:
     _back_up(context.info_name)
 
 
-for _name in migrations.ALL:
-    kept.command(_name, help=f"The databases of the migration {_name}.")(back_up_named)
-
-
-@kept.command("list")
 def list_backups() -> None:
     """Tell which backups there are, the newest first."""
     found = shelf.finished(settings.load().pipeline_home)
@@ -70,6 +65,16 @@ def list_backups() -> None:
         _say("there is no backup yet; run pipeline backup")
         return
     console.print(table_of(found))
+
+
+def group(names: Iterable[str]) -> typer.Typer:
+    """The command ``backup``, with one of its own for each of these migrations."""
+    made = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
+    made.callback(invoke_without_command=True)(backup)
+    for name in names:
+        made.command(name, help=f"The databases of the migration {name}.")(back_up_named)
+    made.command("list")(list_backups)
+    return made
 
 
 @restored.command("source")

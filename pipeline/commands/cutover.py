@@ -9,7 +9,7 @@ from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import sign_offs, states
 from pipeline.cutover.steps import CUTOVER, STEP, confirmation
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import schema
 from pipeline.move.snapshot import look_at
 
@@ -83,7 +83,7 @@ def rollback(which: terminal.Which = None) -> None:
 
 def _of(migration: Migration) -> str:
     """What tells a migration from the one that is meant where none is named."""
-    return f" {migration.name}" if migration.prefix else ""
+    return "" if migration.plain else f" {migration.name}"
 
 
 def _cut_over(step: str, which: str | None) -> int:

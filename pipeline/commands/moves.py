@@ -6,13 +6,13 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import ddl, environment, migrations, private, report, settings
+from pipeline import ddl, environment, private, report, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console, errors
 from pipeline.doctor.examination import examine
 from pipeline.embedded import ensure_server
 from pipeline.metadata import PLAN
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import quarantine
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
@@ -130,7 +130,7 @@ def redrive(
     ] = None,
 ) -> None:
     """Try rejected rows again, after a rule, a policy or a value was changed."""
-    table = None if which is None or which in migrations.ALL else which
+    table = None if which is None or settings.load().registry.get(which) else which
     migration = terminal.holding(table) if table else terminal.meant(which)
     found = terminal.ready(migration)
     look_at(found.source)

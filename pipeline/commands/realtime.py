@@ -8,10 +8,9 @@ from rich import box
 from rich.table import Table
 
 from pipeline import checks, environment, settings
-from pipeline.assets import realtime as asset
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
-from pipeline.migrations import SPACES
+from pipeline.migrations.declaration import Realtime
 from pipeline.move.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.realtime import objects
@@ -23,7 +22,7 @@ told = typer.Typer(no_args_is_help=True, help="Tell changes of the target to who
 @told.command("on")
 def realtime_on() -> None:
     """Make the feed, the publication and the channels as declared, and try every type of event."""
-    terminal.demand_enabled(SPACES)
+    terminal.demand_enabled(terminal.having(Realtime))
     found = terminal.server()
     console.print(f"target  {found.target_shown}", markup=False)
     raise typer.Exit(terminal.run("realtime"))
@@ -32,9 +31,10 @@ def realtime_on() -> None:
 @told.command("status")
 def realtime_status() -> None:
     """Tell what is published, noted and allowed; nothing is changed."""
+    tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
     with terminal.opened(found) as target, target.looking():
-        results = realtime_checks.standing(target, SPACES.tables, known=asset.KNOWN)
+        results = realtime_checks.standing(target, tables, known=known)
         for result in results:
             state = "[green]as declared[/]" if result.passed else "[red]not so[/]     "
             console.print(f"{result.name:<22}{state}  ", end="")

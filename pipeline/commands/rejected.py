@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import migrations, quarantine_files
+from pipeline import quarantine_files, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import mending, schema
@@ -33,14 +33,14 @@ def mend_quarantine(
     path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
 ) -> None:
     """Take mended values in; the next redrive, move or verify uses them."""
+    registry = settings.load().registry
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        known = [each for migration in migrations.ALL.values() for each in migration.tables]
         records = list(quarantine_files.read(path))
-        changed = mending.take_in(target, records, known)
+        changed = mending.take_in(target, records, registry.tables)
     if changed:
         tables = {record["table"] for record in records}
-        meant = [m for m in migrations.ALL.values() if tables & set(m.metadata.tables)]
+        meant = [m for m in registry if tables & set(m.metadata.tables)]
         run = " and ".join(each.addressed("pipeline redrive") for each in meant)
         values = "value" if changed == 1 else "values"
         console.print(f"{changed:,} {values} mended; run {run} to try their rows again")

@@ -3,7 +3,7 @@
 import io
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -12,8 +12,8 @@ import dagster as dg
 import typer
 from rich.console import Console
 
-from pipeline import environment, migrations, progress, report, settings, storage
-from pipeline.migrations import Migration
+from pipeline import environment, progress, report, settings, storage
+from pipeline.migrations.declaration import Beside, Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.target import Target
 
@@ -23,14 +23,15 @@ errors = Console(stderr=True, highlight=False)
 _served: Migration | None = None
 """The migration that this command was told to be for."""
 
-Which = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[MIGRATION]",
-        help=f"{' or '.join(migrations.ALL)}; otherwise the first of MIGRATIONS.",
-    ),
-]
+_WHICH = typer.Argument(metavar="[MIGRATION]")
+
+Which = Annotated[str | None, _WHICH]
 """The argument by which a command is told which migration it is for."""
+
+
+def describe(names: Iterable[str]) -> None:
+    """Let the help of commands name these migrations."""
+    _WHICH.help = f"{' or '.join(names)}; otherwise the first of MIGRATIONS."
 
 
 def meant(name: str | None) -> Migration:
@@ -41,12 +42,14 @@ def meant(name: str | None) -> Migration:
     """
     if name is None:
         return settings.load().enabled[0]
-    if name not in migrations.ALL:
+    known = settings.load().registry
+    found = known.get(name)
+    if found is None:
         raise SettingsError(
-            f"There is no migration {name}", remedy=f"Name {' or '.join(migrations.ALL)}"
+            f"There is no migration {name}", remedy=f"Name {' or '.join(known.names)}"
         )
     global _served  # noqa: PLW0603  # a process is one command
-    _served = demand_enabled(migrations.ALL[name])
+    _served = demand_enabled(found)
     return _served
 
 
@@ -115,11 +118,25 @@ def holding(table: str) -> Migration:
     Raises:
         SettingsError: there is no such table, or its migration is not enabled.
     """
-    found = migrations.holding(table)
+    found = settings.load().registry.holding(table)
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
         raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
     return demand_enabled(found)
+
+
+def having(kind: type[Beside]) -> Migration:
+    """The migration beside whose tables something of a kind hangs.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    found = settings.load().registry.having(kind)
+    if found is None:
+        raise SettingsError(
+            f"No migration declares {kind.__name__}", remedy="Declare it in the one that has it"
+        )
+    return found
 
 
 def demand_enabled(migration: Migration) -> Migration:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pipeline.doctor import source, target
 from pipeline.doctor.symptoms import Symptom
 from pipeline.environment import databases
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.settings import Settings
 
 

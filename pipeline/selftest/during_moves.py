@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
 from pipeline.move import session, sift, verify
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
@@ -28,7 +29,6 @@ from pipeline.move.target import Target
 from pipeline.move.verify import ProofFailed
 from pipeline.selftest.outcome import Outcome
 from pipeline.settings import libpq, shown
-from pipeline.tables.content import metadata
 
 REFUSED = "refused"
 """Stands for a check where a move refuses to begin."""

@@ -13,7 +13,7 @@ import sqlite_vec
 from sqlalchemy.orm import Session
 
 from pipeline import environment, settings, urls
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import SourceError, TargetError, first_line
 from pipeline.move.session import APPLICATION, LIMITS, connect, stating
 from pipeline.services.errors import Refused

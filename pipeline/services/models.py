@@ -21,8 +21,13 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from pipeline.migrations.content import (
+    content_fragments,
+    fragment_assets,
+    learning_content,
+    rankings,
+)
 from pipeline.tables.anki import anki_cards
-from pipeline.tables.content import content_fragments, fragment_assets, learning_content, rankings
 
 T = TypeVar("T")
 

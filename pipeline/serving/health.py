@@ -22,7 +22,7 @@ from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
 from pipeline.cutover import states
 from pipeline.environment import Server, server
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import session
 from pipeline.move.errors import FilesError, PipelineError, SettingsError, TargetError
 from pipeline.move.target import Target

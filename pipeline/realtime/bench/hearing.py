@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import psycopg
 
+from pipeline.migrations.spaces import metadata
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.realtime.bench.load import FIRST
 from pipeline.realtime.bench.scene import space_of
@@ -27,7 +28,6 @@ from pipeline.realtime.listen import Listen
 from pipeline.realtime.session import connect
 from pipeline.realtime.transport import Told
 from pipeline.tables.events import of_table
-from pipeline.tables.spaces import metadata
 
 EVERY = 5.0
 """Seconds between two polls of a page."""

@@ -13,6 +13,7 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.spaces import metadata
 from pipeline.move import objects, schema, session
 from pipeline.move.errors import TargetError
 from pipeline.move.landing import SourceColumn, match
@@ -20,7 +21,6 @@ from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.realtime import objects as feed
 from pipeline.settings import libpq, shown
-from pipeline.tables.spaces import metadata
 
 PREFIX = "pipeline_bench_"
 OF_A_SPACE = 10
