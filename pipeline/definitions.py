@@ -21,7 +21,6 @@ from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
 from pipeline.migrations.declaration import Anki, Beside, Migration, Realtime, Search
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
-from pipeline.tables import events
 
 _OPERATIONS = "operations"
 _settings = settings.load()
@@ -107,12 +106,7 @@ def _anki(migration: Migration, _: Anki) -> _Part:
 
 def _realtime(migration: Migration, _: Realtime) -> _Part:
     """Realtime, which streams what changes in the tables."""
-    realtime = realtime_asset(
-        migration.metadata,
-        group="realtime",
-        owners=migration.owners,
-        deps=[table.name for table in migration.tables if events.of_table(table)],
-    )
+    realtime = realtime_asset(migration, group="realtime")
     retention = retention_asset(group="realtime", owners=migration.owners)
     bench = bench_asset(group="realtime", owners=migration.owners)
     feed = jobs.feed(retention)

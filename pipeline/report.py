@@ -23,6 +23,7 @@ from pipeline.doctor.symptoms import Symptom
 from pipeline.metadata import ANSWERS, NOTES, OUTCOMES
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import Quarantined, say
+from pipeline.move.messages import Address
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 from pipeline.move.work import Progress
@@ -150,9 +151,9 @@ def _told(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
             yield dict(said.metadata)
 
 
-def show_symptoms(console: Console, symptoms: Sequence[Symptom]) -> None:
-    """Print what an examination found, and what to do about it."""
-    console.print(_framed("Examined", frames.of_symptoms(symptoms)))
+def show_symptoms(console: Console, symptoms: Sequence[Symptom], address: Address) -> None:
+    """Print what an examination found, and what to do about it for a migration."""
+    console.print(_framed("Examined", frames.of_symptoms(symptoms, address)))
 
 
 def show_gate(console: Console, events: Iterable[dg.DagsterEvent]) -> None:

@@ -99,7 +99,7 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
         try:
             source = watched(settings.load(), migration)
         except PipelineError as error:
-            yield dg.SkipReason(str(error))
+            yield dg.SkipReason(str(error.addressed(migration.address)))
             return
         # While the file is being written, it looks like nothing that was seen before.
         seen = seen_of(source)

@@ -167,9 +167,29 @@ def read_back(folder: Path) -> RunEvidence:
 
 def hostile(text: str) -> RunEvidence:
     """A run that has a text in every place that a text can have."""
-    offender = {"finding": text, "table": text, "one " + text: text, "two": None, "three": [text]}
-    known = {"finding": "ValueDiffers", "key": text, "column": text, "source": text, "target": 1}
-    examples = {"finding": "Lossy", "column": text, "values": 2, "examples": [[text, text, text]]}
+    offender = {
+        "finding": text,
+        "heading": text,
+        "table": text,
+        "one " + text: text,
+        "two": None,
+        "three": [text],
+    }
+    known = {
+        "finding": "value differs",
+        "heading": text,
+        "key": text,
+        "column": text,
+        "source": text,
+        "target": 1,
+    }
+    examples = {
+        "finding": "lossy",
+        "heading": text,
+        "column": text,
+        "values": 2,
+        "examples": [[text, text, text]],
+    }
     figures = {text: 1, "said": text, "digests": {text: text}, "more " + text: {text: text}}
     checks = [
         CheckEvidence(text, text, False, False, text, figures, [text], [offender, known, examples]),
@@ -660,7 +680,7 @@ def test_a_finding_that_the_page_does_not_know_is_shown_as_it_is() -> None:
 
     check = result("keys", True)
     made = evidence.of_checks("t", [check]).checks[0]
-    offender = {"finding": "Surprise", **vars(Surprise("t", "full"))}
+    offender = {"finding": "surprise", "heading": "Surprise", **vars(Surprise("t", "full"))}
     root = page(part(checks=[replace(made, passed=False, offenders=[offender])]))
     (table,) = root.all("table", of="offenders")
     assert cells(table) == [["moon phase"], ["full"]]

@@ -349,26 +349,6 @@ def test_the_source_of_each_is_kept_in_its_own_backups(
     assert environment.databases(settings.load(), SPACES).source == moved.sources["spaces"]
 
 
-@pytest.mark.parametrize(
-    ("said", "meant"),
-    [
-        ("Run pipeline migrate first", "Run pipeline migrate spaces first"),
-        ("Run pipeline sync --full, or revoke", "Run pipeline sync spaces --full, or revoke"),
-        ("pipeline cutover freeze", "pipeline cutover freeze spaces"),
-        ("pipeline cutover sign-off TABLE --by", "pipeline cutover sign-off TABLE --by"),
-        ("see pipeline backup list", "see pipeline backup list"),
-        ("Run pipeline migrate spaces first", "Run pipeline migrate spaces first"),
-        ("Run pipeline anki sync", "Run pipeline anki sync"),
-        ("pipeline planned it", "pipeline planned it"),
-    ],
-)
-def test_a_command_that_a_sentence_names_is_for_the_migration_that_it_is_about(
-    said: str, meant: str
-) -> None:
-    assert SPACES.addressed(said) == meant
-    assert CONTENT.addressed(said) == said
-
-
 def test_what_the_gate_tells_to_do_is_for_its_own_migration(moved: Site) -> None:
     ran = moved("cutover", "status", "spaces")
     assert "pipeline cutover freeze spaces" in " ".join(ran.out.split())

@@ -8,17 +8,18 @@ event is made once and has to arrive.
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
-import sqlalchemy as sa
 
 from pipeline import checks, settings
 from pipeline.assets import attempts
 from pipeline.environment import server
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult
 from pipeline.move.target import Target
 from pipeline.realtime import canary, channels, objects, publication
 from pipeline.realtime import checks as realtime_checks
 from pipeline.resources import TargetDatabase
+from pipeline.tables import events
 
 NAME = "realtime"
 STEP = "make_realtime"
@@ -28,28 +29,24 @@ PRUNED_AT_ONCE = 100_000
 _CALLS = 20
 
 
-def realtime_asset(
-    metadata: sa.MetaData, *, group: str, owners: Sequence[str], deps: Iterable[str]
-) -> dg.AssetsDefinition:
+def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
     """The asset that is realtime on the target.
 
     Args:
-        metadata: the migration's tables.
+        migration: whose tables.
         group: the asset's group.
-        owners: the asset's owners.
-        deps: the assets that have to be there first.
     """
-    tables = metadata.sorted_tables
+    tables = migration.tables
 
     @dg.multi_asset(
         name=STEP,
         specs=[
             dg.AssetSpec(
                 NAME,
-                deps=list(deps),
+                deps=[table.name for table in tables if events.of_table(table)],
                 group_name=group,
                 kinds={"postgres"},
-                owners=list(owners),
+                owners=list(migration.owners),
                 description=(
                     "What is told of changes: the feed and its triggers, the publication that"
                     " Supabase's Realtime reads, and who may join which private channel. Each type"
@@ -85,7 +82,7 @@ def realtime_asset(
             sung = canary.sing(session, url=where.target_url, shown=where.target_shown)
         except PipelineError as error:
             attempts.try_again(context, error, target)
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         return dg.MaterializeResult(
             metadata=_figures((*found, sung))
             | {

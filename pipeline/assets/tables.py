@@ -88,6 +88,7 @@ def table_assets(migration: Migration, *, every: timedelta) -> list[dg.AssetsDef
 
 
 def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> dg.AssetsDefinition:
+    address = migration.address
     parents = sorted({key.column.table.name for key in table.foreign_keys} - {table.name})
 
     @dg.asset(
@@ -130,18 +131,18 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
             if (scope or config.only_changes) and not upcoming:
                 # While the live file is pinned, an application without WAL cannot commit.
                 source.release(selected)
-            part = evidence.of_move(move, table, mover.idle)
+            part = evidence.of_move(move, table, mover.idle, address=address)
             preview = metadata.preview_of(mover.idle, table)
             report = evidence.leave(context, part, planned=planned)
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            attempts.try_again(context, error.addressed(address), target)
             evidence.leave_failure(context, table.name, error, migration=migration, planned=planned)
             if isinstance(error, ProofFailed):
-                yield from checks.results(table.name, error.checks)
+                yield from checks.results(table.name, error.checks, address=address)
             raise checks.failure(error, migration) from error
         yield dg.MaterializeResult(
             metadata=metadata.of_move(move, preview=preview, report=report),
-            check_results=checks.results(table.name, move.checks),
+            check_results=checks.results(table.name, move.checks, address=address),
         )
 
     return moved

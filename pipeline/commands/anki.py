@@ -66,10 +66,10 @@ def _follow(
 ) -> int:
     """Run a job of Anki with live output; returns the exit code."""
     started = time.perf_counter()
-    migration = terminal.demand_enabled(terminal.having(Anki))
-    found = terminal.ready(migration)
-    anki = named_anki(settings.load())
-    terminal.say_where(found, migration)
+    with terminal.addressing(terminal.demand_enabled(terminal.having(Anki))) as migration:
+        found = terminal.ready(migration)
+        anki = named_anki(settings.load())
+        terminal.say_where(found, migration)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
     result = terminal.result_of(
         job_name, steps=None if config is None else {"follow_contents": config}

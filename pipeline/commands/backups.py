@@ -16,6 +16,7 @@ from pipeline.commands.terminal import console
 from pipeline.cutover import capture, freezing, states
 from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import SettingsError
+from pipeline.move.messages import ANYBODY, BACKUP, ROLLBACK, THAW, message
 from pipeline.move.target import Target
 from pipeline.sources.origin import File
 from pipeline.tables import ledger
@@ -38,8 +39,8 @@ restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup hold
 
 
 def _back_up(which: str | None) -> None:
-    migration = terminal.meant(which)
-    terminal.say_where(terminal.ready(migration), migration)
+    with terminal.serving(which) as migration:
+        terminal.say_where(terminal.ready(migration), migration)
     result = terminal.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
@@ -62,7 +63,7 @@ def list_backups() -> None:
     """Tell which backups there are, the newest first."""
     found = shelf.finished(settings.load().pipeline_home)
     if not found:
-        _say("there is no backup yet; run pipeline backup")
+        _say(f"there is no backup yet; run {BACKUP.written(ANYBODY)}")
         return
     console.print(table_of(found))
 
@@ -89,7 +90,20 @@ def restore_source(
     even_frozen: _Frozen = False,
 ) -> None:
     """Make the SQLite file what it was; applications may have it open."""
-    loaded, migration = settings.load(), terminal.meant(which)
+    with terminal.serving(which) as migration:
+        _restore_source(migration, name=name, to=to, yes=yes, other=other, even_frozen=even_frozen)
+
+
+def _restore_source(
+    migration: Migration,
+    *,
+    name: str | None,
+    to: Path | None,
+    yes: bool,
+    other: bool,
+    even_frozen: bool,
+) -> None:
+    loaded = settings.load()
     home, onto = loaded.pipeline_home, to or loaded.source_path(migration)
     origin = loaded.origin(migration)
     if to is None and not isinstance(origin, File):
@@ -129,7 +143,14 @@ def restore_target(
     discard: _Discard = False,
 ) -> None:
     """Make the target's tables and their part of the ledger what they were, in one transaction."""
-    loaded, migration = settings.load(), terminal.meant(which)
+    with terminal.serving(which) as migration:
+        _restore_target(migration, name=name, yes=yes, other=other, discard=discard)
+
+
+def _restore_target(
+    migration: Migration, *, name: str | None, yes: bool, other: bool, discard: bool
+) -> None:
+    loaded = settings.load()
     manifest = shelf.named(loaded.pipeline_home, migration.name, name)
     if any(each.schema == ledger.SCHEMA and not each.only for each in manifest.target_tables):
         raise RestoreRefused(
@@ -165,7 +186,8 @@ def restore_target(
     for each in lost:
         _say(f"{each.table} is no more in publication {each.publication}: {each.why}")
     frozen = freezing.is_frozen_file(found.source, migration.tables)
-    thaw = "; the source is frozen: run pipeline cutover thaw" if frozen else ""
+    run = THAW.written(migration.address)
+    thaw = f"; the source is frozen: run {run}" if frozen else ""
     _say(f"the migration is {now}{thaw if now.state == 'shadow' else ''}")
 
 
@@ -196,8 +218,10 @@ def _demand_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> 
     if not even_frozen and freezing.is_frozen_file(source, migration.tables):
         raise RestoreRefused(
             f"{source} is frozen by a cut-over; what a backup holds could be written again",
-            remedy="Run pipeline cutover thaw or pipeline rollback first, restore --to another"
-            " file, or add --even-frozen if this is meant",
+            remedy=message(
+                *("Run ", THAW, " or ", ROLLBACK, " first, restore --to another file,"),
+                " or add --even-frozen if this is meant",
+            ),
         )
 
 
@@ -212,8 +236,10 @@ def _demand_following(target: Target, migration: Migration, *, discard: bool) ->
         raise RestoreRefused(
             f"The migration is {now}; what the application has written to the target since would"
             " be lost",
-            remedy="pipeline rollback takes it back, as long as it is live; add --discard-writes"
-            " if this is meant",
+            remedy=message(
+                *(ROLLBACK, " takes it back, as long as it is live;"),
+                " add --discard-writes if this is meant",
+            ),
         )
 
 

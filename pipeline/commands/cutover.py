@@ -11,6 +11,7 @@ from pipeline.cutover import sign_offs, states
 from pipeline.cutover.steps import CUTOVER, STEP, confirmation
 from pipeline.migrations.declaration import Migration
 from pipeline.move import schema
+from pipeline.move.messages import ROLLBACK
 from pipeline.move.snapshot import look_at
 
 _LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
@@ -48,7 +49,8 @@ def cutover_close(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """End the way back: what is written to the target is not captured any more."""
-    terminal.confirm("End the way back? After this pipeline rollback refuses.", yes=yes)
+    after = ROLLBACK.written(terminal.meant(which).address)
+    terminal.confirm(f"End the way back? After this {after} refuses.", yes=yes)
     raise typer.Exit(_cut_over("close", which))
 
 
@@ -64,8 +66,12 @@ def sign_off(
 ) -> None:
     """Let rows of a table stay behind in quarantine, or take that back."""
     name = table
-    terminal.holding(name)
-    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
+    with (
+        terminal.addressing(terminal.holding(name)),
+        terminal.opened(terminal.server()) as target,
+        target.lock(),
+        target.transaction(),
+    ):
         schema.make_ledger(target)
         if undo:
             taken = sign_offs.undo(target, name, handles=row or ())
@@ -88,7 +94,11 @@ def _of(migration: Migration) -> str:
 
 def _cut_over(step: str, which: str | None) -> int:
     """Run a step of the cut-over; returns the exit code."""
-    migration = terminal.meant(which)
+    with terminal.serving(which) as migration:
+        return _run_step(step, migration)
+
+
+def _run_step(step: str, migration: Migration) -> int:
     found, node = terminal.ready(migration), migration.named(STEP)
     look_at(found.source)
     terminal.say_where(found, migration)

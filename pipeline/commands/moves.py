@@ -24,9 +24,9 @@ from pipeline.move.target import Target
 def doctor(which: terminal.Which = None) -> None:
     """Tell whether both databases are fit for a move, without changing anything."""
     # Not a job: Dagster keeps its runs in the target, which may not even answer.
-    with console.status("examining source and target"):
-        found = examine(settings.load(), terminal.meant(which))
-    report.show_symptoms(console, found)
+    with terminal.serving(which) as migration, console.status("examining source and target"):
+        found = examine(settings.load(), migration)
+    report.show_symptoms(console, found, migration.address)
     raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
 
 
@@ -35,9 +35,9 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
 ) -> None:
     """Tell what a move would do, without touching the target."""
-    migration = terminal.meant(which)
-    found = terminal.ready(migration)
-    look_at(found.source)
+    with terminal.serving(which) as migration:
+        found = terminal.ready(migration)
+        look_at(found.source)
     if not as_json:
         terminal.say_where(found, migration)
     result = terminal.result_of(migration.named("plan"))
@@ -55,10 +55,12 @@ def plan(
 
 def show_schema(which: terminal.Which = None) -> None:
     """Print the target's whole schema as one SQL file, for supabase/migrations."""
-    loaded, migration = settings.load(), terminal.meant(which)
-    source = environment.source_file(loaded, migration)
+    loaded = settings.load()
+    with terminal.serving(which) as migration:
+        source = environment.source_file(loaded, migration)
+        script = ddl.of_source(source, migration, loaded.policies(migration))
     terminal.as_utf8()
-    print(ddl.of_source(source, migration, loaded.policies(migration)), end="")
+    print(script, end="")
 
 
 def migrate(
@@ -75,7 +77,8 @@ def migrate(
     ids = terminal.ids(only_content, option="--only-content")
     scope = Scope.of(ids, limit)
     if scope is not None:
-        root_of(terminal.meant(which).tables)
+        with terminal.serving(which) as migration:
+            root_of(migration.tables)
     migration = _announced(which)
     subset = {each.name: {"only_content": ids, "limit": limit} for each in migration.tables}
     raise typer.Exit(terminal.run(migration.named("migrate"), steps=subset if scope else None))
@@ -113,9 +116,9 @@ def _announced(which: str | None) -> Migration:
     Raises:
         PipelineError: a setting or a database is not usable.
     """
-    migration = terminal.meant(which)
-    found = terminal.ready(migration)
-    look_at(found.source)
+    with terminal.serving(which) as migration:
+        found = terminal.ready(migration)
+        look_at(found.source)
     terminal.say_where(found, migration)
     return migration
 
@@ -132,8 +135,9 @@ def redrive(
     """Try rejected rows again, after a rule, a policy or a value was changed."""
     table = None if which is None or settings.load().registry.get(which) else which
     migration = terminal.holding(table) if table else terminal.meant(which)
-    found = terminal.ready(migration)
-    look_at(found.source)
+    with terminal.addressing(migration):
+        found = terminal.ready(migration)
+        look_at(found.source)
     names = [table] if table else [each.name for each in migration.tables]
     with terminal.opened(found) as target:
         waiting = [name for name in names if _in_quarantine(target, name)]

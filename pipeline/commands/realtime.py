@@ -11,6 +11,7 @@ from pipeline import checks, environment, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.migrations.declaration import Realtime
+from pipeline.move.messages import REALTIME_ON, message, written
 from pipeline.move.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.realtime import objects
@@ -90,7 +91,7 @@ def _table(title: str, lines: list[dict[str, str]]) -> Table:
 
 def _of_feed(target: Target) -> str:
     if not objects.is_there(target):
-        return "there is none; run pipeline realtime on"
+        return written(message("there is none; run ", REALTIME_ON))
     ((rows, newest, oldest),) = target.rows(
         "SELECT count(*), coalesce(max(id), 0),"
         " to_char(min(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM feed.changes"

@@ -15,13 +15,11 @@ from rich.console import Console
 from pipeline import environment, progress, report, settings, storage
 from pipeline.migrations.declaration import Beside, Migration
 from pipeline.move.errors import PipelineError, SettingsError
+from pipeline.move.messages import MIGRATE, SOURCE_SETTING, message
 from pipeline.move.target import Target
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True, highlight=False)
-
-_served: Migration | None = None
-"""The migration that this command was told to be for."""
 
 _WHICH = typer.Argument(metavar="[MIGRATION]")
 
@@ -48,9 +46,28 @@ def meant(name: str | None) -> Migration:
         raise SettingsError(
             f"There is no migration {name}", remedy=f"Name {' or '.join(known.names)}"
         )
-    global _served  # noqa: PLW0603  # a process is one command
-    _served = demand_enabled(found)
-    return _served
+    return demand_enabled(found)
+
+
+@contextmanager
+def serving(which: str | None) -> Iterator[Migration]:
+    """Serve the migration that is meant: what fails meanwhile names its commands and its setting.
+
+    Raises:
+        SettingsError: there is none of this name, or it is not enabled.
+    """
+    with addressing(meant(which)) as migration:
+        yield migration
+
+
+@contextmanager
+def addressing(migration: Migration) -> Iterator[Migration]:
+    """Let what fails meanwhile name the commands and the setting of a migration."""
+    try:
+        yield migration
+    except PipelineError as error:
+        error.addressed(migration.address)
+        raise
 
 
 def as_utf8() -> None:
@@ -60,9 +77,8 @@ def as_utf8() -> None:
 
 
 def say_error(error: PipelineError) -> None:
-    """Print why a command could not be tried; commands that it names are for what was meant."""
-    said = str(error) if _served is None else _served.addressed(str(error))
-    errors.print(said, style="red", markup=False, soft_wrap=True)
+    """Print why a command could not be tried."""
+    errors.print(str(error), style="red", markup=False, soft_wrap=True)
 
 
 def ready(migration: Migration) -> environment.Databases:
@@ -94,7 +110,7 @@ def source(migration: Migration) -> Path:
     loaded = settings.load()
     if not loaded.source_url(migration) and not loaded.sample_path(migration).exists():
         raise SettingsError(
-            "There is no source yet", remedy=f"Set {migration.setting}, or run pipeline migrate"
+            "There is no source yet", remedy=message("Set ", SOURCE_SETTING, ", or run ", MIGRATE)
         )
     return environment.source_file(loaded, migration)
 

@@ -21,6 +21,7 @@ from pipeline.move import schema, tracking
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
 from pipeline.move.live import LiveSource
+from pipeline.move.messages import CUTOVER_STATUS, THAW, Text, message
 from pipeline.move.mover import Mover
 from pipeline.move.policies import Policies
 from pipeline.move.sync import Syncer, why_whole
@@ -70,7 +71,7 @@ class Site:
     run_id: str
     policies: Policies
     delete_share: float
-    say: Callable[[str], None]
+    say: Callable[[Text], None]
 
 
 @dataclass
@@ -181,7 +182,7 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
     """The source frozen and proven equal, with the time since when; thawed on any failure."""
     now = states.read(site.target, site.migration)
     if now.state not in ("shadow", "frozen"):
-        raise WrongState(f"The migration is {now} already", remedy="See pipeline cutover status")
+        raise WrongState(f"The migration is {now} already", remedy=message("See ", CUTOVER_STATUS))
     if now.state == "shadow":
         answers = _prepare(site, outside)
         if not all(answer.yes for answer in answers):
@@ -218,7 +219,7 @@ def _thaw_at_last(site: Site) -> None:
         freezing.thaw(site.path)
         thaw(site)
     except PipelineError as error:
-        site.say(f"run pipeline cutover thaw: {error}")
+        site.say(message("run ", THAW, ": ", error.message))
 
 
 def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:

@@ -5,13 +5,14 @@ assets and messages follow from it. What hangs beside its tables is declared by 
 parts of the project that build it look for the kinds that they know.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import sqlalchemy as sa
+
+from pipeline.move.messages import Address
 
 NAMES = {
     "pk": "%(table_name)s_pkey",
@@ -20,17 +21,6 @@ NAMES = {
     "uq": "%(table_name)s_%(column_0_name)s_key",
 }
 """PostgreSQL's own names for constraints, so that declared and hand-written DDL agree."""
-
-
-_COMMAND = re.compile(
-    r"\bpipeline (?:doctor|plan|schema|migrate|sync|verify|redrive|rollback|backup(?! list)"
-    r"|track (?:on|off|status)|cutover (?:status|freeze|live|thaw|close)|restore (?:source|target))"
-    r"\b(?! (?:content|spaces)\b)"
-)
-"""Commands that take a migration's name, where they have none."""
-
-_FIRST = "SQLITE_DATABASE_URL"
-"""The variable of which those speak who find something wrong with a source."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +85,10 @@ class Migration:
         """The name of its asset, step, job or file of a kind that every migration has."""
         return what if self.plain else f"{self.name}_{what}"
 
-    def addressed(self, text: str) -> str:
-        """A text for people in which commands, and the name of the source, are this migration's.
-
-        What finds a fault does not know which migration it works for; without a name a command
-        would be taken for another one.
-        """
-        named = text if self.plain else _COMMAND.sub(rf"\g<0> {self.name}", text)
-        return named.replace(_FIRST, self.setting)
+    @property
+    def address(self) -> Address:
+        """How sentences that are about it name commands and its source."""
+        return Address("" if self.plain else self.name, self.setting)
 
     def declared(self, kind: type[Kind]) -> Kind | None:
         """What of a kind hangs beside its tables; None if nothing does."""

@@ -62,7 +62,6 @@ class Registry:
         return next((each for each in self.migrations if each.declared(kind)), None)
 
 
-@functools.cache
 def find(folder: Path | None = None) -> Registry:
     """The migrations of this package, and of a further folder.
 
@@ -70,17 +69,21 @@ def find(folder: Path | None = None) -> Registry:
         SettingsError: the folder declares none, cannot be imported, or two migrations contradict
             each other.
     """
-    found = dict.fromkeys(_declared(_modules(pipeline.migrations)))
-    if folder is not None:
-        further = dict.fromkeys(_declared(_modules(_package(folder))))
-        if not further.keys() - found.keys():
-            raise SettingsError(
-                f"MIGRATIONS_FOLDER {folder} declares no migration",
-                remedy="Let a module there declare a Migration, or leave the setting out",
-            )
-        found |= further
-    # The one with plain names is the first, and the one that is meant where none is named.
-    registry = Registry(tuple(sorted(found, key=lambda each: not each.plain)))
+    return _found(folder)
+
+
+@functools.cache
+def _found(folder: Path | None) -> Registry:
+    own = _declared(_modules(pipeline.migrations))
+    further = [] if folder is None else _declared(_modules(_package(folder)))
+    if folder is not None and not set(further) - set(own):
+        raise SettingsError(
+            f"MIGRATIONS_FOLDER {folder} declares no migration",
+            remedy="Let a module there declare a Migration, or leave the setting out",
+        )
+    # The one with plain names comes first: it is the one that is meant where none is named.
+    own.sort(key=lambda each: not each.plain)
+    registry = Registry(tuple(dict.fromkeys([*own, *further])))
     _require_consistent(registry)
     return registry
 
@@ -111,9 +114,11 @@ def _package(folder: Path) -> ModuleType:
     return sys.modules.setdefault(package.__name__, package)
 
 
-def _declared(modules: Iterable[ModuleType]) -> Iterator[Migration]:
-    for module in modules:
-        yield from (value for value in vars(module).values() if isinstance(value, Migration))
+def _declared(modules: Iterable[ModuleType]) -> list[Migration]:
+    """What modules declare, by name; one of them may import what another one declares."""
+    values = (value for module in modules for value in vars(module).values())
+    found = {value for value in values if isinstance(value, Migration)}
+    return sorted(found, key=lambda each: each.name)
 
 
 def _require_consistent(registry: Registry) -> None:

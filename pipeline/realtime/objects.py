@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pipeline.move import access, schema
 from pipeline.move.errors import TargetError
+from pipeline.move.messages import MIGRATE, message
 from pipeline.move.quoting import quoted
 from pipeline.move.schema import compiled
 from pipeline.move.target import Target
@@ -122,7 +123,7 @@ def demand_tables(target: Target, tables: Sequence[sa.Table]) -> None:
     if lacking:
         raise TargetError(
             f"The target has no table {', '.join(lacking)} yet, so nothing can be told of it",
-            remedy="Run pipeline migrate spaces first",
+            remedy=message("Run ", MIGRATE, " first"),
         )
 
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from pipeline import storage
 from pipeline.move.errors import SettingsError
+from pipeline.move.messages import DEV, message
 from pipeline.serving.web.origins import is_loopback
 from pipeline.settings import CODE_SOCKET, PROJECT, Settings
 
@@ -65,8 +66,9 @@ def serve(part: Part, settings: Settings) -> NoReturn:
         if not given:
             raise SettingsError(
                 f"{name} is not set",
-                remedy="Set it, take its migration out of MIGRATIONS, or try the samples with"
-                " pipeline dev",
+                remedy=message(
+                    "Set it, take its migration out of MIGRATIONS, or try the samples with ", DEV
+                ),
             )
     if part is Part.WEBSERVER:
         require_login(settings)
