@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import typer
 
-from pipeline import crash_reports, private, settings, storage
+from pipeline import crash_reports, private, settings
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
 from pipeline.migrations import registry
-from pipeline.move.errors import FULL, FilesError, PipelineError
+from pipeline.move.errors import FULL, FilesError, PipelineError, TargetError
 from pipeline.surroundings import OutputError
 
 
@@ -68,11 +68,8 @@ def main() -> None:
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
-    except storage.ERRORS as error:
-        terminal.say_error(storage.lost(error, settings.load()))
-        sys.exit(1)
     except Exception as error:  # whatever nobody foresaw
-        found = _of_files(error) or crash_reports.reported(error)
+        found = _of_storage(error) or _of_files(error) or crash_reports.reported(error)
         if found is None:
             raise
         terminal.say_error(found)
@@ -86,6 +83,16 @@ def _names() -> list[str]:
     except PipelineError:
         # A command that needs a setting says what is wrong; help needs none.
         return registry.find().names
+
+
+def _of_storage(error: Exception) -> TargetError | None:
+    """What is said where the target went away under Dagster; None for anything else."""
+    # Dagster is loaded already if it has failed, and slow to load if it has not been used.
+    from pipeline import storage
+
+    if not isinstance(error, storage.ERRORS):
+        return None
+    return storage.lost(error, settings.load())
 
 
 def _of_files(error: Exception) -> FilesError | None:

@@ -150,8 +150,10 @@ def _serve() -> None:
     import pipeline.assets.plan
     import pipeline.assets.search
     import pipeline.cli
+    import pipeline.commands.running
     import pipeline.jobs
-    import pipeline.ticks  # noqa: F401 - all that pipeline.definitions imports, which reads settings
+    import pipeline.serving.health
+    import pipeline.ticks  # noqa: F401 - what commands and pipeline.definitions import, which reads settings
 
     gc.enable()
     for line in sys.stdin:

@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import report
+from pipeline import grids
 from pipeline.migrations.content import metadata
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import Drift, Finding, Lossy, Quarantined
@@ -657,7 +657,7 @@ def test_a_plan_is_printed_as_tables(
 ) -> None:
     query(target_url, "CREATE TABLE rankings (id text PRIMARY KEY)")
     plans = planned(crafted, target_url, tmp_path)
-    report.show_plan(Console(width=160), list(plans.values()))
+    grids.show_plan(Console(width=160), list(plans.values()))
     ran = Ran(0, capsys.readouterr().out, "")
     assert ran.row("learning_content")[:5] == ["7", "0.0", "2", "2", "no table"]
     assert ran.row("rankings")[:5] == ["13", "0.0", "3", "2", "0"]

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import checks, jobs, quarantine_files, report, ticks
+from pipeline import checks, grids, jobs, quarantine_files, report, ticks
 from pipeline.assets.plan import plan_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
@@ -162,7 +162,7 @@ class World:
             else ()
         ):
             plans: Any = made.metadata[PLAN].value
-            report.show_plan(console, [_plan_of(plan) for plan in plans])
+            grids.show_plan(console, [_plan_of(plan) for plan in plans])
             console.print(json.dumps(plans))
         return {c: e.passed for table in tables for c, e in table.checks.items()}
 

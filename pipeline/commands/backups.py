@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline import environment, private, report, settings
+from pipeline import environment, grids, private, settings
 from pipeline.backup import restore, shelf, source
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
@@ -39,12 +39,16 @@ restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup hold
 
 
 def _back_up(which: str | None) -> None:
+    # Dagster is loaded only where it is needed.
+    from pipeline import report
+    from pipeline.commands import running
+
     with terminal.serving(which) as migration:
-        terminal.say_where(terminal.ready(migration), migration)
-    result = terminal.result_of(migration.named("backup"))
+        terminal.say_where(running.ready(migration), migration)
+    result = running.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
-        raise typer.Exit(terminal.failed(result))
+        raise typer.Exit(running.failed(result))
     list_backups()
 
 
@@ -204,7 +208,7 @@ def table_of(manifests: list[Manifest]) -> Table:
         )
         for manifest in manifests
     ]
-    return report.grid_of(
+    return grids.grid_of(
         "Backups", ("backup", "of", "MiB", "source rows", "target rows", "restorable"), rows
     )
 

@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline import report
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import sign_offs, states
@@ -99,11 +98,15 @@ def _cut_over(step: str, which: str | None) -> int:
 
 
 def _run_step(step: str, migration: Migration) -> int:
-    found, node = terminal.ready(migration), migration.named(STEP)
+    # Dagster is loaded only where it is needed.
+    from pipeline import report
+    from pipeline.commands import running
+
+    found, node = running.ready(migration), migration.named(STEP)
     look_at(found.source)
     terminal.say_where(found, migration)
     config = {"step": step, "confirm": confirmation(step, migration.name)}
-    result = terminal.result_of(migration.named(CUTOVER), steps={node: config})
+    result = running.result_of(migration.named(CUTOVER), steps={node: config})
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)
@@ -113,5 +116,5 @@ def _run_step(step: str, migration: Migration) -> int:
             if name != "state":
                 console.print(f"{_LABELS.get(name, name)}: {value.value}", markup=False)
     if not result.success:
-        return terminal.failed(result)
+        return running.failed(result)
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

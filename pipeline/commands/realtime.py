@@ -7,7 +7,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from pipeline import checks, environment, settings
+from pipeline import environment, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.migrations.declaration import Realtime
@@ -23,15 +23,21 @@ told = typer.Typer(no_args_is_help=True, help="Tell changes of the target to who
 @told.command("on")
 def realtime_on() -> None:
     """Make the feed, the publication and the channels as declared, and try every type of event."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
     terminal.demand_enabled(terminal.having(Realtime))
-    found = terminal.server()
+    found = running.server()
     console.print(f"target  {found.target_shown}", markup=False)
-    raise typer.Exit(terminal.run("realtime"))
+    raise typer.Exit(running.run("realtime"))
 
 
 @told.command("status")
 def realtime_status() -> None:
     """Tell what is published, noted and allowed; nothing is changed."""
+    # Dagster is loaded only where it is needed.
+    from pipeline import checks
+
     tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
     with terminal.opened(found) as target, target.looking():

@@ -14,7 +14,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline import storage
 from pipeline.move.errors import SettingsError
 from pipeline.move.messages import DEV, message
 from pipeline.serving.web.origins import is_loopback
@@ -60,6 +59,9 @@ def serve(part: Part, settings: Settings) -> NoReturn:
             machine would reach the UI without a login.
         TargetError: the target does not answer.
     """
+    # Dagster is loaded only where it is needed.
+    from pipeline import storage
+
     # Nobody would stop the embedded server, and a sample is nothing to keep in step.
     sources = {each.setting: settings.source_url(each) for each in settings.enabled}
     for name, given in {"DATABASE_URL": settings.given_target, **sources}.items():
