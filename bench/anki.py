@@ -26,10 +26,10 @@ from pipeline.anki.notes import NewNote, tag_of
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Renderer
 from pipeline.anki.sync import sync
+from pipeline.migrations.content import metadata
 from pipeline.move.session import connect
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.tables import anki
-from pipeline.tables.content import metadata
 
 CONTENTS = 10_000
 CHANGES = 100

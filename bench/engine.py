@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.memory import peak_mib
 from pipeline.cutover.back import roll_back
 from pipeline.cutover.steps import Site, go_live
+from pipeline.migrations.content import metadata
 from pipeline.move import engine, session, tracking
 from pipeline.move.extract import Source
 from pipeline.move.mover import Mover
@@ -37,7 +38,6 @@ from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.views import SourceViews
-from pipeline.tables.content import metadata
 from pipeline.tables.rules import TableRules
 
 

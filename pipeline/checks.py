@@ -10,10 +10,11 @@ import dagster as dg
 import sqlalchemy as sa
 
 from pipeline import frames
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import proof
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult, Conflict, say
+from pipeline.move.messages import ANYBODY, Address
 from pipeline.move.printable import printable
 
 DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
@@ -64,14 +65,21 @@ def standing_specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
 
 def failure(error: PipelineError, migration: Migration | None = None) -> dg.Failure:
     """A step's failure, whose text is the error's own, with commands for this migration."""
-    said = str(error) if migration is None else migration.addressed(str(error))
-    return dg.Failure(description=said, allow_retries=False)
+    said = error if migration is None else error.addressed(migration.address)
+    return dg.Failure(description=str(said), allow_retries=False)
 
 
 def results(
-    table: str, checks: Iterable[CheckResult], *, prefix: str = ""
+    table: str, checks: Iterable[CheckResult], *, prefix: str = "", address: Address = ANYBODY
 ) -> list[dg.AssetCheckResult]:
-    """Check results as Dagster shows them; offenders are named in a table."""
+    """Check results as Dagster shows them; offenders are named in a table.
+
+    Args:
+        table: the asset.
+        checks: its results.
+        prefix: how names of such checks begin.
+        address: the migration for which commands are written out.
+    """
     return [
         dg.AssetCheckResult(
             check_name=prefix + check.name,
@@ -80,19 +88,19 @@ def results(
             severity=(
                 dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
             ),
-            description=summary(check),
-            metadata=_metadata(check),
+            description=summary(check, address),
+            metadata=_metadata(check, address),
         )
         for check in checks
     ]
 
 
-def summary(check: CheckResult) -> str:
+def summary(check: CheckResult, address: Address = ANYBODY) -> str:
     """A check's outcome in a line, which may quote names and values."""
-    return printable(_told(check))
+    return printable(_told(check, address))
 
 
-def _told(check: CheckResult) -> str:
+def _told(check: CheckResult, address: Address) -> str:
     shown = [f"{n} {v:,}" for n, v in check.figures.items() if isinstance(v, int)]
     told = (
         check.blocking
@@ -101,7 +109,7 @@ def _told(check: CheckResult) -> str:
     )
     if not check.passed and (told or not shown):
         more = _found(check) - 3
-        said = "; ".join(say(finding) for finding in check.findings[:3])
+        said = "; ".join(say(finding, address) for finding in check.findings[:3])
         return said + (f"; and {more} more" if more > 0 else "") or "failed"
     return ", ".join(shown).replace("_", " ") or "nothing to report"
 
@@ -112,7 +120,7 @@ def _found(check: CheckResult) -> int:
     return max(counted, len(check.findings))
 
 
-def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:
+def _metadata(check: CheckResult, address: Address) -> dict[str, dg.MetadataValue]:
     shown: dict[str, dg.MetadataValue] = {}
     for name, value in check.figures.items():
         match value:
@@ -125,5 +133,7 @@ def _metadata(check: CheckResult) -> dict[str, dg.MetadataValue]:
             case _:
                 shown[name] = dg.MetadataValue.json(value)
     if check.findings:
-        shown["offenders"] = dg.MetadataValue.md(frames.markdown(frames.offenders(check.findings)))
+        shown["offenders"] = dg.MetadataValue.md(
+            frames.markdown(frames.offenders(check.findings, address))
+        )
     return shown

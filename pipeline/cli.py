@@ -7,41 +7,48 @@ or the program has a fault; 2 when nothing was tried because a setting or a data
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 
 import typer
 
-from pipeline import crash_reports, private, settings, storage
+from pipeline import crash_reports, private, settings
 from pipeline.commands import anki, backups, cutover, moves, operating, rejected, terminal, track
 from pipeline.commands import realtime as realtime_commands
-from pipeline.move.errors import FULL, FilesError, PipelineError
+from pipeline.migrations import registry
+from pipeline.move.errors import FULL, FilesError, PipelineError, TargetError
 from pipeline.surroundings import OutputError
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Move tables from SQLite to PostgreSQL and prove that every value arrived.",
-)
-app.command()(moves.doctor)
-app.command()(moves.plan)
-app.command("schema")(moves.show_schema)
-app.command()(moves.migrate)
-app.command()(moves.sync)
-app.add_typer(track.tracked, name="track")
-app.command()(moves.verify)
-app.command()(moves.redrive)
-app.add_typer(rejected.kept, name="quarantine")
-app.add_typer(backups.kept, name="backup")
-app.add_typer(backups.restored, name="restore")
-app.add_typer(cutover.over, name="cutover")
-app.command()(cutover.rollback)
-app.add_typer(anki.followed, name="anki")
-app.add_typer(realtime_commands.told, name="realtime")
-app.command()(moves.selftest)
-app.command()(operating.dev)
-app.command()(operating.serve)
-app.command()(operating.health)
-app.add_typer(operating.alert, name="alert")
+
+def build(names: Sequence[str]) -> typer.Typer:
+    """The commands, for migrations of these names."""
+    terminal.describe(names)
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Move tables from SQLite to PostgreSQL and prove that every value arrived.",
+    )
+    app.command()(moves.doctor)
+    app.command()(moves.plan)
+    app.command("schema")(moves.show_schema)
+    app.command()(moves.migrate)
+    app.command()(moves.sync)
+    app.add_typer(track.tracked, name="track")
+    app.command()(moves.verify)
+    app.command()(moves.redrive)
+    app.add_typer(rejected.kept, name="quarantine")
+    app.add_typer(backups.group(names), name="backup")
+    app.add_typer(backups.restored, name="restore")
+    app.add_typer(cutover.over, name="cutover")
+    app.command()(cutover.rollback)
+    app.add_typer(anki.followed, name="anki")
+    app.add_typer(realtime_commands.told, name="realtime")
+    app.command()(moves.selftest)
+    app.command()(operating.dev)
+    app.command()(operating.serve)
+    app.command()(operating.health)
+    app.add_typer(operating.alert, name="alert")
+    return app
 
 
 def main() -> None:
@@ -52,7 +59,7 @@ def main() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         try:
-            app()
+            build(_names())()
         finally:
             sys.stdout.flush()
     except OutputError as error:
@@ -61,15 +68,31 @@ def main() -> None:
     except PipelineError as error:
         terminal.say_error(error)
         sys.exit(2)
-    except storage.ERRORS as error:
-        terminal.say_error(storage.lost(error, settings.load()))
-        sys.exit(1)
     except Exception as error:  # whatever nobody foresaw
-        found = _of_files(error) or crash_reports.reported(error)
+        found = _of_storage(error) or _of_files(error) or crash_reports.reported(error)
         if found is None:
             raise
         terminal.say_error(found)
         sys.exit(1)
+
+
+def _names() -> list[str]:
+    """What migrations there are; while the settings cannot be used, those of the project."""
+    try:
+        return settings.load().registry.names
+    except PipelineError:
+        # A command that needs a setting says what is wrong; help needs none.
+        return registry.find().names
+
+
+def _of_storage(error: Exception) -> TargetError | None:
+    """What is said where the target went away under Dagster; None for anything else."""
+    # Dagster is loaded already if it has failed, and slow to load if it has not been used.
+    from pipeline import storage
+
+    if not isinstance(error, storage.ERRORS):
+        return None
+    return storage.lost(error, settings.load())
 
 
 def _of_files(error: Exception) -> FilesError | None:

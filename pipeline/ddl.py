@@ -9,16 +9,17 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline.migrations import CONTENT, Migration
+from pipeline.migrations.declaration import Migration, Search
 from pipeline.move import access, objects, schema
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import pinned
+from pipeline.move.messages import ANYBODY, SCHEMA
 from pipeline.move.policies import Policies
 from pipeline.move.types import DIALECT
 from pipeline.services import search
 
 _HEADER = """\
--- Made by `pipeline schema`; make it anew rather than edit it.
+-- Made by `{made_by}`; make it anew rather than edit it.
 -- For a database with Supabase's roles: anon, authenticated, service_role.
 """
 
@@ -35,16 +36,19 @@ def of_source(source: Path, migration: Migration, policies: Policies) -> str:
         pinned(source, Path(folder), tables=migration.tables) as live,
     ):
         landings = [match(table, live.columns(table.name), policies) for table in migration.tables]
-        text = script(landings, searched=migration is CONTENT)
-        return migration.addressed(text)
+        made_by = SCHEMA.written(migration.address)
+        return script(landings, searched=migration.declared(Search) is not None, made_by=made_by)
 
 
-def script(landings: Iterable[Landing], *, searched: bool) -> str:
+def script(
+    landings: Iterable[Landing], *, searched: bool, made_by: str = SCHEMA.written(ANYBODY)
+) -> str:
     """SQL that makes everything, each statement ended by a semicolon.
 
     Args:
         landings: the tables, parents before children, as they will be.
         searched: whether contents and fragments are among them, which are searched.
+        made_by: the command that makes it.
     """
     tables = list(landings)
     parts = [("What the pipeline remembers", [*schema.ledger_ddl(), *_hidden()])]
@@ -58,7 +62,9 @@ def script(landings: Iterable[Landing], *, searched: bool) -> str:
         parts.append((f"Table {landing.name}", made))
     if searched:
         parts.append(("Search", search.ddl(DIALECT)))
-    return _HEADER + "".join(_part(title, statements) for title, statements in parts)
+    return _HEADER.format(made_by=made_by) + "".join(
+        _part(title, statements) for title, statements in parts
+    )
 
 
 def _hidden() -> Iterator[str]:

@@ -1,6 +1,8 @@
 """The only wiring: what Dagster loads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 
@@ -8,7 +10,7 @@ from pipeline import jobs, private, settings, ticks
 from pipeline.alerts.sensors import alert_sensors
 from pipeline.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.assets.backup import backup_assets
-from pipeline.assets.cutover import anki_consistent, cutover_asset, realtime_arrives
+from pipeline.assets.cutover import Further, anki_consistent, cutover_asset, realtime_arrives
 from pipeline.assets.doctor import doctor_check
 from pipeline.assets.housekeeping import housekeeping_asset
 from pipeline.assets.plan import plan_asset
@@ -16,9 +18,8 @@ from pipeline.assets.realtime import realtime_asset, retention_asset
 from pipeline.assets.search import search_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
-from pipeline.migrations import CONTENT, SPACES, Migration
+from pipeline.migrations.declaration import Anki, Beside, Migration, Realtime, Search
 from pipeline.resources import AnkiCollection, Application, SourceDatabase, TargetDatabase
-from pipeline.tables import content, events
 
 _OPERATIONS = "operations"
 _settings = settings.load()
@@ -27,18 +28,35 @@ private.guard_process()
 _housekeeping = housekeeping_asset(group=_OPERATIONS, owners=_settings.enabled[0].owners)
 
 
-def _migration(migration: Migration) -> dg.Definitions:
-    """What every migration has, and what hangs on this one."""
+@dataclass(frozen=True)
+class _Part:
+    """Something that hangs beside the tables of a migration, as Dagster has it.
+
+    Attributes:
+        definitions: all that belongs to it.
+        after_sync: those of its assets that are made after each sync.
+        asked: what the gate of a cut-over asks of it.
+    """
+
+    definitions: dg.Definitions
+    after_sync: list[dg.AssetsDefinition] = field(default_factory=list)
+    asked: list[Further] = field(default_factory=list)
+
+
+def _migration(migration: Migration) -> Iterator[dg.Definitions]:
+    """What every migration has, and what hangs beside this one."""
+    parts = [_BUILT[type(each)](migration, each) for each in migration.beside]
     plan, doctor = plan_asset(migration), doctor_check(migration)
     moves = table_assets(migration, every=ticks.interval(_settings.sync_cron))
     standing = table_checks(migration)
     backup = backup_assets(migration, group=_OPERATIONS)
-    beside = _BESIDE[migration]
-    cutover = cutover_asset(migration, group=_OPERATIONS, further=_GATE[migration])
+    asked = [question for part in parts for question in part.asked]
+    cutover = cutover_asset(migration, group=_OPERATIONS, further=asked)
     verify = jobs.verify(migration, standing)
-    sync = jobs.sync(migration, moves, standing, [*beside, _housekeeping])
-    return dg.Definitions(
-        assets=[plan, *moves, *beside, backup, cutover],
+    after = [asset for part in parts for asset in part.after_sync]
+    sync = jobs.sync(migration, moves, standing, [*after, _housekeeping])
+    yield dg.Definitions(
+        assets=[plan, *moves, backup, cutover],
         asset_checks=[doctor, *standing],
         jobs=[
             jobs.doctor(migration, doctor),
@@ -62,60 +80,53 @@ def _migration(migration: Migration) -> dg.Definitions:
         ],
         sensors=[ticks.source_sensor(sync, migration, on=_settings.sync_on)],
     )
+    yield from (part.definitions for part in parts)
 
 
-_search = search_asset(
-    [content.learning_content, content.content_fragments],
-    group=CONTENT.name,
-    owners=CONTENT.owners,
-)
+def _search(migration: Migration, search: Search) -> _Part:
+    """Indexes by which tables are searched."""
+    asset = search_asset(search.tables, group=migration.name, owners=migration.owners)
+    return _Part(dg.Definitions(assets=[asset]), after_sync=[asset])
 
 
-_BESIDE = {CONTENT: [_search], SPACES: list[dg.AssetsDefinition]()}
-"""What is kept beside the tables of a migration, and made after each sync."""
-
-
-def _following() -> dg.Definitions:
+def _anki(migration: Migration, _: Anki) -> _Part:
     """Anki, which follows the contents."""
-    notes = following_assets(CONTENT.tables, group="anki", owners=CONTENT.owners)
+    notes = following_assets(migration.tables, group="anki", owners=migration.owners)
     across = following_checks()
     sync = jobs.anki_sync(notes, across)
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=[notes, embeddings_spec(group="anki")],
         asset_checks=across,
         jobs=[sync, jobs.anki_check(across)],
         schedules=[ticks.schedule(sync, _settings.anki.cron, setting="ANKI_CRON")],
     )
+    return _Part(definitions, asked=[anki_consistent])
 
 
-def _telling() -> dg.Definitions:
-    """Realtime, which tells what changes in the spaces."""
-    realtime = realtime_asset(
-        SPACES.metadata,
-        group="realtime",
-        owners=SPACES.owners,
-        deps=[table.name for table in SPACES.tables if events.of_table(table)],
-    )
-    retention = retention_asset(group="realtime", owners=SPACES.owners)
+def _realtime(migration: Migration, _: Realtime) -> _Part:
+    """Realtime, which streams what changes in the tables."""
+    realtime = realtime_asset(migration, group="realtime")
+    retention = retention_asset(group="realtime", owners=migration.owners)
     feed = jobs.feed(retention)
-    return dg.Definitions(
+    definitions = dg.Definitions(
         assets=[realtime, retention],
         jobs=[jobs.realtime(realtime), feed],
         schedules=[ticks.schedule(feed, jobs.FEED_CRON, setting="SCHEDULE_ZONE")],
     )
+    return _Part(definitions, asked=[realtime_arrives])
 
 
-_GATE = {CONTENT: [anki_consistent], SPACES: [realtime_arrives]}
-"""What the gate of a cut-over asks of what hangs on a migration."""
-
-_HANGING = {CONTENT: _following, SPACES: _telling}
-"""What hangs on a migration."""
+_BUILT: dict[type[Beside], Callable[[Migration, Any], _Part]] = {
+    Search: _search,
+    Anki: _anki,
+    Realtime: _realtime,
+}
+"""What is built for each kind of declaration."""
 
 
 def _parts() -> Iterator[dg.Definitions]:
     for migration in _settings.enabled:
-        yield _migration(migration)
-        yield _HANGING[migration]()
+        yield from _migration(migration)
     yield dg.Definitions(
         assets=[_housekeeping],
         sensors=alert_sensors(_settings),

@@ -1,19 +1,24 @@
 """From settings to databases that answer: the sample sources, the embedded server."""
 
 import contextlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg2
 from sqlalchemy.engine import URL
 
 from pipeline import private
 from pipeline.embedded import ensure_server
-from pipeline.migrations import Migration
-from pipeline.move.errors import SettingsError
+from pipeline.migrations.declaration import Migration
+from pipeline.move import session
+from pipeline.move.errors import SettingsError, TargetError
 from pipeline.move.snapshot import look_at
 from pipeline.settings import Settings, libpq, pooled, shown
 from pipeline.sources.fetch import fetch
 from pipeline.sources.origin import Dump, File, Remote
+from pipeline.tables import ledger
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,33 @@ def watched(settings: Settings, migration: Migration) -> Path:
     source = source_file(settings, migration)
     look_at(source)
     return source
+
+
+def update_ledger(found: Server) -> None:
+    """Bring a ledger that an older version has made up to date.
+
+    Raises:
+        TargetError: the target does not answer, or refuses.
+    """
+    try:
+        with (
+            closing(
+                session.connect(found.target_url, shown=found.target_shown, seconds=10)
+            ) as connection,
+            connection.cursor() as cursor,
+        ):
+            update(cursor)
+    except psycopg2.Error as error:
+        # Not "from error": the driver's own text may repeat the URL.
+        made = TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
+        raise made from None
+
+
+def update(cursor: Any) -> None:
+    """Bring the ledger up to date by a session that is open already."""
+    cursor.execute(ledger.OUTDATED)
+    if cursor.fetchone() == (True,):
+        cursor.execute(ledger.UPDATE)
 
 
 def demand_session(found: Server) -> None:

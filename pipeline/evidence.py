@@ -17,9 +17,11 @@ import dagster as dg
 import sqlalchemy as sa
 from pydantic import TypeAdapter
 
-from pipeline import checks, environment, evidence_page, migrations, private, settings
+from pipeline import checks, environment, evidence_page, private, settings
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import OFFENDERS, CheckResult, say
+from pipeline.move.messages import ANYBODY, Address, Message
 from pipeline.move.proof import BLOCKING
 from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
@@ -157,8 +159,10 @@ class RunEvidence:
         )
 
 
-def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
-    """The evidence of a table that moved."""
+def of_move(
+    move: Move, table: sa.Table, target: Target, *, address: Address = ANYBODY
+) -> TableEvidence:
+    """The evidence of a table that moved; commands are written out for a migration."""
     counted = move.checks["conservation"].figures
     return TableEvidence(
         move.table,
@@ -177,15 +181,27 @@ def of_move(move: Move, table: sa.Table, target: Target) -> TableEvidence:
         {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
         # Weighing all BLOBs costs more than a sync does.
         [] if move.way in ("synced", "subset") else blob_sizes(target, table),
-        [_check(check) for check in move.checks],
+        [_check(check, address) for check in move.checks],
     )
 
 
 def of_checks(
-    table: str, found: Iterable[CheckResult], *, failure: str | None = None
+    table: str,
+    found: Iterable[CheckResult],
+    *,
+    failure: str | None = None,
+    address: Address = ANYBODY,
 ) -> TableEvidence:
-    """The evidence of a table that was checked, or whose move was rolled back."""
-    return TableEvidence(table, _now(), checks=[_check(check) for check in found], failure=failure)
+    """The evidence of a table that was checked, or whose move was rolled back.
+
+    Args:
+        table: its name.
+        found: its checks.
+        failure: why the step failed.
+        address: the migration for which commands are written out.
+    """
+    made = [_check(check, address) for check in found]
+    return TableEvidence(table, _now(), checks=made, failure=failure)
 
 
 def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
@@ -250,7 +266,7 @@ def leave(
     """
     loaded = settings.load()
     names = list(planned)
-    moved = dict.fromkeys(filter(None, map(migrations.holding, names)))
+    moved = dict.fromkeys(filter(None, map(loaded.registry.holding, names)))
     run = RunEvidence(
         context.run.run_id,
         context.run.job_name,
@@ -269,15 +285,17 @@ def leave_failure(
     table: str,
     error: PipelineError,
     *,
+    migration: Migration,
     planned: Iterable[str],
 ) -> None:
     """Add to the evidence that the step of a table failed, and the checks that say why."""
     found = error.checks if isinstance(error, ProofFailed) else ()
-    migration = migrations.holding(table)
-    said = migration.addressed(str(error)) if migration else str(error)
+    address = migration.address
+    said = str(error.addressed(address))
     # Where the settings are wrong there is no place for it.
     with contextlib.suppress(PipelineError):
-        leave(context, of_checks(table, found, failure=said), planned=planned)
+        part = of_checks(table, found, failure=said, address=address)
+        leave(context, part, planned=planned)
 
 
 def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:
@@ -300,17 +318,18 @@ def _write(path: Path, text: str) -> None:
         fresh.replace(path)
 
 
-def _check(check: CheckResult) -> CheckEvidence:
+def _check(check: CheckResult, address: Address) -> CheckEvidence:
     return CheckEvidence(
         check.name,
         checks.DESCRIPTIONS[check.name],
         check.passed,
         check.blocking,
-        checks.summary(check),
+        checks.summary(check, address),
         check.figures,
-        [say(finding) for finding in check.findings[:OFFENDERS]],
+        [say(finding, address) for finding in check.findings[:OFFENDERS]],
         [
-            {"finding": type(finding).__name__} | {n: _plain(v) for n, v in vars(finding).items()}
+            {"finding": finding.title, "heading": finding.heading or finding.title}
+            | {n: _plain(v, address) for n, v in vars(finding).items()}
             for finding in check.findings[:OFFENDERS]
         ],
     )
@@ -320,11 +339,13 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat()  # noqa: UP017
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, address: Address) -> Any:
     """A value as JSON can hold it, with NULL told apart from any text."""
     match value:
         case None | bool() | int():
             return value
         case tuple() | list():
-            return [_plain(each) for each in value]
+            return [_plain(each, address) for each in value]
+        case Message():
+            return value.written(address)
     return str(value)

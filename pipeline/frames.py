@@ -9,6 +9,7 @@ from pipeline.anki.outcomes import Outcome
 from pipeline.cutover.gate import Answer
 from pipeline.doctor.symptoms import Symptom
 from pipeline.move.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
+from pipeline.move.messages import ANYBODY, Address, Message, written
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
 
@@ -19,10 +20,10 @@ _MARKDOWN = str.maketrans(
 )
 
 
-def offenders(findings: Iterable[Finding]) -> pd.DataFrame:
+def offenders(findings: Iterable[Finding], address: Address = ANYBODY) -> pd.DataFrame:
     """Findings, at most as many as a check names."""
     rows = [
-        {"finding": _words(type(finding).__name__), **_without_table(finding)}
+        {"finding": finding.title, **_without_table(finding, address)}
         for finding in list(findings)[:OFFENDERS]
     ]
     return pd.DataFrame(rows, dtype=object).fillna("")
@@ -106,7 +107,7 @@ def of_outcomes(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     )
 
 
-def of_symptoms(symptoms: Iterable[Symptom]) -> pd.DataFrame:
+def of_symptoms(symptoms: Iterable[Symptom], address: Address = ANYBODY) -> pd.DataFrame:
     """What an examination of both databases found."""
     return _frame(
         {
@@ -114,20 +115,20 @@ def of_symptoms(symptoms: Iterable[Symptom]) -> pd.DataFrame:
             "what": symptom.name,
             "state": symptom.state,
             "says": symptom.says,
-            "do": symptom.remedy,
+            "do": written(symptom.remedy, address),
         }
         for symptom in symptoms
     )
 
 
-def of_answers(answers: Iterable[Answer]) -> pd.DataFrame:
+def of_answers(answers: Iterable[Answer], address: Address = ANYBODY) -> pd.DataFrame:
     """The gate: one line for each question."""
     return _frame(
         {
             "what must hold": answer.question,
             "": "yes" if answer.yes else "no",
             "seen": answer.says,
-            "what to do": answer.remedy,
+            "what to do": written(answer.remedy, address),
         }
         for answer in answers
     )
@@ -150,8 +151,10 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), dtype=object).fillna("")
 
 
-def _without_table(finding: Finding) -> dict[str, object]:
-    return {name: _plain(value) for name, value in vars(finding).items() if name != "table"}
+def _without_table(finding: Finding, address: Address) -> dict[str, object]:
+    return {
+        name: _plain(value, address) for name, value in vars(finding).items() if name != "table"
+    }
 
 
 def _changed(examples: Iterable[tuple[str, str | None, str]]) -> str:
@@ -160,13 +163,10 @@ def _changed(examples: Iterable[tuple[str, str | None, str]]) -> str:
     )
 
 
-def _words(name: str) -> str:
-    """``RowMissing`` as people write it."""
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).strip()
-
-
-def _plain(value: object) -> object:
+def _plain(value: object, address: Address) -> object:
     match value:
+        case Message():
+            return value.written(address)
         case None:
             return "NULL"
         case [[_, _, _], *_] if isinstance(value, tuple):

@@ -7,7 +7,7 @@ import dagster as dg
 
 from pipeline.assets.anki import CHECK_NOTES, CheckConfig
 from pipeline.assets.tables import MoveConfig, run_config
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (

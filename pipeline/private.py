@@ -25,10 +25,12 @@ _ENTERED = 0o067
 _OURS = frozenset(
     {
         *("anki", "backups", "code", "dagster", "faults", "postgres", "replaced", "reports"),
-        *("sample", "snapshots", "sources", "spaces", "spaces_sample", "unfinished", "unwell"),
+        *("snapshots", "sources", "spaces", "unfinished", "unwell"),
     }
 )
 """How names of entries of a home begin, up to their first point."""
+_SAMPLE = "sample"
+"""How those of samples end; each migration has one."""
 _PROJECT = Path(__file__).resolve().parent.parent
 _told: set[Path] = set()
 
@@ -199,7 +201,8 @@ def _why_shared(path: Path, found: os.stat_result) -> str | None:
 
 def _is_ours(path: Path) -> bool:
     """Whether an entry of a home has a name that the pipeline gives."""
-    return path.name.split(".")[0] in _OURS
+    name = path.name.split(".")[0]
+    return name in _OURS or name == _SAMPLE or name.endswith(f"_{_SAMPLE}")
 
 
 def _tighten(path: Path) -> None:

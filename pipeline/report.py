@@ -8,25 +8,19 @@ from types import TracebackType
 from typing import Any, Self
 
 import dagster as dg
-import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
-from rich.text import Text
 
-from pipeline import frames
+from pipeline import frames, grids
 from pipeline.anki.outcomes import ACTIONS, Outcome
 from pipeline.cutover.gate import Answer
-from pipeline.doctor.symptoms import Symptom
 from pipeline.metadata import ANSWERS, NOTES, OUTCOMES
 from pipeline.move.errors import PipelineError
-from pipeline.move.findings import Quarantined, say
-from pipeline.move.plan import TablePlan
+from pipeline.move.findings import Quarantined
 from pipeline.move.printable import printable
 from pipeline.move.work import Progress
-from pipeline.selftest.outcome import Outcome as Planted
 
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
 _LINES = 40
@@ -128,7 +122,7 @@ def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
         console.print(f"{said or 'no contents'}; {shown['recordings'].value:,} recordings")
         if OUTCOMES in shown:
             some = [Outcome(**outcome) for outcome in shown[OUTCOMES].value[:_LINES]]
-            console.print(_framed("In Anki", frames.of_outcomes(some)))
+            console.print(grids.framed("In Anki", frames.of_outcomes(some)))
             more = sum(counts.values()) - counts["skipped"] - len(some)
             if more > 0:
                 console.print(f"  and {more:,} more")
@@ -150,57 +144,13 @@ def _told(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
             yield dict(said.metadata)
 
 
-def show_symptoms(console: Console, symptoms: Sequence[Symptom]) -> None:
-    """Print what an examination found, and what to do about it."""
-    console.print(_framed("Examined", frames.of_symptoms(symptoms)))
-
-
 def show_gate(console: Console, events: Iterable[dg.DagsterEvent]) -> None:
     """Print what the gate of a cut-over was told."""
     for table in tables_of(events):
         for check in table.checks.values():
             if ANSWERS in check.metadata:
                 answers = [Answer(**answer) for answer in check.metadata[ANSWERS].value]  # type: ignore[arg-type, union-attr]
-                console.print(_framed("The gate", frames.of_answers(answers)))
-
-
-def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:
-    """Print what moves would do."""
-    for title, frame in frames.of_plan(plans).items():
-        if len(frame):
-            console.print(_framed(title, frame))
-
-
-def grid_of(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Rows as a printed table; every column but the first is one of figures."""
-    grid = _grid(title, *columns, right=frozenset(range(1, len(columns))))
-    for row in rows:
-        grid.add_row(*map(_safe, row))
-    return grid
-
-
-def _framed(title: str, frame: pd.DataFrame) -> Table:
-    numbers = frozenset(
-        at
-        for at, column in enumerate(frame.columns)
-        if column in ("rows", "MiB", "rejected", "values", "lossy values", "seconds")
-    )
-    grid = _grid(title, *map(str, frame.columns), right=numbers)
-    for row in frame.itertuples(index=False):
-        grid.add_row(*(_safe(str(value)) for value in row))
-    return grid
-
-
-def _grid(title: str, *columns: str, right: frozenset[int] = frozenset()) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for at, column in enumerate(columns):
-        table.add_column(
-            column,
-            justify="right" if at in right else "left",
-            overflow="fold",
-            no_wrap=at == 0 or at in right,
-        )
-    return table
+                console.print(grids.framed("The gate", frames.of_answers(answers)))
 
 
 def _moves(tables: list[TableReport]) -> Table:
@@ -210,7 +160,7 @@ def _moves(tables: list[TableReport]) -> Table:
         counts.append("excluded")
         names.append("excluded")
     right = frozenset(range(2, 4 + len(names)))
-    grid = _grid("Moved", "table", "way", *names, "MiB", "seconds", right=right)
+    grid = grids.grid("Moved", "table", "way", *names, "MiB", "seconds", right=right)
     for table in tables:
         m = table.metadata
         grid.add_row(
@@ -229,11 +179,11 @@ def _quarantine(tables: list[TableReport]) -> Table:
         for table in tables
         for finding in table.metadata.get("quarantine_reasons", [])
     ]
-    return _framed("In quarantine", frames.reasons(found))
+    return grids.framed("In quarantine", frames.reasons(found))
 
 
 def _checks(tables: list[TableReport]) -> Table:
-    grid = _grid("Checks", "table", "check", "result", "figures")
+    grid = grids.grid("Checks", "table", "check", "result", "figures")
     for table in tables:
         for name, check in table.checks.items():
             failed = (
@@ -245,28 +195,9 @@ def _checks(tables: list[TableReport]) -> Table:
                 table.name,
                 name,
                 "[green]passed[/]" if check.passed else failed,
-                _safe(check.description),
+                grids.safe(check.description),
             )
     return grid
-
-
-def show_outcomes(console: Console, outcomes: Iterable[Planted]) -> None:
-    """Print what was planted, which checks found it, and what they said."""
-    grid = _grid("Planted", "difference", "caught by", "as", "")
-    for outcome in outcomes:
-        finding = say(outcome.finding) if outcome.finding else "nothing to report"
-        grid.add_row(
-            outcome.name,
-            ", ".join(sorted(outcome.caught)) or "nobody",
-            _safe(finding),
-            "[green]right[/]" if outcome.right else "[red]wrong[/]",
-        )
-    console.print(grid)
-
-
-def _safe(text: str | None) -> Text:
-    """What may come from data: neither markup nor anything that a terminal obeys."""
-    return Text(printable(text or ""))
 
 
 class Bars:

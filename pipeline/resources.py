@@ -20,7 +20,7 @@ from pipeline.anki.named import named_anki
 from pipeline.anki.notes import Anki
 from pipeline.cutover import states
 from pipeline.environment import databases
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.engine import Engine
 from pipeline.move.errors import SettingsError
 from pipeline.move.snapshot import BUSY_SECONDS

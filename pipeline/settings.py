@@ -4,7 +4,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -20,13 +20,16 @@ from pydantic import (
     SecretStr,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import URL
 
-from pipeline import migrations, urls
-from pipeline.migrations import Migration
+from pipeline import urls
+from pipeline.migrations import registry
+from pipeline.migrations.declaration import Migration
+from pipeline.migrations.registry import Registry
 from pipeline.move import session
 from pipeline.move.errors import SettingsError, without_password
 from pipeline.move.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
@@ -47,6 +50,8 @@ DAGSTER_OPTIONS = session.options(session.DAGSTER)
 """By these a connection of Dagster's own is known."""
 _SOCKET_BYTES = 100
 """A Unix socket's address has room for about a hundred bytes."""
+_ALL = ("*",)
+"""Stands for every migration."""
 
 
 class PolicySettings(BaseSettings):
@@ -228,6 +233,12 @@ class UiSettings(BaseSettings):
         return any(origin.scheme == "https" for origin in self.origin)
 
 
+class _SourceSettings(BaseSettings):
+    """Where the sources of the migrations are."""
+
+    model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
+
+
 _GROUPS: tuple[type[BaseSettings], ...] = (
     PolicySettings,
     AnkiSettings,
@@ -240,11 +251,11 @@ _GROUPS: tuple[type[BaseSettings], ...] = (
 class Settings(BaseSettings):
     """What a user can set; every field has a default that works.
 
+    Each migration names one more variable, for its source: see ``source_url``.
+
     Attributes:
+        migrations_folder: a folder with the modules of further migrations.
         migrations: names of those that Dagster loads; the first is meant where none is named.
-        sqlite_database_url: the source of ``content``, ``sqlite:///PATH``, ``dump:///PATH`` or
-            ``libsql://HOST``; None makes and uses a sample.
-        spaces_database_url: the source of ``spaces``, in the same way.
         turso_auth_token: lets us into a source on Turso.
         database_url: the target, ``postgresql://...``; None starts and uses the embedded server.
         pipeline_home: where the sample, the embedded server's data and snapshots lie.
@@ -268,9 +279,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=PROJECT / ".env", extra="ignore")
 
-    migrations: Annotated[tuple[str, ...], NoDecode] = tuple(migrations.ALL)
-    sqlite_database_url: SecretStr | None = None
-    spaces_database_url: SecretStr | None = None
+    migrations_folder: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
+    migrations: Annotated[tuple[str, ...], NoDecode, Field(validate_default=True)] = _ALL
     turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
     pipeline_home: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] = (
@@ -292,19 +302,37 @@ class Settings(BaseSettings):
     ui_host: str = "127.0.0.1"
     ui_port: int = Field(default=3000, ge=1, le=65535)
 
+    @field_validator("migrations_folder", mode="before")
+    @classmethod
+    def _named(cls, given: object) -> object:
+        return given or None
+
     @field_validator("migrations", mode="before")
     @classmethod
-    def _known(cls, given: object) -> tuple[str, ...]:
+    def _known(cls, given: object, info: ValidationInfo) -> tuple[str, ...]:
+        known = registry.find(info.data.get("migrations_folder")).names
+        if given == _ALL:
+            return tuple(known)
         named = given.split(",") if isinstance(given, str) else list(given)  # type: ignore[call-overload]
         names = tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
-        if not names or not set(names) <= set(migrations.ALL):
-            raise ValueError(f"name {' or '.join(migrations.ALL)}, or both with a comma between")
+        if not names or not set(names) <= set(known):
+            raise ValueError(f"name {' or '.join(known)}, or several with commas between")
         return names
+
+    @property
+    def registry(self) -> Registry:
+        """Every migration there is, enabled or not."""
+        return registry.find(self.migrations_folder)
 
     @property
     def enabled(self) -> list[Migration]:
         """The migrations that Dagster loads; the first is meant where none is named."""
-        return [migrations.ALL[name] for name in self.migrations]
+        known = {migration.name: migration for migration in self.registry}
+        return [known[name] for name in self.migrations]
+
+    @cached_property
+    def _sources(self) -> BaseSettings:
+        return _sources_of(self.registry)()
 
     @cached_property
     def _policies(self) -> Policies:
@@ -317,11 +345,11 @@ class Settings(BaseSettings):
     def policies(self, migration: Migration) -> Policies:
         """What is to be done where a person has to decide; POLICY_... in the environment."""
         given = self._policies.forbidden_nulls
-        others = [each for each in migrations.ALL.values() if each is not migration]
+        others = [each for each in self.registry if each is not migration]
         mine = {
             name: value
             for name, value in given.items()
-            if migrations.holding(name.rpartition(".")[0]) not in others
+            if self.registry.holding(name.rpartition(".")[0]) not in others
         }
         return replace(self._policies, forbidden_nulls=mine)
 
@@ -363,8 +391,11 @@ class Settings(BaseSettings):
         return without_password(text, anki.get_secret_value()) if anki else text
 
     def source_url(self, migration: Migration) -> str | None:
-        """The source of a migration as set, None where its sample is the source."""
-        given: SecretStr | None = getattr(self, migration.setting.lower())
+        """The source of a migration as set, None where its sample is the source.
+
+        It is written ``sqlite:///PATH``, ``dump:///PATH`` or ``libsql://HOST``.
+        """
+        given: SecretStr | None = getattr(self._sources, migration.setting.lower())
         return (given and given.get_secret_value()) or None
 
     def origin(self, migration: Migration) -> origin.Origin:
@@ -449,11 +480,12 @@ def load(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a value cannot be used; the message names it.
     """
-    _require_text()
+    _require_text(_names(Settings, *_GROUPS))
     require_readable(PROJECT / ".env")
     try:
         loaded = Settings(**overrides)
-        _ = loaded._policies, loaded.anki, loaded.alerts, loaded.ui
+        _require_text(_names(_sources_of(loaded.registry)))
+        _ = loaded._sources, loaded._policies, loaded.anki, loaded.alerts, loaded.ui
         return loaded
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
@@ -508,14 +540,14 @@ def require_readable(path: Path) -> None:
             )
 
 
-def _require_text() -> None:
+def _require_text(names: Set[str]) -> None:
     """Refuse what no database, page or message can repeat.
 
     Raises:
-        SettingsError: a setting, or the project's folder, is not valid UTF-8.
+        SettingsError: one of these settings, or the project's folder, is not valid UTF-8.
     """
     for name, value in os.environ.items():
-        if name.upper() in _names() and not _is_text(value):
+        if name.upper() in names and not _is_text(value):
             raise SettingsError(
                 f"{name.upper()} cannot be used: it holds bytes that are not UTF-8",
                 remedy="Correct it, and give the file or folder that it names a name in UTF-8",
@@ -536,9 +568,25 @@ def _is_text(value: str) -> bool:
 
 
 @functools.cache
-def _names() -> frozenset[str]:
-    """All settings, as they are named in the environment."""
-    groups: tuple[type[BaseSettings], ...] = (Settings, *_GROUPS)
+def _sources_of(known: Registry) -> type[BaseSettings]:
+    """One setting for each migration: where its source is.
+
+    Raises:
+        SettingsError: a migration claims a setting that means something else.
+    """
+    taken = [each.setting for each in known if each.setting in _names(Settings, *_GROUPS)]
+    if taken:
+        raise SettingsError(
+            f"A migration cannot have its source in {taken[0]}, which means something else",
+            remedy="Let it declare another setting",
+        )
+    fields: Any = {each.setting.lower(): (SecretStr | None, None) for each in known}
+    return create_model("Sources", __base__=_SourceSettings, **fields)
+
+
+@functools.cache
+def _names(*groups: type[BaseSettings]) -> frozenset[str]:
+    """The settings of some groups, as they are named in the environment."""
     return frozenset(
         str(field.validation_alias or f"{group.model_config.get('env_prefix', '')}{name}").upper()
         for group in groups

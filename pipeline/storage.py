@@ -15,7 +15,6 @@ from pipeline.environment import Server
 from pipeline.move import connections, session
 from pipeline.move.errors import SettingsError, TargetError, Transient
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
-from pipeline.tables import ledger
 
 
 class ServerEnded(sa.exc.SQLAlchemyError):
@@ -108,9 +107,7 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
             ) as connection,
             connection.cursor() as cursor,
         ):
-            cursor.execute(ledger.OUTDATED)
-            if cursor.fetchone() == (True,):
-                cursor.execute(ledger.UPDATE)
+            environment.update(cursor)
             cursor.execute(_DAGSTER_IS_THERE)
             if cursor.fetchone() == (True,):
                 return

@@ -14,7 +14,7 @@ import dagster as dg
 from pipeline import environment, settings
 from pipeline.cutover import states
 from pipeline.environment import watched
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.snapshot import seen_of
 from pipeline.move.target import Target
@@ -99,7 +99,7 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
         try:
             source = watched(settings.load(), migration)
         except PipelineError as error:
-            yield dg.SkipReason(str(error))
+            yield dg.SkipReason(str(error.addressed(migration.address)))
             return
         # While the file is being written, it looks like nothing that was seen before.
         seen = seen_of(source)

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
-from pipeline import migrations
 from pipeline.embedded import ensure_server, leave
+from pipeline.migrations import registry
 from pipeline.settings import libpq
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
@@ -73,8 +73,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let no test see the settings of whoever runs it."""
-    sources = [each.setting for each in migrations.ALL.values()]
-    others = ("DATABASE_URL", "TURSO_AUTH_TOKEN", "MAX_DELETE_SHARE", "DAGSTER_HOME")
+    sources = [each.setting for each in registry.find()]
+    others = (
+        "MIGRATIONS_FOLDER",
+        "DATABASE_URL",
+        "TURSO_AUTH_TOKEN",
+        "MAX_DELETE_SHARE",
+        "DAGSTER_HOME",
+    )
     for name in (*sources, *others):
         monkeypatch.delenv(name, raising=False)
     for name in [

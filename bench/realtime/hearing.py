@@ -19,6 +19,7 @@ import psycopg
 
 from bench.realtime.load import FIRST
 from bench.realtime.scene import space_of
+from pipeline.migrations.spaces import metadata
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.realtime.context import RealtimeContext
 from pipeline.realtime.events import STORED, Changed, Event
@@ -28,7 +29,6 @@ from pipeline.realtime.listen import Listen
 from pipeline.realtime.session import connect
 from pipeline.realtime.transport import Told
 from pipeline.tables.events import of_table
-from pipeline.tables.spaces import metadata
 
 EVERY = 5.0
 """Seconds between two polls of a page."""

@@ -13,14 +13,15 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.spaces import metadata
 from pipeline.move import objects, schema, session
 from pipeline.move.errors import TargetError
 from pipeline.move.landing import SourceColumn, match
+from pipeline.move.messages import REALTIME_BENCH, message
 from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 from pipeline.realtime import objects as feed
 from pipeline.settings import libpq, shown
-from pipeline.tables.spaces import metadata
 
 PREFIX = "pipeline_bench_"
 OF_A_SPACE = 10
@@ -77,7 +78,7 @@ def _drop(connection: psycopg2.extensions.connection, name: str, server: URL) ->
         made = TargetError.from_driver(error, where=shown(server), url=libpq(server))
         raise TargetError(
             f"The scratch database {name} could not be dropped ({made.problem})",
-            remedy="The next run of pipeline realtime bench removes it",
+            remedy=message("The next run of ", REALTIME_BENCH, " removes it"),
         ) from None
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
-from pipeline.tables.content import learning_content
+from pipeline.migrations.content import learning_content
 from pipeline.tables.ledger import quarantine
 
 ITEM = "target_learning_item"

@@ -3,7 +3,7 @@
 from pipeline.anki.collection import CollectionFile, make_collection
 from pipeline.anki.connect import TIMEOUT, AnkiConnect
 from pipeline.anki.notes import Anki
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import SettingsError
 from pipeline.settings import Settings
 

@@ -12,7 +12,7 @@ from pipeline import checks, environment, frames, settings
 from pipeline.assets import attempts
 from pipeline.backup import shelf
 from pipeline.backup.making import Made, Rehearsal, make
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.resources import TargetDatabase
 
@@ -72,7 +72,7 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             found = environment.databases(loaded, migration, fresh=True)
             made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            attempts.try_again(context, error.addressed(migration.address), target)
             raise checks.failure(error, migration) from error
         folder = dg.MetadataValue.path(str(shelf.place(loaded.pipeline_home, made.manifest.name)))
         common: dict[str, dg.MetadataValue] = {

@@ -13,7 +13,7 @@ from pipeline import backup, checks, frames, settings
 from pipeline.anki import checks as anki_checks
 from pipeline.anki import embeddings
 from pipeline.assets.anki import CARDS, EMBEDDINGS
-from pipeline.assets.plan import PLAN
+from pipeline.assets.plan import PLAN as PLANNED
 from pipeline.assets.realtime import NAME as REALTIME
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
@@ -21,8 +21,17 @@ from pipeline.cutover.steps import CUTOVER, STEP
 from pipeline.environment import server, source_file
 from pipeline.locks import private_folder
 from pipeline.metadata import ANSWERS, NOTES, RULES
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError, SettingsError
+from pipeline.move.messages import (
+    ANKI_CHECK,
+    ANKI_SYNC,
+    BACKUP,
+    PLAN,
+    REALTIME_ON,
+    message,
+    written,
+)
 from pipeline.move.options import MoveOptions
 from pipeline.move.watermarks import rules_of_all
 from pipeline.realtime import checks as realtime_checks
@@ -120,7 +129,7 @@ def cutover_asset(
                 options=MoveOptions(
                     context.run.run_id, loaded.policies(migration), loaded.max_delete_share
                 ),
-                say=context.log.info,
+                say=lambda text: context.log.info(written(text, migration.address)),
             )
             yield from _step(context, config.step, site, migration, further)
         except PipelineError as error:
@@ -208,7 +217,7 @@ def result(
         answers: the list.
         asked_early: nobody wants to go through yet, so a no is only a warning.
     """
-    answers = [replace(a, remedy=migration.addressed(a.remedy)) for a in answers]
+    answers = [replace(a, remedy=written(a.remedy, migration.address)) for a in answers]
     no = [answer for answer in answers if not answer.yes]
     return dg.AssetCheckResult(
         check_name=GATE,
@@ -227,9 +236,9 @@ def result(
 
 def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migration) -> Answer:
     question = "the plan is current"
-    event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLAN)))
+    event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLANNED)))
     if event is None or event.asset_materialization is None:
-        return Answer(question, False, "nobody has planned", "Run pipeline plan, and read it")
+        return Answer(question, False, "nobody has planned", message("Run ", PLAN, ", and read it"))
     at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
     planned = event.asset_materialization.metadata.get(RULES)
     live = site.sources.pin(site.tables)
@@ -238,7 +247,7 @@ def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migratio
     said = f"made {at:%Y-%m-%d %H:%M} UTC"
     if planned is None or planned.value != now:
         says = f"{said}; columns or policies are others since"
-        return Answer(question, False, says, "Run pipeline plan, and read it")
+        return Answer(question, False, says, message("Run ", PLAN, ", and read it"))
     return Answer(question, True, said)
 
 
@@ -251,7 +260,7 @@ def anki_consistent(instance: dg.DagsterInstance) -> Answer:
     # What only a sync tells cannot be told before there was one.
     no = _unchecked(instance, _OF_ANKI, spared=1)
     if no:
-        return Answer(question, False, no, "Run pipeline anki sync or pipeline anki check")
+        return Answer(question, False, no, message("Run ", ANKI_SYNC, " or ", ANKI_CHECK))
     return Answer(question, True, "every check that is no warning passed")
 
 
@@ -260,7 +269,7 @@ def realtime_arrives(instance: dg.DagsterInstance) -> Answer:
     question = "realtime is on, and events arrive"
     no = _unchecked(instance, {REALTIME: realtime_checks.NAMES})
     if no:
-        return Answer(question, False, no, "Run pipeline realtime on")
+        return Answer(question, False, no, message("Run ", REALTIME_ON))
     return Answer(question, True, "every check that is no warning passed")
 
 
@@ -290,7 +299,7 @@ def _unchecked(
 
 
 def _backed_up(site: steps.Site, migration: Migration) -> Answer:
-    question, remedy = "a backup was restored and verified", "Run pipeline backup"
+    question, remedy = "a backup was restored and verified", message("Run ", BACKUP)
     found = backup.newest(settings.load().pipeline_home, migration.name)
     if found is None or found.rehearsed is None:
         return Answer(question, False, "there is none", remedy)

@@ -5,7 +5,7 @@ import dagster as dg
 from pipeline import checks, frames, settings
 from pipeline.assets.plan import PLAN
 from pipeline.doctor.examination import examine
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 
 NAME = "doctor"
@@ -20,13 +20,14 @@ def doctor_check(migration: Migration) -> dg.AssetChecksDefinition:
             found = examine(settings.load(), migration)
         except PipelineError as error:
             raise checks.failure(error, migration) from error
+        shown = frames.of_symptoms(found, migration.address)
         wrong = [symptom for symptom in found if symptom.state != "well"]
         errors = [symptom for symptom in wrong if symptom.state == "error"]
         return dg.AssetCheckResult(
             passed=not wrong,
             severity=dg.AssetCheckSeverity.ERROR if errors else dg.AssetCheckSeverity.WARN,
             description="; ".join(f"{s.place}, {s.name}: {s.says}" for s in wrong) or "all is well",
-            metadata={"symptoms": dg.MetadataValue.md(frames.markdown(frames.of_symptoms(found)))},
+            metadata={"symptoms": dg.MetadataValue.md(frames.markdown(shown))},
         )
 
     return examined

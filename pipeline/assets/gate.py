@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pipeline import checks
 from pipeline.move import schema
 from pipeline.move.errors import TargetError
+from pipeline.move.messages import MIGRATE, VERIFY, message
 from pipeline.move.proof import BLOCKING
 from pipeline.move.target import Target
 
@@ -31,7 +32,8 @@ def demand_proven(target: Target, tables: Sequence[str]) -> None:
     lacking = [table for table in tables if not schema.exists(target, table)]
     if lacking:
         raise TargetError(
-            f"The target does not hold {', '.join(lacking)}", remedy="Run pipeline migrate first"
+            f"The target does not hold {', '.join(lacking)}",
+            remedy=message("Run ", MIGRATE, " first"),
         )
     if not target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL"):
         return
@@ -40,5 +42,7 @@ def demand_proven(target: Target, tables: Sequence[str]) -> None:
         failed = ", ".join(f"{name} of {table}" for table, name in found)
         raise TargetError(
             f"The target is not proven: {failed} failed when it was checked last",
-            remedy="See what it found; run pipeline migrate, or pipeline verify once it is mended",
+            remedy=message(
+                "See what it found; run ", MIGRATE, ", or ", VERIFY, " once it is mended"
+            ),
         )

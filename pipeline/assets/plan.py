@@ -3,7 +3,7 @@
 import dagster as dg
 
 from pipeline import checks, metadata, settings
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.plan import plan_tables
 from pipeline.move.watermarks import rules_of_all

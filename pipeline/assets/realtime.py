@@ -8,18 +8,18 @@ event is made once and has to arrive.
 from collections.abc import Iterable, Sequence
 
 import dagster as dg
-import sqlalchemy as sa
 
 from pipeline import checks, settings
 from pipeline.assets import attempts
 from pipeline.environment import server
-from pipeline.migrations import ALL
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import CheckResult
 from pipeline.move.target import Target
 from pipeline.realtime import canary, channels, objects, publication
 from pipeline.realtime import checks as realtime_checks
 from pipeline.resources import TargetDatabase
+from pipeline.tables import events
 
 NAME = "realtime"
 STEP = "make_realtime"
@@ -28,32 +28,25 @@ PRUNED_AT_ONCE = 100_000
 """So many rows one call of ``feed.prune`` looks at; there are at most ``_CALLS`` in a run."""
 _CALLS = 20
 
-KNOWN = [table for migration in ALL.values() for table in migration.tables]
-"""Tables of all migrations: those that are published without being told are taken out."""
 
-
-def realtime_asset(
-    metadata: sa.MetaData, *, group: str, owners: Sequence[str], deps: Iterable[str]
-) -> dg.AssetsDefinition:
+def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
     """The asset that is realtime on the target.
 
     Args:
-        metadata: the migration's tables.
+        migration: whose tables.
         group: the asset's group.
-        owners: the asset's owners.
-        deps: the assets that have to be there first.
     """
-    tables = metadata.sorted_tables
+    tables = migration.tables
 
     @dg.multi_asset(
         name=STEP,
         specs=[
             dg.AssetSpec(
                 NAME,
-                deps=list(deps),
+                deps=[table.name for table in tables if events.of_table(table)],
                 group_name=group,
                 kinds={"postgres"},
-                owners=list(owners),
+                owners=list(migration.owners),
                 description=(
                     "What is told of changes: the feed and its triggers, the publication that"
                     " Supabase's Realtime reads, and who may join which private channel. Each type"
@@ -69,10 +62,12 @@ def realtime_asset(
     )
     def told(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
-            session = target.open()
+            session, loaded = target.open(), settings.load()
+            # Tables of all migrations: those that are published without being told are taken out.
+            known = loaded.registry.tables
             with session.transaction():
                 made = objects.apply(session, tables)
-                done = publication.apply(session, tables, known={table.name for table in KNOWN})
+                done = publication.apply(session, tables, known={table.name for table in known})
                 joined = channels.apply(session)
             for line in done:
                 context.log.info(line)
@@ -82,12 +77,12 @@ def realtime_asset(
                     " the feed and broadcasts do not need it."
                 )
             with session.looking():
-                found = realtime_checks.standing(session, tables, known=KNOWN)
-            where = server(settings.load())
+                found = realtime_checks.standing(session, tables, known=known)
+            where = server(loaded)
             sung = canary.sing(session, url=where.target_url, shown=where.target_shown)
         except PipelineError as error:
             attempts.try_again(context, error, target)
-            raise checks.failure(error) from error
+            raise checks.failure(error, migration) from error
         return dg.MaterializeResult(
             metadata=_figures((*found, sung))
             | {

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline import checks, evidence, progress, settings
 from pipeline.cutover import states
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
 from pipeline.move.prepare import prepare
 from pipeline.move.standing import Sample, standing_checks
@@ -36,7 +36,7 @@ def table_checks(migration: Migration) -> list[dg.AssetChecksDefinition]:
 
 
 def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefinition:
-    tables = migration.tables
+    tables, address = migration.tables, migration.address
 
     @dg.multi_asset_check(
         name=_step(table),
@@ -71,13 +71,13 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
                     },
                     on_progress=progress.reporter(context.log),
                 )
-            part = evidence.of_checks(table.name, found)
+            part = evidence.of_checks(table.name, found, address=address)
             evidence.leave(context, part, planned=_planned(context, tables))
         except PipelineError as error:
             planned = _planned(context, tables)
-            evidence.leave_failure(context, table.name, error, planned=planned)
+            evidence.leave_failure(context, table.name, error, migration=migration, planned=planned)
             raise checks.failure(error, migration) from error
-        yield from checks.results(table.name, found, prefix=checks.STANDING)
+        yield from checks.results(table.name, found, prefix=checks.STANDING, address=address)
 
     return verified
 

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipeline import checks, evidence, metadata, progress, settings
 from pipeline.assets import attempts
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import engine
 from pipeline.move.errors import PipelineError, SettingsError
 from pipeline.move.options import MoveOptions
@@ -87,6 +87,7 @@ def table_assets(migration: Migration, *, every: timedelta) -> list[dg.AssetsDef
 
 
 def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> dg.AssetsDefinition:
+    address = migration.address
     parents = sorted({key.column.table.name for key in table.foreign_keys} - {table.name})
 
     @dg.asset(
@@ -132,18 +133,18 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
                 way=str(config),
             )
             move = moving.move(table, on_progress=on_progress)
-            part = evidence.of_move(move, table, moving.idle)
+            part = evidence.of_move(move, table, moving.idle, address=address)
             preview = metadata.preview_of(moving.idle, table)
             report = evidence.leave(context, part, planned=planned)
         except PipelineError as error:
-            attempts.try_again(context, error, target)
-            evidence.leave_failure(context, table.name, error, planned=planned)
+            attempts.try_again(context, error.addressed(address), target)
+            evidence.leave_failure(context, table.name, error, migration=migration, planned=planned)
             if isinstance(error, ProofFailed):
-                yield from checks.results(table.name, error.checks)
+                yield from checks.results(table.name, error.checks, address=address)
             raise checks.failure(error, migration) from error
         yield dg.MaterializeResult(
             metadata=metadata.of_move(move, preview=preview, report=report),
-            check_results=checks.results(table.name, move.checks),
+            check_results=checks.results(table.name, move.checks, address=address),
         )
 
     return moved

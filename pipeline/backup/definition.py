@@ -9,9 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.cutover import capture
-from pipeline.realtime.objects import PREFIX as FEED
-from pipeline.tables import feed, objects
+from pipeline.tables import feed, objects, prefixes
 
 PHASES = ("functions", "table", "keys", "links", "triggers", "rights")
 """What triggers and policies call, as far as it is ours; columns and sequences; keys, rules and
@@ -29,7 +27,7 @@ _CALLED = f"""
   FROM (
     SELECT tgfoid AS oid FROM pg_trigger
     WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
-      AND NOT starts_with(tgname, '{FEED}')
+      AND NOT starts_with(tgname, '{prefixes.FEED}')
     UNION SELECT d.refobjid FROM pg_policy AS y JOIN pg_depend AS d ON d.objid = y.oid
     WHERE y.polrelid = to_regclass(%(table)s) AND d.classid = 'pg_policy'::regclass
       AND d.refclassid = 'pg_proc'::regclass
@@ -153,8 +151,8 @@ SELECT phase, statement FROM (
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) FROM granted
 ) AS said ORDER BY phase, place, name COLLATE "C", statement COLLATE "C"
-""".replace("{CAPTURE}", capture.PREFIX)
-    .replace("{FEED}", FEED)
+""".replace("{CAPTURE}", prefixes.CAPTURE)
+    .replace("{FEED}", prefixes.FEED)
     .replace("{CALLED}", _CALLED)
 )
 """Triggers that capture writes belong to the state of the migration, not to the table, and those of

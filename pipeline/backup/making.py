@@ -11,8 +11,9 @@ import sqlalchemy as sa
 from pipeline.backup import dump, restore, shelf, source
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.environment import Databases
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import PipelineError
+from pipeline.move.messages import Address
 from pipeline.private import Rights
 from pipeline.tables import ledger
 
@@ -89,11 +90,14 @@ def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Ma
         shelf.finish(home, folder, manifest)
     kept = shelf.place(home, name)
     with shelf.unfinished(home, f"{name}-rehearsal") as scratch:
-        of_source = _rehearsed(lambda: source.rehearse(kept, manifest, scratch=scratch))
+        of_source = _rehearsed(
+            lambda: source.rehearse(kept, manifest, scratch=scratch), migration.address
+        )
     of_target = _rehearsed(
         lambda: restore.rehearse(
             found.target_url, shown=found.target_shown, tables=dumped, folder=kept
-        )
+        ),
+        migration.address,
     )
     removed: list[str] = []
     if not (of_source.fault or of_target.fault):
@@ -113,10 +117,10 @@ def _parts(migration: Migration) -> Iterator[tuple[sa.Table, str]]:
             yield table, only
 
 
-def _rehearsed(restored: Callable[[], None]) -> Rehearsal:
+def _rehearsed(restored: Callable[[], None], address: Address) -> Rehearsal:
     started = time.perf_counter()
     try:
         restored()
     except PipelineError as error:
-        return Rehearsal(str(error), time.perf_counter() - started)
+        return Rehearsal(str(error.addressed(address)), time.perf_counter() - started)
     return Rehearsal(None, time.perf_counter() - started)

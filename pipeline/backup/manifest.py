@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.backup.errors import BackupError
+from pipeline.move.messages import BACKUP_LIST, message
 from pipeline.private import Rights
 
 SOURCE_FILE = "source.db"
@@ -138,7 +139,7 @@ def read(folder: Path) -> Manifest:
         manifest = _MANIFEST.validate_python(whole)
     except FileNotFoundError as error:
         raise BackupError(
-            f"{folder} holds no backup", remedy="Name one that pipeline backup list shows"
+            f"{folder} holds no backup", remedy=message("Name one that ", BACKUP_LIST, " shows")
         ) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(folder) from error

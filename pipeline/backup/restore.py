@@ -22,7 +22,7 @@ from pipeline.backup.session import session
 from pipeline.move.errors import first_line
 from pipeline.move.quoting import quoted
 from pipeline.move.session import MOVING
-from pipeline.realtime import objects
+from pipeline.tables import prefixes
 
 _CONSTRAINED = """
 SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname)
@@ -173,7 +173,7 @@ def _make_way(cursor: Any, tables: list[TargetTable], places: dict[str, str]) ->
     staying = [table for table in present if _stays(cursor, table, places)]
     for table in present:
         definition.take_functions(cursor, _at(table, places))
-        cursor.execute(_CONSTRAINED, {"table": _at(table, places), "feed": objects.PREFIX})
+        cursor.execute(_CONSTRAINED, {"table": _at(table, places), "feed": prefixes.FEED})
         for (statement,) in cursor.fetchall():
             cursor.execute(statement)
     going = [table for table in present if table not in staying]

@@ -20,6 +20,7 @@ from pipeline.backup.errors import BackupError
 from pipeline.backup.manifest import Manifest
 from pipeline.locks import private_folder
 from pipeline.move.errors import FilesError
+from pipeline.move.messages import BACKUP, message
 
 _BACKUPS, _UNFINISHED, _REPLACED = "backups", "unfinished", "replaced"
 _CHUNK = 1 << 20
@@ -81,7 +82,7 @@ def named(home: Path, migration: str, name: str | None) -> Manifest:
     if found is None:
         raise BackupError(
             f"There is no rehearsed backup of {migration} in {home / _BACKUPS}",
-            remedy="Run pipeline backup, or name one with --from",
+            remedy=message("Run ", BACKUP, ", or name one with --from"),
         )
     return found
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from pipeline import report, settings
+from pipeline import settings
 from pipeline.anki.named import named_anki
 from pipeline.anki.outcomes import Removed
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
-from pipeline.migrations import CONTENT
+from pipeline.migrations.declaration import Anki
 from pipeline.move.errors import SettingsError
 
 followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
@@ -65,13 +65,17 @@ def _follow(
     job_name: str, *, config: Mapping[str, Any] | None = None, dry_run: bool = False
 ) -> int:
     """Run a job of Anki with live output; returns the exit code."""
+    # Dagster is loaded only where it is needed.
+    from pipeline import report
+    from pipeline.commands import running
+
     started = time.perf_counter()
-    terminal.demand_enabled(CONTENT)
-    found = terminal.ready(CONTENT)
-    anki = named_anki(settings.load())
-    terminal.say_where(found, CONTENT)
+    with terminal.addressing(terminal.demand_enabled(terminal.having(Anki))) as migration:
+        found = running.ready(migration)
+        anki = named_anki(settings.load())
+        terminal.say_where(found, migration)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
-    result = terminal.result_of(
+    result = running.result_of(
         job_name, steps=None if config is None else {"follow_contents": config}
     )
     report.show_following(console, result.all_events)
@@ -80,4 +84,4 @@ def _follow(
         said = "nothing was changed" if dry_run else "[green]consistent[/]"
         console.print(f"{said} in {seconds:.1f} s, run {result.run_id}")
         return 0
-    return terminal.failed(result)
+    return running.failed(result)

@@ -1,26 +1,25 @@
 """The commands that list backups and restore them; nothing is overwritten without a yes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from pipeline import environment, migrations, private, report, settings
+from pipeline import environment, grids, private, settings
 from pipeline.backup import restore, shelf, source
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import capture, freezing, states
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move.errors import SettingsError
+from pipeline.move.messages import ANYBODY, BACKUP, ROLLBACK, THAW, message
 from pipeline.move.target import Target
 from pipeline.sources.origin import File
 from pipeline.tables import ledger
-
-kept = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
-restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
 
 _From = Annotated[
     str | None, typer.Option("--from", help="The backup's name; otherwise the newest rehearsed.")
@@ -36,17 +35,23 @@ _Discard = Annotated[
 ]
 
 
+restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
+
+
 def _back_up(which: str | None) -> None:
-    migration = terminal.meant(which)
-    terminal.say_where(terminal.ready(migration), migration)
-    result = terminal.result_of(migration.named("backup"))
+    # Dagster is loaded only where it is needed.
+    from pipeline import report
+    from pipeline.commands import running
+
+    with terminal.serving(which) as migration:
+        terminal.say_where(running.ready(migration), migration)
+    result = running.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
-        raise typer.Exit(terminal.failed(result))
+        raise typer.Exit(running.failed(result))
     list_backups()
 
 
-@kept.callback(invoke_without_command=True)
 def backup(context: typer.Context) -> None:
     """Keep both databases as they are, and show that they can be restored."""
     if context.invoked_subcommand is None:
@@ -58,18 +63,23 @@ def back_up_named(context: typer.Context) -> None:
     _back_up(context.info_name)
 
 
-for _name in migrations.ALL:
-    kept.command(_name, help=f"The databases of the migration {_name}.")(back_up_named)
-
-
-@kept.command("list")
 def list_backups() -> None:
     """Tell which backups there are, the newest first."""
     found = shelf.finished(settings.load().pipeline_home)
     if not found:
-        _say("there is no backup yet; run pipeline backup")
+        _say(f"there is no backup yet; run {BACKUP.written(ANYBODY)}")
         return
     console.print(table_of(found))
+
+
+def group(names: Iterable[str]) -> typer.Typer:
+    """The command ``backup``, with one of its own for each of these migrations."""
+    made = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
+    made.callback(invoke_without_command=True)(backup)
+    for name in names:
+        made.command(name, help=f"The databases of the migration {name}.")(back_up_named)
+    made.command("list")(list_backups)
+    return made
 
 
 @restored.command("source")
@@ -84,7 +94,20 @@ def restore_source(
     even_frozen: _Frozen = False,
 ) -> None:
     """Make the SQLite file what it was; applications may have it open."""
-    loaded, migration = settings.load(), terminal.meant(which)
+    with terminal.serving(which) as migration:
+        _restore_source(migration, name=name, to=to, yes=yes, other=other, even_frozen=even_frozen)
+
+
+def _restore_source(
+    migration: Migration,
+    *,
+    name: str | None,
+    to: Path | None,
+    yes: bool,
+    other: bool,
+    even_frozen: bool,
+) -> None:
+    loaded = settings.load()
     home, onto = loaded.pipeline_home, to or loaded.source_path(migration)
     origin = loaded.origin(migration)
     if to is None and not isinstance(origin, File):
@@ -124,7 +147,14 @@ def restore_target(
     discard: _Discard = False,
 ) -> None:
     """Make the target's tables and their part of the ledger what they were, in one transaction."""
-    loaded, migration = settings.load(), terminal.meant(which)
+    with terminal.serving(which) as migration:
+        _restore_target(migration, name=name, yes=yes, other=other, discard=discard)
+
+
+def _restore_target(
+    migration: Migration, *, name: str | None, yes: bool, other: bool, discard: bool
+) -> None:
+    loaded = settings.load()
     manifest = shelf.named(loaded.pipeline_home, migration.name, name)
     if any(each.schema == ledger.SCHEMA and not each.only for each in manifest.target_tables):
         raise RestoreRefused(
@@ -160,7 +190,8 @@ def restore_target(
     for each in lost:
         _say(f"{each.table} is no more in publication {each.publication}: {each.why}")
     frozen = freezing.is_frozen_file(found.source, migration.tables)
-    thaw = "; the source is frozen: run pipeline cutover thaw" if frozen else ""
+    run = THAW.written(migration.address)
+    thaw = f"; the source is frozen: run {run}" if frozen else ""
     _say(f"the migration is {now}{thaw if now.state == 'shadow' else ''}")
 
 
@@ -177,7 +208,7 @@ def table_of(manifests: list[Manifest]) -> Table:
         )
         for manifest in manifests
     ]
-    return report.grid_of(
+    return grids.grid_of(
         "Backups", ("backup", "of", "MiB", "source rows", "target rows", "restorable"), rows
     )
 
@@ -191,8 +222,10 @@ def _demand_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> 
     if not even_frozen and freezing.is_frozen_file(source, migration.tables):
         raise RestoreRefused(
             f"{source} is frozen by a cut-over; what a backup holds could be written again",
-            remedy="Run pipeline cutover thaw or pipeline rollback first, restore --to another"
-            " file, or add --even-frozen if this is meant",
+            remedy=message(
+                *("Run ", THAW, " or ", ROLLBACK, " first, restore --to another file,"),
+                " or add --even-frozen if this is meant",
+            ),
         )
 
 
@@ -207,8 +240,10 @@ def _demand_following(target: Target, migration: Migration, *, discard: bool) ->
         raise RestoreRefused(
             f"The migration is {now}; what the application has written to the target since would"
             " be lost",
-            remedy="pipeline rollback takes it back, as long as it is live; add --discard-writes"
-            " if this is meant",
+            remedy=message(
+                *(ROLLBACK, " takes it back, as long as it is live;"),
+                " add --discard-writes if this is meant",
+            ),
         )
 
 

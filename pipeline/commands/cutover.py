@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline import report
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.cutover import sign_offs, states
 from pipeline.cutover.steps import CUTOVER, STEP, confirmation
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import schema
+from pipeline.move.messages import ROLLBACK
 from pipeline.move.snapshot import look_at
 
 _LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
@@ -48,7 +48,8 @@ def cutover_close(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """End the way back: what is written to the target is not captured any more."""
-    terminal.confirm("End the way back? After this pipeline rollback refuses.", yes=yes)
+    after = ROLLBACK.written(terminal.meant(which).address)
+    terminal.confirm(f"End the way back? After this {after} refuses.", yes=yes)
     raise typer.Exit(_cut_over("close", which))
 
 
@@ -64,8 +65,12 @@ def sign_off(
 ) -> None:
     """Let rows of a table stay behind in quarantine, or take that back."""
     name = table
-    terminal.holding(name)
-    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
+    with (
+        terminal.addressing(terminal.holding(name)),
+        terminal.opened(terminal.server()) as target,
+        target.lock(),
+        target.transaction(),
+    ):
         schema.make_ledger(target)
         if undo:
             taken = sign_offs.undo(target, name, handles=row or ())
@@ -83,17 +88,25 @@ def rollback(which: terminal.Which = None) -> None:
 
 def _of(migration: Migration) -> str:
     """What tells a migration from the one that is meant where none is named."""
-    return f" {migration.name}" if migration.prefix else ""
+    return "" if migration.plain else f" {migration.name}"
 
 
 def _cut_over(step: str, which: str | None) -> int:
     """Run a step of the cut-over; returns the exit code."""
-    migration = terminal.meant(which)
-    found, node = terminal.ready(migration), migration.named(STEP)
+    with terminal.serving(which) as migration:
+        return _run_step(step, migration)
+
+
+def _run_step(step: str, migration: Migration) -> int:
+    # Dagster is loaded only where it is needed.
+    from pipeline import report
+    from pipeline.commands import running
+
+    found, node = running.ready(migration), migration.named(STEP)
     look_at(found.source)
     terminal.say_where(found, migration)
     config = {"step": step, "confirm": confirmation(step, migration.name)}
-    result = terminal.result_of(migration.named(CUTOVER), steps={node: config})
+    result = running.result_of(migration.named(CUTOVER), steps={node: config})
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)
@@ -103,5 +116,5 @@ def _cut_over(step: str, which: str | None) -> int:
             if name != "state":
                 console.print(f"{_LABELS.get(name, name)}: {value.value}", markup=False)
     if not result.success:
-        return terminal.failed(result)
+        return running.failed(result)
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

@@ -6,13 +6,12 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from pipeline import ddl, environment, migrations, private, report, settings
+from pipeline import ddl, environment, grids, private, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console, errors
 from pipeline.doctor.examination import examine
 from pipeline.embedded import ensure_server
-from pipeline.metadata import PLAN
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import quarantine
 from pipeline.move.plan import TablePlan
 from pipeline.move.printable import printable
@@ -24,9 +23,9 @@ from pipeline.move.target import Target
 def doctor(which: terminal.Which = None) -> None:
     """Tell whether both databases are fit for a move, without changing anything."""
     # Not a job: Dagster keeps its runs in the target, which may not even answer.
-    with console.status("examining source and target"):
-        found = examine(settings.load(), terminal.meant(which))
-    report.show_symptoms(console, found)
+    with terminal.serving(which) as migration, console.status("examining source and target"):
+        found = examine(settings.load(), migration)
+    grids.show_symptoms(console, found, migration.address)
     raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
 
 
@@ -35,14 +34,18 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
 ) -> None:
     """Tell what a move would do, without touching the target."""
-    migration = terminal.meant(which)
-    found = terminal.ready(migration)
-    look_at(found.source)
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+    from pipeline.metadata import PLAN
+
+    with terminal.serving(which) as migration:
+        found = running.ready(migration)
+        look_at(found.source)
     if not as_json:
         terminal.say_where(found, migration)
-    result = terminal.result_of(migration.named("plan"))
+    result = running.result_of(migration.named("plan"))
     if not result.success:
-        raise typer.Exit(terminal.failed(result))
+        raise typer.Exit(running.failed(result))
     (materialized,) = result.asset_materializations_for_node(migration.named("make_plan"))
     data: Any = materialized.metadata[PLAN].value
     if as_json:
@@ -50,15 +53,17 @@ def plan(
         for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
             print(printable(line))
     else:
-        report.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+        grids.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
 
 
 def show_schema(which: terminal.Which = None) -> None:
     """Print the target's whole schema as one SQL file, for supabase/migrations."""
-    loaded, migration = settings.load(), terminal.meant(which)
-    source = environment.source_file(loaded, migration)
+    loaded = settings.load()
+    with terminal.serving(which) as migration:
+        source = environment.source_file(loaded, migration)
+        script = ddl.of_source(source, migration, loaded.policies(migration))
     terminal.as_utf8()
-    print(ddl.of_source(source, migration, loaded.policies(migration)), end="")
+    print(script, end="")
 
 
 def migrate(
@@ -72,13 +77,17 @@ def migrate(
     ] = None,
 ) -> None:
     """Move the tables and print what moved, what was set aside and what was proven."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
     ids = terminal.ids(only_content, option="--only-content")
     scope = Subset.of(ids, limit)
     if scope is not None:
-        root_of(terminal.meant(which).tables)
+        with terminal.serving(which) as migration:
+            root_of(migration.tables)
     migration = _announced(which)
     subset = {each.name: {"only_content": ids, "limit": limit} for each in migration.tables}
-    raise typer.Exit(terminal.run(migration.named("migrate"), steps=subset if scope else None))
+    raise typer.Exit(running.run(migration.named("migrate"), steps=subset if scope else None))
 
 
 def sync(
@@ -88,8 +97,11 @@ def sync(
     ] = False,
 ) -> None:
     """Let the target follow the source: move what changed, and prove it."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
     migration = _announced(which)
-    raise typer.Exit(terminal.run(migration.named("sync"), full=full))
+    raise typer.Exit(running.run(migration.named("sync"), full=full))
 
 
 def verify(
@@ -99,12 +111,13 @@ def verify(
     ] = False,
 ) -> None:
     """Check what is committed, value by value, against source, ledger and declaration."""
-    # What Dagster runs is imported when it is needed.
+    # Dagster is loaded only where it is needed.
     from pipeline.assets import standing
+    from pipeline.commands import running
 
     migration = _announced(which)
     steps = standing.run_config(migration.tables, standing.VerifyConfig(deep=True))
-    raise typer.Exit(terminal.run(migration.named("verify"), steps=steps if deep else None))
+    raise typer.Exit(running.run(migration.named("verify"), steps=steps if deep else None))
 
 
 def _announced(which: str | None) -> Migration:
@@ -113,9 +126,12 @@ def _announced(which: str | None) -> Migration:
     Raises:
         PipelineError: a setting or a database is not usable.
     """
-    migration = terminal.meant(which)
-    found = terminal.ready(migration)
-    look_at(found.source)
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
+    with terminal.serving(which) as migration:
+        found = running.ready(migration)
+        look_at(found.source)
     terminal.say_where(found, migration)
     return migration
 
@@ -130,10 +146,14 @@ def redrive(
     ] = None,
 ) -> None:
     """Try rejected rows again, after a rule, a policy or a value was changed."""
-    table = None if which is None or which in migrations.ALL else which
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
+    table = None if which is None or settings.load().registry.get(which) else which
     migration = terminal.holding(table) if table else terminal.meant(which)
-    found = terminal.ready(migration)
-    look_at(found.source)
+    with terminal.addressing(migration):
+        found = running.ready(migration)
+        look_at(found.source)
     names = [table] if table else [each.name for each in migration.tables]
     with terminal.opened(found) as target:
         waiting = [name for name in names if _in_quarantine(target, name)]
@@ -141,7 +161,7 @@ def redrive(
         console.print("quarantine is empty")
         return
     terminal.say_where(found, migration)
-    code = terminal.run(migration.named("redrive"), tables=_with_children(migration, waiting))
+    code = running.run(migration.named("redrive"), tables=_with_children(migration, waiting))
     with terminal.opened(found) as target:
         still = sum(_in_quarantine(target, name) for name in names)
     of = f" of {table}" if table else ""
@@ -160,7 +180,7 @@ def selftest() -> None:
         for outcome in attack(ensure_server(loaded.server_data)):
             status.update(outcome.name)
             outcomes.append(outcome)
-    report.show_outcomes(console, outcomes)
+    grids.show_outcomes(console, outcomes)
     wrong = [outcome.name for outcome in outcomes if not outcome.right]
     if wrong:
         errors.print(f"not judged rightly: {', '.join(wrong)}", style="red")

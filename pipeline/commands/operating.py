@@ -11,11 +11,10 @@ import typer
 from pipeline import environment, settings
 from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, receivers
-from pipeline.commands import terminal
 from pipeline.commands.terminal import console, errors
 from pipeline.move.errors import SettingsError
-from pipeline.serving import health as organs
 from pipeline.serving import parts
+from pipeline.serving.organs import Organ
 
 alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
 
@@ -24,21 +23,24 @@ def dev(
     port: Annotated[int, typer.Option(help="Where the UI listens, on 127.0.0.1.")] = 3000,
 ) -> None:
     """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
-    terminal.server()
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
+    running.server()
     loaded = settings.load()
     for migration in loaded.enabled:
         if not loaded.source_url(migration):
             environment.source_file(loaded, migration)
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     parts.keep_sockets_private()
-    running = [
+    processes = [
         subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
         for part in (parts.Part.WEBSERVER, parts.Part.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        while all(process.poll() is None for process in running):
+        while all(process.poll() is None for process in processes):
             time.sleep(0.3)
         raise SettingsError(
             f"Dagster's UI or its daemon ended by itself; port {port} may be in use",
@@ -47,9 +49,9 @@ def dev(
     except KeyboardInterrupt:
         pass
     finally:
-        for process in running:
+        for process in processes:
             process.terminate()
-        for process in running:
+        for process in processes:
             process.wait()
 
 
@@ -61,22 +63,23 @@ def serve(
 
 
 def health(
-    which: Annotated[
-        list[organs.Organ] | None, typer.Argument(help="Only these; otherwise all.")
-    ] = None,
+    which: Annotated[list[Organ] | None, typer.Argument(help="Only these; otherwise all.")] = None,
     tell: Annotated[
         bool, typer.Option("--alert", help="Tell the receivers of alerts what is newly unwell.")
     ] = False,
 ) -> None:
     """Tell whether what runs for good is well; the exit code is 1 if something is not."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.serving import health as examined
+
     loaded = settings.load()
-    found = organs.readings(loaded, which or [])
+    found = examined.readings(loaded, which or [])
     for reading in found:
         state = "[green]well  [/]" if reading.well else "[red]unwell[/]"
         console.print(f"{reading.organ:<10}{state}  ", end="")
         console.print(reading.says, markup=False, soft_wrap=True)
     if tell:
-        for error in organs.tell_changes(loaded, found, receivers(loaded.alerts)):
+        for error in examined.tell_changes(loaded, found, receivers(loaded.alerts)):
             errors.print(str(error), style="red", markup=False, soft_wrap=True)
     raise typer.Exit(0 if all(reading.well for reading in found) else 1)
 

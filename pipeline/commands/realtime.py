@@ -3,10 +3,10 @@
 import typer
 
 from pipeline import checks, settings
-from pipeline.assets import realtime as asset
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
-from pipeline.migrations import SPACES
+from pipeline.migrations.declaration import Realtime
+from pipeline.move.messages import REALTIME_ON, message, written
 from pipeline.move.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.realtime import objects
@@ -17,18 +17,24 @@ told = typer.Typer(no_args_is_help=True, help="Tell changes of the target to who
 @told.command("on")
 def realtime_on() -> None:
     """Make the feed, the publication and the channels as declared, and try every type of event."""
-    terminal.demand_enabled(SPACES)
-    found = terminal.server()
+    # Dagster is loaded only where it is needed.
+    from pipeline.commands import running
+
+    terminal.demand_enabled(terminal.having(Realtime))
+    found = running.server()
     console.print(f"target  {found.target_shown}", markup=False)
-    raise typer.Exit(terminal.run("realtime"))
+    raise typer.Exit(running.run("realtime"))
 
 
 @told.command("status")
 def realtime_status() -> None:
     """Tell what is published, noted and allowed; nothing is changed."""
+    # Dagster is loaded only where it is needed.
+
+    tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
     with terminal.opened(found) as target, target.looking():
-        results = realtime_checks.standing(target, SPACES.tables, known=asset.KNOWN)
+        results = realtime_checks.standing(target, tables, known=known)
         for result in results:
             state = "[green]as declared[/]" if result.passed else "[red]not so[/]     "
             console.print(f"{result.name:<22}{state}  ", end="")
@@ -40,7 +46,7 @@ def realtime_status() -> None:
 
 def _of_feed(target: Target) -> str:
     if not objects.is_there(target):
-        return "there is none; run pipeline realtime on"
+        return written(message("there is none; run ", REALTIME_ON))
     ((rows, newest, oldest),) = target.rows(
         "SELECT count(*), coalesce(max(id), 0),"
         " to_char(min(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM feed.changes"

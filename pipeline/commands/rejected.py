@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from pipeline import migrations, quarantine_files
+from pipeline import quarantine_files, settings
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import mending, schema
+from pipeline.move.messages import MIGRATE, REDRIVE
 
 kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
 
@@ -21,7 +22,7 @@ def export_quarantine(
 ) -> None:
     """Write rejected rows to a file, a record for each value."""
     migration = terminal.holding(table) if table else terminal.meant(which)
-    with terminal.opened(terminal.server()) as target:
+    with terminal.addressing(migration), terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
         tables = [migration.metadata.tables[table]] if table else migration.tables
         records = quarantine_files.write(path, mending.export(target, tables))
@@ -33,15 +34,15 @@ def mend_quarantine(
     path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
 ) -> None:
     """Take mended values in; the next redrive, move or verify uses them."""
+    registry = settings.load().registry
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
-        known = [each for migration in migrations.ALL.values() for each in migration.tables]
         records = list(quarantine_files.read(path))
-        changed = mending.take_in(target, records, known)
+        changed = mending.take_in(target, records, registry.tables)
     if changed:
         tables = {record["table"] for record in records}
-        meant = [m for m in migrations.ALL.values() if tables & set(m.metadata.tables)]
-        run = " and ".join(each.addressed("pipeline redrive") for each in meant)
+        meant = [m for m in registry if tables & set(m.metadata.tables)]
+        run = " and ".join(REDRIVE.written(each.address) for each in meant)
         values = "value" if changed == 1 else "values"
         console.print(f"{changed:,} {values} mended; run {run} to try their rows again")
     else:
@@ -51,10 +52,14 @@ def mend_quarantine(
 @kept.command("forget")
 def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
-    migration = terminal.holding(table)
-    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
+    with (
+        terminal.addressing(terminal.holding(table)) as migration,
+        terminal.opened(terminal.server()) as target,
+        target.lock(),
+        target.transaction(),
+    ):
         schema.make_ledger(target)
         gone = mending.forget(target, table)
-    run = migration.addressed("pipeline migrate")
+    run = MIGRATE.written(migration.address)
     values = "value" if gone == 1 else "values"
     console.print(f"{gone:,} mended {values} forgotten; run {run} to go by the source")

@@ -5,6 +5,7 @@ import typer
 from pipeline.commands import terminal
 from pipeline.commands.terminal import console
 from pipeline.move import tracking
+from pipeline.move.messages import TRACK_ON
 
 tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
 
@@ -12,9 +13,9 @@ tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly wh
 @tracked.command("on")
 def track_on(which: terminal.Which = None) -> None:
     """Write triggers and a log of changes into the source; sync then sees every change."""
-    migration = terminal.meant(which)
-    source = terminal.source(migration)
-    installed = tracking.switch_on(source, migration.tables)
+    with terminal.serving(which) as migration:
+        source = terminal.source(migration)
+        installed = tracking.switch_on(source, migration.tables)
     more = "; the next sync looks at every value once" if installed else " already"
     console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
 
@@ -22,8 +23,9 @@ def track_on(which: terminal.Which = None) -> None:
 @tracked.command("off")
 def track_off(which: terminal.Which = None) -> None:
     """Remove the triggers and the log from the source."""
-    source = terminal.source(terminal.meant(which))
-    there = tracking.switch_off(source)
+    with terminal.serving(which) as migration:
+        source = terminal.source(migration)
+        there = tracking.switch_off(source)
     said = "is not tracked any more" if there else "was not tracked"
     console.print(f"{source} {said}", markup=False, soft_wrap=True)
 
@@ -31,13 +33,14 @@ def track_off(which: terminal.Which = None) -> None:
 @tracked.command("status")
 def track_status(which: terminal.Which = None) -> None:
     """Tell which tables of the source are tracked."""
-    migration = terminal.meant(which)
-    source = terminal.source(migration)
-    found = tracking.status(source, migration.tables)
+    with terminal.serving(which) as migration:
+        source = terminal.source(migration)
+        found = tracking.status(source, migration.tables)
     if found.entries is None:
         console.print(f"{source} is not tracked", markup=False, soft_wrap=True)
         return
     console.print(f"tracked   {', '.join(found.tracked) or 'nothing'}")
     if found.untracked:
-        console.print(f"not so    {', '.join(found.untracked)}; run pipeline track on")
+        on = TRACK_ON.written(migration.address)
+        console.print(f"not so    {', '.join(found.untracked)}; run {on}")
     console.print(f"the log has {found.entries:,} {'entry' if found.entries == 1 else 'entries'}")

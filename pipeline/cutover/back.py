@@ -21,6 +21,7 @@ from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult, say
 from pipeline.move.landing import Landing, match
+from pipeline.move.messages import RESTORE, message
 from pipeline.move.policies import Policies
 from pipeline.move.prepare import prepare
 from pipeline.move.proof import BY_COMPARISON
@@ -164,7 +165,9 @@ def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
             raise NotAsLeft(
                 f"The source {site.path} is not frozen any more, so somebody may have written"
                 " there what the way back would overwrite",
-                remedy="Put back the file that was frozen; pipeline restore keeps what it replaces",
+                remedy=message(
+                    "Put back the file that was frozen; ", RESTORE, " keeps what it replaces"
+                ),
             )
     rows = {}
     for table in site.tables:

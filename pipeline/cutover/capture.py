@@ -14,6 +14,7 @@ from pipeline.move.quoting import quoted
 from pipeline.move.row_key import RowKey
 from pipeline.move.session import MOVING
 from pipeline.move.target import Target
+from pipeline.tables import prefixes
 
 _FUNCTION = f"""
 CREATE OR REPLACE FUNCTION migration.note_changes() RETURNS trigger
@@ -34,8 +35,6 @@ END
 $body$
 """
 
-PREFIX = "pipeline_notes_"
-"""How the names of the triggers begin."""
 
 _TRIGGERS = {
     "insert": ("AFTER INSERT", 'REFERENCING NEW TABLE AS "after"', '"after"'),
@@ -121,7 +120,7 @@ def keys(target: Target, landing: Landing) -> list[Any] | None:
 
 
 def _name(event: str) -> str:
-    return PREFIX + event
+    return prefixes.CAPTURE + event
 
 
 def _literal(text: str) -> str:

@@ -15,6 +15,16 @@ from pipeline.move.errors import ShapeError
 from pipeline.move.findings import Finding, say
 from pipeline.move.landing import Landing, match
 from pipeline.move.live import LiveSource
+from pipeline.move.messages import (
+    FREEZE,
+    MIGRATE,
+    ROLLBACK,
+    SIGN_OFF,
+    SYNC_FULL,
+    TRACK_ON,
+    Text,
+    message,
+)
 from pipeline.move.policies import Policies
 from pipeline.move.target import Target
 
@@ -38,7 +48,7 @@ class Answer:
     question: str
     yes: bool
     says: str
-    remedy: str = ""
+    remedy: Text = ""
 
 
 def ask(
@@ -55,12 +65,12 @@ def ask(
     lacking = [table.name for table in tables if not schema.exists(target, table.name)]
     if lacking or not target.value("SELECT to_regclass('migration.signed_off') IS NOT NULL"):
         says = f"the target does not hold {', '.join(lacking) or 'the ledger'}"
-        return [Answer(PROVEN, False, says, "Run pipeline migrate")]
+        return [Answer(PROVEN, False, says, message("Run ", MIGRATE))]
     try:
         for table in tables:
             schema.look(target, table.name)
     except ShapeError as error:
-        return [Answer(PROVEN, False, error.problem, error.remedy)]
+        return [Answer(PROVEN, False, error.problem, error.advice)]
     landings = [match(table, live.columns(table.name), policies) for table in tables]
     return [
         _proven(target, live, landings),
@@ -81,7 +91,7 @@ def ask_later(target: Target, live: LiveSource, tables: Sequence[sa.Table]) -> l
     question = "every write is captured"
     if unwatched:
         says = [f"writes to {', '.join(unwatched)} are not captured"]
-        captured = _no(question, says, "pipeline rollback will compare every row of them")
+        captured = _no(question, says, message(ROLLBACK, " will compare every row of them"))
     else:
         captured = Answer(question, True, f"{sum(capture.noted(target, tables).values()):,} so far")
     return [frozen, captured]
@@ -107,7 +117,7 @@ def _proven(target: Target, live: LiveSource, landings: Sequence[Landing]) -> An
         elif now != mark.position:
             outstanding += len(live.changed_keys(landing, mark.position))
     if wrong:
-        return _no(question, wrong, "Run pipeline track on, then pipeline migrate")
+        return _no(question, wrong, message("Run ", TRACK_ON, ", then ", MIGRATE))
     if outstanding:
         says = [f"{_rows(outstanding)} written since"]
         return _no(question, says, "Nothing: freeze and live move them at last")
@@ -118,7 +128,7 @@ def _frozen(live: LiveSource, tables: Sequence[sa.Table]) -> Answer:
     with live.sqlite() as connection:
         if freezing.is_frozen(connection, tables, live.schema):
             return Answer(FROZEN, True, "its tables are frozen")
-    return _no(FROZEN, ["its tables can be written"], "pipeline cutover freeze")
+    return _no(FROZEN, ["its tables can be written"], message(FREEZE))
 
 
 def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
@@ -142,11 +152,11 @@ def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
     unwatched = _unwatched(target, tables)
     if unwatched:
         says = [f"writes to {', '.join(unwatched)} are not captured"]
-        return _no(question, says, "pipeline cutover freeze switches that on")
+        return _no(question, says, message(FREEZE, " switches that on"))
     written = capture.noted(target, tables)
     if written:
         says = [f"{_rows(count)} of {name} written" for name, count in written.items()]
-        return _no(question, says, "Stop who writes there, then run pipeline cutover freeze again")
+        return _no(question, says, message("Stop who writes there, then run ", FREEZE, " again"))
     return Answer(question, True, "every write is captured, there was none")
 
 
@@ -163,7 +173,7 @@ def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
         if rows
     ]
     if says:
-        remedy = "Mend them, or pipeline cutover sign-off TABLE --by NAME --reason WHY"
+        remedy = message("Mend them, or ", SIGN_OFF)
         return _no(question, says, remedy)
     signed = sign_offs.count(target, tables)
     return Answer(question, True, f"{_rows(signed)} of it signed off" if signed else "empty")
@@ -172,7 +182,7 @@ def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
 def _sequences(target: Target, landings: Sequence[Landing]) -> Answer:
     found = _findings(verify.sequences(target, landing).findings for landing in landings)
     if found:
-        return _no("sequences are ahead", found, "Run pipeline sync --full")
+        return _no("sequences are ahead", found, message("Run ", SYNC_FULL))
     return Answer("sequences are ahead", True, "the next id of every table is free")
 
 
@@ -183,7 +193,7 @@ def _rights(target: Target, landings: Sequence[Landing]) -> Answer:
     found = _findings(access.check(target, landing).findings for landing in landings)
     found += [say(finding) for finding in access.exposed(target)]
     if found:
-        return _no(question, found, "Run pipeline sync --full, or revoke what is too much")
+        return _no(question, found, message("Run ", SYNC_FULL, ", or revoke what is too much"))
     return Answer(question, True, "as declared, and tried as every role")
 
 
@@ -195,6 +205,6 @@ def _findings(found: Iterator[tuple[Finding, ...]]) -> list[str]:
     return [say(finding) for findings in found for finding in findings]
 
 
-def _no(question: str, says: Sequence[str], remedy: str) -> Answer:
+def _no(question: str, says: Sequence[str], remedy: Text) -> Answer:
     more = f"; and {len(says) - _NAMED} more" if len(says) > _NAMED else ""
     return Answer(question, False, "; ".join(says[:_NAMED]) + more, remedy)

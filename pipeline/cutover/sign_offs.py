@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from pipeline.move.errors import SettingsError
+from pipeline.move.messages import EXPORT, message
 from pipeline.move.target import Target
 
 _VALID = (
@@ -45,7 +46,7 @@ def sign(target: Target, table: str, *, handles: Sequence[str], by: str, reason:
     if unknown or not waiting:
         raise SettingsError(
             f"No row {', '.join(sorted(unknown)) or 'at all'} of {table} is in quarantine",
-            remedy="See pipeline quarantine export for those that are",
+            remedy=message("See ", EXPORT, " for those that are"),
         )
     meant = [row for row in waiting if not handles or {row[0], row[1]} & set(handles)]
     for handle, _, fingerprint in meant:

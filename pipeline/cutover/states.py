@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from pipeline.move.errors import TargetError
+from pipeline.move.messages import ROLLBACK, message
 from pipeline.move.target import Target
 
 State = Literal["shadow", "frozen", "live", "closed"]
@@ -91,7 +92,7 @@ def demand_following(target: Target, migration: str) -> None:
         back = read(target, migration).state == "live"
         raise WrongState(
             f"{no}, so nothing may be moved over it or held against the source",
-            remedy="pipeline rollback takes its writes back into the source, and moves run again"
+            remedy=message(ROLLBACK, " takes its writes back into the source, and moves run again")
             if back
             else "Nothing is left to move",
         )

@@ -19,6 +19,7 @@ from pipeline.cutover.states import State, WrongState
 from pipeline.move import engine, schema, tracking
 from pipeline.move.engine import NotKnown
 from pipeline.move.errors import PipelineError
+from pipeline.move.messages import CUTOVER_STATUS, THAW, Text, message
 from pipeline.move.options import MoveOptions
 from pipeline.move.place import PUBLIC
 from pipeline.move.scope import Changes, Everything, Scope
@@ -52,7 +53,7 @@ class Site:
     migration: str
     tables: Sequence[sa.Table]
     options: MoveOptions
-    say: Callable[[str], None]
+    say: Callable[[Text], None]
 
 
 @dataclass
@@ -163,7 +164,7 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
     """The source frozen and proven equal, with the time since when; thawed on any failure."""
     now = states.read(site.target, site.migration)
     if now.state not in ("shadow", "frozen"):
-        raise WrongState(f"The migration is {now} already", remedy="See pipeline cutover status")
+        raise WrongState(f"The migration is {now} already", remedy=message("See ", CUTOVER_STATUS))
     if now.state == "shadow":
         answers = _prepare(site, outside)
         if not all(answer.yes for answer in answers):
@@ -200,7 +201,7 @@ def _thaw_at_last(site: Site) -> None:
         freezing.thaw(site.path)
         thaw(site)
     except PipelineError as error:
-        site.say(f"run pipeline cutover thaw: {error}")
+        site.say(message("run ", THAW, ": ", error.message))
 
 
 def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:

@@ -1,11 +1,9 @@
 """Both databases, as the settings name them."""
 
-from dataclasses import replace
-
 from pipeline.doctor import source, target
 from pipeline.doctor.symptoms import Symptom
 from pipeline.environment import databases
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.settings import Settings
 
 
@@ -22,7 +20,7 @@ def examine(settings: Settings, migration: Migration) -> list[Symptom]:
         size = found.source.stat().st_size
     except OSError:  # which the examination of the source tells
         size = 0
-    symptoms = [
+    return [
         *source.examine(
             found.source,
             snapshots=found.snapshots,
@@ -33,4 +31,3 @@ def examine(settings: Settings, migration: Migration) -> list[Symptom]:
             found.target, tables=tables, bytes_needed=size, adopt=settings.adopt_target
         ),
     ]
-    return [replace(each, remedy=migration.addressed(each.remedy)) for each in symptoms]

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pipeline.doctor.symptoms import State, Symptom
 from pipeline.move import opening
 from pipeline.move.errors import SourceError
+from pipeline.move.messages import PLAN, SOURCE_SETTING, Text, message
 from pipeline.move.snapshot import look_at, unreadable
 from pipeline.sources.origin import File, Origin
 
@@ -48,11 +49,11 @@ def examine(
                 # Pages that point at each other in circles would have no last row.
                 yield _foreign_keys(source, {table.name for table in tables})
     except SourceError as error:
-        yield _symptom("readable", "error", error.problem, error.remedy)
+        yield _symptom("readable", "error", error.problem, error.advice)
         return
     except opening.UNREADABLE as error:
         found = unreadable(path, error)
-        yield _symptom("readable", "error", found.problem, found.remedy)
+        yield _symptom("readable", "error", found.problem, found.advice)
         return
     yield _room(path, snapshots)
 
@@ -89,7 +90,7 @@ def _tables(source: sqlite3.Connection, names: Sequence[str]) -> Symptom:
     lacking = [name for name in names if kinds.get(name) != "table"]
     if not lacking:
         return _symptom("tables", "well", f"{', '.join(names)}")
-    remedy = "Check SQLITE_DATABASE_URL; it must name the application's own file"
+    remedy = message("Check ", SOURCE_SETTING, "; it must name the application's own file")
     return _symptom("tables", "error", f"no table {', '.join(lacking)}", remedy)
 
 
@@ -102,9 +103,8 @@ def _foreign_keys(source: sqlite3.Connection, names: Container[str]) -> Symptom:
     if not found:
         return _symptom("foreign keys", "well", "every row has its parent")
     says = ", ".join(f"{rows:,} rows of {which} have none" for which, rows in found.items())
-    return _symptom(
-        "foreign keys", "warning", says, "They go to quarantine; pipeline plan shows which"
-    )
+    remedy = message("They go to quarantine; ", PLAN, " shows which")
+    return _symptom("foreign keys", "warning", says, remedy)
 
 
 def _room(path: Path, snapshots: Path) -> Symptom:
@@ -116,5 +116,5 @@ def _room(path: Path, snapshots: Path) -> Symptom:
     return _symptom("room", "error", says, "Free some space, or set PIPELINE_HOME elsewhere")
 
 
-def _symptom(name: str, state: State, says: str, remedy: str = "") -> Symptom:
+def _symptom(name: str, state: State, says: str, remedy: Text = "") -> Symptom:
     return Symptom("source", name, state, says, remedy)

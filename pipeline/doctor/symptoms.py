@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.move.messages import Text
+
 State = Literal["well", "warning", "error"]
 
 
@@ -22,4 +24,4 @@ class Symptom:
     name: str
     state: State
     says: str
-    remedy: str = ""
+    remedy: Text = ""

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from pipeline.doctor.symptoms import State, Symptom
 from pipeline.move import connections, ownership, relations, session
 from pipeline.move.errors import SESSION_REFUSALS, ShapeError, TargetError
+from pipeline.move.messages import Text
 from pipeline.move.quoting import quoted
 from pipeline.settings import libpq, pooled, shown
 from pipeline.tables import ledger
@@ -61,11 +62,11 @@ def examine(
             connection.rollback()
     except TargetError as refused:
         name = "session" if refused.sqlstate in SESSION_REFUSALS else "reachable"
-        yield _symptom(name, "error", refused.problem, refused.remedy)
+        yield _symptom(name, "error", refused.problem, refused.advice)
     except psycopg2.Error as error:
         # Not the driver's own text, which may repeat the URL.
         found = TargetError.from_driver(error, where=shown(url), url=libpq(url))
-        yield _symptom("reachable", "error", found.problem, found.remedy)
+        yield _symptom("reachable", "error", found.problem, found.advice)
 
 
 def _address(url: URL) -> Iterator[Symptom]:
@@ -289,7 +290,7 @@ def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Symptom:
             if facts is not None:
                 relations.require_writable(table.name, facts, columns=table.columns.keys())
     except ShapeError as error:
-        return _symptom("contents", "error", error.problem, error.remedy)
+        return _symptom("contents", "error", error.problem, error.advice)
     foreign = ownership.strangers(partial(_rows, cursor), [table.name for table in tables])
     if foreign and not adopt:
         says = "; ".join(ownership.sentence(table, rows) for table, rows in foreign.items())
@@ -324,5 +325,5 @@ def _row(cursor: Any, query: str) -> Any:
     return cursor.fetchone()
 
 
-def _symptom(name: str, state: State, says: str, remedy: str = "") -> Symptom:
+def _symptom(name: str, state: State, says: str, remedy: Text = "") -> Symptom:
     return Symptom("target", name, state, says, remedy)

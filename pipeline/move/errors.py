@@ -7,9 +7,11 @@ import errno
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote
 
 from pipeline.move import connections
+from pipeline.move.messages import ANYBODY, Address, Message, Text, message, written
 from pipeline.move.printable import printable
 
 TRANSIENT_STATES = frozenset(
@@ -25,14 +27,40 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PipelineError(Exception):
-    """A failure that a person can act on; ``str()`` is one sentence with its remedy."""
+    """A failure that a person can act on; ``str()`` is one sentence with its remedy.
 
-    def __init__(self, problem: str, *, remedy: str) -> None:
+    Attributes:
+        problem: what is wrong where.
+        advice: what to do about it, with commands as values.
+        address: the migration for which these are written out.
+    """
+
+    def __init__(self, problem: str, *, remedy: Text) -> None:
         """Say what is wrong where, and what to do about it."""
-        problem = printable(problem)
-        super().__init__(f"{problem.rstrip('.')}. {remedy.rstrip('.')}.")
-        self.problem = problem
-        self.remedy = remedy
+        super().__init__(problem, remedy)
+        self.problem = printable(problem)
+        self.advice = remedy
+        self.address = ANYBODY
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return written(self.advice, self.address)
+
+    @property
+    def message(self) -> Message:
+        """The whole sentence, with commands as values."""
+        end = "" if self.remedy.endswith(".") else "."
+        return message(f"{self.problem.rstrip('.')}. ", self.advice, end)
+
+    def __str__(self) -> str:
+        """The whole sentence."""
+        return written(self.message, self.address)
+
+    def addressed(self, address: Address) -> Self:
+        """The same, now that somebody knows which migration it is about."""
+        self.address = address
+        return self
 
 
 class SettingsError(PipelineError):

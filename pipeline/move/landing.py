@@ -20,6 +20,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pipeline.move import secret
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.move.findings import Drift
+from pipeline.move.messages import SOURCE_SETTING, message
 from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.row_key import RowKey
 from pipeline.move.types import ByteSize, Cast, carried_type, cast_of, type_name
@@ -248,7 +249,7 @@ def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
         if column.primary_key or not (column.nullable or column.server_default is not None):
             raise SourceError(
                 f"Table {table.name} of the source has no column {column.name}",
-                remedy="Check that SQLITE_DATABASE_URL names the right file and version",
+                remedy=message("Check that ", SOURCE_SETTING, " names the right file and version"),
             )
         if not ColumnRules.of(column).added:
             drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))

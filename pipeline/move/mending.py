@@ -20,6 +20,7 @@ from pipeline.move.errors import MendError
 from pipeline.move.extract import Source
 from pipeline.move.findings import OFFENDERS, CheckResult, Mended
 from pipeline.move.landing import match
+from pipeline.move.messages import FORGET, message
 from pipeline.move.quoting import quoted
 from pipeline.move.target import Target
 
@@ -186,7 +187,7 @@ def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, mend: Mend
         raise MendError(
             f"{mend.table}, row {mend.handle}: {mend.now.column} cannot be"
             f" {_shown(mend.now, table)!r} ({error})",
-            remedy=f"Mend it otherwise, or run pipeline quarantine forget {mend.table}",
+            remedy=message("Mend it otherwise, or run ", FORGET, f" {mend.table}"),
         ) from error
     return True
 

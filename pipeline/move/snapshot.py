@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from pipeline import private
 from pipeline.move import followed, opening, row_key
 from pipeline.move.errors import SourceError
+from pipeline.move.messages import SOURCE_SETTING, message
 from pipeline.move.quoting import quoted
 from pipeline.move.row_key import KeyNotSupported, RowKey
 
@@ -216,7 +217,7 @@ def look_at(source: Path) -> None:
         if not source.exists():
             raise SourceError(
                 f"There is no source at {source}",
-                remedy="Set SQLITE_DATABASE_URL to sqlite:///PATH of the SQLite file",
+                remedy=message("Set ", SOURCE_SETTING, " to sqlite:///PATH of the SQLite file"),
             )
         if not source.is_file():
             raise SourceError(
@@ -232,7 +233,7 @@ def look_at(source: Path) -> None:
     if not head:
         raise SourceError(
             f"The source {source} is empty (0 bytes)",
-            remedy="Check that SQLITE_DATABASE_URL names the right file",
+            remedy=message("Check that ", SOURCE_SETTING, " names the right file"),
         )
     if head[:16] != MAGIC:
         looks_random = sum(byte > 127 for byte in head[:64]) > 16
@@ -240,7 +241,7 @@ def look_at(source: Path) -> None:
             f"The source {source} is {'encrypted, or ' if looks_random else ''}no SQLite database",
             remedy="Export a plain SQLite copy first"
             if looks_random
-            else "Check that SQLITE_DATABASE_URL names the right file",
+            else message("Check that ", SOURCE_SETTING, " names the right file"),
         )
     page = int.from_bytes(head[16:18], "big")
     page = 65536 if page == 1 else page
@@ -324,12 +325,12 @@ def demand_table(
     if kind is None or kind[0] not in ("table", b"table"):
         raise SourceError(
             f"The source {source} has no table {table.name}",
-            remedy="Check that SQLITE_DATABASE_URL names the application's database",
+            remedy=message("Check that ", SOURCE_SETTING, " names the application's database"),
         )
     if not kind[1]:
         raise SourceError(
             f"{table.name} of the source {source} is a virtual table, which is not read",
-            remedy="Check that SQLITE_DATABASE_URL names the application's database",
+            remedy=message("Check that ", SOURCE_SETTING, " names the application's database"),
         )
     key, name = RowKey.of(table), quoted(table.name)
     info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from pipeline.move import access as rights
 from pipeline.move.findings import CheckResult, Finding
+from pipeline.move.messages import REALTIME_ON, message
 from pipeline.move.target import Target
 from pipeline.realtime import channels, objects, publication
 from pipeline.realtime.findings import (
@@ -116,7 +117,7 @@ def no_secrets_published(target: Target, known: Sequence[sa.Table]) -> CheckResu
 def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
     """The feed's tables, functions and triggers are there, enabled and as declared, and hidden."""
     if not objects.is_there(target):
-        missing = ObjectDiffers("schema", "feed", "missing; run pipeline realtime on")
+        missing = ObjectDiffers("schema", "feed", message("missing; run ", REALTIME_ON))
         return CheckResult(TRIGGERS, False, True, (missing,))
     wanted, present = objects.triggers(tables), objects.look(target)
     wanted_functions = functions(tables)

@@ -13,14 +13,12 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from pipeline.move import access, schema
 from pipeline.move.errors import TargetError
+from pipeline.move.messages import MIGRATE, message
 from pipeline.move.quoting import quoted
 from pipeline.move.schema import compiled
 from pipeline.move.target import Target
 from pipeline.realtime.functions import SEND, Function, functions, named
-from pipeline.tables import events, feed
-
-PREFIX = "pipeline_feed_"
-"""How the names of the triggers begin."""
+from pipeline.tables import events, feed, prefixes
 
 SPEAKER = "service_role"
 """Who besides the owner may call ``feed.send``: it speaks to any topic in anybody's name, which is
@@ -72,7 +70,9 @@ def told_tables(tables: Sequence[sa.Table]) -> list[sa.Table]:
 
 def triggers(tables: Sequence[sa.Table]) -> list[Trigger]:
     """All triggers of the feed of these tables."""
-    made = [Trigger("feed.changes", f"{PREFIX}tell", "feed.tell", _BITS["INSERT"], after="made")]
+    made = [
+        Trigger("feed.changes", f"{prefixes.FEED}tell", "feed.tell", _BITS["INSERT"], after="made")
+    ]
     for table in told_tables(tables):
         name, function = named(table), f"feed.{quoted(f'note_{table.name}')}"
         for operation, before, after in (
@@ -80,9 +80,9 @@ def triggers(tables: Sequence[sa.Table]) -> list[Trigger]:
             ("UPDATE", "before", "after"),
             ("DELETE", "before", None),
         ):
-            trigger = f"{PREFIX}{operation.lower()}"
+            trigger = f"{prefixes.FEED}{operation.lower()}"
             made.append(Trigger(name, trigger, function, _BITS[operation], before, after))
-        made.append(Trigger(name, f"{PREFIX}truncate", "feed.begin_anew", _BITS["TRUNCATE"]))
+        made.append(Trigger(name, f"{prefixes.FEED}truncate", "feed.begin_anew", _BITS["TRUNCATE"]))
     return made
 
 
@@ -123,7 +123,7 @@ def demand_tables(target: Target, tables: Sequence[sa.Table]) -> None:
     if lacking:
         raise TargetError(
             f"The target has no table {', '.join(lacking)} yet, so nothing can be told of it",
-            remedy="Run pipeline migrate spaces first",
+            remedy=message("Run ", MIGRATE, " first"),
         )
 
 
@@ -142,7 +142,7 @@ def look(target: Target) -> list[Trigger]:
         " JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_proc AS p ON p.oid = t.tgfoid"
         " WHERE starts_with(t.tgname::text, $1) AND p.pronamespace = to_regnamespace('feed')"
         " ORDER BY 1, 2",
-        (PREFIX,),
+        (prefixes.FEED,),
     )
     return [
         Trigger(table, name, _function_name(function), *rest)

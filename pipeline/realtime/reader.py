@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from pipeline.move.errors import TargetError
+from pipeline.move.messages import REALTIME_ON, message
 from pipeline.move.row_key import RowKey
 from pipeline.move.types import DIALECT
 from pipeline.realtime.cursor import Cursor, Window
@@ -319,7 +320,7 @@ class Reader:
 def _only(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     if not rows:
         raise TargetError(
-            "The feed of changes has no horizon", remedy="Make it anew with pipeline realtime on"
+            "The feed of changes has no horizon", remedy=message("Make it anew with ", REALTIME_ON)
         )
     return rows[0]
 
@@ -334,7 +335,7 @@ def _demand_own(epoch: str | None, missed: bool, foreign: bool) -> tuple[str, bo
     if foreign:
         raise TargetError(
             "The feed holds changes of another server, as a dump brings them along",
-            remedy="Run pipeline realtime on, which begins it anew",
+            remedy=message("Run ", REALTIME_ON, ", which begins it anew"),
         )
     return epoch, missed
 

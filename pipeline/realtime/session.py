@@ -13,6 +13,7 @@ from psycopg.types.json import set_json_loads
 
 from pipeline import urls
 from pipeline.move.errors import TargetError, Transient
+from pipeline.move.messages import REALTIME_ON, message
 from pipeline.move.session import APPLICATION, address, statement
 from pipeline.settings import pooled
 
@@ -103,7 +104,7 @@ def translated(error: psycopg.Error, url: str) -> TargetError:
     if made.sqlstate in ("42P01", "3F000"):
         return TargetError(
             f"The target has no feed of changes ({made.problem})",
-            remedy="Make it with pipeline realtime on",
+            remedy=message("Make it with ", REALTIME_ON),
         )
     return made
 

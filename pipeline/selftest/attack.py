@@ -16,6 +16,8 @@ from typing import Any
 import psycopg2
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
+from pipeline.migrations.content_sample import make_sample
 from pipeline.move import engine, session
 from pipeline.move.errors import TargetError
 from pipeline.move.extract import Source
@@ -28,12 +30,10 @@ from pipeline.move.snapshot import Snapshot, take_snapshot
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.move.views import SourceViews
-from pipeline.sample.content import make_sample
 from pipeline.selftest import during_moves
 from pipeline.selftest.faults import FAULTS, HARMLESS, Harmless
 from pipeline.selftest.outcome import Outcome, outcome
 from pipeline.settings import libpq, shown
-from pipeline.tables.content import metadata
 
 _EVERYTHING = Sample(bytes=2**62, seed=0, witness_all=True)
 

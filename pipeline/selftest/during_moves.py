@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
 from pipeline.move import engine, session, sift, verify, views
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
@@ -31,7 +32,6 @@ from pipeline.move.verify import ProofFailed
 from pipeline.move.views import SourceViews
 from pipeline.selftest.outcome import Outcome
 from pipeline.settings import libpq, shown
-from pipeline.tables.content import metadata
 
 REFUSED = "refused"
 """Stands for a check where a move refuses to begin."""

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session
 
+from pipeline.migrations.content import content_fragments, fragment_assets
 from pipeline.services import rows
 from pipeline.services.errors import Refused
 from pipeline.services.file_kinds import require_kind
 from pipeline.services.models import Asset, AssetCreate, Page
 from pipeline.services.table_service import TableService
-from pipeline.tables.content import content_fragments, fragment_assets
 
 MAX_BYTES = 1_000_000_000
 CHUNK_BYTES = 1 << 20

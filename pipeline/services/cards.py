@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from pipeline.migrations.content import learning_content
 from pipeline.services import rows
 from pipeline.services.errors import Unreadable
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import Card, CardCreate, CardUpdate, Page
 from pipeline.tables.anki import anki_cards, vector_embeddings, vector_search
-from pipeline.tables.content import learning_content
 
 _read = rows.reading(Card, anki_cards)
 

@@ -12,8 +12,13 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 from pydantic.fields import FieldInfo
 
+from pipeline.migrations.content import (
+    content_fragments,
+    fragment_assets,
+    learning_content,
+    rankings,
+)
 from pipeline.tables.anki import anki_cards
-from pipeline.tables.content import content_fragments, fragment_assets, learning_content, rankings
 
 MAX_PAGE = 500
 """Rows of one page, at most."""

@@ -4,10 +4,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.migrations.content import content_fragments, rankings
 from pipeline.services import rows, search
 from pipeline.services.models import Fragment, FragmentCreate, FragmentUpdate, Page
 from pipeline.services.table_service import TableService
-from pipeline.tables.content import content_fragments, rankings
 
 
 class FragmentService(TableService[Fragment]):

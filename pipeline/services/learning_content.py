@@ -5,6 +5,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from pipeline.migrations.content import learning_content
 from pipeline.services import cards, rows, search
 from pipeline.services.models import (
     ContentFilter,
@@ -14,7 +15,6 @@ from pipeline.services.models import (
     Page,
 )
 from pipeline.services.table_service import TableService
-from pipeline.tables.content import learning_content
 
 EVERYTHING = ContentFilter()
 

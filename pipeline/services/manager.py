@@ -13,7 +13,7 @@ import sqlite_vec
 from sqlalchemy.orm import Session
 
 from pipeline import environment, settings, urls
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import SourceError, TargetError, first_line
 from pipeline.move.session import APPLICATION, LIMITS, connect, stating
 from pipeline.services.errors import Refused
@@ -153,7 +153,7 @@ class HybridDatabaseManager:
         if not self.sqlite_path.exists():
             raise SourceError(
                 f"There is no SQLite file {self.sqlite_path}",
-                remedy="Check SQLITE_DATABASE_URL",
+                remedy=f"Check {CONTENT.setting}",
             )
         try:
             with Session(self._sqlite) as session, session.begin():
@@ -194,7 +194,7 @@ _SQLITE_SAYS = (
     ("full", "the disk is full", "Free space; what was begun was undone"),
     ("readonly", "it cannot be written", "Give this user the right to write file and folder"),
     ("malformed", "it is damaged", "Restore it from a backup"),
-    ("not a database", "it is no SQLite database", "Check SQLITE_DATABASE_URL"),
+    ("not a database", "it is no SQLite database", f"Check {CONTENT.setting}"),
     ("no such table", "it lacks a table", "Check that it is the application's file"),
     ("unable to open", "it cannot be opened", "Check the path and its rights"),
 )

@@ -12,6 +12,12 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.migrations.content import (
+    content_fragments,
+    fragment_assets,
+    learning_content,
+    rankings,
+)
 from pipeline.services.fields import (
     AssetType,
     ContentType,
@@ -30,7 +36,6 @@ from pipeline.services.fields import (
     Title,
 )
 from pipeline.tables.anki import anki_cards
-from pipeline.tables.content import content_fragments, fragment_assets, learning_content, rankings
 
 T = TypeVar("T")
 

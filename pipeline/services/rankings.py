@@ -4,10 +4,10 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
+from pipeline.migrations.content import fragment_assets, rankings
 from pipeline.services import rows
 from pipeline.services.models import Page, Ranking, RankingCreate, RankingUpdate
 from pipeline.services.table_service import TableService
-from pipeline.tables.content import fragment_assets, rankings
 
 
 class RankingService(TableService[Ranking]):

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from pipeline.migrations.content import content_fragments, learning_content
 from pipeline.move.errors import TargetError, first_line
 from pipeline.services.errors import Refused
 from pipeline.services.fields import Text
 from pipeline.services.models import Frozen
 from pipeline.services.rows import checked
-from pipeline.tables.content import content_fragments, learning_content
 
 _SEARCHED = {
     learning_content: ("title", "native_text", "translation", "ipa"),

@@ -8,9 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,12 @@ from pipeline.alerts.message import Alert
 from pipeline.alerts.receivers import NotDelivered, Receiver
 from pipeline.cutover import states
 from pipeline.environment import Server, server
-from pipeline.migrations import Migration
+from pipeline.migrations.declaration import Migration
 from pipeline.move import session
 from pipeline.move.errors import FilesError, PipelineError, SettingsError, TargetError
 from pipeline.move.target import Target
 from pipeline.serving import parts
+from pipeline.serving.organs import Organ, Reading
 from pipeline.settings import Settings
 
 HEARTBEAT_SECONDS = 300.0
@@ -35,32 +34,6 @@ SPARE_BYTES = 256 * 2**20
 """Room in PIPELINE_HOME for evidence and output, beside a copy of the source."""
 _SECONDS = 10
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
-
-
-class Organ(StrEnum):
-    """What is looked at."""
-
-    TARGET = "target"
-    CODE = "code"
-    WEBSERVER = "webserver"
-    DAEMON = "daemon"
-    SYNC = "sync"
-    DISK = "disk"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How one thing is.
-
-    Attributes:
-        organ: what was looked at.
-        well: whether it is as it should be.
-        says: what was found.
-    """
-
-    organ: Organ
-    well: bool
-    says: str
 
 
 def readings(settings: Settings, organs: Collection[Organ]) -> list[Reading]:

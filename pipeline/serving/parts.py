@@ -14,8 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline import storage
 from pipeline.move.errors import SettingsError
+from pipeline.move.messages import DEV, message
 from pipeline.serving.web.origins import is_loopback
 from pipeline.settings import CODE_SOCKET, PROJECT, Settings
 
@@ -59,14 +59,18 @@ def serve(part: Part, settings: Settings) -> NoReturn:
             machine would reach the UI without a login.
         TargetError: the target does not answer.
     """
+    # Dagster is loaded only where it is needed.
+    from pipeline import storage
+
     # Nobody would stop the embedded server, and a sample is nothing to keep in step.
     sources = {each.setting: settings.source_url(each) for each in settings.enabled}
     for name, given in {"DATABASE_URL": settings.given_target, **sources}.items():
         if not given:
             raise SettingsError(
                 f"{name} is not set",
-                remedy="Set it, take its migration out of MIGRATIONS, or try the samples with"
-                " pipeline dev",
+                remedy=message(
+                    "Set it, take its migration out of MIGRATIONS, or try the samples with ", DEV
+                ),
             )
     if part is Part.WEBSERVER:
         require_login(settings)

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline import ddl
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move import access
 from pipeline.move.findings import Exposed, say
 from pipeline.move.landing import SourceColumn, match
@@ -17,7 +17,6 @@ from pipeline.move.target import Target
 from pipeline.services import search
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline.tables.rules import SharedRules, TableRules
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.runs import use

@@ -14,7 +14,7 @@ from anki.collection import Collection
 from pipeline.anki.collection import CollectionFile, make_collection
 from pipeline.anki.errors import AnkiError, AnkiGone
 from pipeline.anki.notes import NewNote
-from pipeline.sample.content import make_sample
+from pipeline.migrations.content_sample import make_sample
 from pipeline_tests.support.anki_world import (
     DECK,
     SQLITE,

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.backup import newest
-from pipeline.cli import app, main
+from pipeline.cli import build, main
 from pipeline.move.errors import PipelineError
 from pipeline.move.target import Target
 from pipeline_tests.support.backups import back_up, everything
@@ -193,7 +193,7 @@ def test_the_command_takes_a_backup_and_lists_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     use(monkeypatch, usable(source, target_url, tmp_path))
-    app(["backup"], standalone_mode=False)
+    build(["content"])(["backup"], standalone_mode=False)
     said = capfd.readouterr().out
     manifest = newest(home, "content")
     assert manifest is not None

@@ -15,7 +15,7 @@ from pipeline.backup.errors import BackupError
 from pipeline.backup.making import make
 from pipeline.backup.manifest import Manifest
 from pipeline.environment import Databases
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import TargetError
 from pipeline_tests.support.backups import Place, until
 from pipeline_tests.support.sources import SourceFile

@@ -9,7 +9,8 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from pipeline.assets.realtime import KNOWN
+from pipeline.migrations import registry
+from pipeline.migrations.spaces import metadata
 from pipeline.move import access
 from pipeline.move.errors import TargetError
 from pipeline.move.findings import Exposed, say
@@ -18,7 +19,6 @@ from pipeline.realtime import checks
 from pipeline.realtime.reader import Reader
 from pipeline.realtime.session import Session
 from pipeline.settings import libpq
-from pipeline.tables.spaces import metadata
 from pipeline_tests.support.feeds import (
     PEOPLE,
     TABLES,
@@ -226,7 +226,7 @@ def test_the_service_writes_a_table_and_it_is_told(url: str) -> None:
 
 def said(url: str, name: str) -> list[str]:
     with Target.connect(url, shown="the target") as target, target.looking():
-        found = checks.standing(target, TABLES, known=KNOWN)
+        found = checks.standing(target, TABLES, known=registry.find().tables)
         return [say(f) for result in found if result.name == name for f in result.findings]
 
 
@@ -235,7 +235,7 @@ def test_everything_is_as_declared_and_stays_so(url: str) -> None:
     switch_on(url)
     assert query(url, "SELECT oid FROM pg_policy ORDER BY 1") == before
     with Target.connect(url, shown="the target") as target, target.looking():
-        found = checks.standing(target, TABLES, known=KNOWN)
+        found = checks.standing(target, TABLES, known=registry.find().tables)
     assert {result.name: result.passed for result in found} == {
         "published": True,
         "no_secrets_published": True,

@@ -19,7 +19,7 @@ from pipeline.cutover.gate import Answer
 from pipeline.cutover.replay import NotReversible
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move import tracking
 from pipeline.move.errors import PipelineError, SettingsError, SourceError
 from pipeline.move.extract import Source

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.checks import STANDING
+from pipeline.migrations import content
 from pipeline.move.proof import BLOCKING
-from pipeline.tables import content
 from pipeline.tables.rules import TableRules
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.moves import move_all

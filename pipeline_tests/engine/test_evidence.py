@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from pipeline import evidence, evidence_page
 from pipeline.evidence import BlobSizes
+from pipeline.migrations.content import metadata
 from pipeline.move.target import Target
 from pipeline.move.verify import ProofFailed
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.evidence_pages import (
     HOSTILE,

@@ -11,11 +11,12 @@ from sqlalchemy.engine import URL
 
 from pipeline.assets.realtime import prune
 from pipeline.backup import restore
+from pipeline.migrations import content, spaces
 from pipeline.move.errors import TargetError
 from pipeline.move.target import Target
 from pipeline.realtime import objects
 from pipeline.settings import libpq
-from pipeline.tables import content, feed, spaces
+from pipeline.tables import feed
 from pipeline.tables.events import Told
 from pipeline.tables.rules import TableRules
 from pipeline_tests.support.backups import Place

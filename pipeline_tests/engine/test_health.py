@@ -28,7 +28,8 @@ from sqlalchemy.engine import URL
 from pipeline import settings
 from pipeline.alerts.receivers import Webhook
 from pipeline.serving import health
-from pipeline.serving.health import HEARTBEAT_SECONDS, Organ, Reading
+from pipeline.serving.health import HEARTBEAT_SECONDS
+from pipeline.serving.organs import Organ, Reading
 from pipeline.settings import libpq
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.receivers import Hook

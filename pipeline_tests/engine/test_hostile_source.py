@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.doctor import source as source_doctor
+from pipeline.migrations.content import metadata
 from pipeline.move import opening, tracking
 from pipeline.move.contract import Rejected
 from pipeline.move.errors import PipelineError, SourceError
@@ -23,7 +24,6 @@ from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import prepare, surveyed
 from pipeline.move.sift import Sieve
 from pipeline.move.snapshot import take_snapshot
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query, reasons

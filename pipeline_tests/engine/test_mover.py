@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import mover as mover_module
 from pipeline.move.errors import PipelineError
 from pipeline.move.extract import Source
@@ -17,7 +18,6 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Begun, begin
 from pipeline.move.verify import ProofFailed
 from pipeline.move.work import Work
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query, reasons

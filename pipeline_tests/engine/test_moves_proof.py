@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from pipeline.migrations.content import metadata
 from pipeline.move import schema, verify, watermarks
 from pipeline.move.findings import (
     CheckResult,
@@ -32,7 +33,6 @@ from pipeline.move.landing import Landing, SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.verify import ProofFailed
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query, reasons

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from pipeline.migrations.declaration import NAMES
 from pipeline.move import mending, ownership, quarantine, tracking, watermarks
 from pipeline.move.extract import Source
 from pipeline.move.plan import plan_tables
@@ -15,7 +16,6 @@ from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import Sample, standing_checks
 from pipeline.move.target import Target
-from pipeline.tables.content import NAMES
 from pipeline.tables.rules import TableRules
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile

@@ -11,7 +11,8 @@ import dagster as dg
 import pytest
 
 from pipeline import runs
-from pipeline.migrations import CONTENT, SPACES
+from pipeline.migrations.content import CONTENT
+from pipeline.migrations.spaces import SPACES
 from pipeline.move.policies import Policies
 from pipeline_tests.support.feeds import changes
 from pipeline_tests.support.old_world import Ledger, OldWorld

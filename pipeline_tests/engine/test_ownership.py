@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 
 from pipeline import settings
 from pipeline.doctor import target as target_doctor
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move.engine import Engine
 from pipeline.move.errors import ShapeError
 from pipeline.move.extract import Source
@@ -19,7 +19,6 @@ from pipeline.move.scope import Everything
 from pipeline.move.snapshot import take_snapshot
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all, moving
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import did

@@ -13,13 +13,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import report
+from pipeline import grids
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import SourceError
 from pipeline.move.findings import Drift, Lossy, Quarantined
 from pipeline.move.plan import ColumnPlan, TablePlan
 from pipeline.move.policies import Policies
 from pipeline.move.transaction import Move
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import Ran, command, usable
 from pipeline_tests.support.plans import TABLES, found_by, moved, planned
 from pipeline_tests.support.sources import CONTENT_DDL, DEFAULTS, SourceFile
@@ -616,7 +616,7 @@ def test_a_plan_is_printed_as_tables(
 ) -> None:
     query(target_url, "CREATE TABLE rankings (id text PRIMARY KEY)")
     plans = planned(crafted, target_url, tmp_path)
-    report.show_plan(Console(width=160), list(plans.values()))
+    grids.show_plan(Console(width=160), list(plans.values()))
     ran = Ran(0, capsys.readouterr().out, "")
     assert ran.row("learning_content")[:5] == ["7", "0.0", "2", "2", "no table"]
     assert ran.row("rankings")[:5] == ["13", "0.0", "3", "2", "0"]

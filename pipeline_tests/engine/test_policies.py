@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import migrations, settings
+from pipeline import settings
+from pipeline.migrations.content import CONTENT as LEARNING
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import LossyConversion, SettingsError, SourceError
 from pipeline.move.findings import (
     Drift,
@@ -28,7 +30,6 @@ from pipeline.move.policies import DEFAULT, Policies
 from pipeline.move.prepare import prepare
 from pipeline.move.transaction import Move
 from pipeline.move.types import cast_of
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import command, usable
 from pipeline_tests.support.plans import found_by, moved, planned
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
@@ -701,13 +702,13 @@ def test_a_json_name_that_is_said_twice_is_seen_under_every_policy(
 
 
 def test_policies_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert settings.load().policies(migrations.CONTENT) == DEFAULT
+    assert settings.load().policies(LEARNING) == DEFAULT
     fills = {"rankings.assessed_by": "ไม่รู้", "a.b": 1, "c.d": 1.5}
     monkeypatch.setenv("POLICY_NAIVE_ZONE", "Asia/Bangkok")
     monkeypatch.setenv("POLICY_FORBIDDEN_NULLS", json.dumps(fills))
     monkeypatch.setenv("POLICY_EXTRA_COLUMNS", "ignore")
     monkeypatch.setenv("POLICY_LOSSY_CONVERSIONS", "fail")
-    found = settings.load().policies(migrations.CONTENT)
+    found = settings.load().policies(LEARNING)
     assert found == Policies("Asia/Bangkok", fills, "ignore", "fail")
     assert [type(value) for value in found.forbidden_nulls.values()] == [str, int, float]
 
@@ -717,7 +718,7 @@ def test_a_variable_of_somebody_else_is_no_policy(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("POLICY", value)
-    assert settings.load().policies(migrations.CONTENT) == DEFAULT
+    assert settings.load().policies(LEARNING) == DEFAULT
 
 
 BAD_SETTINGS = [

@@ -8,13 +8,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.assets.realtime import KNOWN
+from pipeline.migrations import content, registry, spaces
 from pipeline.move.errors import TargetError
 from pipeline.move.findings import CheckResult, say
 from pipeline.move.target import Target
 from pipeline.realtime import checks, publication
 from pipeline.settings import libpq
-from pipeline.tables import content, spaces
 from pipeline.tables.events import Told
 from pipeline.tables.rules import ColumnRules, TableRules
 from pipeline_tests.support.feeds import PEOPLE, TABLES, make_tables, switch_on
@@ -49,7 +48,7 @@ def url(server: URL, template: str) -> Iterator[str]:
 
 def check(url: str, name: str) -> CheckResult:
     with Target.connect(url, shown="the target") as target, target.looking():
-        found = checks.standing(target, TABLES, known=KNOWN)
+        found = checks.standing(target, TABLES, known=registry.find().tables)
         return next(result for result in found if result.name == name)
 
 

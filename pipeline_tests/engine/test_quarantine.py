@@ -20,7 +20,9 @@ from pipeline.move import quarantine
 from pipeline.move.contract import Rejected, StoredValue
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support import SourceFile, move_all, new_database, query, reasons
+from pipeline_tests.support.moves import move_all
+from pipeline_tests.support.sources import SourceFile
+from pipeline_tests.support.targets import new_database, query, reasons
 from pipeline_tests.syncs import plain_key_source
 
 

@@ -15,6 +15,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
+from pipeline.migrations import spaces
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.events import Changed, MessageNew, Resync, TypingChanged
@@ -22,7 +23,6 @@ from pipeline.realtime.hub import Hub
 from pipeline.realtime.listen import Listen
 from pipeline.realtime.transport import Told
 from pipeline.settings import libpq
-from pipeline.tables import spaces
 from pipeline.tables.rules import TableRules
 from pipeline_tests.support.proxy import proxied
 from pipeline_tests.support.servers import restart

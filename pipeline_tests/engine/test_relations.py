@@ -11,6 +11,7 @@ import pytest
 from pipeline.backup import restore
 from pipeline.cutover import gate
 from pipeline.doctor.target import examine
+from pipeline.migrations.content import metadata
 from pipeline.move.engine import run
 from pipeline.move.errors import ShapeError
 from pipeline.move.findings import say
@@ -23,7 +24,6 @@ from pipeline.move.scope import Changes
 from pipeline.move.target import Target
 from pipeline.move.views import SourceViews
 from pipeline.realtime import objects as realtime_objects
-from pipeline.tables.content import metadata
 from pipeline_tests.support.backups import Place, until
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.pairs import Pair

@@ -15,11 +15,12 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import checks, jobs, migrations, quarantine_files, report, ticks
+from pipeline import checks, grids, jobs, quarantine_files, report, ticks
 from pipeline.assets.plan import plan_asset
 from pipeline.assets.standing import table_checks
 from pipeline.assets.tables import table_assets
 from pipeline.metadata import PLAN
+from pipeline.migrations.declaration import Migration
 from pipeline.move import mending, secret, tracking
 from pipeline.move.errors import MendError, PipelineError
 from pipeline.move.findings import (
@@ -105,14 +106,12 @@ def vault(tmp_path: Path) -> SourceFile:
     return source
 
 
-GUARDED = migrations.Migration(
+GUARDED = Migration(
     "vault",
     VAULT.metadata,
-    "SQLITE_DATABASE_URL",
-    "vault.db",
-    lambda _: None,
-    ("team:vault",),
-    prefix="",
+    setting="VAULT_DATABASE_URL",
+    make_sample=lambda _: None,
+    owners=("team:vault",),
 )
 """A migration of the vault alone."""
 
@@ -140,7 +139,7 @@ class World:
                 jobs.sync(GUARDED, moves, standing, []),
                 jobs.redrive(GUARDED, moves, standing),
                 jobs.verify(GUARDED, standing),
-                dg.define_asset_job("plan", dg.AssetSelection.assets(plan)),
+                dg.define_asset_job(GUARDED.named("plan"), dg.AssetSelection.assets(plan)),
             ],
             resources={"source": SourceDatabase(), "target": TargetDatabase()},
         )
@@ -152,7 +151,7 @@ class World:
             instance.optimize_for_webserver(
                 statement_timeout=60_000, pool_recycle=3600, max_overflow=4
             )
-            result = self.defs.resolve_job_def(name).execute_in_process(
+            result = self.defs.resolve_job_def(GUARDED.named(name)).execute_in_process(
                 instance=instance, raise_on_error=False
             )
         console = Console(file=self.printed, width=250)
@@ -160,9 +159,13 @@ class World:
         report.show(console, tables)
         for sentence in report.failures_of(result):
             console.print(sentence)
-        for made in result.asset_materializations_for_node("make_plan") if name == "plan" else ():
+        for made in (
+            result.asset_materializations_for_node(GUARDED.named("make_plan"))
+            if name == "plan"
+            else ()
+        ):
             plans: Any = made.metadata[PLAN].value
-            report.show_plan(console, [_plan_of(plan) for plan in plans])
+            grids.show_plan(console, [_plan_of(plan) for plan in plans])
             console.print(json.dumps(plans))
         return {c: e.passed for table in tables for c, e in table.checks.items()}
 
@@ -194,8 +197,11 @@ def world(
     vault: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[World]:
     """Jobs over the vault."""
-    monkeypatch.setitem(migrations.ALL, GUARDED.name, GUARDED)
-    use(monkeypatch, usable(vault, target_url, tmp_path))
+    folder = tmp_path / "migrations"
+    folder.mkdir()
+    (folder / "vault.py").write_text(f"from {__name__} import GUARDED\n")
+    source = {"MIGRATIONS_FOLDER": str(folder), "VAULT_DATABASE_URL": f"sqlite:///{vault.path}"}
+    use(monkeypatch, usable(vault, target_url, tmp_path) | source)
     yield World(vault, target_url, tmp_path / "home")
 
 

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.commands import moves
+from pipeline.migrations.content_sample import make_sample
 from pipeline.move import changes, standing, verify, witnessing
 from pipeline.move.errors import PipelineError, TargetError
 from pipeline.move.findings import CheckResult, KeyNotEnforced
-from pipeline.sample.content import make_sample
 from pipeline.selftest import attack as selftest
 from pipeline.selftest import during_moves
 from pipeline.selftest.attack import attack

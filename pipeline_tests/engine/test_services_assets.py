@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 import sqlalchemy as sa
 
+from pipeline.migrations.content import fragment_assets
 from pipeline.services import assets
 from pipeline.services.errors import NotFound, Refused
-from pipeline.services.fields import AssetType
-from pipeline.tables.content import fragment_assets
+from pipeline.services.models import AssetType
 from pipeline_tests.support.services import MP3, Door
 
 MIB = 1 << 20

@@ -24,6 +24,7 @@ from pipeline import settings, storage
 from pipeline.doctor import target as target_doctor
 from pipeline.embedded import ensure_server
 from pipeline.environment import Server
+from pipeline.migrations.content import metadata
 from pipeline.move import session
 from pipeline.move.errors import TargetError
 from pipeline.move.session import APPLICATION, DAGSTER, LIMITS, MOVES, SETTINGS, Setting
@@ -32,7 +33,6 @@ from pipeline.move.verify import ProofFailed
 from pipeline.realtime.session import Session
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.hostile_settings import (
     HARMLESS,

@@ -16,7 +16,7 @@ from pipeline.backup import shelf
 from pipeline.backup.making import make
 from pipeline.backup.restore import restore
 from pipeline.environment import Databases
-from pipeline.migrations import SPACES
+from pipeline.migrations.spaces import SPACES
 from pipeline.realtime.context import RealtimeContext
 from pipeline.realtime.events import MessageNew
 from pipeline_tests.support.cutover_world import World, set_up

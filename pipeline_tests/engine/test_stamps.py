@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.spaces import metadata
 from pipeline.move import catalog
 from pipeline.move.findings import say
 from pipeline.move.landing import SourceColumn, match
@@ -16,7 +17,6 @@ from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline.tables.objects import stamp_of
 from pipeline.tables.rules import ColumnRules
-from pipeline.tables.spaces import metadata
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import changes, extract, mending
 from pipeline.move import standing as standing_module
 from pipeline.move.errors import ShapeError, Transient
@@ -38,7 +39,6 @@ from pipeline.move.findings import (
 from pipeline.move.prepare import Prepared, prepare
 from pipeline.move.standing import NAMES, Sample
 from pipeline.move.target import Target
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.standings import (

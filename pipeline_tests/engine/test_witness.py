@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
 from pipeline.move import sift, verify, witnessing
 from pipeline.move.column_digests import encoded
 from pipeline.move.extract import Source
@@ -32,7 +33,6 @@ from pipeline.move.target import Target
 from pipeline.move.types import cast_of
 from pipeline.move.verify import ProofFailed
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline.tables.rules import TableRules
 from pipeline.witness import stored, values
 from pipeline.witness.source import chosen

@@ -24,8 +24,8 @@ from pipeline.anki.outcomes import ACTIONS
 from pipeline.assets.anki import CARDS, EMBEDDINGS, STEP
 from pipeline.definitions import defs
 from pipeline.metadata import NOTES, OUTCOMES
+from pipeline.migrations.content_sample import make_sample
 from pipeline.move.target import Target
-from pipeline.sample.content import make_sample
 from pipeline.services.learning_content import LearningContentService
 from pipeline.services.manager import HybridDatabaseManager
 from pipeline.services.models import LearningContentCreate

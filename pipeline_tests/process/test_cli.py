@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.migrations import content
+from pipeline.migrations.content_sample import make_sample
 from pipeline.move.proof import OF_A_MOVE
 from pipeline.move.session import LEAVE_ALONE
 from pipeline.report import TableReport
-from pipeline.sample.content import make_sample
 from pipeline.settings import libpq
-from pipeline.tables import content
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, Ran, installed, pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile

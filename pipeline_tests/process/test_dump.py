@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import settings
 from pipeline.environment import source_file
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.sources.fetch import fetch
 from pipeline.sources.origin import Dump
 from pipeline_tests.support.dumps import TABLE, large, rich

@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 from pipeline import environment, settings, storage
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import SettingsError
 from pipeline.move.target import Target
 from pipeline.settings import PROJECT
@@ -37,7 +37,7 @@ print(url, flush=True)
 sys.stdin.readline()
 """
 SHOW = """
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.settings import load
 found = load()
 source = found.source_path(CONTENT)

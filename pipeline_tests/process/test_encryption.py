@@ -14,9 +14,9 @@ from sqlalchemy.engine import make_url
 
 from pipeline.doctor.symptoms import Symptom
 from pipeline.doctor.target import examine
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.target import Target
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query

@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import environment, pipeline, usable
 from pipeline_tests.support.comparison import EMPTY, expected, held_by
 from pipeline_tests.support.kills import MOVER, assert_whole, moments, move, program, wipe

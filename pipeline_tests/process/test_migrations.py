@@ -19,7 +19,10 @@ from pipeline import environment, settings
 from pipeline.backup import manifest as manifests
 from pipeline.backup.errors import BackupError
 from pipeline.cutover import states
-from pipeline.migrations import ALL, CONTENT, SPACES, Migration
+from pipeline.migrations import registry
+from pipeline.migrations.content import CONTENT
+from pipeline.migrations.declaration import Migration
+from pipeline.migrations.spaces import SPACES
 from pipeline.move.target import Target
 from pipeline.resources import SourceDatabase
 from pipeline.settings import libpq
@@ -29,6 +32,7 @@ from pipeline_tests.support.runs import loaded, use
 from pipeline_tests.support.targets import new_database, query
 
 BOTH = "content,spaces"
+THERE = registry.find()
 
 
 class Site:
@@ -37,9 +41,9 @@ class Site:
     def __init__(self, url: URL, folder: Path) -> None:
         """Make the samples."""
         self.url = libpq(url)
-        self.sources = {name: folder / f"{name}.db" for name in ALL}
-        for name, path in self.sources.items():
-            ALL[name].make_sample(path)
+        self.sources = {name: folder / f"{name}.db" for name in THERE.names}
+        for migration in THERE:
+            migration.make_sample(self.sources[migration.name])
         self.variables = {
             "MIGRATIONS": BOTH,
             "SQLITE_DATABASE_URL": f"sqlite:///{self.sources['content']}",
@@ -69,14 +73,14 @@ def moved(
     """Both samples in one target."""
     with new_database(server, "both_moved", template=dagster_tables) as made:
         site = Site(made, tmp_path_factory.mktemp("both"))
-        for name in ALL:
+        for name in THERE.names:
             ran = site("migrate", name)
             assert ran.code == 0, ran.out + ran.err
         yield site
 
 
 def test_both_migrations_move_into_one_target(moved: Site) -> None:
-    for migration in ALL.values():
+    for migration in THERE:
         with closing(sqlite3.connect(moved.sources[migration.name])) as source:
             for table in migration.tables:
                 there = source.execute(f'SELECT count(*) FROM "{table.name}"').fetchone()[0]
@@ -168,7 +172,7 @@ def test_each_migration_is_cut_over_and_comes_back_by_itself(
 ) -> None:
     with new_database(server, "both_live") as made:
         site = Site(made, tmp_path)
-        for name in ALL:
+        for name in THERE.names:
             assert site("migrate", name).code == 0
             assert site("plan", name).code == 0
             assert site("backup", name).code == 0
@@ -200,7 +204,7 @@ def test_each_migration_is_cut_over_and_comes_back_by_itself(
 def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) -> None:
     with new_database(server, "both_kept") as made:
         site = Site(made, tmp_path)
-        for name in ALL:
+        for name in THERE.names:
             assert site("migrate", name).code == 0
         assert site("backup", "spaces").code == 0
         before = everything(site.url)
@@ -258,7 +262,7 @@ def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
     code = (
         "from pipeline.move.landing import SourceColumn, match;"
         "from pipeline.move.watermarks import rules_of;"
-        "from pipeline.tables.spaces import metadata;"
+        "from pipeline.migrations.spaces import metadata;"
         "made = [object() for _ in range({})];"
         "print([rules_of(match(t, [SourceColumn(c.name, '') for c in t.columns]))"
         " for t in metadata.sorted_tables])"

@@ -20,11 +20,11 @@ from pipeline.backup import shelf
 from pipeline.backup import source as backed_up
 from pipeline.embedded import ensure_server, leave
 from pipeline.locks import locked, private_folder
+from pipeline.migrations import sample_file as sample
+from pipeline.migrations.content import metadata
 from pipeline.move.errors import FilesError
 from pipeline.move.live import pinned
 from pipeline.move.snapshot import take_snapshot
-from pipeline.sample import file as sample
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.files import loose
 from pipeline_tests.support.sources import SourceFile

@@ -20,7 +20,7 @@ from pipeline.realtime.cursor import Cursor
 from pipeline.realtime.hub import Hub
 from pipeline.realtime.limits import Limits
 from pipeline.realtime.listen import Listen
-from pipeline.tables import spaces
+from pipeline.migrations import spaces
 
 async def follow(url, path):
     with open(path, "a+") as log:

@@ -20,11 +20,11 @@ from sqlalchemy.engine import URL
 
 from pipeline.doctor import target as doctor
 from pipeline.doctor.symptoms import Symptom
+from pipeline.migrations.content import metadata
 from pipeline.move.connections import OF_A_RUN
 from pipeline.move.errors import TargetError, Transient
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support.commands import Ran, pipeline, usable
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query

@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline import environment, settings
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import PipelineError, SettingsError, SourceError, Transient
 from pipeline.move.snapshot import seen_of
 from pipeline.sources import replica

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.sample.content import make_sample
+from pipeline.migrations.content_sample import make_sample
 from pipeline_tests.support.sources import rows
 
 
@@ -21,7 +21,7 @@ def make_with_full_disk(
 
     code = (
         "import signal, sys; from pathlib import Path;"
-        "from pipeline.sample.content import make_sample;"
+        "from pipeline.migrations.content_sample import make_sample;"
         f"signal.signal(signal.SIGXFSZ, signal.Handlers({on_full.value}));"
         "make_sample(Path(sys.argv[1]))"
     )

@@ -34,6 +34,7 @@ from pipeline.assets.attempts import RETRIES
 from pipeline.move.errors import SettingsError
 from pipeline.serving import health, parts, processes
 from pipeline.serving.launcher import Launcher
+from pipeline.serving.organs import Organ
 from pipeline.settings import CODE_SOCKET, libpq
 from pipeline_tests.support.commands import environment, usable
 from pipeline_tests.support.deployment import PARTS, started_by
@@ -210,7 +211,7 @@ def test_health_finds_all_well_while_the_three_run(
 ) -> None:
     found = health.readings(settings.load(), [])
     assert [(reading.organ, reading.well) for reading in found] == [
-        (organ, True) for organ in health.Organ
+        (organ, True) for organ in Organ
     ], found
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content_sample import make_sample
 from pipeline.move.errors import SettingsError
-from pipeline.sample.content import make_sample
 from pipeline.settings import PROJECT, libpq, require_readable
 from pipeline_tests.support.commands import PROGRAM, Ran, environment, pipeline, usable
 from pipeline_tests.support.sources import SourceFile

@@ -18,9 +18,9 @@ from dagster._core.execution.api import execute_run_iterator
 
 from pipeline import runs
 from pipeline.assets.attempts import RETRIES
+from pipeline.migrations import content
 from pipeline.move import tracking
 from pipeline.move.proof import OF_A_MOVE
-from pipeline.tables import content
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, pipeline, usable
 from pipeline_tests.support.runs import shown, use
 from pipeline_tests.support.sources import SourceFile

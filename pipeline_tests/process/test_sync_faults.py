@@ -23,11 +23,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.engine import NotKnown
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.move.target import Target
-from pipeline.tables.content import metadata
 from pipeline_tests.support import comparison, kills, random_writer
 from pipeline_tests.support.commands import environment, pipeline, usable
 from pipeline_tests.support.comparison import assert_same

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import environment, settings
 from pipeline.cutover import freezing
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move import followed, tracking
 from pipeline.move.errors import SourceError, Transient
 from pipeline.move.snapshot import writing

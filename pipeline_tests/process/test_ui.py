@@ -31,7 +31,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from pipeline.checks import DESCRIPTIONS, STANDING
-from pipeline.migrations import ALL, SPACES
+from pipeline.migrations import registry
+from pipeline.migrations.spaces import SPACES
 from pipeline.move import standing
 from pipeline.move.proof import OF_A_MOVE
 from pipeline_tests.support.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
@@ -197,7 +198,11 @@ def served(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with log.open("w") as out:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("pipeline"), "dev", "--port", str(port)],
-            env=environment(MIGRATIONS=",".join(ALL), PIPELINE_HOME=folder / "home", **databases),
+            env=environment(
+                MIGRATIONS=",".join(registry.find().names),
+                PIPELINE_HOME=folder / "home",
+                **databases,
+            ),
             stdout=out,
             stderr=subprocess.STDOUT,
         )

@@ -34,10 +34,10 @@ from pipeline.anki.contents import EXAMPLE, ITEM
 from pipeline.anki.notes import SUCCESS, Anki, contents_of
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Rendered, Renderer
+from pipeline.migrations import content as content_tables
 from pipeline.services.manager import HybridDatabaseManager, _driver
 from pipeline.settings import libpq
 from pipeline.tables import anki as anki_tables
-from pipeline.tables import content as content_tables
 from pipeline.tables import ledger
 from pipeline_tests.support.anki_server import AnkiServer
 

@@ -13,7 +13,7 @@ from pipeline import environment, settings
 from pipeline.backup import Manifest, shelf
 from pipeline.backup.making import Made, make
 from pipeline.environment import Databases
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.settings import libpq
 from pipeline_tests.support.targets import query
 

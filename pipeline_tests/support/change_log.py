@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
-from pipeline.tables.content import metadata
 from pipeline_tests.support.sources import SourceFile
 
 TABLES = metadata.sorted_tables

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import app
+from pipeline.cli import build
 from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT
 from pipeline_tests.support.sources import SourceFile
 
@@ -153,8 +153,10 @@ def _serve() -> None:
     import pipeline.assets.plan
     import pipeline.assets.search
     import pipeline.cli
+    import pipeline.commands.running
     import pipeline.jobs
-    import pipeline.ticks  # noqa: F401 - all that pipeline.definitions imports, which reads settings
+    import pipeline.serving.health
+    import pipeline.ticks  # noqa: F401 - what commands and pipeline.definitions import, which reads settings
 
     gc.enable()
     for line in sys.stdin:
@@ -193,7 +195,7 @@ LINE_BREAKS_ONLY = re.compile(r"[^\x00-\x09\x0b-\x1f\x7f-\x9f]*")
 
 def invoke(*arguments: str, **options: Any) -> str:
     """Run a command in this process; what it prints."""
-    result = CliRunner().invoke(app, arguments, **options)
+    result = CliRunner().invoke(build(["content"]), arguments, **options)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

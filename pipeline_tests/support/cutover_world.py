@@ -16,12 +16,13 @@ from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import Site
 from pipeline.environment import databases
+from pipeline.migrations import registry
+from pipeline.migrations.content import metadata
 from pipeline.move.options import MoveOptions
 from pipeline.move.policies import DEFAULT
 from pipeline.move.target import Target
 from pipeline.move.views import SourceViews
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query
@@ -45,7 +46,7 @@ class World:
     @property
     def migration(self) -> str:
         """What is cut over."""
-        return migrations.of(self.tables).name
+        return registry.find().of(self.tables).name
 
     def locate(self) -> Path:
         """The live source, as the settings say."""
@@ -127,7 +128,7 @@ def made_world(folder: Path, url: str, patch: pytest.MonkeyPatch) -> World:
 
 
 def set_up(source: Path, url: str, patch: pytest.MonkeyPatch) -> None:
-    for migration in migrations.ALL.values():
+    for migration in registry.find():
         patch.setenv(migration.setting, f"sqlite:///{source}")
     patch.setenv("DATABASE_URL", url)
 

@@ -122,9 +122,29 @@ def read_back(folder: Path) -> RunEvidence:
 
 def hostile(text: str) -> RunEvidence:
     """A run that has a text in every place that a text can have."""
-    offender = {"finding": text, "table": text, "one " + text: text, "two": None, "three": [text]}
-    known = {"finding": "ValueDiffers", "key": text, "column": text, "source": text, "target": 1}
-    examples = {"finding": "Lossy", "column": text, "values": 2, "examples": [[text, text, text]]}
+    offender = {
+        "finding": text,
+        "heading": text,
+        "table": text,
+        "one " + text: text,
+        "two": None,
+        "three": [text],
+    }
+    known = {
+        "finding": "value differs",
+        "heading": text,
+        "key": text,
+        "column": text,
+        "source": text,
+        "target": 1,
+    }
+    examples = {
+        "finding": "lossy",
+        "heading": text,
+        "column": text,
+        "values": 2,
+        "examples": [[text, text, text]],
+    }
     figures = {text: 1, "said": text, "digests": {text: text}, "more " + text: {text: text}}
     checks = [
         CheckEvidence(text, text, False, False, text, figures, [text], [offender, known, examples]),

@@ -11,14 +11,14 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.assets.realtime import KNOWN
+from pipeline.migrations import registry
+from pipeline.migrations.spaces import metadata
 from pipeline.move import access, schema
 from pipeline.move import objects as upkeep
 from pipeline.move.landing import SourceColumn, match
 from pipeline.move.target import Target
 from pipeline.realtime import channels, objects, publication
 from pipeline.settings import libpq
-from pipeline.tables.spaces import metadata
 from pipeline_tests.support.targets import new_database, query
 
 TABLES = metadata.sorted_tables
@@ -89,7 +89,9 @@ def switch_on(url: str) -> list[str]:
     """As the asset does."""
     with Target.connect(url, shown="the target") as target, target.transaction():
         objects.apply(target, TABLES)
-        done = publication.apply(target, TABLES, known={table.name for table in KNOWN})
+        done = publication.apply(
+            target, TABLES, known={table.name for table in registry.find().tables}
+        )
         channels.apply(target)
         return done
 

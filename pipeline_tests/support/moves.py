@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.migrations.content import metadata
 from pipeline.move.engine import Engine, opened
 from pipeline.move.options import MoveOptions
 from pipeline.move.place import PUBLIC
@@ -16,7 +17,6 @@ from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.views import SourceViews
 from pipeline.move.work import OnProgress
-from pipeline.tables.content import metadata
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.migrations import content
 from pipeline.services.assets import FragmentAssetManager
 from pipeline.services.cards import CardService
 from pipeline.services.fragments import FragmentService
@@ -18,7 +19,7 @@ from pipeline.services.models import FragmentCreate, LearningContentCreate
 from pipeline.services.rankings import RankingService
 from pipeline.services.vectors import VectorService
 from pipeline.settings import libpq
-from pipeline.tables import anki, content
+from pipeline.tables import anki
 
 MP3 = b"ID3\x04" + bytes(range(256)) * 4
 

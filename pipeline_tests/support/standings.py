@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.migrations.content import metadata
 from pipeline.move.extract import Source
 from pipeline.move.findings import (
     CheckResult,
@@ -27,7 +28,6 @@ from pipeline.move.snapshot import take_snapshot
 from pipeline.move.standing import NAMES, Sample, standing_checks
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.embedded import ensure_server, leave
+from pipeline.migrations import spaces
 from pipeline.realtime.backoff import Backoff
 from pipeline.realtime.events import Changed, Event
 from pipeline.realtime.hub import Hub
@@ -22,7 +23,6 @@ from pipeline.realtime.listen import Listen
 from pipeline.realtime.subscription import Subscription
 from pipeline.realtime.transport import Transport
 from pipeline.settings import libpq
-from pipeline.tables import spaces
 from pipeline_tests.support.feeds import make_world
 from pipeline_tests.support.targets import new_database, query
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg2
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.engine import Engine
 from pipeline.move.findings import CheckResult
@@ -22,7 +23,6 @@ from pipeline.move.scope import Changes
 from pipeline.move.sync import why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
-from pipeline.tables.content import metadata
 from pipeline_tests.support.moves import move_all, moving, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from pipeline import settings
 from pipeline.commands import backups
 from pipeline.cutover import freezing
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.errors import SettingsError, SourceError
 from pipeline.sources import dump, statements
 from pipeline.sources.fetch import fetch
 from pipeline.sources.origin import Dump, File, Remote, parse
 from pipeline.sources.statements import Unfinished
-from pipeline.tables.content import metadata
 from pipeline_tests.support.dumps import HEAD, SCHEMA, TABLE, TAIL, VALUES, large, rich, text
 
 

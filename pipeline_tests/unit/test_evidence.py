@@ -403,7 +403,7 @@ def test_a_finding_that_the_page_does_not_know_is_shown_as_it_is() -> None:
 
     check = result("keys", True)
     made = evidence.of_checks("t", [check]).checks[0]
-    offender = {"finding": "Surprise", **vars(Surprise("t", "full"))}
+    offender = {"finding": "surprise", "heading": "Surprise", **vars(Surprise("t", "full"))}
     root = page(part(checks=[replace(made, passed=False, offenders=[offender])]))
     (table,) = root.all("table", of="offenders")
     assert cells(table) == [["moon phase"], ["full"]]

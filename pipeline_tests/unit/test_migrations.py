@@ -5,28 +5,30 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipeline import migrations, settings
-from pipeline.migrations import ALL, CONTENT, SPACES, Migration
+from pipeline import settings
+from pipeline.migrations import registry
+from pipeline.migrations.content import CONTENT
+from pipeline.migrations.declaration import Migration
+from pipeline.migrations.spaces import SPACES
 from pipeline.move.errors import SettingsError
 from pipeline.tables.rules import TableRules
 from pipeline_tests.support.runs import loaded
 
 BOTH = "content,spaces"
-
-
+THERE = registry.find()
 JOBS = ("doctor", "plan", "migrate", "sync", "backup", "redrive", "verify", "cutover")
 
 
 def test_no_name_of_a_table_occurs_in_two_migrations() -> None:
-    names = [table.name for migration in ALL.values() for table in migration.tables]
+    names = [table.name for migration in THERE for table in migration.tables]
     assert len(names) == len(set(names)) == 18
-    for migration in ALL.values():
-        assert migrations.of(migration.tables) is migration
-        assert all(migrations.holding(table.name) is migration for table in migration.tables)
-    assert migrations.holding("nothing") is None
+    for migration in THERE:
+        assert THERE.of(migration.tables) is migration
+        assert all(THERE.holding(table.name) is migration for table in migration.tables)
+    assert THERE.holding("nothing") is None
 
 
-@pytest.mark.parametrize("migration", ALL.values(), ids=list(ALL))
+@pytest.mark.parametrize("migration", list(THERE), ids=THERE.names)
 def test_a_table_comes_after_the_tables_that_it_refers_to(migration: Migration) -> None:
     seen: set[str] = set()
     for table in migration.tables:
@@ -89,10 +91,10 @@ def test_each_migration_has_its_own_source(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_dagster_loads_the_migrations_that_are_enabled(names: str) -> None:
     with loaded(names) as defs:
         dg.Definitions.validate_loadable(defs)
-    enabled = [ALL[name] for name in names.split(",")]
+    enabled = [each for each in THERE if each.name in names.split(",")]
     assets = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     jobs = {job.name for job in defs.resolve_all_job_defs()}
-    for migration in ALL.values():
+    for migration in THERE:
         tables = {table.name for table in migration.tables}
         own = {migration.named(job) for job in JOBS}
         if migration in enabled:
@@ -111,7 +113,7 @@ def test_dagster_loads_the_migrations_that_are_enabled(names: str) -> None:
 def test_what_belongs_to_a_migration_is_in_its_group() -> None:
     with loaded(BOTH) as defs:
         graph = defs.resolve_asset_graph()
-    for migration in ALL.values():
+    for migration in THERE:
         for table in migration.tables:
             node = graph.get(dg.AssetKey(table.name))
             assert node.group_name == migration.name
@@ -119,23 +121,3 @@ def test_what_belongs_to_a_migration_is_in_its_group() -> None:
             assert node.description == TableRules.of(table).description
         assert graph.get(dg.AssetKey(migration.named("plan"))).group_name == migration.name
         assert graph.get(dg.AssetKey(migration.named("cutover"))).group_name == "operations"
-
-
-@pytest.mark.parametrize(
-    ("said", "meant"),
-    [
-        ("Run pipeline migrate first", "Run pipeline migrate spaces first"),
-        ("Run pipeline sync --full, or revoke", "Run pipeline sync spaces --full, or revoke"),
-        ("pipeline cutover freeze", "pipeline cutover freeze spaces"),
-        ("pipeline cutover sign-off TABLE --by", "pipeline cutover sign-off TABLE --by"),
-        ("see pipeline backup list", "see pipeline backup list"),
-        ("Run pipeline migrate spaces first", "Run pipeline migrate spaces first"),
-        ("Run pipeline anki sync", "Run pipeline anki sync"),
-        ("pipeline planned it", "pipeline planned it"),
-    ],
-)
-def test_a_command_that_a_sentence_names_is_for_the_migration_that_it_is_about(
-    said: str, meant: str
-) -> None:
-    assert SPACES.addressed(said) == meant
-    assert CONTENT.addressed(said) == said

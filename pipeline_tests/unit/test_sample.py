@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sample.content import make_sample
+from pipeline.migrations.content_sample import make_sample
 from pipeline_tests.support.sources import rows
 
 MOVED = ("learning_content", "content_fragments", "fragment_assets", "rankings")

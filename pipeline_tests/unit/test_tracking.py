@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.migrations.content import metadata
 from pipeline.move import tracking
 from pipeline.move.errors import SourceError
-from pipeline.tables.content import metadata
 from pipeline_tests.support.change_log import logged
 from pipeline_tests.support.sources import CONTENT_DDL, DEFAULTS, SourceFile
 

@@ -21,7 +21,7 @@ from pipeline import settings, urls
 from pipeline.alerts.receivers import receivers
 from pipeline.anki.connect import AnkiConnect
 from pipeline.anki.named import named_anki
-from pipeline.migrations import CONTENT
+from pipeline.migrations.content import CONTENT
 from pipeline.move.errors import PipelineError
 from pipeline.realtime.session import connect
 from pipeline.services.manager import HybridDatabaseManager

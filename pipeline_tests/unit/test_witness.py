@@ -10,11 +10,11 @@ from typing import Any
 import sqlalchemy as sa
 
 import pipeline.witness
+from pipeline.migrations.content import metadata
 from pipeline.move import witnessing
 from pipeline.move.extract import Source
 from pipeline.move.prepare import prepare
 from pipeline.move.snapshot import take_snapshot
-from pipeline.tables.content import metadata
 from pipeline.witness import values
 from pipeline.witness.parts import KeyRange
 from pipeline.witness.source import sample

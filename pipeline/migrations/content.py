@@ -1,4 +1,4 @@
-"""The four tables of the learning application that move to PostgreSQL.
+"""The learning application: the four tables that move to PostgreSQL, and what hangs beside them.
 
 The declarations are the target's schema, word for word the plan's DDL. Their order is the order
 of the move: a table comes after every table that it refers to. What goes beyond DDL is in the rules
@@ -8,16 +8,10 @@ of a table and its columns.
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.migrations.content_sample import make_sample
+from pipeline.migrations.declaration import NAMES, Anki, Migration, Search
 from pipeline.tables import access
 from pipeline.tables.rules import ColumnRules, SharedRules, TableRules
-
-NAMES = {
-    "pk": "%(table_name)s_pkey",
-    "fk": "%(table_name)s_%(column_0_name)s_fkey",
-    "ck": "%(table_name)s_%(constraint_name)s_check",
-    "uq": "%(table_name)s_%(column_0_name)s_key",
-}
-"""PostgreSQL's own names for constraints, so that declared and hand-written DDL agree."""
 
 metadata = sa.MetaData(naming_convention=NAMES, info=SharedRules(access=access.DEFAULT).info)
 
@@ -155,3 +149,14 @@ rankings.append_constraint(
 sa.Index("idx_rankings_fragment", rankings.c.fragment_id)
 sa.Index("idx_rankings_asset", rankings.c.asset_id)
 sa.Index("idx_rankings_score", rankings.c.rank_score.desc())
+
+CONTENT = Migration(
+    "content",
+    metadata,
+    setting="SQLITE_DATABASE_URL",
+    make_sample=make_sample,
+    owners=("team:learning-content",),
+    beside=(Search((learning_content, content_fragments)), Anki()),
+    plain=True,
+)
+"""The learning application; what it had before there was another one keeps its plain names."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.sample.file import write
+from pipeline.migrations.sample_file import write
 
 SCHEMA = """
 CREATE TABLE `users` (`id` integer PRIMARY KEY AUTOINCREMENT NOT NULL,

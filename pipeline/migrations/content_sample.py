@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.sample.file import write
+from pipeline.migrations.sample_file import write
 
 _SCHEMA = """
 CREATE TABLE learning_content (

@@ -1,4 +1,4 @@
-"""The tables of the group-spaces application, those of Better Auth among them.
+"""The group-spaces application: its tables, those of Better Auth among them, and its realtime.
 
 Declared as the tables of ``content`` are.
 
@@ -15,8 +15,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.migrations.declaration import NAMES, Migration, Realtime
+from pipeline.migrations.spaces_sample import make_sample
 from pipeline.tables import access
-from pipeline.tables.content import NAMES
 from pipeline.tables.events import Occurs, Told
 from pipeline.tables.objects import Function
 from pipeline.tables.rules import ColumnRules, SharedRules, TableRules
@@ -494,3 +495,13 @@ auth_verification = sa.Table(
     info=_info("Better Auth: codes and links that wait to be used.", rights=_HIDDEN),
 )
 _index("verification_identifier", "verification", "identifier")
+
+SPACES = Migration(
+    "spaces",
+    metadata,
+    setting="SPACES_DATABASE_URL",
+    make_sample=make_sample,
+    owners=("team:group-spaces",),
+    beside=(Realtime(),),
+)
+"""The group-spaces application."""

@@ -1,1 +1,0 @@
-"""Small sources to try everything on, one for each migration."""
