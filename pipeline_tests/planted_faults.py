@@ -486,7 +486,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a command succeeds although a check failed",
-        file="pipeline/commands/terminal.py",
+        file="pipeline/commands/running.py",
         old="if result.success and all(table.proven for table in found):",
         new="if result.success:",
         caught_by=(

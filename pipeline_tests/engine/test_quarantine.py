@@ -23,7 +23,7 @@ from pipeline.settings import libpq
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query, reasons
-from pipeline_tests.syncs import plain_key_source
+from pipeline_tests.support.syncs import plain_key_source
 
 
 @dataclass(frozen=True)
