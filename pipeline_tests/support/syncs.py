@@ -13,7 +13,6 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.move import tracking
 from pipeline.move.extract import Source
 from pipeline.move.findings import CheckResult
 from pipeline.move.live import pinned
@@ -24,7 +23,8 @@ from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.tables.content import metadata
-from pipeline_tests.support.moves import move_all, sync_all
+from pipeline_tests.support.first_moves import first_move
+from pipeline_tests.support.moves import sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query
 
@@ -40,9 +40,7 @@ FREE = Policies()
 
 def begin(source: SourceFile, url: str, mode: str) -> dict[str, Move]:
     """Make the first move, which is always whole."""
-    if mode == "tracked":
-        tracking.switch_on(source.path, TABLES)
-    return move_all(source.path, url)
+    return first_move(source, url, tracked=mode == "tracked")
 
 
 def sync(source: SourceFile, url: str, **options: Any) -> dict[str, Move]:
