@@ -63,11 +63,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return round(1.5 * (os.cpu_count() or 1))
 
 
+_LONGEST = (
+    *("ui", "kill", "soak", "sync_commands", "sync_faults", "migrations", "serving", "old_targets"),
+    *("anki_commands", "cli", "moves_merge", "surroundings", "selftest", "realtime_faults"),
+    *("secrets", "sync", "standing", "anki_sync", "cutover", "cutover_attacks", "embedded"),
+    *("lost_server", "cutover_commands", "refusals", "spaces_live", "contract", "alerts"),
+    *("housekeeping", "subset_random", "sync_sources", "private", "web_attacks", "replica"),
+)
+"""Modules that take longest, in that order; the others follow by name."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest come first, so that no worker is left with one of them at the end."""
-    first = ("ui", "sync_commands", "soak", "kill", "sync_faults", "anki_commands", "cli")
-    places = {f"test_{name}.py": place for place, name in enumerate(first)}
-    items.sort(key=lambda item: places.get(item.path.name, len(first)))
+    places = {f"test_{name}.py": place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(autouse=True)

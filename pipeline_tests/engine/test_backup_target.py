@@ -10,15 +10,16 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 
 from pipeline.backup import restore, shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import Manifest
-from pipeline_tests.support.backups import SHOWN, Place, database_of, everything, until
+from pipeline.settings import libpq
+from pipeline_tests.support.backups import SHOWN, Place, everything, until
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import query
+from pipeline_tests.support.targets import new_database, query
 
 ODD = """
 ALTER TABLE learning_content ADD COLUMN "odd ""name"" x" text COLLATE "C" DEFAULT 'it''s %s',
@@ -95,7 +96,8 @@ def template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     source.add_family(contents=3)
     source.add("learning_content", {"id": 9, "tags": "no json", "title": b"\xff"})
     source.add("rankings", {"id": 90, "rank_score": 9})
-    with database_of(server, "kept") as url:
+    with new_database(server, "kept") as database:
+        url = libpq(database)
         move_all(source.path, url)
         query(url, ODD)
         before = everything(url)
@@ -109,10 +111,10 @@ def template(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def kept(server: URL, template: Kept, tmp_path: Path) -> Iterator[Kept]:
     """A target of its own, and the backup of the one that it is a copy of."""
-    with database_of(server, "copied", template="kept") as url:
+    with new_database(server, "copied", template="kept") as database:
         home = shutil.copytree(template.place.home, tmp_path / "home", dirs_exist_ok=True)
-        place = replace(template.place, target=make_url(url), home=home)
-        yield replace(template, place=place, url=url)
+        place = replace(template.place, target=database, home=home)
+        yield replace(template, place=place, url=libpq(database))
 
 
 HARM = {

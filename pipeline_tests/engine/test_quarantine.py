@@ -22,8 +22,8 @@ from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import new_database, query, reasons
 from pipeline_tests.support.syncs import plain_key_source
+from pipeline_tests.support.targets import new_database, query, reasons
 
 
 @dataclass(frozen=True)

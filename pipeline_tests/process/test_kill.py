@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move.target import Target
 from pipeline.settings import libpq
-from pipeline_tests.support.commands import environment, pipeline, usable
+from pipeline_tests.support.commands import environment, pipeline, running, usable
 from pipeline_tests.support.comparison import EMPTY, expected, held_by
 from pipeline_tests.support.kills import MOVER, assert_whole, moments, move, program, wipe
 from pipeline_tests.support.moves import move_all
@@ -115,18 +115,8 @@ def assert_quarantine_holds_whole_rows(source: SourceFile, url: str) -> None:
         assert kept == sorted((key, True, width) for key in aside)
 
 
-@pytest.fixture
-def killed() -> Iterator[list["subprocess.Popen[str]"]]:
-    """Processes that the test has started; none outlives it."""
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()
-
-
 def test_the_command_can_be_killed_anywhere_and_run_again(
-    source: SourceFile, target_url: str, tmp_path: Path, killed: list["subprocess.Popen[str]"]
+    source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
     rng = random.Random(20)
     write_source(source, rng)
@@ -135,20 +125,15 @@ def test_the_command_can_be_killed_anywhere_and_run_again(
     tried = pipeline("migrate", **settings)
     seconds = float(re.findall(r"proven in ([\d.]+) s", tried.out)[0])
     wipe(target_url)
-    command, seen = [Path(sys.executable).with_name("pipeline"), "migrate"], 0
+    seen = 0
     shares = moments(KILLS_OF_A_COMMAND, rng)
     for first, second in zip(shares[::2], shares[1::2], strict=True):
         before, after = held_by(target_url), expected(source.path)
         for share in (first, second):
-            process = subprocess.Popen(
-                command, env=environment(**settings), stdout=subprocess.PIPE, text=True
-            )
-            killed.append(process)
-            assert process.stdout
-            assert process.stdout.readline().startswith("source")
-            time.sleep(share * seconds)
-            process.kill()
-            process.communicate()
+            with running("migrate", **settings) as process:
+                assert process.line().startswith("source")
+                time.sleep(share * seconds)
+                process.kill()
             assert_whole(target_url, before, after)
             seen += len(list((tmp_path / "home" / "snapshots").glob("*")))
         ran = pipeline("migrate", **settings)
@@ -163,26 +148,13 @@ def test_the_command_can_be_killed_anywhere_and_run_again(
 
 
 @pytest.mark.dagster
-def test_two_runs_at_once_take_turns(
-    source: SourceFile, target_url: str, tmp_path: Path, killed: list["subprocess.Popen[str]"]
-) -> None:
+def test_two_runs_at_once_take_turns(source: SourceFile, target_url: str, tmp_path: Path) -> None:
     write_source(source, random.Random(2))
     settings = usable(source, target_url, tmp_path)
-    for _ in range(2):
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("pipeline"), "migrate"],
-            env=environment(**settings),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        killed.append(process)
-    outs = [process.communicate(timeout=120) for process in killed]
-    assert [(process.returncode, err) for process, (_, err) in zip(killed, outs, strict=True)] == [
-        (0, ""),
-        (0, ""),
-    ]
-    ways = sorted((out.count(" filled "), out.count(" unchanged ")) for out, _ in outs)
+    with running("migrate", **settings) as one, running("migrate", **settings) as other:
+        ran = [one.ended(), other.ended()]
+    assert [(each.code, each.err) for each in ran] == [(0, ""), (0, "")]
+    ways = sorted((each.out.count(" filled "), each.out.count(" unchanged ")) for each in ran)
     assert ways == [(0, 4), (4, 0)]
     assert held_by(target_url) == expected(source.path)
     assert list((tmp_path / "home" / "snapshots").iterdir()) == []

@@ -22,6 +22,7 @@ from pipeline.migrations import content
 from pipeline.move import tracking
 from pipeline.move.proof import OF_A_MOVE
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, pipeline, usable
+from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.runs import shown, use
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import NAMES
@@ -109,12 +110,14 @@ def test_the_first_sync_fills_and_the_second_looks_at_nothing(
 
 
 @pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "not tracked"])
-def test_inserts_updates_and_deletes_are_counted_right(
+def test_inserts_updates_and_deletes_are_counted_right_and_the_newest_change_is_told(
     instance: dg.DagsterInstance, source: SourceFile, target_url: str, tracked: bool
 ) -> None:
     source.add_family(contents=5)
+    source.run("UPDATE learning_content SET updated_at = ?", [FIRST])
     track(source, tracked)
-    assert runs.run("sync", opened=instance).success
+    first = runs.run("sync", opened=instance)
+    assert first.success
     source.add("learning_content", {"id": 6, "updated_at": LATER})
     source.run("UPDATE learning_content SET title = 'b', updated_at = ? WHERE id = 1", [LATER])
     source.run("DELETE FROM rankings WHERE fragment_id = 10")
@@ -136,23 +139,12 @@ def test_inserts_updates_and_deletes_are_counted_right(
     assert {table: row[3:] for table, row in figures(again).items()} == {
         table: [0, 0, 0, 0, rows] for table, rows in counts(target_url).items()
     }
-
-
-@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "not tracked"])
-def test_a_materialization_tells_the_newest_change_and_how_far_behind_the_target_was(
-    instance: dg.DagsterInstance, source: SourceFile, tracked: bool
-) -> None:
-    source.add("learning_content", {"id": 1, "updated_at": FIRST})
-    track(source, tracked)
-    first = shown(runs.run("sync", opened=instance), "learning_content")
-    source.add("learning_content", {"id": 2, "updated_at": LATER})
-    second = shown(runs.run("sync", opened=instance), "learning_content")
-    third = shown(runs.run("sync", opened=instance), "learning_content")
+    one, two, three = (shown(each, "learning_content") for each in (first, result, again))
     ten = timedelta(minutes=10).total_seconds()
-    assert second["newest_source_change"] - first["newest_source_change"] == ten
-    assert third["newest_source_change"] == second["newest_source_change"]
-    assert "lag_seconds" not in first
-    assert (second["lag_seconds"], third["lag_seconds"]) == (ten, 0)
+    assert two["newest_source_change"] - one["newest_source_change"] == ten
+    assert three["newest_source_change"] == two["newest_source_change"]
+    assert "lag_seconds" not in one
+    assert (two["lag_seconds"], three["lag_seconds"]) == (ten, 0)
 
 
 def test_a_table_without_any_date_tells_no_newest_change(
@@ -167,7 +159,7 @@ def test_a_change_without_a_date_is_found_when_every_value_is_looked_at(
     instance: dg.DagsterInstance, source: SourceFile, target_url: str
 ) -> None:
     source.add_family(contents=1)
-    assert runs.run("sync", opened=instance).success
+    move_all(source.path, target_url)
     source.run("UPDATE learning_content SET title = 'b'")
     changes = runs.run("sync", opened=instance)
     assert shown(changes, "learning_content")["way"] == "synced"
@@ -178,11 +170,11 @@ def test_a_change_without_a_date_is_found_when_every_value_is_looked_at(
 
 
 def test_a_run_that_is_launched_without_any_configuration_looks_only_at_changes(
-    instance: dg.DagsterInstance, source: SourceFile
+    instance: dg.DagsterInstance, source: SourceFile, target_url: str
 ) -> None:
     """Schedule and sensor launch it so."""
     source.add_family(contents=1)
-    assert runs.run("sync", opened=instance).success
+    move_all(source.path, target_url)
     job = runs.defs.resolve_job_def("sync")
     made = instance.create_run_for_job(job_def=job, run_config={})
     events = list(execute_run_iterator(InMemoryJob(job), made, instance))
@@ -238,7 +230,7 @@ def test_a_table_that_fails_leaves_later_ones_as_they_are(
 ) -> None:
     source.add_family(contents=2)
     options = usable(source, target_url, tmp_path)
-    assert pipeline("sync", **options).code == 0
+    move_all(source.path, target_url)
     query(target_url, NOT_TODAY.format(times=99, what=REFUSE))
     source.add("learning_content", {"id": 9})
     source.add("content_fragments", {"id": 9})
@@ -278,7 +270,7 @@ def test_a_connection_that_is_cut_twice_is_made_anew_twice(
     instance: dg.DagsterInstance, source: SourceFile, target_url: str, job: str
 ) -> None:
     source.add_family(contents=1)
-    assert runs.run("sync", opened=instance).success
+    move_all(source.path, target_url)
     query(target_url, NOT_TODAY.format(times=2, what=CUT))
     source.add("content_fragments", {"id": 9})
     started = time.monotonic()
@@ -296,7 +288,7 @@ def test_a_connection_that_is_cut_again_and_again_fails_the_run_after_three_more
     instance: dg.DagsterInstance, source: SourceFile, target_url: str
 ) -> None:
     source.add_family(contents=1)
-    assert runs.run("sync", opened=instance).success
+    move_all(source.path, target_url)
     query(target_url, NOT_TODAY.format(times=99, what=CUT))
     source.add("content_fragments", {"id": 9})
     started = time.monotonic()

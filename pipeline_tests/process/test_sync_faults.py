@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +28,9 @@ from pipeline.move.engine import NotKnown
 from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.move.target import Target
 from pipeline_tests.support import comparison, kills, random_writer
-from pipeline_tests.support.commands import environment, pipeline, usable
+from pipeline_tests.support.commands import pipeline, running, usable
 from pipeline_tests.support.comparison import assert_same
+from pipeline_tests.support.first_moves import first_move
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.random_writer import MODES, SEEDS
 from pipeline_tests.support.servers import restart
@@ -96,9 +96,7 @@ def family(source: SourceFile, url: str, *, tracked: bool, contents: int = 6) ->
                 live.execute(*inserted("fragment_assets", id=f, fragment_id=f))
                 live.execute(*inserted("rankings", id=2 * f - 1, fragment_id=f))
                 live.execute(*inserted("rankings", id=2 * f, fragment_id=f, asset_id=f))
-    if tracked:
-        tracking.switch_on(source.path, TABLES)
-    move_all(source.path, url)
+    first_move(source, url, tracked=tracked)
     assert_same(source.path, url)
 
 
@@ -169,17 +167,9 @@ def test_the_command_can_be_killed_and_run_again(
     move_all(source.path, target_url)
     change(source, rng, dated=True)
     settings = usable(source, target_url, tmp_path)
-    with subprocess.Popen(
-        [Path(sys.executable).with_name("pipeline"), "sync"],
-        env=environment(**settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            wait_for_session(target_url)
-            time.sleep(rng.random() * 0.3)
-        finally:
-            process.kill()
+    with running("sync", **settings):
+        wait_for_session(target_url)
+        time.sleep(rng.random() * 0.3)
     ran = pipeline("sync", **settings)
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.count(" synced ") == 4
@@ -361,21 +351,12 @@ def test_a_run_tries_again_when_the_server_is_restarted(
     random_writer.write_source(source, rng)
     move_all(source.path, url)
     change(source, rng, dated=True)
-    with subprocess.Popen(
-        [Path(sys.executable).with_name("pipeline"), "sync"],
-        env=environment(**usable(source, url, tmp_path)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            wait_for_session(url)
-            time.sleep(rng.random() * 0.2)
-            restart(data, how)
-            err = process.communicate(timeout=90)[1]
-        finally:
-            process.kill()
-    assert process.returncode == 0, err
+    with running("sync", **usable(source, url, tmp_path)) as process:
+        wait_for_session(url)
+        time.sleep(rng.random() * 0.2)
+        restart(data, how)
+        ran = process.ended()
+    assert ran.code == 0, ran.err
     assert comparison.held_by(url) == comparison.expected(source.path)
 
 
@@ -760,17 +741,10 @@ def test_two_syncs_at_once_take_turns(source: SourceFile, target_url: str, tmp_p
     random_writer.write_source(source, rng)
     move_all(source.path, target_url)
     change(source, rng, dated=True)
-    command = [Path(sys.executable).with_name("pipeline"), "sync"]
-    settings = environment(**usable(source, target_url, tmp_path))
-    both = [
-        subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in both]
-    assert [(process.returncode, error) for process, error in zip(both, errors, strict=True)] == [
-        (0, b""),
-        (0, b""),
-    ]
+    settings = usable(source, target_url, tmp_path)
+    with running("sync", **settings) as one, running("sync", **settings) as other:
+        ran = [one.ended(), other.ended()]
+    assert [(each.code, each.err) for each in ran] == [(0, ""), (0, "")]
     assert comparison.held_by(target_url) == comparison.expected(source.path)
 
 

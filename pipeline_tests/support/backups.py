@@ -1,12 +1,9 @@
 """What tests of backups share: a backup of a source and a target, and all that a target holds."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg2
 from sqlalchemy.engine import URL, make_url
 
 from pipeline import environment, settings
@@ -14,7 +11,6 @@ from pipeline.backup import Manifest, shelf
 from pipeline.backup.making import Made, make
 from pipeline.environment import Databases
 from pipeline.migrations.content import CONTENT
-from pipeline.settings import libpq
 from pipeline_tests.support.targets import query
 
 SHOWN = "the target"
@@ -41,16 +37,6 @@ class Place:
     def folder(self, manifest: Manifest) -> Path:
         """Where a backup is."""
         return shelf.place(self.home, manifest.name)
-
-
-@contextmanager
-def database_of(server: URL, name: str, *, template: str = "template1") -> Iterator[str]:
-    """The URL of a database, which is empty or a copy of another one."""
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield libpq(server.set(database=name))
-        connection.cursor().execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def everything(url: str) -> dict[str, object]:

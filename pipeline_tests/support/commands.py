@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,17 +97,57 @@ def installed(*arguments: str, **settings: object) -> Ran:
     return Ran(process.returncode, out, err)
 
 
+@dataclass
+class Running:
+    """A command that goes on in a process that need not load it.
+
+    Attributes:
+        pid: the process.
+        folder: where its output goes.
+        code: its exit code, once it has ended; negative for a signal.
+    """
+
+    pid: int
+    folder: Path
+    code: int | None = None
+
+    def line(self) -> str:
+        """The first line that it prints, waited for."""
+        deadline = time.monotonic() + _SECONDS
+        while "\n" not in (printed := (self.folder / "out").read_text()):
+            assert time.monotonic() < deadline, (self.folder / "err").read_text()
+            time.sleep(0.005)
+        return printed.partition("\n")[0]
+
+    def kill(self) -> None:
+        """End it without any exit handler."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.code = int(_ordered(ended=self.pid))
+
+    def ended(self) -> Ran:
+        """Wait for its end."""
+        if self.code is None:
+            self.code = int(_ordered(ended=self.pid))
+        return Ran(self.code, *((self.folder / name).read_text() for name in ("out", "err")))
+
+
+@contextmanager
+def running(*arguments: str, **settings: object) -> Iterator[Running]:
+    """Start the command in a process that need not load it; killed at the end of the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        order = {"arguments": arguments, "folder": folder, "environment": environment(**settings)}
+        process = Running(int(_ordered(**order)), Path(folder))
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def pipeline(*arguments: str, **settings: object) -> Ran:
     """Run the command to its end in a process that need not load it, with these settings."""
-    with tempfile.TemporaryDirectory() as made:
-        out, err = Path(made, "out"), Path(made, "err")
-        order = {"arguments": arguments, "out": str(out), "err": str(err)}
-        loaded = _loaded()
-        assert loaded.stdin is not None
-        assert loaded.stdout is not None
-        print(json.dumps({**order, "environment": environment(**settings)}), file=loaded.stdin)
-        code = int(loaded.stdout.readline())
-        return Ran(code, out.read_text(), err.read_text())
+    with running(*arguments, **settings) as process:
+        return process.ended()
 
 
 def command(
@@ -130,6 +172,15 @@ def command(
         code = ended.code or 0
     out, err = capfd.readouterr()
     return Ran(code, out, err)
+
+
+def _ordered(**order: object) -> str:
+    """What the process that has loaded the command answers to an order."""
+    loaded = _loaded()
+    assert loaded.stdin is not None
+    assert loaded.stdout is not None
+    print(json.dumps(order), file=loaded.stdin)
+    return loaded.stdout.readline()
 
 
 @functools.cache
@@ -161,17 +212,23 @@ def _serve() -> None:
     gc.enable()
     for line in sys.stdin:
         order = json.loads(line)
+        if "ended" in order:
+            print(os.waitstatus_to_exitcode(os.waitpid(order["ended"], 0)[1]), flush=True)
+            continue
+        for name in ("out", "err"):
+            Path(order["folder"], name).touch(0o600)
         child = os.fork()
         if child == 0:
             _become(order)
             return
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(child, flush=True)
 
 
 def _become(order: dict[str, Any]) -> None:
     """Be the command that is ordered, from its arguments to its exit."""
     signal.alarm(_SECONDS)
-    for number, path in enumerate((os.devnull, order["out"], order["err"])):
+    folder = Path(order["folder"])
+    for number, path in enumerate((os.devnull, folder / "out", folder / "err")):
         opened = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         os.dup2(opened, number)
         os.close(opened)

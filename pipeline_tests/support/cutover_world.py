@@ -25,7 +25,7 @@ from pipeline.move.views import SourceViews
 from pipeline.settings import libpq
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import query
+from pipeline_tests.support.targets import new_database, query
 
 TABLES = metadata.sorted_tables
 NAMES = [table.name for table in TABLES]
@@ -144,13 +144,12 @@ def query_alone(url: str, sql: str) -> None:
 def gone_live(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A source and the name of a database that have been cut over."""
     folder, name = tmp_path_factory.mktemp("live"), "gone_live"
-    query_alone(libpq(server), f"CREATE DATABASE {name}")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PIPELINE_HOME", str(folder / "home"))
-        made = made_world(folder, libpq(server.set(database=name)), patch)
-        assert made.live().state == "live"
-    yield made.source.path, name
-    query_alone(libpq(server), f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(server, name) as database:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PIPELINE_HOME", str(folder / "home"))
+            made = made_world(folder, libpq(database), patch)
+            assert made.live().state == "live"
+        yield made.source.path, name
 
 
 @pytest.fixture
@@ -159,12 +158,10 @@ def live(
 ) -> Iterator[World]:
     """A world of its own that is live."""
     path, template = gone_live
-    own = libpq(server.set(database="live_now"))
-    query_alone(libpq(server), f"CREATE DATABASE live_now TEMPLATE {template}")
     shutil.copy(path, tmp_path / "source.db")
-    set_up(tmp_path / "source.db", own, monkeypatch)
-    yield World(SourceFile(tmp_path / "source.db"), own, tmp_path)
-    query_alone(libpq(server), "DROP DATABASE live_now WITH (FORCE)")
+    with new_database(server, "live_now", template=template) as database:
+        set_up(tmp_path / "source.db", libpq(database), monkeypatch)
+        yield World(SourceFile(tmp_path / "source.db"), libpq(database), tmp_path)
 
 
 def content(path: Path) -> dict[str, list[tuple[object, ...]]]:

@@ -14,7 +14,6 @@ from typing import Any
 import psycopg2
 
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
 from pipeline.move.engine import Engine
 from pipeline.move.findings import CheckResult
 from pipeline.move.live import pinned
@@ -23,6 +22,7 @@ from pipeline.move.scope import Changes
 from pipeline.move.sync import why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
+from pipeline_tests.support.first_moves import first_move
 from pipeline_tests.support.moves import move_all, moving, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query
@@ -39,9 +39,7 @@ FREE = Policies()
 
 def begin(source: SourceFile, url: str, mode: str) -> dict[str, Move]:
     """Make the first move, which is always whole."""
-    if mode == "tracked":
-        tracking.switch_on(source.path, TABLES)
-    return move_all(source.path, url)
+    return first_move(source, url, tracked=mode == "tracked")
 
 
 def sync(source: SourceFile, url: str, **options: Any) -> dict[str, Move]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
+from pipeline.move import snapshot, tracking
 from pipeline.move.errors import SourceError
 from pipeline_tests.support.change_log import logged
 from pipeline_tests.support.sources import CONTENT_DDL, DEFAULTS, SourceFile
@@ -127,7 +127,9 @@ def test_a_file_that_cannot_be_written_is_named(source: SourceFile) -> None:
     with closing(sqlite3.connect(source.path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.MonkeyPatch.context() as patch:
+            # What looks at the file and what writes it wait by a name of their own.
             patch.setattr(tracking, "BUSY_SECONDS", 0.1)
+            patch.setattr(snapshot, "BUSY_SECONDS", 0.1)
             with pytest.raises(SourceError, match="locked"):
                 tracking.switch_on(source.path, TABLES)
 
