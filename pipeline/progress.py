@@ -2,11 +2,28 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Literal
 
-from pipeline.move.work import OnProgress, Progress
+Phase = Literal["load", "compare", "prove", "export"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a phase of a move has come."""
+
+    table: str
+    phase: Phase
+    rows: int
+    of_rows: int
+    bytes: int
+    seconds: float
+
+
+OnProgress = Callable[[Progress], None]
 
 LOG_SECONDS = 2.0
 """A table that takes longer than this says in the log how far it is, this often."""

@@ -20,7 +20,7 @@ from pipeline.metadata import ANSWERS, NOTES, OUTCOMES
 from pipeline.move.errors import PipelineError
 from pipeline.move.findings import Quarantined
 from pipeline.move.printable import printable
-from pipeline.move.work import Progress
+from pipeline.progress import Progress
 
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
 _LINES = 40

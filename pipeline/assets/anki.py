@@ -23,7 +23,7 @@ from pipeline.anki.sync import sync
 from pipeline.assets import attempts, gate
 from pipeline.metadata import NOTES
 from pipeline.move.errors import PipelineError
-from pipeline.move.work import Progress
+from pipeline.progress import Progress
 from pipeline.resources import AnkiCollection, Application, TargetDatabase
 from pipeline.settings import Settings
 from pipeline.tables.anki import anki_cards, vector_embeddings

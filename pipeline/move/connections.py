@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.move.errors import CONNECTIONS_OF_A_RUN
 from pipeline.move.quoting import quoted
-
-OF_A_RUN = 6
-"""Two sessions of the move, one that sees what is committed, and three of Dagster's."""
 
 _LIMITS = """
 WITH me AS (SELECT oid, rolname, rolconnlimit, rolsuper FROM pg_roles WHERE rolname = session_user)
@@ -50,14 +48,14 @@ class Limit:
     @property
     def enough(self) -> bool:
         """Whether a run can open all that it needs."""
-        return self.free >= OF_A_RUN
+        return self.free >= CONNECTIONS_OF_A_RUN
 
     @property
     def says(self) -> str:
         """How many there are, for people."""
         return (
             f"{self.of} allows {self.most:,} connections, {self.free:,} are free; a run needs"
-            f" {OF_A_RUN}"
+            f" {CONNECTIONS_OF_A_RUN}"
         )
 
 
@@ -69,6 +67,6 @@ def tightest(ask: Callable[[str], Sequence[Sequence[Any]]]) -> Limit:
 
 def _limit(kind: str, name: str, most: int, used: int) -> Limit:
     free = int(most) - int(used) + 1
-    remedy = _REMEDIES[kind].format(name=quoted(name), needed=int(used) - 1 + OF_A_RUN)
+    remedy = _REMEDIES[kind].format(name=quoted(name), needed=int(used) - 1 + CONNECTIONS_OF_A_RUN)
     of = f"{kind} {name}" if name else f"the {kind}"
     return Limit(of, int(most), max(free, 0), f"End other sessions, or {remedy}")

@@ -21,7 +21,7 @@ from pipeline.move.sync import Syncer, why_whole
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move, TableMover
 from pipeline.move.views import SourceViews
-from pipeline.move.work import OnProgress
+from pipeline.progress import OnProgress
 
 
 class NotKnown(PipelineError):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote
 
-from pipeline.move import connections
 from pipeline.move.messages import ANYBODY, Address, Message, Text, message, written
 from pipeline.move.printable import printable
 
@@ -24,6 +23,10 @@ SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the operating system says when a disk, or a user's share of it, is full."""
+
+
+CONNECTIONS_OF_A_RUN = 6
+"""Two sessions of the move, one that sees what is committed, and three of Dagster's."""
 
 
 class PipelineError(Exception):
@@ -281,7 +284,7 @@ _KNOWN = (
         r"too many connections|too many clients|connection slots are reserved"
         r"|max clients reached|no more connections allowed",
         "no connection is free",
-        f"A run needs {connections.OF_A_RUN}: end other sessions, or raise the limit of the role,"
+        f"A run needs {CONNECTIONS_OF_A_RUN}: end other sessions, or raise the limit of the role,"
         " of the database, of the server (max_connections) or of Supabase's pool (pool size)",
         states=frozenset({"53300"}),
         passing=True,

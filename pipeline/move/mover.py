@@ -22,7 +22,8 @@ from pipeline.move.options import MoveOptions
 from pipeline.move.prepare import Prepared, prepare
 from pipeline.move.target import Target
 from pipeline.move.transaction import Begun, Move, begin, move_table
-from pipeline.move.work import OnProgress, Progress, Work
+from pipeline.move.work import Work
+from pipeline.progress import OnProgress, Progress
 
 
 class Mover:

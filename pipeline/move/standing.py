@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.move import (
     access,
     catalog,
+    conservation,
     conversions,
     mending,
     proof,
@@ -40,7 +41,8 @@ from pipeline.move.prepare import Prepared
 from pipeline.move.quoting import quoted
 from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.target import DataFault, Target
-from pipeline.move.work import OnProgress, counter
+from pipeline.move.work import counter
+from pipeline.progress import OnProgress
 
 _SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
     proof.FOREIGN_KEYS.name: verify.foreign_keys,
@@ -211,7 +213,7 @@ def _conserved(
         *(QuarantineOutdated(landing.name, handle) for handle in outdated[:OFFENDERS]),
     )
     rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
-    kept = verify.conservation(target, landing, source.count(landing), rows)
+    kept = conservation.check(target, landing, source.count(landing), rows)
     figures = {**kept.figures, "unaccounted": len(unaccounted)}
     if outdated:
         figures["outdated"] = len(outdated)

@@ -20,7 +20,8 @@ from pipeline.move.scope import Reach, Subset, reach
 from pipeline.move.table_scope import SubsetRows
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move, move_table
-from pipeline.move.work import OnProgress, Work
+from pipeline.move.work import Work
+from pipeline.progress import OnProgress
 
 
 class SubsetMover:

@@ -38,7 +38,8 @@ from pipeline.move.target import Target
 from pipeline.move.tracking import Position
 from pipeline.move.transaction import Move, move_table, prove_unchanged
 from pipeline.move.watermarks import Watermark
-from pipeline.move.work import OnProgress, Work, counter, later
+from pipeline.move.work import Work, counter, later
+from pipeline.progress import OnProgress
 
 MANY_ROWS = 250_000
 """Keys of rows that may have changed are held in memory; of more, every value is looked at."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from pipeline.move import quarantine, verify, watermarks
+from pipeline.move import conservation, quarantine, watermarks
 from pipeline.move.findings import CheckResult
 from pipeline.move.landing import Landing
 from pipeline.move.quoting import quoted
@@ -63,7 +63,7 @@ class TableScope:
             read: rows that the source of this move holds.
             found: rows that the comparison found in the target.
         """
-        return verify.conservation(target, landing, read, found)
+        return conservation.check(target, landing, read, found)
 
     def target_rows(self, _target: Target, _table: str, *, moved: int, added: int) -> int:
         """Rows of the target: as they were counted, or as many more as there are in scope."""
@@ -112,7 +112,7 @@ class CountedRows(ChangedRows):
     def conservation(self, target: Target, landing: Landing, **_: int) -> CheckResult:
         """All rows of both sides are counted, which costs little beside comparing their keys."""
         found = _count(target, landing.name)
-        return verify.conservation(target, landing, self.source_rows, found)
+        return conservation.check(target, landing, self.source_rows, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +139,10 @@ class SubsetRows(CountedRows):
 
     def conservation(self, target: Target, landing: Landing, **_: int) -> CheckResult:
         """Source = moved + quarantined + excluded, where only rows in scope can be told apart."""
-        return verify.conserved(
+        return conservation.result(
             landing,
             self.source_rows,
-            len(verify.existing(target, landing, self.keys)),
+            len(conservation.existing(target, landing, self.keys)),
             quarantined=len(self.quarantined(target, landing.name)),
             excluded=self.excluded,
         )

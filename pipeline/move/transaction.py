@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from pipeline.move import (
     cascades,
     conflicts,
+    conservation,
     conversions,
     load,
     ownership,
@@ -40,7 +41,8 @@ from pipeline.move.table_scope import Way
 from pipeline.move.target import Target
 from pipeline.move.types import largest_integer, type_name
 from pipeline.move.watermarks import Watermark
-from pipeline.move.work import OnProgress, Work
+from pipeline.move.work import Work
+from pipeline.progress import OnProgress
 from pipeline.tables.rules import ColumnRules
 
 
@@ -236,7 +238,7 @@ def prove_unchanged(work: Work, mark: Watermark) -> Move:
     target, landing = work.target, work.landing
     with target.looking():
         lossy = conversions.summary(target, landing)
-        conserved = verify.conserved(landing, 0, 0, quarantined=0)
+        conserved = conservation.result(landing, 0, 0, quarantined=0)
         checks = _checks(work, verify.Compared(), lossy, conserved)
         proof = Proof((*checks, witnessing.nothing()))
         waiting = len(quarantine.handles(target, landing.name))

@@ -21,7 +21,6 @@ from pipeline.move.findings import (
     Finding,
     KeyNotEnforced,
     Lossy,
-    NotConserved,
     Orphan,
     RowExtra,
     RowMissing,
@@ -199,38 +198,6 @@ def checks_of(
         changed(lossy),
         mending.check(source.mended.get(landing.name, [])),
     )
-
-
-def conservation(target: Target, landing: Landing, ours: int, theirs: int) -> CheckResult:
-    """Source = moved + quarantined: the source's rows, the target's, the ledger's."""
-    aside = target.value(
-        "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (landing.name,)
-    )
-    return conserved(landing, ours, theirs, quarantined=aside)
-
-
-def conserved(
-    landing: Landing, ours: int, theirs: int, *, quarantined: int, excluded: int | None = None
-) -> CheckResult:
-    """The check of conservation, from its figures; ``excluded`` only where rows are left out."""
-    left_out = excluded or 0
-    passed = ours == theirs + quarantined + left_out
-    figures = {"source_rows": ours, "moved": theirs, "quarantined": quarantined}
-    return proof.CONSERVATION.result(
-        () if passed else (NotConserved(landing.name, ours, theirs, quarantined, left_out),),
-        figures if excluded is None else figures | {"excluded": excluded},
-    )
-
-
-def existing(target: Target, landing: Landing, keys: Sequence[Any]) -> list[Any]:
-    """Those of some keys that the target has."""
-    if not keys:
-        return []
-    name = quoted(landing.key.name)
-    found = target.rows(
-        f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (list(keys),)
-    )
-    return [key for (key,) in found]
 
 
 def keys(compared: Compared) -> CheckResult:

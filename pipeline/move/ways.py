@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pipeline.move import (
     access,
     cascades,
+    conservation,
     conversions,
     load,
     objects,
@@ -232,7 +233,7 @@ def _published(work: Work) -> bool:
 def _stale(work: Work) -> list[Any]:
     """Keys of rejected rows that the target still holds in an older version."""
     keys = work.source.keys_of(work.landing, list(work.sieve.rejected))
-    return verify.existing(work.target, work.landing, keys)
+    return conservation.existing(work.target, work.landing, keys)
 
 
 def _guard_deletes(work: Work, deletes: int) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,23 +18,7 @@ from pipeline.move.sift import Sieve, Sifted
 from pipeline.move.table_scope import EVERY_ROW, TableScope
 from pipeline.move.target import Target
 from pipeline.move.watermarks import Watermark
-
-Phase = Literal["load", "compare", "prove", "export"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase of a move has come."""
-
-    table: str
-    phase: Phase
-    rows: int
-    of_rows: int
-    bytes: int
-    seconds: float
-
-
-OnProgress = Callable[[Progress], None]
+from pipeline.progress import OnProgress, Phase, Progress
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from sqlalchemy.engine import URL
 from pipeline.doctor import target as doctor
 from pipeline.doctor.symptoms import Symptom
 from pipeline.migrations.content import metadata
-from pipeline.move.connections import OF_A_RUN
-from pipeline.move.errors import TargetError, Transient
+from pipeline.move.errors import CONNECTIONS_OF_A_RUN, TargetError, Transient
 from pipeline.move.target import Target
 from pipeline.settings import libpq
 from pipeline_tests.support.commands import Ran, pipeline, usable
@@ -112,24 +111,24 @@ def test_a_run_opens_as_many_connections_as_are_said(
 ) -> None:
     source.add_family(contents=2)
     settings = usable(source, libpq(owner.url), tmp_path)
-    owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {OF_A_RUN - 1}")
+    owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {CONNECTIONS_OF_A_RUN - 1}")
     found = examined(owner.url)["connections"]
-    few = OF_A_RUN - 1
+    few = CONNECTIONS_OF_A_RUN - 1
     limited = f"role {owner.name} allows {few} connections, {few} are free; a run needs"
-    assert (found.state, found.says) == ("error", f"{limited} {OF_A_RUN}")
+    assert (found.state, found.says) == ("error", f"{limited} {CONNECTIONS_OF_A_RUN}")
     sentence = told(pipeline("migrate", **settings))
     assert limited in sentence
     assert sentence.endswith(
-        f'End other sessions, or run ALTER ROLE "{owner.name}" CONNECTION LIMIT {OF_A_RUN}.'
+        f'End other sessions, or run ALTER ROLE "{owner.name}" CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}.'
     )
     schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('dagster', 'migration')"
     assert query(owner.admin, schemas) == [(0,)]
-    owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {OF_A_RUN}")
+    owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}")
     assert examined(owner.url)["connections"].state == "well"
     for command in ("migrate", "sync"):
         ran = pipeline(command, **settings)
         assert (ran.code, ran.err) == (0, ""), command
-    owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {OF_A_RUN - 1}")
+    owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {CONNECTIONS_OF_A_RUN - 1}")
     assert limited in told(pipeline("sync", **settings))
 
 

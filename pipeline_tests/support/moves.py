@@ -16,7 +16,7 @@ from pipeline.move.scope import Changes, Everything, Scope
 from pipeline.move.target import Target
 from pipeline.move.transaction import Move
 from pipeline.move.views import SourceViews
-from pipeline.move.work import OnProgress
+from pipeline.progress import OnProgress
 
 
 @contextmanager

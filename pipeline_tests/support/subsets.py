@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline.move.scope import Subset
 from pipeline.move.transaction import Move
-from pipeline.move.work import OnProgress
+from pipeline.progress import OnProgress
 from pipeline_tests.support.moves import move_in
 from pipeline_tests.support.sources import PARENTS, SourceFile
 from pipeline_tests.support.syncs import NAMES, TABLES, plain_source
