@@ -21,15 +21,15 @@ from rich.table import Table
 from bench.memory import peak_mib
 from bench.server import bench_server
 from pipeline.anki import contents
-from pipeline.anki.collection import CollectionFile, make_collection
-from pipeline.anki.notes import NewNote, tag_of
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Renderer
+from pipeline.anki.store.collection import CollectionFile, make_collection
+from pipeline.anki.store.notes import NewNote, tag_of
 from pipeline.anki.sync import sync
+from pipeline.application import anki_tables
+from pipeline.application.manager import HybridDatabaseManager
 from pipeline.migrations.content import metadata
-from pipeline.move.session import connect
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.tables import anki
+from pipeline.postgres.session import connect
 
 CONTENTS = 10_000
 CHANGES = 100
@@ -99,7 +99,7 @@ def _prepare(url: str, sqlite: Path, number: int) -> None:
     with closing(sqlite3.connect(sqlite)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
     with HybridDatabaseManager(sqlite, url) as manager, manager.get_sqlite_session() as session:
-        anki.metadata.create_all(session.connection())
+        anki_tables.metadata.create_all(session.connection())
 
 
 def _run(url: str, statements: str) -> None:

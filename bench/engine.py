@@ -23,22 +23,24 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.memory import peak_mib
+from pipeline.core.place import PUBLIC
 from pipeline.cutover.back import roll_back
 from pipeline.cutover.steps import Site, go_live
+from pipeline.declared.rules import TableRules
 from pipeline.migrations.content import metadata
-from pipeline.move import engine, session, tracking
-from pipeline.move.extract import Source
-from pipeline.move.mover import Mover
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import PUBLIC
-from pipeline.move.prepare import prepare
-from pipeline.move.scope import Changes, Everything, Scope
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
-from pipeline.move.views import SourceViews
-from pipeline.tables.rules import TableRules
+from pipeline.move import engine
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.run.mover import Mover
+from pipeline.move.run.scope import Changes, Everything, Scope
+from pipeline.move.run.transaction import Move
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres import session
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
+from pipeline.sqlite.snapshot import take_snapshot
 
 
 class InTurn(Mover):

@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 import psycopg2
 
 from bench.workloads import DATA
-from pipeline.embedded import ensure_server, leave
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.postgres.embedded.server import ensure_server, leave
 
 _DATABASE = "bench"
 

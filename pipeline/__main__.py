@@ -6,19 +6,19 @@ costs half a second per command, so the collector never sees them.
 
 import gc
 
-from pipeline import surroundings
+from pipeline.cli import surroundings
 
 
 def main() -> None:
     """Run the command line."""
     gc.disable()
     surroundings.adapt()
-    from pipeline import cli  # with the collector off, so not at the top
+    from pipeline.cli import main  # with the collector off, so not at the top
 
     gc.enable()
     gc.freeze()
     try:
-        cli.main()
+        main.main()
     finally:
         gc.freeze()
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy.engine import URL
 
-from pipeline.embedded import ensure_server, leave
+from pipeline.config.settings import libpq
 from pipeline.migrations import registry
-from pipeline.settings import libpq
+from pipeline.postgres.embedded.server import ensure_server, leave
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database

@@ -34,14 +34,14 @@ FAULTS = (
     # A move: reading and converting.
     PlantedFault(
         name="the reader leaves out the first row of each batch",
-        file="pipeline/move/extract.py",
+        file="pipeline/move/reading/extract.py",
         old='where, bounds = f"{key} BETWEEN ? AND ?"',
         new='where, bounds = f"{key} > ? AND {key} <= ?"',
         caught_by=("pipeline_tests/engine/test_move.py::test_a_family_moves_whole",),
     ),
     PlantedFault(
         name="commits in the write-ahead log of the source are not seen",
-        file="pipeline/move/snapshot.py",
+        file="pipeline/sqlite/snapshot.py",
         old='for path in (source, source.with_name(f"{source.name}-wal")):',
         new="for path in (source,):",
         caught_by=(
@@ -50,7 +50,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="halves are rounded to even",
-        file="pipeline/move/types.py",
+        file="pipeline/mapping/types.py",
         old='round_mode="half_towards_infinity"',
         new='round_mode="half_to_even"',
         caught_by=(
@@ -59,7 +59,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a rejected row keeps only the reasons of the contract",
-        file="pipeline/move/contract.py",
+        file="pipeline/mapping/contract.py",
         old="if extra and not explained:",
         new="if extra and not reasons:",
         caught_by=(
@@ -69,7 +69,7 @@ FAULTS = (
     # A move: writing.
     PlantedFault(
         name="a batch is bisected down to two rows only",
-        file="pipeline/move/load.py",
+        file="pipeline/move/writing/load.py",
         old="if batch.num_rows == 1:",
         new="if batch.num_rows <= 2:",
         caught_by=(
@@ -78,7 +78,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="one more row than the allowed share is deleted",
-        file="pipeline/move/ways.py",
+        file="pipeline/move/writing/ways.py",
         old="if deletes > rows * work.options.delete_share:",
         new="if deletes > rows * work.options.delete_share + 1:",
         caught_by=(
@@ -87,7 +87,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="indexes are not built after the rows",
-        file="pipeline/move/ways.py",
+        file="pipeline/move/writing/ways.py",
         old="    target.run(*schema.indexes(landing, present))\n",
         new="",
         caught_by=(
@@ -96,7 +96,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="the sequence ignores ids in quarantine",
-        file="pipeline/move/transaction.py",
+        file="pipeline/move/run/transaction.py",
         old="(SELECT greatest($2::bigint,",
         new="(SELECT greatest($2::bigint * 0,",
         caught_by=(
@@ -105,7 +105,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="the table is not locked while it is written",
-        file="pipeline/move/transaction.py",
+        file="pipeline/move/run/transaction.py",
         old='target.run(f"LOCK TABLE ONLY {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")',
         new="pass",
         caught_by=(
@@ -114,7 +114,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="deferred triggers fire after the proof",
-        file="pipeline/move/target.py",
+        file="pipeline/postgres/target.py",
         old='self.run("SET CONSTRAINTS ALL IMMEDIATE")',
         new="pass",
         caught_by=(
@@ -124,7 +124,7 @@ FAULTS = (
     # A move: comparing and proving.
     PlantedFault(
         name="NULL equals any value",
-        file="pipeline/move/changes.py",
+        file="pipeline/move/compare/changes.py",
         old="differs = pc.or_(one_null, pc.fill_null(pc.not_equal(source, target), False))",
         new="differs = pc.fill_null(pc.not_equal(source, target), False)",
         caught_by=(
@@ -133,7 +133,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="conservation allows lost rows",
-        file="pipeline/move/verify.py",
+        file="pipeline/move/proof/verify.py",
         old="passed = ours == theirs",
         new="passed = ours >= theirs",
         caught_by=(
@@ -143,7 +143,7 @@ FAULTS = (
     # Quarantine and ledger.
     PlantedFault(
         name="quarantine keeps the old values of a row that changed",
-        file="pipeline/move/quarantine.py",
+        file="pipeline/move/ledger/quarantine.py",
         old="if there.get(row.handle) == row.fingerprint:",
         new="if row.handle in there:",
         caught_by=(
@@ -152,7 +152,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a watermark keeps the time of its first move",
-        file="pipeline/move/watermarks.py",
+        file="pipeline/move/ledger/watermarks.py",
         old=", at = now() RETURNING 1",
         new=" RETURNING 1",
         caught_by=(
@@ -162,7 +162,7 @@ FAULTS = (
     # Sync and subset.
     PlantedFault(
         name="the log of changes misses deletes",
-        file="pipeline/move/tracking.py",
+        file="pipeline/sqlite/tracking.py",
         old='            trigger("AFTER", "DELETE", f"OLD.{key}"),\n',
         new="",
         caught_by=(
@@ -171,7 +171,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a newer row of the target is overwritten",
-        file="pipeline/move/conflicts.py",
+        file="pipeline/move/ledger/conflicts.py",
         old="pc.greater(there, differing.source)",
         new="pc.less(there, differing.source)",
         caught_by=(
@@ -180,7 +180,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="rows deleted with their parent do not come back",
-        file="pipeline/move/cascades.py",
+        file="pipeline/move/ledger/cascades.py",
         old="kind = landing.key.type.python_type\n    return [kind(key) for (key,) in found]",
         new="kind = landing.key.type.python_type\n    return [kind(key) for (key,) in found[:0]]",
         caught_by=(
@@ -189,7 +189,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="rows that refer to nothing belong to every subset",
-        file="pipeline/move/scope.py",
+        file="pipeline/move/run/scope.py",
         old="return f\"{' AND '.join(lead)} AND NOT ({nothing})\"",
         new="return f\"{' AND '.join(lead)} AND ({nothing} OR true)\"",
         caught_by=(
@@ -199,14 +199,14 @@ FAULTS = (
     # Standing checks and secrets.
     PlantedFault(
         name="values in quarantine are not compared with the source",
-        file="pipeline/move/standing.py",
+        file="pipeline/move/proof/standing.py",
         old="if handle not in mended and not values <= kept.get(handle, set())",
         new="if False",
         caught_by=("pipeline_tests/engine/test_standing.py::test_what_the_ledger_lost_is_found",),
     ),
     PlantedFault(
         name="a message of PostgreSQL quotes a secret value",
-        file="pipeline/move/secret.py",
+        file="pipeline/mapping/secret.py",
         old="if quotation[1] not in known:",
         new="if False:",
         caught_by=(
@@ -215,7 +215,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="messages show the password of the UI",
-        file="pipeline/settings.py",
+        file="pipeline/config/settings.py",
         old="            self.ui.password,\n",
         new="",
         caught_by=(
@@ -224,7 +224,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a password that a URL escapes is shown as it is sent",
-        file="pipeline/move/errors.py",
+        file="pipeline/core/errors.py",
         old="for form in (secret, unquote(secret))",
         new="for form in (secret,)",
         caught_by=(
@@ -234,7 +234,7 @@ FAULTS = (
     # The witness.
     PlantedFault(
         name="the witness reports no missing rows",
-        file="pipeline/witness/examine.py",
+        file="pipeline/move/witness/examine.py",
         old="    yield from (Difference(key, None, True, False) for key in missing)\n",
         new="",
         caught_by=(
@@ -309,7 +309,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="doctor exits with zero whatever it finds",
-        file="pipeline/commands/moves.py",
+        file="pipeline/cli/commands/moves.py",
         old='raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)',
         new="raise typer.Exit(0)",
         caught_by=(
@@ -329,7 +329,7 @@ FAULTS = (
     # Services, search, vectors.
     PlantedFault(
         name="a percent sign in a search matches everything",
-        file="pipeline/services/search.py",
+        file="pipeline/application/services/search.py",
         old='r"([\\\\%_])"',
         new='r"([\\\\_])"',
         caught_by=(
@@ -357,7 +357,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a token is renewed only when it has expired",
-        file="pipeline/realtime/tokens.py",
+        file="pipeline/application/realtime/transports/tokens.py",
         old="max(left - self._ahead, left / 2, 1.0)",
         new="max(left, left / 2, 1.0)",
         caught_by=(
@@ -366,7 +366,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a subscription does not give way to an equal one",
-        file="pipeline/realtime/manager.py",
+        file="pipeline/application/realtime/manager.py",
         old="PRIORITIES.get(name, 0) < least.priority",
         new="PRIORITIES.get(name, 0) <= least.priority",
         caught_by=(
@@ -375,7 +375,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="changes of a transaction that was open are never read",
-        file="pipeline/realtime/reader.py",
+        file="pipeline/application/realtime/reader.py",
         old="(c.xid >= %(next)s::xid8 OR c.xid = ANY(%(unfinished)s::xid8[]))",
         new="(c.xid >= %(next)s::xid8)",
         caught_by=(
@@ -385,7 +385,7 @@ FAULTS = (
     # Alerts and ticks.
     PlantedFault(
         name="the sensor never starts a failed sync again",
-        file="pipeline/ticks.py",
+        file="pipeline/orchestration/ticks.py",
         old="return time.time() - ended > _AGAIN_SECONDS",
         new="return False",
         caught_by=(
@@ -394,7 +394,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="an alert is never sent again",
-        file="pipeline/alerts/sensors.py",
+        file="pipeline/orchestration/alerts/sensors.py",
         old="if due.tries >= TRIES:",
         new="if due.tries >= 1:",
         caught_by=(
@@ -404,7 +404,7 @@ FAULTS = (
     # Serving: health and web guard.
     PlantedFault(
         name="a daemon that never gave a sign is reported as well",
-        file="pipeline/serving/health.py",
+        file="pipeline/orchestration/serving/health.py",
         old="ages.get(name, HEARTBEAT_SECONDS) >= HEARTBEAT_SECONDS",
         new="ages.get(name, 0.0) >= HEARTBEAT_SECONDS",
         caught_by=(
@@ -413,7 +413,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="the UI answers without X-Frame-Options",
-        file="pipeline/serving/web/headers.py",
+        file="pipeline/orchestration/serving/web/headers.py",
         old='    "X-Frame-Options": "DENY",\n',
         new="",
         caught_by=(
@@ -423,7 +423,7 @@ FAULTS = (
     # Settings, environment, embedded server.
     PlantedFault(
         name="a slash in a password is not escaped",
-        file="pipeline/settings.py",
+        file="pipeline/config/settings.py",
         old="quote(str(url.password), safe='')",
         new="quote(str(url.password), safe='/')",
         caught_by=(
@@ -432,7 +432,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="the embedded server is stopped while others use it",
-        file="pipeline/embedded.py",
+        file="pipeline/postgres/embedded/server.py",
         old="        if not _used(data):\n",
         new="        if True:\n",
         caught_by=(
@@ -442,7 +442,7 @@ FAULTS = (
     # Sources: dump and replica.
     PlantedFault(
         name="an incomplete dump is accepted",
-        file="pipeline/sources/dump.py",
+        file="pipeline/sqlite/dump.py",
         old="    if not done.ended:\n",
         new="    if not done.begun:\n",
         caught_by=(
@@ -451,14 +451,14 @@ FAULTS = (
     ),
     PlantedFault(
         name="a dump may call any function",
-        file="pipeline/sources/dump.py",
+        file="pipeline/sqlite/dump.py",
         old="str(second).lower() not in _DENIED_FUNCTIONS",
         new="True",
         caught_by=("pipeline_tests/unit/test_dump.py::test_a_hostile_dump_reaches_nothing",),
     ),
     PlantedFault(
         name="a replica of another database is accepted",
-        file="pipeline/sources/replica.py",
+        file="pipeline/sqlite/replica.py",
         old="int(now) < int(before)",
         new="int(now) < 0",
         caught_by=(
@@ -477,7 +477,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a step is never retried",
-        file="pipeline/assets/attempts.py",
+        file="pipeline/orchestration/assets/attempts.py",
         old="isinstance(error, Transient) and context.retry_number < RETRIES",
         new="isinstance(error, Transient) and context.retry_number > RETRIES",
         caught_by=(
@@ -486,7 +486,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a command succeeds although a check failed",
-        file="pipeline/commands/running.py",
+        file="pipeline/cli/commands/running.py",
         old="if result.success and all(table.proven for table in found):",
         new="if result.success:",
         caught_by=(
@@ -495,7 +495,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a table without any check counts as proven",
-        file="pipeline/report.py",
+        file="pipeline/orchestration/common/report.py",
         old="return bool(self.checks) and not failed",
         new="return not failed",
         caught_by=(
@@ -504,7 +504,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="tables that a run did not reach do not change its verdict",
-        file="pipeline/evidence.py",
+        file="pipeline/orchestration/common/evidence.py",
         old="            and not self.missing\n",
         new="",
         caught_by=(

@@ -19,8 +19,8 @@ from sqlalchemy.engine import URL, make_url
 
 from bench.realtime import measure, picture
 from bench.server import bench_server
-from pipeline import environment, settings
-from pipeline.move.errors import PipelineError
+from pipeline.config import environment, settings
+from pipeline.core.errors import PipelineError
 
 
 def main(arguments: list[str] | None = None) -> int:

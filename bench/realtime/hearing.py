@@ -19,16 +19,16 @@ import psycopg
 
 from bench.realtime.load import FIRST
 from bench.realtime.scene import space_of
+from pipeline.application.realtime.context import RealtimeContext
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.limits import Limits
+from pipeline.application.realtime.transports.events import STORED, Changed, Event
+from pipeline.application.realtime.transports.listen import Listen
+from pipeline.application.realtime.transports.session import connect
+from pipeline.application.realtime.transports.transport import Told
+from pipeline.core.errors import PipelineError, TargetError
+from pipeline.declared.events import of_table
 from pipeline.migrations.spaces import metadata
-from pipeline.move.errors import PipelineError, TargetError
-from pipeline.realtime.context import RealtimeContext
-from pipeline.realtime.events import STORED, Changed, Event
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.limits import Limits
-from pipeline.realtime.listen import Listen
-from pipeline.realtime.session import connect
-from pipeline.realtime.transport import Told
-from pipeline.tables.events import of_table
 
 EVERY = 5.0
 """Seconds between two polls of a page."""

@@ -21,8 +21,8 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.move.errors import TargetError
-from pipeline.move.session import APPLICATION, connect
+from pipeline.core.errors import TargetError
+from pipeline.postgres.session import APPLICATION, connect
 
 NAME = "pipeline bench load"
 """What the server calls these sessions."""

@@ -24,9 +24,9 @@ from bench.realtime.load import NAME, Load, Order, Write, started
 from bench.realtime.result import EVENTS, WAYS, Measured, Outcome
 from bench.realtime.scene import OF_A_SPACE, furnish, scratch, space_of
 from bench.realtime.wire import Wire, wired
-from pipeline.move import session
-from pipeline.move.errors import SettingsError, TargetError
-from pipeline.settings import libpq, shown
+from pipeline.config.settings import libpq, shown
+from pipeline.core.errors import SettingsError, TargetError
+from pipeline.postgres import session
 
 SUBSCRIBERS = (10, 100, 1000)
 SECONDS = 15.0

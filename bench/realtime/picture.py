@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 
 from bench.realtime.result import WAYS, Goal, Measured, Outcome
-from pipeline import private
+from pipeline.core import private
 
 _TOP, _BOTTOM = 20.0, 230.0
 _WIDTH = 46.0

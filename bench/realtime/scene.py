@@ -13,15 +13,15 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq, shown
+from pipeline.core.errors import TargetError
+from pipeline.core.messages import REALTIME_BENCH, message
+from pipeline.core.quoting import quoted
+from pipeline.mapping.landing import SourceColumn, match
 from pipeline.migrations.spaces import metadata
-from pipeline.move import objects, schema, session
-from pipeline.move.errors import TargetError
-from pipeline.move.landing import SourceColumn, match
-from pipeline.move.messages import REALTIME_BENCH, message
-from pipeline.move.quoting import quoted
-from pipeline.move.target import Target
+from pipeline.postgres import objects, schema, session
+from pipeline.postgres.target import Target
 from pipeline.realtime import objects as feed
-from pipeline.settings import libpq, shown
 
 PREFIX = "pipeline_bench_"
 OF_A_SPACE = 10

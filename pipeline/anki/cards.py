@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from pipeline.anki.notes import REMOVED, SKIP, SUCCESS, has_tag
-from pipeline.tables.anki import anki_cards
+from pipeline.anki.store.notes import REMOVED, SKIP, SUCCESS, has_tag
+from pipeline.application.anki_tables import anki_cards
 
 _STATES = ("sync::new", "sync::skipped", "sync::failed", "sync::error", SUCCESS)
 """Tags that say how the last export went; of these a card has one."""

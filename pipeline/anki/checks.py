@@ -18,11 +18,11 @@ from pipeline.anki.findings import (
     RecordingWrong,
     SeveralCards,
 )
-from pipeline.anki.notes import REMOVED, Anki, Note, has_tag, tag_of
 from pipeline.anki.outcomes import Report
 from pipeline.anki.rendering import ExportHash, Renderer, digest, played
-from pipeline.move.findings import OFFENDERS, CheckResult, Finding
-from pipeline.services.manager import HybridDatabaseManager
+from pipeline.anki.store.notes import REMOVED, Anki, Note, has_tag, tag_of
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.core.findings import OFFENDERS, CheckResult, Finding
 
 CONFIRMED = "confirmed"
 OF_CARDS = ("content_exists", "one_card", "export_hash")

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
+from pipeline.declared.ledger import quarantine
 from pipeline.migrations.content import learning_content
-from pipeline.tables.ledger import quarantine
 
 ITEM = "target_learning_item"
 EXAMPLE = "real_life_example"

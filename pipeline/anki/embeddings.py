@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from pipeline.anki.checks import result
 from pipeline.anki.findings import DimensionDiffers, EmbeddingWithoutCard, SearchDiffers
-from pipeline.move.findings import CheckResult, Finding
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.tables.anki import vector_embeddings, vector_search
+from pipeline.application.anki_tables import vector_embeddings, vector_search
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.core.findings import CheckResult, Finding
 
 OF_EMBEDDINGS = ("embedding_card", "embedding_dimension", "vector_search")
 

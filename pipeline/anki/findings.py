@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pipeline.move.findings import Finding
+from pipeline.core.findings import Finding
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from pipeline.tables import ledger
-from pipeline.tables.ledger import anki_intents as _intents
+from pipeline.declared import ledger
+from pipeline.declared.ledger import anki_intents as _intents
 
 
 def read(session: Session) -> dict[int, list[str]]:

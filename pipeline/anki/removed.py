@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Mapping
 
-from pipeline.anki.errors import AnkiError
-from pipeline.anki.notes import REMOVED, SKIP, SUSPENDED, Anki, has_tag
 from pipeline.anki.outcomes import Options, Outcome, Report
+from pipeline.anki.store.errors import AnkiError
+from pipeline.anki.store.notes import REMOVED, SKIP, SUSPENDED, Anki, has_tag
 
 _TOLD = {"report": "left as it is", "tag": f"tagged {REMOVED}", "suspend": "suspended"}
 

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from pipeline.anki.contents import Content, Fragment, Sound
-from pipeline.anki.errors import RenderError
+from pipeline.anki.store.errors import RenderError
 
 TEMPLATES = Path(__file__).parent / "templates"
 SIDES = ("front.html", "back.html")

@@ -4,9 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.anki.cards import Card
-from pipeline.anki.notes import OWN_TAGS, SKIP, SUCCESS, NewNote, Note, contents_of, has_tag, tag_of
 from pipeline.anki.outcomes import Action, Options, Outcome
 from pipeline.anki.rendering import UNKNOWN, ExportHash, Rendered, digest
+from pipeline.anki.store.notes import (
+    OWN_TAGS,
+    SKIP,
+    SUCCESS,
+    NewNote,
+    Note,
+    contents_of,
+    has_tag,
+    tag_of,
+)
 
 
 @dataclass(frozen=True)

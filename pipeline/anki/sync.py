@@ -17,7 +17,10 @@ from sqlalchemy.orm import Session
 from pipeline.anki import cards, contents, intents, removed
 from pipeline.anki.cards import Exported
 from pipeline.anki.contents import Sound
-from pipeline.anki.notes import (
+from pipeline.anki.outcomes import Action, Options, Outcome, Report
+from pipeline.anki.rendering import Rendered, Renderer, digest
+from pipeline.anki.steps import Step, decide, outcome
+from pipeline.anki.store.notes import (
     CONTENT_TAGS,
     SKIP,
     Anki,
@@ -28,10 +31,7 @@ from pipeline.anki.notes import (
     make_ready,
     tag_of,
 )
-from pipeline.anki.outcomes import Action, Options, Outcome, Report
-from pipeline.anki.rendering import Rendered, Renderer, digest
-from pipeline.anki.steps import Step, decide, outcome
-from pipeline.services.manager import HybridDatabaseManager
+from pipeline.application.manager import HybridDatabaseManager
 
 _AT_ONCE = 100
 """So many contents are written, read back and kept together."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.tables import feed, objects, prefixes
+from pipeline.declared import feed, objects, prefixes
 
 PHASES = ("functions", "table", "keys", "links", "triggers", "rights")
 """What triggers and policies call, as far as it is ours; columns and sequences; keys, rules and

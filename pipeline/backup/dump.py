@@ -13,12 +13,12 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from pipeline import private
 from pipeline.backup import definition, shelf
 from pipeline.backup.manifest import Counter, TargetTable
 from pipeline.backup.session import session
-from pipeline.move import relations
-from pipeline.move.quoting import quoted
+from pipeline.core import private
+from pipeline.core.quoting import quoted
+from pipeline.postgres import relations
 
 PUBLIC = "public"
 

@@ -1,6 +1,6 @@
 """What can go wrong with a backup."""
 
-from pipeline.move.errors import PipelineError
+from pipeline.core.errors import PipelineError
 
 
 class BackupError(PipelineError):

@@ -10,12 +10,12 @@ import sqlalchemy as sa
 
 from pipeline.backup import dump, restore, shelf, source
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
-from pipeline.environment import Databases
+from pipeline.config.environment import Databases
+from pipeline.core.errors import PipelineError
+from pipeline.core.messages import Address
+from pipeline.core.private import Rights
+from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
-from pipeline.move.errors import PipelineError
-from pipeline.move.messages import Address
-from pipeline.private import Rights
-from pipeline.tables import ledger
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from pipeline.backup.errors import BackupError
-from pipeline.move.messages import BACKUP_LIST, message
-from pipeline.private import Rights
+from pipeline.core.messages import BACKUP_LIST, message
+from pipeline.core.private import Rights
 
 SOURCE_FILE = "source.db"
 _FILE = "manifest.json"

@@ -19,10 +19,10 @@ from pipeline.backup import definition, dump, shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
-from pipeline.move.errors import first_line
-from pipeline.move.quoting import quoted
-from pipeline.move.session import MOVING
-from pipeline.tables import prefixes
+from pipeline.core.errors import first_line
+from pipeline.core.quoting import quoted
+from pipeline.declared import prefixes
+from pipeline.postgres.session import MOVING
 
 _CONSTRAINED = """
 SELECT format('ALTER TABLE %%s DROP CONSTRAINT %%I', conrelid::regclass, conname)

@@ -7,9 +7,9 @@ from typing import Any
 import psycopg2
 
 from pipeline.backup.errors import RestoreRefused
-from pipeline.move import refusals
-from pipeline.move.errors import TargetError
-from pipeline.move.session import connect
+from pipeline.core.errors import TargetError
+from pipeline.postgres import refusals
+from pipeline.postgres.session import connect
 
 _DEPENDED_ON = ("2BP01", "0A000")
 """SQLSTATEs of what cannot be dropped or emptied because something else needs it."""

@@ -14,13 +14,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import private
 from pipeline.backup import manifest as manifests
 from pipeline.backup.errors import BackupError
 from pipeline.backup.manifest import Manifest
-from pipeline.locks import private_folder
-from pipeline.move.errors import FilesError
-from pipeline.move.messages import BACKUP, message
+from pipeline.core import private
+from pipeline.core.errors import FilesError
+from pipeline.core.locks import private_folder
+from pipeline.core.messages import BACKUP, message
 
 _BACKUPS, _UNFINISHED, _REPLACED = "backups", "unfinished", "replaced"
 _CHUNK = 1 << 20

@@ -15,15 +15,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import private
 from pipeline.backup import shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
-from pipeline.move import opening
-from pipeline.move.errors import FilesError, SourceError
-from pipeline.move.quoting import quoted
-from pipeline.move.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
-from pipeline.private import Rights
+from pipeline.core import private
+from pipeline.core.errors import FilesError, SourceError
+from pipeline.core.private import Rights
+from pipeline.core.quoting import quoted
+from pipeline.sqlite import opening
+from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
 
 _CHUNK = 1 << 20
 _RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")

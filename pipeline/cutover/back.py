@@ -11,26 +11,29 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline import private
+from pipeline.core import private
+from pipeline.core.errors import PipelineError, ShapeError, TooManyDeletes
+from pipeline.core.findings import CheckResult, say
+from pipeline.core.messages import RESTORE, message
+from pipeline.core.policies import Policies
+from pipeline.core.proof import BY_COMPARISON
+from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, freezing, states
 from pipeline.cutover.replay import NotReversible, Replayed, put, replay
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site, thaw
-from pipeline.move import mending, schema, side_effects, watermarks, witnessing
-from pipeline.move.errors import PipelineError, ShapeError, TooManyDeletes
-from pipeline.move.extract import Source
-from pipeline.move.findings import CheckResult, say
-from pipeline.move.landing import Landing, match
-from pipeline.move.messages import RESTORE, message
-from pipeline.move.policies import Policies
-from pipeline.move.prepare import prepare
-from pipeline.move.proof import BY_COMPARISON
-from pipeline.move.quoting import quoted
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.move.work import Counts
-from pipeline.tables.rules import ColumnRules, TableRules
+from pipeline.declared.rules import ColumnRules, TableRules
+from pipeline.mapping.landing import Landing, match
+from pipeline.move.context.work import Counts
+from pipeline.move.ledger import mending, watermarks
+from pipeline.move.proof import side_effects
+from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.witness import witnessing
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import take_snapshot
 
 _EVERYTHING = Sample(2**62, 0)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.landing import Landing
-from pipeline.move.quoting import quoted
-from pipeline.move.row_key import RowKey
-from pipeline.move.session import MOVING
-from pipeline.move.target import Target
-from pipeline.tables import prefixes
+from pipeline.core.quoting import quoted
+from pipeline.declared import prefixes
+from pipeline.mapping.landing import Landing
+from pipeline.mapping.row_key import RowKey
+from pipeline.postgres.session import MOVING
+from pipeline.postgres.target import Target
 
 _FUNCTION = f"""
 CREATE OR REPLACE FUNCTION migration.note_changes() RETURNS trigger

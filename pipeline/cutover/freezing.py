@@ -11,10 +11,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.move import opening
-from pipeline.move.contract import bare
-from pipeline.move.quoting import quoted
-from pipeline.move.snapshot import BUSY_SECONDS, writing
+from pipeline.core.quoting import quoted
+from pipeline.mapping.contract import bare
+from pipeline.sqlite import opening
+from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 
 _PREFIX = "pipeline_frozen"
 _EVENTS = ("INSERT", "UPDATE", "DELETE")

@@ -9,13 +9,9 @@ from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
-from pipeline.cutover import capture, freezing, sign_offs
-from pipeline.move import access, schema, verify, watermarks
-from pipeline.move.errors import ShapeError
-from pipeline.move.findings import Finding, say
-from pipeline.move.landing import Landing, match
-from pipeline.move.live import LiveSource
-from pipeline.move.messages import (
+from pipeline.core.errors import ShapeError
+from pipeline.core.findings import Finding, say
+from pipeline.core.messages import (
     FREEZE,
     MIGRATE,
     ROLLBACK,
@@ -25,8 +21,14 @@ from pipeline.move.messages import (
     Text,
     message,
 )
-from pipeline.move.policies import Policies
-from pipeline.move.target import Target
+from pipeline.core.policies import Policies
+from pipeline.cutover import capture, freezing, sign_offs
+from pipeline.mapping.landing import Landing, match
+from pipeline.move.ledger import watermarks
+from pipeline.move.proof import verify
+from pipeline.move.reading.live import LiveSource
+from pipeline.postgres import access, schema
+from pipeline.postgres.target import Target
 
 PROVEN, FROZEN = "every value is proven", "nobody writes the source"
 """What can hold only once the source is frozen."""

@@ -14,18 +14,20 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.core.errors import PipelineError, SourceError
+from pipeline.core.policies import Policies
+from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, reverse
-from pipeline.move import followed, mending, opening, quarantine, verify
-from pipeline.move.changes import Changes
-from pipeline.move.errors import PipelineError, SourceError
-from pipeline.move.landing import Landing, match
-from pipeline.move.live import LiveSource, pinned
-from pipeline.move.policies import Policies
-from pipeline.move.prepare import surveyed
-from pipeline.move.quoting import quoted
-from pipeline.move.snapshot import BUSY_SECONDS, unreadable, writing
-from pipeline.move.target import Target
-from pipeline.tables.rules import SharedRules
+from pipeline.declared.rules import SharedRules
+from pipeline.mapping.landing import Landing, match
+from pipeline.move.compare.changes import Changes
+from pipeline.move.ledger import mending, quarantine
+from pipeline.move.proof import verify
+from pipeline.move.reading.live import LiveSource, pinned
+from pipeline.move.reading.prepare import surveyed
+from pipeline.postgres.target import Target
+from pipeline.sqlite import followed, opening
+from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable, writing
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 5_000

@@ -1,7 +1,7 @@
 """PostgreSQL values in the form in which the application keeps them in SQLite.
 
-The opposite of the casts in ``move/types.py``. Only what changed in the target is written in this
-form; a value that is as it was keeps the letters that the source has.
+The opposite of the casts in ``mapping/types.py``. Only what changed in the target is written in
+this form; a value that is as it was keeps the letters that the source has.
 """
 
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.move.quoting import quoted
-from pipeline.move.types import EXACT_DIGITS
+from pipeline.core.quoting import quoted
+from pipeline.mapping.types import EXACT_DIGITS
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from pipeline.move.errors import SettingsError
-from pipeline.move.messages import EXPORT, message
-from pipeline.move.target import Target
+from pipeline.core.errors import SettingsError
+from pipeline.core.messages import EXPORT, message
+from pipeline.postgres.target import Target
 
 _VALID = (
     "FROM migration.quarantine AS q LEFT JOIN migration.signed_off AS s"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from pipeline.move.errors import TargetError
-from pipeline.move.messages import ROLLBACK, message
-from pipeline.move.target import Target
+from pipeline.core.errors import TargetError
+from pipeline.core.messages import ROLLBACK, message
+from pipeline.postgres.target import Target
 
 State = Literal["shadow", "frozen", "live", "closed"]
 

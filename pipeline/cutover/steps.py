@@ -13,19 +13,21 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline.core.errors import PipelineError
+from pipeline.core.messages import CUTOVER_STATUS, THAW, Text, message
+from pipeline.core.place import PUBLIC
 from pipeline.cutover import capture, freezing, gate, states
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.states import State, WrongState
-from pipeline.move import engine, schema, tracking
+from pipeline.move import engine
+from pipeline.move.context.options import MoveOptions
 from pipeline.move.engine import NotKnown
-from pipeline.move.errors import PipelineError
-from pipeline.move.messages import CUTOVER_STATUS, THAW, Text, message
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import PUBLIC
-from pipeline.move.scope import Changes, Everything, Scope
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
-from pipeline.move.views import SourceViews
+from pipeline.move.run.scope import Changes, Everything, Scope
+from pipeline.move.run.transaction import Move
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 
 CUTOVER, STEP = "cutover", "change_state"
 """How Dagster calls the state of a migration, and the step that changes it."""

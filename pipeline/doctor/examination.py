@@ -1,10 +1,10 @@
 """Both databases, as the settings name them."""
 
+from pipeline.config.environment import databases
+from pipeline.config.settings import Settings
 from pipeline.doctor import source, target
 from pipeline.doctor.symptoms import Symptom
-from pipeline.environment import databases
 from pipeline.migrations.declaration import Migration
-from pipeline.settings import Settings
 
 
 def examine(settings: Settings, migration: Migration) -> list[Symptom]:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from pipeline.core.errors import SourceError
+from pipeline.core.messages import PLAN, SOURCE_SETTING, Text, message
 from pipeline.doctor.symptoms import State, Symptom
-from pipeline.move import opening
-from pipeline.move.errors import SourceError
-from pipeline.move.messages import PLAN, SOURCE_SETTING, Text, message
-from pipeline.move.snapshot import look_at, unreadable
-from pipeline.sources.origin import File, Origin
+from pipeline.sqlite import opening
+from pipeline.sqlite.origin import File, Origin
+from pipeline.sqlite.snapshot import look_at, unreadable
 
 OLDEST = (3, 35, 0)
 """The first SQLite with all functions that contracts use."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.move.messages import Text
+from pipeline.core.messages import Text
 
 State = Literal["well", "warning", "error"]
 

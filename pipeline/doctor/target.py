@@ -12,13 +12,14 @@ import psycopg2
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq, pooled, shown
+from pipeline.core.errors import SESSION_REFUSALS, ShapeError, TargetError
+from pipeline.core.messages import Text
+from pipeline.core.quoting import quoted
+from pipeline.declared import ledger
 from pipeline.doctor.symptoms import State, Symptom
-from pipeline.move import connections, ownership, relations, session
-from pipeline.move.errors import SESSION_REFUSALS, ShapeError, TargetError
-from pipeline.move.messages import Text
-from pipeline.move.quoting import quoted
-from pipeline.settings import libpq, pooled, shown
-from pipeline.tables import ledger
+from pipeline.move.ledger import ownership
+from pipeline.postgres import connections, relations, session
 
 OLDEST = 14
 """The oldest PostgreSQL that this was tried on or that its documentation allows."""

@@ -8,10 +8,10 @@ of a table and its columns.
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.declared import access
+from pipeline.declared.rules import ColumnRules, SharedRules, TableRules
 from pipeline.migrations.content_sample import make_sample
 from pipeline.migrations.declaration import NAMES, Anki, Migration, Search
-from pipeline.tables import access
-from pipeline.tables.rules import ColumnRules, SharedRules, TableRules
 
 metadata = sa.MetaData(naming_convention=NAMES, info=SharedRules(access=access.DEFAULT).info)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from pipeline.move.messages import Address
+from pipeline.core.messages import Address
 
 NAMES = {
     "pk": "%(table_name)s_pkey",

@@ -18,8 +18,8 @@ from types import ModuleType
 import sqlalchemy as sa
 
 import pipeline.migrations
+from pipeline.core.errors import SettingsError
 from pipeline.migrations.declaration import Beside, Migration
-from pipeline.move.errors import SettingsError
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 _SETTING = re.compile("[A-Z][A-Z0-9_]*")

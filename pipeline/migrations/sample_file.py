@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline import private
-from pipeline.move.errors import FilesError
+from pipeline.core import private
+from pipeline.core.errors import FilesError
 
 
 def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.declared import access
+from pipeline.declared.events import Occurs, Told
+from pipeline.declared.objects import Function
+from pipeline.declared.rules import ColumnRules, SharedRules, TableRules
 from pipeline.migrations.declaration import NAMES, Migration, Realtime
 from pipeline.migrations.spaces_sample import make_sample
-from pipeline.tables import access
-from pipeline.tables.events import Occurs, Told
-from pipeline.tables.objects import Function
-from pipeline.tables.rules import ColumnRules, SharedRules, TableRules
 
 _CALLER = """u.auth_provider_id =
     nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::json ->> 'sub'"""

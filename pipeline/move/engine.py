@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipeline.move.errors import PipelineError
-from pipeline.move.mover import Mover
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import Place
-from pipeline.move.scope import Changes, Scope, Subset, family
-from pipeline.move.subset import SubsetMover
-from pipeline.move.sync import Syncer, why_whole
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move, TableMover
-from pipeline.move.views import SourceViews
-from pipeline.progress import OnProgress
+from pipeline.core.errors import PipelineError
+from pipeline.core.place import Place
+from pipeline.core.progress import OnProgress
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.run.mover import Mover
+from pipeline.move.run.scope import Changes, Scope, Subset, family
+from pipeline.move.run.subset import SubsetMover
+from pipeline.move.run.sync import Syncer, why_whole
+from pipeline.move.run.transaction import Move, TableMover
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres.target import Target
 
 
 class NotKnown(PipelineError):

@@ -17,15 +17,15 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.move import session
-from pipeline.move.errors import TargetError, Transient
-from pipeline.move.findings import CheckResult, Finding
-from pipeline.move.quoting import quoted
-from pipeline.move.target import Target
+from pipeline.core.errors import TargetError, Transient
+from pipeline.core.findings import CheckResult, Finding
+from pipeline.core.quoting import quoted
+from pipeline.declared import feed
+from pipeline.declared.events import FLEETING
+from pipeline.postgres import session
+from pipeline.postgres.target import Target
 from pipeline.realtime.checks import CANARY
 from pipeline.realtime.findings import NotHeard
-from pipeline.tables import feed
-from pipeline.tables.events import FLEETING
 
 ID = -1
 MARK = "pipeline-canary"

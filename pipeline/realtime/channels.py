@@ -11,10 +11,10 @@ for a hint, and reads the feed.
 
 from dataclasses import dataclass
 
-from pipeline.move import access
-from pipeline.move.target import Target
+from pipeline.declared.events import FLEETING
+from pipeline.postgres import access
+from pipeline.postgres.target import Target
 from pipeline.realtime.functions import Function
-from pipeline.tables.events import FLEETING
 
 LISTENER = "authenticated"
 """The role of who is signed in."""

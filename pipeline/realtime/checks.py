@@ -5,10 +5,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move import access as rights
-from pipeline.move.findings import CheckResult, Finding
-from pipeline.move.messages import REALTIME_ON, message
-from pipeline.move.target import Target
+from pipeline.core.findings import CheckResult, Finding
+from pipeline.core.messages import REALTIME_ON, message
+from pipeline.declared import events
+from pipeline.declared.access import of_table
+from pipeline.declared.feed import metadata as feed_metadata
+from pipeline.declared.rules import ColumnRules
+from pipeline.postgres import access as rights
+from pipeline.postgres.target import Target
 from pipeline.realtime import channels, objects, publication
 from pipeline.realtime.findings import (
     ObjectDiffers,
@@ -20,10 +24,6 @@ from pipeline.realtime.findings import (
     SecretPublished,
 )
 from pipeline.realtime.functions import functions
-from pipeline.tables import events
-from pipeline.tables.access import of_table
-from pipeline.tables.feed import metadata as feed_metadata
-from pipeline.tables.rules import ColumnRules
 
 PUBLISHED, SECRETS, TRIGGERS, CHANNELS = "published", "no_secrets_published", "triggers", "channels"
 CANARY = "canary"

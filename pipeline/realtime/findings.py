@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.move.findings import Finding
-from pipeline.move.messages import Text, message
+from pipeline.core.findings import Finding
+from pipeline.core.messages import Text, message
 from pipeline.realtime import publication
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipeline.move.quoting import quoted
-from pipeline.move.row_key import RowKey
-from pipeline.move.session import CANARY, MOVING
-from pipeline.tables import events, feed
-from pipeline.tables.events import FLEETING, Occurs, Operation, Told
+from pipeline.core.quoting import quoted
+from pipeline.declared import events, feed
+from pipeline.declared.events import FLEETING, Occurs, Operation, Told
+from pipeline.mapping.row_key import RowKey
+from pipeline.postgres.session import CANARY, MOVING
 
 SEND = "feed.send(text,text,jsonb)"
 FULL_QUEUE = 0.5

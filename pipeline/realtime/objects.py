@@ -11,14 +11,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from pipeline.move import access, schema
-from pipeline.move.errors import TargetError
-from pipeline.move.messages import MIGRATE, message
-from pipeline.move.quoting import quoted
-from pipeline.move.schema import compiled
-from pipeline.move.target import Target
+from pipeline.core.errors import TargetError
+from pipeline.core.messages import MIGRATE, message
+from pipeline.core.quoting import quoted
+from pipeline.declared import events, feed, prefixes
+from pipeline.postgres import access, schema
+from pipeline.postgres.schema import compiled
+from pipeline.postgres.target import Target
 from pipeline.realtime.functions import SEND, Function, functions, named
-from pipeline.tables import events, feed, prefixes
 
 SPEAKER = "service_role"
 """Who besides the owner may call ``feed.send``: it speaks to any topic in anybody's name, which is

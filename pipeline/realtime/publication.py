@@ -16,10 +16,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.errors import TargetError
-from pipeline.move.quoting import quoted
-from pipeline.move.target import Target
-from pipeline.tables import events
+from pipeline.core.errors import TargetError
+from pipeline.core.quoting import quoted
+from pipeline.declared import events
+from pipeline.postgres.target import Target
 
 NAME = "supabase_realtime"
 """The publication that Supabase's Realtime reads."""

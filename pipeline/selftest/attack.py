@@ -16,24 +16,25 @@ from typing import Any
 import psycopg2
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq, shown
+from pipeline.core.errors import TargetError
+from pipeline.core.findings import CheckResult
+from pipeline.core.place import PUBLIC
 from pipeline.migrations.content import metadata
 from pipeline.migrations.content_sample import make_sample
-from pipeline.move import engine, session
-from pipeline.move.errors import TargetError
-from pipeline.move.extract import Source
-from pipeline.move.findings import CheckResult
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import PUBLIC
-from pipeline.move.prepare import prepare
-from pipeline.move.scope import Everything
-from pipeline.move.snapshot import Snapshot, take_snapshot
-from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.move.views import SourceViews
+from pipeline.move import engine
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.run.scope import Everything
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres import session
+from pipeline.postgres.target import Target
 from pipeline.selftest import during_moves
 from pipeline.selftest.faults import FAULTS, HARMLESS, Harmless
 from pipeline.selftest.outcome import Outcome, outcome
-from pipeline.settings import libpq, shown
+from pipeline.sqlite.snapshot import Snapshot, take_snapshot
 
 _EVERYTHING = Sample(bytes=2**62, seed=0, witness_all=True)
 

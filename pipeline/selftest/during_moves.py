@@ -16,22 +16,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq, shown
+from pipeline.core.errors import PipelineError
+from pipeline.core.findings import CheckResult, NotComparable
+from pipeline.core.place import PUBLIC
+from pipeline.mapping.landing import Landing
 from pipeline.migrations.content import metadata
-from pipeline.move import engine, session, sift, verify, views
-from pipeline.move.errors import PipelineError
-from pipeline.move.extract import Source
-from pipeline.move.findings import CheckResult, NotComparable
-from pipeline.move.landing import Landing
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import PUBLIC
-from pipeline.move.prepare import prepare
-from pipeline.move.scope import Everything
-from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.move.verify import ProofFailed
-from pipeline.move.views import SourceViews
+from pipeline.move import engine
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.proof import verify
+from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.reading import sift
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.run import views
+from pipeline.move.run.scope import Everything
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres import session
+from pipeline.postgres.target import Target
 from pipeline.selftest.outcome import Outcome
-from pipeline.settings import libpq, shown
 
 REFUSED = "refused"
 """Stands for a check where a move refuses to begin."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from pipeline.move.findings import CheckResult, Finding
+from pipeline.core.findings import CheckResult, Finding
 
 
 @dataclass(frozen=True)

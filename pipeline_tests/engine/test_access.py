@@ -7,17 +7,17 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import ddl
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.services import search
+from pipeline.config.settings import libpq
+from pipeline.core.findings import Exposed, say
+from pipeline.core.policies import DEFAULT
+from pipeline.declared.rules import SharedRules, TableRules
+from pipeline.mapping.landing import SourceColumn, match
 from pipeline.migrations.content import CONTENT, metadata
-from pipeline.move import access
-from pipeline.move.findings import Exposed, say
-from pipeline.move.landing import SourceColumn, match
-from pipeline.move.policies import DEFAULT
-from pipeline.move.target import Target
-from pipeline.services import search
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.settings import libpq
-from pipeline.tables.rules import SharedRules, TableRules
+from pipeline.postgres import access
+from pipeline.postgres.target import Target
+from pipeline.reporting import ddl
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
@@ -279,8 +279,8 @@ def test_a_server_without_these_roles_is_left_as_it_is(target_url: str, source: 
 def test_a_table_may_declare_its_own_rights() -> None:
     import sqlalchemy as sa
 
-    from pipeline.tables.access import DEFAULT as ALL_MAY
-    from pipeline.tables.access import Access, of_table
+    from pipeline.declared.access import DEFAULT as ALL_MAY
+    from pipeline.declared.access import Access, of_table
 
     own = sa.MetaData(info=SharedRules(access=ALL_MAY).info)
     secret = sa.Table(

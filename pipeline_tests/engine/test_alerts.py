@@ -18,16 +18,17 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import runs, settings
-from pipeline.alerts import receivers as receiving
-from pipeline.alerts import sensors
-from pipeline.alerts.message import Alert, FailedCheck, FailedStep
-from pipeline.alerts.receivers import Mail, NotDelivered, Receiver, Webhook
-from pipeline.alerts.runs import alert_of
-from pipeline.alerts.sensors import PENDING, TRIES, Cursor, Due
-from pipeline.definitions import defs
-from pipeline.move.errors import SettingsError
-from pipeline.settings import libpq
+from pipeline.config import settings
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError
+from pipeline.orchestration import runs
+from pipeline.orchestration.alerts import receivers as receiving
+from pipeline.orchestration.alerts import sensors
+from pipeline.orchestration.alerts.message import Alert, FailedCheck, FailedStep
+from pipeline.orchestration.alerts.receivers import Mail, NotDelivered, Receiver, Webhook
+from pipeline.orchestration.alerts.runs import alert_of
+from pipeline.orchestration.alerts.sensors import PENDING, TRIES, Cursor, Due
+from pipeline.orchestration.definitions import defs
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.receivers import PASSWORD, Hook, Mailbox
 from pipeline_tests.support.runs import use

@@ -24,7 +24,7 @@ from pipeline.anki.findings import (
 )
 from pipeline.anki.outcomes import Outcome, Report
 from pipeline.anki.rendering import Renderer
-from pipeline.move.findings import CheckResult, Finding, say
+from pipeline.core.findings import CheckResult, Finding, say
 from pipeline_tests.support.anki_world import SQLITE, World
 
 FIELDS = ("Front", "Back")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from anki.collection import Collection
 
-from pipeline.anki.collection import CollectionFile, make_collection
-from pipeline.anki.errors import AnkiError, AnkiGone
-from pipeline.anki.notes import NewNote
+from pipeline.anki.store.collection import CollectionFile, make_collection
+from pipeline.anki.store.errors import AnkiError, AnkiGone
+from pipeline.anki.store.notes import NewNote
 from pipeline.migrations.content_sample import make_sample
 from pipeline_tests.support.anki_world import (
     DECK,

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from pipeline.anki.connect import AnkiConnect
-from pipeline.anki.errors import AnkiError, AnkiGone
-from pipeline.anki.notes import NewNote
-from pipeline.move.errors import SettingsError
+from pipeline.anki.store.connect import AnkiConnect
+from pipeline.anki.store.errors import AnkiError, AnkiGone
+from pipeline.anki.store.notes import NewNote
+from pipeline.core.errors import SettingsError
 from pipeline_tests.support.anki_server import FULL_DISK, AnkiServer
 from pipeline_tests.support.anki_world import DECK, KEY, ServerWay, World, actions, fields_of, told
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.anki import contents
 from pipeline.anki.contents import EXAMPLE, ITEM, Sound
-from pipeline.anki.errors import RenderError
+from pipeline.anki.store.errors import RenderError
 from pipeline_tests.support.anki_world import NEW_YEAR, World
 
 

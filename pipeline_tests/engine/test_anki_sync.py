@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.anki.errors import AnkiError
-from pipeline.anki.notes import SKIP, SUCCESS
-from pipeline.move.errors import SourceError, TargetError
+from pipeline.anki.store.errors import AnkiError
+from pipeline.anki.store.notes import SKIP, SUCCESS
+from pipeline.core.errors import SourceError, TargetError
 from pipeline_tests.support.anki_server import AnkiServer
 from pipeline_tests.support.anki_world import (
     DECK,

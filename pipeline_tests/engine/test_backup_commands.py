@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline import settings
 from pipeline.backup import newest
-from pipeline.cli import build, main
-from pipeline.move.errors import PipelineError
-from pipeline.move.target import Target
+from pipeline.cli.main import build, main
+from pipeline.config import settings
+from pipeline.core.errors import PipelineError
+from pipeline.postgres.target import Target
 from pipeline_tests.support.backups import back_up, everything
 from pipeline_tests.support.commands import invoke, usable
 from pipeline_tests.support.moves import move_all
@@ -35,7 +35,7 @@ def home(
 
 def run_job() -> dg.ExecuteInProcessResult:
     """Run the job in this process."""
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
 
     job = defs.resolve_job_def("backup")
     return job.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)

@@ -14,9 +14,9 @@ from pipeline.backup.errors import BackupError
 from pipeline.backup.making import make
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.restore import Unpublished, rehearse, restore
-from pipeline.environment import Databases
+from pipeline.config.environment import Databases
+from pipeline.config.settings import libpq
 from pipeline.migrations.spaces import SPACES, metadata
-from pipeline.settings import libpq
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.backups import everything
 from pipeline_tests.support.moves import move_all

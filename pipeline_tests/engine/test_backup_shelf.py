@@ -14,9 +14,9 @@ from pipeline.backup import shelf
 from pipeline.backup.errors import BackupError
 from pipeline.backup.making import make
 from pipeline.backup.manifest import Manifest
-from pipeline.environment import Databases
+from pipeline.config.environment import Databases
+from pipeline.core.errors import TargetError
 from pipeline.migrations.content import CONTENT
-from pipeline.move.errors import TargetError
 from pipeline_tests.support.backups import Place, until
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query

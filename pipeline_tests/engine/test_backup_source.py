@@ -15,7 +15,7 @@ import pytest
 from pipeline.backup import source as sources
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SourceTable
-from pipeline.move.errors import SourceError
+from pipeline.core.errors import SourceError
 from pipeline_tests.support.sources import SourceFile
 
 Figures = tuple[SourceTable, ...]

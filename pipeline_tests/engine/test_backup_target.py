@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from pipeline.backup import restore, shelf
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import Manifest
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
 from pipeline_tests.support.backups import SHOWN, Place, everything, until
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile

@@ -11,15 +11,15 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
+from pipeline.core.findings import CheckResult, say
 from pipeline.cutover import capture
-from pipeline.move import schema
-from pipeline.move.errors import TargetError
-from pipeline.move.findings import CheckResult, say
-from pipeline.move.target import Target
+from pipeline.declared import feed
+from pipeline.declared.events import FLEETING, STORED
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
 from pipeline.realtime import canary
-from pipeline.settings import libpq
-from pipeline.tables import feed
-from pipeline.tables.events import FLEETING, STORED
 from pipeline_tests.support.feeds import TABLES, changes, listening
 from pipeline_tests.support.targets import new_database, query
 

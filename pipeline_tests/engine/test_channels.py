@@ -9,16 +9,16 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL, make_url
 
+from pipeline.application.realtime.reader import Reader
+from pipeline.application.realtime.transports.session import Session
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
+from pipeline.core.findings import Exposed, say
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import metadata
-from pipeline.move import access
-from pipeline.move.errors import TargetError
-from pipeline.move.findings import Exposed, say
-from pipeline.move.target import Target
+from pipeline.postgres import access
+from pipeline.postgres.target import Target
 from pipeline.realtime import checks
-from pipeline.realtime.reader import Reader
-from pipeline.realtime.session import Session
-from pipeline.settings import libpq
 from pipeline_tests.support.feeds import (
     PEOPLE,
     TABLES,

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
-from pipeline.move import schema
-from pipeline.move.extract import Range, Source
-from pipeline.move.prepare import Prepared, prepare
-from pipeline.move.sift import Sieve, convert
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.target import DataFault, Target
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.move.reading.extract import Range, Source
+from pipeline.move.reading.prepare import Prepared, prepare
+from pipeline.move.reading.sift import Sieve, convert
+from pipeline.postgres import schema
+from pipeline.postgres.target import DataFault, Target
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.targets import new_database, query
 

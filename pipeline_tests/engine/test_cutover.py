@@ -14,18 +14,18 @@ import pyarrow.compute as pc
 import pytest
 import sqlalchemy as sa
 
+from pipeline.core.errors import PipelineError, SettingsError, SourceError
+from pipeline.core.policies import Policies
 from pipeline.cutover import back, capture, freezing, reverse, sign_offs, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.replay import NotReversible
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import Site
 from pipeline.migrations.content import CONTENT
-from pipeline.move import tracking
-from pipeline.move.errors import PipelineError, SettingsError, SourceError
-from pipeline.move.extract import Source
-from pipeline.move.policies import Policies
-from pipeline.move.target import Target
-from pipeline.resources import TargetDatabase
+from pipeline.move.reading.extract import Source
+from pipeline.orchestration.common.resources import TargetDatabase
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 from pipeline_tests.support.cutover_world import NAMES, TABLES, World, content, equal
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.targets import query

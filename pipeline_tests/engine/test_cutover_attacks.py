@@ -12,13 +12,14 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from pipeline.core.errors import PipelineError
+from pipeline.core.policies import Policies
 from pipeline.cutover import back, freezing, replay, states, steps
-from pipeline.move import mending, snapshot
-from pipeline.move.errors import PipelineError
-from pipeline.move.landing import SourceColumn, match
-from pipeline.move.mover import Mover
-from pipeline.move.policies import Policies
-from pipeline.move.target import Target
+from pipeline.mapping.landing import SourceColumn, match
+from pipeline.move.ledger import mending
+from pipeline.move.run.mover import Mover
+from pipeline.postgres.target import Target
+from pipeline.sqlite import snapshot
 from pipeline_tests.support.cutover_world import TABLES, World, content, equal
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile

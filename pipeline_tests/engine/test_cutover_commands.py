@@ -8,12 +8,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline import backup, runs
-from pipeline.assets.cutover import CUTOVER, GATE, STEP
+from pipeline import backup
 from pipeline.cutover import states
-from pipeline.definitions import defs
-from pipeline.metadata import ANSWERS
-from pipeline.move.target import Target
+from pipeline.orchestration import runs
+from pipeline.orchestration.assets.cutover import CUTOVER, GATE, STEP
+from pipeline.orchestration.common.metadata import ANSWERS
+from pipeline.orchestration.definitions import defs
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
@@ -158,7 +159,7 @@ def test_a_backup_of_another_database_or_an_old_one_does_not_count(
     assert runs.run("backup", opened=instance).success
     assert noes(step(instance, "check")) & OUTSIDE == {"the plan is current"}
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.assets.cutover.BACKUP_HOURS", 0)
+        patch.setattr("pipeline.orchestration.assets.cutover.BACKUP_HOURS", 0)
         assert noes(step(instance, "check")) & OUTSIDE == OUTSIDE
     with monkeypatch.context() as patch:
         of_another = replace(

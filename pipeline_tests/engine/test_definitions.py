@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from pipeline.checks import STANDING
+from pipeline.core.proof import BLOCKING
+from pipeline.declared.rules import TableRules
 from pipeline.migrations import content
-from pipeline.move.proof import BLOCKING
-from pipeline.tables.rules import TableRules
+from pipeline.orchestration.common.checks import STANDING
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -25,7 +25,7 @@ import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import dagster
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
     dagster.Definitions.validate_loadable(defs)
 for w in caught:
     words = f"{w.category.__mro__} {w.message}".lower()
@@ -41,7 +41,7 @@ CHECKS = {
 @pytest.fixture
 def defs() -> dg.Definitions:
     """What Dagster loads."""
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
 
     return defs
 

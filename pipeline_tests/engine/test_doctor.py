@@ -9,13 +9,13 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL, make_url
 
+from pipeline.config.environment import Server, demand_session
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError
 from pipeline.doctor import source as source_doctor
 from pipeline.doctor import target as target_doctor
 from pipeline.doctor.symptoms import Symptom
-from pipeline.environment import Server, demand_session
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import SettingsError
-from pipeline.settings import libpq
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile

@@ -14,17 +14,18 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
-from pipeline.move import json_texts, tracking, types
-from pipeline.move.errors import LossyConversion
-from pipeline.move.findings import Lossy
-from pipeline.move.live import pinned
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.sync import why_whole
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
-from pipeline.move.verify import ProofFailed
-from pipeline.settings import libpq
-from pipeline.tables.rules import TableRules
+from pipeline.config.settings import libpq
+from pipeline.core.errors import LossyConversion
+from pipeline.core.findings import Lossy
+from pipeline.core.policies import DEFAULT, Policies
+from pipeline.declared.rules import TableRules
+from pipeline.mapping import json_texts, types
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.reading.live import pinned
+from pipeline.move.run.sync import why_whole
+from pipeline.move.run.transaction import Move
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import sync_all
 from pipeline_tests.support.plans import found_by, planned
 from pipeline_tests.support.sources import SourceFile

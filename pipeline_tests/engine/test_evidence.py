@@ -12,11 +12,12 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from pipeline import evidence, evidence_page
-from pipeline.evidence import BlobSizes
 from pipeline.migrations.content import metadata
-from pipeline.move.target import Target
-from pipeline.move.verify import ProofFailed
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.orchestration.common import evidence
+from pipeline.orchestration.common.evidence import BlobSizes
+from pipeline.postgres.target import Target
+from pipeline.reporting import evidence_page
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.evidence_pages import (
     HOSTILE,
@@ -173,7 +174,7 @@ def test_a_run_leaves_the_evidence_of_its_tables(
     monkeypatch: pytest.MonkeyPatch,
     spoiled: bool,
 ) -> None:
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
 
     for name, value in usable(source, target_url, tmp_path).items():
         monkeypatch.setenv(name, value)

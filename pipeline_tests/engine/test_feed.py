@@ -9,16 +9,16 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.assets.realtime import prune
 from pipeline.backup import restore
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
+from pipeline.declared import feed
+from pipeline.declared.events import Told
+from pipeline.declared.rules import TableRules
 from pipeline.migrations import content, spaces
-from pipeline.move.errors import TargetError
-from pipeline.move.target import Target
+from pipeline.orchestration.assets.realtime import prune
+from pipeline.postgres.target import Target
 from pipeline.realtime import objects
-from pipeline.settings import libpq
-from pipeline.tables import feed
-from pipeline.tables.events import Told
-from pipeline.tables.rules import TableRules
 from pipeline_tests.support.backups import Place
 from pipeline_tests.support.feeds import TABLES, changes, listening, switch_on
 from pipeline_tests.support.moves import move_all

@@ -25,12 +25,12 @@ from dagster._core.scheduler.instigation import (
 from dagster._daemon.types import DaemonHeartbeat
 from sqlalchemy.engine import URL
 
-from pipeline import settings
-from pipeline.alerts.receivers import Webhook
-from pipeline.serving import health
-from pipeline.serving.health import HEARTBEAT_SECONDS
-from pipeline.serving.organs import Organ, Reading
-from pipeline.settings import libpq
+from pipeline.config import settings
+from pipeline.config.settings import libpq
+from pipeline.orchestration.alerts.receivers import Webhook
+from pipeline.orchestration.serving import health
+from pipeline.orchestration.serving.health import HEARTBEAT_SECONDS
+from pipeline.orchestration.serving.organs import Organ, Reading
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.receivers import Hook
 from pipeline_tests.support.runs import use

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import PipelineError, SourceError
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.doctor import source as source_doctor
+from pipeline.mapping.contract import Rejected
+from pipeline.mapping.landing import match
 from pipeline.migrations.content import metadata
-from pipeline.move import opening, tracking
-from pipeline.move.contract import Rejected
-from pipeline.move.errors import PipelineError, SourceError
-from pipeline.move.extract import Source
-from pipeline.move.landing import match
-from pipeline.move.live import pinned
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.prepare import prepare, surveyed
-from pipeline.move.sift import Sieve
-from pipeline.move.snapshot import take_snapshot
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.live import pinned
+from pipeline.move.reading.prepare import prepare, surveyed
+from pipeline.move.reading.sift import Sieve
+from pipeline.sqlite import opening, tracking
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query, reasons

@@ -18,12 +18,12 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import settings
-from pipeline.assets.housekeeping import AT_ONCE, Kept, tidy
-from pipeline.move.errors import SettingsError
-from pipeline.move.proof import OF_A_MOVE
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.config import settings
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError
+from pipeline.core.proof import OF_A_MOVE
+from pipeline.orchestration.assets.housekeeping import AT_ONCE, Kept, tidy
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
@@ -152,7 +152,7 @@ def recorded(
     server: URL, dagster_tables: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, str]]:
     """A database and a folder that hold one run of sync by which all tables were moved."""
-    from pipeline import runs
+    from pipeline.orchestration import runs
 
     folder = tmp_path_factory.mktemp("recorded")
     source = SourceFile.make(folder / "source.db")
@@ -178,7 +178,7 @@ def home(
     recorded: tuple[Path, str], server: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Home]:
     """A copy of the recorded run, in a database and a folder of this test's own."""
-    from pipeline import runs
+    from pipeline.orchestration import runs
 
     folder, run_id = recorded
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
@@ -313,7 +313,7 @@ def test_the_last_materialization_stays_though_all_later_runs_failed(home: Home)
 
 
 def test_a_job_of_runs_reports_what_housekeeping_did(home: Home) -> None:
-    from pipeline import runs
+    from pipeline.orchestration import runs
 
     made = home.copy(KEPT + 1)
     with pytest.MonkeyPatch.context() as patch:

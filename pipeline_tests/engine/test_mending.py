@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import quarantine_files
+from pipeline.core.errors import MendError
+from pipeline.core.findings import Mended
+from pipeline.mapping.contract import StoredValue
 from pipeline.migrations.content import metadata
-from pipeline.move import mending, schema
-from pipeline.move.contract import StoredValue
-from pipeline.move.errors import MendError
-from pipeline.move.findings import Mended
-from pipeline.move.target import Target
+from pipeline.move.ledger import mending
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
+from pipeline.reporting import quarantine_files
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.migrations.content import metadata
-from pipeline.move import mover as mover_module
-from pipeline.move.errors import PipelineError
-from pipeline.move.extract import Source
-from pipeline.move.mover import Mover
-from pipeline.move.options import MoveOptions
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.target import Target
-from pipeline.move.transaction import Begun, begin
-from pipeline.move.verify import ProofFailed
-from pipeline.move.work import Work
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.context.work import Work
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.reading.extract import Source
+from pipeline.move.run import mover as mover_module
+from pipeline.move.run.mover import Mover
+from pipeline.move.run.transaction import Begun, begin
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query, reasons

@@ -20,14 +20,14 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import postmaster
+from pipeline.config.settings import libpq
+from pipeline.core.errors import LockedError, PipelineError, SourceError, TargetError
+from pipeline.core.place import PUBLIC
 from pipeline.migrations.content import metadata
-from pipeline.move import extract
-from pipeline.move.errors import LockedError, PipelineError, SourceError, TargetError
-from pipeline.move.place import PUBLIC
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.move.reading import extract
+from pipeline.postgres.embedded import postmaster
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query, reasons

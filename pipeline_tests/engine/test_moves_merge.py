@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TooManyDeletes
 from pipeline.migrations.content import metadata
-from pipeline.move import changes, extract
-from pipeline.move.errors import TooManyDeletes
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.move.compare import changes
+from pipeline.move.reading import extract
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query, reasons

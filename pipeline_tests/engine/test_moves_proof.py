@@ -16,9 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from pipeline.migrations.content import metadata
-from pipeline.move import schema, verify, watermarks
-from pipeline.move.findings import (
+from pipeline.core.findings import (
     CheckResult,
     DigestDiffers,
     Finding,
@@ -29,10 +27,14 @@ from pipeline.move.findings import (
     SequenceBehind,
     ValueDiffers,
 )
-from pipeline.move.landing import Landing, SourceColumn, match
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
-from pipeline.move.verify import ProofFailed
+from pipeline.mapping.landing import Landing, SourceColumn, match
+from pipeline.migrations.content import metadata
+from pipeline.move.ledger import watermarks
+from pipeline.move.proof import verify
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.run.transaction import Move
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query, reasons

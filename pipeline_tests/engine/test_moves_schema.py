@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import PipelineError, ShapeError, SourceError
+from pipeline.core.findings import Drift
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import PipelineError, ShapeError, SourceError
-from pipeline.move.findings import Drift
-from pipeline.move.transaction import Move
-from pipeline.settings import libpq
+from pipeline.move.run.transaction import Move
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import new_database, query

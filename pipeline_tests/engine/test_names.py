@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from pipeline.declared.rules import TableRules
 from pipeline.migrations.declaration import NAMES
-from pipeline.move import mending, ownership, quarantine, tracking, watermarks
-from pipeline.move.extract import Source
-from pipeline.move.plan import plan_tables
-from pipeline.move.prepare import prepare
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.tables.rules import TableRules
+from pipeline.move.ledger import mending, ownership, quarantine, watermarks
+from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.run.plan import plan_tables
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import did

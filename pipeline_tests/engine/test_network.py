@@ -10,10 +10,10 @@ import psutil
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import Transient
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import Transient
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.proxy import Fault, Proxy, proxied
 from pipeline_tests.support.sources import SourceFile

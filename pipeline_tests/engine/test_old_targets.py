@@ -10,10 +10,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipeline import runs
+from pipeline.core.policies import Policies
 from pipeline.migrations.content import CONTENT
 from pipeline.migrations.spaces import SPACES
-from pipeline.move.policies import Policies
+from pipeline.orchestration import runs
 from pipeline_tests.support.feeds import changes
 from pipeline_tests.support.old_world import Ledger, OldWorld
 from pipeline_tests.support.runs import use

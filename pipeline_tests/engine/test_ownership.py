@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import settings
+from pipeline.config import settings
+from pipeline.config.settings import libpq
+from pipeline.core.errors import ShapeError
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.doctor import target as target_doctor
 from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move.engine import Engine
-from pipeline.move.errors import ShapeError
-from pipeline.move.extract import Source
-from pipeline.move.plan import TablePlan, plan_tables
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.scope import Everything
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.move.reading.extract import Source
+from pipeline.move.run.plan import TablePlan, plan_tables
+from pipeline.move.run.scope import Everything
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all, moving
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import did

@@ -13,13 +13,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline import grids
+from pipeline.core.errors import SourceError
+from pipeline.core.findings import Drift, Lossy, Quarantined
+from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import SourceError
-from pipeline.move.findings import Drift, Lossy, Quarantined
-from pipeline.move.plan import ColumnPlan, TablePlan
-from pipeline.move.policies import Policies
-from pipeline.move.transaction import Move
+from pipeline.move.run.plan import ColumnPlan, TablePlan
+from pipeline.move.run.transaction import Move
+from pipeline.reporting import grids
 from pipeline_tests.support.commands import Ran, command, usable
 from pipeline_tests.support.plans import TABLES, found_by, moved, planned
 from pipeline_tests.support.sources import CONTENT_DDL, DEFAULTS, SourceFile

@@ -14,11 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import settings
-from pipeline.migrations.content import CONTENT as LEARNING
-from pipeline.migrations.content import metadata
-from pipeline.move.errors import LossyConversion, SettingsError, SourceError
-from pipeline.move.findings import (
+from pipeline.config import settings
+from pipeline.core.errors import LossyConversion, SettingsError, SourceError
+from pipeline.core.findings import (
     Drift,
     Lossy,
     Quarantined,
@@ -26,10 +24,12 @@ from pipeline.move.findings import (
     Unaccounted,
     ValueDiffers,
 )
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.prepare import prepare
-from pipeline.move.transaction import Move
-from pipeline.move.types import cast_of
+from pipeline.core.policies import DEFAULT, Policies
+from pipeline.mapping.types import cast_of
+from pipeline.migrations.content import CONTENT as LEARNING
+from pipeline.migrations.content import metadata
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.run.transaction import Move
 from pipeline_tests.support.commands import command, usable
 from pipeline_tests.support.plans import found_by, moved, planned
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile

@@ -8,14 +8,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
+from pipeline.core.findings import CheckResult, say
+from pipeline.declared.events import Told
+from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.migrations import content, registry, spaces
-from pipeline.move.errors import TargetError
-from pipeline.move.findings import CheckResult, say
-from pipeline.move.target import Target
+from pipeline.postgres.target import Target
 from pipeline.realtime import checks, publication
-from pipeline.settings import libpq
-from pipeline.tables.events import Told
-from pipeline.tables.rules import ColumnRules, TableRules
 from pipeline_tests.support.feeds import PEOPLE, TABLES, make_tables, switch_on
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile

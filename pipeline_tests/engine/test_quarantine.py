@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
-from pipeline.move import quarantine
-from pipeline.move.contract import Rejected, StoredValue
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.mapping.contract import Rejected, StoredValue
+from pipeline.move.ledger import quarantine
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import plain_key_source

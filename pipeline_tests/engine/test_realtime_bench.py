@@ -19,11 +19,11 @@ from bench.realtime.load import FIRST
 from bench.realtime.result import Measured, Outcome
 from bench.realtime.scene import PREFIX, scratch
 from bench.realtime.wire import wired
-from pipeline.move.errors import SettingsError, TargetError
-from pipeline.realtime.events import Changed, Event
-from pipeline.realtime.limits import Limits
-from pipeline.realtime.subscription import Subscription
-from pipeline.settings import libpq
+from pipeline.application.realtime.limits import Limits
+from pipeline.application.realtime.subscription import Subscription
+from pipeline.application.realtime.transports.events import Changed, Event
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError, TargetError
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.targets import query
 

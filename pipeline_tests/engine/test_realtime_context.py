@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.move.errors import PipelineError
-from pipeline.realtime.context import CallbackError, RealtimeContext
-from pipeline.realtime.events import (
+from pipeline.application.realtime.context import CallbackError, RealtimeContext
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.manager import Refused, SubscriptionManager
+from pipeline.application.realtime.presence import Presence
+from pipeline.application.realtime.transports.events import (
     Changed,
     Event,
     MessageNew,
@@ -20,9 +22,7 @@ from pipeline.realtime.events import (
     Resync,
     TypingChanged,
 )
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.manager import Refused, SubscriptionManager
-from pipeline.realtime.presence import Presence
+from pipeline.core.errors import PipelineError
 from pipeline_tests.support.subscribers import PATIENT, keys, opened, say, until
 from pipeline_tests.support.targets import query
 

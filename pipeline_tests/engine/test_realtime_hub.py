@@ -15,15 +15,20 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
+from pipeline.application.realtime.cursor import Cursor
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.transports.events import (
+    Changed,
+    MessageNew,
+    Resync,
+    TypingChanged,
+)
+from pipeline.application.realtime.transports.listen import Listen
+from pipeline.application.realtime.transports.transport import Told
+from pipeline.config.settings import libpq
+from pipeline.core.errors import PipelineError, TargetError
+from pipeline.declared.rules import TableRules
 from pipeline.migrations import spaces
-from pipeline.move.errors import PipelineError, TargetError
-from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.events import Changed, MessageNew, Resync, TypingChanged
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.listen import Listen
-from pipeline.realtime.transport import Told
-from pipeline.settings import libpq
-from pipeline.tables.rules import TableRules
 from pipeline_tests.support.proxy import proxied
 from pipeline_tests.support.servers import restart
 from pipeline_tests.support.subscribers import (
@@ -592,7 +597,7 @@ def test_a_fault_of_the_hub_itself_is_told_and_it_goes_on(
             mine = hub.subscribe(topic="space:1")
             await until(lambda: not mine.behind and hub.connected)
             with monkeypatch.context() as patch:
-                patch.setattr("pipeline.realtime.hub.deliver", None)
+                patch.setattr("pipeline.application.realtime.hub.deliver", None)
                 say(url, 1)
                 await until(lambda: len(errors) >= 2)
             assert {str(error) for error in errors[:2]} == {

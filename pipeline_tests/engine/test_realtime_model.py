@@ -15,10 +15,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.events import Changed
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.subscription import Subscription
+from pipeline.application.realtime.cursor import Cursor
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.subscription import Subscription
+from pipeline.application.realtime.transports.events import Changed
 from pipeline_tests.support.subscribers import QUICK, opened, session, until
 from pipeline_tests.support.targets import query
 

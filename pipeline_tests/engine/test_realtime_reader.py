@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.application.realtime.cursor import Cursor
+from pipeline.application.realtime.reader import Change, Reader
+from pipeline.application.realtime.transports.session import Session
+from pipeline.core.errors import PipelineError, TargetError
 from pipeline.migrations import spaces
-from pipeline.move.errors import PipelineError, TargetError
-from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.reader import Change, Reader
-from pipeline.realtime.session import Session
 from pipeline_tests.support.subscribers import say, session, until
 from pipeline_tests.support.targets import query
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from psycopg import sql
 
-from pipeline.move.errors import TargetError
-from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.events import Changed
-from pipeline.realtime.session import Session
-from pipeline.realtime.subscription import Subscription
+from pipeline.application.realtime.cursor import Cursor
+from pipeline.application.realtime.subscription import Subscription
+from pipeline.application.realtime.transports.events import Changed
+from pipeline.application.realtime.transports.session import Session
+from pipeline.core.errors import TargetError
 from pipeline_tests.support.targets import query
 
 _ASK = sql.SQL("SELECT * FROM things WHERE id = %(id)s")

@@ -14,12 +14,12 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from pipeline.move.target import Target
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.subscription import Subscription
+from pipeline.application.realtime.transports.events import Event, PresenceChanged, TypingChanged
+from pipeline.config.settings import libpq
+from pipeline.postgres.target import Target
 from pipeline.realtime import checks
-from pipeline.realtime.events import Event, PresenceChanged, TypingChanged
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.subscription import Subscription
-from pipeline.settings import libpq
 from pipeline_tests.support.feeds import PEOPLE, TABLES, changes, listening, make_tables, switch_on
 from pipeline_tests.support.old_world import FIXTURES
 from pipeline_tests.support.subscribers import QUICK, keys, nothing, opened, say, take, until

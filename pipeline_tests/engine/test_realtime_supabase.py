@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.move.errors import PipelineError, SettingsError, Transient
-from pipeline.realtime.events import PresenceChanged, TypingChanged
-from pipeline.realtime.supabase import Supabase
-from pipeline.realtime.tokens import Tokens, expiry
+from pipeline.application.realtime.transports.events import PresenceChanged, TypingChanged
+from pipeline.application.realtime.transports.supabase import Supabase
+from pipeline.application.realtime.transports.tokens import Tokens, expiry
+from pipeline.core.errors import PipelineError, SettingsError, Transient
 from pipeline_tests.support.phoenix import KEY, Phoenix, jwt, phoenix
 from pipeline_tests.support.subscribers import (
     PATIENT,

@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pipeline.move.target import Target
-from pipeline.realtime import canary
-from pipeline.realtime.context import RealtimeContext
-from pipeline.realtime.events import (
+from pipeline.application.realtime.context import RealtimeContext
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.transports.events import (
     Changed,
     Event,
     MemberChanged,
@@ -19,7 +18,8 @@ from pipeline.realtime.events import (
     Resync,
     TypingChanged,
 )
-from pipeline.realtime.hub import Hub
+from pipeline.postgres.target import Target
+from pipeline.realtime import canary
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.feeds import TABLES
 from pipeline_tests.support.moves import move_all, sync_all

@@ -9,20 +9,20 @@ import psycopg2
 import pytest
 
 from pipeline.backup import restore
+from pipeline.core.errors import ShapeError
+from pipeline.core.findings import say
+from pipeline.core.place import PUBLIC
+from pipeline.core.policies import DEFAULT
 from pipeline.cutover import gate
 from pipeline.doctor.target import examine
 from pipeline.migrations.content import metadata
+from pipeline.move.context.options import MoveOptions
 from pipeline.move.engine import run
-from pipeline.move.errors import ShapeError
-from pipeline.move.findings import say
-from pipeline.move.live import pinned
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import PUBLIC
-from pipeline.move.plan import plan_tables
-from pipeline.move.policies import DEFAULT
-from pipeline.move.scope import Changes
-from pipeline.move.target import Target
-from pipeline.move.views import SourceViews
+from pipeline.move.reading.live import pinned
+from pipeline.move.run.plan import plan_tables
+from pipeline.move.run.scope import Changes
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres.target import Target
 from pipeline.realtime import objects as realtime_objects
 from pipeline_tests.support.backups import Place, until
 from pipeline_tests.support.moves import move_all

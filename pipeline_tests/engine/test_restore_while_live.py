@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.backup.errors import RestoreRefused
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError
 from pipeline.cutover import capture
-from pipeline.move.errors import SettingsError
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.postgres.target import Target
 from pipeline_tests.support.backups import back_up
 from pipeline_tests.support.commands import invoke
 from pipeline_tests.support.cutover_world import TABLES, World

@@ -7,14 +7,14 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import ddl
+from pipeline.config.settings import libpq
+from pipeline.core.findings import say
+from pipeline.declared.rules import ColumnRules
+from pipeline.mapping.landing import Landing, SourceColumn, match
 from pipeline.migrations.spaces import metadata
-from pipeline.move import access, catalog
-from pipeline.move.findings import say
-from pipeline.move.landing import Landing, SourceColumn, match
-from pipeline.move.target import Target
-from pipeline.settings import libpq
-from pipeline.tables.rules import ColumnRules
+from pipeline.postgres import access, catalog
+from pipeline.postgres.target import Target
+from pipeline.reporting import ddl
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipeline.move import tracking
-from pipeline.move.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query

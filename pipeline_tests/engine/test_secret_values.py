@@ -15,15 +15,8 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline import checks, grids, jobs, quarantine_files, report, ticks
-from pipeline.assets.plan import plan_asset
-from pipeline.assets.standing import table_checks
-from pipeline.assets.tables import table_assets
-from pipeline.metadata import PLAN
-from pipeline.migrations.declaration import Migration
-from pipeline.move import mending, secret, tracking
-from pipeline.move.errors import MendError, PipelineError
-from pipeline.move.findings import (
+from pipeline.core.errors import MendError, PipelineError
+from pipeline.core.findings import (
     CheckResult,
     Conflict,
     Lossy,
@@ -32,12 +25,23 @@ from pipeline.move.findings import (
     ValueDiffers,
     say,
 )
-from pipeline.move.landing import SourceColumn, match
-from pipeline.move.plan import TablePlan
-from pipeline.move.policies import Policies
-from pipeline.move.target import Target
-from pipeline.resources import SourceDatabase, TargetDatabase
-from pipeline.tables.rules import ColumnRules, TableRules
+from pipeline.core.policies import Policies
+from pipeline.declared.rules import ColumnRules, TableRules
+from pipeline.mapping import secret
+from pipeline.mapping.landing import SourceColumn, match
+from pipeline.migrations.declaration import Migration
+from pipeline.move.ledger import mending
+from pipeline.move.run.plan import TablePlan
+from pipeline.orchestration import jobs, ticks
+from pipeline.orchestration.assets.plan import plan_asset
+from pipeline.orchestration.assets.standing import table_checks
+from pipeline.orchestration.assets.tables import table_assets
+from pipeline.orchestration.common import checks, report
+from pipeline.orchestration.common.metadata import PLAN
+from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.postgres.target import Target
+from pipeline.reporting import grids, quarantine_files
+from pipeline.sqlite import tracking
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.plans import found_by

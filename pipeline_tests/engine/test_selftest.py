@@ -10,18 +10,20 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.commands import moves
+from pipeline.cli.commands import moves
+from pipeline.config.settings import libpq
+from pipeline.core.errors import PipelineError, TargetError
+from pipeline.core.findings import CheckResult, KeyNotEnforced
 from pipeline.migrations.content_sample import make_sample
-from pipeline.move import changes, standing, verify, witnessing
-from pipeline.move.errors import PipelineError, TargetError
-from pipeline.move.findings import CheckResult, KeyNotEnforced
+from pipeline.move.compare import changes
+from pipeline.move.proof import standing, verify
+from pipeline.move.witness import witnessing
 from pipeline.selftest import attack as selftest
 from pipeline.selftest import during_moves
 from pipeline.selftest.attack import attack
 from pipeline.selftest.during_moves import MOVE_FAULTS
 from pipeline.selftest.faults import FAULTS, HARMLESS, Harmless
 from pipeline.selftest.outcome import Outcome
-from pipeline.settings import libpq
 from pipeline_tests.support.commands import command
 from pipeline_tests.support.targets import query
 

@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 import sqlalchemy as sa
 
+from pipeline.application.errors import NotFound, Refused
+from pipeline.application.models import AssetType
+from pipeline.application.services import assets
 from pipeline.migrations.content import fragment_assets
-from pipeline.services import assets
-from pipeline.services.errors import NotFound, Refused
-from pipeline.services.models import AssetType
 from pipeline_tests.support.services import MP3, Door
 
 MIB = 1 << 20

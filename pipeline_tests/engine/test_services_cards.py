@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pydantic import ValidationError
 
-from pipeline.move.errors import SourceError
-from pipeline.services.errors import NotFound, Refused, Unreadable
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.services.models import CardCreate, CardUpdate
+from pipeline.application.errors import NotFound, Refused, Unreadable
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.models import CardCreate, CardUpdate
+from pipeline.core.errors import SourceError
 from pipeline_tests.support.services import Door
 
 DECK = "top-thai-2000"

@@ -6,8 +6,8 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from pipeline.services.errors import NotFound, Refused, Unreadable
-from pipeline.services.models import ContentFilter, LearningContentUpdate
+from pipeline.application.errors import NotFound, Refused, Unreadable
+from pipeline.application.models import ContentFilter, LearningContentUpdate
 from pipeline_tests.support.services import Door
 
 ODD = "น้ำ 🙏 e\u0301\t'\"\\%_{}"

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.move.errors import SourceError
-from pipeline.services.errors import NotFound, Refused
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.services.models import CardCreate, RankingCreate
+from pipeline.application.errors import NotFound, Refused
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.models import CardCreate, RankingCreate
+from pipeline.core.errors import SourceError
 from pipeline_tests.support.services import MP3, Door
 
 TABLES = ("learning_content", "content_fragments", "fragment_assets", "rankings")

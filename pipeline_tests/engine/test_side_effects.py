@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.backup import restore
 from pipeline.backup.errors import BackupError
+from pipeline.core.errors import PipelineError, ShapeError, TargetError
 from pipeline.cutover.back import NotEqual
-from pipeline.move.errors import PipelineError, ShapeError, TargetError
-from pipeline.move.verify import ProofFailed
+from pipeline.move.proof.verify import ProofFailed
 from pipeline_tests.support.backups import Place
 from pipeline_tests.support.cutover_world import World, content, equal
 from pipeline_tests.support.moves import move_all

@@ -12,13 +12,13 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
+from pipeline.application.realtime.context import RealtimeContext
+from pipeline.application.realtime.transports.events import MessageNew
 from pipeline.backup import shelf
 from pipeline.backup.making import make
 from pipeline.backup.restore import restore
-from pipeline.environment import Databases
+from pipeline.config.environment import Databases
 from pipeline.migrations.spaces import SPACES
-from pipeline.realtime.context import RealtimeContext
-from pipeline.realtime.events import MessageNew
 from pipeline_tests.support.cutover_world import World, set_up
 from pipeline_tests.support.feeds import switch_on
 from pipeline_tests.support.sources import SourceFile

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from pipeline.core.findings import Drift
 from pipeline.cutover import reverse
 from pipeline.migrations.spaces import metadata
-from pipeline.move import mending, tracking
-from pipeline.move.findings import Drift
-from pipeline.move.target import Target
+from pipeline.move.ledger import mending
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 from pipeline_tests.support.cutover_world import World, set_up
 from pipeline_tests.support.moves import sync_all
 from pipeline_tests.support.plans import found_by, planned

@@ -13,12 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.migrations.content import metadata
-from pipeline.move import changes, extract, mending
-from pipeline.move import standing as standing_module
-from pipeline.move.errors import ShapeError, Transient
-from pipeline.move.extract import Source
-from pipeline.move.findings import (
+from pipeline.core.errors import ShapeError, Transient
+from pipeline.core.findings import (
     CheckResult,
     DigestDiffers,
     Finding,
@@ -36,9 +32,15 @@ from pipeline.move.findings import (
     Unaccounted,
     ValueDiffers,
 )
-from pipeline.move.prepare import Prepared, prepare
-from pipeline.move.standing import NAMES, Sample
-from pipeline.move.target import Target
+from pipeline.migrations.content import metadata
+from pipeline.move.compare import changes
+from pipeline.move.ledger import mending
+from pipeline.move.proof import standing as standing_module
+from pipeline.move.proof.standing import NAMES, Sample
+from pipeline.move.reading import extract
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import Prepared, prepare
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.standings import (

@@ -8,9 +8,9 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from pipeline.move import extract
-from pipeline.move.place import PUBLIC
-from pipeline.move.standing import NAMES
+from pipeline.core.place import PUBLIC
+from pipeline.move.proof.standing import NAMES
+from pipeline.move.reading import extract
 from pipeline_tests.support.commands import command, pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -29,7 +29,7 @@ def settings(moved: Moved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
 
 def verify_job(*selected: tuple[str, str]) -> dg.ExecuteInProcessResult:
     """Run the job, or only these checks of it, in this process."""
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
 
     job = defs.resolve_job_def("verify")
     if selected:
@@ -89,7 +89,7 @@ def test_the_job_does_not_run_while_another_run_holds_the_target(
 
 
 def test_the_schedule_is_there_and_off() -> None:
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
 
     (schedule,) = [
         each

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.move.errors import ScopeError, SettingsError, ShapeError, TooManyDeletes
-from pipeline.move.scope import Subset
+from pipeline.core.errors import ScopeError, SettingsError, ShapeError, TooManyDeletes
+from pipeline.move.run.scope import Subset
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.subsets import assert_as_in_source, belonging, counts, ids, move_subset
@@ -322,7 +322,7 @@ def test_more_rows_than_memory_holds_are_refused_before_anything_moves(
     source: SourceFile, target_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source.add_family(contents=3)
-    monkeypatch.setattr("pipeline.move.sync.MANY_ROWS", 4)
+    monkeypatch.setattr("pipeline.move.run.sync.MANY_ROWS", 4)
     move_subset(source, target_url, limit=1)
     before = everything(target_url)
     with pytest.raises(ScopeError, match="more than 4 rows of rankings"):

@@ -9,7 +9,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from pipeline import cli, report, runs, settings
+from pipeline.cli import main
+from pipeline.config import settings
+from pipeline.orchestration import runs
+from pipeline.orchestration.common import report
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.runs import shown, use
 from pipeline_tests.support.sources import SourceFile
@@ -33,7 +36,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | Non
     """Run a command in this process; returns its exit code."""
     monkeypatch.setattr(sys, "argv", ["pipeline", *arguments])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     return ended.value.code
 
 

@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 import sqlalchemy as sa
 
-from pipeline.move import snapshot
-from pipeline.move.errors import PipelineError, TooManyDeletes
+from pipeline.core.errors import PipelineError, TooManyDeletes
+from pipeline.sqlite import snapshot
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CHANGED_BY, PARENTS, SourceFile
 from pipeline_tests.support.syncs import (

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.move.errors import ConflictError
-from pipeline.move.findings import Conflict
-from pipeline.move.policies import Policies
+from pipeline.core.errors import ConflictError
+from pipeline.core.findings import Conflict
+from pipeline.core.policies import Policies
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import (
     FIRST,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from pipeline.move.errors import TooManyDeletes
-from pipeline.tables.rules import TableRules
+from pipeline.core.errors import TooManyDeletes
+from pipeline.declared.rules import TableRules
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.migrations.content import metadata
-from pipeline.move import mending, schema
-from pipeline.move.target import Target
+from pipeline.move.ledger import mending
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import (

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.move import tracking
+from pipeline.core.policies import Policies
 from pipeline.move.engine import NotKnown
-from pipeline.move.policies import Policies
+from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.syncs import (
@@ -149,10 +149,10 @@ def test_a_whole_move_is_needed_when_more_rows_changed_than_fit_into_memory(
     source.add_family(contents=2)
     begin(source, target_url, mode)
     source.run("UPDATE rankings SET updated_at = ?", (LATER,))
-    monkeypatch.setattr("pipeline.move.sync.MANY_ROWS", 8)
+    monkeypatch.setattr("pipeline.move.run.sync.MANY_ROWS", 8)
     with syncing(source, target_url):
         pass
-    monkeypatch.setattr("pipeline.move.sync.MANY_ROWS", 7)
+    monkeypatch.setattr("pipeline.move.run.sync.MANY_ROWS", 7)
     with pytest.raises(NotKnown) as caught, syncing(source, target_url):
         pass
     assert caught.value.why == "more than 7 rows of rankings may have changed"

@@ -24,10 +24,11 @@ from dagster._core.remote_origin import (
 )
 from sqlalchemy.engine import URL
 
-from pipeline import definitions, environment, settings, ticks
-from pipeline.move.errors import SettingsError, Transient
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.config import environment, settings
+from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError, Transient
+from pipeline.orchestration import definitions, ticks
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
-from pipeline.move.live import pinned
-from pipeline.move.sync import why_whole
-from pipeline.move.target import Target
+from pipeline.move.reading.live import pinned
+from pipeline.move.run.sync import why_whole
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 from pipeline_tests.support.change_log import logged
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile

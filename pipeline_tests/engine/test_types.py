@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
-from pipeline.move.types import cast_of
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.mapping.types import cast_of
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.targets import new_database, query, reasons
 

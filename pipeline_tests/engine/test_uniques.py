@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TooManyDeletes
 from pipeline.cutover.replay import NotReversible
 from pipeline.migrations.spaces import metadata
-from pipeline.move import tracking
-from pipeline.move.errors import TooManyDeletes
-from pipeline.move.transaction import Move
-from pipeline.settings import libpq
+from pipeline.move.run.transaction import Move
+from pipeline.sqlite import tracking
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.cutover_world import World, content, equal, made_world
 from pipeline_tests.support.moves import move_all, sync_all

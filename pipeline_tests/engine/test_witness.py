@@ -18,24 +18,25 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.findings import RowExtra, RowMissing, ValueDiffers
+from pipeline.declared.rules import TableRules
+from pipeline.mapping.landing import Landing
+from pipeline.mapping.types import cast_of
 from pipeline.migrations.content import metadata
-from pipeline.move import sift, verify, witnessing
-from pipeline.move.column_digests import encoded
-from pipeline.move.extract import Source
-from pipeline.move.findings import RowExtra, RowMissing, ValueDiffers
-from pipeline.move.landing import Landing
-from pipeline.move.mover import Mover
-from pipeline.move.options import MoveOptions
-from pipeline.move.prepare import prepare
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.move.types import cast_of
-from pipeline.move.verify import ProofFailed
-from pipeline.settings import libpq
-from pipeline.tables.rules import TableRules
-from pipeline.witness import stored, values
-from pipeline.witness.source import chosen
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.proof import verify
+from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.reading import sift
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.run.mover import Mover
+from pipeline.move.witness import stored, values, witnessing
+from pipeline.move.witness.column_digests import encoded
+from pipeline.move.witness.source import chosen
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query

@@ -16,20 +16,21 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import runs, settings
-from pipeline.anki.collection import CollectionFile
-from pipeline.anki.named import named_anki
-from pipeline.anki.notes import tag_of
 from pipeline.anki.outcomes import ACTIONS
-from pipeline.assets.anki import CARDS, EMBEDDINGS, STEP
-from pipeline.definitions import defs
-from pipeline.metadata import NOTES, OUTCOMES
+from pipeline.anki.store.collection import CollectionFile
+from pipeline.anki.store.named import named_anki
+from pipeline.anki.store.notes import tag_of
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.models import LearningContentCreate
+from pipeline.application.services.learning_content import LearningContentService
+from pipeline.config import settings
+from pipeline.config.settings import libpq
 from pipeline.migrations.content_sample import make_sample
-from pipeline.move.target import Target
-from pipeline.services.learning_content import LearningContentService
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.services.models import LearningContentCreate
-from pipeline.settings import libpq
+from pipeline.orchestration import runs
+from pipeline.orchestration.assets.anki import CARDS, EMBEDDINGS, STEP
+from pipeline.orchestration.common.metadata import NOTES, OUTCOMES
+from pipeline.orchestration.definitions import defs
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.runs import use

@@ -13,12 +13,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.proof import OF_A_MOVE
 from pipeline.migrations import content
 from pipeline.migrations.content_sample import make_sample
-from pipeline.move.proof import OF_A_MOVE
-from pipeline.move.session import LEAVE_ALONE
-from pipeline.report import TableReport
-from pipeline.settings import libpq
+from pipeline.orchestration.common.report import TableReport
+from pipeline.postgres.session import LEAVE_ALONE
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, Ran, installed, pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile

@@ -13,9 +13,9 @@ import pytest
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from sqlalchemy.engine import URL
 
-from pipeline.serving.launcher import Launcher
-from pipeline.serving.parts import HOME
-from pipeline.settings import DAGSTER_URL, dagster_url, libpq
+from pipeline.config.settings import DAGSTER_URL, dagster_url, libpq
+from pipeline.orchestration.instance.launcher import Launcher
+from pipeline.orchestration.serving.parts import HOME
 from pipeline_tests.support.deployment import INSTALLED, PARTS, UNITS
 from pipeline_tests.support.runs import use
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
-from pipeline.environment import source_file
+from pipeline.config import settings
+from pipeline.config.environment import source_file
 from pipeline.migrations.content import CONTENT
-from pipeline.sources.fetch import fetch
-from pipeline.sources.origin import Dump
+from pipeline.sqlite.fetch import fetch
+from pipeline.sqlite.origin import Dump
 from pipeline_tests.support.dumps import TABLE, large, rich
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -87,7 +87,7 @@ def test_a_value_that_is_no_text_arrives_as_it_was(tmp_path: Path, home: Path) -
 
 CALL = """
 import sys; from pathlib import Path
-from pipeline.sources.fetch import fetch; from pipeline.sources.origin import Dump
+from pipeline.sqlite.fetch import fetch; from pipeline.sqlite.origin import Dump
 fetch(Dump(Path(sys.argv[1])), home=Path(sys.argv[2]))
 """
 

@@ -15,11 +15,12 @@ import psutil
 import psycopg2
 import pytest
 
-from pipeline import environment, settings, storage
+from pipeline.config import environment, settings
+from pipeline.config.settings import PROJECT
+from pipeline.core.errors import SettingsError
 from pipeline.migrations.content import CONTENT
-from pipeline.move.errors import SettingsError
-from pipeline.move.target import Target
-from pipeline.settings import PROJECT
+from pipeline.orchestration.instance import storage
+from pipeline.postgres.target import Target
 from pipeline_tests.support import commands
 from pipeline_tests.support.servers import kill_server, server_of
 from pipeline_tests.support.sources import SourceFile
@@ -28,8 +29,8 @@ from pipeline_tests.support.targets import query
 HOLD = """
 import sys
 from pathlib import Path
-from pipeline.embedded import ensure_server
-from pipeline.settings import libpq
+from pipeline.postgres.embedded.server import ensure_server
+from pipeline.config.settings import libpq
 print("ready", flush=True)
 sys.stdin.readline()
 url = libpq(ensure_server(Path(sys.argv[1])))
@@ -38,7 +39,7 @@ sys.stdin.readline()
 """
 SHOW = """
 from pipeline.migrations.content import CONTENT
-from pipeline.settings import load
+from pipeline.config.settings import load
 found = load()
 source = found.source_path(CONTENT)
 print(source, found.given_target, found.pipeline_home, found.lock_seconds, sep="\\n")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
+from pipeline.core.errors import TargetError, Transient
 from pipeline.doctor.symptoms import Symptom
 from pipeline.doctor.target import examine
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import TargetError, Transient
-from pipeline.move.target import Target
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
 from pipeline.migrations.content import CONTENT, metadata
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import environment, pipeline, running, usable
 from pipeline_tests.support.comparison import EMPTY, expected, held_by
 from pipeline_tests.support.kills import MOVER, assert_whole, moments, move, program, wipe
@@ -35,7 +35,9 @@ FIRST_USES = """
 import os
 from contextlib import closing, contextmanager
 import psycopg2
-from pipeline import environment, runs, settings, storage
+from pipeline.config import environment, settings
+from pipeline.orchestration import runs
+from pipeline.orchestration.instance import storage
 for _ in range(2):
     with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as connection, connection:
         connection.cursor().execute("DROP SCHEMA IF EXISTS dagster CASCADE")
@@ -197,7 +199,7 @@ def test_a_run_that_waits_too_long_says_who_holds_the_target(
 def test_runs_that_start_together_leave_each_other_their_copies(
     source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.resources import SourceDatabase
+    from pipeline.orchestration.common.resources import SourceDatabase
 
     source.add_family(contents=1)
     for name, value in usable(source, target_url, tmp_path).items():

@@ -17,9 +17,9 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from pipeline import runs
-from pipeline.embedded import ensure_server, leave
-from pipeline.settings import DAGSTER_OPTIONS, libpq
+from pipeline.config.settings import DAGSTER_OPTIONS, libpq
+from pipeline.orchestration import runs
+from pipeline.postgres.embedded.server import ensure_server, leave
 from pipeline_tests.support.commands import Ran, pipeline, usable
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile

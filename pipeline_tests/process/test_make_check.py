@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import PROJECT
+from pipeline.config.settings import PROJECT
 
 CI = PROJECT / ".ci"
 LOCK = "pip-audit==2.10.1 \\\n    --hash=sha256:00\nold-thing==1.0 \\\n    --hash=sha256:00\n"

@@ -15,17 +15,17 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import environment, settings
 from pipeline.backup import manifest as manifests
 from pipeline.backup.errors import BackupError
+from pipeline.config import environment, settings
+from pipeline.config.settings import libpq
 from pipeline.cutover import states
 from pipeline.migrations import registry
 from pipeline.migrations.content import CONTENT
 from pipeline.migrations.declaration import Migration
 from pipeline.migrations.spaces import SPACES
-from pipeline.move.target import Target
-from pipeline.resources import SourceDatabase
-from pipeline.settings import libpq
+from pipeline.orchestration.common.resources import SourceDatabase
+from pipeline.postgres.target import Target
 from pipeline_tests.support.backups import everything
 from pipeline_tests.support.commands import Ran, pipeline
 from pipeline_tests.support.runs import loaded, use
@@ -260,8 +260,8 @@ def test_what_the_gate_tells_to_do_is_for_its_own_migration(moved: Site) -> None
 def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
     """A table with several CHECKs keeps them in a set, whose order is another one each time."""
     code = (
-        "from pipeline.move.landing import SourceColumn, match;"
-        "from pipeline.move.watermarks import rules_of;"
+        "from pipeline.mapping.landing import SourceColumn, match;"
+        "from pipeline.move.ledger.watermarks import rules_of;"
         "from pipeline.migrations.spaces import metadata;"
         "made = [object() for _ in range({})];"
         "print([rules_of(match(t, [SourceColumn(c.name, '') for c in t.columns]))"

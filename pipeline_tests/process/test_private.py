@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import evidence, private
 from pipeline.backup import shelf
 from pipeline.backup import source as backed_up
-from pipeline.embedded import ensure_server, leave
-from pipeline.locks import locked, private_folder
+from pipeline.core import private
+from pipeline.core.errors import FilesError
+from pipeline.core.locks import locked, private_folder
 from pipeline.migrations import sample_file as sample
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import FilesError
-from pipeline.move.live import pinned
-from pipeline.move.snapshot import take_snapshot
+from pipeline.move.reading.live import pinned
+from pipeline.orchestration.common import evidence
+from pipeline.postgres.embedded.server import ensure_server, leave
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.files import loose
 from pipeline_tests.support.sources import SourceFile

@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.declared.events import FLEETING, STORED
 from pipeline.realtime import canary
 from pipeline.realtime.checks import NAMES
-from pipeline.settings import libpq
-from pipeline.tables.events import FLEETING, STORED
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.feeds import PEOPLE, changes, make_tables, switch_on
 from pipeline_tests.support.runs import loaded

@@ -17,12 +17,12 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import postmaster
-from pipeline.embedded import ensure_server, leave
-from pipeline.move.errors import TargetError
-from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.events import Resync
-from pipeline.settings import libpq
+from pipeline.application.realtime.cursor import Cursor
+from pipeline.application.realtime.transports.events import Resync
+from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
+from pipeline.postgres.embedded import postmaster
+from pipeline.postgres.embedded.server import ensure_server, leave
 from pipeline_tests.support.feeds import switch_on
 from pipeline_tests.support.servers import restart
 from pipeline_tests.support.subscribers import (

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.realtime.events import Changed
+from pipeline.application.realtime.transports.events import Changed
 from pipeline_tests.support.subscribers import PATIENT, keys, nothing, opened, say, take, until
 from pipeline_tests.support.targets import query
 
 _FOLLOW = """
 import asyncio, sys
-from pipeline.realtime.cursor import Cursor
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.limits import Limits
-from pipeline.realtime.listen import Listen
+from pipeline.application.realtime.cursor import Cursor
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.limits import Limits
+from pipeline.application.realtime.transports.listen import Listen
 from pipeline.migrations import spaces
 
 async def follow(url, path):

@@ -18,12 +18,12 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.errors import CONNECTIONS_OF_A_RUN, TargetError, Transient
 from pipeline.doctor import target as doctor
 from pipeline.doctor.symptoms import Symptom
 from pipeline.migrations.content import metadata
-from pipeline.move.errors import CONNECTIONS_OF_A_RUN, TargetError, Transient
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import Ran, pipeline, usable
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query
@@ -118,9 +118,8 @@ def test_a_run_opens_as_many_connections_as_are_said(
     assert (found.state, found.says) == ("error", f"{limited} {CONNECTIONS_OF_A_RUN}")
     sentence = told(pipeline("migrate", **settings))
     assert limited in sentence
-    assert sentence.endswith(
-        f'End other sessions, or run ALTER ROLE "{owner.name}" CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}.'
-    )
+    remedy = f'ALTER ROLE "{owner.name}" CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}'
+    assert sentence.endswith(f"End other sessions, or run {remedy}.")
     schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('dagster', 'migration')"
     assert query(owner.admin, schemas) == [(0,)]
     owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}")

@@ -18,20 +18,20 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from pipeline import environment, settings
+from pipeline.config import environment, settings
+from pipeline.core.errors import PipelineError, SettingsError, SourceError, Transient
 from pipeline.migrations.content import CONTENT
-from pipeline.move.errors import PipelineError, SettingsError, SourceError, Transient
-from pipeline.move.snapshot import seen_of
-from pipeline.sources import replica
-from pipeline.sources.fetch import fetch
-from pipeline.sources.origin import Remote, parse
+from pipeline.sqlite import replica
+from pipeline.sqlite.fetch import fetch
+from pipeline.sqlite.origin import Remote, parse
+from pipeline.sqlite.snapshot import seen_of
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.targets import query
 from pipeline_tests.support.turso import TOKEN, Gate, Server, application, gate_before
 
 CALL = """
 import sys; from pathlib import Path; from pydantic import SecretStr
-from pipeline.sources.fetch import fetch; from pipeline.sources.origin import Remote
+from pipeline.sqlite.fetch import fetch; from pipeline.sqlite.origin import Remote
 fetch(Remote(sys.argv[1], SecretStr(sys.stdin.readline().strip())), home=Path(sys.argv[2]))
 """
 
@@ -387,7 +387,7 @@ def test_the_token_is_in_no_argument_and_no_environment_of_a_process(
             process = Path("/proc", str(child.pid))
             try:
                 command = (process / "cmdline").read_bytes()
-                if b"pipeline.sources.pulling" in command:
+                if b"pipeline.sqlite.pulling" in command:
                     seen.append(command + (process / "environ").read_bytes())
             except OSError:
                 continue

@@ -13,11 +13,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.engine import URL, make_url
 
-from pipeline import settings, storage
-from pipeline.environment import Server
-from pipeline.move.errors import PipelineError, without_password
-from pipeline.move.target import Target
-from pipeline.settings import libpq, shown
+from pipeline.config import settings
+from pipeline.config.environment import Server
+from pipeline.config.settings import libpq, shown
+from pipeline.core.errors import PipelineError, without_password
+from pipeline.orchestration.instance import storage
+from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import everything_stored, query

@@ -29,13 +29,14 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster._grpc.client import DagsterGrpcClient
 from sqlalchemy.engine import URL
 
-from pipeline import settings
-from pipeline.assets.attempts import RETRIES
-from pipeline.move.errors import SettingsError
-from pipeline.serving import health, parts, processes
-from pipeline.serving.launcher import Launcher
-from pipeline.serving.organs import Organ
-from pipeline.settings import CODE_SOCKET, libpq
+from pipeline.config import settings
+from pipeline.config.settings import CODE_SOCKET, libpq
+from pipeline.core.errors import SettingsError
+from pipeline.orchestration.assets.attempts import RETRIES
+from pipeline.orchestration.instance import processes
+from pipeline.orchestration.instance.launcher import Launcher
+from pipeline.orchestration.serving import health, parts
+from pipeline.orchestration.serving.organs import Organ
 from pipeline_tests.support.commands import environment, usable
 from pipeline_tests.support.deployment import PARTS, started_by
 from pipeline_tests.support.files import loose

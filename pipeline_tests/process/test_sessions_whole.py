@@ -7,10 +7,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.application.manager import HybridDatabaseManager
 from pipeline.backup import restore
-from pipeline.move.errors import PipelineError
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.core.errors import PipelineError
 from pipeline_tests.support.backups import SHOWN, Place
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.cutover_world import World, set_up

@@ -11,10 +11,10 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.move.live import pinned
-from pipeline.move.scope import Subset, reach
-from pipeline.move.target import Target
-from pipeline.settings import PROJECT
+from pipeline.config.settings import PROJECT
+from pipeline.move.reading.live import pinned
+from pipeline.move.run.scope import Subset, reach
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import DEFAULTS, PARENTS, SourceFile
 from pipeline_tests.support.subsets import belonging, counts, ids, move_subset

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import PROJECT, libpq, require_readable
+from pipeline.core.errors import SettingsError
 from pipeline.migrations.content_sample import make_sample
-from pipeline.move.errors import SettingsError
-from pipeline.settings import PROJECT, libpq, require_readable
 from pipeline_tests.support.commands import PROGRAM, Ran, environment, pipeline, usable
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query
@@ -235,7 +235,9 @@ def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     source.add_family(contents=1)
     project = copy_of_the_project(tmp_path / "project")
     shutil.copy(PROJECT / "dagster.yaml", project)
-    plant(project / "pipeline/move/prepare.py", "    return surveyed(match(", "    {}['x']\n")
+    plant(
+        project / "pipeline/move/reading/prepare.py", "    return surveyed(match(", "    {}['x']\n"
+    )
     ran = run_in(project, "migrate", **usable(source, target_url, tmp_path))
     assert ran.code == 1
     assert ran.err.splitlines()[0] == (

@@ -16,11 +16,11 @@ import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 
-from pipeline import runs
-from pipeline.assets.attempts import RETRIES
+from pipeline.core.proof import OF_A_MOVE
 from pipeline.migrations import content
-from pipeline.move import tracking
-from pipeline.move.proof import OF_A_MOVE
+from pipeline.orchestration import runs
+from pipeline.orchestration.assets.attempts import RETRIES
+from pipeline.sqlite import tracking
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.runs import shown, use

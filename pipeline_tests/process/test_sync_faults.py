@@ -22,11 +22,11 @@ import dagster as dg
 import psycopg2
 import pytest
 
+from pipeline.core.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
 from pipeline.move.engine import NotKnown
-from pipeline.move.errors import LockedError, PipelineError, SourceError, TooManyDeletes
-from pipeline.move.target import Target
+from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 from pipeline_tests.support import comparison, kills, random_writer
 from pipeline_tests.support.commands import pipeline, running, usable
 from pipeline_tests.support.comparison import assert_same
@@ -200,7 +200,7 @@ def job(
     """Runs the job that syncs, in this process; what it records is kept in memory."""
     for name, value in usable(source, target_url, tmp_path).items():
         monkeypatch.setenv(name, value)
-    from pipeline.definitions import defs
+    from pipeline.orchestration.definitions import defs
 
     def run() -> dg.ExecuteInProcessResult:
         """One run to its end."""

@@ -13,10 +13,11 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline import settings, ticks
+from pipeline.config import settings
+from pipeline.config.settings import PROJECT, libpq
+from pipeline.core.errors import SettingsError
 from pipeline.migrations import registry
-from pipeline.move.errors import SettingsError
-from pipeline.settings import PROJECT, libpq
+from pipeline.orchestration import ticks
 from pipeline_tests.support import commands
 from pipeline_tests.support.commands import Ran, pipeline
 from pipeline_tests.support.runs import loaded, use

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import environment, settings
+from pipeline.config import environment, settings
+from pipeline.core.errors import SourceError, Transient
 from pipeline.cutover import freezing
 from pipeline.migrations.content import CONTENT
-from pipeline.move import followed, tracking
-from pipeline.move.errors import SourceError, Transient
-from pipeline.move.snapshot import writing
-from pipeline.sources import primary
+from pipeline.sqlite import followed, primary, tracking
+from pipeline.sqlite.snapshot import writing
 from pipeline_tests.support.cutover_world import TABLES, World, content, equal
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.targets import query

@@ -30,11 +30,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipeline.checks import DESCRIPTIONS, STANDING
+from pipeline.core.proof import OF_A_MOVE
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import SPACES
-from pipeline.move import standing
-from pipeline.move.proof import OF_A_MOVE
+from pipeline.move.proof import standing
+from pipeline.orchestration.common.checks import DESCRIPTIONS, STANDING
 from pipeline_tests.support.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
 from pipeline_tests.support.browser import LONELY, Programs
 from pipeline_tests.support.commands import environment

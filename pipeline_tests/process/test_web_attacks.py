@@ -23,8 +23,8 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.support.ui import WebDriverWait
 from starlette.types import ASGIApp
 
-from pipeline.serving.web.app import application
-from pipeline.settings import UiSettings
+from pipeline.config.settings import UiSettings
+from pipeline.orchestration.serving.web.app import application
 from pipeline_tests.support.attacks import (
     REBOUND,
     SITES,

@@ -10,12 +10,12 @@ from pipeline_tests.support.sources import SourceFile
 
 RUN = """
 import json, sys
-from pipeline import cli
+from pipeline.cli import main
 
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["pipeline", *arguments]
     try:
-        cli.main()
+        main.main()
     except SystemExit as ended:
         print(arguments, "ended with", ended.code)
     found = sorted({name.split(".")[0] for name in sys.modules if name.startswith("dagster")})

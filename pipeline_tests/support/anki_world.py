@@ -28,17 +28,17 @@ from sqlalchemy.engine import URL
 
 from pipeline.anki import cards, contents
 from pipeline.anki import sync as syncing
-from pipeline.anki.collection import CollectionFile, make_collection
-from pipeline.anki.connect import AnkiConnect
 from pipeline.anki.contents import EXAMPLE, ITEM
-from pipeline.anki.notes import SUCCESS, Anki, contents_of
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Rendered, Renderer
+from pipeline.anki.store.collection import CollectionFile, make_collection
+from pipeline.anki.store.connect import AnkiConnect
+from pipeline.anki.store.notes import SUCCESS, Anki, contents_of
+from pipeline.application import anki_tables
+from pipeline.application.manager import HybridDatabaseManager, _driver
+from pipeline.config.settings import libpq
+from pipeline.declared import ledger
 from pipeline.migrations import content as content_tables
-from pipeline.services.manager import HybridDatabaseManager, _driver
-from pipeline.settings import libpq
-from pipeline.tables import anki as anki_tables
-from pipeline.tables import ledger
 from pipeline_tests.support.anki_server import AnkiServer
 
 DECK = "top-thai-2000"
@@ -603,7 +603,7 @@ def make_world(folder: Path, url: str, way: Way) -> Iterator[World]:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests are sent again at once."""
     calm = SimpleNamespace(sleep=lambda _seconds: None)
-    monkeypatch.setattr("pipeline.anki.connect.time", calm)
+    monkeypatch.setattr("pipeline.anki.store.connect.time", calm)
 
 
 @pytest.fixture

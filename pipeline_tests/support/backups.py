@@ -6,10 +6,10 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 
-from pipeline import environment, settings
 from pipeline.backup import Manifest, shelf
 from pipeline.backup.making import Made, make
-from pipeline.environment import Databases
+from pipeline.config import environment, settings
+from pipeline.config.environment import Databases
 from pipeline.migrations.content import CONTENT
 from pipeline_tests.support.targets import query
 

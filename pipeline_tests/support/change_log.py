@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
+from pipeline.sqlite import tracking
 from pipeline_tests.support.sources import SourceFile
 
 TABLES = metadata.sorted_tables

@@ -26,8 +26,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline.cli import build
-from pipeline.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT
+from pipeline.cli.main import build
+from pipeline.config.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT
 from pipeline_tests.support.sources import SourceFile
 
 SETTINGS = (
@@ -157,7 +157,7 @@ def command(
     **settings: object,
 ) -> Ran:
     """Run the command to its end, in this process."""
-    from pipeline import cli
+    from pipeline.cli import main
 
     for name in (DAGSTER_URL, DAGSTER_FILES, "DAGSTER_HOME"):
         monkeypatch.setenv(name, str(PROJECT))
@@ -167,7 +167,7 @@ def command(
     capfd.readouterr()
     code: Any = 0
     try:
-        cli.main()
+        main.main()
     except SystemExit as ended:
         code = ended.code or 0
     out, err = capfd.readouterr()
@@ -199,15 +199,15 @@ def _loaded() -> "subprocess.Popen[str]":
 
 def _serve() -> None:
     gc.disable()
-    import pipeline.assets.doctor
-    import pipeline.assets.housekeeping
-    import pipeline.assets.plan
-    import pipeline.assets.search
-    import pipeline.cli
-    import pipeline.commands.running
-    import pipeline.jobs
-    import pipeline.serving.health
-    import pipeline.ticks  # noqa: F401 - what commands and pipeline.definitions import, which reads settings
+    import pipeline.cli.commands.running
+    import pipeline.cli.main
+    import pipeline.orchestration.assets.doctor
+    import pipeline.orchestration.assets.housekeeping
+    import pipeline.orchestration.assets.plan
+    import pipeline.orchestration.assets.search
+    import pipeline.orchestration.jobs
+    import pipeline.orchestration.serving.health
+    import pipeline.orchestration.ticks  # noqa: F401 - what commands and pipeline.orchestration.definitions import, which reads settings
 
     gc.enable()
     for line in sys.stdin:

@@ -11,18 +11,19 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline import migrations, settings
+from pipeline import migrations
+from pipeline.config import settings
+from pipeline.config.environment import databases
+from pipeline.config.settings import libpq
+from pipeline.core.policies import DEFAULT
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import Site
-from pipeline.environment import databases
 from pipeline.migrations import registry
 from pipeline.migrations.content import metadata
-from pipeline.move.options import MoveOptions
-from pipeline.move.policies import DEFAULT
-from pipeline.move.target import Target
-from pipeline.move.views import SourceViews
-from pipeline.settings import libpq
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query

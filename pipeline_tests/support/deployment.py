@@ -1,6 +1,6 @@
 """What the units of systemd in deploy/ say."""
 
-from pipeline.serving.parts import HOME, Part
+from pipeline.orchestration.serving.parts import HOME, Part
 
 PARTS = [part.value for part in Part]
 UNITS = HOME / "systemd"

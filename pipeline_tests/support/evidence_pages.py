@@ -7,8 +7,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline import evidence_page
-from pipeline.evidence import BlobSizes, CheckEvidence, RunEvidence, TableEvidence
+from pipeline.orchestration.common.evidence import (
+    BlobSizes,
+    CheckEvidence,
+    RunEvidence,
+    TableEvidence,
+)
+from pipeline.reporting import evidence_page
 
 RUN = RunEvidence("run-1", "migrate", "/data/source.db", "PostgreSQL postgres at localhost")
 

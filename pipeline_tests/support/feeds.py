@@ -11,14 +11,14 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.mapping.landing import SourceColumn, match
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import metadata
-from pipeline.move import access, schema
-from pipeline.move import objects as upkeep
-from pipeline.move.landing import SourceColumn, match
-from pipeline.move.target import Target
+from pipeline.postgres import access, schema
+from pipeline.postgres import objects as upkeep
+from pipeline.postgres.target import Target
 from pipeline.realtime import channels, objects, publication
-from pipeline.settings import libpq
 from pipeline_tests.support.targets import new_database, query
 
 TABLES = metadata.sorted_tables

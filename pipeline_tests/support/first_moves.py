@@ -16,10 +16,10 @@ from pathlib import Path
 import psycopg2
 from sqlalchemy.engine import URL, make_url
 
+from pipeline.config.settings import libpq
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
-from pipeline.move.transaction import Move
-from pipeline.settings import libpq
+from pipeline.move.run.transaction import Move
+from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 

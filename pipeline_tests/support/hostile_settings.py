@@ -15,8 +15,8 @@ import pytest
 from psycopg2 import sql
 from sqlalchemy.engine import URL
 
-from pipeline.move.session import SETTINGS
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.postgres.session import SETTINGS
 from pipeline_tests.support.sources import DEFAULTS, SourceFile
 from pipeline_tests.support.targets import new_database, query
 

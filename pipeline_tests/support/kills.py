@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.settings import PROJECT
+from pipeline.config.settings import PROJECT
 from pipeline_tests.support.commands import environment
 from pipeline_tests.support.comparison import Side, held_by
 from pipeline_tests.support.sources import PARENTS, SourceFile

@@ -8,15 +8,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.core.place import PUBLIC
+from pipeline.core.progress import OnProgress
 from pipeline.migrations.content import metadata
+from pipeline.move.context.options import MoveOptions
 from pipeline.move.engine import Engine, opened
-from pipeline.move.options import MoveOptions
-from pipeline.move.place import PUBLIC
-from pipeline.move.scope import Changes, Everything, Scope
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
-from pipeline.move.views import SourceViews
-from pipeline.progress import OnProgress
+from pipeline.move.run.scope import Changes, Everything, Scope
+from pipeline.move.run.transaction import Move
+from pipeline.move.run.views import SourceViews
+from pipeline.postgres.target import Target
 
 
 @contextmanager

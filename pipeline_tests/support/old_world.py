@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
 from pipeline_tests.support.commands import Ran, pipeline
 from pipeline_tests.support.cutover_world import query_alone
 from pipeline_tests.support.sources import SourceFile

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.move import tracking
-from pipeline.move.transaction import Move
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.move.run.transaction import Move
+from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.subsets import move_subset

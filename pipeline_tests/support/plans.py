@@ -7,12 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.core.findings import Finding
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.migrations.content import metadata
-from pipeline.move.findings import Finding
-from pipeline.move.plan import TablePlan, plan_tables
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
+from pipeline.move.run.plan import TablePlan, plan_tables
+from pipeline.move.run.transaction import Move
+from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.standings import opened

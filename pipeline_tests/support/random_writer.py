@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.move import tracking
+from pipeline.sqlite import tracking
 from pipeline_tests.support.comparison import Row, assert_same, refused
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CHANGED_BY, CONTENT_DDL, PARENTS, SourceFile

@@ -8,9 +8,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-import pipeline.definitions
-from pipeline import settings, storage
-from pipeline.environment import server
+import pipeline.orchestration.definitions
+from pipeline.config import settings
+from pipeline.config.environment import server
+from pipeline.orchestration.instance import storage
 
 
 @contextmanager
@@ -18,11 +19,11 @@ def loaded(names: str) -> Iterator[dg.Definitions]:
     """The definitions with these migrations; whoever comes next has those that were there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIGRATIONS", names)
-        found = importlib.reload(pipeline.definitions).defs
+        found = importlib.reload(pipeline.orchestration.definitions).defs
     try:
         yield found
     finally:
-        importlib.reload(pipeline.definitions)
+        importlib.reload(pipeline.orchestration.definitions)
 
 
 def shown(result: dg.ExecuteInProcessResult, table: str) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline import postmaster
-from pipeline.embedded import ensure_server, leave
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.postgres.embedded import postmaster
+from pipeline.postgres.embedded.server import ensure_server, leave
 
 
 @pytest.fixture

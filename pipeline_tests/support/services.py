@@ -9,17 +9,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.application import anki_tables
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.models import FragmentCreate, LearningContentCreate
+from pipeline.application.services.assets import FragmentAssetManager
+from pipeline.application.services.cards import CardService
+from pipeline.application.services.fragments import FragmentService
+from pipeline.application.services.learning_content import LearningContentService
+from pipeline.application.services.rankings import RankingService
+from pipeline.application.services.vectors import VectorService
+from pipeline.config.settings import libpq
 from pipeline.migrations import content
-from pipeline.services.assets import FragmentAssetManager
-from pipeline.services.cards import CardService
-from pipeline.services.fragments import FragmentService
-from pipeline.services.learning_content import LearningContentService
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.services.models import FragmentCreate, LearningContentCreate
-from pipeline.services.rankings import RankingService
-from pipeline.services.vectors import VectorService
-from pipeline.settings import libpq
-from pipeline.tables import anki
 
 MP3 = b"ID3\x04" + bytes(range(256)) * 4
 
@@ -84,7 +84,7 @@ def door(tmp_path: Path, database: URL) -> Iterator[Door]:
     with HybridDatabaseManager(path, libpq(database), busy_seconds=0.2) as databases:
         with databases.get_postgres_session() as session:
             content.metadata.create_all(session.connection())
-        kept = [anki.anki_cards, anki.vector_embeddings]
+        kept = [anki_tables.anki_cards, anki_tables.vector_embeddings]
         with databases.get_sqlite_session() as session:
-            anki.metadata.create_all(session.connection(), tables=kept)
+            anki_tables.metadata.create_all(session.connection(), tables=kept)
         yield Door.over(databases)

@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
+from pipeline.config.settings import libpq
+from pipeline.core.policies import DEFAULT, Policies
+from pipeline.declared.rules import ColumnRules
 from pipeline.migrations.spaces import metadata
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.transaction import Move
-from pipeline.settings import libpq
-from pipeline.tables.rules import ColumnRules
+from pipeline.move.run.transaction import Move
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 

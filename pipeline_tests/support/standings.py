@@ -10,9 +10,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline.migrations.content import metadata
-from pipeline.move.extract import Source
-from pipeline.move.findings import (
+from pipeline.config.settings import libpq
+from pipeline.core.findings import (
     CheckResult,
     DigestDiffers,
     Finding,
@@ -22,12 +21,13 @@ from pipeline.move.findings import (
     Unaccounted,
     ValueDiffers,
 )
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.prepare import Prepared, prepare
-from pipeline.move.snapshot import take_snapshot
-from pipeline.move.standing import NAMES, Sample, standing_checks
-from pipeline.move.target import Target
-from pipeline.settings import libpq
+from pipeline.core.policies import DEFAULT, Policies
+from pipeline.migrations.content import metadata
+from pipeline.move.proof.standing import NAMES, Sample, standing_checks
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import Prepared, prepare
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database

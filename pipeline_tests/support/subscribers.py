@@ -13,16 +13,16 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.embedded import ensure_server, leave
+from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.limits import Limits
+from pipeline.application.realtime.subscription import Subscription
+from pipeline.application.realtime.transports.backoff import Backoff
+from pipeline.application.realtime.transports.events import Changed, Event
+from pipeline.application.realtime.transports.listen import Listen
+from pipeline.application.realtime.transports.transport import Transport
+from pipeline.config.settings import libpq
 from pipeline.migrations import spaces
-from pipeline.realtime.backoff import Backoff
-from pipeline.realtime.events import Changed, Event
-from pipeline.realtime.hub import Hub
-from pipeline.realtime.limits import Limits
-from pipeline.realtime.listen import Listen
-from pipeline.realtime.subscription import Subscription
-from pipeline.realtime.transport import Transport
-from pipeline.settings import libpq
+from pipeline.postgres.embedded.server import ensure_server, leave
 from pipeline_tests.support.feeds import make_world
 from pipeline_tests.support.targets import new_database, query
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.move.scope import Subset
-from pipeline.move.transaction import Move
-from pipeline.progress import OnProgress
+from pipeline.core.progress import OnProgress
+from pipeline.move.run.scope import Subset
+from pipeline.move.run.transaction import Move
 from pipeline_tests.support.moves import move_in
 from pipeline_tests.support.sources import PARENTS, SourceFile
 from pipeline_tests.support.syncs import NAMES, TABLES, plain_source

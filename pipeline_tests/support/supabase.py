@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.embedded import ensure_server, leave
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
+from pipeline.postgres.embedded.server import ensure_server, leave
 
 _ROLES = """
 CREATE ROLE anon NOLOGIN NOINHERIT;

@@ -13,15 +13,15 @@ from typing import Any
 
 import psycopg2
 
+from pipeline.core.findings import CheckResult
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.migrations.content import metadata
 from pipeline.move.engine import Engine
-from pipeline.move.findings import CheckResult
-from pipeline.move.live import pinned
-from pipeline.move.policies import DEFAULT, Policies
-from pipeline.move.scope import Changes
-from pipeline.move.sync import why_whole
-from pipeline.move.target import Target
-from pipeline.move.transaction import Move
+from pipeline.move.reading.live import pinned
+from pipeline.move.run.scope import Changes
+from pipeline.move.run.sync import why_whole
+from pipeline.move.run.transaction import Move
+from pipeline.postgres.target import Target
 from pipeline_tests.support.first_moves import first_move
 from pipeline_tests.support.moves import move_all, moving, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2
 from sqlalchemy.engine import URL
 
-from pipeline.settings import libpq
+from pipeline.config.settings import libpq
 
 
 @contextmanager

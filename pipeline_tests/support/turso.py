@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import pytest
 
-from pipeline.locks import locked
+from pipeline.core.locks import locked
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 
 VERSION = "0.6.0"

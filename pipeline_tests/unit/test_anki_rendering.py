@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.anki.contents import Content, Fragment, Sound
-from pipeline.anki.errors import RenderError
 from pipeline.anki.rendering import TEMPLATES, ExportHash, Renderer, canonical, digest, played
+from pipeline.anki.store.errors import RenderError
 
 
 def templates(folder: Path, front: str = "{{ content.title }}", back: str = "b") -> Path:

@@ -12,10 +12,10 @@ from dagster._core.errors import DagsterInvalidConfigError
 from dagster._core.instance.config import dagster_instance_config
 from dagster._core.workspace.load import location_origins_from_yaml_paths
 
-from pipeline import settings
-from pipeline.serving.health import Organ
-from pipeline.serving.parts import HOME, require_login
-from pipeline.settings import CODE_SOCKET, PROJECT
+from pipeline.config import settings
+from pipeline.config.settings import CODE_SOCKET, PROJECT
+from pipeline.orchestration.serving.health import Organ
+from pipeline.orchestration.serving.parts import HOME, require_login
 from pipeline_tests.support.deployment import INSTALLED, PARTS, started_by, unit
 
 

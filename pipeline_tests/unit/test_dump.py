@@ -14,16 +14,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline import settings
-from pipeline.commands import backups
+from pipeline.cli.commands import backups
+from pipeline.config import settings
+from pipeline.core.errors import SettingsError, SourceError
 from pipeline.cutover import freezing
 from pipeline.migrations.content import metadata
-from pipeline.move import tracking
-from pipeline.move.errors import SettingsError, SourceError
-from pipeline.sources import dump, statements
-from pipeline.sources.fetch import fetch
-from pipeline.sources.origin import Dump, File, Remote, parse
-from pipeline.sources.statements import Unfinished
+from pipeline.sqlite import dump, statements, tracking
+from pipeline.sqlite.fetch import fetch
+from pipeline.sqlite.origin import Dump, File, Remote, parse
+from pipeline.sqlite.statements import Unfinished
 from pipeline_tests.support.dumps import HEAD, SCHEMA, TABLE, TAIL, VALUES, large, rich, text
 
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import evidence, evidence_page
-from pipeline.evidence import BlobSizes, TableEvidence
-from pipeline.move.findings import (
+from pipeline.core.findings import (
     CheckResult,
     Drift,
     KeyNotEnforced,
@@ -25,7 +23,10 @@ from pipeline.move.findings import (
     SequenceBehind,
     ValueDiffers,
 )
-from pipeline.move.proof import BLOCKING
+from pipeline.core.proof import BLOCKING
+from pipeline.orchestration.common import evidence
+from pipeline.orchestration.common.evidence import BlobSizes, TableEvidence
+from pipeline.reporting import evidence_page
 from pipeline_tests.support.evidence_pages import (
     HOSTILE,
     RUN,

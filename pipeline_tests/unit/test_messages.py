@@ -5,13 +5,11 @@ from typing import Any
 import pytest
 import typer
 
-from pipeline.cli import build
-from pipeline.migrations.content import CONTENT
-from pipeline.migrations.spaces import SPACES
-from pipeline.move import messages
-from pipeline.move.errors import SourceError
-from pipeline.move.findings import Finding, OnlyAPart, say
-from pipeline.move.messages import (
+from pipeline.cli.main import build
+from pipeline.core import messages
+from pipeline.core.errors import SourceError
+from pipeline.core.findings import Finding, OnlyAPart, say
+from pipeline.core.messages import (
     FREEZE,
     MIGRATE,
     PLAN,
@@ -21,6 +19,8 @@ from pipeline.move.messages import (
     message,
     written,
 )
+from pipeline.migrations.content import CONTENT
+from pipeline.migrations.spaces import SPACES
 
 COMMANDS = {name: each for name, each in vars(messages).items() if isinstance(each, Command)}
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from pipeline import settings
+from pipeline.config import settings
+from pipeline.core.errors import SettingsError
+from pipeline.declared.rules import TableRules
 from pipeline.migrations import registry
 from pipeline.migrations.content import CONTENT
 from pipeline.migrations.declaration import Migration
 from pipeline.migrations.spaces import SPACES
-from pipeline.move.errors import SettingsError
-from pipeline.tables.rules import TableRules
 from pipeline_tests.support.runs import loaded
 
 BOTH = "content,spaces"

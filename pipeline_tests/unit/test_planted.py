@@ -4,7 +4,7 @@ import ast
 import functools
 from pathlib import Path
 
-from pipeline.settings import PROJECT
+from pipeline.config.settings import PROJECT
 from pipeline_tests.plant import Copy
 from pipeline_tests.planted_faults import FAULTS, PlantedFault
 

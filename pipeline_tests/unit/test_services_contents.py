@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipeline.services.models import LearningContentCreate, LearningContentUpdate
+from pipeline.application.models import LearningContentCreate, LearningContentUpdate
 
 
 @pytest.mark.parametrize(

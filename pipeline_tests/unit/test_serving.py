@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import settings
-from pipeline.move.errors import SettingsError
-from pipeline.serving import parts
+from pipeline.config import settings
+from pipeline.core.errors import SettingsError
+from pipeline.orchestration.serving import parts
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.sources import SourceFile
 

@@ -4,9 +4,9 @@ import ast
 
 from sqlalchemy.engine import make_url
 
-from pipeline import settings
-from pipeline.move import session
-from pipeline.move.session import MOVES
+from pipeline.config import settings
+from pipeline.postgres import session
+from pipeline.postgres.session import MOVES
 
 
 def test_nobody_else_opens_a_connection() -> None:
@@ -21,10 +21,10 @@ def test_nobody_else_opens_a_connection() -> None:
             ):
                 found.add((str(path.relative_to(settings.PROJECT)), called))
     assert found == {
-        ("pipeline/move/session.py", "psycopg2.connect"),
-        ("pipeline/move/target.py", "adbc_postgresql.connect"),
-        ("pipeline/realtime/session.py", "psycopg.AsyncConnection.connect"),
-        ("pipeline/services/manager.py", "sa.create_engine"),
+        ("pipeline/postgres/session.py", "psycopg2.connect"),
+        ("pipeline/postgres/target.py", "adbc_postgresql.connect"),
+        ("pipeline/application/realtime/transports/session.py", "psycopg.AsyncConnection.connect"),
+        ("pipeline/application/manager.py", "sa.create_engine"),
     }
 
 

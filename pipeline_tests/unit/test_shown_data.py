@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from pipeline import checks, evidence_page, frames, grids
-from pipeline.move.errors import SourceError
-from pipeline.move.findings import OFFENDERS, CheckResult, RowMissing, ValueDiffers
-from pipeline.move.printable import printable
+from pipeline.core.errors import SourceError
+from pipeline.core.findings import OFFENDERS, CheckResult, RowMissing, ValueDiffers
+from pipeline.core.printable import printable
+from pipeline.orchestration.common import checks
+from pipeline.reporting import evidence_page, frames, grids
 from pipeline_tests.support.commands import EVIL, OBEYED, obeyed
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import SourceError
 from pipeline.migrations.content import metadata
-from pipeline.move import snapshot, tracking
-from pipeline.move.errors import SourceError
+from pipeline.sqlite import snapshot, tracking
 from pipeline_tests.support.change_log import logged
 from pipeline_tests.support.sources import CONTENT_DDL, DEFAULTS, SourceFile
 

@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 from psycopg2.extensions import parse_dsn
 from sqlalchemy.engine import make_url
 
-from pipeline import settings, urls
-from pipeline.alerts.receivers import receivers
-from pipeline.anki.connect import AnkiConnect
-from pipeline.anki.named import named_anki
+from pipeline.anki.store.connect import AnkiConnect
+from pipeline.anki.store.named import named_anki
+from pipeline.application.manager import HybridDatabaseManager
+from pipeline.application.realtime.transports.session import connect
+from pipeline.config import settings
+from pipeline.config.settings import dagster_url, libpq, shown
+from pipeline.core import urls
+from pipeline.core.errors import PipelineError
 from pipeline.migrations.content import CONTENT
-from pipeline.move.errors import PipelineError
-from pipeline.realtime.session import connect
-from pipeline.services.manager import HybridDatabaseManager
-from pipeline.settings import dagster_url, libpq, shown
+from pipeline.orchestration.alerts.receivers import receivers
 
 HOST = "db.host.example"
 

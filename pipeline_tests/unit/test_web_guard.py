@@ -11,14 +11,14 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from pydantic import SecretStr
 from starlette.types import ASGIApp, Message
 
-from pipeline import settings
-from pipeline.move.errors import SettingsError
-from pipeline.serving.web import guard
-from pipeline.serving.web.app import application
-from pipeline.serving.web.guard import MAX_BODY, Guard
-from pipeline.serving.web.headers import StrictHeaders
-from pipeline.serving.web.origins import Addresses, Origin
-from pipeline.settings import UiSettings
+from pipeline.config import settings
+from pipeline.config.origins import Addresses, Origin
+from pipeline.config.settings import UiSettings
+from pipeline.core.errors import SettingsError
+from pipeline.orchestration.serving.web import guard
+from pipeline.orchestration.serving.web.app import application
+from pipeline.orchestration.serving.web.guard import MAX_BODY, Guard
+from pipeline.orchestration.serving.web.headers import StrictHeaders
 from pipeline_tests.support.asgi import (
     HERE,
     JSON,

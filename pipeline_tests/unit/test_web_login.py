@@ -7,11 +7,11 @@ from urllib.parse import urlencode
 import pytest
 from starlette.types import ASGIApp
 
-from pipeline.serving.web import login
-from pipeline.serving.web.guard import Guard
-from pipeline.serving.web.login import ATTEMPT_SECONDS, ATTEMPTS, Login, Sessions
-from pipeline.serving.web.origins import Addresses
-from pipeline.settings import UiSettings
+from pipeline.config.origins import Addresses
+from pipeline.config.settings import UiSettings
+from pipeline.orchestration.serving.web import login
+from pipeline.orchestration.serving.web.guard import Guard
+from pipeline.orchestration.serving.web.login import ATTEMPT_SECONDS, ATTEMPTS, Login, Sessions
 from pipeline_tests.support.asgi import (
     HERE,
     JSON,

@@ -9,15 +9,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-import pipeline.witness
+import pipeline.move.witness
 from pipeline.migrations.content import metadata
-from pipeline.move import witnessing
-from pipeline.move.extract import Source
-from pipeline.move.prepare import prepare
-from pipeline.move.snapshot import take_snapshot
-from pipeline.witness import values
-from pipeline.witness.parts import KeyRange
-from pipeline.witness.source import sample
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import prepare
+from pipeline.move.witness import values, witnessing
+from pipeline.move.witness.parts import KeyRange
+from pipeline.move.witness.source import sample
+from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.sources import SourceFile
 
 RANKINGS = metadata.tables["rankings"]
@@ -48,7 +47,7 @@ def test_minus_zero_is_zero() -> None:
 
 
 def test_the_witness_uses_nothing_of_the_engine() -> None:
-    folder = Path(pipeline.witness.__file__).parent
+    folder = Path(pipeline.move.witness.__file__).parent
     own = {"values", "source", "stored", "parts", "table", "examine"}
     imported = set()
     for module in own:
@@ -57,7 +56,7 @@ def test_the_witness_uses_nothing_of_the_engine() -> None:
                 imported.add(node.module or "")
             elif isinstance(node, ast.Import):
                 imported |= {name.name for name in node.names}
-    imported -= {"pipeline.move.quoting"}
+    imported -= {"pipeline.core.quoting"}
     assert not [name for name in imported if name.startswith(("pyarrow", "adbc", "pipeline.move"))]
 
 

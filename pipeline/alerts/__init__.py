@@ -1,1 +1,0 @@
-"""Who is told when something has failed, and how."""

@@ -1,0 +1,1 @@
+"""Where notes are: a collection's file, or a running Anki."""

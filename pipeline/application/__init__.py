@@ -1,0 +1,1 @@
+"""What the application imports: its services and the client of realtime."""

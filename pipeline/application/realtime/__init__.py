@@ -1,0 +1,1 @@
+"""The client of realtime: who listens to what."""

@@ -1,0 +1,1 @@
+"""How events arrive: LISTEN, Supabase's channels, the feed."""

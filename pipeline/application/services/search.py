@@ -1,0 +1,211 @@
+"""Search that finds Thai, which has no spaces, and IPA that is typed without its accents.
+
+Texts and what is looked for are folded by one SQL expression: compatibility forms, case, combining
+marks, lengths, stress and brackets go, phonetic letters become the Latin ones nearest to them. A
+text is found when it holds every word of the query anywhere. An index of trigrams makes that fast
+for words of three letters and more; without it the same rows are found by reading all of them. So
+they are where LC_CTYPE of the database is C, because pg_trgm then takes Thai for no letters.
+"""
+
+from collections.abc import Iterable
+from functools import reduce
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from pipeline.application.errors import Refused
+from pipeline.application.fields import Text
+from pipeline.application.models import Frozen
+from pipeline.application.rows import checked
+from pipeline.core.errors import TargetError, first_line
+from pipeline.migrations.content import content_fragments, learning_content
+
+_SEARCHED = {
+    learning_content: ("title", "native_text", "translation", "ipa"),
+    content_fragments: ("native_text", "body_text", "ipa", "extra"),
+}
+_IGNORED = r"[\u0300-\u036F\u02C8\u02CC\u02D0\u02D1\u02E5-\u02E9.\[\]]"
+"""Combining marks, stress, length, letters of tones, the dot between syllables, brackets."""
+
+_PHONETIC, _LATIN = "ɔɒɛəɜɤɯɨʉʊɪɑæɕʃʑʒŋɲɡɾɹðθʔ", "ooeeeouiuuiaacszznngrrdt"
+"""Letter by letter; the glottal stop, which has no partner, goes."""
+
+_WORDS = 20
+
+
+class _Query(Frozen):
+    text: Text
+
+
+def fold(text: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """The expression that texts are compared by; every function in it is immutable."""
+    plain = sa.func.lower(sa.func.normalize(text, sa.literal_column("NFKD")))
+    bare = sa.func.regexp_replace(plain, _constant(_IGNORED), _constant(""), _constant("g"))
+    return sa.func.translate(bare, _constant(_PHONETIC), _constant(_LATIN), type_=sa.Text)
+
+
+def folded(table: sa.Table) -> sa.ColumnElement[str]:
+    """Everything in a row that can be looked for, folded; what the index holds."""
+    return _whole(table.c[name] for name in _SEARCHED[table])
+
+
+def _whole(columns: Iterable[sa.ColumnElement[str]]) -> sa.ColumnElement[str]:
+    texts = (sa.func.coalesce(column, _constant("")) for column in columns)
+    return fold(reduce(lambda whole, text: _joined(whole, _constant(" "), text), texts))
+
+
+def matches(table: sa.Table, text: str) -> sa.ColumnElement[bool]:
+    """The condition that a row holds every word of a text.
+
+    Args:
+        table: learning_content or content_fragments.
+        text: words between spaces; ``%`` and ``_`` stand for themselves.
+
+    Raises:
+        Refused: the text is empty, has more than 20 words, or characters that no row can have.
+    """
+    words = checked(_Query, text=text).text.split()
+    if not 1 <= len(words) <= _WORDS:
+        raise Refused(
+            f"The search has {len(words)} words", remedy=f"Look for 1 to {_WORDS} words at once"
+        )
+    return sa.and_(*(folded(table).like(_pattern(word)) for word in words))
+
+
+def nearest(table: sa.Table) -> tuple[sa.ColumnElement[object], ...]:
+    """The order of what was found: of texts that hold the words the shortest is most similar."""
+    return (sa.func.length(folded(table)), table.c.id)
+
+
+def install(session: Session) -> None:
+    """Make the extension pg_trgm and both indexes, where they are missing.
+
+    Raises:
+        TargetError: the user may not create the extension, the server does not have it, or an
+            index of this name is invalid or was made by something else.
+    """
+    # One at a time: IF NOT EXISTS does not keep two sessions from colliding.
+    session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('pipeline search'))"))
+    schema = _extension(session)
+    for table in _SEARCHED:
+        using = _using(table, schema, session.connection().dialect)
+        _run(session, f"CREATE INDEX IF NOT EXISTS {_index(table)} ON {table.name} {using}")
+        _require_same(session, table, _index(table), using)
+
+
+def ddl(dialect: sa.Dialect) -> list[str]:
+    """The same as statements, for a database where the extension goes where Supabase has it."""
+    return [
+        "CREATE SCHEMA IF NOT EXISTS extensions",
+        "CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA extensions",
+        *(
+            f"CREATE INDEX {_index(table)} ON {table.name} {_using(table, 'extensions', dialect)}"
+            for table in _SEARCHED
+        ),
+    ]
+
+
+def _using(table: sa.Table, schema: str, dialect: sa.Dialect) -> str:
+    """What an index holds, and how.
+
+    Args:
+        table: what is searched.
+        schema: where pg_trgm is, quoted.
+        dialect: what compiles it.
+    """
+    # Without the table's name, because it is held against an index of a copy.
+    held = _whole(map(sa.column, _SEARCHED[table])).compile(
+        dialect=dialect, compile_kwargs={"literal_binds": True}
+    )
+    # Without a list of pending rows, which every search would have to read through.
+    return f"USING gin (({held}) {schema}.gin_trgm_ops) WITH (fastupdate = off)"
+
+
+def installed(session: Session) -> dict[str, int]:
+    """The search indexes that are there and valid: name -> size in bytes."""
+    rows = session.execute(
+        sa.text(
+            "SELECT c.relname, pg_relation_size(c.oid) FROM pg_index AS i JOIN pg_class AS c"
+            " ON c.oid = i.indexrelid WHERE i.indisvalid AND i.indrelid = ANY(:tables ::regclass[])"
+            " AND c.relname = ANY(:names) ORDER BY c.relname"
+        ),
+        {
+            "tables": [table.name for table in _SEARCHED],
+            "names": [_index(table) for table in _SEARCHED],
+        },
+    )
+    return {str(name): int(size) for name, size in rows}
+
+
+def _index(table: sa.Table) -> str:
+    return f"idx_{table.name}_search"
+
+
+def _extension(session: Session) -> str:
+    """The schema of pg_trgm, quoted."""
+    where = sa.text(
+        "SELECT quote_ident(nspname) FROM pg_extension e JOIN pg_namespace n"
+        " ON n.oid = e.extnamespace WHERE extname = 'pg_trgm'"
+    )
+    found = session.scalar(where)
+    if found is None:
+        try:
+            with session.begin_nested():
+                # Supabase keeps extensions apart from what its API serves.
+                apart = session.scalar(sa.text("SELECT to_regnamespace('extensions') IS NOT NULL"))
+                into = " SCHEMA extensions" if apart else ""
+                session.execute(sa.text(f"CREATE EXTENSION pg_trgm{into}"))
+        except DBAPIError as error:
+            raise TargetError(
+                f"The extension pg_trgm cannot be made ({first_line(str(error.orig))})",
+                remedy="Let somebody who may run CREATE EXTENSION pg_trgm in this database",
+            ) from error
+        found = session.scalar(where)
+    return str(found)
+
+
+def _run(session: Session, ddl: str) -> None:
+    session.connection().exec_driver_sql(ddl)
+
+
+def _require_same(session: Session, table: sa.Table, name: str, using: str) -> None:
+    """Hold an index against one of the same kind on an empty copy of its table."""
+    _run(session, f"CREATE TEMPORARY TABLE search_copy (LIKE {table.name})")
+    _run(session, f"CREATE INDEX search_index ON search_copy {using}")
+    met = session.execute(
+        sa.text(
+            "SELECT made.indisvalid, made.indrelid = to_regclass(:table)"
+            " AND regexp_replace(pg_get_indexdef(made.indexrelid), '^.* USING ', '')"
+            " = regexp_replace(pg_get_indexdef(wanted.indexrelid), '^.* USING ', '')"
+            " FROM pg_index made, pg_index wanted"
+            " WHERE made.indexrelid = to_regclass(:name)"
+            " AND wanted.indexrelid = to_regclass('pg_temp.search_index')"
+        ),
+        {"table": table.name, "name": name},
+    ).first()
+    _run(session, "DROP TABLE search_copy")
+    valid, same = met or (True, False)
+    if not valid or not same:
+        why = "has another definition" if valid else "is invalid"
+        raise TargetError(
+            f"The index {name} of {table.name} {why}",
+            remedy=f"Run DROP INDEX {name} and install the search again",
+        )
+
+
+def _pattern(word: str) -> sa.ColumnElement[str]:
+    # After folding, because a fullwidth percent sign folds to one.
+    escaped = sa.func.regexp_replace(
+        fold(sa.literal(word, sa.Text)), _constant(r"([\\%_])"), _constant(r"\\\1"), _constant("g")
+    )
+    return _joined(_constant("%"), escaped, _constant("%"))
+
+
+def _joined(*texts: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
+    """One after another, in a way that is immutable; concat() is not."""
+    return reduce(lambda left, right: left.op("||", return_type=sa.Text())(right), texts)
+
+
+def _constant(text: str) -> sa.ColumnElement[str]:
+    return sa.literal(text, sa.Text)

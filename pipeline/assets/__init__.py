@@ -1,1 +1,0 @@
-"""Dagster's assets and standing checks, made by factories: a declaration becomes its asset."""

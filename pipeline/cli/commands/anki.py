@@ -1,0 +1,87 @@
+"""Commands that let Anki follow the contents."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+import typer
+
+from pipeline.anki.outcomes import Removed
+from pipeline.anki.store.named import named_anki
+from pipeline.cli.commands import terminal
+from pipeline.cli.commands.terminal import console
+from pipeline.config import settings
+from pipeline.core.errors import SettingsError
+from pipeline.migrations.declaration import Anki
+
+followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
+
+
+@followed.command("sync")
+def anki_sync(
+    deck: Annotated[
+        str | None, typer.Option(help="Where notes of new cards go; otherwise ANKI_DECK.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", help="Only these contents: ids, with commas.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, show all.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Also over a learner's edits; deleted notes are made again."),
+    ] = False,
+    removed: Annotated[
+        str, typer.Option(help="Notes without content: report, tag or suspend.")
+    ] = "report",
+    recordings: Annotated[
+        bool, typer.Option("--recordings", help="Compare all recordings, byte by byte.")
+    ] = False,
+    create_deck: Annotated[
+        bool, typer.Option("--create-deck", help="Make decks that Anki does not have.")
+    ] = False,
+) -> None:
+    """Make and update notes in Anki, and check contents, cards and notes against each other."""
+    if removed not in get_args(Removed):
+        raise SettingsError(f"--removed cannot be {removed}", remedy="Take report, tag or suspend")
+    config = {
+        "deck": deck,
+        "ids": terminal.ids(only),
+        "dry_run": dry_run,
+        "force": force,
+        "removed": removed,
+        "recordings": recordings,
+        "create_deck": create_deck,
+    }
+    raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run))
+
+
+@followed.command("check")
+def anki_check() -> None:
+    """Check contents, cards, notes, recordings and vectors against each other."""
+    raise typer.Exit(_follow("anki_check"))
+
+
+def _follow(
+    job_name: str, *, config: Mapping[str, Any] | None = None, dry_run: bool = False
+) -> int:
+    """Run a job of Anki with live output; returns the exit code."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+    from pipeline.orchestration.common import report
+
+    started = time.perf_counter()
+    with terminal.addressing(terminal.demand_enabled(terminal.having(Anki))) as migration:
+        found = running.ready(migration)
+        anki = named_anki(settings.load())
+        terminal.say_where(found, migration)
+    console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
+    result = running.result_of(
+        job_name, steps=None if config is None else {"follow_contents": config}
+    )
+    report.show_following(console, result.all_events)
+    if result.success and all(table.proven for table in report.tables_of(result.all_events)):
+        seconds = time.perf_counter() - started
+        said = "nothing was changed" if dry_run else "[green]consistent[/]"
+        console.print(f"{said} in {seconds:.1f} s, run {result.run_id}")
+        return 0
+    return running.failed(result)

@@ -1,0 +1,203 @@
+"""Commands that look at both databases, move tables and prove them."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+
+from pipeline.cli.commands import terminal
+from pipeline.cli.commands.terminal import console, errors
+from pipeline.config import environment, settings
+from pipeline.core import private
+from pipeline.core.printable import printable
+from pipeline.doctor.examination import examine
+from pipeline.migrations.declaration import Migration
+from pipeline.move.ledger import quarantine
+from pipeline.move.run.plan import TablePlan
+from pipeline.move.run.scope import Subset, root_of
+from pipeline.postgres.embedded.server import ensure_server
+from pipeline.postgres.target import Target
+from pipeline.reporting import ddl, grids
+from pipeline.sqlite.snapshot import look_at
+
+
+def doctor(which: terminal.Which = None) -> None:
+    """Tell whether both databases are fit for a move, without changing anything."""
+    # Not a job: Dagster keeps its runs in the target, which may not even answer.
+    with terminal.serving(which) as migration, console.status("examining source and target"):
+        found = examine(settings.load(), migration)
+    grids.show_symptoms(console, found, migration.address)
+    raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
+
+
+def plan(
+    which: terminal.Which = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
+) -> None:
+    """Tell what a move would do, without touching the target."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+    from pipeline.orchestration.common.metadata import PLAN
+
+    with terminal.serving(which) as migration:
+        found = running.ready(migration)
+        look_at(found.source)
+    if not as_json:
+        terminal.say_where(found, migration)
+    result = running.result_of(migration.named("plan"))
+    if not result.success:
+        raise typer.Exit(running.failed(result))
+    (materialized,) = result.asset_materializations_for_node(migration.named("make_plan"))
+    data: Any = materialized.metadata[PLAN].value
+    if as_json:
+        terminal.as_utf8()
+        for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
+            print(printable(line))
+    else:
+        grids.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+
+
+def show_schema(which: terminal.Which = None) -> None:
+    """Print the target's whole schema as one SQL file, for supabase/migrations."""
+    loaded = settings.load()
+    with terminal.serving(which) as migration:
+        source = environment.source_file(loaded, migration)
+        script = ddl.of_source(source, migration, loaded.policies(migration))
+    terminal.as_utf8()
+    print(script, end="")
+
+
+def migrate(
+    which: terminal.Which = None,
+    only_content: Annotated[
+        str | None,
+        typer.Option(help="Only these contents and what belongs to them: ids, with commas."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Only so many first contents and what belongs to them.")
+    ] = None,
+) -> None:
+    """Move the tables and print what moved, what was set aside and what was proven."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+
+    ids = terminal.ids(only_content, option="--only-content")
+    scope = Subset.of(ids, limit)
+    if scope is not None:
+        with terminal.serving(which) as migration:
+            root_of(migration.tables)
+    migration = _announced(which)
+    subset = {each.name: {"only_content": ids, "limit": limit} for each in migration.tables}
+    raise typer.Exit(running.run(migration.named("migrate"), steps=subset if scope else None))
+
+
+def sync(
+    which: terminal.Which = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Look at every value, not only at what changed.")
+    ] = False,
+) -> None:
+    """Let the target follow the source: move what changed, and prove it."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+
+    migration = _announced(which)
+    raise typer.Exit(running.run(migration.named("sync"), full=full))
+
+
+def verify(
+    which: terminal.Which = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Show every row to the second witness, not a sample.")
+    ] = False,
+) -> None:
+    """Check what is committed, value by value, against source, ledger and declaration."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+    from pipeline.orchestration.assets import standing
+
+    migration = _announced(which)
+    steps = standing.run_config(migration.tables, standing.VerifyConfig(deep=True))
+    raise typer.Exit(running.run(migration.named("verify"), steps=steps if deep else None))
+
+
+def _announced(which: str | None) -> Migration:
+    """The migration that is meant, with its databases ready and told.
+
+    Raises:
+        PipelineError: a setting or a database is not usable.
+    """
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+
+    with terminal.serving(which) as migration:
+        found = running.ready(migration)
+        look_at(found.source)
+    terminal.say_where(found, migration)
+    return migration
+
+
+def redrive(
+    which: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MIGRATION|TABLE]",
+            help="A migration, or one table and those that refer to it.",
+        ),
+    ] = None,
+) -> None:
+    """Try rejected rows again, after a rule, a policy or a value was changed."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+
+    table = None if which is None or settings.load().registry.get(which) else which
+    migration = terminal.holding(table) if table else terminal.meant(which)
+    with terminal.addressing(migration):
+        found = running.ready(migration)
+        look_at(found.source)
+    names = [table] if table else [each.name for each in migration.tables]
+    with terminal.opened(found) as target:
+        waiting = [name for name in names if _in_quarantine(target, name)]
+    if not waiting:
+        console.print("quarantine is empty")
+        return
+    terminal.say_where(found, migration)
+    code = running.run(migration.named("redrive"), tables=_with_children(migration, waiting))
+    with terminal.opened(found) as target:
+        still = sum(_in_quarantine(target, name) for name in names)
+    of = f" of {table}" if table else ""
+    console.print(f"{still:,} rows{of} are still in quarantine")
+    raise typer.Exit(code)
+
+
+def selftest() -> None:
+    """Plant one fault at a time in a scratch copy, and show which check catches it."""
+    from pipeline.selftest.attack import attack
+
+    outcomes = []
+    with console.status("moving a sample into a scratch database") as status:
+        loaded = settings.load()
+        private.home(loaded.pipeline_home)
+        for outcome in attack(ensure_server(loaded.server_data)):
+            status.update(outcome.name)
+            outcomes.append(outcome)
+    grids.show_outcomes(console, outcomes)
+    wrong = [outcome.name for outcome in outcomes if not outcome.right]
+    if wrong:
+        errors.print(f"not judged rightly: {', '.join(wrong)}", style="red")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _in_quarantine(target: Target, table: str) -> int:
+    there = target.value("SELECT to_regclass('migration.quarantine') IS NOT NULL")
+    return len(quarantine.handles(target, table)) if there else 0
+
+
+def _with_children(migration: Migration, names: list[str]) -> list[str]:
+    """These tables and all that refer to them: what is held waits for its parent."""
+    found = set(names)
+    for table in migration.tables:
+        if {key.column.table.name for key in table.foreign_keys} & found:
+            found.add(table.name)
+    return sorted(found)

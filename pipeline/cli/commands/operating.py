@@ -1,0 +1,112 @@
+"""Commands of who runs this for good: the three processes, their health, and alerts."""
+
+import signal
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.commands.terminal import console, errors
+from pipeline.config import environment, settings
+from pipeline.core.errors import SettingsError
+from pipeline.orchestration.alerts.message import Alert
+from pipeline.orchestration.alerts.receivers import NotDelivered, receivers
+from pipeline.orchestration.serving import parts
+from pipeline.orchestration.serving.organs import Organ
+
+alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
+
+
+def dev(
+    port: Annotated[int, typer.Option(help="Where the UI listens, on 127.0.0.1.")] = 3000,
+) -> None:
+    """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+
+    running.server()
+    loaded = settings.load()
+    for migration in loaded.enabled:
+        if not loaded.source_url(migration):
+            environment.source_file(loaded, migration)
+    loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
+    parts.keep_sockets_private()
+    processes = [
+        subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
+        for part in (parts.Part.WEBSERVER, parts.Part.DAEMON)
+    ]
+    console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.3)
+        raise SettingsError(
+            f"Dagster's UI or its daemon ended by itself; port {port} may be in use",
+            remedy="Read the lines above, or name another one with --port",
+        )
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def serve(
+    part: Annotated[parts.Part, typer.Argument(help="Which of the three processes to be.")],
+) -> None:
+    """Be one of the three processes that run for good: code server, webserver or daemon."""
+    parts.serve(part, settings.load())
+
+
+def health(
+    which: Annotated[list[Organ] | None, typer.Argument(help="Only these; otherwise all.")] = None,
+    tell: Annotated[
+        bool, typer.Option("--alert", help="Tell the receivers of alerts what is newly unwell.")
+    ] = False,
+) -> None:
+    """Tell whether what runs for good is well; the exit code is 1 if something is not."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.orchestration.serving import health as examined
+
+    loaded = settings.load()
+    found = examined.readings(loaded, which or [])
+    for reading in found:
+        state = "[green]well  [/]" if reading.well else "[red]unwell[/]"
+        console.print(f"{reading.organ:<10}{state}  ", end="")
+        console.print(reading.says, markup=False, soft_wrap=True)
+    if tell:
+        for error in examined.tell_changes(loaded, found, receivers(loaded.alerts)):
+            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(0 if all(reading.well for reading in found) else 1)
+
+
+@alert.callback()
+def alerting() -> None:
+    """Keep ``test`` a command of its own, though it is the only one."""
+
+
+@alert.command("test")
+def alert_test() -> None:
+    """Send an alert to every receiver, to try whether it arrives."""
+    loaded = settings.load()
+    link = loaded.alerts.ui_url or ""
+    tried = Alert("test", "a test of alerts", lines=("Nothing has failed.",), link=link)
+    who = receivers(loaded.alerts)
+    if not who:
+        raise SettingsError(
+            "Nobody is to be told of anything",
+            remedy="Set ALERT_WEBHOOK_URL, or ALERT_SMTP_URL with ALERT_FROM and ALERT_TO",
+        )
+    refused = 0
+    for receiver in who:
+        try:
+            receiver.send(tried)
+            console.print(f"told {receiver.shown}", markup=False, soft_wrap=True)
+        except NotDelivered as error:
+            refused += 1
+            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    raise typer.Exit(1 if refused else 0)

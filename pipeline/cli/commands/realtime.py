@@ -1,0 +1,58 @@
+"""Commands that switch realtime on in the target, and tell how it stands."""
+
+import typer
+
+from pipeline.cli.commands import terminal
+from pipeline.cli.commands.terminal import console
+from pipeline.config import settings
+from pipeline.core.messages import REALTIME_ON, message, written
+from pipeline.migrations.declaration import Realtime
+from pipeline.orchestration.common import checks
+from pipeline.postgres.target import Target
+from pipeline.realtime import checks as realtime_checks
+from pipeline.realtime import objects
+
+told = typer.Typer(no_args_is_help=True, help="Tell changes of the target to who listens.")
+
+
+@told.command("on")
+def realtime_on() -> None:
+    """Make the feed, the publication and the channels as declared, and try every type of event."""
+    # Dagster is loaded only where it is needed.
+    from pipeline.cli.commands import running
+
+    terminal.demand_enabled(terminal.having(Realtime))
+    found = running.server()
+    console.print(f"target  {found.target_shown}", markup=False)
+    raise typer.Exit(running.run("realtime"))
+
+
+@told.command("status")
+def realtime_status() -> None:
+    """Tell what is published, noted and allowed; nothing is changed."""
+    # Dagster is loaded only where it is needed.
+
+    tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
+    found = terminal.server()
+    with terminal.opened(found) as target, target.looking():
+        results = realtime_checks.standing(target, tables, known=known)
+        for result in results:
+            state = "[green]as declared[/]" if result.passed else "[red]not so[/]     "
+            console.print(f"{result.name:<22}{state}  ", end="")
+            console.print(checks.summary(result), markup=False, soft_wrap=True)
+        console.print(f"{'feed':<22}{_of_feed(target)}", markup=False, soft_wrap=True)
+    wrong = any(not result.passed and result.blocking for result in results)
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _of_feed(target: Target) -> str:
+    if not objects.is_there(target):
+        return written(message("there is none; run ", REALTIME_ON))
+    ((rows, newest, oldest),) = target.rows(
+        "SELECT count(*), coalesce(max(id), 0),"
+        " to_char(min(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM feed.changes"
+    )
+    since = f" since {oldest} UTC" if oldest else ""
+    hours = settings.load().feed_hours
+    changes = "1 change" if rows == 1 else f"{rows:,} changes"
+    return f"{changes}{since}, the newest {newest:,}; kept for {hours:g} hours"

@@ -1,0 +1,67 @@
+"""Commands that look at rejected rows, and mend them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.commands import terminal
+from pipeline.cli.commands.terminal import console
+from pipeline.config import settings
+from pipeline.core.messages import MIGRATE, REDRIVE
+from pipeline.move.ledger import mending
+from pipeline.postgres import schema
+from pipeline.reporting import quarantine_files
+
+kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
+
+
+@kept.command("export")
+def export_quarantine(
+    path: Annotated[Path, typer.Argument(help="A file named .csv or .json.")],
+    which: terminal.Which = None,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+) -> None:
+    """Write rejected rows to a file, a record for each value."""
+    migration = terminal.holding(table) if table else terminal.meant(which)
+    with terminal.addressing(migration), terminal.opened(terminal.server()) as target:
+        schema.make_ledger(target)
+        tables = [migration.metadata.tables[table]] if table else migration.tables
+        records = quarantine_files.write(path, mending.export(target, tables))
+    console.print(f"{records:,} values in {path}", markup=False)
+
+
+@kept.command("mend")
+def mend_quarantine(
+    path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
+) -> None:
+    """Take mended values in; the next redrive, move or verify uses them."""
+    registry = settings.load().registry
+    with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
+        schema.make_ledger(target)
+        records = list(quarantine_files.read(path))
+        changed = mending.take_in(target, records, registry.tables)
+    if changed:
+        tables = {record["table"] for record in records}
+        meant = [m for m in registry if tables & set(m.metadata.tables)]
+        run = " and ".join(REDRIVE.written(each.address) for each in meant)
+        values = "value" if changed == 1 else "values"
+        console.print(f"{changed:,} {values} mended; run {run} to try their rows again")
+    else:
+        console.print("nothing in this file differs from quarantine")
+
+
+@kept.command("forget")
+def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
+    """Let the source's own values of a table stand again."""
+    with (
+        terminal.addressing(terminal.holding(table)) as migration,
+        terminal.opened(terminal.server()) as target,
+        target.lock(),
+        target.transaction(),
+    ):
+        schema.make_ledger(target)
+        gone = mending.forget(target, table)
+    run = MIGRATE.written(migration.address)
+    values = "value" if gone == 1 else "values"
+    console.print(f"{gone:,} mended {values} forgotten; run {run} to go by the source")

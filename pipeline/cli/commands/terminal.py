@@ -1,0 +1,188 @@
+"""What commands share: where they print, and how they run a job and tell what came of it."""
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.config import environment, settings
+from pipeline.core import private
+from pipeline.core.errors import PipelineError, SettingsError
+from pipeline.core.messages import MIGRATE, SOURCE_SETTING, message
+from pipeline.migrations.declaration import Beside, Migration
+from pipeline.postgres.target import Target
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+errors = Console(stderr=True, highlight=False)
+
+_WHICH = typer.Argument(metavar="[MIGRATION]")
+
+Which = Annotated[str | None, _WHICH]
+"""The argument by which a command is told which migration it is for."""
+
+
+def describe(names: Iterable[str]) -> None:
+    """Let the help of commands name these migrations."""
+    _WHICH.help = f"{' or '.join(names)}; otherwise the first of MIGRATIONS."
+
+
+def meant(name: str | None) -> Migration:
+    """The migration that is meant.
+
+    Raises:
+        SettingsError: there is none of this name, or it is not enabled.
+    """
+    if name is None:
+        return settings.load().enabled[0]
+    known = settings.load().registry
+    found = known.get(name)
+    if found is None:
+        raise SettingsError(
+            f"There is no migration {name}", remedy=f"Name {' or '.join(known.names)}"
+        )
+    return demand_enabled(found)
+
+
+@contextmanager
+def serving(which: str | None) -> Iterator[Migration]:
+    """Serve the migration that is meant: what fails meanwhile names its commands and its setting.
+
+    Raises:
+        SettingsError: there is none of this name, or it is not enabled.
+    """
+    with addressing(meant(which)) as migration:
+        yield migration
+
+
+@contextmanager
+def addressing(migration: Migration) -> Iterator[Migration]:
+    """Let what fails meanwhile name the commands and the setting of a migration."""
+    try:
+        yield migration
+    except PipelineError as error:
+        error.addressed(migration.address)
+        raise
+
+
+def as_utf8() -> None:
+    """Print UTF-8 from now on: programs read what follows, whatever the terminal knows."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+def say_error(error: PipelineError) -> None:
+    """Print why a command could not be tried."""
+    errors.print(str(error), style="red", markup=False, soft_wrap=True)
+
+
+def server() -> environment.Server:
+    """The target alone, ready for bulk work; Dagster is not needed.
+
+    Raises:
+        PipelineError: a setting or the target is not usable.
+    """
+    loaded = settings.load()
+    private.home(loaded.pipeline_home)
+    found = environment.server(loaded)
+    environment.demand_session(found)
+    environment.update_ledger(found)
+    return found
+
+
+def source(migration: Migration) -> Path:
+    """The source file alone; the target is not needed.
+
+    Raises:
+        SettingsError: no source is set.
+    """
+    loaded = settings.load()
+    if not loaded.source_url(migration) and not loaded.sample_path(migration).exists():
+        raise SettingsError(
+            "There is no source yet", remedy=message("Set ", SOURCE_SETTING, ", or run ", MIGRATE)
+        )
+    return environment.source_file(loaded, migration)
+
+
+def say_where(found: environment.Databases, migration: Migration) -> None:
+    """Print which databases are meant."""
+    shown = settings.load().origin(migration).shown
+    console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
+
+
+@contextmanager
+def opened(found: environment.Server) -> Iterator[Target]:
+    """A session with the target."""
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        yield target
+
+
+def holding(table: str) -> Migration:
+    """The migration that a table belongs to.
+
+    Raises:
+        SettingsError: there is no such table, or its migration is not enabled.
+    """
+    found = settings.load().registry.holding(table)
+    if found is None:
+        names = [each.name for migration in settings.load().enabled for each in migration.tables]
+        raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
+    return demand_enabled(found)
+
+
+def having(kind: type[Beside]) -> Migration:
+    """The migration beside whose tables something of a kind hangs.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    found = settings.load().registry.having(kind)
+    if found is None:
+        raise SettingsError(
+            f"No migration declares {kind.__name__}", remedy="Declare it in the one that has it"
+        )
+    return found
+
+
+def demand_enabled(migration: Migration) -> Migration:
+    """A migration that Dagster loads.
+
+    Raises:
+        SettingsError: this one it does not.
+    """
+    enabled = settings.load().enabled
+    if migration not in enabled:
+        raise SettingsError(
+            f"The migration {migration.name} is not enabled",
+            remedy=f"Set MIGRATIONS={','.join([each.name for each in enabled] + [migration.name])}",
+        )
+    return migration
+
+
+def ids(text: str | None, *, option: str = "--only") -> list[int]:
+    """Ids that a person wrote with commas between.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts) or (text is not None and not parts):
+        raise SettingsError(f"{option} cannot be {text!r}", remedy="Write ids like 1,2,3")
+    return [int(part) for part in parts]
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask at a terminal.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SettingsError("Nobody can be asked without a terminal", remedy="Add --yes")
+    typer.confirm(question, abort=True)

@@ -1,0 +1,1 @@
+"""What every room uses: errors, findings, policies, quoting, files of one's own, locks."""

@@ -1,0 +1,193 @@
+"""The ledger: what the pipeline itself remembers, in schema ``migration`` of the target.
+
+Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and why, one row of
+``quarantine_values`` per column keeps the value's SQLite storage class and its exact bytes
+(text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754). ``mended``
+keeps values in the same form: what a person put in the place of what the source had.
+``watermarks`` tell up to where the source has been read; they are written with the rows they
+speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
+as they are, ``cascaded`` the keys of rows that went with their parent, or that only lost it (its
+name is empty then), until their own table's turn.
+``anki_intents`` tells what was about to be written to Anki until its card says that it was.
+``cutover`` is the history of who may write, a migration's newest row says who may now; ``outbox``
+holds the keys of rows that others than a move wrote into the target since it was prepared for the
+cut-over, NULL for a whole table; ``signed_off`` says who lets which row in quarantine stay behind,
+and why.
+Every migration has rows of its own, told by the table's name or by its own.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from pipeline.declared.rules import TableRules
+
+SCHEMA = "migration"
+
+metadata = sa.MetaData(schema=SCHEMA)
+
+
+def _key(*names: str) -> list[sa.Column[str]]:
+    return [sa.Column(name, sa.Text, primary_key=True) for name in names]
+
+
+def _since(name: str = "since") -> sa.Column[object]:
+    return sa.Column(name, sa.DateTime(timezone=True), server_default=sa.text("now()"))
+
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    *_key("table_name", "handle"),
+    sa.Column("source_key", sa.Text),
+    sa.Column("reasons", JSONB, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    _since(),
+)
+
+quarantine_values = sa.Table(
+    "quarantine_values",
+    metadata,
+    *_key("table_name", "handle", "column_name"),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("value", sa.LargeBinary),
+    sa.ForeignKeyConstraint(
+        ["table_name", "handle"],
+        [quarantine.c.table_name, quarantine.c.handle],
+        ondelete="CASCADE",
+    ),
+)
+
+conversions = sa.Table(
+    "conversions",
+    metadata,
+    *_key("table_name", "source_key", "column_name"),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("original", sa.Text),
+    sa.Column("kept_as", sa.Text, nullable=False),
+)
+
+mended = sa.Table(
+    "mended",
+    metadata,
+    *_key("table_name", "handle", "column_name"),
+    sa.Column("was_storage", sa.Text, nullable=False),
+    sa.Column("was_value", sa.LargeBinary),
+    sa.Column("storage", sa.Text, nullable=False),
+    sa.Column("value", sa.LargeBinary),
+    _since(),
+)
+
+watermarks = sa.Table(
+    "watermarks",
+    metadata,
+    *_key("table_name"),
+    sa.Column("newest", sa.DateTime(timezone=True)),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("rules", sa.Text, nullable=False),
+    sa.Column("seen", sa.Text),
+    sa.Column("change", sa.BigInteger),
+    sa.Column("token", sa.Text),
+    sa.Column("run_id", sa.Text, nullable=False),
+    _since("at"),
+)
+
+conflicts = sa.Table(
+    "conflicts",
+    metadata,
+    *_key("table_name", "source_key", "column_name"),
+    sa.Column("source_value", sa.Text),
+    sa.Column("target_value", sa.Text),
+    _since(),
+)
+
+cascaded = sa.Table(
+    "cascaded",
+    metadata,
+    *_key("table_name", "target_key"),
+    sa.Column("parent", sa.Text, nullable=False),
+)
+
+anki_intents = sa.Table(
+    "anki_intents",
+    metadata,
+    sa.Column("content_id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("export_hash", sa.Text, primary_key=True),
+    _since(),
+    info=TableRules(migration="content").info,
+)
+
+cutover = sa.Table(
+    "cutover",
+    metadata,
+    sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("migration", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    _since("at"),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("change", sa.BigInteger, sa.Identity(always=True), primary_key=True),
+    sa.Column("table_name", sa.Text, nullable=False),
+    sa.Column("key", sa.Text),
+    _since("at"),
+)
+
+signed_off = sa.Table(
+    "signed_off",
+    metadata,
+    *_key("table_name", "handle"),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.Column("by_whom", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    _since("at"),
+)
+
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    *_key("run_id", "table_name"),
+    _since("proven_at"),
+    sa.Column("source_rows", sa.BigInteger, nullable=False),
+    sa.Column("target_rows", sa.BigInteger, nullable=False),
+    sa.Column("quarantined_rows", sa.BigInteger, nullable=False),
+    sa.Column("digests", JSONB, nullable=False),
+)
+
+
+OUTDATED = (
+    "SELECT to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute"
+    " WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration')"
+)
+"""Whether the ledger was made when there was one migration, whose name it did not note."""
+
+UPDATE = (
+    "ALTER TABLE migration.cutover ADD COLUMN IF NOT EXISTS migration text NOT NULL DEFAULT"
+    " 'content'; ALTER TABLE migration.cutover ALTER COLUMN migration DROP DEFAULT"
+)
+"""What such a ledger says is of the first migration."""
+
+
+def part_of(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:
+    """SQL that is true of a migration's rows of a table of the ledger; None if it has none there.
+
+    Args:
+        table: of the ledger.
+        migration: its name.
+        tables: names of its tables.
+    """
+    if "table_name" in table.columns:
+        return f"table_name IN ({', '.join(map(_literal, tables))})"
+    if "migration" in table.columns:
+        return f"migration = {_literal(migration)}"
+    return "true" if TableRules.of(table).migration == migration else None
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

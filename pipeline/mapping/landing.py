@@ -1,0 +1,270 @@
+"""What a table will look like in the target, given what the source really has.
+
+The declared table is the rule. Columns that only the source has are carried along, nullable;
+declared columns that the source lacks stay at their default. Both are drift and are reported, but
+for columns that only the target has on purpose (``ColumnRules.added``).
+"""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from pipeline.core.errors import SettingsError, SourceError
+from pipeline.core.findings import Drift
+from pipeline.core.messages import SOURCE_SETTING, message
+from pipeline.core.policies import DEFAULT, Policies
+from pipeline.declared.rules import ColumnRules, TableRules
+from pipeline.mapping import secret
+from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.types import ByteSize, Cast, carried_type, cast_of, type_name
+
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+_LONGEST_NAME = 63
+_MOST_COLUMNS = 1_000
+"""PostgreSQL has room for 1,600 of them, if their values are short, and counts dropped ones."""
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column as SQLite declares it."""
+
+    name: str
+    declared: str
+
+
+@dataclass(frozen=True)
+class Landing:
+    """A declared table and one source, matched.
+
+    Attributes:
+        table: the declared table with the carried columns added.
+        columns: the columns that move, in the target's order.
+        declared: the moving columns' types in the source, by name.
+        drift: where source and declaration disagree.
+        policies: what a person decided.
+    """
+
+    table: sa.Table
+    columns: tuple[sa.Column[Any], ...]
+    declared: dict[str, str]
+    drift: tuple[Drift, ...]
+    policies: Policies = DEFAULT
+
+    @property
+    def name(self) -> str:
+        """The table's name, the same on both sides."""
+        return self.table.name
+
+    @cached_property
+    def key(self) -> sa.Column[Any]:
+        """The one column of the primary key."""
+        return RowKey.of(self.table).column
+
+    @cached_property
+    def of_keys(self) -> "Landing":
+        """The same table, with nothing but its key to read and compare."""
+        return replace(self, columns=(self.key,))
+
+    @property
+    def changed_by(self) -> str | None:
+        """The column that tells when a row changed, if it moves."""
+        name = TableRules.of(self.table).changed_by
+        return name if name in self.casts else None
+
+    @cached_property
+    def of_versions(self) -> "Landing":
+        """The same table, with what tells of a change: key, date of change, sizes of BLOBs."""
+        telling = [c for c in self.columns if c.name == self.changed_by]
+        sizes = [
+            sa.Column(column.name, ByteSize())
+            for column in self.columns
+            if isinstance(column.type, sa.LargeBinary)
+        ]
+        return replace(self, columns=(self.key, *telling, *sizes))
+
+    @property
+    def sized(self) -> frozenset[str]:
+        """Names of the columns of which only the size is compared."""
+        return frozenset(c.name for c in self.columns if isinstance(c.type, ByteSize))
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """Names of the columns that only the source declares."""
+        return frozenset(drift.column for drift in self.drift if drift.kind == "carried")
+
+    @cached_property
+    def casts(self) -> dict[str, Cast]:
+        """The cast of every moving column, by name."""
+        zone = self.policies.naive_zone
+        casts = {
+            column.name: cast_of(column, naive_zone=zone, doubled=column.name in self.doubled)
+            for column in self.columns
+        }
+        hidden = secret.columns(self.table) & casts.keys()
+        return casts | {name: secret.discreet(casts[name]) for name in hidden}
+
+    @cached_property
+    def doubled(self) -> frozenset[str]:
+        """Names of the columns in which JSON within strings of JSON is unwrapped."""
+        if self.policies.doubled_json == "keep":
+            return frozenset()
+        return frozenset(column.name for column in self.columns if ColumnRules.of(column).doubled)
+
+    @cached_property
+    def fills(self) -> dict[str, pa.Scalar]:
+        """What stands for a NULL that the target forbids, as COPY takes it, by column.
+
+        Raises:
+            SettingsError: a value is not of its column's type.
+        """
+        given = {
+            column.name: self.policies.forbidden_nulls[f"{self.name}.{column.name}"]
+            for column in self.columns
+            if not column.nullable and f"{self.name}.{column.name}" in self.policies.forbidden_nulls
+        }
+        return {name: self._fill(name, value) for name, value in given.items()}
+
+    def _fill(self, name: str, value: object) -> pa.Scalar:
+        cast = self.casts[name]
+        if isinstance(self.table.columns[name].type, JSONB) and not isinstance(value, str):
+            value = json.dumps(value)
+        if cast.raw == pa.binary() and isinstance(value, str):
+            value = value.encode(errors="surrogatepass")
+        rules = [cast.storage_rule("v", ""), *cast.rules("v")]
+        try:
+            with closing(sqlite3.connect(":memory:")) as judge:
+                for rule in rules:
+                    sql = f"SELECT ({rule.violated}) IS TRUE FROM (SELECT ? AS v)"
+                    if judge.execute(sql, (value,)).fetchone()[0]:
+                        raise ValueError(f"it {rule.message}")
+            return cast.convert(pa.array([value], cast.raw)).values[0]
+        except (ValueError, OverflowError) as error:
+            (given,) = secret.hidden(self.table, name, [value])
+            raise SettingsError(
+                f"{given!r} cannot stand for NULL in {self.name}.{name}: {error}",
+                remedy="Correct POLICY_FORBIDDEN_NULLS",
+            ) from error
+
+    @property
+    def parents(self) -> tuple[tuple[sa.Column[Any], sa.Table], ...]:
+        """Every foreign key as (column, table it refers to)."""
+        return tuple(
+            (key.parent, key.column.table)
+            for key in sorted(self.table.foreign_keys, key=lambda key: key.parent.name)
+        )
+
+
+def match(
+    declared: sa.Table, source_columns: Sequence[SourceColumn], policies: Policies = DEFAULT
+) -> Landing:
+    """Match a declared table with the columns that the source has.
+
+    Raises:
+        SourceError: the source lacks a column without which rows cannot move, or has more than
+            the policy of extra columns allows.
+        SettingsError: a value that shall stand for NULL is not of its column's type.
+    """
+    table = declared
+    found = {column.name: column for column in source_columns}
+    drift = [*_missing(table, found), *_retyped(table, found)]
+    extra = [column for column in source_columns if column.name not in table.columns]
+    if policies.extra_columns == "carry":
+        _demand_room(table, extra)
+    if extra and policies.extra_columns == "fail":
+        raise SourceError(
+            f"Table {table.name} of the source has columns that are not declared:"
+            f" {', '.join(column.name for column in extra)}",
+            remedy="Declare them, or set POLICY_EXTRA_COLUMNS to carry or ignore",
+        )
+    if extra and policies.extra_columns == "carry":
+        table = _copy(declared)
+    for column in extra:
+        if policies.extra_columns == "ignore":
+            drift.append(Drift(table.name, column.name, "ignored", "stays in the source"))
+        else:
+            kind = carried_type(column.declared)
+            table.append_column(sa.Column(column.name, kind, nullable=True))
+            detail = f"added to the target as {type_name(kind)}"
+            drift.append(Drift(table.name, column.name, "carried", detail))
+    moving = tuple(column for column in table.columns if column.name in found)
+    _demand_columns(table, policies)
+    types = {column.name: found[column.name].declared for column in moving}
+    landing = Landing(table, moving, types, tuple(drift), policies)
+    _ = landing.fills
+    return landing
+
+
+def _demand_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
+    """Refuse columns that no table of PostgreSQL can have."""
+    wrong = [
+        column.name
+        for column in extra
+        if column.name in _SYSTEM_COLUMNS
+        or not 0 < len(column.name.encode(errors="surrogatepass")) <= _LONGEST_NAME
+    ]
+    if wrong or len(table.columns) + len(extra) > _MOST_COLUMNS:
+        shown = ", ".join(repr(name[:_LONGEST_NAME]) for name in wrong[:5])
+        told = f"columns that PostgreSQL cannot have: {shown}"
+        raise SourceError(
+            f"Table {table.name} of the source has"
+            f" {told if wrong else f'{len(extra):,} columns that are not declared, too many'}",
+            remedy="Rename or drop them, or set POLICY_EXTRA_COLUMNS=ignore",
+        )
+
+
+def _copy(declared: sa.Table) -> sa.Table:
+    """A table that may get further columns, among copies of those that it refers to."""
+    everything = sa.MetaData(
+        naming_convention=declared.metadata.naming_convention, info=declared.metadata.info
+    )
+    for table in declared.metadata.sorted_tables:
+        table.to_metadata(everything)
+    return everything.tables[declared.name]
+
+
+def _demand_columns(table: sa.Table, policies: Policies) -> None:
+    for name in policies.forbidden_nulls:
+        of_table, _, column = name.rpartition(".")
+        declared = table.metadata.tables.get(of_table)
+        if declared is None or column not in declared.columns or declared.columns[column].nullable:
+            raise SettingsError(
+                f"POLICY_FORBIDDEN_NULLS names {name}, which is no column that forbids NULL",
+                remedy='Correct it, as in {"content_fragments.native_text": ""}',
+            )
+
+
+def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
+    drift = []
+    for column in table.columns:
+        if column.name in found:
+            continue
+        if column.primary_key or not (column.nullable or column.server_default is not None):
+            raise SourceError(
+                f"Table {table.name} of the source has no column {column.name}",
+                remedy=message("Check that ", SOURCE_SETTING, " names the right file and version"),
+            )
+        if not ColumnRules.of(column).added:
+            drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
+    return drift
+
+
+def _retyped(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
+    drift = []
+    for column in table.columns:
+        source = found.get(column.name)
+        if source is None or not source.declared:
+            continue
+        expected = cast_of(column).storage
+        actual = cast_of(sa.Column(column.name, carried_type(source.declared))).storage
+        if not set(expected) & set(actual):
+            detail = f"declared {source.declared} in the source, {column.type} in the target"
+            drift.append(Drift(table.name, column.name, "retyped", detail))
+    return drift

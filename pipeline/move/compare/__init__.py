@@ -1,0 +1,1 @@
+"""Rows of both sides, compared by digest and by value."""

@@ -1,0 +1,110 @@
+"""Values that changed in a way that cannot be undone: their originals, in the ledger."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.findings import Lossy
+from pipeline.mapping import secret
+from pipeline.mapping.landing import Landing
+from pipeline.move.compare.changes import Lost
+from pipeline.postgres.target import Target
+
+_NOW = "pg_temp.pipeline_conversions"
+_COLUMNS = "table_name, source_key, column_name, storage, original, kept_as"
+
+
+def begin(target: Target) -> None:
+    """Start to collect; what was collected before is forgotten."""
+    target.run(
+        f"DROP TABLE IF EXISTS {_NOW}",
+        f"CREATE TEMPORARY TABLE {_NOW} (LIKE migration.conversions) ON COMMIT DROP",
+    )
+
+
+def collect(target: Target, table: str, lost: Lost) -> None:
+    """Add the originals of one batch."""
+    rows = len(lost.keys)
+    stored = "real" if pa.types.is_floating(lost.originals.type) else "text"
+    storage = pc.if_else(lost.originals.is_null(), "null", stored)
+    batch = pa.record_batch(
+        {
+            "table_name": pa.array([table] * rows, pa.string()),
+            "source_key": lost.keys,
+            "column_name": pa.array([lost.column] * rows, pa.string()),
+            "storage": storage,
+            "original": lost.originals.cast(pa.string()),
+            "kept_as": lost.kept,
+        }
+    )
+    target.copy(_NOW.partition(".")[2], batch, temporary=True)
+
+
+def replace(
+    target: Target, landing: Landing, *, among: Sequence[Any] | None = None
+) -> tuple[Lossy, ...]:
+    """Make the ledger hold exactly what was collected for a table; rows that stay are untouched.
+
+    Args:
+        target: the session.
+        landing: the table.
+        among: keys of the rows that were looked at, None for all.
+    """
+    table = landing.name
+    outdated = (
+        "DELETE FROM migration.conversions c WHERE table_name = $1 AND NOT EXISTS (SELECT"
+        f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*))"
+    )
+    if among is None:
+        target.rows(f"{outdated} RETURNING 1", (table,))
+    elif among:
+        texts = [str(key) for key in among]
+        target.rows(f"{outdated} AND source_key = ANY($2) RETURNING 1", (table, texts))
+    target.run(
+        f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
+        " ON CONFLICT DO NOTHING"
+    )
+    return summary(target, landing)
+
+
+def lacking(
+    target: Target, landing: Landing, *, limit: int
+) -> tuple[int, list[tuple[str, str, str | None]]]:
+    """Collected originals that the ledger has not: how many, some as (key, column, original)."""
+    found = target.rows(
+        f"SELECT source_key, column_name, original, count(*) OVER () FROM {_NOW} AS n WHERE NOT"
+        " EXISTS (SELECT FROM migration.conversions AS c WHERE c.table_name = $1 AND"
+        " c.source_key = n.source_key AND c.column_name = n.column_name AND"
+        " (n.storage, n.original) IS NOT DISTINCT FROM (c.storage, c.original))"
+        f" ORDER BY 1, 2 LIMIT {limit}",
+        (landing.name,),
+    )
+    hidden = secret.columns(landing.table)
+    return found[0][3] if found else 0, [
+        (key, column, secret.SHOWN if column in hidden else old) for key, column, old, _ in found
+    ]
+
+
+def summary(target: Target, landing: Landing) -> tuple[Lossy, ...]:
+    """How many values of which column were changed, with examples."""
+    found = target.rows(
+        "SELECT column_name, count(*), (array_agg(source_key ORDER BY source_key))[1:3],"
+        " (array_agg(original ORDER BY source_key))[1:3],"
+        " (array_agg(kept_as ORDER BY source_key))[1:3]"
+        " FROM migration.conversions WHERE table_name = $1 GROUP BY 1 ORDER BY 1",
+        (landing.name,),
+    )
+    hidden = secret.columns(landing.table)
+    return tuple(
+        Lossy(
+            landing.name,
+            column,
+            values,
+            tuple((key, secret.SHOWN, secret.SHOWN) for key in keys)
+            if column in hidden
+            else tuple(zip(keys, originals, kept, strict=True)),
+        )
+        for column, values, keys, originals, kept in found
+    )

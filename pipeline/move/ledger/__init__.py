@@ -1,0 +1,1 @@
+"""What the target remembers of moves: quarantine, watermarks, overrides, keys."""

@@ -1,0 +1,229 @@
+"""Rejected rows, kept whole in the ledger: what is there is always what the last move rejected.
+
+A row whose value and reasons are unchanged is not touched, so ``since`` tells how long it waits.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.core.findings import Quarantined
+from pipeline.declared import ledger
+from pipeline.mapping.contract import Reason, Rejected, StoredValue
+from pipeline.postgres.target import Target
+
+_FLUSH_BYTES = 8 * 2**20
+_EXAMPLES = 5
+
+
+def held_keys(target: Target, parents: Iterable[str]) -> dict[str, set[str]]:
+    """Keys in quarantine, by table."""
+    return {
+        parent: {
+            key
+            for (key,) in target.rows(
+                "SELECT source_key FROM migration.quarantine"
+                " WHERE table_name = $1 AND source_key IS NOT NULL",
+                (parent,),
+            )
+        }
+        for parent in parents
+    }
+
+
+def handles(target: Target, table: str) -> set[str]:
+    """What names the rows in quarantine."""
+    return {
+        handle
+        for (handle,) in target.rows(
+            "SELECT handle FROM migration.quarantine WHERE table_name = $1", (table,)
+        )
+    }
+
+
+def keys(target: Target, table: str) -> dict[str, str | None]:
+    """Handle -> key, as text, of the rows in quarantine."""
+    return dict(
+        target.rows(
+            "SELECT handle, source_key FROM migration.quarantine WHERE table_name = $1", (table,)
+        )
+    )
+
+
+def within(
+    target: Target, table: str, *, handles: Collection[str], keys: Iterable[Any]
+) -> set[str]:
+    """What names the rows in quarantine that have one of some handles or keys."""
+    found = target.rows(
+        "SELECT handle FROM migration.quarantine WHERE table_name = $1"
+        " AND (handle = ANY($2) OR source_key = ANY($3))",
+        (table, sorted(handles), [str(key) for key in keys]),
+    )
+    return {handle for (handle,) in found}
+
+
+def replace(
+    target: Target,
+    table: str,
+    rejected: Iterable[Rejected],
+    *,
+    run_id: str,
+    among: Collection[str] | None = None,
+) -> int:
+    """Make quarantine hold exactly these rows of a table; returns how many.
+
+    Rows are taken one at a time, so memory is bounded by a row and a batch of bytes.
+
+    Args:
+        target: the session.
+        table: the table.
+        rejected: the rows.
+        run_id: the run that rejected them.
+        among: what names the rows that may leave quarantine, None for all.
+    """
+    there = dict(
+        target.rows(
+            "SELECT handle, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,)
+        )
+    )
+    seen: set[str] = set()
+    waiting: list[Rejected] = []
+    size = 0
+    for row in rejected:
+        seen.add(row.handle)
+        if there.get(row.handle) == row.fingerprint:
+            continue
+        if row.handle in there:
+            _remove(target, table, [row.handle])
+        waiting.append(row)
+        size += sum(len(value.value or b"") for value in row.values)
+        if size > _FLUSH_BYTES:
+            _write(target, table, waiting, run_id)
+            waiting, size = [], 0
+    _write(target, table, waiting, run_id)
+    outdated = set(there) - seen
+    _remove(target, table, sorted(outdated if among is None else outdated.intersection(among)))
+    return len(seen)
+
+
+def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
+    """How many rows wait for which reason; a row counts once per reason."""
+    found = target.rows(
+        "SELECT reason->>'column', reason->>'message', count(*),"
+        f" (array_agg(coalesce(source_key, handle) ORDER BY handle))[1:{_EXAMPLES}]"
+        " FROM migration.quarantine, jsonb_array_elements(reasons) AS reason"
+        " WHERE table_name = $1 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+        (table,),
+    )
+    return tuple(
+        Quarantined(table, message, column, rows, tuple(examples))
+        for column, message, rows, examples in found
+    )
+
+
+def read(target: Target, table: str) -> list[Rejected]:
+    """The rows in quarantine, as they were in the source."""
+    rows = target.rows(
+        "SELECT handle, source_key, reasons::text FROM migration.quarantine"
+        " WHERE table_name = $1 ORDER BY handle",
+        (table,),
+    )
+    return [
+        Rejected(
+            handle,
+            key,
+            tuple(Reason(**reason) for reason in json.loads(reasons)),
+            values_of(target, table, handle),
+        )
+        for handle, key, reasons in rows
+    ]
+
+
+def values_of(target: Target, table: str, handle: str) -> tuple[StoredValue, ...]:
+    """The values of a row in quarantine, as the source stored them."""
+    return tuple(
+        StoredValue(*value)
+        for value in target.rows(
+            "SELECT column_name, storage, value FROM migration.quarantine_values"
+            " WHERE table_name = $1 AND handle = $2 ORDER BY position",
+            (table, handle),
+        )
+    )
+
+
+Digests = set[tuple[str, str, str | None]]
+"""Values of a row, as (column, storage, MD5 of the value)."""
+
+
+def digests(target: Target, table: str, of: list[str]) -> dict[str, Digests]:
+    """What is kept of some rows, by handle."""
+    found: dict[str, Digests] = {}
+    for handle, column, storage, digest in target.rows(
+        "SELECT handle, column_name, storage, md5(value) FROM migration.quarantine_values"
+        " WHERE table_name = $1 AND handle = ANY($2)",
+        (table, of),
+    ):
+        found.setdefault(handle, set()).add((column, storage, digest))
+    return found
+
+
+def digests_of(row: Rejected) -> Digests:
+    """The same of a row that was just read from the source."""
+    return {(value.column, value.storage, _md5(value.value)) for value in row.values}
+
+
+def _md5(value: bytes | None) -> str | None:
+    return None if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
+
+
+def _remove(target: Target, table: str, gone: list[str]) -> None:
+    if gone:
+        target.rows(
+            "DELETE FROM migration.quarantine WHERE table_name = $1 AND handle = ANY($2)"
+            " RETURNING 1",
+            (table, gone),
+        )
+
+
+def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> None:
+    if not rows:
+        return
+    reasons = [json.dumps([_plain(reason) for reason in row.reasons]) for row in rows]
+    target.copy(
+        "quarantine",
+        pa.record_batch(
+            {
+                "table_name": [table] * len(rows),
+                "handle": [row.handle for row in rows],
+                "source_key": pa.array([row.key for row in rows], pa.string()),
+                "reasons": pa.ExtensionArray.from_storage(
+                    pa.json_(pa.string()), pa.array(reasons, pa.string())
+                ),
+                "fingerprint": [row.fingerprint for row in rows],
+                "run_id": [run_id] * len(rows),
+            }
+        ),
+        schema=ledger.SCHEMA,
+    )
+    values = [(row.handle, at, value) for row in rows for at, value in enumerate(row.values)]
+    target.copy(
+        "quarantine_values",
+        pa.record_batch(
+            {
+                "table_name": [table] * len(values),
+                "handle": [handle for handle, _, _ in values],
+                "column_name": [value.column for _, _, value in values],
+                "position": pa.array([at for _, at, _ in values], pa.int32()),
+                "storage": [value.storage for _, _, value in values],
+                "value": pa.array([value.value for _, _, value in values], pa.binary()),
+            }
+        ),
+        schema=ledger.SCHEMA,
+    )
+
+
+def _plain(reason: Reason) -> dict[str, Any]:
+    return {"code": reason.code, "column": reason.column, "message": reason.message}

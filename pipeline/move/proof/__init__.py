@@ -1,0 +1,1 @@
+"""The checks of a move, and of what is committed."""

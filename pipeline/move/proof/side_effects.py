@@ -1,0 +1,166 @@
+"""Rows that change while a move writes others: what triggers do beside it, found before it commits.
+
+PostgreSQL counts what a transaction writes to each table. Where that is more than the move itself
+has written, the rows that this transaction has changed are held against what is committed, as
+another session sees it. A trigger that only keeps columns of its own is no fault.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.core.errors import SideEffect
+from pipeline.core.quoting import quoted
+from pipeline.mapping.row_key import RowKey
+from pipeline.move.context.work import Counts, Work, Written
+from pipeline.postgres import refusals
+from pipeline.postgres.session import LEAVE_ALONE
+from pipeline.postgres.target import Target
+
+_NAMED = 3
+
+_COUNT = """
+SELECT relname::text, pg_stat_get_xact_tuples_inserted(oid),
+  pg_stat_get_xact_tuples_updated(oid), pg_stat_get_xact_tuples_deleted(oid),
+  pg_relation_filenode(oid)::bigint, current_setting('track_counts') = 'on' FROM pg_class
+  WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+"""
+
+
+def count(target: Target) -> Counts:
+    """What this transaction has written so far to each table of schema ``public``.
+
+    What the session wrote in earlier transactions may be counted in, so only differences tell.
+
+    Raises:
+        SideEffect: the server does not count.
+    """
+    found = target.rows(_COUNT)
+    if not all(counting for *_, counting in found):
+        raise SideEffect(
+            "The target does not count what is written (track_counts is off), so changes"
+            " made by triggers cannot be detected",
+            remedy="Set track_counts to on for this database, which is PostgreSQL's default",
+        )
+    return {name: Written(*counts) for name, *counts, _ in found}
+
+
+def require_none(work: Work, *, before: Counts, proven: Counts) -> None:
+    """Refuse to commit where rows have changed that no proof has looked at.
+
+    Args:
+        work: the move; nothing will be written after this.
+        before: what was counted when the transaction began.
+        proven: what was counted when the proof began.
+
+    Raises:
+        SideEffect: names some of the rows, and the triggers that may have changed them.
+    """
+    target, own = work.target, work.landing.name
+    target.settle()
+    now = count(target)
+    if now.get(own) != proven.get(own):
+        raise _effect(work, f"rows of {own} changed after they were proven")
+    written = {table: _since(before, now, table) for table in now}
+    suspects = _proven_among(work, [name for name in now if name != own and any(written[name])])
+    if work.scope.keys is not None and sum(written[own][:3]) > work.written + work.deleted:
+        suspects.append(own)
+    if suspects:
+        with target.another() as committed:
+            for table in suspects:
+                _require_same(work, committed, table, written[table])
+
+
+def triggers(target: Target, table: str) -> str:
+    """The triggers of others that may change rows while a table is written, for people."""
+    found = refusals.others(target.rows, f"public.{quoted(table)}")
+    return ", ".join(map(str, found))
+
+
+def _since(before: Counts, now: Counts, table: str) -> tuple[int, int, int, bool]:
+    """Rows inserted, updated and deleted, and whether the table was emptied or written anew."""
+    after = now[table]
+    first = before.get(table, Written(0, 0, 0, after.file))
+    return (
+        after.inserted - first.inserted,
+        after.updated - first.updated,
+        after.deleted - first.deleted,
+        after.file != first.file,
+    )
+
+
+def _proven_among(work: Work, tables: Sequence[str]) -> list[str]:
+    """Those of some tables of which a proof has spoken, or will in this run."""
+    if not tables:
+        return []
+    known = set(work.landing.table.metadata.tables)
+    known |= {name for (name,) in work.target.rows("SELECT table_name FROM migration.watermarks")}
+    return sorted(known.intersection(tables))
+
+
+def _require_same(
+    work: Work, committed: Target, table: str, written: tuple[int, int, int, bool]
+) -> None:
+    """Refuse rows of a table whose moved values are not those that are committed."""
+    declared = work.landing.table.metadata.tables.get(table)
+    if declared is None:
+        raise _effect(work, f"rows of {table} changed as well")
+    key = RowKey.of(declared).sql
+    meant = _meant(work, table)
+    changed = set(_differing(work, committed, table, key)) - meant
+    deletes = work.deleted if table == work.landing.name else 0
+    if written[2] > deletes or written[3]:
+        changed |= _keys(committed, table, key) - _keys(work.target, table, key) - meant
+    if changed:
+        named = _listed(sorted(changed, key=_by_number))
+        raise _effect(work, f"{table} {named} changed as well")
+
+
+def _meant(work: Work, table: str) -> set[str]:
+    """Keys of rows that the move itself has changed, or that went with those it deleted."""
+    if table == work.landing.name:
+        return {str(key) for key in work.scope.keys or ()}
+    found = work.target.rows(
+        "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (table,)
+    )
+    return {key for (key,) in found}
+
+
+def _differing(work: Work, committed: Target, table: str, key: str) -> list[str]:
+    """Keys of rows that this transaction wrote and whose moved values are not as before."""
+    mine = work.target.rows(f"SELECT {key}::text FROM {quoted(table)} WHERE age(xmin) <= 0")
+    keys = [found for (found,) in mine]
+    if not keys:
+        return []
+    there = work.target.rows(
+        "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0"
+        " AND NOT attisdropped",
+        (f"public.{quoted(table)}",),
+    )
+    known = {name for (name,) in there}
+    moved = [quoted(c.name) for c in work.source.columns(table) if c.name in known]
+    values = f"md5(ROW({', '.join(moved)})::text)"
+    sql = f"SELECT {key}::text, {values} FROM {quoted(table)} WHERE {key}::text = ANY($1)"
+    before = dict(committed.rows(sql, (keys,)))
+    return [name for name, value in work.target.rows(sql, (keys,)) if before.get(name) != value]
+
+
+def _keys(session: Target, table: str, key: str) -> set[str]:
+    return {found for (found,) in session.rows(f"SELECT {key}::text FROM {quoted(table)}")}
+
+
+def _effect(work: Work, what: str) -> SideEffect:
+    own = work.landing.name
+    found = triggers(work.target, own)
+    who = f"; it may have been {found}" if found else ""
+    return SideEffect(
+        f"{own} was rolled back: while it was written, {what}{who}", remedy=LEAVE_ALONE
+    )
+
+
+def _listed(keys: Sequence[str]) -> str:
+    some = ", ".join(keys[:_NAMED])
+    return f"{some} and {len(keys) - _NAMED:,} more" if len(keys) > _NAMED else some
+
+
+def _by_number(key: str) -> tuple[int, Any]:
+    return (0, int(key)) if key.lstrip("-").isdigit() else (1, key)

@@ -1,0 +1,1 @@
+"""Rows of the source, read and converted in batches."""

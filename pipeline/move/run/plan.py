@@ -1,0 +1,335 @@
+"""What a move would do, without doing it.
+
+The source is read as a move reads it, the target is only looked at. What only PostgreSQL can know
+of a value (an index entry that is too long, a character that jsonb has no place for) is found by
+the move itself.
+"""
+
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+from pipeline.core.errors import ShapeError
+from pipeline.core.findings import Drift, Lossy, Quarantined
+from pipeline.core.policies import DEFAULT, Policies
+from pipeline.core.quoting import quoted
+from pipeline.mapping import secret
+from pipeline.mapping.contract import Rejected, forbidden_loss
+from pipeline.mapping.json_texts import repeating
+from pipeline.mapping.landing import Landing
+from pipeline.mapping.types import type_name
+from pipeline.move.ledger import ownership
+from pipeline.move.reading.extract import Source
+from pipeline.move.reading.prepare import Prepared, prepare
+from pipeline.move.reading.sift import Sieve, Sifted
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
+
+_EXAMPLES = 5
+_PROBE_BYTES = 2 * 2**20
+_SECONDS_PER_ROW = 3e-6
+"""What keys and indexes of a row cost a server, roughly; measured on two cores."""
+
+
+@dataclass(frozen=True)
+class ColumnPlan:
+    """What a column holds and what becomes of it.
+
+    Attributes:
+        name: the column.
+        source_type: its type as the source declares it, "" if it does not.
+        target_type: its type in the target.
+        storage: how many values of each SQLite storage class it holds.
+        date_formats: how many of its texts have which form of a date; empty for other types.
+    """
+
+    name: str
+    source_type: str
+    target_type: str
+    storage: dict[str, int]
+    date_formats: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What a move of one table would do.
+
+    Attributes:
+        table: its name.
+        rows: rows of the source.
+        bytes: bytes of their values.
+        columns: what each column holds.
+        rejected_rows: rows that would go to quarantine.
+        rejections: why, a row counting once per reason.
+        lossy: values that would lose something; their originals would be kept.
+        drift: where source and declaration disagree.
+        target_rows: rows that the target holds now; None when it has no such table.
+        target_only: columns that only the target has.
+        obstacle: why the move would stop at once, None if nothing is in its way.
+        seconds: roughly how long it would take, proof included.
+    """
+
+    table: str
+    rows: int
+    bytes: int
+    columns: tuple[ColumnPlan, ...]
+    rejected_rows: int
+    rejections: tuple[Quarantined, ...]
+    lossy: tuple[Lossy, ...]
+    drift: tuple[Drift, ...]
+    target_rows: int | None
+    target_only: tuple[str, ...]
+    obstacle: str | None
+    seconds: float
+
+
+def plan_tables(
+    tables: Iterable[sa.Table], *, source: Source, target: Target, policies: Policies = DEFAULT
+) -> tuple[TablePlan, ...]:
+    """Plan tables in this order, parents first.
+
+    Raises:
+        SourceError: the source lacks what a table needs, or cannot be read.
+        TargetError: the target does not answer.
+    """
+    bytes_per_second = _throughput(target)
+    rejected: dict[str, set[str]] = {}
+    return tuple(
+        _plan_table(prepare(table, source, policies), source, target, bytes_per_second, rejected)
+        for table in tables
+    )
+
+
+def _plan_table(
+    prepared: Prepared,
+    source: Source,
+    target: Target,
+    bytes_per_second: float,
+    rejected_keys: dict[str, set[str]],
+) -> TablePlan:
+    landing, survey = prepared.landing, prepared.survey
+    sieve = Sieve(source, landing, prepared.contract, survey)
+    held = {parent.name: rejected_keys.get(parent.name, set()) for _, parent in landing.parents}
+    handle = source.handle_column(landing)
+    met = _Met()
+    with source.sqlite() as connection:
+        lonely = prepared.contract.without_parent(connection, handle_column=handle, held=held)
+        sieve.rejected |= {each: None for each in lonely if each not in sieve.rejected}
+        started = time.perf_counter()
+        for part in survey.ranges:
+            # A breach of the other rules shows when the range is converted.
+            for each in source.judge(landing, prepared.contract, part, cast=False):
+                sieve.rejected.setdefault(each, None)
+            met.take(landing, sieve.sift(part))
+        reading = time.perf_counter() - started
+        known = {str(h): reason for h, reason in sieve.rejected.items() if reason is not None}
+        for row in prepared.contract.explain(
+            connection, sorted(sieve.rejected), handle_column=handle, held=held, known=known
+        ):
+            met.reject(landing, row)
+        columns = tuple(_profile(connection, landing, met.forms))
+    rejected_keys[landing.name] = met.rejected_keys
+    target_rows, target_only, obstacle = _met_in_target(target, landing)
+    return TablePlan(
+        landing.name,
+        survey.rows,
+        survey.bytes,
+        columns,
+        met.rejected,
+        met.rejections(landing.name),
+        met.found(landing.name),
+        landing.drift,
+        target_rows,
+        target_only,
+        met.forbidden or obstacle,
+        2 * (reading + survey.bytes / bytes_per_second) + survey.rows * _SECONDS_PER_ROW,
+    )
+
+
+def _met_in_target(
+    target: Target, landing: Landing
+) -> tuple[int | None, tuple[str, ...], str | None]:
+    """Rows of the target's table, columns that only it has, and what is in the way."""
+    rows: int | None = None
+    only: tuple[str, ...] = ()
+    try:
+        present = schema.look(target, landing.name)
+        if present.exists:
+            rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
+            schema.look_to_write(target, landing)
+        only = tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns}))
+        schema.check_shape(landing, present)
+        if rows and not landing.policies.adopt_target:
+            ownership.demand_own(target.rows, [landing.table])
+    except ShapeError as error:
+        return rows, only, str(error)
+    return rows, only, None
+
+
+def _throughput(target: Target) -> float:
+    """Bytes per second that the target takes, measured with a value that it only weighs."""
+    probe = b"\0" * _PROBE_BYTES
+    target.value("SELECT octet_length($1::bytea)", (b"\0",))
+    started = time.perf_counter()
+    target.value("SELECT octet_length($1::bytea)", (probe,))
+    return _PROBE_BYTES / max(time.perf_counter() - started, 1e-6)
+
+
+@dataclass
+class _Met:
+    """What reading all rows has shown.
+
+    Attributes:
+        rejected: rows that would be rejected.
+        rejected_keys: their keys.
+        reasons: how many of them for which reason.
+        offenders: a few of their keys, by reason.
+        forbidden: why the move would stop, None if it would not.
+        lossy: values that would lose something, by column.
+        examples: a few of them, as (key, source value, target value).
+        forms: how many texts of a column have which form of a date.
+    """
+
+    rejected: int = 0
+    rejected_keys: set[str] = field(default_factory=set)
+    reasons: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    offenders: dict[tuple[str, str | None], list[str]] = field(default_factory=dict)
+    forbidden: str | None = None
+    lossy: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
+    forms: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def take(self, landing: Landing, sifted: Sifted) -> None:
+        keys = sifted.batch.column(landing.key.name)
+        for column in landing.columns:
+            name, raw = column.name, sifted.raw.column(column.name)
+            lossy, kept = sifted.lossy.get(name), sifted.batch.column(name)
+            if isinstance(column.type, JSONB):
+                repeats = repeating(kept.storage)
+                kept = pc.if_else(repeats, "the last of each name", kept.storage)
+                lossy = repeats if lossy is None else pc.or_(lossy, repeats)
+            if lossy is not None:
+                if name in secret.columns(landing.table):
+                    raw = kept = pa.array([secret.SHOWN] * len(keys))
+                self._lose(name, lossy, keys, raw, kept)
+            if isinstance(column.type, sa.DateTime):
+                self.forms.setdefault(name, Counter()).update(_date_forms(raw))
+
+    def reject(self, landing: Landing, row: Rejected) -> None:
+        """Count a row that would be rejected."""
+        self.rejected += 1
+        if row.key is not None:
+            self.rejected_keys.add(row.key)
+        for reason in row.reasons:
+            why = (reason.message, reason.column)
+            self.reasons[why] += 1
+            if self.reasons[why] <= _EXAMPLES:
+                self.offenders.setdefault(why, []).append(row.key or row.handle)
+        self.forbidden = self.forbidden or forbidden_loss(landing, row)
+        for column, value in zip(landing.columns, row.values, strict=True):
+            if isinstance(column.type, sa.DateTime) and value.storage == "text":
+                text = (value.value or b"").decode("utf-8", "replace")
+                self.forms.setdefault(column.name, Counter())[_date_form(text)] += 1
+
+    def rejections(self, table: str) -> tuple[Quarantined, ...]:
+        """Why rows would be rejected, the most frequent reason first."""
+        return tuple(
+            Quarantined(table, message, column, rows, tuple(self.offenders[message, column]))
+            for (message, column), rows in sorted(
+                self.reasons.items(), key=lambda item: (-item[1], str(item))
+            )
+        )
+
+    def _lose(
+        self, name: str, where: pa.Array, keys: pa.Array, originals: pa.Array, kept: pa.Array
+    ) -> None:
+        count = pc.sum(where).as_py() or 0
+        self.lossy[name] += count
+        shown = self.examples.setdefault(name, [])
+        room = _EXAMPLES - len(shown)
+        if count and room > 0:
+            columns = (column.filter(where).slice(0, room) for column in (keys, originals, kept))
+            texts = (column.cast(pa.string()).to_pylist() for column in columns)
+            shown += zip(*texts, strict=True)
+
+    def found(self, table: str) -> tuple[Lossy, ...]:
+        """Columns whose values would lose something."""
+        return tuple(
+            Lossy(table, name, count, tuple(self.examples[name]))
+            for name, count in self.lossy.items()
+            if count
+        )
+
+
+def _date_forms(texts: pa.Array) -> Counter[str]:
+    """How many texts have which form, such as ``YYYY-MM-DD HH:MM:SS.ffffff``.
+
+    Texts that agree in length and in the letters that tell forms apart are counted together.
+    """
+    marks = [pc.binary_length(texts)]
+    marks += [pc.utf8_slice_codeunits(texts, at, at + 1) for at in (10, 16, 19)]
+    ends = ((-7, -6), (-6, -5), (-1, None))
+    marks += [pc.utf8_slice_codeunits(texts, at, to) for at, to in ends]
+    names = [str(at) for at in range(len(marks))]
+    alike = pa.table([*marks, texts], names=[*names, "text"]).group_by(names)
+    counted = alike.aggregate([("text", "min"), ("text", "count")])
+    forms: Counter[str] = Counter()
+    for text, count in zip(
+        counted.column("text_min").to_pylist(),
+        counted.column("text_count").to_pylist(),
+        strict=True,
+    ):
+        if text is not None:
+            forms[_date_form(text)] += count
+    return forms
+
+
+_FORM = re.compile(
+    r"\d{4}-\d\d-\d\d(?:(?P<between>[ T])\d\d:\d\d(?P<seconds>:\d\d)?(?:\.(?P<fraction>\d+))?)?"
+    r"(?P<blank> *)(?P<zone>Z|[+-]\d\d:\d\d)?"
+)
+
+
+def _date_form(text: str) -> str:
+    found = _FORM.fullmatch(text)
+    if found is None:
+        return "no date"
+    form = "YYYY-MM-DD"
+    if found["between"]:
+        form += f"{found['between']}HH:MM" + (":SS" if found["seconds"] else "")
+    if found["fraction"]:
+        form += "." + "f" * len(found["fraction"])
+    zone = found["zone"] or ""
+    return form + found["blank"] + ("+HH:MM" if len(zone) > 1 else zone)
+
+
+_CLASSES = ("null", "integer", "real", "text", "blob")
+
+
+def _profile(
+    connection: sqlite3.Connection, landing: Landing, forms: dict[str, Counter[str]]
+) -> Iterator[ColumnPlan]:
+    """What columns hold; storage classes of all of them are counted in one scan."""
+    sums = ", ".join(
+        f"sum(typeof({quoted(column.name)}) = '{storage}')"
+        for column in landing.columns
+        for storage in _CLASSES
+    )
+    counts = connection.execute(f"SELECT {sums} FROM {quoted(landing.name)}").fetchone()
+    for at, column in enumerate(landing.columns):
+        of_column = counts[at * len(_CLASSES) : (at + 1) * len(_CLASSES)]
+        yield ColumnPlan(
+            column.name,
+            landing.declared[column.name],
+            type_name(column.type),
+            {storage: n for storage, n in zip(_CLASSES, of_column, strict=True) if n},
+            dict(forms.get(column.name, Counter()).most_common()),
+        )

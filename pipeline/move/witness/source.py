@@ -1,0 +1,215 @@
+"""Rows of the source as Python's ``sqlite3`` gives them, and which of them a witness sees."""
+
+import bisect
+import itertools
+import json
+import random
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.quoting import quoted
+from pipeline.move.witness.parts import Key, KeyRange, KeySet, Part, sound
+from pipeline.move.witness.table import Table
+
+SAMPLE_ROWS = 512
+"""A table with at most so many rows is seen whole; of a larger one about as many are seen."""
+
+SAMPLE_BYTES = 4 * 2**20
+_STRIPS = 16
+Row = tuple[str, Any, list[Any]]
+"""What names a row in the source, its key, its values as SQLite has them."""
+
+
+def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[Row]:
+    """Rows of a part that are not in quarantine, in the order of their keys.
+
+    Args:
+        table: the table.
+        connection: one that gives texts as bytes.
+        part: which rows.
+    """
+    kept = frozenset(table.kept)
+    where, parameters = _where(table, part)
+    outputs = ", ".join(quoted(column) for column, _ in table.columns)
+    select = f"SELECT CAST({table.row_id} AS TEXT), {quoted(table.key)}, {outputs} FROM"
+    order = f"ORDER BY {quoted(table.key)} COLLATE BINARY"
+    for prefix, of_corrected in _places(table):
+        name = f"{prefix}{quoted(table.name)}"
+        found = connection.execute(f"{select} {name} WHERE {where} {order}", parameters)
+        for row_id, key, *values in found:
+            named = row_id.decode() if isinstance(row_id, bytes) else str(row_id)
+            if named in table.quarantined or plain(key) in kept:
+                continue
+            if of_corrected is None or (named in table.corrected) is of_corrected:
+                yield named, key, _filled(table, values)
+
+
+def _places(table: Table) -> list[tuple[str, bool | None]]:
+    """Where rows lie, and whether those that somebody corrected are taken from there."""
+    if table.corrected:
+        return [(table.prefix, False), (table.corrections, True)]
+    return [(table.prefix, None)]
+
+
+def _filled(table: Table, values: list[Any]) -> list[Any]:
+    if not table.fills:
+        return values
+    return [
+        table.fills.get(name) if value is None else value
+        for (name, _), value in zip(table.columns, values, strict=True)
+    ]
+
+
+def _where(table: Table, part: Part) -> tuple[str, list[Any]]:
+    key = quoted(table.key)
+    if isinstance(part, KeySet):
+        return f"{key} IN (SELECT value FROM json_each(?))", [json.dumps(list(part.keys))]
+    bounds = [(sign, end) for sign, end in ((">", part.after), ("<=", part.upto))]
+    conditions = [f"{key} {sign} ? COLLATE BINARY" for sign, end in bounds if end is not None]
+    return " AND ".join(conditions) or "1", [end for _, end in bounds if end is not None]
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows of one part, read in one go.
+
+    Attributes:
+        part: what they are; it ends where the reading ended.
+        rows: the rows.
+        bytes: the size of their texts and BLOBs.
+    """
+
+    part: Part
+    rows: list[Row]
+    bytes: int
+
+
+def stretches(
+    table: Table, connection: sqlite3.Connection, *, count: int, size: int, after: Key | None = None
+) -> Iterator[Stretch]:
+    """A table in stretches of about so many rows and bytes of values; the last one has no end.
+
+    Args:
+        table: the table.
+        connection: one that gives texts as bytes.
+        count: how many rows a stretch has.
+        size: how many bytes of values.
+        after: where to begin.
+    """
+    taken: list[Row] = []
+    seen = 0
+    for row in rows(table, connection, KeyRange(after)):
+        taken.append(row)
+        seen += _size(row)
+        full = len(taken) >= count or seen >= size
+        if full and sound(row[1], table.key_kind):
+            last = plain(row[1])
+            yield Stretch(KeyRange(after, last), taken, seen)
+            taken, seen, after = [], 0, last
+    yield Stretch(KeyRange(after), taken, seen)
+
+
+def _size(row: Row) -> int:
+    return sum(len(value) for value in row[2] if isinstance(value, bytes))
+
+
+def sample(
+    table: Table, connection: sqlite3.Connection, *, cuts: Sequence[tuple[Any, int]], seed: int
+) -> Iterator[Stretch]:
+    """Stretches of a table that begin at random rows; the whole table where it is small.
+
+    They end early where the values are large, so that all of them fit into memory.
+
+    Args:
+        table: the table.
+        connection: one that gives texts as bytes.
+        cuts: keys of the table, ascending, each with how many rows follow it up to the next.
+        seed: chooses the rows.
+    """
+    if not _is_long(table, connection):
+        whole = next(stretches(table, connection, count=SAMPLE_ROWS, size=SAMPLE_BYTES))
+        if whole.part == KeyRange():
+            yield whole
+            return
+    count, size = SAMPLE_ROWS // _STRIPS, SAMPLE_BYTES // _STRIPS
+    last: Any = None
+    found = seen = 0
+    for start in _starts(table, connection, cuts, random.Random(seed)):  # noqa: S311  # no secret
+        after = start if last is None else max(start, last)
+        strip = next(stretches(table, connection, count=count, size=size, after=after))
+        yield strip
+        last = strip.part.upto  # type: ignore[union-attr]
+        found, seen = found + len(strip.rows), seen + strip.bytes
+        if last is None or seen >= SAMPLE_BYTES:
+            break
+    if not found:
+        # Every row that chance found is in quarantine.
+        yield next(stretches(table, connection, count=count, size=size))
+
+
+def chosen(
+    table: Table, connection: sqlite3.Connection, keys: Sequence[Key], *, most: int, seed: int
+) -> Iterator[Stretch]:
+    """Rows with these keys, or with so many of them that are chosen at random."""
+    some = list(keys)
+    if len(some) > most:
+        some = random.Random(seed).sample(some, most)  # noqa: S311  # a sample, no secret
+    for start in range(0, len(some), SAMPLE_ROWS):
+        left = dict.fromkeys(some[start : start + SAMPLE_ROWS])
+        taken: list[Row] = []
+        seen = 0
+        for row in rows(table, connection, KeySet(tuple(left))):
+            taken.append(row)
+            seen += _size(row)
+            if seen >= SAMPLE_BYTES:
+                yield Stretch(KeySet(_without(left, taken)), taken, seen)
+                taken, seen = [], 0
+        # Also the keys that the source does not have: the target may not have them either.
+        yield Stretch(KeySet(tuple(left)), taken, seen)
+
+
+def _without(left: dict[Key, None], taken: list[Row]) -> tuple[Key, ...]:
+    """Keys of some rows, which are taken out of those that are left."""
+    keys = tuple(dict.fromkeys(plain(key) for _, key, _ in taken))
+    for key in keys:
+        left.pop(key, None)
+    return keys
+
+
+def _is_long(table: Table, connection: sqlite3.Connection) -> bool:
+    found = connection.execute(
+        f"SELECT 1 FROM {table.prefix}{quoted(table.name)} LIMIT 1 OFFSET {SAMPLE_ROWS}"
+    )
+    return found.fetchone() is not None
+
+
+def _starts(
+    table: Table,
+    connection: sqlite3.Connection,
+    cuts: Sequence[tuple[Any, int]],
+    chance: random.Random,
+) -> Iterator[Key]:
+    """Keys of random rows, ascending."""
+    key, name = quoted(table.key), f"{table.prefix}{quoted(table.name)}"
+    ends = list(itertools.accumulate(rows for _, rows in cuts))
+    for position in sorted(chance.randrange(ends[-1]) for _ in range(_STRIPS if ends else 0)):
+        at = bisect.bisect_right(ends, position)
+        found = connection.execute(
+            f"SELECT {key} FROM {name} WHERE {key} >= ? COLLATE BINARY"
+            f" ORDER BY {key} COLLATE BINARY LIMIT 1 OFFSET ?",
+            (cuts[at][0], position - (ends[at] - cuts[at][1])),
+        ).fetchone()
+        if found is not None and sound(found[0], table.key_kind):
+            yield plain(found[0])
+
+
+def plain(key: Any) -> Any:
+    """A key as Python holds it; one that is no text stays bytes."""
+    if not isinstance(key, bytes):
+        return key
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key

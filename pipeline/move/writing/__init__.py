@@ -1,0 +1,1 @@
+"""Rows of the target, filled, changed and deleted."""

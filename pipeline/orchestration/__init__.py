@@ -1,0 +1,1 @@
+"""Everything that uses Dagster: assets, jobs, schedules, runs."""

@@ -1,0 +1,197 @@
+"""How an alert is sent: to a webhook and by mail, within a time limit, without telling a secret.
+
+What a receiver's own program says when it refuses may repeat its URL or password, so an error says
+which receiver it was and what kind of failure, and has no cause.
+"""
+
+import ipaddress
+import logging
+import smtplib
+import socket
+import ssl
+from dataclasses import dataclass
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from pipeline.config.settings import AlertSettings
+from pipeline.core.errors import PipelineError, SettingsError
+from pipeline.orchestration.alerts.message import Alert
+
+SECONDS = 10.0
+"""How long a receiver may take to connect, and for each answer."""
+_PORTS = {"smtp": 587, "smtps": 465}
+
+
+class NotDelivered(PipelineError):
+    """A receiver did not take an alert; it may take it later."""
+
+
+class Receiver(Protocol):
+    """Somebody who is told."""
+
+    @property
+    def name(self) -> str:
+        """What cursors call it."""
+
+    @property
+    def shown(self) -> str:
+        """What people call it, without a secret."""
+
+    def send(self, alert: Alert) -> None:
+        """Tell it.
+
+        Raises:
+            NotDelivered: it did not take the alert.
+        """
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """An address that takes JSON.
+
+    Attributes:
+        url: the address, which often is a secret itself.
+        seconds: how long each step of the request may take.
+    """
+
+    url: str
+    seconds: float = SECONDS
+    name: str = "webhook"
+
+    def __repr__(self) -> str:
+        """Its host alone."""
+        return f"<{self.shown}>"
+
+    @property
+    def shown(self) -> str:
+        """Its host alone."""
+        return f"the webhook at {urlsplit(self.url).hostname}"
+
+    def send(self, alert: Alert) -> None:
+        """Post the alert as JSON; whatever is answered with a status of 2xx is content."""
+        # It would write the whole address into the log.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        why = ""
+        try:
+            # The answer's body is not read: nobody needs it, and it may have no end.
+            with httpx.stream("POST", self.url, json=alert.data, timeout=self.seconds) as answer:
+                if answer.is_success:
+                    return
+                why = f"answered {answer.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            why = f"did not answer ({type(error).__name__})"
+        raise NotDelivered(f"T{self.shown[1:]} {why}", remedy="Check ALERT_WEBHOOK_URL")
+
+
+@dataclass(frozen=True)
+class Mail:
+    """People with mailboxes.
+
+    Attributes:
+        url: the mail server, with its password.
+        sender: whom mails are from.
+        to: whom they are for.
+        seconds: how long each step of the conversation may take.
+    """
+
+    url: str
+    sender: str
+    to: tuple[str, ...]
+    seconds: float = SECONDS
+    name: str = "mail"
+
+    def __repr__(self) -> str:
+        """Its host alone."""
+        return f"<{self.shown}>"
+
+    @property
+    def shown(self) -> str:
+        """Its host alone."""
+        return f"the mail server {urlsplit(self.url).hostname}"
+
+    def send(self, alert: Alert) -> None:
+        """Send the alert as plain text, encrypted wherever the server can."""
+        why = ""
+        try:
+            with self._connected() as server:
+                server.send_message(self._message(alert))
+                return
+        except smtplib.SMTPResponseException as error:
+            why = f"refused ({type(error).__name__}, code {error.smtp_code})"
+        except (smtplib.SMTPException, OSError) as error:
+            why = f"did not take the mail ({type(error).__name__})"
+        remedy = "Check ALERT_SMTP_URL, ALERT_FROM and ALERT_TO"
+        raise NotDelivered(f"T{self.shown[1:]} {why}", remedy=remedy)
+
+    def _connected(self) -> smtplib.SMTP:
+        parts = urlsplit(self.url)
+        host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
+        context = ssl.create_default_context()
+        if parts.scheme == "smtps":
+            server: smtplib.SMTP = smtplib.SMTP_SSL(
+                host, port, timeout=self.seconds, context=context
+            )
+        else:
+            server = smtplib.SMTP(host, port, timeout=self.seconds)
+        try:
+            server.ehlo()
+            encrypted = parts.scheme == "smtps"
+            if not encrypted and server.has_extn("starttls"):
+                server.starttls(context=context)
+                encrypted = True
+            if parts.username:
+                if not (encrypted or _is_this_machine(server)):
+                    raise ssl.SSLError("a password is not sent in the clear")
+                server.login(unquote(parts.username), unquote(parts.password or ""))
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _message(self, alert: Alert) -> EmailMessage:
+        message = EmailMessage()
+        message["Subject"] = f"[pipeline] {alert.headline}"
+        message["From"], message["To"] = self.sender, ", ".join(self.to)
+        message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="pipeline")
+        message.set_content(alert.text)
+        return message
+
+
+def receivers(settings: AlertSettings) -> list[Receiver]:
+    """Who is told, as the settings say.
+
+    Raises:
+        SettingsError: a mail server is named without people, or people without a server.
+    """
+    found: list[Receiver] = []
+    if settings.webhook_url is not None:
+        found.append(Webhook(settings.webhook_url.get_secret_value()))
+    given = {
+        "ALERT_SMTP_URL": settings.smtp_url,
+        "ALERT_FROM": settings.sender,
+        "ALERT_TO": settings.to,
+    }
+    lacking = [name for name, value in given.items() if not value]
+    if len(lacking) == len(given):
+        return found
+    to = tuple(person.strip() for person in (settings.to or "").split(",") if person.strip())
+    if settings.smtp_url is None or settings.sender is None or not to:
+        raise SettingsError(
+            f"Mails need {', '.join(lacking or ['ALERT_TO'])} as well",
+            remedy="Set ALERT_SMTP_URL, ALERT_FROM and ALERT_TO, or none of them",
+        )
+    if not all(person.isprintable() and "@" in person for person in (settings.sender, *to)):
+        raise SettingsError(
+            "ALERT_FROM or ALERT_TO is no address", remedy="Write them like ops@example.org"
+        )
+    return [*found, Mail(settings.smtp_url.get_secret_value(), settings.sender, to)]
+
+
+def _is_this_machine(server: smtplib.SMTP) -> bool:
+    if not isinstance(server.sock, socket.socket):
+        return False
+    return ipaddress.ip_address(server.sock.getpeername()[0]).is_loopback

@@ -1,0 +1,140 @@
+"""The assets of a backup: both databases as they are now, restored elsewhere before it counts.
+
+They are made in one step, under the target's lock: one folder, one manifest, and no move between.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pandas as pd
+
+from pipeline.backup import shelf
+from pipeline.backup.making import Made, Rehearsal, make
+from pipeline.config import environment, settings
+from pipeline.core.errors import PipelineError
+from pipeline.migrations.declaration import Migration
+from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.common import checks
+from pipeline.orchestration.common.resources import TargetDatabase
+from pipeline.reporting import frames
+
+SOURCE, TARGET, STEP, CHECK = "source_backup", "target_backup", "make_backup", "restorable"
+
+
+def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
+    """The assets that keep both databases of a migration.
+
+    Args:
+        migration: whose source, whose tables, and whose rows of the ledger.
+        group: the assets' group.
+    """
+    owners = migration.owners
+    of_source, of_target = migration.named(SOURCE), migration.named(TARGET)
+
+    @dg.multi_asset(
+        name=migration.named(STEP),
+        specs=[
+            dg.AssetSpec(
+                of_source,
+                group_name=group,
+                kinds={"sqlite"},
+                owners=list(owners),
+                description=(
+                    "A copy of the SQLite file in PIPELINE_HOME/backups, taken in one consistent"
+                    " step while the application goes on writing."
+                ),
+            ),
+            dg.AssetSpec(
+                of_target,
+                deps=[of_source],
+                group_name=group,
+                kinds={"postgres"},
+                owners=list(owners),
+                description=(
+                    "The target's tables and their part of the ledger as they are before they are"
+                    " changed, all of one moment: rows, definitions, sequences and rights, in the"
+                    " same folder."
+                ),
+            ),
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                CHECK, asset=asset, blocking=True, description=checks.DESCRIPTIONS[CHECK]
+            )
+            for asset in (of_source, of_target)
+        ],
+    )
+    def kept(
+        context: dg.AssetExecutionContext, target: TargetDatabase
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        try:
+            # While the lock is held no move comes between.
+            target.open()
+            loaded = settings.load()
+            found = environment.databases(loaded, migration, fresh=True)
+            made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
+        except PipelineError as error:
+            attempts.try_again(context, error.addressed(migration.address), target)
+            raise checks.failure(error, migration) from error
+        folder = dg.MetadataValue.path(str(shelf.place(loaded.pipeline_home, made.manifest.name)))
+        common: dict[str, dg.MetadataValue] = {
+            "backup": dg.MetadataValue.text(made.manifest.name),
+            "folder": folder,
+        }
+        yield dg.MaterializeResult(
+            asset_key=of_source,
+            metadata=common | _of_source(made),
+            check_results=[_result(of_source, made.source)],
+        )
+        yield dg.MaterializeResult(
+            asset_key=of_target,
+            metadata=common | _of_target(made),
+            check_results=[_result(of_target, made.target)],
+        )
+
+    return kept
+
+
+def _result(asset: str, rehearsal: Rehearsal) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=CHECK,
+        asset_key=asset,
+        passed=rehearsal.fault is None,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=rehearsal.fault or "restored elsewhere, and every table is equal",
+        metadata={"seconds": dg.MetadataValue.float(round(rehearsal.seconds, 3))},
+    )
+
+
+def _of_source(made: Made) -> dict[str, dg.MetadataValue]:
+    manifest = made.manifest
+    rows = [{"table": t.name, "rows": f"{t.rows:,}"} for t in manifest.source_tables]
+    return {
+        "source": dg.MetadataValue.text(manifest.source),
+        "bytes": dg.MetadataValue.int(manifest.source_bytes),
+        "seconds": dg.MetadataValue.float(round(made.source_seconds, 3)),
+        "sha256": dg.MetadataValue.text(manifest.source_sha256),
+        "rows": dg.MetadataValue.int(sum(table.rows for table in manifest.source_tables)),
+        "tables": dg.MetadataValue.md(frames.markdown(pd.DataFrame(rows, dtype=object))),
+    }
+
+
+def _of_target(made: Made) -> dict[str, dg.MetadataValue]:
+    manifest = made.manifest
+    rows = [
+        {
+            "table": table.shown,
+            "rows": f"{table.rows:,}" if table.there else "no table",
+            "bytes": f"{table.bytes:,}",
+            "sha256": table.sha256,
+        }
+        for table in manifest.target_tables
+    ]
+    return {
+        "target": dg.MetadataValue.text(manifest.target),
+        "bytes": dg.MetadataValue.int(sum(table.bytes for table in manifest.target_tables)),
+        "seconds": dg.MetadataValue.float(round(made.target_seconds, 3)),
+        "rows": dg.MetadataValue.int(sum(table.rows for table in manifest.target_tables)),
+        "tables": dg.MetadataValue.md(frames.markdown(pd.DataFrame(rows, dtype=object))),
+        "removed": dg.MetadataValue.text(", ".join(made.removed) or "none"),
+    }

@@ -1,0 +1,316 @@
+"""The asset that is the state of the migration: who may write. Its job alone changes that."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import dagster as dg
+from pydantic import Field
+
+from pipeline import backup
+from pipeline.anki import checks as anki_checks
+from pipeline.anki import embeddings
+from pipeline.config import settings
+from pipeline.config.environment import server, source_file
+from pipeline.core.errors import PipelineError, SettingsError
+from pipeline.core.locks import private_folder
+from pipeline.core.messages import (
+    ANKI_CHECK,
+    ANKI_SYNC,
+    BACKUP,
+    PLAN,
+    REALTIME_ON,
+    message,
+    written,
+)
+from pipeline.cutover import back, states, steps
+from pipeline.cutover.gate import Answer
+from pipeline.cutover.steps import CUTOVER, STEP
+from pipeline.migrations.declaration import Migration
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.ledger.watermarks import rules_of_all
+from pipeline.orchestration.assets.anki import CARDS, EMBEDDINGS
+from pipeline.orchestration.assets.plan import PLAN as PLANNED
+from pipeline.orchestration.assets.realtime import NAME as REALTIME
+from pipeline.orchestration.common import checks
+from pipeline.orchestration.common.metadata import ANSWERS, NOTES, RULES
+from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.realtime import checks as realtime_checks
+from pipeline.reporting import frames
+
+GATE = "gate"
+Step = Literal["check", "freeze", "live", "thaw", "close", "rollback"]
+STEPS: tuple[Step, ...] = get_args(Step)
+
+BACKUP_HOURS = 24
+"""A backup that is older does not count."""
+
+_OF_ANKI = {
+    NOTES: (anki_checks.CONFIRMED, *anki_checks.OF_NOTES),
+    CARDS: anki_checks.OF_CARDS,
+    EMBEDDINGS: embeddings.OF_EMBEDDINGS,
+}
+
+Further = Callable[[dg.DagsterInstance], Answer]
+"""A question of the gate that Dagster's records answer."""
+
+Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]  # type: ignore[type-arg]
+
+
+class CutoverConfig(dg.Config):
+    """What a run of ``cutover`` is to do."""
+
+    step: Step = Field(
+        default="check",
+        description=(
+            "check: only ask the gate. freeze: compare everything, then keep the application from"
+            " writing the source and move the rest. live: the same, and let it write the target."
+            " thaw: from frozen back to shadow. close: end the way back. rollback: take what was"
+            " written to the target back into the source."
+        ),
+    )
+    confirm: str = Field(
+        default="",
+        description=(
+            "close and rollback cannot be undone. They run only if this repeats the step and the"
+            " migration, such as: close content"
+        ),
+    )
+
+
+def cutover_asset(
+    migration: Migration, *, group: str, further: Sequence[Further] = ()
+) -> dg.AssetsDefinition:
+    """The asset that is the state of a migration.
+
+    Args:
+        migration: what is cut over.
+        group: the asset's group.
+        further: what the gate asks beside the databases, the plan and the backups.
+    """
+    tables = migration.tables
+    name = migration.named(CUTOVER)
+
+    @dg.multi_asset(
+        name=migration.named(STEP),
+        specs=[
+            dg.AssetSpec(
+                name,
+                deps=[table.name for table in tables],
+                group_name=group,
+                kinds={"sqlite", "postgres"},
+                owners=list(migration.owners),
+                description=(
+                    "Who may write. shadow: the application writes SQLite, and PostgreSQL follows."
+                    " frozen: nobody writes. live: the application writes PostgreSQL, and what it"
+                    " writes is captured for the way back. closed: there is none any more."
+                ),
+            )
+        ],
+        check_specs=[dg.AssetCheckSpec(GATE, asset=name, description=checks.DESCRIPTIONS[GATE])],
+        description="Go from one state of the migration to another.",
+        # Not every step asks the gate, and asking alone changes no state.
+        can_subset=True,
+    )
+    def changed(
+        context: dg.AssetExecutionContext,
+        config: CutoverConfig,
+        source: SourceDatabase,
+        target: TargetDatabase,
+    ) -> Results:
+        try:
+            _require_confirmation(config, migration)
+            loaded = settings.load()
+            site = steps.Site(
+                path=source_file(loaded, migration),
+                sources=source.views(migration, run_id=context.run.run_id),
+                target=target.open(),
+                migration=migration.name,
+                tables=tables,
+                options=MoveOptions(
+                    context.run.run_id, loaded.policies(migration), loaded.max_delete_share
+                ),
+                say=lambda text: context.log.info(written(text, migration.address)),
+            )
+            yield from _step(context, config.step, site, migration, further)
+        except PipelineError as error:
+            raise checks.failure(error, migration) from error
+
+    return changed
+
+
+def _require_confirmation(config: CutoverConfig, migration: Migration) -> None:
+    """Refuse a step that cannot be undone unless it is confirmed.
+
+    Raises:
+        SettingsError: the configuration does not confirm it.
+    """
+    wanted = steps.confirmation(config.step, migration.name)
+    if wanted and config.confirm.strip() != wanted:
+        raise SettingsError(
+            f"The step {config.step} cannot be undone, and is not confirmed",
+            remedy=f"Add to the configuration of the run, beside step: confirm: {wanted}",
+        )
+
+
+def _step(
+    context: dg.AssetExecutionContext,
+    step: Step,
+    site: steps.Site,
+    migration: Migration,
+    further: Sequence[Further],
+) -> Results:
+    """Take one step, and tell what came of it."""
+    name = migration.named(CUTOVER)
+    shown: dict[str, dg.MetadataValue] = {}
+    if step == "rollback":
+        with private_folder(settings.load().snapshots, f"{site.options.run_id}-back") as folder:
+            returned = back.roll_back(site, folder)
+        for table in returned:
+            told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
+            left = [f"{count} values of {name} stay in it" for name, count in table.left.items()]
+            shown[table.table] = dg.MetadataValue.text("; ".join([told, *left]))
+    elif step == "thaw":
+        steps.thaw(site)
+    elif step == "close":
+        steps.close(site)
+    else:
+        instance = context.instance
+        outside = [
+            _planned(instance, site, migration),
+            _backed_up(site, migration),
+            *(ask(instance) for ask in further),
+        ]
+        match step:
+            case "check":
+                passed = states.says_no(site.target, site.migration)
+                asked = [*([] if passed else outside), *steps.ask(site)]
+                if asked:
+                    yield result(migration, asked, asked_early=True)
+                return
+            case "freeze":
+                outcome = steps.freeze(site, outside=outside)
+            case "live":
+                outcome = steps.go_live(site, outside=outside)
+        yield result(migration, outcome.answers)
+        if not outcome.open:
+            no = "; ".join(f"{a.question}: {a.says}" for a in outcome.answers if not a.yes)
+            raise dg.Failure(
+                f"The gate is closed, and the migration is {outcome.state}. {no}.",
+                allow_retries=False,
+            )
+        shown["caught_up"] = dg.MetadataValue.int(outcome.caught_up)
+        if outcome.blocked_seconds is not None:
+            shown["blocked_seconds"] = dg.MetadataValue.float(round(outcome.blocked_seconds, 3))
+    now = states.read(site.target, site.migration)
+    yield dg.MaterializeResult(
+        asset_key=name, metadata={"state": dg.MetadataValue.text(now.state), **shown}
+    )
+
+
+def result(
+    migration: Migration, answers: Sequence[Answer], *, asked_early: bool = False
+) -> dg.AssetCheckResult:
+    """The gate as a check: it passes if every answer is yes.
+
+    Args:
+        migration: whose gate it is.
+        answers: the list.
+        asked_early: nobody wants to go through yet, so a no is only a warning.
+    """
+    answers = [replace(a, remedy=written(a.remedy, migration.address)) for a in answers]
+    no = [answer for answer in answers if not answer.yes]
+    return dg.AssetCheckResult(
+        check_name=GATE,
+        asset_key=migration.named(CUTOVER),
+        passed=not no,
+        severity=dg.AssetCheckSeverity.WARN if asked_early else dg.AssetCheckSeverity.ERROR,
+        description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",
+        metadata={
+            "questions": dg.MetadataValue.int(len(answers)),
+            "no": dg.MetadataValue.int(len(no)),
+            "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
+            ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
+        },
+    )
+
+
+def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migration) -> Answer:
+    question = "the plan is current"
+    event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLANNED)))
+    if event is None or event.asset_materialization is None:
+        return Answer(question, False, "nobody has planned", message("Run ", PLAN, ", and read it"))
+    at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
+    planned = event.asset_materialization.metadata.get(RULES)
+    live = site.sources.pin(site.tables)
+    now = rules_of_all(site.tables, live, site.options.policies)
+    site.sources.release()
+    said = f"made {at:%Y-%m-%d %H:%M} UTC"
+    if planned is None or planned.value != now:
+        says = f"{said}; columns or policies are others since"
+        return Answer(question, False, says, message("Run ", PLAN, ", and read it"))
+    return Answer(question, True, said)
+
+
+def anki_consistent(instance: dg.DagsterInstance) -> Answer:
+    """Whether Anki was found consistent with the contents, if there is one."""
+    question = "Anki is consistent"
+    named = settings.load().anki
+    if not (named.collection or named.connect_url):
+        return Answer(question, True, "no Anki is set")
+    # What only a sync tells cannot be told before there was one.
+    no = _unchecked(instance, _OF_ANKI, spared=1)
+    if no:
+        return Answer(question, False, no, message("Run ", ANKI_SYNC, " or ", ANKI_CHECK))
+    return Answer(question, True, "every check that is no warning passed")
+
+
+def realtime_arrives(instance: dg.DagsterInstance) -> Answer:
+    """Whether realtime was switched on, and every type of event arrived."""
+    question = "realtime is on, and events arrive"
+    no = _unchecked(instance, {REALTIME: realtime_checks.NAMES})
+    if no:
+        return Answer(question, False, no, message("Run ", REALTIME_ON))
+    return Answer(question, True, "every check that is no warning passed")
+
+
+def _unchecked(
+    instance: dg.DagsterInstance, wanted: Mapping[str, Sequence[str]], *, spared: int = 0
+) -> str | None:
+    """Which checks failed when they were made last, or were never made; None if all is well.
+
+    Args:
+        instance: Dagster's instance.
+        wanted: names of checks by asset.
+        spared: so many that were never made do not matter.
+    """
+    lacking, failed = [], []
+    for asset, names in wanted.items():
+        for name in names:
+            key = dg.AssetCheckKey(dg.AssetKey(asset), name)
+            record: Any = instance.get_latest_asset_check_evaluation_record(key)
+            evaluation = record and record.evaluation
+            if evaluation is None:
+                lacking.append(name)
+            elif not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+                failed.append(name)
+    if failed:
+        return f"failed: {', '.join(failed)}"
+    return f"never checked: {', '.join(lacking)}" if len(lacking) > spared else None
+
+
+def _backed_up(site: steps.Site, migration: Migration) -> Answer:
+    question, remedy = "a backup was restored and verified", message("Run ", BACKUP)
+    found = backup.newest(settings.load().pipeline_home, migration.name)
+    if found is None or found.rehearsed is None:
+        return Answer(question, False, "there is none", remedy)
+    said = f"{found.name}, rehearsed {found.rehearsed:%Y-%m-%d %H:%M} UTC"
+    if Path(found.source) != site.path:
+        return Answer(question, False, f"{said}, but of {found.source}", remedy)
+    if found.target != server(settings.load()).target_shown:
+        return Answer(question, False, f"{said}, but of {found.target}", remedy)
+    if datetime.now(timezone.utc) - found.at > timedelta(hours=BACKUP_HOURS):  # noqa: UP017
+        return Answer(question, False, f"{said}, more than {BACKUP_HOURS} hours old", remedy)
+    return Answer(question, True, said)

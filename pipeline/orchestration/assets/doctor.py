@@ -1,0 +1,35 @@
+"""The check that tells whether both databases are fit for a move; ``pipeline doctor`` in the UI."""
+
+import dagster as dg
+
+from pipeline.config import settings
+from pipeline.core.errors import PipelineError
+from pipeline.doctor.examination import examine
+from pipeline.migrations.declaration import Migration
+from pipeline.orchestration.assets.plan import PLAN
+from pipeline.orchestration.common import checks
+from pipeline.reporting import frames
+
+NAME = "doctor"
+
+
+def doctor_check(migration: Migration) -> dg.AssetChecksDefinition:
+    """The check on the plan of a migration."""
+
+    @dg.asset_check(asset=migration.named(PLAN), name=NAME, description=checks.DESCRIPTIONS[NAME])
+    def examined() -> dg.AssetCheckResult:
+        try:
+            found = examine(settings.load(), migration)
+        except PipelineError as error:
+            raise checks.failure(error, migration) from error
+        shown = frames.of_symptoms(found, migration.address)
+        wrong = [symptom for symptom in found if symptom.state != "well"]
+        errors = [symptom for symptom in wrong if symptom.state == "error"]
+        return dg.AssetCheckResult(
+            passed=not wrong,
+            severity=dg.AssetCheckSeverity.ERROR if errors else dg.AssetCheckSeverity.WARN,
+            description="; ".join(f"{s.place}, {s.name}: {s.says}" for s in wrong) or "all is well",
+            metadata={"symptoms": dg.MetadataValue.md(frames.markdown(shown))},
+        )
+
+    return examined

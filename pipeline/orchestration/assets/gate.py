@@ -1,0 +1,48 @@
+"""What must hold before anything follows the target: it is there, and no proof stands failed."""
+
+from collections.abc import Sequence
+
+from pipeline.core.errors import TargetError
+from pipeline.core.messages import MIGRATE, VERIFY, message
+from pipeline.core.proof import BLOCKING
+from pipeline.orchestration.common import checks
+from pipeline.postgres import schema
+from pipeline.postgres.target import Target
+
+_NEWEST = """
+SELECT asset, name FROM (
+  SELECT DISTINCT ON (asset, name) asset, name, execution_status FROM (
+    SELECT id, asset_key::json ->> 0 AS asset, execution_status,
+      regexp_replace(check_name, '^' || $2, '') AS name
+    FROM dagster.asset_check_executions WHERE execution_status IN ('SUCCEEDED', 'FAILED')
+  ) AS made WHERE asset = ANY($1) AND name = ANY($3) ORDER BY asset, name, id DESC
+) AS newest WHERE execution_status = 'FAILED' ORDER BY asset, name
+"""
+"""Checks that were planned by a run that then ended otherwise have no result, and do not count."""
+
+
+def demand_proven(target: Target, tables: Sequence[str]) -> None:
+    """Refuse a target of which a blocking check has failed when it was made last.
+
+    A check is made by moves and, with a prefix, by verify; the newer of both counts.
+
+    Raises:
+        TargetError: names the checks that failed, or the tables that are not there.
+    """
+    lacking = [table for table in tables if not schema.exists(target, table)]
+    if lacking:
+        raise TargetError(
+            f"The target does not hold {', '.join(lacking)}",
+            remedy=message("Run ", MIGRATE, " first"),
+        )
+    if not target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL"):
+        return
+    found = target.rows(_NEWEST, (list(tables), checks.STANDING, list(BLOCKING)))
+    if found:
+        failed = ", ".join(f"{name} of {table}" for table, name in found)
+        raise TargetError(
+            f"The target is not proven: {failed} failed when it was checked last",
+            remedy=message(
+                "See what it found; run ", MIGRATE, ", or ", VERIFY, " once it is mended"
+            ),
+        )

@@ -1,0 +1,168 @@
+"""The assets of realtime: what is told of the target's changes and to whom, and for how long.
+
+Materializing ``realtime`` makes the feed, the publication and the policies of channels as declared,
+in one transaction under the target's lock; what is so already is not touched. Then every type of
+event is made once and has to arrive.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import dagster as dg
+
+from pipeline.config import settings
+from pipeline.config.environment import server
+from pipeline.core.errors import PipelineError
+from pipeline.core.findings import CheckResult
+from pipeline.declared import events
+from pipeline.migrations.declaration import Migration
+from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.common import checks
+from pipeline.orchestration.common.resources import TargetDatabase
+from pipeline.postgres.target import Target
+from pipeline.realtime import canary, channels, objects, publication
+from pipeline.realtime import checks as realtime_checks
+
+NAME = "realtime"
+STEP = "make_realtime"
+RETENTION = "feed_retention"
+PRUNED_AT_ONCE = 100_000
+"""So many rows one call of ``feed.prune`` looks at; there are at most ``_CALLS`` in a run."""
+_CALLS = 20
+
+
+def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
+    """The asset that is realtime on the target.
+
+    Args:
+        migration: whose tables.
+        group: the asset's group.
+    """
+    tables = migration.tables
+
+    @dg.multi_asset(
+        name=STEP,
+        specs=[
+            dg.AssetSpec(
+                NAME,
+                deps=[table.name for table in tables if events.of_table(table)],
+                group_name=group,
+                kinds={"postgres"},
+                owners=list(migration.owners),
+                description=(
+                    "What is told of changes: the feed and its triggers, the publication that"
+                    " Supabase's Realtime reads, and who may join which private channel. Each type"
+                    " of event was made once and arrived."
+                ),
+            )
+        ],
+        check_specs=[
+            dg.AssetCheckSpec(name, asset=NAME, description=checks.DESCRIPTIONS[name])
+            for name in realtime_checks.NAMES
+        ],
+        description="Make realtime as declared, and make an event of each type.",
+    )
+    def told(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        try:
+            session, loaded = target.open(), settings.load()
+            # Tables of all migrations: those that are published without being told are taken out.
+            known = loaded.registry.tables
+            with session.transaction():
+                made = objects.apply(session, tables)
+                done = publication.apply(session, tables, known={table.name for table in known})
+                joined = channels.apply(session)
+            for line in done:
+                context.log.info(line)
+            if not publication.streamed(session):
+                context.log.warning(
+                    "wal_level of the target is not logical, so postgres_changes sends nothing;"
+                    " the feed and broadcasts do not need it."
+                )
+            with session.looking():
+                found = realtime_checks.standing(session, tables, known=known)
+            where = server(loaded)
+            sung = canary.sing(session, url=where.target_url, shown=where.target_shown)
+        except PipelineError as error:
+            attempts.try_again(context, error, target)
+            raise checks.failure(error, migration) from error
+        return dg.MaterializeResult(
+            metadata=_figures((*found, sung))
+            | {
+                "triggers_made": dg.MetadataValue.int(made),
+                "published_anew": dg.MetadataValue.text("; ".join(done) or "nothing"),
+                "private_channels": dg.MetadataValue.text(
+                    "by policies on realtime.messages" if joined else "no Realtime in this target"
+                ),
+            },
+            check_results=checks.results(NAME, (*found, sung)),
+        )
+
+    return told
+
+
+def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition:
+    """The asset that keeps the feed small."""
+
+    @dg.asset(
+        name=RETENTION,
+        group_name=group,
+        kinds={"postgres"},
+        owners=list(owners),
+        description="Forget changes of the feed that are older than FEED_HOURS.",
+    )
+    def kept(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        try:
+            session = target.open()
+            pruned = prune(session, hours=settings.load().feed_hours)
+            figures = sizes(session)
+        except PipelineError as error:
+            attempts.try_again(context, error, target)
+            raise checks.failure(error) from error
+        return dg.MaterializeResult(
+            metadata={
+                name: dg.MetadataValue.int(value)
+                for name, value in {"pruned": pruned, **figures}.items()
+            }
+        )
+
+    return kept
+
+
+def prune(target: Target, *, hours: float) -> int:
+    """Forget old changes, a bounded number; 0 where there is no feed."""
+    if not objects.is_there(target):
+        return 0
+    pruned = 0
+    for _ in range(_CALLS):
+        with target.transaction():
+            gone = target.value(
+                "SELECT feed.prune(make_interval(secs => $1), $2::int)",
+                (hours * 3600.0, PRUNED_AT_ONCE),
+            )
+        pruned += gone
+        if gone < PRUNED_AT_ONCE:
+            break
+    return pruned
+
+
+def sizes(target: Target) -> dict[str, int]:
+    """Rows and bytes of the feed; zeros where there is none."""
+    if not objects.is_there(target):
+        return {"feed_rows": 0, "feed_bytes": 0}
+    ((rows, size),) = target.rows(
+        "SELECT count(*), pg_total_relation_size('feed.changes') FROM feed.changes"
+    )
+    return {"feed_rows": rows, "feed_bytes": size}
+
+
+def _figures(found: Iterable[CheckResult]) -> dict[str, dg.MetadataValue]:
+    shown: dict[str, dg.MetadataValue] = {}
+    for check in found:
+        for name, value in check.figures.items():
+            match value:
+                case int():
+                    shown[name] = dg.MetadataValue.int(value)
+                case float():
+                    shown[name] = dg.MetadataValue.float(value)
+                case _:
+                    shown[name] = dg.MetadataValue.text(str(value))
+    return shown

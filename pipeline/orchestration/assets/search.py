@@ -1,0 +1,73 @@
+"""The asset that makes contents and fragments searchable: two indexes beside the declared ones.
+
+They are no part of a move, because building them takes longer than moving the tables does.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline.application.services import search
+from pipeline.core.errors import PipelineError
+from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.common import checks
+from pipeline.orchestration.common.resources import Application, TargetDatabase
+
+NAME = "content_search"
+CHECK = "search_indexes"
+
+
+def search_asset(
+    tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
+) -> dg.AssetsDefinition:
+    """The asset that makes these tables searchable.
+
+    Args:
+        tables: those that are searched.
+        group: the asset's group.
+        owners: the asset's owners.
+    """
+
+    @dg.asset(
+        name=NAME,
+        deps=[table.name for table in tables],
+        group_name=group,
+        kinds={"postgres"},
+        owners=list(owners),
+        check_specs=[dg.AssetCheckSpec(CHECK, asset=NAME, description=checks.DESCRIPTIONS[CHECK])],
+        description=(
+            "Indexes by which contents and fragments are found by any part of their text, Thai"
+            " and IPA without accents included."
+        ),
+    )
+    def searchable(
+        context: dg.AssetExecutionContext, target: TargetDatabase, application: Application
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
+        sizes: dict[str, int] = {}
+        wrong: PipelineError | None = None
+        try:
+            # While the lock is held no move comes between.
+            target.open()
+            with application.open().get_postgres_session() as session:
+                if len(search.installed(session)) < len(tables):
+                    context.log.info("Building the search indexes; nobody can write meanwhile.")
+                    search.install(session)
+                sizes = search.installed(session)
+        except PipelineError as error:
+            attempts.try_again(context, error, target)
+            wrong = error
+        # Without its indexes search is slow, but nothing is wrong with what was moved.
+        yield dg.MaterializeResult(
+            metadata={name: dg.MetadataValue.int(size) for name, size in sizes.items()},
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name=CHECK,
+                    passed=wrong is None,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=str(wrong) if wrong else ", ".join(sizes),
+                )
+            ],
+        )
+
+    return searchable

@@ -1,0 +1,1 @@
+"""What assets share: resources, checks, metadata, reports of runs."""

@@ -1,0 +1,354 @@
+"""The evidence of a run: what was moved and proven, as one HTML file and as JSON beside it.
+
+Every step adds its table's part and writes both files anew, so a run that fails half-way leaves
+the evidence of what was proven before. The HTML needs nothing from outside.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import dagster as dg
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+
+from pipeline.config import environment, settings
+from pipeline.core import private
+from pipeline.core.errors import PipelineError
+from pipeline.core.findings import OFFENDERS, CheckResult, say
+from pipeline.core.messages import ANYBODY, Address, Message
+from pipeline.core.proof import BLOCKING
+from pipeline.core.quoting import quoted
+from pipeline.migrations.declaration import Migration
+from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.run.transaction import Move
+from pipeline.orchestration.common import checks
+from pipeline.postgres.target import Target
+from pipeline.reporting import evidence_page
+
+REPORT = "pipeline/report"
+"""The tag of a run that tells where its evidence lies."""
+
+_PART = "part-"
+
+
+@dataclass(frozen=True)
+class BlobSizes:
+    """How large the BLOBs of a column are.
+
+    Attributes:
+        column: the column.
+        values: how many there are.
+        bytes: all of them together.
+        by_power: n -> how many have 2**n bytes or more, and less than 2**(n+1); empty ones are
+            with those of one byte.
+    """
+
+    column: str
+    values: int
+    bytes: int
+    by_power: dict[int, int]
+
+    @property
+    def histogram(self) -> list[tuple[str, int, float]]:
+        """From the smallest to the largest: the sizes, how many, and percent of the most."""
+        if not self.by_power:
+            return []
+        most = max(self.by_power.values())
+        return [
+            (evidence_page.between(power), count, 100 * count / most)
+            for power in range(min(self.by_power), max(self.by_power) + 1)
+            for count in [self.by_power.get(power, 0)]
+        ]
+
+
+@dataclass(frozen=True)
+class CheckEvidence:
+    """One check: its outcome in words, its figures, its offenders."""
+
+    name: str
+    proves: str
+    passed: bool
+    blocking: bool
+    summary: str
+    figures: dict[str, Any]
+    findings: list[str]
+    offenders: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TableEvidence:
+    """What a run did with a table, and what was proven of it.
+
+    Attributes:
+        table: its name.
+        at: when the step ended, ISO 8601 in UTC.
+        moved: the move's figures; None when the table was checked only, or rolled back.
+        seconds: time per phase.
+        blobs: sizes of the BLOBs the target holds now.
+        checks: every check that was made.
+        failure: why the step failed, None if it did not.
+    """
+
+    table: str
+    at: str
+    moved: dict[str, Any] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    blobs: list[BlobSizes] = field(default_factory=list)
+    checks: list[CheckEvidence] = field(default_factory=list)
+    failure: str | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether the step did not fail and every blocking check passed."""
+        return self.failure is None and all(c.passed for c in self.checks if c.blocking)
+
+    @property
+    def unchecked(self) -> list[str]:
+        """Blocking checks of a move that this run did not make."""
+        made = {check.name for check in self.checks}
+        return [name for name in BLOCKING if name not in made]
+
+    @property
+    def rows(self) -> dict[str, int] | None:
+        """Where the source's rows are, None when they were not counted.
+
+        ``missing`` rows of the source are nowhere, ``surplus`` ones are more than it has.
+        """
+        counted = next((c.figures for c in self.checks if c.name == "conservation"), {})
+        found = self.moved or counted
+        if "source_rows" not in found:
+            return None
+        source = int(found["source_rows"])
+        parts = {name: int(found.get(name, 0)) for name in ("moved", "quarantined", "excluded")}
+        lost = source - sum(parts.values())
+        return {"source": source, **parts, "missing": max(lost, 0), "surplus": max(-lost, 0)}
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """A run and its tables, in the order in which their steps ended.
+
+    Attributes:
+        tables: those whose step has ended.
+        planned: names of the tables that the run was started for.
+    """
+
+    run_id: str
+    job: str
+    source: str
+    target: str
+    tables: list[TableEvidence] = field(default_factory=list)
+    planned: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """Tables that the run has not come to."""
+        there = {table.table for table in self.tables}
+        return [name for name in self.planned if name not in there]
+
+    @property
+    def proven(self) -> bool:
+        """Whether every table was come to, no step failed and every blocking check passed."""
+        return (
+            bool(self.tables)
+            and not self.missing
+            and all(table.proven and not table.unchecked for table in self.tables)
+        )
+
+
+def of_move(
+    move: Move, table: sa.Table, target: Target, *, address: Address = ANYBODY
+) -> TableEvidence:
+    """The evidence of a table that moved; commands are written out for a migration."""
+    counted = move.checks["conservation"].figures
+    return TableEvidence(
+        move.table,
+        _now(),
+        {
+            "way": move.way,
+            "source_rows": move.source_rows,
+            "source_bytes": move.source_bytes,
+            "moved": move.moved_rows,
+            "quarantined": counted["quarantined"],
+            "excluded": move.excluded_rows,
+            "written": move.written_rows,
+            "deleted": move.deleted_rows,
+            "cascaded": move.cascaded_rows,
+        },
+        {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
+        # Weighing all BLOBs costs more than a sync does.
+        [] if move.way in ("synced", "subset") else blob_sizes(target, table),
+        [_check(check, address) for check in move.checks],
+    )
+
+
+def of_checks(
+    table: str,
+    found: Iterable[CheckResult],
+    *,
+    failure: str | None = None,
+    address: Address = ANYBODY,
+) -> TableEvidence:
+    """The evidence of a table that was checked, or whose move was rolled back.
+
+    Args:
+        table: its name.
+        found: its checks.
+        failure: why the step failed.
+        address: the migration for which commands are written out.
+    """
+    made = [_check(check, address) for check in found]
+    return TableEvidence(table, _now(), checks=made, failure=failure)
+
+
+def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
+    """How large the BLOBs of a committed table are; they are weighed, not read."""
+    found = []
+    for column in table.columns:
+        if isinstance(column.type, sa.LargeBinary):
+            size = f"octet_length({quoted(column.name)})"
+            rows = target.rows(
+                f"SELECT floor(log(2, greatest({size}, 1)))::integer, count(*), sum({size})::bigint"
+                f" FROM {quoted(table.name)} WHERE {quoted(column.name)} IS NOT NULL"
+                " GROUP BY 1 ORDER BY 1"
+            )
+            found.append(
+                BlobSizes(
+                    column.name,
+                    sum(count for _, count, _ in rows),
+                    sum(total for _, _, total in rows),
+                    {power: count for power, count, _ in rows},
+                )
+            )
+    return found
+
+
+def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
+    """Add a table's part to a run's evidence, and write HTML and JSON anew.
+
+    Returns:
+        The HTML file; ``evidence.json`` lies beside it.
+    """
+    private.folder(folder)
+    path = folder / f"{_PART}{quote(part.table, safe='')}.json"
+    if path.exists():
+        part = _joined(TypeAdapter(TableEvidence).validate_json(path.read_text()), part)
+    _write(path, json.dumps(asdict(part), default=str))
+    parts = [
+        TypeAdapter(TableEvidence).validate_json(path.read_text())
+        for path in folder.glob(f"{_PART}*.json")
+    ]
+    whole = replace(run, tables=sorted(parts, key=lambda part: part.at))
+    data = asdict(whole) | {"proven": whole.proven}
+    _write(folder / "evidence.json", json.dumps(data, indent=2, ensure_ascii=False))
+    _write(folder / "evidence.html", evidence_page.render(whole))
+    return folder / "evidence.html"
+
+
+def leave(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    part: TableEvidence,
+    *,
+    planned: Iterable[str],
+) -> Path:
+    """Add a table's part to the evidence of the run under way, and link it from the run.
+
+    Args:
+        context: of the step.
+        part: what the step did and proved.
+        planned: names of all tables of the run.
+
+    Raises:
+        FilesError: the evidence cannot be written.
+    """
+    loaded = settings.load()
+    names = list(planned)
+    moved = dict.fromkeys(filter(None, map(loaded.registry.holding, names)))
+    run = RunEvidence(
+        context.run.run_id,
+        context.run.job_name,
+        ", ".join(loaded.origin(each).shown for each in moved),
+        environment.server(loaded).target_shown,
+        planned=names,
+    )
+    path = record(loaded.reports / run.run_id, run, part)
+    if REPORT not in context.run.tags:
+        context.instance.add_run_tags(run.run_id, {REPORT: str(path)})
+    return path
+
+
+def leave_failure(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
+    table: str,
+    error: PipelineError,
+    *,
+    migration: Migration,
+    planned: Iterable[str],
+) -> None:
+    """Add to the evidence that the step of a table failed, and the checks that say why."""
+    found = error.checks if isinstance(error, ProofFailed) else ()
+    address = migration.address
+    said = str(error.addressed(address))
+    # Where the settings are wrong there is no place for it.
+    with contextlib.suppress(PipelineError):
+        part = of_checks(table, found, failure=said, address=address)
+        leave(context, part, planned=planned)
+
+
+def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:
+    """One part of a table that was moved and then checked again in the same run."""
+    if before.moved is None or now.moved is not None:
+        return now
+    again = {check.name: check for check in now.checks}
+    kept = []
+    for check in before.checks:
+        later = again.pop(check.name, check)
+        kept.append(later if check.passed else check)
+    return replace(before, at=now.at, checks=[*kept, *again.values()], failure=now.failure)
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole: whoever is killed leaves the old one."""
+    fresh = path.with_suffix(".fresh")
+    private.write_text(fresh, text)
+    with private.translated(path):
+        fresh.replace(path)
+
+
+def _check(check: CheckResult, address: Address) -> CheckEvidence:
+    return CheckEvidence(
+        check.name,
+        checks.DESCRIPTIONS[check.name],
+        check.passed,
+        check.blocking,
+        checks.summary(check, address),
+        check.figures,
+        [say(finding, address) for finding in check.findings[:OFFENDERS]],
+        [
+            {"finding": finding.title, "heading": finding.heading or finding.title}
+            | {n: _plain(v, address) for n, v in vars(finding).items()}
+            for finding in check.findings[:OFFENDERS]
+        ],
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()  # noqa: UP017
+
+
+def _plain(value: Any, address: Address) -> Any:
+    """A value as JSON can hold it, with NULL told apart from any text."""
+    match value:
+        case None | bool() | int():
+            return value
+        case tuple() | list():
+            return [_plain(each, address) for each in value]
+        case Message():
+            return value.written(address)
+    return str(value)

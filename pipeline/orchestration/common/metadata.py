@@ -1,0 +1,204 @@
+"""What the UI shows of a move: schema, counts, rates, reasons and a preview."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+import sqlalchemy as sa
+
+from pipeline.anki.embeddings import Observed
+from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
+from pipeline.core.findings import Quarantined, say
+from pipeline.core.printable import printable
+from pipeline.core.quoting import quoted
+from pipeline.declared.rules import ColumnRules
+from pipeline.mapping import secret
+from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.types import type_name
+from pipeline.move.run.plan import TablePlan
+from pipeline.move.run.transaction import Move
+from pipeline.postgres.target import Target
+from pipeline.reporting import frames
+
+PLAN = "plan"
+"""Where the materialization of a plan keeps it as JSON."""
+
+RULES = "rules"
+"""Where it keeps a digest of what decides how values move."""
+
+ANSWERS = "list"
+"""Under this name the gate of a cut-over tells programs what it was told."""
+
+_PREVIEW_ROWS = 5
+_PREVIEW_LETTERS = 60
+
+NOTES = "anki_notes"
+"""The asset that is the notes in Anki."""
+
+OUTCOMES = "outcomes"
+"""Under this name a sync with Anki tells programs what became of contents."""
+
+_OUTCOMES = 500
+
+
+def columns(table: sa.Table) -> dict[str, dg.MetadataValue]:
+    """The columns of a table."""
+    return {
+        "dagster/column_schema": dg.MetadataValue.table_schema(
+            dg.TableSchema(
+                columns=[
+                    dg.TableColumn(
+                        column.name,
+                        type_name(column.type),
+                        description=ColumnRules.of(column).description,
+                        constraints=dg.TableColumnConstraints(
+                            nullable=bool(column.nullable), unique=bool(column.primary_key)
+                        ),
+                    )
+                    for column in table.columns
+                ]
+            )
+        )
+    }
+
+
+def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
+    """What is known of a table before it has ever moved."""
+    constraints = ", ".join(sorted(str(c.name) for c in table.constraints))
+    return {
+        **columns(table),
+        "dagster/table_name": dg.MetadataValue.text(f"public.{table.name}"),
+        "constraints": dg.MetadataValue.text(constraints),
+        "indexes": dg.MetadataValue.text(", ".join(sorted(str(i.name) for i in table.indexes))),
+    }
+
+
+def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.MetadataValue]:
+    """What a move did, for its materialization."""
+    loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
+    whole = sum(move.seconds.values())
+    shown: dict[str, dg.MetadataValue] = {
+        "dagster/row_count": dg.MetadataValue.int(move.target_rows),
+        "dagster/column_schema": dg.MetadataValue.table_schema(
+            dg.TableSchema(
+                columns=[dg.TableColumn(n, t, description=d or None) for n, t, d in move.columns]
+            )
+        ),
+        "way": dg.MetadataValue.text(move.way),
+        "source_rows": dg.MetadataValue.int(move.source_rows),
+        "source_bytes": dg.MetadataValue.int(move.source_bytes),
+        "moved": dg.MetadataValue.int(move.moved_rows),
+        "written": dg.MetadataValue.int(move.written_rows),
+        "deleted": dg.MetadataValue.int(move.deleted_rows),
+        "cascaded": dg.MetadataValue.int(move.cascaded_rows),
+        "quarantined": dg.MetadataValue.int(move.quarantined_rows),
+        "excluded": dg.MetadataValue.int(move.excluded_rows),
+        "rows_per_second": dg.MetadataValue.int(
+            round((move.source_rows - move.excluded_rows) / max(loading, 1e-3))
+        ),
+        "mib_per_second": dg.MetadataValue.float(
+            float(round(move.source_bytes / 2**20 / max(loading, 1e-3), 1))
+        ),
+        "seconds": dg.MetadataValue.float(float(round(whole, 3))),
+        "seconds_by_phase": dg.MetadataValue.json(
+            {phase: round(seconds, 3) for phase, seconds in move.seconds.items()}
+        ),
+    }
+    if move.newest is not None:
+        shown["newest_source_change"] = dg.MetadataValue.timestamp(move.newest)
+    if move.newest is not None and move.before is not None:
+        lag = max((move.newest - move.before).total_seconds(), 0.0)
+        shown["lag_seconds"] = dg.MetadataValue.float(lag)
+    shown["report"] = dg.MetadataValue.path(report)
+    if len(preview):
+        shown["preview"] = dg.MetadataValue.md(frames.markdown(preview))
+    reasons = [f for c in move.checks for f in c.findings if isinstance(f, Quarantined)]
+    if reasons:
+        shown["quarantine_reasons"] = dg.MetadataValue.json(
+            [{n: v for n, v in vars(reason).items() if n != "table"} for reason in reasons]
+        )
+        shown["quarantine"] = dg.MetadataValue.md(frames.markdown(frames.reasons(reasons)))
+    drift = next(check for check in move.checks if check.name == "drift")
+    if drift.findings:
+        shown["drift"] = dg.MetadataValue.text(printable("; ".join(say(f) for f in drift.findings)))
+    return shown
+
+
+def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValue]:
+    """What moves would do: a table each for people, everything as JSON for programs.
+
+    Args:
+        plans: of each table.
+        rules: digest of what decides how values move.
+    """
+    shown: dict[str, dg.MetadataValue] = {
+        "rows": dg.MetadataValue.int(sum(plan.rows for plan in plans)),
+        "bytes": dg.MetadataValue.int(sum(plan.bytes for plan in plans)),
+        "rejected": dg.MetadataValue.int(sum(plan.rejected_rows for plan in plans)),
+        "seconds": dg.MetadataValue.float(round(sum(plan.seconds for plan in plans), 1)),
+    }
+    for title, frame in frames.of_plan(plans).items():
+        if len(frame):
+            shown[title.lower()] = dg.MetadataValue.md(frames.markdown(frame))
+    shown[PLAN] = dg.MetadataValue.json([asdict(plan) for plan in plans])
+    shown[RULES] = dg.MetadataValue.text(rules)
+    return shown
+
+
+def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
+    """The first rows of a moved table; BLOBs are shown as their size, long texts are cut.
+
+    Secrets are not shown at all.
+    """
+    hidden = secret.columns(table)
+    outputs = ", ".join(
+        f"'{secret.SHOWN}' AS {quoted(c.name)}"
+        if c.name in hidden
+        else f"octet_length({quoted(c.name)}) || ' bytes' AS {quoted(c.name)}"
+        if isinstance(c.type, sa.LargeBinary)
+        else f"left({quoted(c.name)}::text, {_PREVIEW_LETTERS}) AS {quoted(c.name)}"
+        for c in table.columns
+    )
+    key = RowKey.of(table).sql
+    rows = target.rows(
+        f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
+    )
+    return pd.DataFrame(rows, columns=[c.name for c in table.columns], dtype=object)
+
+
+def of_following(report: Report) -> dict[str, dg.MetadataValue]:
+    """What a sync with Anki did, or would do."""
+    shown: dict[str, dg.MetadataValue] = {
+        action.replace(" ", "_"): dg.MetadataValue.int(report.counts[action]) for action in ACTIONS
+    }
+    shown |= {
+        "recordings": dg.MetadataValue.int(report.media_files),
+        "recorded_bytes": dg.MetadataValue.int(report.media_bytes),
+        "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+    }
+    if report.outcomes:
+        some = report.outcomes[:_OUTCOMES]
+        shown["contents"] = dg.MetadataValue.md(frames.markdown(frames.of_outcomes(some)))
+        shown[OUTCOMES] = dg.MetadataValue.json([asdict(outcome) for outcome in some])
+    return shown
+
+
+def of_cards(report: Report) -> dict[str, dg.MetadataValue]:
+    """What a sync with Anki did to the cards: what Anki confirmed."""
+    written = {name: report.counts[name] for name in (*CONFIRMED, "skipped")}
+    return {name: dg.MetadataValue.int(number) for name, number in written.items()}
+
+
+def of_embeddings(found: Observed) -> dict[str, dg.MetadataValue]:
+    """What there is of embeddings."""
+    shown: dict[str, dg.MetadataValue] = {
+        "embeddings": dg.MetadataValue.int(found.embeddings),
+        "cards": dg.MetadataValue.int(found.cards),
+        "by_type": dg.MetadataValue.json(found.by_type),
+        "by_dimension": dg.MetadataValue.json(found.by_dimension),
+    }
+    if found.newest:
+        shown["newest"] = dg.MetadataValue.text(found.newest)
+    return shown

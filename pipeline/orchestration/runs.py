@@ -1,0 +1,153 @@
+"""Run a job in this process, recorded in Dagster's instance like any other run.
+
+A run whose process was killed cannot say so itself. Every run started here carries the name of
+its process, and the next one reports those whose process is gone as failed.
+"""
+
+import contextlib
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+import psycopg2
+import psycopg2.extensions
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool
+
+from pipeline.config import environment, settings
+from pipeline.config.settings import DAGSTER_OPTIONS
+from pipeline.core.errors import Transient
+from pipeline.core.proof import OF_A_MOVE
+from pipeline.orchestration.assets.tables import MoveConfig, run_config
+from pipeline.orchestration.definitions import defs
+from pipeline.orchestration.instance import processes, storage
+from pipeline.postgres.embedded import postmaster
+
+_STATEMENT_MILLISECONDS = 60_000
+_PATIENCE_SECONDS = 2.0
+_UNDER_WAY = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@contextmanager
+def instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, on one connection.
+
+    A run records some hundred events; without a pool each would open a connection of its own. One
+    that the server has cut is noticed before it is used.
+
+    Raises:
+        TargetError: it does not answer, or has too few connections left for a run.
+    """
+    found = environment.server(settings.load())
+    _require_connections(found)
+    sa.event.listen(QueuePool, "checkout", _ping)
+    sa.event.listen(sa.Engine, "handle_error", _give_up)
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(dg.DagsterInstance.get())
+            opened.optimize_for_webserver(
+                statement_timeout=_STATEMENT_MILLISECONDS, pool_recycle=3600, max_overflow=4
+            )
+        except storage.ServerEnded:
+            raise
+        except storage.ERRORS as error:
+            raise storage.unreachable(error, found) from None
+        yield opened
+
+
+def _require_connections(found: environment.Server) -> None:
+    """Look for room once more where the server was just restarted, or others are about to leave."""
+    try:
+        storage.require_connections(found)
+    except Transient:
+        time.sleep(_PATIENCE_SECONDS)
+        storage.require_connections(found)
+
+
+def run(
+    job_name: str,
+    *,
+    opened: dg.DagsterInstance,
+    tables: Collection[str] | None = None,
+    full: bool = False,
+    steps: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Run a job to its end; its success or failure is in the result.
+
+    Args:
+        job_name: the job.
+        opened: Dagster's instance.
+        tables: those of its assets that are run, None for all.
+        full: every value is looked at, whatever the job's own configuration says.
+        steps: configuration of steps, by name.
+    """
+    _report_lost(opened)
+    whole = defs.resolve_job_def(job_name)
+    job = whole if tables is None else _only(whole, tables)
+    config = dict(whole.run_config or {})
+    names = config.get("ops", {}) if tables is None else tables
+    if full:
+        config |= run_config(names, MoveConfig())
+    elif "ops" in config:
+        config["ops"] = {name: config["ops"][name] for name in names}
+    if steps is not None:
+        config |= {"ops": {name: {"config": dict(step)} for name, step in steps.items()}}
+    return job.execute_in_process(
+        instance=opened,
+        raise_on_error=False,
+        run_config=config | _QUIET,
+        tags={processes.TAG: processes.mine()},
+    )
+
+
+def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
+    """A job of the same name that moves some tables alone."""
+    assets = {dg.AssetKey(table) for table in tables}
+    # Without this, the standing checks of these assets would come along.
+    gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in OF_A_MOVE}
+    # A subset of the job itself would keep the configuration of all its steps, and be refused.
+    return dg.define_asset_job(
+        job.name,
+        selection=dg.AssetSelection.assets(*assets).without_checks()
+        | dg.AssetSelection.checks(*gates),
+        description=job.description,
+        executor_def=dg.in_process_executor,
+    ).resolve(asset_graph=defs.resolve_asset_graph(), resource_defs=job.resource_defs)
+
+
+def _ping(connection: Any, *_: object) -> None:
+    # Every pool of this process asks; only Dagster's lack a way of their own.
+    if not isinstance(connection, psycopg2.extensions.connection) or (
+        DAGSTER_OPTIONS not in connection.info.options
+    ):
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except psycopg2.Error as error:
+        raise sa.exc.DisconnectionError from error
+
+
+def _give_up(context: sa.engine.ExceptionContext) -> None:
+    """Spare a run the wait for an embedded server that ended; nobody would start it meanwhile."""
+    engine = context.engine
+    if engine is None or context.connection is not None:
+        return
+    if DAGSTER_OPTIONS not in str(engine.url.query.get("options", "")):
+        return
+    loaded = settings.load()
+    if loaded.given_target is None and postmaster.find(loaded.server_data) is None:
+        raise storage.ServerEnded from context.original_exception
+
+
+def _report_lost(opened: dg.DagsterInstance) -> None:
+    for under_way in opened.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+        if processes.gone(under_way):
+            opened.report_run_failed(under_way, "The process of this run was ended from outside.")

@@ -1,0 +1,1 @@
+"""Dagster's processes where they run for good."""

@@ -1,0 +1,240 @@
+"""Whether what runs for good is well: a reading for each thing that may have stopped.
+
+Nothing is changed by looking, except that without DATABASE_URL the embedded server and the sample
+are there afterwards.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import httpx
+
+from pipeline.config.environment import Server, server
+from pipeline.config.settings import Settings
+from pipeline.core import private
+from pipeline.core.errors import FilesError, PipelineError, SettingsError, TargetError
+from pipeline.cutover import states
+from pipeline.migrations.declaration import Migration
+from pipeline.orchestration import ticks
+from pipeline.orchestration.alerts.message import Alert
+from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver
+from pipeline.orchestration.instance import storage
+from pipeline.orchestration.serving import parts
+from pipeline.orchestration.serving.organs import Organ, Reading
+from pipeline.postgres import session
+from pipeline.postgres.target import Target
+
+HEARTBEAT_SECONDS = 300.0
+"""Each part of the daemon gives a sign every half minute, unless a tick takes longer."""
+SPARE_BYTES = 256 * 2**20
+"""Room in PIPELINE_HOME for evidence and output, beside a copy of the source."""
+_SECONDS = 10
+_EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
+
+
+def readings(settings: Settings, organs: Collection[Organ]) -> list[Reading]:
+    """Look at some things, or at all where none is named.
+
+    Raises:
+        SettingsError: a setting is malformed.
+    """
+    return [
+        _read(organ, look, settings)
+        for organ, look in _LOOKS.items()
+        if not organs or organ in organs
+    ]
+
+
+def tell_changes(
+    settings: Settings, found: Sequence[Reading], who: Sequence[Receiver]
+) -> list[NotDelivered]:
+    """Tell receivers of what is unwell for the second time in a row, and of each thing once.
+
+    What was seen and told is noted in files, which go when the thing is well again.
+
+    Returns:
+        Who could not be told; they are tried again next time.
+
+    Raises:
+        SettingsError: nothing can be noted.
+    """
+    try:
+        told = private.folder(private.home(settings.pipeline_home) / "unwell")
+        return [error for each in who if (error := _tell(each, found, told)) is not None]
+    except (OSError, FilesError) as error:
+        why = getattr(error.__cause__ or error, "strerror", None) or error
+        raise SettingsError(
+            f"What is unwell cannot be noted in {settings.pipeline_home} ({why})",
+            remedy="Give PIPELINE_HOME room and rights",
+        ) from error
+
+
+def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDelivered | None:
+    new: list[tuple[Reading, Path]] = []
+    for reading in found:
+        note = folder / f"{reading.organ}.{receiver.name}"
+        if reading.well:
+            note.unlink(missing_ok=True)
+        elif not note.exists():
+            # A restart is over at the next look, and nobody needs to know of it.
+            private.write_text(note, "seen")
+        elif note.read_text() == "seen":
+            new.append((reading, note))
+    if not new:
+        return None
+    names = ", ".join(reading.organ for reading, _ in new)
+    lines = tuple(f"{reading.organ}: {reading.says}" for reading, _ in new)
+    try:
+        receiver.send(Alert("unwell", f"{names} unwell", lines=lines))
+    except NotDelivered as error:
+        return error
+    for _, note in new:
+        private.write_text(note, "told")
+    return None
+
+
+_Look = Callable[[Settings], tuple[bool, str]]
+
+
+def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
+    try:
+        well, says = look(settings)
+    except PipelineError as error:
+        well, says = False, str(error)
+    except storage.ERRORS as error:
+        well, says = False, str(storage.unreachable(error, server(settings)))
+    return Reading(organ, well, says)
+
+
+def _target(settings: Settings) -> tuple[bool, str]:
+    found = server(settings)
+    started = time.perf_counter()
+    _connected(found).close()
+    return True, f"{found.target_shown} answers, in {time.perf_counter() - started:.2f} s"
+
+
+def _code(settings: Settings) -> tuple[bool, str]:
+    if parts.answers(settings.code_socket):
+        return True, f"answers on {settings.code_socket}"
+    return False, f"nobody answers on {settings.code_socket}"
+
+
+def _webserver(settings: Settings) -> tuple[bool, str]:
+    host = "127.0.0.1" if settings.ui_host in _EVERYWHERE else settings.ui_host
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}/server_info"
+    try:
+        # No proxy: it is on this machine.
+        with httpx.Client(timeout=_SECONDS, trust_env=False) as client:
+            answer = client.get(url)
+    except httpx.HTTPError as error:
+        return False, f"{url} does not answer ({type(error).__name__})"
+    return answer.is_success, f"{url} answers {answer.status_code}"
+
+
+def _daemon(settings: Settings) -> tuple[bool, str]:
+    with _instance(settings) as instance:
+        beats = instance.get_daemon_heartbeats()
+        wanted = instance.get_required_daemon_types()
+    ages = {name: time.time() - beats[name].timestamp for name in wanted if name in beats}
+    late = [name for name in wanted if ages.get(name, HEARTBEAT_SECONDS) >= HEARTBEAT_SECONDS]
+    if late:
+        return False, f"no sign of {', '.join(late)} for {_ago(HEARTBEAT_SECONDS)}"
+    return True, f"gave a sign {_ago(max(ages.values()))} ago"
+
+
+def _sync(settings: Settings) -> tuple[bool, str]:
+    found = [_sync_of(each, settings) for each in settings.enabled]
+    several = len(found) > 1
+    says = [
+        f"{each.name}: {told}" if several else told
+        for each, (_, told) in zip(settings.enabled, found, strict=True)
+    ]
+    return all(well for well, _ in found), "; ".join(says)
+
+
+def _sync_of(migration: Migration, settings: Settings) -> tuple[bool, str]:
+    """Whether the newest sync that succeeded is not older than two ticks of a schedule that is on.
+
+    Where there was none since the schedule was switched on, that moment counts.
+    """
+    job = migration.named("sync")
+    with _instance(settings) as instance:
+        found = instance.all_instigator_state()
+        states = [each for each in found if each.name == f"{job}_schedule"]
+        succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
+        newest = instance.get_run_records(succeeded, limit=1)
+    if no := _rests(migration, settings):
+        return True, f"rests: {no[0].lower()}{no[1:]}"
+    running = [state for state in states if state.is_running]
+    if not running:
+        said = "has not ticked yet" if settings.sync_on and not states else "is off"
+        return True, f"the schedule {said}"
+    started = (getattr(state.instigator_data, "start_timestamp", None) for state in running)
+    since = max([moment for moment in started if moment] + [run.end_time or 0 for run in newest])
+    limit = 2 * ticks.interval(settings.sync_cron)
+    age = time.time() - since
+    what = "the newest sync that succeeded ended" if newest else "none succeeded since switched on"
+    says = f"{what}, {_ago(age)} ago; at most {_ago(limit.total_seconds())} are well"
+    return age <= limit.total_seconds(), says
+
+
+def _rests(migration: Migration, settings: Settings) -> str | None:
+    """Why nothing is to follow the source any more, None where it is."""
+    found = server(settings)
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        return states.says_no(target, migration.name)
+
+
+def _disk(settings: Settings) -> tuple[bool, str]:
+    home = settings.pipeline_home
+    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    sources = [settings.source_path(each) for each in settings.enabled]
+    size = sum(source.stat().st_size for source in sources if source.exists())
+    needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(there).free
+    says = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
+    return free >= needed, says
+
+
+def _instance(settings: Settings) -> dg.DagsterInstance:
+    """Dagster's instance, which is not made by asking for it.
+
+    Raises:
+        TargetError: there is none in the target.
+    """
+    found = server(settings)
+    storage.name_it(found, settings)
+    private.folder(settings.dagster_files)
+    with (
+        closing(_connected(found)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT to_regclass('dagster.instigators') IS NOT NULL")
+        if cursor.fetchone() != (True,):
+            raise TargetError(
+                f"{found.target_shown} has no record of runs", remedy="Start the daemon first"
+            )
+    return dg.DagsterInstance.get()
+
+
+def _connected(found: Server) -> Any:
+    return session.connect(found.target_url, shown=found.target_shown, seconds=_SECONDS)
+
+
+def _ago(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+_LOOKS: dict[Organ, _Look] = {
+    Organ.TARGET: _target,
+    Organ.CODE: _code,
+    Organ.WEBSERVER: _webserver,
+    Organ.DAEMON: _daemon,
+    Organ.SYNC: _sync,
+    Organ.DISK: _disk,
+}

@@ -1,0 +1,245 @@
+"""What reaches Dagster's application at all, decided before a byte of it is interpreted.
+
+Reading is open to who is logged in. Whatever may change something is a POST of JSON from a page of
+the UI itself, or one that brings the token, as scripts do. A WebSocket is held to the same, since
+browsers let every page open one.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import quote
+
+from pydantic import SecretStr
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.config.origins import Addresses, Host, Origin
+
+MAX_BODY = 2**20
+"""Bytes of a request; the largest that the UI sends is the configuration of a run."""
+BODY_SECONDS = 30.0
+READING = ("GET", "HEAD")
+FORMS = ("/login", "/logout")
+"""Paths of forms, which browsers send in another type; see ``login``."""
+
+_FORM = "application/x-www-form-urlencoded"
+_JSON = "application/json"
+_POLICY_VIOLATION = 1008
+
+
+class Refused(Exception):
+    """A request that goes no further."""
+
+    def __init__(self, status: HTTPStatus, says: str) -> None:
+        """Say with which status, why, and what to do."""
+        super().__init__(says)
+        self.status = status
+        self.says = says
+
+
+@dataclass(frozen=True)
+class Head:
+    """A request without its body.
+
+    Attributes:
+        method: of HTTP, in capitals; ``WEBSOCKET`` where one is to be opened.
+        path: decoded.
+        target: path and query as they were sent.
+        headers: names in lower case, in order; a name may come twice.
+    """
+
+    method: str
+    path: str
+    target: str
+    headers: Sequence[tuple[bytes, bytes]]
+
+    @classmethod
+    def of(cls, scope: Scope) -> "Head":
+        """The head of what an ASGI server received."""
+        method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
+        headers = [(name.lower(), value) for name, value in scope["headers"]]
+        target = scope.get("raw_path") or quote(scope["path"]).encode()
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        return cls(method, scope["path"], target.decode("latin-1"), headers)
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a header."""
+        return [value.decode("latin-1") for key, value in self.headers if key == name.encode()]
+
+    def one(self, name: str) -> str | None:
+        """The value of a header, None where there is none.
+
+        Raises:
+            Refused: there are several, of which each reader might take another one.
+        """
+        found = self.all(name)
+        if len(found) > 1:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} comes several times.")
+        return found[0].strip() if found else None
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Refuses what is not meant for the UI, or not sent by it.
+
+    Attributes:
+        app: what is guarded.
+        addresses: the UI's own.
+        token: by which scripts are known; None where there is none.
+    """
+
+    app: ASGIApp
+    addresses: Addresses
+    token: SecretStr | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        try:
+            head = Head.of(scope)
+            self.check(head)
+            if head.method == "POST":
+                receive = replayed(await body_of(head, receive), receive)
+        except Refused as refused:
+            await answer(refused, scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def check(self, head: Head) -> None:
+        """Look at a request's head.
+
+        Raises:
+            Refused: it goes no further.
+        """
+        self._check_sender(head, self._host(head))
+        if head.method in (*READING, "WEBSOCKET"):
+            return
+        if head.method != "POST":
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET, HEAD and POST are served.")
+        wanted = _FORM if head.path in FORMS else _JSON
+        kind = (head.one("content-type") or "").partition(";")[0].strip().lower()
+        if kind != wanted:
+            raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send this as {wanted}.")
+
+    def _host(self, head: Head) -> Host:
+        try:
+            host = Host.parse(head.one("host") or "")
+        except ValueError:
+            says = "The header Host is missing or malformed."
+            raise Refused(HTTPStatus.BAD_REQUEST, says) from None
+        if not self.addresses.know(host):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                "The UI is not known by the name in this address. Set UI_ORIGIN to the address"
+                " under which people open it, such as https://pipeline.example.org.",
+            )
+        return host
+
+    def _check_sender(self, head: Head, host: Host) -> None:
+        """Refuse what a page of another site sends, or what nobody vouches for."""
+        given = head.one("origin")
+        if given is not None:
+            if not self._is_own(given, host):
+                raise Refused(
+                    HTTPStatus.FORBIDDEN,
+                    "A page of another site sent this request. If it is the UI's own, set"
+                    " UI_ORIGIN to its address.",
+                )
+        elif head.method not in READING and not has_token(head, self.token):
+            raise Refused(
+                HTTPStatus.FORBIDDEN,
+                "This request has no Origin. A script has to send the header Authorization:"
+                " Bearer with the value of UI_TOKEN.",
+            )
+        if head.method in READING and embeds(head):
+            raise Refused(HTTPStatus.FORBIDDEN, "A page of another site embeds this address.")
+
+    def _is_own(self, given: str, host: Host) -> bool:
+        try:
+            return self.addresses.own(Origin.parse(given), host)
+        except ValueError:
+            return False
+
+
+def has_token(head: Head, token: SecretStr | None) -> bool:
+    """Whether a request brings the token.
+
+    Raises:
+        Refused: it brings several.
+    """
+    scheme, _, given = (head.one("authorization") or "").partition(" ")
+    if token is None or scheme.lower() != "bearer":
+        return False
+    return same_secret(given.strip(), token)
+
+
+def same_secret(given: str, secret: SecretStr) -> bool:
+    """Whether two secrets are equal; the time it takes tells nothing of them."""
+    digests = [
+        hashlib.sha256(each.encode()).digest() for each in (given, secret.get_secret_value())
+    ]
+    return hmac.compare_digest(*digests)
+
+
+def embeds(head: Head) -> bool:
+    """Whether a page of another site fetches this as a part of itself, by the browser's own word.
+
+    A link that somebody follows is no part (W3C Fetch Metadata).
+    """
+    if set(head.all("sec-fetch-site")) <= {"same-origin", "none"}:
+        return False
+    return head.all("sec-fetch-mode") != ["navigate"] or head.all("sec-fetch-dest") != ["document"]
+
+
+async def body_of(head: Head, receive: Receive) -> bytes:
+    """A request's body, as long as it is small and comes soon.
+
+    Raises:
+        Refused: it is neither.
+    """
+    too_large = Refused(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has at most {MAX_BODY:,} bytes."
+    )
+    announced = head.one("content-length") or "0"
+    if not announced.isdecimal() or int(announced) > MAX_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            more = True
+            while more:
+                message = await receive()
+                body += message.get("body", b"")
+                more = message["type"] == "http.request" and message.get("more_body", False)
+                if len(body) > MAX_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "The request did not come to its end.") from None
+    return bytes(body)
+
+
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """A body that was read already, for the application to read again."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
+
+
+async def answer(refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
+    """Tell whoever sent a request why it goes no further."""
+    if scope["type"] == "websocket":
+        # Before it is accepted, this is an answer of 403 (ASGI, websocket.close).
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+        return
+    said = PlainTextResponse(f"{refused.says}\n", refused.status)
+    await said(scope, receive, send)

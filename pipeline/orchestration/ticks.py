@@ -1,0 +1,181 @@
+"""When a sync is started by itself: by the clock, and when the source file has been written.
+
+A tick that finds a run under way is skipped and says so; two runs never write one target together.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pipeline.config import environment, settings
+from pipeline.config.environment import watched
+from pipeline.core.errors import PipelineError, SettingsError
+from pipeline.cutover import states
+from pipeline.migrations.declaration import Migration
+from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import seen_of
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition as Job,
+    )
+
+SENSOR_SECONDS = 30
+"""How often the source file is looked at."""
+
+_STARTING_SECONDS = 60.0
+"""A run that is older than this holds the target, or its process is gone."""
+
+_AGAIN_SECONDS = 300.0
+"""After a run that failed the sensor waits so long before it starts another one."""
+
+_WAITING = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+Tick = Iterator[dg.RunRequest | dg.SkipReason]
+
+
+def schedule(
+    job: "Job", cron: str, *, setting: str, follows: Migration | None = None, on: bool = False
+) -> dg.ScheduleDefinition:
+    """A schedule of a job that skips a tick while a run is under way.
+
+    Args:
+        job: what is started.
+        cron: when.
+        setting: the setting that says so.
+        follows: the migration whose end leaves the job nothing to do: from then on the application
+            writes to the target.
+        on: whether it runs without being switched on first.
+
+    Raises:
+        SettingsError: the expression or the time zone cannot be used.
+    """
+    zone = settings.load().schedule_zone
+    status = dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
+
+    def tick(context: dg.ScheduleEvaluationContext) -> Tick:
+        reason = under_way(context.instance, follows=follows)
+        yield dg.SkipReason(reason) if reason else dg.RunRequest()
+
+    try:
+        return dg.ScheduleDefinition(
+            job=job,
+            cron_schedule=cron,
+            execution_timezone=zone,
+            default_status=status,
+            execution_fn=tick,
+        )
+    except (dg.DagsterInvalidDefinitionError, ValueError) as error:
+        raise _unusable(setting, cron, zone) from error
+
+
+def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.SensorDefinition:
+    """A sensor that starts a job when the source file has been written.
+
+    Args:
+        job: what is started.
+        migration: whose source.
+        on: whether it runs without being switched on first.
+    """
+    status = dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name=migration.named("source_written"),
+        job=job,
+        minimum_interval_seconds=SENSOR_SECONDS,
+        default_status=status,
+        description=f"Start {job.name} when the source file has been written since the last time.",
+    )
+    def source_written(context: dg.SensorEvaluationContext) -> Tick:
+        try:
+            source = watched(settings.load(), migration)
+        except PipelineError as error:
+            yield dg.SkipReason(str(error.addressed(migration.address)))
+            return
+        # While the file is being written, it looks like nothing that was seen before.
+        seen = seen_of(source)
+        again = _failed_long_ago(context.instance, job.name)
+        if seen is not None and seen == context.cursor and not again:
+            yield dg.SkipReason(f"{source} has not been written since it was last looked at.")
+        elif reason := under_way(context.instance, follows=migration):
+            yield dg.SkipReason(reason)
+        else:
+            context.update_cursor(seen or "")
+            yield dg.RunRequest()
+
+    return source_written
+
+
+def interval(cron: str) -> timedelta:
+    """The longest time from one tick of a cron expression to the next.
+
+    Raises:
+        SettingsError: the expression or the time zone cannot be used.
+    """
+    zone = settings.load().schedule_zone
+    try:
+        # A week shows the rhythm of most; a rarer one needs some years.
+        ticks = _ticks(cron, zone, days=9)
+        if len(ticks) < 2:
+            ticks = _ticks(cron, zone, days=9 * 366)
+    except (dg.DagsterInvalidDefinitionError, ValueError, KeyError) as error:
+        raise _unusable("SYNC_CRON", cron, zone) from error
+    if len(ticks) < 2:
+        raise _unusable("SYNC_CRON", cron, zone)
+    return max(later - tick for tick, later in itertools.pairwise(ticks))
+
+
+def _ticks(cron: str, zone: str, *, days: int) -> list[datetime]:
+    start, form = datetime(2000, 1, 3), "%Y-%m-%d %H:%M"
+    windows = dg.TimeWindowPartitionsDefinition(
+        start=start, end=start + timedelta(days=days), fmt=form, cron_schedule=cron, timezone=zone
+    )
+    return [datetime.strptime(key, form) for key in windows.get_partition_keys()]
+
+
+def _failed_long_ago(instance: dg.DagsterInstance, job: str) -> bool:
+    """Whether the last run of a job failed, so long ago that it is worth another one."""
+    last = instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
+    if not last or last[0].dagster_run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    ended = last[0].end_time or 0.0
+    return time.time() - ended > _AGAIN_SECONDS
+
+
+def under_way(instance: dg.DagsterInstance, *, follows: Migration | None) -> str | None:
+    """Why no run is to be started now, as a sentence: another one holds the target, or is about to.
+
+    Args:
+        instance: Dagster's instance.
+        follows: nor is it to be started once the application of this migration writes to the
+            target.
+    """
+    now = datetime.now(timezone.utc)  # noqa: UP017
+    for record in instance.get_run_records(dg.RunsFilter(statuses=_WAITING)):
+        run = record.dagster_run
+        starting = now - record.create_timestamp < timedelta(seconds=_STARTING_SECONDS)
+        if starting or run.status == dg.DagsterRunStatus.QUEUED:
+            return f"Run {run.run_id} of {run.job_name} is under way."
+    found = environment.server(settings.load())
+    with Target.connect(found.target_url, shown=found.target_shown) as target:
+        holder = target.holder()
+        no = states.says_no(target, follows.name) if follows else None
+    if no:
+        return f"{no}."
+    return f"{found.target_shown} is held by {holder}." if holder else None
+
+
+def _unusable(setting: str, cron: str, zone: str) -> SettingsError:
+    return SettingsError(
+        f"{setting} cannot be {cron!r} in time zone {zone!r}",
+        remedy=f"Correct {setting} (such as 0 3 * * *) or SCHEDULE_ZONE",
+    )

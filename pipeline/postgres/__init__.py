@@ -1,0 +1,1 @@
+"""The target: sessions, DDL, catalog, rights."""

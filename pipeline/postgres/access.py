@@ -1,0 +1,323 @@
+"""Rights on a moved table: GRANTs and row level security, as declared, and probed as each role.
+
+Roles that the server does not have are left out; a server with none of them exposes nothing, and
+nothing is granted or revoked there.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.core import proof
+from pipeline.core.errors import TargetError
+from pipeline.core.findings import CheckResult, Exposed, Finding, RightDiffers
+from pipeline.core.quoting import quoted
+from pipeline.declared import feed, ledger
+from pipeline.declared.access import ALL, ROLES, Access, Privilege, of_table
+from pipeline.declared.objects import SCHEMA as UPKEEP
+from pipeline.mapping.landing import Landing
+from pipeline.mapping.row_key import RowKey
+from pipeline.postgres import objects
+from pipeline.postgres.target import DataFault, Target
+
+HIDDEN = (ledger.SCHEMA, "dagster")
+"""Schemas that no request may reach."""
+
+_VISITORS = ("anon", "authenticated")
+"""Roles that people have; the feed is closed to them, and the service may speak through it."""
+
+_PROBES: dict[Privilege, str] = {
+    "SELECT": "SELECT FROM {table} LIMIT 1",
+    "INSERT": "INSERT INTO {table} SELECT * FROM {table} WHERE false",
+    "UPDATE": "UPDATE {table} SET {key} = {key} WHERE false",
+    "DELETE": "DELETE FROM {table} WHERE false",
+}
+_REFUSED = "42501"
+_MAY_BECOME = (
+    "SELECT pg_has_role(current_user, $1, CASE WHEN current_setting('server_version_num')::int"
+    " >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
+)
+
+_HELD = """
+SELECT json_build_object(
+  'secured', relrowsecurity,
+  'granted', (SELECT coalesce(json_agg(DISTINCT ARRAY[coalesce(r.rolname, 'PUBLIC'),
+      a.privilege_type]), '[]')
+    FROM (SELECT (aclexplode(relacl)).* UNION ALL SELECT (aclexplode(attacl)).*
+      FROM pg_attribute WHERE attrelid = c.oid) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE a.grantee = 0 OR r.rolname = ANY($2)),
+  'sequence', (SELECT coalesce(json_agg(DISTINCT ARRAY[coalesce(r.rolname, 'PUBLIC'),
+      a.privilege_type]), '[]')
+    FROM pg_depend AS d JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+    CROSS JOIN aclexplode(s.relacl) AS a LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+    WHERE d.refobjid = c.oid AND d.deptype IN ('a', 'i')
+      AND (a.grantee = 0 OR r.rolname = ANY($2))),
+  'policies', (SELECT coalesce(json_agg(ARRAY[policyname::text, permissive, cmd,
+      array_to_string(roles, ', '), qual, with_check]), '[]')
+    FROM pg_policies WHERE (schemaname, tablename) = (c.relnamespace::regnamespace::text, relname))
+)::text FROM pg_class AS c WHERE oid = to_regclass($1)
+"""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Who may do what with a table.
+
+    Attributes:
+        secured: whether row level security is on.
+        granted: (role, privilege) of the table; PUBLIC is everybody.
+        sequence: the same of the sequence of its key.
+        policies: names.
+    """
+
+    secured: bool
+    granted: frozenset[tuple[str, str]]
+    sequence: frozenset[tuple[str, str]]
+    policies: frozenset[str]
+
+
+def roles(target: Target) -> list[str]:
+    """Those of Supabase's roles that the server has."""
+    found = target.rows("SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)", (ROLES,))
+    return sorted(name for (name,) in found)
+
+
+def apply(target: Target, landing: Landing) -> None:
+    """Make the rights on a table as declared, if they are not; it is there, with its key."""
+    there = roles(target)
+    if there and _held(target, landing.table, there) != _declared(target, landing.table, there):
+        names = target.rows(
+            "SELECT polname::text FROM pg_policy WHERE polrelid = to_regclass($1)",
+            (_name(landing.table),),
+        )
+        target.run(*statements(landing.table, there, replaced=[name for (name,) in names]))
+
+
+def hide(target: Target) -> None:
+    """Take the schemas that belong to the pipeline away from everybody else."""
+    there = roles(target)
+    if not there:
+        return
+    for schema in HIDDEN:
+        if target.value("SELECT to_regnamespace($1) IS NOT NULL", (schema,)):
+            target.run(*hiding(schema, there))
+
+
+def hiding(schema: str, there: Sequence[str] = ROLES) -> list[str]:
+    """DDL that takes a schema and all that is in it away from these roles."""
+    who = ", ".join(["PUBLIC", *map(quoted, there)])
+    return [
+        f"REVOKE ALL ON SCHEMA {schema} FROM {who}",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {who}",
+        f"REVOKE ALL ON ALL SEQUENCES IN SCHEMA {schema} FROM {who}",
+    ]
+
+
+def statements(
+    table: sa.Table, there: Sequence[str] = ROLES, *, replaced: Sequence[str] = ()
+) -> list[str]:
+    """DDL of the declared rights; all others are revoked.
+
+    Args:
+        table: the table; the sequence of its key is called as SERIAL calls it.
+        there: roles that the server has.
+        replaced: policies that are there.
+    """
+    name, who = quoted(table.name), ", ".join(["PUBLIC", *map(quoted, there)])
+    made = [f"REVOKE ALL ON TABLE {name} FROM {who}"]
+    made += [f"DROP POLICY {quoted(policy)} ON {name}" for policy in sorted(replaced)]
+    sequence = _sequence(table)
+    if sequence:
+        made.append(f"REVOKE ALL ON SEQUENCE {sequence} FROM {who}")
+    made.append(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
+    for access in _of(table, there):
+        role = quoted(access.role)
+        made.append(f"GRANT {', '.join(access.privileges)} ON TABLE {name} TO {role}")
+        if sequence and "INSERT" in access.privileges:
+            made.append(f"GRANT USAGE, SELECT ON SEQUENCE {sequence} TO {role}")
+        made.append(_policy_ddl(table, access))
+    return made
+
+
+def check(target: Target, landing: Landing) -> CheckResult:
+    """Rights are as declared, and each role is let in and kept out as they say.
+
+    Args:
+        target: a session within a transaction; it may act as the roles.
+        landing: the table.
+    """
+    there = roles(target)
+    if not there:
+        return proof.ACCESS.result(figures={"roles": 0})
+    table = landing.table
+    held, declared = _held(target, table, there), _declared(target, table, there)
+    findings = [*_differing(table, held, declared), *_probed(target, landing, there)]
+    figures = {"roles": len(there), "rights": len(held.granted)}
+    return proof.ACCESS.result(findings, figures)
+
+
+def exposed(target: Target) -> list[Finding]:
+    """Schemas of the pipeline that requests may reach, by a right or by the API's configuration."""
+    hidden = (*HIDDEN, UPKEEP)
+    usable = target.rows(
+        "SELECT n.nspname::text, r.rolname::text FROM pg_namespace AS n CROSS JOIN pg_roles AS r"
+        " WHERE (n.nspname = ANY($1) AND r.rolname = ANY($2)"
+        " OR n.nspname = $3 AND r.rolname = ANY($4))"
+        " AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY 1, 2",
+        (hidden, ROLES, feed.SCHEMA, _VISITORS),
+    )
+    found: list[Finding] = [Exposed(schema, f"{role} may use it") for schema, role in usable]
+    served = target.rows(
+        "SELECT trim(split_part(c, '=', 2)) FROM pg_db_role_setting, unnest(setconfig) AS c"
+        " WHERE c LIKE 'pgrst.db_schemas=%'"
+    )
+    for (listed,) in served:
+        names = {name.strip(' "') for name in listed.split(",")}
+        found += [
+            Exposed(schema, "the API serves it")
+            for schema in (*hidden, feed.SCHEMA)
+            if schema in names
+        ]
+    return found
+
+
+def _differing(table: sa.Table, held: Rights, declared: Rights) -> Iterator[Finding]:
+    if not held.secured:
+        yield RightDiffers(table.name, "row level security is off")
+    for role, privilege in sorted(held.granted - declared.granted):
+        yield RightDiffers(table.name, f"{role} has {privilege}, which is not declared")
+    for role, privilege in sorted(declared.granted - held.granted):
+        yield RightDiffers(table.name, f"{role} lacks {privilege}")
+    for role, privilege in sorted(held.sequence ^ declared.sequence):
+        has = "has" if (role, privilege) in held.sequence else "lacks"
+        yield RightDiffers(table.name, f"{role} {has} {privilege} of its sequence")
+    for name in sorted(held.policies ^ declared.policies):
+        more = name in held.policies
+        yield RightDiffers(
+            table.name, f"policy {name} is {'not declared' if more else 'missing or different'}"
+        )
+
+
+def _probed(target: Target, landing: Landing, there: Sequence[str]) -> Iterator[Finding]:
+    """Act as each role that this user may become, and see what it can do."""
+    declared = {(a.role, p) for a in _of(landing.table, there) for p in a.privileges}
+    for role in there:
+        if not target.value(_MAY_BECOME, (role,)):
+            continue
+        for privilege, probe in _PROBES.items():
+            sql = probe.format(table=_name(landing.table), key=quoted(landing.key.name))
+            may = _may(target, role, sql)
+            if may != ((role, privilege) in declared):
+                said = "could" if may else "could not"
+                yield RightDiffers(landing.name, f"{role} {said} {privilege} when it was tried")
+
+
+def _may(target: Target, role: str, sql: str) -> bool:
+    try:
+        with target.undone():
+            # As in a session of that role, policies hide rows and raise no error.
+            target.run("SET LOCAL row_security = on", f"SET LOCAL ROLE {quoted(role)}", sql)
+    except TargetError as error:
+        if error.sqlstate != _REFUSED:
+            raise
+        return False
+    except DataFault as fault:
+        # It came as far as the rows, or a function on the way was refused something.
+        return fault.sqlstate != _REFUSED
+    return True
+
+
+def _held(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
+    found: dict[str, Any] = json.loads(target.value(_HELD, (_name(table), list(there))))
+    known = set(ALL)
+    return Rights(
+        found["secured"],
+        frozenset((role, right) for role, right in found["granted"] if right in known),
+        frozenset((role, right) for role, right in found["sequence"]),
+        frozenset(_told(*policy) for policy in found["policies"]),
+    )
+
+
+def _declared(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
+    accesses = _of(table, there)
+    writers = [access.role for access in accesses if "INSERT" in access.privileges]
+    conditions = _conditions(target, table, accesses)
+    return Rights(
+        True,
+        frozenset((access.role, right) for access in accesses for right in access.privileges),
+        frozenset((role, right) for role in writers for right in ("USAGE", "SELECT"))
+        if _sequence(table)
+        else frozenset(),
+        frozenset(
+            _told(
+                _policy(access),
+                "PERMISSIVE",
+                _command(access),
+                access.role,
+                rows := conditions.get(_policy(access), "true"),
+                rows if _command(access) == "ALL" else None,
+            )
+            for access in accesses
+        ),
+    )
+
+
+def _conditions(target: Target, table: sa.Table, accesses: Sequence[Access]) -> dict[str, str]:
+    """The conditions of declared policies in PostgreSQL's own words, by name."""
+    some = [access for access in accesses if access.rows is not None]
+    if not some:
+        return {}
+    with target.undone():
+        # Whether they are as declared is for the check of the schema to say.
+        objects.make_functions(target, table, [access.role for access in accesses])
+        with objects.twin(target, table):
+            target.run(*(_policy_ddl(table, access) for access in some))
+            return dict(
+                target.rows(
+                    "SELECT polname::text, pg_get_expr(polqual, polrelid) FROM pg_policy"
+                    " WHERE polrelid = to_regclass($1)",
+                    (f"pg_temp.{quoted(table.name)}",),
+                )
+            )
+
+
+def _told(
+    name: str, kind: str, command: str, who: str, rows: str | None, written: str | None
+) -> str:
+    """A policy in words that differ when it does."""
+    only = "" if kind == "PERMISSIVE" else f"{kind} "
+    return f"{name} ({only}{command} TO {who}: {rows}{'' if written is None else f'; {written}'})"
+
+
+def _of(table: sa.Table, there: Sequence[str]) -> list[Access]:
+    return [access for access in of_table(table) if access.role in there]
+
+
+def _policy(access: Access) -> str:
+    return f"{access.role} may {'read' if _command(access) == 'SELECT' else 'write'}"
+
+
+def _policy_ddl(table: sa.Table, access: Access) -> str:
+    rows, command = access.rows or "true", _command(access)
+    return (
+        f"CREATE POLICY {quoted(_policy(access))} ON {quoted(table.name)} FOR {command}"
+        f" TO {quoted(access.role)} USING ({rows}){f' WITH CHECK ({rows})' * (command == 'ALL')}"
+    )
+
+
+def _command(access: Access) -> str:
+    return "SELECT" if access.privileges == ("SELECT",) else "ALL"
+
+
+def _sequence(table: sa.Table) -> str | None:
+    key = RowKey.of(table).column
+    if not isinstance(key.type, sa.Integer) or key is not table.autoincrement_column:
+        return None
+    return quoted(f"{table.name}_{key.name}_seq")
+
+
+def _name(table: sa.Table) -> str:
+    return f"public.{quoted(table.name)}"

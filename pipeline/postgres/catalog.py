@@ -1,0 +1,128 @@
+"""The declared schema against the real one, both in the words of PostgreSQL's catalog.
+
+The declared table is made as a temporary one, within the transaction and undone in it, so both
+definitions come from the same server and nothing needs to be parsed here.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from pipeline.core import proof
+from pipeline.core.findings import CheckResult, SchemaDiffers
+from pipeline.core.quoting import quoted
+from pipeline.mapping.landing import Landing
+from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.types import type_name
+from pipeline.postgres import access, objects, schema
+from pipeline.postgres.target import Target
+
+Definitions = dict[tuple[str, str], str]
+"""(kind, name) -> definition; kinds are column, constraint, index and trigger."""
+
+_DEFINITIONS = """
+SELECT 'column', attname::text, format_type(atttypid, atttypmod)
+  || CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || c.collname ELSE '' END
+  || CASE WHEN NOT attnotnull THEN '' WHEN n.convalidated IS FALSE THEN ' NOT NULL NOT VALID'
+     ELSE ' NOT NULL' END
+  || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid, true), '')
+  FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = atttypid
+  LEFT JOIN pg_collation AS c ON c.oid = attcollation
+  LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
+  LEFT JOIN pg_constraint AS n ON n.conrelid = attrelid AND n.contype = 'n'
+    AND n.conkey = ARRAY[attnum]
+  WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped
+UNION ALL
+SELECT 'constraint', conname::text, pg_get_constraintdef(oid, true)
+  FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('p', 'f', 'u', 'c')
+UNION ALL
+SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
+  || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' NOT VALID' END
+  FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+  WHERE i.indrelid = {oid}
+"""
+_TRIGGERS = f"SELECT 'trigger', * FROM ({objects.TRIGGERS}) AS t"
+
+
+def check(target: Target, landing: Landing) -> CheckResult:
+    """Columns, types, defaults, constraints, indexes, triggers and their functions are as declared.
+
+    What the target has beyond the declaration is counted, and is nobody's fault.
+
+    Args:
+        target: a session within a transaction.
+        landing: the declared table with what is carried along.
+    """
+    actual = _definitions(target, f"public.{quoted(landing.name)}")
+    there = access.roles(target)
+    other = objects.differing(target, landing.table, there)
+    with target.undone():
+        declared = _declared(target, landing, there)
+        restored = _restored(target, landing, declared)
+    if not actual:
+        findings = [SchemaDiffers(landing.name, "table", landing.name, "a table", None)]
+    else:
+        findings = [
+            SchemaDiffers(landing.name, kind, name, expected, actual.get((kind, name)))  # type: ignore[arg-type]
+            for (kind, name), expected in sorted(declared.items())
+            if actual.get((kind, name)) not in (expected, restored[kind, name])
+        ]
+        findings += [
+            SchemaDiffers(
+                landing.name,
+                "function",
+                f.call,
+                "the declared one",
+                "another" if is_there else None,
+            )
+            for f, is_there in other.items()
+        ]
+    return proof.SCHEMA.result(
+        findings,
+        {
+            "declared": len(declared) + len(objects.functions_of(landing.table, there)),
+            "differing": len(findings),
+            "more": len(set(actual) - set(declared)),
+        },
+    )
+
+
+def _definitions(target: Target, table: str) -> Definitions:
+    oid = target.value("SELECT to_regclass($1)::oid::bigint", (table,))
+    if oid is None:
+        return {}
+    return {
+        (kind, name): definition
+        for sql in (_DEFINITIONS, _TRIGGERS)
+        for kind, name, definition in target.rows(sql.format(oid=oid))
+    }
+
+
+def _declared(target: Target, landing: Landing, there: Sequence[str]) -> Definitions:
+    objects.make_functions(target, landing.table, there)
+    target.run("SET LOCAL search_path = pg_temp, public")
+    for parent in {parent.name: parent for _, parent in landing.parents}.values():
+        if parent is not landing.table:
+            target.run(_stub(parent))
+    target.run(*schema.whole(landing))
+    return _definitions(target, f"pg_temp.{quoted(landing.name)}")
+
+
+def _restored(target: Target, landing: Landing, declared: Definitions) -> Definitions:
+    """The declared table after a dump and a restore, or an upgrade of the server.
+
+    PostgreSQL writes a rule down with other casts once it has read its own words.
+    """
+    table = f"pg_temp.{quoted(landing.name)}"
+    for (kind, name), text in declared.items():
+        if kind == "constraint" and text.startswith("CHECK"):
+            anew = f"DROP CONSTRAINT {quoted(name)}, ADD CONSTRAINT {quoted(name)} {text}"
+            target.run(f"ALTER TABLE {table} {anew}")
+    return _definitions(target, table)
+
+
+def _stub(parent: sa.Table) -> str:
+    key = RowKey.of(parent).column
+    return (
+        f"CREATE TABLE {quoted(parent.name)} ({quoted(key.name)} {type_name(key.type)} PRIMARY KEY)"
+    )

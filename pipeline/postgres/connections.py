@@ -1,0 +1,72 @@
+"""How many connections a run opens, and how many the server still lets this user open."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.errors import CONNECTIONS_OF_A_RUN
+from pipeline.core.quoting import quoted
+
+_LIMITS = """
+WITH me AS (SELECT oid, rolname, rolconnlimit, rolsuper FROM pg_roles WHERE rolname = session_user)
+SELECT 'role', rolname::text, rolconnlimit,
+       (SELECT count(*) FROM pg_stat_activity WHERE usesysid = me.oid)
+FROM me WHERE rolconnlimit >= 0 AND NOT rolsuper
+UNION ALL
+SELECT 'database', d.datname::text, datconnlimit, numbackends
+FROM pg_database AS d JOIN pg_stat_database AS s ON s.datid = d.oid, me
+WHERE d.datname = current_database() AND datconnlimit >= 0 AND NOT rolsuper
+UNION ALL
+SELECT 'server', '', current_setting('max_connections')::int - (
+         SELECT sum(setting::int) FROM pg_settings WHERE name IN
+         ('superuser_reserved_connections', 'reserved_connections')),
+       (SELECT sum(numbackends) FROM pg_stat_database)
+"""
+_REMEDIES = {
+    "role": "run ALTER ROLE {name} CONNECTION LIMIT {needed}",
+    "database": "run ALTER DATABASE {name} CONNECTION LIMIT {needed}",
+    "server": "raise max_connections",
+}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What limits connections.
+
+    Attributes:
+        of: whose limit it is.
+        most: connections that it allows.
+        free: those of them that nobody uses, the one that asks counted as free.
+        remedy: what to do where these are too few.
+    """
+
+    of: str
+    most: int
+    free: int
+    remedy: str
+
+    @property
+    def enough(self) -> bool:
+        """Whether a run can open all that it needs."""
+        return self.free >= CONNECTIONS_OF_A_RUN
+
+    @property
+    def says(self) -> str:
+        """How many there are, for people."""
+        return (
+            f"{self.of} allows {self.most:,} connections, {self.free:,} are free; a run needs"
+            f" {CONNECTIONS_OF_A_RUN}"
+        )
+
+
+def tightest(ask: Callable[[str], Sequence[Sequence[Any]]]) -> Limit:
+    """The limit that leaves the fewest connections, as seen by one that is closed before a run."""
+    limits = [_limit(*row) for row in ask(_LIMITS)]
+    return min(limits, key=lambda limit: limit.free)
+
+
+def _limit(kind: str, name: str, most: int, used: int) -> Limit:
+    free = int(most) - int(used) + 1
+    remedy = _REMEDIES[kind].format(name=quoted(name), needed=int(used) - 1 + CONNECTIONS_OF_A_RUN)
+    of = f"{kind} {name}" if name else f"the {kind}"
+    return Limit(of, int(most), max(free, 0), f"End other sessions, or {remedy}")

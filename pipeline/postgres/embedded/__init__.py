@@ -1,0 +1,1 @@
+"""The PostgreSQL server that runs inside the project folder."""

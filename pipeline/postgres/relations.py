@@ -1,0 +1,181 @@
+"""What a name in the target stands for: one plain table, or something that means more or less.
+
+PostgreSQL reads and deletes the rows of a table's children together with its own, a view or a
+partitioned table has none, and policies may hide some. Whoever reads or writes such a name would
+speak of other rows than the table's. It is refused by name, before anything changes.
+"""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.errors import ShapeError
+from pipeline.core.quoting import quoted
+
+Ask = Callable[[str], Sequence[Sequence[Any]]]
+"""Executes a query without parameters and returns its rows."""
+
+PUBLIC = "public"
+
+FACTS = """json_build_object(
+  'kind', c.relkind,
+  'is_partition', c.relispartition,
+  'unlogged', c.relpersistence = 'u',
+  'hidden_from', CASE WHEN c.relkind = 'r' AND row_security_active(c.oid) THEN current_user END,
+  'children', (SELECT coalesce(
+    json_agg(format('%I.%I', s.nspname, r.relname) ORDER BY r.relname), '[]')
+    FROM pg_inherits AS i JOIN pg_class AS r ON r.oid = i.inhrelid
+    JOIN pg_namespace AS s ON s.oid = r.relnamespace WHERE i.inhparent = c.oid),
+  'parents', (SELECT coalesce(
+    json_agg(format('%I.%I', s.nspname, r.relname) ORDER BY r.relname), '[]')
+    FROM pg_inherits AS i JOIN pg_class AS r ON r.oid = i.inhparent
+    JOIN pg_namespace AS s ON s.oid = r.relnamespace WHERE i.inhrelid = c.oid),
+  'rules', (SELECT coalesce(json_agg(rulename ORDER BY rulename), '[]') FROM pg_rewrite
+    WHERE ev_class = c.oid AND ev_type <> '1' AND ev_enabled <> 'D'),
+  'computed', (SELECT coalesce(json_agg(attname ORDER BY attnum), '[]') FROM pg_attribute
+    WHERE attrelid = c.oid AND attgenerated <> '' AND NOT attisdropped),
+  'deferrable_key', (SELECT conname FROM pg_constraint
+    WHERE conrelid = c.oid AND contype = 'p' AND condeferrable),
+  'extension', (SELECT extname FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+    AND d.refclassid = 'pg_extension'::regclass)
+)"""
+"""SQL for ``Facts`` as JSON, of a row ``c`` of ``pg_class``."""
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "p": "a partitioned table",
+    "S": "a sequence",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the catalog says of a name.
+
+    Attributes:
+        kind: as in ``pg_class.relkind``.
+        is_partition: whether it is a part of another table.
+        unlogged: whether the server empties it when it crashes.
+        hidden_from: the user from whom policies may hide rows, None if they hide nothing.
+        children: tables that inherit from it, with their schemas.
+        parents: tables that it inherits from, with their schemas.
+        rules: names of rules that act in the place of what is written.
+        computed: columns whose values the target makes itself.
+        deferrable_key: name of the primary key, if it is deferrable.
+        extension: the extension that it belongs to, None for none.
+    """
+
+    kind: str
+    is_partition: bool
+    unlogged: bool
+    hidden_from: str | None
+    children: tuple[str, ...]
+    parents: tuple[str, ...]
+    rules: tuple[str, ...]
+    computed: tuple[str, ...]
+    deferrable_key: str | None
+    extension: str | None
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> "Facts":
+        """Read what ``FACTS`` gives."""
+        lists = ("children", "parents", "rules", "computed")
+        return cls(**{**found, **{name: tuple(found[name]) for name in lists}})
+
+
+def inspect(ask: Ask, schema: str, table: str) -> Facts | None:
+    """What the catalog says of a name; None if it stands for nothing."""
+    name = f"{quoted(schema)}.{quoted(table)}".replace("'", "''")
+    found = ask(f"SELECT ({FACTS})::text FROM pg_class AS c WHERE c.oid = to_regclass('{name}')")
+    return Facts.of(json.loads(found[0][0])) if found else None
+
+
+def _shown(schema: str, table: str) -> str:
+    """A name for people, which they can copy into a statement."""
+    plain = table.isidentifier() and table.isascii() and table == table.lower()
+    return f"{schema}.{table if plain else quoted(table)}"
+
+
+def require_plain(table: str, facts: Facts, *, schema: str = PUBLIC) -> None:
+    """Refuse a name whose rows are not those of one plain table.
+
+    Raises:
+        ShapeError: says what it stands for, and what to do.
+    """
+    name = _shown(schema, table)
+    if facts.kind != "r":
+        raise ShapeError(
+            f"{name} of the target is {_KINDS.get(facts.kind, 'something else')}, not a table",
+            remedy="Rename or drop it",
+        )
+    if facts.children:
+        raise ShapeError(
+            f"{name} of the target has tables that inherit from it ({', '.join(facts.children)}),"
+            f" whose rows PostgreSQL reads and deletes as rows of {table}",
+            remedy=f"Run ALTER TABLE {facts.children[0]} NO INHERIT {name}, then run again",
+        )
+    if facts.parents:
+        parent = facts.parents[0]
+        how, undo = "inherits from", f"ALTER TABLE {name} NO INHERIT {parent}"
+        if facts.is_partition:
+            how, undo = "is a partition of", f"ALTER TABLE {parent} DETACH PARTITION {name}"
+        raise ShapeError(
+            f"{name} of the target {how} {parent}, so its rows can change through that table",
+            remedy=f"Run {undo}, then run again",
+        )
+    if facts.hidden_from is not None:
+        raise ShapeError(
+            f"{name} of the target has row level security that may hide rows from the user"
+            f" {facts.hidden_from}",
+            remedy="Connect as its owner, or as a user with BYPASSRLS; if it is the owner, run"
+            f" ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY",
+        )
+
+
+def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> None:
+    """Refuse a table of schema ``public`` that does not keep what is written as it is written.
+
+    Args:
+        table: its name.
+        facts: what the catalog says of it.
+        columns: those that are written.
+
+    Raises:
+        ShapeError: says why not, and what to do.
+    """
+    require_plain(table, facts)
+    name = _shown(PUBLIC, table)
+    computed = [column for column in facts.computed if column in columns]
+    if facts.extension is not None:
+        raise ShapeError(
+            f"{name} of the target belongs to the extension {facts.extension}",
+            remedy="Move the extension to a schema of its own, or name another database in"
+            " DATABASE_URL",
+        )
+    if facts.rules:
+        raise ShapeError(
+            f"{name} of the target has the rule {facts.rules[0]}, which rewrites what is written to"
+            " it",
+            remedy="Drop it; a trigger can do the same",
+        )
+    if computed:
+        raise ShapeError(
+            f"{name} of the target computes {', '.join(computed)} itself, so the source's values"
+            " have no place there",
+            remedy=f"Run ALTER TABLE {name} ALTER COLUMN {computed[0]} DROP EXPRESSION",
+        )
+    if facts.deferrable_key is not None:
+        raise ShapeError(
+            f"{name} of the target has a deferrable primary key {facts.deferrable_key}, by which"
+            " PostgreSQL cannot find the row to update",
+            remedy="Drop it and add it again without DEFERRABLE",
+        )
+    if facts.unlogged:
+        raise ShapeError(
+            f"{name} of the target is unlogged: the server empties it when it crashes",
+            remedy=f"Run ALTER TABLE {name} SET LOGGED",
+        )

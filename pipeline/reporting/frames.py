@@ -1,0 +1,207 @@
+"""What people read as tables, for the terminal, the UI and the report alike."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pipeline.anki.outcomes import Outcome
+from pipeline.core.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
+from pipeline.core.messages import ANYBODY, Address, Message, written
+from pipeline.core.printable import printable
+from pipeline.cutover.gate import Answer
+from pipeline.doctor.symptoms import Symptom
+from pipeline.move.run.plan import TablePlan
+
+Frames = dict[str, pd.DataFrame]
+
+_MARKDOWN = str.maketrans(
+    {"\\": "\\\\", "|": "\\|", "[": "\\[", "]": "\\]", "`": "\\`", "&": "&amp;", "<": "&lt;"}
+)
+
+
+def offenders(findings: Iterable[Finding], address: Address = ANYBODY) -> pd.DataFrame:
+    """Findings, at most as many as a check names."""
+    rows = [
+        {"finding": finding.title, **_without_table(finding, address)}
+        for finding in list(findings)[:OFFENDERS]
+    ]
+    return pd.DataFrame(rows, dtype=object).fillna("")
+
+
+def of_plan(plans: Sequence[TablePlan]) -> Frames:
+    """A plan: what would move, what would not and why, what would change."""
+    return {
+        "Would move": _frame(
+            {
+                "table": plan.table,
+                "rows": f"{plan.rows:,}",
+                "MiB": f"{plan.bytes / 2**20:,.1f}",
+                "rejected": f"{plan.rejected_rows:,}",
+                "lossy values": f"{sum(lossy.values for lossy in plan.lossy):,}",
+                "target holds": "no table" if plan.target_rows is None else f"{plan.target_rows:,}",
+                "seconds": f"{plan.seconds:.1f}",
+            }
+            for plan in plans
+        ),
+        "In the way": _frame(
+            {"table": plan.table, "obstacle": plan.obstacle} for plan in plans if plan.obstacle
+        ),
+        "Would be rejected": _frame(_reason(r) for plan in plans for r in plan.rejections),
+        "Would lose something": _frame(_lossy(lossy) for plan in plans for lossy in plan.lossy),
+        "Drift": _frame(
+            [
+                *(_drift(drift) for plan in plans for drift in plan.drift),
+                *(
+                    {
+                        "table": plan.table,
+                        "column": column,
+                        "drift": "target only",
+                        "detail": "stays as it is",
+                    }
+                    for plan in plans
+                    for column in plan.target_only
+                ),
+            ]
+        ),
+        "Columns": _frame(
+            {
+                "table": plan.table,
+                "column": column.name,
+                "source": column.source_type,
+                "target": column.target_type,
+                "holds": _counts(column.storage),
+            }
+            for plan in plans
+            for column in plan.columns
+        ),
+        "Dates": _frame(
+            {
+                "table": plan.table,
+                "column": column.name,
+                "form": form,
+                "values": f"{values:,}",
+            }
+            for plan in plans
+            for column in plan.columns
+            for form, values in column.date_formats.items()
+        ),
+    }
+
+
+def reasons(found: Iterable[Quarantined]) -> pd.DataFrame:
+    """Why rows are in quarantine, or would be."""
+    return _frame(_reason(each) for each in found)
+
+
+def of_outcomes(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """What became of contents in Anki."""
+    return _frame(
+        {
+            "content": outcome.content_id,
+            "title": outcome.title,
+            "what": outcome.action,
+            "detail": outcome.detail,
+        }
+        for outcome in outcomes
+    )
+
+
+def of_symptoms(symptoms: Iterable[Symptom], address: Address = ANYBODY) -> pd.DataFrame:
+    """What an examination of both databases found."""
+    return _frame(
+        {
+            "place": symptom.place,
+            "what": symptom.name,
+            "state": symptom.state,
+            "says": symptom.says,
+            "do": written(symptom.remedy, address),
+        }
+        for symptom in symptoms
+    )
+
+
+def of_answers(answers: Iterable[Answer], address: Address = ANYBODY) -> pd.DataFrame:
+    """The gate: one line for each question."""
+    return _frame(
+        {
+            "what must hold": answer.question,
+            "": "yes" if answer.yes else "no",
+            "seen": answer.says,
+            "what to do": written(answer.remedy, address),
+        }
+        for answer in answers
+    )
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as Markdown; what would break out of its cell, link or load is escaped."""
+
+    def cell(value: object) -> str:
+        text = "" if value is None else str(value)
+        return printable(" ".join(text.translate(_MARKDOWN).split()))
+
+    lines = ["| " + " | ".join(map(cell, frame.columns)) + " |"]
+    lines += ["|" + " --- |" * len(frame.columns)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join(lines)
+
+
+def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(list(rows), dtype=object).fillna("")
+
+
+def _without_table(finding: Finding, address: Address) -> dict[str, object]:
+    return {
+        name: _plain(value, address) for name, value in vars(finding).items() if name != "table"
+    }
+
+
+def _changed(examples: Iterable[tuple[str, str | None, str]]) -> str:
+    return "; ".join(
+        f"{key}: {'NULL' if old is None else old} to {new}" for key, old, new in examples
+    )
+
+
+def _plain(value: object, address: Address) -> object:
+    match value:
+        case Message():
+            return value.written(address)
+        case None:
+            return "NULL"
+        case [[_, _, _], *_] if isinstance(value, tuple):
+            return _changed(value)
+        case tuple():
+            return ", ".join(map(str, value))
+    return value
+
+
+def _reason(found: Quarantined) -> dict[str, object]:
+    return {
+        "table": found.table,
+        "rows": f"{found.rows:,}",
+        "why": f"{found.column} {found.reason}" if found.column else found.reason,
+        "for example": ", ".join(found.examples),
+    }
+
+
+def _lossy(found: Lossy) -> dict[str, object]:
+    return {
+        "table": found.table,
+        "column": found.column,
+        "values": f"{found.values:,}",
+        "for example": _changed(found.examples),
+    }
+
+
+def _drift(found: Drift) -> dict[str, object]:
+    return {
+        "table": found.table,
+        "column": found.column,
+        "drift": found.kind,
+        "detail": found.detail,
+    }
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())

@@ -1,1 +1,0 @@
-"""The application's door to both databases: typed services, no Dagster."""

@@ -1,1 +1,0 @@
-"""Where a source comes from, and how it becomes an SQLite file that is read as any other."""

@@ -1,1 +1,0 @@
-"""What moves: every column of every table is declared here, and nowhere else."""
