@@ -133,7 +133,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="conservation allows lost rows",
-        file="pipeline/move/proof/verify.py",
+        file="pipeline/move/ledger/conservation.py",
         old="passed = ours == theirs",
         new="passed = ours >= theirs",
         caught_by=(
