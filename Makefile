@@ -49,10 +49,11 @@ planted: $(READY) ## plant known faults in a copy, one by one, and see that test
 	@$(BIN)/python -m pipeline_tests.plant
 
 .PHONY: check
-check: $(READY) ## lint, type-check, look for secrets and for known vulnerabilities
+check: $(READY) ## lint, type-check, hold the rule of imports, look for secrets and known vulnerabilities
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -n 0 pipeline_tests/unit/test_house.py
 	@$(BIN)/python .ci/no_secrets.py
 	@$(BIN)/python .ci/audit.py
 
