@@ -17,6 +17,7 @@ from pipeline.config import settings
 from pipeline.config.environment import Server
 from pipeline.config.settings import libpq, shown
 from pipeline.core.errors import PipelineError, without_password
+from pipeline.migrations import registry
 from pipeline.orchestration.instance import storage
 from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline, usable
@@ -191,7 +192,7 @@ def test_the_secret_of_a_setting_is_taken_out_of_a_text(
 def test_no_setting_that_holds_a_secret_is_left_out_of_these_tests() -> None:
     held = {
         f"{group.model_config.get('env_prefix', '')}{name}".upper()
-        for group in (settings.Settings, *settings._GROUPS)
+        for group in (settings.Settings, settings._sources_of(registry.find()), *settings._GROUPS)
         for name, field in group.model_fields.items()
         if SecretStr in get_args(field.annotation)
     }

@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-from pipeline import migrations
 from pipeline.config import settings
 from pipeline.config.environment import databases
 from pipeline.config.settings import libpq
@@ -51,7 +50,7 @@ class World:
 
     def locate(self) -> Path:
         """The live source, as the settings say."""
-        return databases(settings.load(), migrations.of(self.tables), fresh=True).source
+        return databases(settings.load(), registry.find().of(self.tables), fresh=True).source
 
     @contextmanager
     def site(self) -> Iterator[Site]:
