@@ -15,7 +15,6 @@ from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq, shown
 from pipeline.core.errors import TargetError
-from pipeline.core.messages import REALTIME_BENCH, message
 from pipeline.core.quoting import quoted
 from pipeline.mapping.landing import SourceColumn, match
 from pipeline.migrations.spaces import metadata
@@ -78,7 +77,7 @@ def _drop(connection: psycopg2.extensions.connection, name: str, server: URL) ->
         made = TargetError.from_driver(error, where=shown(server), url=libpq(server))
         raise TargetError(
             f"The scratch database {name} could not be dropped ({made.problem})",
-            remedy=message("The next run of ", REALTIME_BENCH, " removes it"),
+            remedy="The next measurement removes it",
         ) from None
 
 

@@ -184,12 +184,15 @@ def test_a_wrong_time_is_an_error_that_names_its_setting(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    cron, zone = ("*/15 * * * *", value) if name == "SCHEDULE_ZONE" else (value, "UTC")
+    named, cron, zone = (name, value, "UTC")
+    if name == "SCHEDULE_ZONE":
+        # The first schedule that is made names it with its own setting.
+        named, cron, zone = ("ANKI_CRON", "0 * * * *", value)
     with pytest.raises(SettingsError) as failed:
         loaded_anew()
     assert str(failed.value) == (
-        f"SYNC_CRON cannot be {cron!r} in time zone {zone!r}."
-        " Correct SYNC_CRON (such as 0 3 * * *) or SCHEDULE_ZONE."
+        f"{named} cannot be {cron!r} in time zone {zone!r}."
+        f" Correct {named} (such as 0 3 * * *) or SCHEDULE_ZONE."
     )
 
 

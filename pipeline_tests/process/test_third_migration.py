@@ -159,7 +159,7 @@ def test_settings_name_its_source_in_the_environment_and_in_dot_env(tmp_path: Pa
         "MIGRATIONS_FOLDER=further\nMIGRATIONS=notes,spaces\nNOTES_DATABASE_URL=sqlite:///a.db\n"
     )
     show = (
-        "from pipeline import settings\n"
+        "from pipeline.config import settings\n"
         "loaded = settings.load()\n"
         "print([each.name for each in loaded.enabled], loaded.registry.names)\n"
         "print(loaded.source_path(loaded.enabled[0]))"

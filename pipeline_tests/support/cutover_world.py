@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from pipeline.config import settings
 from pipeline.config.environment import databases
 from pipeline.config.settings import libpq
+from pipeline.core.messages import written
 from pipeline.core.policies import DEFAULT
 from pipeline.cutover import back, states, steps
 from pipeline.cutover.gate import Answer
@@ -67,7 +68,7 @@ class World:
                 self.migration,
                 self.tables,
                 MoveOptions("cutover", self.policies, self.delete_share),
-                self.said.append,
+                lambda text: self.said.append(written(text)),
             )
 
     def freeze(self, outside: Sequence[Answer] = YES) -> steps.Outcome:

@@ -7,7 +7,6 @@ from pipeline.cli.commands.terminal import console
 from pipeline.config import settings
 from pipeline.core.messages import REALTIME_ON, message, written
 from pipeline.migrations.declaration import Realtime
-from pipeline.orchestration.common import checks
 from pipeline.postgres.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.realtime import objects
@@ -31,6 +30,7 @@ def realtime_on() -> None:
 def realtime_status() -> None:
     """Tell what is published, noted and allowed; nothing is changed."""
     # Dagster is loaded only where it is needed.
+    from pipeline.orchestration.common import checks
 
     tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
