@@ -258,7 +258,7 @@ class Drift(Finding):
 
 @dataclass(frozen=True)
 class Quarantined(Finding):
-    """How many rows of a table are kept aside for one reason."""
+    """How many rows of a table are in quarantine for one reason."""
 
     title: ClassVar[str] = "quarantined"
     heading: ClassVar[str] = "Why rows are in quarantine"

@@ -14,10 +14,10 @@ from pipeline.config import settings
 from pipeline.core.errors import SettingsError
 from pipeline.migrations.declaration import Anki
 
-followed = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
+app = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
 
 
-@followed.command("sync")
+@app.command("sync")
 def anki_sync(
     deck: Annotated[
         str | None, typer.Option(help="Where notes of new cards go; otherwise ANKI_DECK.")
@@ -55,7 +55,7 @@ def anki_sync(
     raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run))
 
 
-@followed.command("check")
+@app.command("check")
 def anki_check() -> None:
     """Check contents, cards, notes, recordings and vectors against each other."""
     raise typer.Exit(_follow("anki_check"))

@@ -15,34 +15,34 @@ from pipeline.sqlite.snapshot import look_at
 
 _LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
 
-over = typer.Typer(no_args_is_help=True, help="Change the application over to the target.")
+app = typer.Typer(no_args_is_help=True, help="Change the application over to the target.")
 
 
-@over.command("status")
+@app.command("status")
 def cutover_status(which: terminal.Which = None) -> None:
     """Tell who may write, and ask the gate; nothing is changed."""
     raise typer.Exit(_cut_over("check", which))
 
 
-@over.command("freeze")
+@app.command("freeze")
 def cutover_freeze(which: terminal.Which = None) -> None:
     """Compare every value, then keep the application from writing the source, and move the rest."""
     raise typer.Exit(_cut_over("freeze", which))
 
 
-@over.command("live")
+@app.command("live")
 def cutover_live(which: terminal.Which = None) -> None:
     """The same, and let the application write the target; only if the gate is open."""
     raise typer.Exit(_cut_over("live", which))
 
 
-@over.command("thaw")
+@app.command("thaw")
 def cutover_thaw(which: terminal.Which = None) -> None:
     """Let the application write the source again, as long as the target is not live."""
     raise typer.Exit(_cut_over("thaw", which))
 
 
-@over.command("close")
+@app.command("close")
 def cutover_close(
     which: terminal.Which = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -53,7 +53,7 @@ def cutover_close(
     raise typer.Exit(_cut_over("close", which))
 
 
-@over.command("sign-off")
+@app.command("sign-off")
 def sign_off(
     table: Annotated[str, typer.Argument(help="The table.")],
     by: Annotated[str, typer.Option(help="Who says so.")] = "",

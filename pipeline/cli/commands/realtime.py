@@ -11,10 +11,10 @@ from pipeline.postgres.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.realtime import objects
 
-told = typer.Typer(no_args_is_help=True, help="Tell changes of the target to who listens.")
+app = typer.Typer(no_args_is_help=True, help="Publish changes of the target to subscribers.")
 
 
-@told.command("on")
+@app.command("on")
 def realtime_on() -> None:
     """Make the feed, the publication and the channels as declared, and try every type of event."""
     # Dagster is loaded only where it is needed.
@@ -26,7 +26,7 @@ def realtime_on() -> None:
     raise typer.Exit(running.run("realtime"))
 
 
-@told.command("status")
+@app.command("status")
 def realtime_status() -> None:
     """Tell what is published, noted and allowed; nothing is changed."""
     # Dagster is loaded only where it is needed.

@@ -13,10 +13,10 @@ from pipeline.move.ledger import mending
 from pipeline.postgres import schema
 from pipeline.reporting import quarantine_files
 
-kept = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
+app = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
 
 
-@kept.command("export")
+@app.command("export")
 def export_quarantine(
     path: Annotated[Path, typer.Argument(help="A file named .csv or .json.")],
     which: terminal.Which = None,
@@ -31,7 +31,7 @@ def export_quarantine(
     console.print(f"{records:,} values in {path}", markup=False)
 
 
-@kept.command("mend")
+@app.command("mend")
 def mend_quarantine(
     path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
 ) -> None:
@@ -51,7 +51,7 @@ def mend_quarantine(
         console.print("nothing in this file differs from quarantine")
 
 
-@kept.command("forget")
+@app.command("forget")
 def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
     with (

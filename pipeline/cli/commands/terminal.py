@@ -23,7 +23,7 @@ errors = Console(stderr=True, highlight=False)
 _WHICH = typer.Argument(metavar="[MIGRATION]")
 
 Which = Annotated[str | None, _WHICH]
-"""The argument by which a command is told which migration it is for."""
+"""The argument that names the migration of a command."""
 
 
 def describe(names: Iterable[str]) -> None:

@@ -7,10 +7,10 @@ from pipeline.cli.commands.terminal import console
 from pipeline.core.messages import TRACK_ON
 from pipeline.sqlite import tracking
 
-tracked = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
+app = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
 
 
-@tracked.command("on")
+@app.command("on")
 def track_on(which: terminal.Which = None) -> None:
     """Write triggers and a log of changes into the source; sync then sees every change."""
     with terminal.serving(which) as migration:
@@ -20,7 +20,7 @@ def track_on(which: terminal.Which = None) -> None:
     console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
 
 
-@tracked.command("off")
+@app.command("off")
 def track_off(which: terminal.Which = None) -> None:
     """Remove the triggers and the log from the source."""
     with terminal.serving(which) as migration:
@@ -30,7 +30,7 @@ def track_off(which: terminal.Which = None) -> None:
     console.print(f"{source} {said}", markup=False, soft_wrap=True)
 
 
-@tracked.command("status")
+@app.command("status")
 def track_status(which: terminal.Which = None) -> None:
     """Tell which tables of the source are tracked."""
     with terminal.serving(which) as migration:
