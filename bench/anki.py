@@ -78,10 +78,10 @@ def main() -> int:
                 ("first sync", {"created": number}),
                 ("nothing changed", {"skipped": number}),
             ):
-                seconds[what] = _demand(expected, *_sync(manager, collection))
+                seconds[what] = _require(expected, *_sync(manager, collection))
             _run(url, _CHANGE.format(half=CHANGES // 2))
             changed = {"updated": CHANGES, "skipped": number - CHANGES}
-            seconds[f"{CHANGES} changes"] = _demand(changed, *_sync(manager, collection))
+            seconds[f"{CHANGES} changes"] = _require(changed, *_sync(manager, collection))
     _show(seconds, number)
     OUT.write_text(
         json.dumps(
@@ -138,7 +138,7 @@ def _sync(manager: HybridDatabaseManager, path: Path) -> tuple[Report, float]:
     return report, time.perf_counter() - started
 
 
-def _demand(expected: dict[str, int], report: Report, seconds: float) -> float:
+def _require(expected: dict[str, int], report: Report, seconds: float) -> float:
     """The seconds, if the report is what it should be."""
     found = {action: count for action, count in report.counts.items() if count}
     if found != expected:

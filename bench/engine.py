@@ -24,13 +24,13 @@ from pathlib import Path
 
 from bench.memory import peak_mib
 from pipeline.core.place import PUBLIC
-from pipeline.cutover.back import roll_back
+from pipeline.cutover.rollback import roll_back
 from pipeline.cutover.steps import Site, go_live
 from pipeline.declared.rules import TableRules
 from pipeline.migrations.content import metadata
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.run.mover import Mover
@@ -75,8 +75,8 @@ def verify_all(source: Path, url: str, folder: Path) -> float:
     started = time.perf_counter()
     with Target.connect(url, shown="bench") as target:
         for table in tables:
-            with target.looking():
-                found = standing_checks(
+            with target.read_only():
+                found = verify_table(
                     prepare(table, opened), source=opened, target=target, sample=everything
                 )
             failed = [check.name for check in found if check.blocking and not check.passed]
@@ -135,7 +135,7 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
             "content",
             tables,
             MoveOptions("bench", delete_share=1),
-            say=lambda _: None,
+            log=lambda _: None,
         )
         started = time.perf_counter()
         outcome = go_live(site, outside=())

@@ -161,7 +161,7 @@ def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
         if "unavailable" in answer:
             raise Unavailable(answer["unavailable"])
         samples = [Sample(workload, LABELS[way], answer["seconds"], answer["peak_mib"])]
-    _demand_all_rows(source, url, samples[0].seconds)
+    _require_all_rows(source, url, samples[0].seconds)
     return samples
 
 
@@ -183,7 +183,7 @@ def _child(*arguments: str) -> dict[str, Any]:
     return answer
 
 
-def _demand_all_rows(source: Path, url: str, seconds: float) -> None:
+def _require_all_rows(source: Path, url: str, seconds: float) -> None:
     with (
         closing(sqlite3.connect(source)) as reader,
         closing(psycopg2.connect(url)) as target,

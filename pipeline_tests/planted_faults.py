@@ -78,17 +78,17 @@ FAULTS = (
     ),
     PlantedFault(
         name="one more row than the allowed share is deleted",
-        file="pipeline/move/writing/ways.py",
-        old="if deletes > rows * work.options.delete_share:",
-        new="if deletes > rows * work.options.delete_share + 1:",
+        file="pipeline/move/writing/strategies.py",
+        old="if deletes > rows * context.options.delete_share:",
+        new="if deletes > rows * context.options.delete_share + 1:",
         caught_by=(
             "pipeline_tests/engine/test_moves_merge.py::test_deletes_up_to_the_share_go_through_and_one_more_stops",
         ),
     ),
     PlantedFault(
         name="indexes are not built after the rows",
-        file="pipeline/move/writing/ways.py",
-        old="    target.run(*schema.indexes(landing, present))\n",
+        file="pipeline/move/writing/strategies.py",
+        old="    target.run(*schema.indexes(mapping, present))\n",
         new="",
         caught_by=(
             "pipeline_tests/engine/test_moves_schema.py::test_all_thirteen_named_indexes_are_there",
@@ -106,7 +106,7 @@ FAULTS = (
     PlantedFault(
         name="the table is not locked while it is written",
         file="pipeline/move/run/transaction.py",
-        old='target.run(f"LOCK TABLE ONLY {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")',
+        old='target.run(f"LOCK TABLE ONLY {quoted(mapping.name)} IN SHARE ROW EXCLUSIVE MODE")',
         new="pass",
         caught_by=(
             "pipeline_tests/engine/test_relations.py::test_a_child_that_appears_while_a_move_waits_for_the_table_is_seen",
@@ -144,8 +144,8 @@ FAULTS = (
     PlantedFault(
         name="quarantine keeps the old values of a row that changed",
         file="pipeline/move/ledger/quarantine.py",
-        old="if there.get(row.handle) == row.fingerprint:",
-        new="if row.handle in there:",
+        old="if there.get(row.row_id) == row.fingerprint:",
+        new="if row.row_id in there:",
         caught_by=(
             "pipeline_tests/engine/test_quarantine.py::test_a_row_that_changes_but_stays_rejected_is_replaced",
         ),
@@ -181,8 +181,8 @@ FAULTS = (
     PlantedFault(
         name="rows deleted with their parent do not come back",
         file="pipeline/move/ledger/cascades.py",
-        old="kind = landing.key.type.python_type\n    return [kind(key) for (key,) in found]",
-        new="kind = landing.key.type.python_type\n    return [kind(key) for (key,) in found[:0]]",
+        old="kind = mapping.key.type.python_type\n    return [kind(key) for (key,) in found]",
+        new="kind = mapping.key.type.python_type\n    return [kind(key) for (key,) in found[:0]]",
         caught_by=(
             "pipeline_tests/engine/test_spaces_moves.py::test_a_parent_that_goes_takes_its_sessions_along_and_they_come_back_with_it",
         ),
@@ -199,8 +199,8 @@ FAULTS = (
     # Standing checks and secrets.
     PlantedFault(
         name="values in quarantine are not compared with the source",
-        file="pipeline/move/proof/standing.py",
-        old="if handle not in mended and not values <= kept.get(handle, set())",
+        file="pipeline/move/proof/verification.py",
+        old="if row_id not in overrides and not values <= kept.get(row_id, set())",
         new="if False",
         caught_by=("pipeline_tests/engine/test_standing.py::test_what_the_ledger_lost_is_found",),
     ),
@@ -234,7 +234,7 @@ FAULTS = (
     # The witness.
     PlantedFault(
         name="the witness reports no missing rows",
-        file="pipeline/move/witness/examine.py",
+        file="pipeline/move/witness/comparison.py",
         old="    yield from (Difference(key, None, True, False) for key in missing)\n",
         new="",
         caught_by=(
@@ -245,7 +245,7 @@ FAULTS = (
     PlantedFault(
         name="a failed cut-over leaves the source frozen",
         file="pipeline/cutover/steps.py",
-        old="        _thaw_at_last(site)\n",
+        old="        _unfreeze_at_last(site)\n",
         new="",
         caught_by=(
             "pipeline_tests/engine/test_cutover.py::test_a_failure_while_it_is_frozen_thaws_the_source",
@@ -254,8 +254,8 @@ FAULTS = (
     PlantedFault(
         name="a sign-off outlasts a change of its row",
         file="pipeline/cutover/sign_offs.py",
-        old="(s.table_name, s.handle, s.fingerprint) = (q.table_name, q.handle, q.fingerprint)",
-        new="(s.table_name, s.handle) = (q.table_name, q.handle)",
+        old="(s.table_name, s.row_id, s.fingerprint) = (q.table_name, q.row_id, q.fingerprint)",
+        new="(s.table_name, s.row_id) = (q.table_name, q.row_id)",
         caught_by=(
             "pipeline_tests/engine/test_cutover.py::test_a_row_in_quarantine_closes_the_gate_until_it_is_signed_off",
         ),
@@ -290,7 +290,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="the only restorable backup is removed",
-        file="pipeline/backup/shelf.py",
+        file="pipeline/backup/store.py",
         old="if safe and each.name != safe.name]",
         new="if safe]",
         caught_by=(
@@ -310,8 +310,8 @@ FAULTS = (
     PlantedFault(
         name="doctor exits with zero whatever it finds",
         file="pipeline/cli/commands/moves.py",
-        old='raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)',
-        new="raise typer.Exit(0)",
+        old='any(diagnostic.state == "error" for diagnostic in found)',
+        new="False",
         caught_by=(
             "pipeline_tests/engine/test_doctor.py::test_the_command_prints_what_it_found_and_fails_on_an_error",
         ),
@@ -385,7 +385,7 @@ FAULTS = (
     # Alerts and ticks.
     PlantedFault(
         name="the sensor never starts a failed sync again",
-        file="pipeline/orchestration/ticks.py",
+        file="pipeline/orchestration/schedules.py",
         old="return time.time() - ended > _AGAIN_SECONDS",
         new="return False",
         caught_by=(
@@ -444,7 +444,7 @@ FAULTS = (
         name="an incomplete dump is accepted",
         file="pipeline/sqlite/dump.py",
         old="    if not done.ended:\n",
-        new="    if not done.begun:\n",
+        new="    if not done.pending:\n",
         caught_by=(
             "pipeline_tests/unit/test_dump.py::test_what_is_no_whole_dump_is_refused_with_its_line",
         ),
@@ -477,7 +477,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a step is never retried",
-        file="pipeline/orchestration/assets/attempts.py",
+        file="pipeline/orchestration/assets/retries.py",
         old="isinstance(error, Transient) and context.retry_number < RETRIES",
         new="isinstance(error, Transient) and context.retry_number > RETRIES",
         caught_by=(

@@ -69,7 +69,7 @@ def _server() -> Iterator[URL]:
             yield make_url(fresh())
     else:
         found = environment.server(loaded)
-        environment.demand_session(found)
+        environment.require_session(found)
         yield found.target
 
 

@@ -192,7 +192,7 @@ class _Measurement:
             transactions=(after.transactions - before.transactions) / seconds,
             expected=len(wanted),
             missed=sum(what not in first for what in wanted),
-            doubled=sum(times - 1 for times in self._tally.times.values()),
+            double_encoded=sum(times - 1 for times in self._tally.times.values()),
             cuts=self._wire.cuts,
             hints_lost=self._lost,
         )

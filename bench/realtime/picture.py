@@ -102,7 +102,7 @@ def _row(measured: Measured) -> dict[str, str]:
         "commits per s": f"{measured.transactions:.0f}",
         "rows due": f"{measured.expected:,}",
         "missed": f"{measured.missed:,}",
-        "doubled": f"{measured.doubled:,}",
+        "doubled": f"{measured.double_encoded:,}",
         "cuts": str(measured.cuts),
         "hints lost": str(measured.hints_lost),
     }

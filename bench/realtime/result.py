@@ -27,7 +27,7 @@ class Measured:
         transactions: of the server per second, of all sessions.
         expected: rows that were to arrive, each once at each member of its space.
         missed: those that did not.
-        doubled: how many came more than once.
+        double_encoded: how many came more than once.
         cuts: connections that were cut.
         hints_lost: notifications that were held back.
     """
@@ -44,7 +44,7 @@ class Measured:
     transactions: float
     expected: int
     missed: int
-    doubled: int
+    double_encoded: int
     cuts: int
     hints_lost: int
 
@@ -96,7 +96,7 @@ class Outcome:
     @property
     def whole(self) -> bool:
         """Whether by events nothing was missed and nothing came twice."""
-        return not any(each.missed or each.doubled for each in self.of_events)
+        return not any(each.missed or each.double_encoded for each in self.of_events)
 
     @property
     def of_events(self) -> tuple[Measured, ...]:
@@ -115,7 +115,7 @@ def _goals(measured: Sequence[Measured]) -> Iterator[Goal]:
     for each in ours:
         n = f"{each.subscribers:,}"
         yield Goal("p95 in ms", n, each.p95_ms, _P95_MS)
-        yield Goal("missed or doubled", n, float(each.missed + each.doubled), 0.0)
+        yield Goal("missed or doubled", n, float(each.missed + each.double_encoded), 0.0)
         if each.subscribers in polled:
             ratio = _ratio(each.bytes, polled[each.subscribers].bytes)
             yield Goal("bytes, of polling's", n, ratio, _BYTES)

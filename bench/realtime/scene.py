@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq, shown
 from pipeline.core.errors import TargetError
 from pipeline.core.quoting import quoted
-from pipeline.mapping.landing import SourceColumn, match
+from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import objects, schema, session
 from pipeline.postgres.target import Target

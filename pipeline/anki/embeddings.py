@@ -114,7 +114,7 @@ def _dimensions(session: Session) -> list[Finding]:
             " WHERE has IS NOT vector_dimension ORDER BY id"
         )
     )
-    return [DimensionDiffers(number, says, has) for number, says, has in rows]
+    return [DimensionDiffers(number, declared, has) for number, declared, has in rows]
 
 
 _SEARCH = f"""

@@ -146,7 +146,7 @@ class DimensionDiffers(Finding):
 
     title: ClassVar[str] = "dimension differs"
     embedding: int
-    says: int
+    declared: int
     has: int | None
 
     @property
@@ -154,7 +154,7 @@ class DimensionDiffers(Finding):
         """What is wrong with what."""
         unread = self.has is None
         actual = "its vector cannot be read" if unread else f"its vector has {self.has}"
-        return f"embedding {self.embedding}: says {self.says} dimensions, {actual}"
+        return f"embedding {self.embedding}: says {self.declared} dimensions, {actual}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from pipeline.backup import definition, shelf
+from pipeline.backup import definition, store
 from pipeline.backup.manifest import Counter, TargetTable
 from pipeline.backup.session import session
 from pipeline.core import private
@@ -123,7 +123,7 @@ def _back_up(cursor: Any, asked: TargetTable, folder: Path) -> TargetTable:
         if asked.only:
             taken = f"(SELECT {listed} FROM ONLY {table} WHERE {asked.only})"
         cursor.copy_expert(f"COPY {taken} TO STDOUT (FORMAT binary)", hashed)
-    shelf.onto_disk(path)
+    store.onto_disk(path)
     return replace(
         asked,
         rows=rows,

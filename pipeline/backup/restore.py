@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg2 import errors
 
-from pipeline.backup import definition, dump, shelf
+from pipeline.backup import definition, dump, store
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import TargetTable
 from pipeline.backup.session import session
@@ -76,7 +76,7 @@ def restore(
         return _put_back(cursor, wanted, folder, {table.schema: table.schema for table in wanted})
 
 
-def rehearse(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
+def verify_restore(url: str, *, shown: str, tables: Iterable[TargetTable], folder: Path) -> None:
     """Restore into schemas that are made for it and never committed, and compare.
 
     Args:
@@ -100,7 +100,7 @@ def _whole(tables: Iterable[TargetTable], folder: Path) -> list[TargetTable]:
     wanted = list(tables)
     for table in wanted:
         if table.there:
-            shelf.demand_whole(folder / table.file, table.sha256)
+            store.require_whole(folder / table.file, table.sha256)
     return wanted
 
 

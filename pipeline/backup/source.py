@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.backup import shelf
+from pipeline.backup import store
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
 from pipeline.core import private
@@ -23,7 +23,7 @@ from pipeline.core.errors import FilesError, SourceError
 from pipeline.core.private import Rights
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import opening
-from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, copy_source, demand_room, look_at
+from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, copy_source, require_room, validate
 
 _CHUNK = 1 << 20
 _RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
@@ -62,7 +62,7 @@ def back_up(source: Path, into: Path) -> tuple[SourceTable, ...]:
         BackupError: it is damaged.
     """
     copy_source(source, into)
-    shelf.onto_disk(into)
+    store.onto_disk(into)
     with _reading(into) as copy:
         return figures(copy, shown=str(source))
 
@@ -119,7 +119,7 @@ def restore(
         missing = not onto.exists()
     except (OSError, FilesError) as error:
         raise _refused(onto, error) from error
-    demand_room(copy, onto.parent)
+    require_room(copy, onto.parent)
     rights = Rights.of(onto) or rights
     keep = aside = None
     if missing or _ruined(onto):
@@ -142,7 +142,7 @@ def restore(
     return Restored(onto, keep, aside)
 
 
-def rehearse(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
+def verify_restore(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
     """Restore a backup's copy over a scratch file, as a restore would, and compare.
 
     Args:
@@ -154,7 +154,7 @@ def rehearse(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
         BackupError: it is not restorable.
     """
     copy = folder / SOURCE_FILE
-    shelf.demand_whole(copy, manifest.source_sha256)
+    store.require_whole(copy, manifest.source_sha256)
     live = private.create(scratch / "live.db")
     with closing(sqlite3.connect(live)) as connection:
         connection.executescript("PRAGMA journal_mode = WAL; CREATE TABLE other (id)")
@@ -178,7 +178,7 @@ def _as_it_is(text: bytes) -> str:
 def _ruined(onto: Path) -> bool:
     """Whether a file is plainly no database; SQLite would change what lies beside it."""
     try:
-        look_at(onto)
+        validate(onto)
     except SourceError:
         return onto.is_file() and os.access(onto, os.R_OK)
     return False
@@ -187,7 +187,7 @@ def _ruined(onto: Path) -> bool:
 def _keep(onto: Path, kept: Path, expected: tuple[SourceTable, ...]) -> Path | None:
     """Copy what is there, unless it is what the backup has."""
     private.folder(kept.parent)
-    demand_room(onto, kept.parent)
+    require_room(onto, kept.parent)
     draft = kept.with_name(f"{kept.name}.unfinished")
     draft.unlink(missing_ok=True)
     try:
@@ -198,7 +198,7 @@ def _keep(onto: Path, kept: Path, expected: tuple[SourceTable, ...]) -> Path | N
         with _reading(draft) as copy, contextlib.suppress(BackupError):
             if figures(copy, shown=str(onto)) == expected:
                 return None
-        shelf.onto_disk(draft)
+        store.onto_disk(draft)
         return draft.rename(kept)
     finally:
         draft.unlink(missing_ok=True)
@@ -223,7 +223,7 @@ def _replace(onto: Path, copy: Path, rights: Rights | None) -> Path | None:
             file.flush()
             if rights is not None:
                 rights.give(file.fileno())
-        shelf.onto_disk(draft)
+        store.onto_disk(draft)
         aside = _moved_aside(onto)
         draft.rename(onto)
     except (OSError, FilesError) as error:
@@ -233,7 +233,7 @@ def _replace(onto: Path, copy: Path, rights: Rights | None) -> Path | None:
 
 
 def _moved_aside(onto: Path) -> Path | None:
-    aside = onto.with_name(f"{onto.name}.damaged-{shelf.replaced(onto).stem}")
+    aside = onto.with_name(f"{onto.name}.damaged-{store.replaced(onto).stem}")
     for end in _BESIDE:
         with contextlib.suppress(FileNotFoundError):
             onto.with_name(onto.name + end).rename(aside.with_name(aside.name + end))

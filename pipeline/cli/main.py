@@ -18,9 +18,9 @@ from pipeline.cli.commands import (
     cutover,
     moves,
     operating,
-    rejected,
+    quarantine,
     terminal,
-    track,
+    tracking,
 )
 from pipeline.cli.commands import realtime as realtime_commands
 from pipeline.cli.surroundings import OutputError
@@ -44,10 +44,10 @@ def build(names: Sequence[str]) -> typer.Typer:
     app.command("schema")(moves.show_schema)
     app.command()(moves.migrate)
     app.command()(moves.sync)
-    app.add_typer(track.app, name="track")
+    app.add_typer(tracking.app, name="track")
     app.command()(moves.verify)
     app.command()(moves.redrive)
-    app.add_typer(rejected.app, name="quarantine")
+    app.add_typer(quarantine.app, name="quarantine")
     app.add_typer(backups.group(names), name="backup")
     app.add_typer(backups.restored, name="restore")
     app.add_typer(cutover.app, name="cutover")
@@ -74,16 +74,16 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except OutputError as error:
-        terminal.say_error(error)
+        terminal.print_error(error)
         sys.exit(1)
     except PipelineError as error:
-        terminal.say_error(error)
+        terminal.print_error(error)
         sys.exit(2)
     except Exception as error:  # whatever nobody foresaw
         found = _of_storage(error) or _of_files(error) or crash_reports.reported(error)
         if found is None:
             raise
-        terminal.say_error(found)
+        terminal.print_error(found)
         sys.exit(1)
 
 

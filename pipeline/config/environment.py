@@ -18,7 +18,7 @@ from pipeline.postgres import session
 from pipeline.postgres.embedded.server import ensure_server
 from pipeline.sqlite.fetch import fetch
 from pipeline.sqlite.origin import Dump, File, Remote
-from pipeline.sqlite.snapshot import look_at
+from pipeline.sqlite.snapshot import validate
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def watched(settings: Settings, migration: Migration) -> Path:
         case Remote() if not settings.source_path(migration).exists():
             return settings.source_path(migration)
     source = source_file(settings, migration)
-    look_at(source)
+    validate(source)
     return source
 
 
@@ -154,7 +154,7 @@ def update(cursor: Any) -> None:
         cursor.execute(ledger.UPDATE)
 
 
-def demand_session(found: Server) -> None:
+def require_session(found: Server) -> None:
     """Refuse bulk work over a connection that holds for one transaction only.
 
     Raises:

@@ -29,7 +29,13 @@ from sqlalchemy.engine import URL
 from pipeline.config.origins import Origin
 from pipeline.core import urls
 from pipeline.core.errors import SettingsError, without_password
-from pipeline.core.policies import Conflicts, DoubledJson, ExtraColumns, LossyConversions, Policies
+from pipeline.core.policies import (
+    Conflicts,
+    DoubleEncodedJson,
+    ExtraColumns,
+    LossyConversions,
+    Policies,
+)
 from pipeline.mapping.types import knows_zone
 from pipeline.migrations import registry
 from pipeline.migrations.declaration import Migration
@@ -69,7 +75,7 @@ class PolicySettings(BaseSettings):
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
-    doubled_json: DoubledJson = "unwrap"
+    double_encoded_json: DoubleEncodedJson = "unwrap"
 
     @field_validator("naive_zone")
     @classmethod

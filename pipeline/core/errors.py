@@ -144,7 +144,7 @@ class FilesError(PipelineError):
         return cls(f"{path} cannot be written ({said})", remedy=remedy)
 
 
-class MendError(PipelineError):
+class OverrideError(PipelineError):
     """What a person mended cannot be taken in."""
 
 

@@ -28,7 +28,7 @@ class Finding(ABC):
         """What is wrong with what."""
 
 
-def say(finding: Finding, address: Address = ANYBODY) -> str:
+def describe(finding: Finding, address: Address = ANYBODY) -> str:
     """One sentence for people."""
     return written(finding.sentence, address)
 
@@ -212,13 +212,13 @@ class QuarantineOutdated(Finding):
     title: ClassVar[str] = "quarantine outdated"
     heading: ClassVar[str] = "Rows in quarantine that differ from the source"
     table: str
-    handle: str
+    row_id: str
 
     @property
     def sentence(self) -> str:
         """What is wrong with what."""
         outdated = "quarantine has not what the source has; move it again"
-        return f"{self.table}, row {self.handle}: {outdated}"
+        return f"{self.table}, row {self.row_id}: {outdated}"
 
 
 @dataclass(frozen=True)
@@ -294,13 +294,13 @@ class Lossy(Finding):
 
 
 @dataclass(frozen=True)
-class Mended(Finding):
+class Overridden(Finding):
     """A value that a person mended; it holds while the source still has what was mended."""
 
     title: ClassVar[str] = "mended"
     heading: ClassVar[str] = "Values that a person mended"
     table: str
-    handle: str
+    row_id: str
     column: str
     was: str
     now: str
@@ -310,8 +310,8 @@ class Mended(Finding):
     def sentence(self) -> str:
         """What is wrong with what."""
         outdated = "" if self.holds else "; the source has changed since, so this is not used"
-        mended = f"{self.was!r} was mended to {self.now!r}"
-        return f"{self.table}, row {self.handle}, {self.column}: {mended}{outdated}"
+        overrides = f"{self.was!r} was mended to {self.now!r}"
+        return f"{self.table}, row {self.row_id}, {self.column}: {overrides}{outdated}"
 
 
 @dataclass(frozen=True)
@@ -343,13 +343,13 @@ class Unaccounted(Finding):
     title: ClassVar[str] = "unaccounted"
     heading: ClassVar[str] = "Rows neither movable nor in quarantine"
     table: str
-    handle: str
+    row_id: str
 
     @property
     def sentence(self) -> str:
         """What is wrong with what."""
         nowhere = "neither movable nor in quarantine; move the table again"
-        return f"{self.table}, row {self.handle}: {nowhere}"
+        return f"{self.table}, row {self.row_id}: {nowhere}"
 
 
 @dataclass(frozen=True)

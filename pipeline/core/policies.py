@@ -7,7 +7,7 @@ from typing import Any, Literal
 ExtraColumns = Literal["carry", "ignore", "fail"]
 LossyConversions = Literal["keep", "quarantine", "fail"]
 Conflicts = Literal["target", "source", "fail"]
-DoubledJson = Literal["unwrap", "keep"]
+DoubleEncodedJson = Literal["unwrap", "keep"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Policies:
             ledger, sends its row to quarantine, or stops the move.
         conflicts: a row that was changed in the target since the source was read last, and is not
             what the source has: the target's or the source's version stays, or the move stops.
-        doubled_json: of columns that are declared to hold JSON as a string within JSON, such
+        double_encoded_json: of columns that are declared to hold JSON as a string within JSON, such
             strings are unwrapped or kept as they are; the way back alone takes either for equal,
             because an application may go on writing such strings.
         adopt_target: rows of the target that no move has put there are made equal to the source;
@@ -38,7 +38,7 @@ class Policies:
     extra_columns: ExtraColumns = "carry"
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
-    doubled_json: DoubledJson | Literal["either"] = "unwrap"
+    double_encoded_json: DoubleEncodedJson | Literal["either"] = "unwrap"
     adopt_target: bool = False
     max_value_bytes: int = 1_000_000_000
 

@@ -144,13 +144,13 @@ class Rights:
             return None
         return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
-    def give(self, handle: int) -> None:
+    def give(self, row_id: int) -> None:
         """Give them to an open file; only root can give it to another user."""
         uid = self.uid if os.geteuid() == 0 else -1
         # A group that this user is not in cannot be given either.
         with contextlib.suppress(PermissionError):
-            os.fchown(handle, uid, self.gid)
-        os.fchmod(handle, self.mode)
+            os.fchown(row_id, uid, self.gid)
+        os.fchmod(row_id, self.mode)
 
 
 @contextlib.contextmanager
@@ -169,10 +169,10 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _opener(path: str, flags: int) -> int:
-    handle = os.open(path, flags, _FILE)
-    if os.fstat(handle).st_mode & _OTHERS:
-        os.fchmod(handle, _FILE)
-    return handle
+    row_id = os.open(path, flags, _FILE)
+    if os.fstat(row_id).st_mode & _OTHERS:
+        os.fchmod(row_id, _FILE)
+    return row_id
 
 
 def _is_loose(path: Path) -> bool:
@@ -210,16 +210,16 @@ def _tighten(path: Path) -> None:
         for name in (*folders, *files):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             try:
-                handle = os.open(name, flags, dir_fd=at)
+                row_id = os.open(name, flags, dir_fd=at)
             except OSError:
                 continue  # a link, a socket, or gone
             try:
-                found = os.fstat(handle)
+                found = os.fstat(row_id)
                 mode = stat.S_IMODE(found.st_mode)
                 if found.st_uid == os.geteuid() and mode & _OTHERS:
-                    os.fchmod(handle, mode & ~_OTHERS)
+                    os.fchmod(row_id, mode & ~_OTHERS)
             finally:
-                os.close(handle)
+                os.close(row_id)
 
 
 def _say(text: str) -> None:

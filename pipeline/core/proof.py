@@ -71,7 +71,7 @@ QUARANTINE = Check("quarantine", "No row waits in quarantine.", blocking=False)
 CONVERSIONS = Check(
     "conversions", "No value was changed in a way that cannot be undone.", blocking=False
 )
-MENDED = Check(
+OVERRIDES = Check(
     "mended",
     "No value stands in the place of the source's because a person mended it.",
     blocking=False,
@@ -85,7 +85,7 @@ CONFLICTS = Check(
 
 CHECKS = (
     *(CONSERVATION, KEYS, DIGESTS, FOREIGN_KEYS, SEQUENCES, WITNESS, SCHEMA, ACCESS),
-    *(DRIFT, QUARANTINE, CONVERSIONS, MENDED, CONFLICTS),
+    *(DRIFT, QUARANTINE, CONVERSIONS, OVERRIDES, CONFLICTS),
 )
 BY_COMPARISON = (CONSERVATION.name, KEYS.name, DIGESTS.name)
 """Checks that need both sides read."""

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
 from pipeline.declared import prefixes
-from pipeline.mapping.landing import Landing
 from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres.session import MOVING
 from pipeline.postgres.target import Target
 
@@ -106,16 +106,16 @@ def noted(target: Target, tables: Sequence[sa.Table]) -> dict[str, int]:
     )
 
 
-def keys(target: Target, landing: Landing) -> list[Any] | None:
+def keys(target: Target, mapping: TableMapping) -> list[Any] | None:
     """Keys of the rows that were written; None if that may be any row."""
-    if not is_on(target, landing.table):
+    if not is_on(target, mapping.table):
         return None
     found = target.rows(
-        "SELECT DISTINCT key FROM migration.outbox WHERE table_name = $1", (landing.name,)
+        "SELECT DISTINCT key FROM migration.outbox WHERE table_name = $1", (mapping.name,)
     )
     if (None,) in found:
         return None
-    kind = landing.key.type.python_type
+    kind = mapping.key.type.python_type
     return sorted(kind(key) for (key,) in found)
 
 

@@ -33,7 +33,7 @@ def freeze(source: Path, tables: Sequence[sa.Table]) -> None:
             connection.execute(statement)
 
 
-def thaw(source: Path) -> bool:
+def unfreeze(source: Path) -> bool:
     """Let the tables be written again; returns whether any was frozen.
 
     Raises:

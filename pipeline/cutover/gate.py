@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import sqlalchemy as sa
 
 from pipeline.core.errors import ShapeError
-from pipeline.core.findings import Finding, say
+from pipeline.core.findings import Finding, describe
 from pipeline.core.messages import (
     FREEZE,
     MIGRATE,
@@ -23,9 +23,9 @@ from pipeline.core.messages import (
 )
 from pipeline.core.policies import Policies
 from pipeline.cutover import capture, freezing, sign_offs
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.ledger import watermarks
-from pipeline.move.proof import verify
+from pipeline.move.proof import table_checks
 from pipeline.move.reading.live import LiveSource
 from pipeline.postgres import access, schema
 from pipeline.postgres.target import Target
@@ -43,13 +43,13 @@ class Answer:
     Attributes:
         question: what must hold.
         yes: whether it does.
-        says: what was seen.
+        detail: what was seen.
         remedy: what to do about it; empty where it holds.
     """
 
     question: str
     yes: bool
-    says: str
+    detail: str
     remedy: Text = ""
 
 
@@ -66,22 +66,22 @@ def ask(
     """
     lacking = [table.name for table in tables if not schema.exists(target, table.name)]
     if lacking or not target.value("SELECT to_regclass('migration.signed_off') IS NOT NULL"):
-        says = f"the target does not hold {', '.join(lacking) or 'the ledger'}"
-        return [Answer(PROVEN, False, says, message("Run ", MIGRATE))]
+        detail = f"the target does not hold {', '.join(lacking) or 'the ledger'}"
+        return [Answer(PROVEN, False, detail, message("Run ", MIGRATE))]
     try:
         for table in tables:
-            schema.look(target, table.name)
+            schema.inspect(target, table.name)
     except ShapeError as error:
         return [Answer(PROVEN, False, error.problem, error.advice)]
-    landings = [match(table, live.columns(table.name), policies) for table in tables]
+    mappings = [match(table, live.columns(table.name), policies) for table in tables]
     return [
-        _proven(target, live, landings),
+        _proven(target, live, mappings),
         _frozen(live, tables),
         _conflicts(target, tables),
         _untouched(target, tables),
         _quarantine(target, tables),
-        _sequences(target, landings),
-        _rights(target, landings),
+        _sequences(target, mappings),
+        _rights(target, mappings),
     ]
 
 
@@ -92,37 +92,37 @@ def ask_later(target: Target, live: LiveSource, tables: Sequence[sa.Table]) -> l
         frozen = replace(frozen, remedy="Stop who writes there; put back the file that was frozen")
     question = "every write is captured"
     if unwatched:
-        says = [f"writes to {', '.join(unwatched)} are not captured"]
-        captured = _no(question, says, message(ROLLBACK, " will compare every row of them"))
+        detail = [f"writes to {', '.join(unwatched)} are not captured"]
+        captured = _no(question, detail, message(ROLLBACK, " will compare every row of them"))
     else:
         captured = Answer(question, True, f"{sum(capture.noted(target, tables).values()):,} so far")
     return [frozen, captured]
 
 
-def _proven(target: Target, live: LiveSource, landings: Sequence[Landing]) -> Answer:
+def _proven(target: Target, live: LiveSource, mappings: Sequence[TableMapping]) -> Answer:
     """Every value was proven once, and every change that the source logged since then."""
     question, wrong, outstanding = PROVEN, [], 0
-    for landing in landings:
-        mark = watermarks.read(target, landing.name)
-        now = live.position(landing.table)
+    for mapping in mappings:
+        mark = watermarks.read(target, mapping.name)
+        now = live.position(mapping.table)
         whole = target.value(
-            "SELECT EXISTS (SELECT FROM migration.evidence WHERE table_name = $1)", (landing.name,)
+            "SELECT EXISTS (SELECT FROM migration.evidence WHERE table_name = $1)", (mapping.name,)
         )
         if mark is None or not whole:
-            wrong.append(f"{landing.name} was never moved and proven as a whole")
-        elif mark.rules != watermarks.rules_of(landing):
-            wrong.append(f"columns or policies of {landing.name} are others since")
+            wrong.append(f"{mapping.name} was never moved and proven as a whole")
+        elif mark.rules != watermarks.rules_of(mapping):
+            wrong.append(f"columns or policies of {mapping.name} are others since")
         elif now is None or mark.position is None:
-            wrong.append(f"{landing.name} is not tracked, so nobody knows what changed since")
+            wrong.append(f"{mapping.name} is not tracked, so nobody knows what changed since")
         elif not live.continues(mark.position):
-            wrong.append(f"the log of changes of {landing.name} is not the one that was read")
+            wrong.append(f"the log of changes of {mapping.name} is not the one that was read")
         elif now != mark.position:
-            outstanding += len(live.changed_keys(landing, mark.position))
+            outstanding += len(live.changed_keys(mapping, mark.position))
     if wrong:
         return _no(question, wrong, message("Run ", TRACK_ON, ", then ", MIGRATE))
     if outstanding:
-        says = [f"{_rows(outstanding)} written since"]
-        return _no(question, says, "Nothing: freeze and live move them at last")
+        detail = [f"{_rows(outstanding)} written since"]
+        return _no(question, detail, "Nothing: freeze and live move them at last")
     return Answer(question, True, "as a whole, and every change since; nothing is outstanding")
 
 
@@ -141,11 +141,11 @@ def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
         ([table.name for table in tables],),
     )
     if found:
-        says = [
+        detail = [
             f"{count:,} {'value' if count == 1 else 'values'} of {name} changed in the target"
             for name, count in found
         ]
-        return _no(question, says, "Take one side: POLICY_CONFLICTS=source, or change the source")
+        return _no(question, detail, "Take one side: POLICY_CONFLICTS=source, or change the source")
     return Answer(question, True, "nobody changed a moved row in the target")
 
 
@@ -153,12 +153,12 @@ def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
     question = "nobody else writes the target"
     unwatched = _unwatched(target, tables)
     if unwatched:
-        says = [f"writes to {', '.join(unwatched)} are not captured"]
-        return _no(question, says, message(FREEZE, " switches that on"))
+        detail = [f"writes to {', '.join(unwatched)} are not captured"]
+        return _no(question, detail, message(FREEZE, " switches that on"))
     written = capture.noted(target, tables)
     if written:
-        says = [f"{_rows(count)} of {name} written" for name, count in written.items()]
-        return _no(question, says, message("Stop who writes there, then run ", FREEZE, " again"))
+        detail = [f"{_rows(count)} of {name} written" for name, count in written.items()]
+        return _no(question, detail, message("Stop who writes there, then run ", FREEZE, " again"))
     return Answer(question, True, "every write is captured, there was none")
 
 
@@ -169,31 +169,31 @@ def _unwatched(target: Target, tables: Sequence[sa.Table]) -> list[str]:
 def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
     question = "quarantine is empty or signed off"
     waiting = {table.name: sign_offs.lacking(target, table.name) for table in tables}
-    says = [
+    detail = [
         f"{_rows(len(rows))} of {name} ({', '.join(rows[:_NAMED])}{', ...' * (len(rows) > _NAMED)})"
         for name, rows in waiting.items()
         if rows
     ]
-    if says:
+    if detail:
         remedy = message("Mend them, or ", SIGN_OFF)
-        return _no(question, says, remedy)
+        return _no(question, detail, remedy)
     signed = sign_offs.count(target, tables)
     return Answer(question, True, f"{_rows(signed)} of it signed off" if signed else "empty")
 
 
-def _sequences(target: Target, landings: Sequence[Landing]) -> Answer:
-    found = _findings(verify.sequences(target, landing).findings for landing in landings)
+def _sequences(target: Target, mappings: Sequence[TableMapping]) -> Answer:
+    found = _findings(table_checks.sequences(target, mapping).findings for mapping in mappings)
     if found:
         return _no("sequences are ahead", found, message("Run ", SYNC_FULL))
     return Answer("sequences are ahead", True, "the next id of every table is free")
 
 
-def _rights(target: Target, landings: Sequence[Landing]) -> Answer:
+def _rights(target: Target, mappings: Sequence[TableMapping]) -> Answer:
     question = "rights are as declared"
     if not access.roles(target):
         return Answer(question, True, "the server has none of Supabase's roles")
-    found = _findings(access.check(target, landing).findings for landing in landings)
-    found += [say(finding) for finding in access.exposed(target)]
+    found = _findings(access.check(target, mapping).findings for mapping in mappings)
+    found += [describe(finding) for finding in access.exposed(target)]
     if found:
         return _no(question, found, message("Run ", SYNC_FULL, ", or revoke what is too much"))
     return Answer(question, True, "as declared, and tried as every role")
@@ -204,9 +204,9 @@ def _rows(count: int) -> str:
 
 
 def _findings(found: Iterator[tuple[Finding, ...]]) -> list[str]:
-    return [say(finding) for findings in found for finding in findings]
+    return [describe(finding) for findings in found for finding in findings]
 
 
-def _no(question: str, says: Sequence[str], remedy: Text) -> Answer:
-    more = f"; and {len(says) - _NAMED} more" if len(says) > _NAMED else ""
-    return Answer(question, False, "; ".join(says[:_NAMED]) + more, remedy)
+def _no(question: str, detail: Sequence[str], remedy: Text) -> Answer:
+    more = f"; and {len(detail) - _NAMED} more" if len(detail) > _NAMED else ""
+    return Answer(question, False, "; ".join(detail[:_NAMED]) + more, remedy)

@@ -19,10 +19,10 @@ from pipeline.core.policies import Policies
 from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, reverse
 from pipeline.declared.rules import SharedRules
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.compare.changes import Changes
-from pipeline.move.ledger import mending, quarantine
-from pipeline.move.proof import verify
+from pipeline.move.ledger import overrides, quarantine
+from pipeline.move.proof import table_checks
 from pipeline.move.reading.live import LiveSource, pinned
 from pipeline.move.reading.prepare import surveyed
 from pipeline.postgres.target import Target
@@ -42,7 +42,7 @@ class Replayed:
     """What was done to one table of the copy.
 
     Attributes:
-        landing: the table.
+        mapping: the table.
         keys: rows that others wrote in the target.
         inserted: keys of rows that only the target had.
         updated: keys of rows that differed, by column.
@@ -50,7 +50,7 @@ class Replayed:
         last_id: the last one that the target gave out, whether its row is there or not.
     """
 
-    landing: Landing
+    mapping: TableMapping
     keys: list[Any]
     inserted: list[Any] = field(default_factory=list)
     updated: dict[str, list[Any]] = field(default_factory=dict)
@@ -83,81 +83,81 @@ def replay(
     done = []
     with pinned(copy, folder, tables=tables) as live:
         for table in tables:
-            landing = match(table, live.columns(table.name), policies)
-            done.append(_compare(landing, live, target))
+            mapping = match(table, live.columns(table.name), policies)
+            done.append(_compare(mapping, live, target))
     try:
         with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
             before = _orphans(connection)
             with _without_triggers(connection):
                 for found in done:
                     _write(connection, found, target)
-            _demand_parents(connection, before)
+            _require_parents(connection, before)
     except opening.UNREADABLE as error:
         raise unreadable(copy, error) from error
     return done
 
 
-def _compare(landing: Landing, live: LiveSource, target: Target) -> Replayed:
+def _compare(mapping: TableMapping, live: LiveSource, target: Target) -> Replayed:
     """Find what differs among the rows that were written."""
-    keys = capture.keys(target, landing)
+    keys = capture.keys(target, mapping)
     if keys is None:
-        keys = _all_keys(landing, live, target)
-    found = Replayed(landing, keys, last_id=_last_id(target, landing))
+        keys = _all_keys(mapping, live, target)
+    found = Replayed(mapping, keys, last_id=_last_id(target, mapping))
     if not keys:
         return found
-    live.take_rows(landing, keys=keys, handles=())
-    mending.apply(live, [landing.table], mending.read(target, [landing.name]))
-    prepared = surveyed(landing, live)
-    waiting = quarantine.handles(target, landing.name)
-    aside = {*prepared.survey.rejected, *(live.handle_from(landing, each) for each in waiting)}
+    live.take_rows(mapping, keys=keys, row_ids=())
+    overrides.apply(live, [mapping.table], overrides.read(target, [mapping.name]))
+    prepared = surveyed(mapping, live)
+    waiting = quarantine.row_ids(target, mapping.name)
+    aside = {*prepared.survey.rejected, *(live.row_id_from(mapping, each) for each in waiting)}
 
     def note(changes: Changes) -> None:
         found.deleted += changes.missing.to_pylist()
         for differing in changes.differing:
             found.updated.setdefault(differing.column, []).extend(differing.keys.to_pylist())
 
-    batches = verify.as_found(live, landing, prepared.survey, without=aside)
-    verify.examine(target, landing, prepared.survey, batches, on_changes=note, among=())
-    there, name = set(live.taken_keys(landing)), quoted(landing.key.name)
+    batches = table_checks.as_found(live, mapping, prepared.survey, without=aside)
+    table_checks.examine(target, mapping, prepared.survey, batches, on_changes=note, among=())
+    there, name = set(live.taken_keys(mapping)), quoted(mapping.key.name)
     in_target = target.rows(
-        f"SELECT {name} FROM {quoted(landing.name)} WHERE {name} = ANY($1)", (keys,)
+        f"SELECT {name} FROM {quoted(mapping.name)} WHERE {name} = ANY($1)", (keys,)
     )
     found.inserted = sorted({key for (key,) in in_target} - there)
-    rejected = {str(key) for key in live.keys_of(landing, list(aside))}
+    rejected = {str(key) for key in live.keys_of(mapping, list(aside))}
     both = sorted(rejected & {str(key) for (key,) in in_target})
     if both:
         raise NotReversible(
-            f"{landing.name} {', '.join(both[:5])}: the source has a row of this key that could"
+            f"{mapping.name} {', '.join(both[:5])}: the source has a row of this key that could"
             " not move, and the target now has another one",
             remedy="Give the row in the target another key, then run again",
         )
     return found
 
 
-def _last_id(target: Target, landing: Landing) -> int | None:
-    sequence = verify.sequence_of(target, landing)
+def _last_id(target: Target, mapping: TableMapping) -> int | None:
+    sequence = table_checks.sequence_of(target, mapping)
     if sequence is None:
         return None
     return int(target.value(f"SELECT last_value - (NOT is_called)::int FROM {sequence}"))
 
 
-def _all_keys(landing: Landing, live: LiveSource, target: Target) -> list[Any]:
+def _all_keys(mapping: TableMapping, live: LiveSource, target: Target) -> list[Any]:
     """Keys of all rows of either side."""
-    name = quoted(landing.key.name)
-    theirs = {key for (key,) in target.rows(f"SELECT {name} FROM {quoted(landing.name)}")}
-    return sorted(theirs | set(live.all_keys(landing)))
+    name = quoted(mapping.key.name)
+    theirs = {key for (key,) in target.rows(f"SELECT {name} FROM {quoted(mapping.name)}")}
+    return sorted(theirs | set(live.all_keys(mapping)))
 
 
 def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> None:
-    landing = found.landing
-    table, key = quoted(landing.name), quoted(landing.key.name)
+    mapping = found.mapping
+    table, key = quoted(mapping.name), quoted(mapping.key.name)
     names = {row[1] for row in connection.execute(f"PRAGMA table_xinfo({table})") if not row[6]}
-    columns = [column for column in landing.columns if column.name in names]
+    columns = [column for column in mapping.columns if column.name in names]
     connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
     _free(connection, found)
     these = {name: set(keys) for name, keys in found.updated.items()}
-    for rows in _rows(target, landing, columns, changed):
+    for rows in _rows(target, mapping, columns, changed):
         for at, column in enumerate(columns):
             if column.name not in these:
                 continue
@@ -166,15 +166,15 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
                 connection,
                 f"UPDATE {table} SET {quoted(column.name)} = ? WHERE {key} = ?",
                 values,
-                landing,
+                mapping,
                 at=1,
             )
     marks = ", ".join("?" * len(columns))
     listed = ", ".join(quoted(column.name) for column in columns)
-    for rows in _rows(target, landing, columns, found.inserted):
+    for rows in _rows(target, mapping, columns, found.inserted):
         sql = f"INSERT INTO {table} ({listed}) VALUES ({marks})"
-        where = [column.name for column in columns].index(landing.key.name)
-        _run(connection, sql, [row[1:] for row in rows], landing, at=where)
+        where = [column.name for column in columns].index(mapping.key.name)
+        _run(connection, sql, [row[1:] for row in rows], mapping, at=where)
 
 
 def _free(connection: sqlite3.Connection, found: Replayed) -> None:
@@ -182,12 +182,12 @@ def _free(connection: sqlite3.Connection, found: Replayed) -> None:
 
     SQLite holds each row against the others as it is written, so two rows cannot swap a value.
     """
-    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
-    unique = _unique_columns(connection, found.landing.name)
+    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
+    unique = _unique_columns(connection, found.mapping.name)
     # What stands there for a moment keeps no rule.
     connection.execute("PRAGMA ignore_check_constraints = ON")
     for name in sorted(unique & found.updated.keys()):
-        number = isinstance(found.landing.table.columns[name].type, sa.Integer)
+        number = isinstance(found.mapping.table.columns[name].type, sa.Integer)
         value = "random()" if number else "hex(randomblob(16))"
         connection.executemany(
             f"UPDATE {table} SET {quoted(name)} = {value} WHERE {key} = ?",
@@ -209,7 +209,7 @@ def _run(
     connection: sqlite3.Connection,
     sql: str,
     rows: Sequence[tuple[Any, ...]],
-    landing: Landing,
+    mapping: TableMapping,
     *,
     at: int,
 ) -> None:
@@ -219,29 +219,29 @@ def _run(
             connection.execute(sql, row)
         except (sqlite3.IntegrityError, OverflowError) as error:
             raise NotReversible(
-                f"{landing.name} {row[at]} cannot be put into the source: {error}",
+                f"{mapping.name} {row[at]} cannot be put into the source: {error}",
                 remedy="Change that row in the target, then run again",
             ) from error
 
 
 def _rows(
-    target: Target, landing: Landing, columns: Sequence[sa.Column[Any]], keys: Sequence[Any]
+    target: Target, mapping: TableMapping, columns: Sequence[sa.Column[Any]], keys: Sequence[Any]
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Key and values of rows of the target as SQLite is to hold them, in bounded batches."""
-    name, table = quoted(landing.key.name), quoted(landing.name)
-    zone = landing.policies.naive_zone
-    moments = SharedRules.of(landing.table.metadata).moments
+    name, table = quoted(mapping.key.name), quoted(mapping.name)
+    zone = mapping.policies.naive_zone
+    moments = SharedRules.of(mapping.table.metadata).moments
     outputs = ", ".join(
         reverse.expression(column, zone=zone, moments=moments) for column in columns
     )
-    for some in _batches(target, landing, keys):
+    for some in _batches(target, mapping, keys):
         rows = target.rows(f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)", (some,))
-        _demand_ends(landing, columns, rows)
+        _require_ends(mapping, columns, rows)
         yield rows
 
 
-def _demand_ends(
-    landing: Landing, columns: Sequence[sa.Column[Any]], rows: Sequence[tuple[Any, ...]]
+def _require_ends(
+    mapping: TableMapping, columns: Sequence[sa.Column[Any]], rows: Sequence[tuple[Any, ...]]
 ) -> None:
     """Refuse a date without end, for which SQLite has no letters."""
     for at, column in enumerate(columns, start=1):
@@ -249,18 +249,18 @@ def _demand_ends(
             for row in rows:
                 if row[at] in ("infinity", "-infinity"):
                     raise NotReversible(
-                        f"{landing.name} {row[0]}, {column.name}: {row[at]} has no place in SQLite",
+                        f"{mapping.name} {row[0]}, {column.name}: {row[at]} has no place in SQLite",
                         remedy="Give it a date in the target, then run again; nothing was changed",
                     )
 
 
-def _batches(target: Target, landing: Landing, keys: Sequence[Any]) -> Iterator[list[Any]]:
+def _batches(target: Target, mapping: TableMapping, keys: Sequence[Any]) -> Iterator[list[Any]]:
     """Keys in pieces whose rows fit into memory."""
-    name, table = quoted(landing.key.name), quoted(landing.name)
+    name, table = quoted(mapping.key.name), quoted(mapping.name)
     sizes = [
         f"coalesce(octet_length({quoted(column.name)}"
         f"{'' if isinstance(column.type, sa.LargeBinary) else '::text'}), 0)::bigint"
-        for column in landing.columns
+        for column in mapping.columns
         if isinstance(column.type, sa.LargeBinary | sa.String | sa.JSON)
     ]
     for start in range(0, len(keys), _BATCH_ROWS):
@@ -345,7 +345,7 @@ def _put_elsewhere(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
                 for name, _ in triggers:
                     connection.execute(f"DROP TRIGGER {quoted(name)}")
                 for found in reversed(done):
-                    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+                    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
                     for gone in found.deleted:
                         connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (gone,))
                 for found in done:
@@ -353,22 +353,22 @@ def _put_elsewhere(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
                 _raise_counters(connection, done)
                 for _, sql in triggers:
                     connection.execute(sql)
-            _demand_arrived(source, proven, done)
+            _require_arrived(source, proven, done)
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
 
 
-def _demand_arrived(source: Path, proven: sqlite3.Connection, done: Sequence[Replayed]) -> None:
+def _require_arrived(source: Path, proven: sqlite3.Connection, done: Sequence[Replayed]) -> None:
     """Hold every row that was sent against the copy, as the source has it now."""
     with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as file:
         for found in done:
-            table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+            table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
             for each in found.touched:
                 sql = f"SELECT * FROM {table} WHERE {key} = ?"
                 sides = [repr(side.execute(sql, (each,)).fetchall()) for side in (file, proven)]
                 if sides[0] != sides[1]:
                     raise SourceError(
-                        f"{found.landing.name} {each} did not arrive at the source as it was sent",
+                        f"{found.mapping.name} {each} did not arrive at the source as it was sent",
                         remedy="Nothing is lost, the application still writes to the target; look"
                         " at that row, and run again",
                     )
@@ -377,7 +377,7 @@ def _demand_arrived(source: Path, proven: sqlite3.Connection, done: Sequence[Rep
 def _write_elsewhere(
     connection: sqlite3.Connection, proven: sqlite3.Connection, found: Replayed
 ) -> None:
-    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
     info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
     names = [quoted(row[1]) for row in info if not row[6]]
     sets, marks = ", ".join(f"{name} = ?" for name in names), ", ".join("?" * len(names))
@@ -398,7 +398,7 @@ _INSERT = "INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table}
 
 
 def _put(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
-    table, key = quoted(found.landing.name), quoted(found.landing.key.name)
+    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
     info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
     names = ", ".join(quoted(row[1]) for row in info if not row[6])
     touched, these = found.touched, f"{key} IN (SELECT value FROM json_each(?))"
@@ -416,10 +416,10 @@ def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) ->
     # A replica has counters of its own, where the database that it follows may have none.
     counted = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")}
     for found in done:
-        if found.last_id is not None and found.landing.name in counted:
+        if found.last_id is not None and found.mapping.name in counted:
             connection.execute(
                 "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
-                (found.last_id, found.landing.name),
+                (found.last_id, found.mapping.name),
             )
 
 
@@ -427,7 +427,7 @@ def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
     return set(connection.execute("PRAGMA foreign_key_check").fetchall())
 
 
-def _demand_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]]) -> None:
+def _require_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]]) -> None:
     """Refuse rows that have lost, or never had, the parent that the source's schema demands."""
     orphans = sorted(_orphans(connection) - before, key=str)
     if orphans:

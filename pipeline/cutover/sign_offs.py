@@ -13,17 +13,17 @@ from pipeline.postgres.target import Target
 
 _VALID = (
     "FROM migration.quarantine AS q LEFT JOIN migration.signed_off AS s"
-    " ON (s.table_name, s.handle, s.fingerprint) = (q.table_name, q.handle, q.fingerprint)"
+    " ON (s.table_name, s.row_id, s.fingerprint) = (q.table_name, q.row_id, q.fingerprint)"
 )
 
 
-def sign(target: Target, table: str, *, handles: Sequence[str], by: str, reason: str) -> int:
+def sign(target: Target, table: str, *, row_ids: Sequence[str], by: str, reason: str) -> int:
     """Let rows of a table stay in quarantine.
 
     Args:
         target: a session within a transaction.
         table: the table.
-        handles: keys, or what else names the rows; none means all that wait now.
+        row_ids: keys, or what else names the rows; none means all that wait now.
         by: who says so.
         reason: why.
 
@@ -38,56 +38,56 @@ def sign(target: Target, table: str, *, handles: Sequence[str], by: str, reason:
             "A sign-off needs a name and a reason", remedy="Say --by NAME --reason TEXT"
         )
     waiting = target.rows(
-        "SELECT handle, coalesce(source_key, handle), fingerprint FROM migration.quarantine"
+        "SELECT row_id, coalesce(source_key, row_id), fingerprint FROM migration.quarantine"
         " WHERE table_name = $1",
         (table,),
     )
-    unknown = set(handles) - {name for handle, key, _ in waiting for name in (handle, key)}
+    unknown = set(row_ids) - {name for row_id, key, _ in waiting for name in (row_id, key)}
     if unknown or not waiting:
         raise SettingsError(
             f"No row {', '.join(sorted(unknown)) or 'at all'} of {table} is in quarantine",
             remedy=message("See ", EXPORT, " for those that are"),
         )
-    meant = [row for row in waiting if not handles or {row[0], row[1]} & set(handles)]
-    for handle, _, fingerprint in meant:
+    meant = [row for row in waiting if not row_ids or {row[0], row[1]} & set(row_ids)]
+    for row_id, _, fingerprint in meant:
         target.rows(
-            "INSERT INTO migration.signed_off (table_name, handle, fingerprint, by_whom, reason)"
-            " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (table_name, handle) DO UPDATE SET"
+            "INSERT INTO migration.signed_off (table_name, row_id, fingerprint, by_whom, reason)"
+            " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (table_name, row_id) DO UPDATE SET"
             " fingerprint = EXCLUDED.fingerprint, by_whom = EXCLUDED.by_whom,"
             " reason = EXCLUDED.reason, at = now() RETURNING 1",
-            (table, handle, fingerprint, by, reason),
+            (table, row_id, fingerprint, by, reason),
         )
     return len(meant)
 
 
-def undo(target: Target, table: str, *, handles: Sequence[str]) -> int:
+def undo(target: Target, table: str, *, row_ids: Sequence[str]) -> int:
     """Take sign-offs back; returns how many.
 
     Args:
         target: a session within a transaction.
         table: the table.
-        handles: keys, or what else names the rows; none means all.
+        row_ids: keys, or what else names the rows; none means all.
     """
     meant = (
-        "SELECT handle FROM migration.quarantine WHERE table_name = $1"
-        " AND (handle = ANY($2) OR source_key = ANY($2))"
+        "SELECT row_id FROM migration.quarantine WHERE table_name = $1"
+        " AND (row_id = ANY($2) OR source_key = ANY($2))"
     )
     gone = target.rows(
         "DELETE FROM migration.signed_off WHERE table_name = $1"
-        f" AND (cardinality($2::text[]) = 0 OR handle = ANY($2) OR handle IN ({meant}))"
+        f" AND (cardinality($2::text[]) = 0 OR row_id = ANY($2) OR row_id IN ({meant}))"
         " RETURNING 1",
-        (table, list(handles)),
+        (table, list(row_ids)),
     )
     return len(gone)
 
 
 def lacking(target: Target, table: str) -> list[str]:
-    """Keys (or else handles) of the rows that wait and are not signed off."""
+    """Keys (or else row ids) of the rows that wait and are not signed off."""
     return [
         name
         for (name,) in target.rows(
-            f"SELECT coalesce(q.source_key, q.handle) {_VALID}"
-            " WHERE q.table_name = $1 AND s.handle IS NULL ORDER BY 1",
+            f"SELECT coalesce(q.source_key, q.row_id) {_VALID}"
+            " WHERE q.table_name = $1 AND s.row_id IS NULL ORDER BY 1",
             (table,),
         )
     ]
@@ -97,7 +97,7 @@ def count(target: Target, tables: Sequence[sa.Table]) -> int:
     """How many rows are signed off as they wait now."""
     return int(
         target.value(
-            f"SELECT count(*) {_VALID} WHERE q.table_name = ANY($1) AND s.handle IS NOT NULL",
+            f"SELECT count(*) {_VALID} WHERE q.table_name = ANY($1) AND s.row_id IS NOT NULL",
             ([table.name for table in tables],),
         )
     )

@@ -26,7 +26,7 @@ STEPS: dict[State, tuple[State, ...]] = {
 
 
 @dataclass(frozen=True)
-class Standing:
+class CurrentState:
     """The state, and since when; None if it has never changed."""
 
     state: State
@@ -43,16 +43,16 @@ class WrongState(TargetError):
     """What was asked for cannot be done in this state."""
 
 
-def read(target: Target, migration: str) -> Standing:
+def read(target: Target, migration: str) -> CurrentState:
     """The state of a migration; shadow before anything was moved."""
     if not target.value("SELECT to_regclass('migration.cutover') IS NOT NULL"):
-        return Standing("shadow")
+        return CurrentState("shadow")
     found = target.rows(
         "SELECT state, at, run_id FROM migration.cutover WHERE migration = $1"
         " ORDER BY id DESC LIMIT 1",
         (migration,),
     )
-    return Standing(*found[0]) if found else Standing("shadow")
+    return CurrentState(*found[0]) if found else CurrentState("shadow")
 
 
 def change(target: Target, migration: str, to: State, *, run_id: str) -> None:
@@ -81,7 +81,7 @@ def says_no(target: Target, migration: str) -> str | None:
     return f"The application writes to the target: the migration is {now}"
 
 
-def demand_following(target: Target, migration: str) -> None:
+def require_following(target: Target, migration: str) -> None:
     """Refuse a target that does not follow the source any more.
 
     Raises:

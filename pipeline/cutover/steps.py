@@ -2,7 +2,7 @@
 
 What takes long is done while the application goes on writing: the target is compared with the
 source value by value, and whatever can be asked already is asked. Only then the source is frozen,
-and what was written meanwhile moves; the gate opens or the source is thawed.
+and what was written meanwhile moves; the gate opens or the source is unfrozen.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.messages import CUTOVER_STATUS, THAW, Text, message
+from pipeline.core.messages import CUTOVER_STATUS, UNFREEZE, Text, message
 from pipeline.core.place import PUBLIC
 from pipeline.cutover import capture, freezing, gate, states
 from pipeline.cutover.gate import Answer
@@ -46,7 +46,7 @@ class Site:
         migration: the name by which the ledger knows what is cut over.
         tables: those that move, parents before children.
         options: what holds for every table of the run.
-        say: told what happens.
+        log: told what happens.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Site:
     migration: str
     tables: Sequence[sa.Table]
     options: MoveOptions
-    say: Callable[[Text], None]
+    log: Callable[[Text], None]
 
 
 @dataclass
@@ -95,7 +95,7 @@ def freeze(site: Site, *, outside: Sequence[Answer]) -> Outcome:
 
     Raises:
         WrongState: the migration is live or closed.
-        PipelineError: a table could not be moved; the source is thawed.
+        PipelineError: a table could not be moved; the source is unfrozen.
     """
     with _frozen(site, outside) as (outcome, _):
         return outcome
@@ -106,7 +106,7 @@ def go_live(site: Site, *, outside: Sequence[Answer]) -> Outcome:
 
     Raises:
         WrongState: the migration is live or closed already.
-        PipelineError: a table could not be moved; the source is thawed.
+        PipelineError: a table could not be moved; the source is unfrozen.
     """
     with _frozen(site, outside) as (outcome, since):
         if outcome.state == "frozen":
@@ -116,7 +116,7 @@ def go_live(site: Site, *, outside: Sequence[Answer]) -> Outcome:
         return outcome
 
 
-def thaw(site: Site) -> Outcome:
+def unfreeze(site: Site) -> Outcome:
     """Let the application write the source again.
 
     Raises:
@@ -124,9 +124,9 @@ def thaw(site: Site) -> Outcome:
     """
     now = states.read(site.target, site.migration).state
     if now not in ("frozen", "shadow"):
-        states.demand_following(site.target, site.migration)
+        states.require_following(site.target, site.migration)
     site.sources.release()
-    freezing.thaw(site.path)
+    freezing.unfreeze(site.path)
     if now == "frozen":
         with site.target.transaction():
             states.change(site.target, site.migration, "shadow", run_id=site.options.run_id)
@@ -152,7 +152,7 @@ def ask(site: Site) -> list[Answer]:
         PipelineError: one of them does not answer.
     """
     live = site.sources.pin(site.tables)
-    with site.target.looking():
+    with site.target.read_only():
         now = states.read(site.target, site.migration).state
         if now == "closed":
             return []
@@ -163,7 +163,7 @@ def ask(site: Site) -> list[Answer]:
 
 @contextlib.contextmanager
 def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, float]]:
-    """The source frozen and proven equal, with the time since when; thawed on any failure."""
+    """The source frozen and proven equal, with the time since when; unfrozen on any failure."""
     now = states.read(site.target, site.migration)
     if now.state not in ("shadow", "frozen"):
         raise WrongState(f"The migration is {now} already", remedy=message("See ", CUTOVER_STATUS))
@@ -179,39 +179,39 @@ def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, fl
                 states.change(site.target, site.migration, "frozen", run_id=site.options.run_id)
         # Also where a run before this one ended between the two.
         freezing.freeze(site.path, site.tables)
-        site.say("the source is frozen")
+        site.log("the source is frozen")
         caught_up = _catch_up(site)
         answers = [*outside, *ask(site)]
     except BaseException:
         # Whatever it is, interruption included, the application must be able to write somewhere.
-        _thaw_at_last(site)
+        _unfreeze_at_last(site)
         raise
     outcome = Outcome("frozen", answers, caught_up=caught_up)
     if not outcome.open:
-        thaw(site)
+        unfreeze(site)
         outcome.state, outcome.blocked_seconds = "shadow", time.time() - since
     yield outcome, since
 
 
-def _thaw_at_last(site: Site) -> None:
-    """Thaw after a failure, also where the target does not answer any more; that failure is told.
+def _unfreeze_at_last(site: Site) -> None:
+    """Unfreeze after a failure, even if the target no longer answers; report that failure too.
 
     It was not live: this very step alone could have made it so.
     """
     try:
         site.sources.release()
-        freezing.thaw(site.path)
-        thaw(site)
+        freezing.unfreeze(site.path)
+        unfreeze(site)
     except PipelineError as error:
-        site.say(message("run ", THAW, ": ", error.message))
+        site.log(message("run ", UNFREEZE, ": ", error.message))
 
 
 def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:
     """What takes long, while the application writes: compare every value, and ask what can be."""
     if tracking.switch_on(site.path, site.tables):
-        site.say("the source tracks its changes from now on")
+        site.log("the source tracks its changes from now on")
     while not _compare(site):
-        site.say("tables that were just made are compared again, now that nobody writes unseen")
+        site.log("tables that were just made are compared again, now that nobody writes unseen")
     later = (gate.PROVEN, gate.FROZEN)
     asked = [answer for answer in ask(site) if answer.question not in later]
     site.sources.release()
@@ -227,7 +227,7 @@ def _compare(site: Site) -> bool:
         # From here on nobody else can write to the target unseen.
         capture.switch_on(target, present)
     for moved in _move(site, Everything()):
-        site.say(_told(moved))
+        site.log(_told(moved))
     site.sources.release()
     return len(present) == len(site.tables)
 
@@ -243,7 +243,7 @@ def _catch_up(site: Site) -> int:
         ) from error
     for moved in moves:
         if moved.written_rows or moved.deleted_rows:
-            site.say(_told(moved))
+            site.log(_told(moved))
     return sum(moved.written_rows + moved.deleted_rows for moved in moves)
 
 
@@ -255,6 +255,6 @@ def _move(site: Site, scope: Scope) -> Iterator[Move]:
 
 def _told(moved: Move) -> str:
     return (
-        f"{moved.table}: {moved.way}, {moved.written_rows:,} rows written,"
+        f"{moved.table}: {moved.strategy}, {moved.written_rows:,} rows written,"
         f" {moved.deleted_rows:,} deleted, {moved.target_rows:,} proven"
     )

@@ -2,8 +2,8 @@
 
 Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and why, one row of
 ``quarantine_values`` per column keeps the value's SQLite storage class and its exact bytes
-(text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754). ``mended``
-keeps values in the same form: what a person put in the place of what the source had.
+(text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754).
+``overrides`` keeps values in the same form: those that a person set in place of the source's.
 ``watermarks`` tell up to where the source has been read; they are written with the rows they
 speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
 as they are, ``cascaded`` the keys of rows that went with their parent, or that only lost it (its
@@ -39,7 +39,7 @@ def _since(name: str = "since") -> sa.Column[object]:
 quarantine = sa.Table(
     "quarantine",
     metadata,
-    *_key("table_name", "handle"),
+    *_key("table_name", "row_id"),
     sa.Column("source_key", sa.Text),
     sa.Column("reasons", JSONB, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
@@ -50,13 +50,13 @@ quarantine = sa.Table(
 quarantine_values = sa.Table(
     "quarantine_values",
     metadata,
-    *_key("table_name", "handle", "column_name"),
+    *_key("table_name", "row_id", "column_name"),
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("storage", sa.Text, nullable=False),
     sa.Column("value", sa.LargeBinary),
     sa.ForeignKeyConstraint(
-        ["table_name", "handle"],
-        [quarantine.c.table_name, quarantine.c.handle],
+        ["table_name", "row_id"],
+        [quarantine.c.table_name, quarantine.c.row_id],
         ondelete="CASCADE",
     ),
 )
@@ -70,10 +70,10 @@ conversions = sa.Table(
     sa.Column("kept_as", sa.Text, nullable=False),
 )
 
-mended = sa.Table(
-    "mended",
+overrides = sa.Table(
+    "overrides",
     metadata,
-    *_key("table_name", "handle", "column_name"),
+    *_key("table_name", "row_id", "column_name"),
     sa.Column("was_storage", sa.Text, nullable=False),
     sa.Column("was_value", sa.LargeBinary),
     sa.Column("storage", sa.Text, nullable=False),
@@ -88,7 +88,7 @@ watermarks = sa.Table(
     sa.Column("newest", sa.DateTime(timezone=True)),
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("rules", sa.Text, nullable=False),
-    sa.Column("seen", sa.Text),
+    sa.Column("fingerprint", sa.Text),
     sa.Column("change", sa.BigInteger),
     sa.Column("token", sa.Text),
     sa.Column("run_id", sa.Text, nullable=False),
@@ -142,7 +142,7 @@ outbox = sa.Table(
 signed_off = sa.Table(
     "signed_off",
     metadata,
-    *_key("table_name", "handle"),
+    *_key("table_name", "row_id"),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("by_whom", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
@@ -161,17 +161,45 @@ evidence = sa.Table(
 )
 
 
-OUTDATED = (
-    "SELECT to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (SELECT FROM pg_attribute"
-    " WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration')"
+_RENAMED_COLUMNS = (
+    ("quarantine", "handle", "row_id"),
+    ("quarantine_values", "handle", "row_id"),
+    ("overrides", "handle", "row_id"),
+    ("signed_off", "handle", "row_id"),
+    ("watermarks", "seen", "fingerprint"),
 )
-"""Whether the ledger was made when there was one migration, whose name it did not note."""
 
-UPDATE = (
-    "ALTER TABLE migration.cutover ADD COLUMN IF NOT EXISTS migration text NOT NULL DEFAULT"
-    " 'content'; ALTER TABLE migration.cutover ALTER COLUMN migration DROP DEFAULT"
-)
-"""What such a ledger says is of the first migration."""
+OUTDATED = """
+SELECT to_regclass('migration.mended') IS NOT NULL OR EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass('migration.quarantine') AND attname = 'handle')
+  OR (to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (
+    SELECT FROM pg_attribute
+    WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration'))
+"""
+"""Whether an older version made the ledger, or a backup of an older version was restored."""
+
+UPDATE = f"""
+ALTER TABLE IF EXISTS migration.cutover
+  ADD COLUMN IF NOT EXISTS migration text NOT NULL DEFAULT 'content';
+ALTER TABLE IF EXISTS migration.cutover ALTER COLUMN migration DROP DEFAULT;
+DO $$
+DECLARE renamed record;
+BEGIN
+  IF to_regclass('migration.mended') IS NOT NULL THEN
+    DROP TABLE IF EXISTS migration.overrides;
+    ALTER TABLE migration.mended RENAME TO overrides;
+  END IF;
+  FOR renamed IN
+    SELECT * FROM (VALUES {", ".join(map(str, _RENAMED_COLUMNS))}) AS c (table_name, old, new)
+    JOIN pg_attribute ON attrelid = to_regclass('migration.' || table_name) AND attname = old
+  LOOP
+    EXECUTE format('ALTER TABLE migration.%I RENAME COLUMN %I TO %I',
+      renamed.table_name, renamed.old, renamed.new);
+  END LOOP;
+END $$
+"""
+"""Rename tables and columns, and say of cut-overs that they are of the first migration."""
 
 
 def part_of(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:

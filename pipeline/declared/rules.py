@@ -55,14 +55,14 @@ class ColumnRules(_Rules):
         description: what its values are, for people.
         storage: PostgreSQL's storage mode, if it is another than the type's.
         secret: its values are shown nowhere.
-        doubled: the application may have written its JSON as a string within JSON.
+        double_encoded: the application may have written its JSON as a string within JSON.
         added: only the target has it.
     """
 
     description: str | None = None
     storage: str | None = None
     secret: bool = False
-    doubled: bool = False
+    double_encoded: bool = False
     added: bool = False
 
 

@@ -3,11 +3,11 @@
 from pipeline.config.environment import databases
 from pipeline.config.settings import Settings
 from pipeline.doctor import source, target
-from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.declaration import Migration
 
 
-def examine(settings: Settings, migration: Migration) -> list[Symptom]:
+def examine(settings: Settings, migration: Migration) -> list[Diagnostic]:
     """Whether source and target are fit for a migration; nothing is changed.
 
     Raises:

@@ -17,8 +17,8 @@ from pipeline.core.errors import SESSION_REFUSALS, ShapeError, TargetError
 from pipeline.core.messages import Text
 from pipeline.core.quoting import quoted
 from pipeline.declared import ledger
-from pipeline.doctor.symptoms import State, Symptom
-from pipeline.move.ledger import ownership
+from pipeline.doctor.diagnostics import Diagnostic, State
+from pipeline.move.ledger import unmanaged_rows
 from pipeline.postgres import connections, relations, session
 
 OLDEST = 14
@@ -38,7 +38,7 @@ _CHECKED = ("verify-ca", "verify-full")
 
 def examine(
     url: URL, *, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool = False
-) -> Iterator[Symptom]:
+) -> Iterator[Diagnostic]:
     """Look at the target, in one transaction that is undone.
 
     Args:
@@ -55,39 +55,39 @@ def examine(
                 libpq(url), shown=shown(url), seconds=_CONNECT_SECONDS, autocommit=False
             )
         ) as connection:
-            yield _symptom("reachable", "well", f"{shown(url)}, in {time.time() - started:.2f} s")
-            says = "encoding, isolation level, time zone and the like are set for each session"
-            yield _symptom("session", "well", says)
+            yield _diagnostic("reachable", "ok", f"{shown(url)}, in {time.time() - started:.2f} s")
+            detail = "encoding, isolation level, time zone and the like are set for each session"
+            yield _diagnostic("session", "ok", detail)
             with connection.cursor() as cursor:
                 yield from _looked(cursor, url, tables, bytes_needed, adopt)
             connection.rollback()
     except TargetError as refused:
         name = "session" if refused.sqlstate in SESSION_REFUSALS else "reachable"
-        yield _symptom(name, "error", refused.problem, refused.advice)
+        yield _diagnostic(name, "error", refused.problem, refused.advice)
     except psycopg2.Error as error:
         # Not the driver's own text, which may repeat the URL.
         found = TargetError.from_driver(error, where=shown(url), url=libpq(url))
-        yield _symptom("reachable", "error", found.problem, found.advice)
+        yield _diagnostic("reachable", "error", found.problem, found.advice)
 
 
-def _address(url: URL) -> Iterator[Symptom]:
+def _address(url: URL) -> Iterator[Diagnostic]:
     """What the URL alone tells."""
     if not url.host:
         return
     if pooled(url):
-        yield _symptom(
+        yield _diagnostic(
             "connection",
             "error",
             "a transaction pooler (port 6543), which cannot hold a move's lock and transaction",
             "Take the direct or the session connection (port 5432)",
         )
     elif "pooler.supabase.com" in url.host:
-        yield _symptom("connection", "well", "Supabase's session pooler")
+        yield _diagnostic("connection", "ok", "Supabase's session pooler")
     elif url.host.endswith(".supabase.co"):
-        yield _symptom("connection", "well", "Supabase's direct connection")
+        yield _diagnostic("connection", "ok", "Supabase's direct connection")
     families = _families(url.host, url.port or 5432)
     if families == {socket.AF_INET6} and not _has_ipv6():
-        yield _symptom(
+        yield _diagnostic(
             "address",
             "error",
             f"{url.host} has only an IPv6 address, and this machine has no way there",
@@ -114,7 +114,7 @@ def _has_ipv6() -> bool:
 
 def _looked(
     cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool
-) -> Iterator[Symptom]:
+) -> Iterator[Diagnostic]:
     yield _version(cursor)
     yield _encryption(cursor, url)
     yield _password(cursor)
@@ -132,35 +132,35 @@ def _looked(
     yield _room(cursor, bytes_needed)
 
 
-def _version(cursor: Any) -> Symptom:
+def _version(cursor: Any) -> Diagnostic:
     number, text = _row(
         cursor,
         "SELECT current_setting('server_version_num')::int, current_setting('server_version')",
     )
     if number >= OLDEST * 10_000:
-        return _symptom("version", "well", f"PostgreSQL {text}")
-    return _symptom("version", "error", f"PostgreSQL {text}", f"Upgrade to {OLDEST} or newer")
+        return _diagnostic("version", "ok", f"PostgreSQL {text}")
+    return _diagnostic("version", "error", f"PostgreSQL {text}", f"Upgrade to {OLDEST} or newer")
 
 
-def _encryption(cursor: Any, url: URL) -> Symptom:
+def _encryption(cursor: Any, url: URL) -> Diagnostic:
     ssl, local = _row(
         cursor,
         "SELECT ssl, inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
         " OR inet_server_addr() = '::1' FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
     )
     if ssl and url.query.get("sslmode") in _CHECKED:
-        return _symptom("encryption", "well", "encrypted, and the certificate is checked")
+        return _diagnostic("encryption", "ok", "encrypted, and the certificate is checked")
     if local:
-        return _symptom("encryption", "well", "not needed: the server is on this machine")
+        return _diagnostic("encryption", "ok", "not needed: the server is on this machine")
     if not ssl:
         remedy = "Add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
-        return _symptom("encryption", "error", "the connection is not encrypted", remedy)
+        return _diagnostic("encryption", "error", "the connection is not encrypted", remedy)
     remedy = "Add ?sslmode=verify-full&sslrootcert=FILE with the project's certificate"
-    says = "encrypted, but the server's certificate is not checked"
-    return _symptom("encryption", "warning", says, remedy)
+    detail = "encrypted, but the server's certificate is not checked"
+    return _diagnostic("encryption", "warning", detail, remedy)
 
 
-def _password(cursor: Any) -> Symptom:
+def _password(cursor: Any) -> Diagnostic:
     """When it expires; the server then says only that it is wrong."""
     user, until, days = _row(
         cursor,
@@ -169,22 +169,22 @@ def _password(cursor: Any) -> Symptom:
         " FROM pg_roles WHERE rolname = session_user AND isfinite(rolvaliduntil)) AS mine",
     )
     if until is None:
-        return _symptom("password", "well", f"the password of {user} does not expire")
-    says = f"the password of {user} expires on {until}"
+        return _diagnostic("password", "ok", f"the password of {user} does not expire")
+    detail = f"the password of {user} expires on {until}"
     if days > _EXPIRES_SOON_DAYS:
-        return _symptom("password", "well", says)
+        return _diagnostic("password", "ok", detail)
     remedy = f"Run ALTER ROLE {quoted(user)} VALID UNTIL a later day, or set a new password"
-    return _symptom("password", "warning", says, remedy)
+    return _diagnostic("password", "warning", detail, remedy)
 
 
-def _connections(cursor: Any) -> Symptom:
+def _connections(cursor: Any) -> Diagnostic:
     limit = connections.tightest(partial(_rows, cursor))
     if limit.enough:
-        return _symptom("connections", "well", limit.says)
-    return _symptom("connections", "error", limit.says, limit.remedy)
+        return _diagnostic("connections", "ok", limit.detail)
+    return _diagnostic("connections", "error", limit.detail, limit.remedy)
 
 
-def _schema(cursor: Any) -> Symptom | None:
+def _schema(cursor: Any) -> Diagnostic | None:
     """What stands against the schema of the tables, None where it is there and open."""
     user, there, opened = _row(
         cursor,
@@ -195,12 +195,12 @@ def _schema(cursor: Any) -> Symptom | None:
         return None
     if there:
         remedy = f"Grant USAGE and CREATE on schema public to {user}"
-        return _symptom("rights", "error", f"{user} lacks USAGE on schema public", remedy)
+        return _diagnostic("rights", "error", f"{user} lacks USAGE on schema public", remedy)
     remedy = f"Run CREATE SCHEMA public, and grant USAGE and CREATE on it to {user}"
-    return _symptom("rights", "error", "there is no schema public", remedy)
+    return _diagnostic("rights", "error", "there is no schema public", remedy)
 
 
-def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
+def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Diagnostic]:
     user, create, temporary, public = _row(
         cursor,
         "SELECT current_user, has_database_privilege(current_database(), 'CREATE'),"
@@ -224,30 +224,30 @@ def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Symptom]:
         if not there
     ]
     if lacking:
-        yield _symptom(
+        yield _diagnostic(
             "rights", "error", f"{user} lacks {', '.join(lacking)}", f"Grant them to {user}"
         )
     else:
-        yield _symptom("rights", "well", f"{user} may make schemas, tables and temporary tables")
+        yield _diagnostic("rights", "ok", f"{user} may make schemas, tables and temporary tables")
 
 
-def _temporary(cursor: Any) -> Symptom:
+def _temporary(cursor: Any) -> Diagnostic:
     """Whether sorting may take room on the server's disk; -1 is no limit."""
-    kib, says = _row(
+    kib, detail = _row(
         cursor,
         "SELECT setting::bigint, CASE setting WHEN '-1' THEN 'no limit' ELSE"
         " pg_size_pretty(setting::bigint * 1024) END FROM pg_settings"
         " WHERE name = 'temp_file_limit'",
     )
     if kib < 0 or kib >= _TEMPORARY_KIB:
-        return _symptom("temporary files", "well", says)
+        return _diagnostic("temporary files", "ok", detail)
     remedy = (
         "Raise temp_file_limit for this user; keys and indexes of large tables are sorted there"
     )
-    return _symptom("temporary files", "warning", f"at most {says} for this user", remedy)
+    return _diagnostic("temporary files", "warning", f"at most {detail} for this user", remedy)
 
 
-def _locks(cursor: Any) -> Symptom:
+def _locks(cursor: Any) -> Diagnostic:
     room, used = _row(
         cursor,
         "SELECT current_setting('max_locks_per_transaction')::bigint"
@@ -255,35 +255,35 @@ def _locks(cursor: Any) -> Symptom:
         " + current_setting('max_prepared_transactions')::bigint),"
         " (SELECT count(*) FROM pg_locks WHERE NOT fastpath)",
     )
-    says = f"the server has room for {room:,}, {used:,} are taken; a run needs {_LOCKS_OF_A_RUN}"
+    detail = f"the server has room for {room:,}, {used:,} are taken; a run needs {_LOCKS_OF_A_RUN}"
     if room - used >= _LOCKS_OF_A_RUN:
-        return _symptom("locks", "well", says)
+        return _diagnostic("locks", "ok", detail)
     remedy = "Raise max_locks_per_transaction and restart the server"
-    return _symptom("locks", "warning", says, remedy)
+    return _diagnostic("locks", "warning", detail, remedy)
 
 
-def _clock(cursor: Any) -> Symptom:
+def _clock(cursor: Any) -> Diagnostic:
     (there,) = _row(cursor, "SELECT clock_timestamp()")
     apart = abs((there - datetime.now(timezone.utc)).total_seconds())  # noqa: UP017
     if apart <= SKEW_SECONDS:
-        return _symptom("clock", "well", f"{apart:.1f} s from this machine's")
+        return _diagnostic("clock", "ok", f"{apart:.1f} s from this machine's")
     remedy = "Let both machines take their time from the network"
-    return _symptom("clock", "warning", f"{apart:,.0f} s from this machine's", remedy)
+    return _diagnostic("clock", "warning", f"{apart:,.0f} s from this machine's", remedy)
 
 
-def _extension(cursor: Any) -> Symptom:
+def _extension(cursor: Any) -> Diagnostic:
     made, there = _row(
         cursor,
         "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm'),"
         " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm')",
     )
     if made or there:
-        return _symptom("extensions", "well", f"pg_trgm is {'there' if made else 'available'}")
+        return _diagnostic("extensions", "ok", f"pg_trgm is {'there' if made else 'available'}")
     remedy = "Install PostgreSQL's contrib modules; without it search reads every row"
-    return _symptom("extensions", "warning", "pg_trgm is not available", remedy)
+    return _diagnostic("extensions", "warning", "pg_trgm is not available", remedy)
 
 
-def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Symptom:
+def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagnostic:
     """What cannot be moved into: other relations, rows of others, and tables beside them."""
     try:
         for table in tables:
@@ -291,11 +291,11 @@ def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Symptom:
             if facts is not None:
                 relations.require_writable(table.name, facts, columns=table.columns.keys())
     except ShapeError as error:
-        return _symptom("contents", "error", error.problem, error.advice)
-    foreign = ownership.strangers(partial(_rows, cursor), [table.name for table in tables])
+        return _diagnostic("contents", "error", error.problem, error.advice)
+    foreign = unmanaged_rows.unmanaged(partial(_rows, cursor), [table.name for table in tables])
     if foreign and not adopt:
-        says = "; ".join(ownership.sentence(table, rows) for table, rows in foreign.items())
-        return _symptom("contents", "error", says, ownership.REMEDY)
+        detail = "; ".join(unmanaged_rows.sentence(table, rows) for table, rows in foreign.items())
+        return _diagnostic("contents", "error", detail, unmanaged_rows.REMEDY)
     cursor.execute(
         "SELECT relname::text FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace"
         " AND relkind IN ('r', 'p') AND NOT relname = ANY(%s) AND NOT EXISTS (SELECT FROM pg_depend"
@@ -305,15 +305,17 @@ def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Symptom:
     names = [name for (name,) in cursor.fetchall()]
     (known,) = _row(cursor, f"SELECT to_regclass('{ledger.evidence.fullname}') IS NOT NULL")
     if names and not known:
-        says = f"holds {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}, and no ledger"
-        return _symptom("contents", "warning", says, "See whether this is the right database")
-    return _symptom("contents", "well", "moved to before" if known else "nothing of others")
+        detail = (
+            f"holds {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}, and no ledger"
+        )
+        return _diagnostic("contents", "warning", detail, "See whether this is the right database")
+    return _diagnostic("contents", "ok", "moved to before" if known else "nothing of others")
 
 
-def _room(cursor: Any, bytes_needed: int) -> Symptom:
+def _room(cursor: Any, bytes_needed: int) -> Diagnostic:
     (size,) = _row(cursor, "SELECT pg_database_size(current_database())")
-    says = f"the database has {size / 2**20:,.0f} MiB, about {2 * bytes_needed / 2**20:,.0f} come"
-    return _symptom("room", "well", f"{says}; PostgreSQL does not tell how much is free")
+    detail = f"the database has {size / 2**20:,.0f} MiB, about {2 * bytes_needed / 2**20:,.0f} come"
+    return _diagnostic("room", "ok", f"{detail}; PostgreSQL does not tell how much is free")
 
 
 def _rows(cursor: Any, query: str) -> Any:
@@ -326,5 +328,5 @@ def _row(cursor: Any, query: str) -> Any:
     return cursor.fetchone()
 
 
-def _symptom(name: str, state: State, says: str, remedy: Text = "") -> Symptom:
-    return Symptom("target", name, state, says, remedy)
+def _diagnostic(name: str, state: State, detail: str, remedy: Text = "") -> Diagnostic:
+    return Diagnostic("target", name, state, detail, remedy)

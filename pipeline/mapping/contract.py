@@ -23,8 +23,8 @@ from sqlalchemy.sql.visitors import replacement_traverse
 
 from pipeline.core.quoting import quoted
 from pipeline.mapping.json_texts import repeats_a_name, unwrapped
-from pipeline.mapping.landing import Landing
 from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import Rule
 
 _CHUNK = 400
@@ -70,11 +70,11 @@ class Rejected:
     """A source row that stays out of the target, whole.
 
     Attributes:
-        handle: what names the row in the source for certain (its rowid).
+        row_id: what names the row in the source for certain (its rowid).
         key: its primary key as text, None if it has none.
     """
 
-    handle: str
+    row_id: str
     key: str | None
     reasons: tuple[Reason, ...]
     values: tuple[StoredValue, ...]
@@ -94,7 +94,7 @@ class Rejected:
 class Contract:
     """The rules of one landing; every rule belongs to a column."""
 
-    landing: Landing
+    mapping: TableMapping
     rules: tuple[tuple[str, Rule], ...]
 
     def violated(self, *, always: bool = False, cast: bool = True) -> str:
@@ -116,9 +116,9 @@ class Contract:
     def explain(
         self,
         source: sqlite3.Connection,
-        handles: Iterable[object],
+        row_ids: Iterable[object],
         *,
-        handle_column: str,
+        row_id_column: str,
         held: dict[str, set[str]],
         known: dict[str, Reason],
         everything: str = "",
@@ -127,41 +127,41 @@ class Contract:
 
         Args:
             source: a connection whose ``text_factory`` is bytes.
-            handles: what names the rows, integers or text.
-            handle_column: the column of the source that holds the handle.
+            row_ids: what names the rows, integers or text.
+            row_id_column: the column of the source that holds the row id.
             held: keys in quarantine by parent table.
-            known: reasons found elsewhere, by handle as text.
+            known: reasons found elsewhere, by row id as text.
             everything: prefix of the names of tables in which parents are looked up.
         """
-        sql = self._explain_sql(handle_column, everything)
+        sql = self._explain_sql(row_id_column, everything)
         _hold(source, held)
-        waiting = iter(handles)
+        waiting = iter(row_ids)
         while chunk := list(islice(waiting, _CHUNK)):
             for row in source.execute(sql, (json.dumps(chunk),)):
                 yield self._rejected(row, known)
 
     def without_parent(
-        self, source: sqlite3.Connection, *, handle_column: str, held: dict[str, set[str]]
+        self, source: sqlite3.Connection, *, row_id_column: str, held: dict[str, set[str]]
     ) -> list[object]:
         """Handles of the rows whose parent is not in the source, or is held back itself.
 
         Args:
             source: a connection of Python's own.
-            handle_column: the column of the source that holds the handle.
+            row_id_column: the column of the source that holds the row id.
             held: keys that are held back, by parent table.
         """
         _hold(source, held)
         lonely = []
-        for column, parent in self.landing.parents:
+        for column, parent in self.mapping.parents:
             orphan, waiting = _parent_sql(column.name, parent)
             lonely += [orphan, waiting] if held[parent.name] else [orphan]
         if not lonely:
             return []
         found = source.execute(
-            f"SELECT {handle_column} FROM {quoted(self.landing.name)} AS r"
+            f"SELECT {row_id_column} FROM {quoted(self.mapping.name)} AS r"
             f" WHERE {' OR '.join(f'({condition})' for condition in lonely)}"
         )
-        return [handle for (handle,) in found]
+        return [row_id for (row_id,) in found]
 
     def _unplaceable(
         self, values: Iterable[StoredValue], told: Sequence[Reason]
@@ -169,11 +169,11 @@ class Contract:
         """Moments that keep every rule, and that the cast finds no place for."""
         wrong = {reason.column for reason in told}
         for value in values:
-            kind = self.landing.table.columns[value.column].type
+            kind = self.mapping.table.columns[value.column].type
             if value.storage != "text" or not isinstance(kind, sa.DateTime):
                 continue
             if value.column not in wrong and is_utf8(value.value or b""):
-                cast = self.landing.casts[value.column]
+                cast = self.mapping.casts[value.column]
                 try:
                     cast.convert(pa.array([value.value]).cast(cast.raw))
                 except pa.ArrowInvalid as error:
@@ -182,15 +182,15 @@ class Contract:
     def _losses(self, values: Iterable[StoredValue]) -> Iterator[Reason]:
         """Values that would lose something, although their row is rejected anyway."""
         for value in values:
-            cast = self.landing.casts[value.column]
+            cast = self.mapping.casts[value.column]
             if value.storage not in cast.storage or value.storage not in ("real", "text"):
                 continue
             found: object = value.value
             if value.storage == "real":
                 (found,) = struct.unpack(">d", value.value or b"")
-            if isinstance(self.landing.table.columns[value.column].type, JSONB):
+            if isinstance(self.mapping.table.columns[value.column].type, JSONB):
                 text = (value.value or b"").decode("utf-8", "replace")
-                inner = unwrapped(text) if value.column in self.landing.doubled else None
+                inner = unwrapped(text) if value.column in self.mapping.double_encoded else None
                 if inner is not None or repeats_a_name(text):
                     yield Reason(LOSSY, value.column, LOSES)
                 continue
@@ -202,32 +202,32 @@ class Contract:
             if lossy is not None and lossy[0].as_py():
                 yield Reason(LOSSY, value.column, LOSES)
 
-    def _explain_sql(self, handle_column: str, everything: str) -> str:
+    def _explain_sql(self, row_id_column: str, everything: str) -> str:
         outputs = [
-            f"CAST({handle_column} AS TEXT)",
-            f"CAST({quoted(self.landing.key.name)} AS TEXT)",
+            f"CAST({row_id_column} AS TEXT)",
+            f"CAST({quoted(self.mapping.key.name)} AS TEXT)",
         ]
-        for column in self.landing.columns:
+        for column in self.mapping.columns:
             name = quoted(column.name)
             outputs += [f"typeof({name})", name]
         outputs += [f"({rule.violated}) IS TRUE" for _, rule in self.rules]
-        for column, parent in self.landing.parents:
+        for column, parent in self.mapping.parents:
             outputs += list(_parent_sql(column.name, parent, everything))
         return (
-            f"SELECT {', '.join(outputs)} FROM {quoted(self.landing.name)} AS r"
-            f" WHERE {handle_column} IN (SELECT value FROM json_each(?)) ORDER BY {handle_column}"
+            f"SELECT {', '.join(outputs)} FROM {quoted(self.mapping.name)} AS r"
+            f" WHERE {row_id_column} IN (SELECT value FROM json_each(?)) ORDER BY {row_id_column}"
         )
 
     def _rejected(self, row: Sequence[object], known: dict[str, Reason]) -> Rejected:
-        columns = self.landing.columns
-        handle, key = _text(row[0]) or "", _text(row[1])
+        columns = self.mapping.columns
+        row_id, key = _text(row[0]) or "", _text(row[1])
         rest = row[2 + 2 * len(columns) :]
         reasons = [
             Reason(rule.code, column, rule.message)
             for (column, rule), violated in zip(self.rules, rest, strict=False)
             if violated
         ]
-        for index, (column, parent) in enumerate(self.landing.parents):
+        for index, (column, parent) in enumerate(self.mapping.parents):
             at = len(self.rules) + 2 * index
             if rest[at]:
                 message = f"refers to a row of {parent.name} that is not in the source"
@@ -243,46 +243,46 @@ class Contract:
             Reason("conversion", value.column, "is not valid UTF-8")
             for value in values
             if value.storage == "text"
-            and "text" in self.landing.casts[value.column].storage
+            and "text" in self.mapping.casts[value.column].storage
             and not is_utf8(value.value or b"")
         ]
         reasons += self._unplaceable(values, reasons)
-        if self.landing.policies.lossy_conversions != "keep":
+        if self.mapping.policies.lossy_conversions != "keep":
             reasons += self._losses(values)
-        extra = known.get(handle)
+        extra = known.get(row_id)
         explained = extra in reasons or (reasons and extra and extra.code in ("held", "refused"))
         if extra and not explained:
             reasons.append(extra)
-        return Rejected(handle, key, tuple(reasons), values)
+        return Rejected(row_id, key, tuple(reasons), values)
 
 
-def contract_of(landing: Landing) -> Contract:
+def contract_of(mapping: TableMapping) -> Contract:
     """Compile the contract of a landing."""
     rules: list[tuple[str, Rule]] = []
-    for column in landing.columns:
-        name, cast = quoted(column.name), landing.casts[column.name]
-        if not column.nullable and column.name not in landing.fills:
+    for column in mapping.columns:
+        name, cast = quoted(column.name), mapping.casts[column.name]
+        if not column.nullable and column.name not in mapping.fills:
             rules.append((column.name, Rule("null", "is NULL", f"{name} IS NULL")))
-        rules.append((column.name, cast.storage_rule(name, landing.declared[column.name])))
+        rules.append((column.name, cast.storage_rule(name, mapping.declared[column.name])))
         rules += [(column.name, rule) for rule in cast.rules(name)]
-    return Contract(landing, (*rules, *_checks(landing)))
+    return Contract(mapping, (*rules, *_checks(mapping)))
 
 
-def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
+def _checks(mapping: TableMapping) -> Iterator[tuple[str, Rule]]:
     def as_it_arrives(element: object, **_: object) -> object:
         if isinstance(element, sa.Column):
-            value = landing.casts[element.name].checked_as(quoted(element.name))
-            if element.name in landing.fills:
-                given = landing.policies.forbidden_nulls[f"{landing.name}.{element.name}"]
+            value = mapping.casts[element.name].checked_as(quoted(element.name))
+            if element.name in mapping.fills:
+                given = mapping.policies.forbidden_nulls[f"{mapping.name}.{element.name}"]
                 value = f"ifnull({value}, {_literal(given)})"
             return sa.literal_column(value, element.type)
         return None
 
     # A set of constraints has another order in every process; rules are compared between them.
-    for check in sorted(landing.table.constraints, key=lambda each: str(each.name)):
+    for check in sorted(mapping.table.constraints, key=lambda each: str(each.name)):
         if isinstance(check, sa.CheckConstraint):
             names = [column.name for column in check.columns]
-            if not set(names) <= set(landing.casts):
+            if not set(names) <= set(mapping.casts):
                 continue
             condition = replacement_traverse(check.sqltext, {}, as_it_arrives)
             sql = condition.compile(
@@ -291,7 +291,7 @@ def _checks(landing: Landing) -> Iterator[tuple[str, Rule]]:
             shown = check.sqltext.compile(
                 dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
             )
-            message = f"breaks the rule {str(shown).replace(landing.name + '.', '')}"
+            message = f"breaks the rule {str(shown).replace(mapping.name + '.', '')}"
             yield names[0], Rule("check", message, f"NOT ({sql})")
 
 
@@ -330,11 +330,11 @@ def cannot_be_converted(error: pa.ArrowInvalid) -> str:
     return f"cannot be converted: {str(error).splitlines()[0]}"
 
 
-def forbidden_loss(landing: Landing, row: Rejected) -> str | None:
+def forbidden_loss(mapping: TableMapping, row: Rejected) -> str | None:
     """What a row would lose that nothing else rejects, where the policy is to stop; else None."""
-    if landing.policies.lossy_conversions != "fail" or {r.code for r in row.reasons} != {LOSSY}:
+    if mapping.policies.lossy_conversions != "fail" or {r.code for r in row.reasons} != {LOSSY}:
         return None
-    return f"{landing.name} {row.key}: {'; '.join(map(str, row.reasons))}"
+    return f"{mapping.name} {row.key}: {'; '.join(map(str, row.reasons))}"
 
 
 def is_utf8(value: bytes) -> bool:

@@ -116,13 +116,15 @@ class ByteSize(sa.types.UserDefinedType[int]):
     """Stands for a BLOB of which only the size is read; no table is declared with it."""
 
 
-def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC", doubled: bool = False) -> Cast:
+def cast_of(
+    column: sa.Column[Any], *, naive_zone: str = "UTC", double_encoded: bool = False
+) -> Cast:
     """The cast of a declared column.
 
     Args:
         column: it and its type.
         naive_zone: the zone of moments that name none.
-        doubled: whether JSON within strings of JSON is unwrapped.
+        double_encoded: whether JSON within strings of JSON is unwrapped.
 
     Raises:
         TypeError: the declared type has no cast; the message names the column.
@@ -130,7 +132,7 @@ def cast_of(column: sa.Column[Any], *, naive_zone: str = "UTC", doubled: bool = 
     kind = column.type
     match kind:
         case JSONB():
-            return _DOUBLED_JSONB if doubled else _JSONB
+            return _DOUBLE_ENCODED_JSONB if double_encoded else _JSONB
         case sa.Boolean():
             return _BOOLEAN
         case sa.BigInteger():
@@ -341,13 +343,13 @@ _JSONB = Cast(
 )
 
 
-def _doubled_convert(values: pa.Array) -> Converted:
+def _double_encoded_convert(values: pa.Array) -> Converted:
     values.validate(full=True)
     inner, unwrapped = unwrap(values)
     return Converted(_json_convert(inner).values, unwrapped)
 
 
-_DOUBLED_JSONB = replace(_JSONB, convert=_doubled_convert)
+_DOUBLE_ENCODED_JSONB = replace(_JSONB, convert=_double_encoded_convert)
 
 
 def _numeric(*, precision: int, scale: int) -> Cast:

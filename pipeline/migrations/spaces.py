@@ -126,7 +126,7 @@ def _secret(name: str, *, optional: bool = False) -> sa.Column[str]:
 
 
 def _json(name: str, description: str) -> sa.Column[Any]:
-    return sa.Column(name, JSONB, info=ColumnRules(description, doubled=True).info)
+    return sa.Column(name, JSONB, info=ColumnRules(description, double_encoded=True).info)
 
 
 def _moment(name: str, description: str, *, now: bool = False) -> sa.Column[Any]:

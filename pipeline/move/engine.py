@@ -100,7 +100,7 @@ def opened(
     options: MoveOptions,
     *,
     on_progress: OnProgress = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Engine]:
     """An engine for one run; what it has begun and not moved is undone at the end.
 
@@ -112,7 +112,7 @@ def opened(
         scope: which rows move.
         options: what holds for every table.
         on_progress: called after every batch while both sides are compared for changes.
-        say: gets the reason why everything moves where only changes were asked for.
+        log: gets the reason why everything moves where only changes were asked for.
 
     Raises:
         LockedError: another run holds the target.
@@ -131,7 +131,7 @@ def opened(
             except NotKnown as error:
                 if not scope.or_everything:
                     raise
-                say(f"Every value is looked at, because {error.why}.")
+                log(f"Every value is looked at, because {error.why}.")
                 source.release()
         if mover is None:
             copy = source.copy(tables, target=target)

@@ -9,7 +9,7 @@ import dagster as dg
 from pipeline.config import settings
 from pipeline.core import private
 from pipeline.migrations.declaration import Anki, Beside, Migration, Realtime, Search
-from pipeline.orchestration import jobs, ticks
+from pipeline.orchestration import jobs, schedules
 from pipeline.orchestration.alerts.sensors import alert_sensors
 from pipeline.orchestration.assets.anki import embeddings_spec, following_assets, following_checks
 from pipeline.orchestration.assets.backup import backup_assets
@@ -59,7 +59,7 @@ def _migration(migration: Migration) -> Iterator[dg.Definitions]:
     """What every migration has, and what hangs beside this one."""
     parts = [_BUILT[type(each)](migration, each) for each in migration.beside]
     plan, doctor = plan_asset(migration), doctor_check(migration)
-    moves = table_assets(migration, every=ticks.interval(_settings.sync_cron))
+    moves = table_assets(migration, every=schedules.interval(_settings.sync_cron))
     standing = table_checks(migration)
     backup = backup_assets(migration, group=_OPERATIONS)
     asked = [question for part in parts for question in part.asked]
@@ -81,16 +81,18 @@ def _migration(migration: Migration) -> Iterator[dg.Definitions]:
             jobs.cutover(migration, cutover),
         ],
         schedules=[
-            ticks.schedule(
+            schedules.schedule(
                 sync,
                 _settings.sync_cron,
                 setting="SYNC_CRON",
                 follows=migration,
                 on=_settings.sync_on,
             ),
-            ticks.schedule(verify, _settings.verify_cron, setting="VERIFY_CRON", follows=migration),
+            schedules.schedule(
+                verify, _settings.verify_cron, setting="VERIFY_CRON", follows=migration
+            ),
         ],
-        sensors=[ticks.source_sensor(sync, migration, on=_settings.sync_on)],
+        sensors=[schedules.source_sensor(sync, migration, on=_settings.sync_on)],
     )
     yield from (part.definitions for part in parts)
 
@@ -110,7 +112,7 @@ def _anki(migration: Migration, _: Anki) -> _Part:
         assets=[notes, embeddings_spec(group="anki")],
         asset_checks=across,
         jobs=[sync, jobs.anki_check(across)],
-        schedules=[ticks.schedule(sync, _settings.anki.cron, setting="ANKI_CRON")],
+        schedules=[schedules.schedule(sync, _settings.anki.cron, setting="ANKI_CRON")],
     )
     return _Part(definitions, asked=[anki_consistent])
 
@@ -123,7 +125,7 @@ def _realtime(migration: Migration, _: Realtime) -> _Part:
     definitions = dg.Definitions(
         assets=[realtime, retention],
         jobs=[jobs.realtime(realtime), feed],
-        schedules=[ticks.schedule(feed, jobs.FEED_CRON, setting="SCHEDULE_ZONE")],
+        schedules=[schedules.schedule(feed, jobs.FEED_CRON, setting="SCHEDULE_ZONE")],
     )
     return _Part(definitions, asked=[realtime_arrives])
 

@@ -18,8 +18,8 @@ from pipeline.core.quoting import quoted
 from pipeline.declared import feed, ledger
 from pipeline.declared.access import ALL, ROLES, Access, Privilege, of_table
 from pipeline.declared.objects import SCHEMA as UPKEEP
-from pipeline.mapping.landing import Landing
 from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres import objects
 from pipeline.postgres.target import DataFault, Target
 
@@ -85,15 +85,15 @@ def roles(target: Target) -> list[str]:
     return sorted(name for (name,) in found)
 
 
-def apply(target: Target, landing: Landing) -> None:
+def apply(target: Target, mapping: TableMapping) -> None:
     """Make the rights on a table as declared, if they are not; it is there, with its key."""
     there = roles(target)
-    if there and _held(target, landing.table, there) != _declared(target, landing.table, there):
+    if there and _held(target, mapping.table, there) != _declared(target, mapping.table, there):
         names = target.rows(
             "SELECT polname::text FROM pg_policy WHERE polrelid = to_regclass($1)",
-            (_name(landing.table),),
+            (_name(mapping.table),),
         )
-        target.run(*statements(landing.table, there, replaced=[name for (name,) in names]))
+        target.run(*statements(mapping.table, there, replaced=[name for (name,) in names]))
 
 
 def hide(target: Target) -> None:
@@ -142,19 +142,19 @@ def statements(
     return made
 
 
-def check(target: Target, landing: Landing) -> CheckResult:
+def check(target: Target, mapping: TableMapping) -> CheckResult:
     """Rights are as declared, and each role is let in and kept out as they say.
 
     Args:
         target: a session within a transaction; it may act as the roles.
-        landing: the table.
+        mapping: the table.
     """
     there = roles(target)
     if not there:
         return proof.ACCESS.result(figures={"roles": 0})
-    table = landing.table
+    table = mapping.table
     held, declared = _held(target, table, there), _declared(target, table, there)
-    findings = [*_differing(table, held, declared), *_probed(target, landing, there)]
+    findings = [*_differing(table, held, declared), *_probed(target, mapping, there)]
     figures = {"roles": len(there), "rights": len(held.granted)}
     return proof.ACCESS.result(findings, figures)
 
@@ -201,18 +201,18 @@ def _differing(table: sa.Table, held: Rights, declared: Rights) -> Iterator[Find
         )
 
 
-def _probed(target: Target, landing: Landing, there: Sequence[str]) -> Iterator[Finding]:
+def _probed(target: Target, mapping: TableMapping, there: Sequence[str]) -> Iterator[Finding]:
     """Act as each role that this user may become, and see what it can do."""
-    declared = {(a.role, p) for a in _of(landing.table, there) for p in a.privileges}
+    declared = {(a.role, p) for a in _of(mapping.table, there) for p in a.privileges}
     for role in there:
         if not target.value(_MAY_BECOME, (role,)):
             continue
         for privilege, probe in _PROBES.items():
-            sql = probe.format(table=_name(landing.table), key=quoted(landing.key.name))
+            sql = probe.format(table=_name(mapping.table), key=quoted(mapping.key.name))
             may = _may(target, role, sql)
             if may != ((role, privilege) in declared):
                 said = "could" if may else "could not"
-                yield RightDiffers(landing.name, f"{role} {said} {privilege} when it was tried")
+                yield RightDiffers(mapping.name, f"{role} {said} {privilege} when it was tried")
 
 
 def _may(target: Target, role: str, sql: str) -> bool:

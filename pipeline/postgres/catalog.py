@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from pipeline.core import proof
 from pipeline.core.findings import CheckResult, SchemaDiffers
 from pipeline.core.quoting import quoted
-from pipeline.mapping.landing import Landing
 from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
 from pipeline.postgres import access, objects, schema
 from pipeline.postgres.target import Target
@@ -44,32 +44,32 @@ SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
 _TRIGGERS = f"SELECT 'trigger', * FROM ({objects.TRIGGERS}) AS t"
 
 
-def check(target: Target, landing: Landing) -> CheckResult:
+def check(target: Target, mapping: TableMapping) -> CheckResult:
     """Columns, types, defaults, constraints, indexes, triggers and their functions are as declared.
 
     What the target has beyond the declaration is counted, and is nobody's fault.
 
     Args:
         target: a session within a transaction.
-        landing: the declared table with what is carried along.
+        mapping: the declared table with what is carried along.
     """
-    actual = _definitions(target, f"public.{quoted(landing.name)}")
+    actual = _definitions(target, f"public.{quoted(mapping.name)}")
     there = access.roles(target)
-    other = objects.differing(target, landing.table, there)
+    other = objects.differing(target, mapping.table, there)
     with target.undone():
-        declared = _declared(target, landing, there)
-        restored = _restored(target, landing, declared)
+        declared = _declared(target, mapping, there)
+        restored = _restored(target, mapping, declared)
     if not actual:
-        findings = [SchemaDiffers(landing.name, "table", landing.name, "a table", None)]
+        findings = [SchemaDiffers(mapping.name, "table", mapping.name, "a table", None)]
     else:
         findings = [
-            SchemaDiffers(landing.name, kind, name, expected, actual.get((kind, name)))  # type: ignore[arg-type]
+            SchemaDiffers(mapping.name, kind, name, expected, actual.get((kind, name)))  # type: ignore[arg-type]
             for (kind, name), expected in sorted(declared.items())
             if actual.get((kind, name)) not in (expected, restored[kind, name])
         ]
         findings += [
             SchemaDiffers(
-                landing.name,
+                mapping.name,
                 "function",
                 f.call,
                 "the declared one",
@@ -80,7 +80,7 @@ def check(target: Target, landing: Landing) -> CheckResult:
     return proof.SCHEMA.result(
         findings,
         {
-            "declared": len(declared) + len(objects.functions_of(landing.table, there)),
+            "declared": len(declared) + len(objects.functions_of(mapping.table, there)),
             "differing": len(findings),
             "more": len(set(actual) - set(declared)),
         },
@@ -98,22 +98,22 @@ def _definitions(target: Target, table: str) -> Definitions:
     }
 
 
-def _declared(target: Target, landing: Landing, there: Sequence[str]) -> Definitions:
-    objects.make_functions(target, landing.table, there)
+def _declared(target: Target, mapping: TableMapping, there: Sequence[str]) -> Definitions:
+    objects.make_functions(target, mapping.table, there)
     target.run("SET LOCAL search_path = pg_temp, public")
-    for parent in {parent.name: parent for _, parent in landing.parents}.values():
-        if parent is not landing.table:
+    for parent in {parent.name: parent for _, parent in mapping.parents}.values():
+        if parent is not mapping.table:
             target.run(_stub(parent))
-    target.run(*schema.whole(landing))
-    return _definitions(target, f"pg_temp.{quoted(landing.name)}")
+    target.run(*schema.whole(mapping))
+    return _definitions(target, f"pg_temp.{quoted(mapping.name)}")
 
 
-def _restored(target: Target, landing: Landing, declared: Definitions) -> Definitions:
+def _restored(target: Target, mapping: TableMapping, declared: Definitions) -> Definitions:
     """The declared table after a dump and a restore, or an upgrade of the server.
 
     PostgreSQL writes a rule down with other casts once it has read its own words.
     """
-    table = f"pg_temp.{quoted(landing.name)}"
+    table = f"pg_temp.{quoted(mapping.name)}"
     for (kind, name), text in declared.items():
         if kind == "constraint" and text.startswith("CHECK"):
             anew = f"DROP CONSTRAINT {quoted(name)}, ADD CONSTRAINT {quoted(name)} {text}"

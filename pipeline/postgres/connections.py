@@ -51,7 +51,7 @@ class Limit:
         return self.free >= CONNECTIONS_OF_A_RUN
 
     @property
-    def says(self) -> str:
+    def detail(self) -> str:
         """How many there are, for people."""
         return (
             f"{self.of} allows {self.most:,} connections, {self.free:,} are free; a run needs"

@@ -15,7 +15,7 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import quoted
 from pipeline.declared import ledger
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT, type_name
 from pipeline.postgres import access, objects, relations
 from pipeline.postgres.target import Target
@@ -77,7 +77,7 @@ SELECT json_build_object(
 """
 
 
-def look(target: Target, table: str) -> Present:
+def inspect(target: Target, table: str) -> Present:
     """See what the target holds under a name, in schema ``public``.
 
     Raises:
@@ -104,20 +104,20 @@ def look(target: Target, table: str) -> Present:
     )
 
 
-def look_to_write(target: Target, landing: Landing) -> Present:
+def inspect_for_writing(target: Target, mapping: TableMapping) -> Present:
     """See what the target holds under a table's name, and whether it keeps what is written.
 
     Raises:
         ShapeError: it is something else than one plain table, or keeps other values.
     """
-    present = look(target, landing.name)
+    present = inspect(target, mapping.name)
     if present.facts is not None:
-        columns = [column.name for column in landing.columns]
-        relations.require_writable(landing.name, present.facts, columns=columns)
+        columns = [column.name for column in mapping.columns]
+        relations.require_writable(mapping.name, present.facts, columns=columns)
     return present
 
 
-def check_shape(landing: Landing, present: Present) -> None:
+def check_shape(mapping: TableMapping, present: Present) -> None:
     """Refuse a table of the same name with another shape.
 
     Raises:
@@ -127,42 +127,42 @@ def check_shape(landing: Landing, present: Present) -> None:
         return
     types = present.types or {}
     wrong = []
-    for column in landing.table.columns:
+    for column in mapping.table.columns:
         actual, expected = types.get(column.name), type_name(column.type)
-        if actual is None and column.name not in landing.carried:
+        if actual is None and column.name not in mapping.carried:
             wrong.append(f"{column.name} is missing")
         elif actual is not None and actual != expected:
             wrong.append(f"{column.name} is {actual} instead of {expected}")
-    declared = {column.name for column in landing.table.columns}
+    declared = {column.name for column in mapping.table.columns}
     wrong += [f"{name} is required there but unknown here" for name in present.required - declared]
     if wrong:
         raise ShapeError(
-            f"Table {landing.name} of the target has another shape: {'; '.join(sorted(wrong))}",
+            f"Table {mapping.name} of the target has another shape: {'; '.join(sorted(wrong))}",
             remedy="Rename or drop that table, or point DATABASE_URL at another database",
         )
 
 
-def prepare(landing: Landing, present: Present) -> list[str]:
+def prepare(mapping: TableMapping, present: Present) -> list[str]:
     """DDL that makes the table able to take rows: the table, and columns it still lacks."""
     if not present.exists:
-        return [*_create(landing)]
+        return [*_create(mapping)]
     types = present.types or {}
     return [
-        f"ALTER TABLE {quoted(landing.name)} ADD COLUMN {compiled(CreateColumn(column))}"
-        for column in landing.table.columns
+        f"ALTER TABLE {quoted(mapping.name)} ADD COLUMN {compiled(CreateColumn(column))}"
+        for column in mapping.table.columns
         if column.name not in types
     ]
 
 
-def strip(landing: Landing, present: Present) -> list[str]:
+def strip(mapping: TableMapping, present: Present) -> list[str]:
     """DDL that takes keys and indexes off an empty table, except a key that others refer to."""
     if not present.exists:
         return []
-    name = quoted(landing.name)
-    foreign = {key.name for key in _foreign_keys(landing.table)} & present.constraints
+    name = quoted(mapping.name)
+    foreign = {key.name for key in _foreign_keys(mapping.table)} & present.constraints
     # What is unique is held against every row as it comes; it is told apart afterwards.
-    foreign |= {unique.name for unique in uniques_of(landing.table)} & present.constraints
-    own = {index.name for index in landing.table.indexes} & present.indexes
+    foreign |= {unique.name for unique in uniques_of(mapping.table)} & present.constraints
+    own = {index.name for index in mapping.table.indexes} & present.indexes
     drops = [
         f"ALTER TABLE {name} DROP CONSTRAINT {quoted(str(key))}"
         for key in sorted(map(str, foreign))
@@ -173,10 +173,10 @@ def strip(landing: Landing, present: Present) -> list[str]:
     return drops
 
 
-def foreign_keys(landing: Landing, present: Present) -> list[str]:
+def foreign_keys(mapping: TableMapping, present: Present) -> list[str]:
     """DDL for the foreign keys that are not there, or were never validated."""
-    missing, name = [], quoted(landing.name)
-    for key in _foreign_keys(landing.table):
+    missing, name = [], quoted(mapping.name)
+    for key in _foreign_keys(mapping.table):
         if key.name not in present.constraints:
             missing.append(compiled(AddConstraint(key, isolate_from_table=False)))
         elif key.name in present.unproven:
@@ -184,9 +184,9 @@ def foreign_keys(landing: Landing, present: Present) -> list[str]:
     return missing
 
 
-def keys(landing: Landing, present: Present) -> list[str]:
+def keys(mapping: TableMapping, present: Present) -> list[str]:
     """DDL for the primary key and other constraints that are not there."""
-    table = landing.table
+    table = mapping.table
     missing = (
         []
         if present.primary_key
@@ -200,11 +200,11 @@ def keys(landing: Landing, present: Present) -> list[str]:
     return missing
 
 
-def indexes(landing: Landing, present: Present) -> list[str]:
+def indexes(mapping: TableMapping, present: Present) -> list[str]:
     """DDL for the indexes that are not there."""
     return [
         compiled(CreateIndex(index))
-        for index in sorted(landing.table.indexes, key=lambda index: str(index.name))
+        for index in sorted(mapping.table.indexes, key=lambda index: str(index.name))
         if index.name not in present.indexes
     ]
 
@@ -228,20 +228,20 @@ def ledger_ddl() -> list[str]:
     return [f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}", *map(compiled, tables)]
 
 
-def whole(landing: Landing) -> list[str]:
+def whole(mapping: TableMapping) -> list[str]:
     """DDL of a table that is not there, with all that belongs to it but functions."""
     absent = Present(exists=False)
     return [
-        *prepare(landing, absent),
-        *keys(landing, absent),
-        *foreign_keys(landing, absent),
-        *indexes(landing, absent),
-        *objects.triggers_ddl(landing.table),
+        *prepare(mapping, absent),
+        *keys(mapping, absent),
+        *foreign_keys(mapping, absent),
+        *indexes(mapping, absent),
+        *objects.triggers_ddl(mapping.table),
     ]
 
 
-def _create(landing: Landing) -> list[str]:
-    table = landing.table
+def _create(mapping: TableMapping) -> list[str]:
+    table = mapping.table
     lines = [compiled(CreateColumn(column)) for column in table.columns]
     compiler = DIALECT.ddl_compiler(DIALECT, CreateTable(table))
     lines += [

@@ -189,12 +189,12 @@ class Target:
         """Do now, and from here on at once, what triggers and keys defer to the commit."""
         self.run("SET CONSTRAINTS ALL IMMEDIATE")
 
-    def say_moving(self) -> None:
+    def mark_as_move(self) -> None:
         """Let triggers of the target know, until the transaction ends, that a move writes."""
         self.run(f"SET LOCAL {session.MOVING} = 'on'")
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
+    def read_only(self) -> Iterator[None]:
         """One view of the whole database; what is done inside is undone at the end."""
         self.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:

@@ -175,7 +175,7 @@ def _heard(connection: Any, said: tuple[str, int], *, until: float) -> bool:
 def _written(target: Target, *, told: bool) -> Iterator[None]:
     """A transaction that writes as a move does; ``told`` lets the feed speak of it all the same."""
     with target.transaction():
-        target.say_moving()
+        target.mark_as_move()
         target.run(
             f"SET LOCAL {session.CANARY} = '{'on' if told else 'off'}'",
             # As in the sessions of an application.

@@ -95,7 +95,7 @@ def is_there(target: Target) -> bool:
     )
 
 
-def look(target: Target) -> list[Policy]:
+def inspect(target: Target) -> list[Policy]:
     """The policies that there are, those of others included."""
     found = target.rows(
         "SELECT policyname::text, cmd, array_to_string(roles, ', '), qual, with_check, permissive"
@@ -118,7 +118,7 @@ def apply(target: Target) -> bool:
         f"REVOKE ALL ON FUNCTION {names} FROM PUBLIC",
         f"GRANT EXECUTE ON FUNCTION {names} TO {LISTENER}",
     )
-    present = {policy.name: policy for policy in look(target)}
+    present = {policy.name: policy for policy in inspect(target)}
     for policy in POLICIES:
         if present.get(policy.name) == policy:
             continue

@@ -52,7 +52,7 @@ def published(
     target: Target, tables: Sequence[sa.Table], *, known: Sequence[sa.Table]
 ) -> CheckResult:
     """What is declared is published, with its columns; of others it only warns."""
-    now, wanted = publication.look(target), publication.declared(target, tables)
+    now, wanted = publication.inspect(target), publication.declared(target, tables)
     wrong, other = [*_of_publication(now)], list[Finding]()
     names = {table.name for table in known}
     for name in sorted({*wanted, *now.tables}):
@@ -64,7 +64,7 @@ def published(
         else:
             wrong.append(PublishedOtherwise(name, _words(how), _words(actual)))
     other += [PublishedByOthers(name) for name in now.others]
-    for table in objects.told_tables(tables):
+    for table in objects.published_tables(tables):
         told = events.of_table(table)
         if told and told.old_rows and (more := publication.undeclared(target, table)):
             other.append(OldRowsUntold(table.name, tuple(more)))
@@ -119,7 +119,7 @@ def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
     if not objects.is_there(target):
         missing = ObjectDiffers("schema", "feed", message("missing; run ", REALTIME_ON))
         return CheckResult(TRIGGERS, False, True, (missing,))
-    wanted, present = objects.triggers(tables), objects.look(target)
+    wanted, present = objects.triggers(tables), objects.inspect(target)
     wanted_functions = functions(tables)
     findings: list[Finding] = [*_of_tables(target)]
     findings += [
@@ -153,7 +153,7 @@ def allowed(target: Target) -> CheckResult:
         ObjectDiffers("function", function.signature, why)
         for function, why in objects.differing(target, channels.FUNCTIONS)
     ]
-    present = {policy.name: policy for policy in channels.look(target)}
+    present = {policy.name: policy for policy in channels.inspect(target)}
     for policy in channels.POLICIES:
         actual = present.pop(policy.name, None)
         if actual != policy:

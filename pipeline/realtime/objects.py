@@ -63,7 +63,7 @@ class Trigger:
         )
 
 
-def told_tables(tables: Sequence[sa.Table]) -> list[sa.Table]:
+def published_tables(tables: Sequence[sa.Table]) -> list[sa.Table]:
     """Those of which anything is told."""
     return [table for table in tables if events.of_table(table)]
 
@@ -73,7 +73,7 @@ def triggers(tables: Sequence[sa.Table]) -> list[Trigger]:
     made = [
         Trigger("feed.changes", f"{prefixes.FEED}tell", "feed.tell", _BITS["INSERT"], after="made")
     ]
-    for table in told_tables(tables):
+    for table in published_tables(tables):
         name, function = named(table), f"feed.{quoted(f'note_{table.name}')}"
         for operation, before, after in (
             ("INSERT", None, "after"),
@@ -99,11 +99,11 @@ def apply(target: Target, tables: Sequence[sa.Table]) -> int:
     Raises:
         TargetError: a table is not there.
     """
-    demand_tables(target, tables)
+    require_tables(target, tables)
     target.run("; ".join(_storage(target)))
     target.run(_NOT_OF_THIS_SERVER)
     target.run("; ".join(function.ddl for function in functions(tables)))
-    declared, present = triggers(tables), look(target)
+    declared, present = triggers(tables), inspect(target)
     made = [trigger for trigger in declared if trigger not in present]
     for trigger in present:
         if trigger not in declared:
@@ -112,14 +112,14 @@ def apply(target: Target, tables: Sequence[sa.Table]) -> int:
     return len(made)
 
 
-def demand_tables(target: Target, tables: Sequence[sa.Table]) -> None:
+def require_tables(target: Target, tables: Sequence[sa.Table]) -> None:
     """Refuse a target that has not all the tables.
 
     Raises:
         TargetError: names what is missing.
         ShapeError: a name belongs to something else than one plain table.
     """
-    lacking = [t.name for t in tables if not schema.look(target, t.name).exists]
+    lacking = [t.name for t in tables if not schema.inspect(target, t.name).exists]
     if lacking:
         raise TargetError(
             f"The target has no table {', '.join(lacking)} yet, so nothing can be told of it",
@@ -132,7 +132,7 @@ def is_there(target: Target) -> bool:
     return bool(target.value("SELECT to_regclass('feed.changes') IS NOT NULL"))
 
 
-def look(target: Target) -> list[Trigger]:
+def inspect(target: Target) -> list[Trigger]:
     """The feed's triggers that the target has."""
     found = target.rows(
         "SELECT CASE WHEN n.nspname = 'feed' THEN 'feed.changes' ELSE"

@@ -85,7 +85,7 @@ class State:
         return self.operations == _OPERATIONS
 
 
-def look(target: Target) -> State:
+def inspect(target: Target) -> State:
     """The publication as it is."""
     found = target.rows(_LOOK, (NAME,))
     if not found:
@@ -146,7 +146,7 @@ def apply(target: Target, tables: Sequence[sa.Table], *, known: Collection[str])
             f"PostgreSQL {version // 10_000} cannot publish chosen columns of a table",
             remedy=f"Upgrade the target to {OLDEST // 10_000} or newer",
         )
-    now = look(target)
+    now = inspect(target)
     if now.everything:
         raise TargetError(
             f"The publication {NAME} publishes every table there is, secrets included",

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.application.services import search
 from pipeline.core.messages import ANYBODY, SCHEMA
 from pipeline.core.policies import Policies
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.mapping.types import DIALECT
 from pipeline.migrations.declaration import Migration, Search
 from pipeline.move.reading.live import pinned
@@ -35,31 +35,31 @@ def of_source(source: Path, migration: Migration, policies: Policies) -> str:
         tempfile.TemporaryDirectory() as folder,
         pinned(source, Path(folder), tables=migration.tables) as live,
     ):
-        landings = [match(table, live.columns(table.name), policies) for table in migration.tables]
+        mappings = [match(table, live.columns(table.name), policies) for table in migration.tables]
         made_by = SCHEMA.written(migration.address)
-        return script(landings, searched=migration.declared(Search) is not None, made_by=made_by)
+        return script(mappings, searched=migration.declared(Search) is not None, made_by=made_by)
 
 
 def script(
-    landings: Iterable[Landing], *, searched: bool, made_by: str = SCHEMA.written(ANYBODY)
+    mappings: Iterable[TableMapping], *, searched: bool, made_by: str = SCHEMA.written(ANYBODY)
 ) -> str:
     """SQL that makes everything, each statement ended by a semicolon.
 
     Args:
-        landings: the tables, parents before children, as they will be.
+        mappings: the tables, parents before children, as they will be.
         searched: whether contents and fragments are among them, which are searched.
         made_by: the command that makes it.
     """
-    tables = list(landings)
+    tables = list(mappings)
     parts = [("What the pipeline remembers", [*schema.ledger_ddl(), *_hidden()])]
     functions = {
         f: roles for each in tables for f, roles in objects.functions_of(each.table).items()
     }
     if functions:
         parts.append(("What triggers and policies call", objects.functions_ddl(functions)))
-    for landing in tables:
-        made = [*schema.whole(landing), *access.statements(landing.table)]
-        parts.append((f"Table {landing.name}", made))
+    for mapping in tables:
+        made = [*schema.whole(mapping), *access.statements(mapping.table)]
+        parts.append((f"Table {mapping.name}", made))
     if searched:
         parts.append(("Search", search.ddl(DIALECT)))
     return _HEADER.format(made_by=made_by) + "".join(

@@ -10,7 +10,7 @@ from pipeline.core.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
 from pipeline.core.messages import ANYBODY, Address, Message, written
 from pipeline.core.printable import printable
 from pipeline.cutover.gate import Answer
-from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.move.run.plan import TablePlan
 
 Frames = dict[str, pd.DataFrame]
@@ -107,17 +107,17 @@ def of_outcomes(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     )
 
 
-def of_symptoms(symptoms: Iterable[Symptom], address: Address = ANYBODY) -> pd.DataFrame:
+def of_diagnostics(diagnostics: Iterable[Diagnostic], address: Address = ANYBODY) -> pd.DataFrame:
     """What an examination of both databases found."""
     return _frame(
         {
-            "place": symptom.place,
-            "what": symptom.name,
-            "state": symptom.state,
-            "says": symptom.says,
-            "do": written(symptom.remedy, address),
+            "place": diagnostic.place,
+            "what": diagnostic.name,
+            "state": diagnostic.state,
+            "detail": diagnostic.detail,
+            "do": written(diagnostic.remedy, address),
         }
-        for symptom in symptoms
+        for diagnostic in diagnostics
     )
 
 
@@ -127,7 +127,7 @@ def of_answers(answers: Iterable[Answer], address: Address = ANYBODY) -> pd.Data
         {
             "what must hold": answer.question,
             "": "yes" if answer.yes else "no",
-            "seen": answer.says,
+            "seen": answer.detail,
             "what to do": written(answer.remedy, address),
         }
         for answer in answers

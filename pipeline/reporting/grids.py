@@ -8,18 +8,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.findings import say
+from pipeline.core.findings import describe
 from pipeline.core.messages import Address
 from pipeline.core.printable import printable
-from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.move.run.plan import TablePlan
 from pipeline.reporting import frames
 from pipeline.selftest.outcome import Outcome as Planted
 
 
-def show_symptoms(console: Console, symptoms: Sequence[Symptom], address: Address) -> None:
+def show_diagnostics(console: Console, diagnostics: Sequence[Diagnostic], address: Address) -> None:
     """Print what an examination found, and what to do about it for a migration."""
-    console.print(framed("Examined", frames.of_symptoms(symptoms, address)))
+    console.print(framed("Examined", frames.of_diagnostics(diagnostics, address)))
 
 
 def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:
@@ -33,7 +33,7 @@ def show_outcomes(console: Console, outcomes: Iterable[Planted]) -> None:
     """Print what was planted, which checks found it, and what they said."""
     made = grid("Planted", "difference", "caught by", "as", "")
     for outcome in outcomes:
-        finding = say(outcome.finding) if outcome.finding else "nothing to report"
+        finding = describe(outcome.finding) if outcome.finding else "nothing to report"
         made.add_row(
             outcome.name,
             ", ".join(sorted(outcome.caught)) or "nobody",

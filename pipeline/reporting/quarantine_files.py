@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import MendError
-from pipeline.move.ledger.mending import FIELDS
+from pipeline.core.errors import OverrideError
+from pipeline.move.ledger.overrides import FIELDS
 
 csv.field_size_limit(2**31 - 1)  # a BLOB is one field
 
@@ -17,7 +17,7 @@ def write(path: Path, records: Iterable[dict[str, str]]) -> int:
     """Write records; returns how many.
 
     Raises:
-        MendError: the file exists, is named neither .csv nor .json, or cannot be written.
+        OverrideError: the file exists, is named neither .csv nor .json, or cannot be written.
     """
     form, written = _form(path), list(records)
     try:
@@ -31,12 +31,12 @@ def write(path: Path, records: Iterable[dict[str, str]]) -> int:
                 writer.writeheader()
                 writer.writerows(written)
     except FileExistsError:
-        raise MendError(
+        raise OverrideError(
             f"{path} is there already, and may hold what somebody mended",
             remedy="Name another file, or remove it",
         ) from None
     except OSError as error:
-        raise MendError(
+        raise OverrideError(
             f"{path} cannot be written ({error.strerror})", remedy="Name another"
         ) from error
     return len(written)
@@ -46,7 +46,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """Read records back.
 
     Raises:
-        MendError: the file is missing, or not of the form that ``write`` gives it.
+        OverrideError: the file is missing, or not of the form that ``write`` gives it.
     """
     again = "Export quarantine again, and mend that file"
     try:
@@ -58,15 +58,15 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         else:
             records = list(csv.DictReader(io.StringIO(text, newline="")))
     except OSError as error:
-        raise MendError(
+        raise OverrideError(
             f"{path} cannot be read ({error.strerror})", remedy="Name the file"
         ) from error
     except (UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise MendError(f"{path} is not as it was exported ({error})", remedy=again) from error
-    needed = {"table", "handle", "column", "storage", "value"}
+        raise OverrideError(f"{path} is not as it was exported ({error})", remedy=again) from error
+    needed = {"table", "row_id", "column", "storage", "value"}
     for number, record in enumerate(records if isinstance(records, list) else [None], start=1):
         if not isinstance(record, dict) or not needed <= record.keys():
-            raise MendError(
+            raise OverrideError(
                 f"{path}: record {number} lacks one of {', '.join(sorted(needed))}", remedy=again
             )
         yield record
@@ -74,5 +74,5 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 def _form(path: Path) -> str:
     if path.suffix.lower() not in (".csv", ".json"):
-        raise MendError(f"{path} is named neither .csv nor .json", remedy="Name it so")
+        raise OverrideError(f"{path} is named neither .csv nor .json", remedy="Name it so")
     return path.suffix.lower()

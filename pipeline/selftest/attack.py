@@ -24,7 +24,7 @@ from pipeline.migrations.content import metadata
 from pipeline.migrations.content_sample import make_sample
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.run.scope import Everything
@@ -110,11 +110,11 @@ def _rewrite(path: Path, harmless: Harmless) -> None:
 
 def _checks(source: Source, target: Target, *, planted: str = "") -> list[CheckResult]:
     found: list[CheckResult] = []
-    with target.looking():
+    with target.read_only():
         if planted:
             target.run(planted)
         for table in metadata.sorted_tables:
-            found += standing_checks(
+            found += verify_table(
                 prepare(table, source), source=source, target=target, sample=_EVERYTHING
             )
     return found

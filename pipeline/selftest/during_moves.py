@@ -20,14 +20,14 @@ from pipeline.config.settings import libpq, shown
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult, NotComparable
 from pipeline.core.place import PUBLIC
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.migrations.content import metadata
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.proof import verify
-from pipeline.move.proof.standing import Sample, standing_checks
-from pipeline.move.proof.verify import ProofFailed
-from pipeline.move.reading import sift
+from pipeline.move.proof import table_checks
+from pipeline.move.proof.table_checks import ProofFailed
+from pipeline.move.proof.verification import Sample, verify_table
+from pipeline.move.reading import batch_converter
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.run import views
@@ -82,14 +82,14 @@ def _changed(batch: pa.RecordBatch, name: str, by: Callable[[pa.Array], pa.Array
 @contextmanager
 def _cast_to_minutes(_: URL) -> Iterator[None]:
     """A cast that loses the seconds of a moment, wherever the engine converts."""
-    whole = sift.convert
+    whole = batch_converter.convert
 
-    def cut(landing: Landing, raw: pa.RecordBatch) -> Any:
-        batch, lossy = whole(landing, raw)
+    def cut(mapping: TableMapping, raw: pa.RecordBatch) -> Any:
+        batch, lossy = whole(mapping, raw)
         minutes = pc.floor_temporal
         return _changed(batch, "created_at", lambda at: minutes(at, unit="minute")), lossy
 
-    with _replaced(sift, "convert", cut), _replaced(verify, "convert", cut):
+    with _replaced(batch_converter, "convert", cut), _replaced(table_checks, "convert", cut):
         yield
 
 
@@ -215,8 +215,6 @@ def _move(source: SourceViews, target: Target) -> None:
 def _committed(source: SourceViews, target: Target) -> list[CheckResult]:
     """The blocking checks of what the move has committed."""
     copy = source.copy([_TABLE], target=target)
-    with target.looking():
-        checks = standing_checks(
-            prepare(_TABLE, copy), source=copy, target=target, sample=_EVERYTHING
-        )
+    with target.read_only():
+        checks = verify_table(prepare(_TABLE, copy), source=copy, target=target, sample=_EVERYTHING)
     return [check for check in checks if check.blocking]

@@ -20,7 +20,7 @@ from pipeline.core.errors import SourceError
 from pipeline.sqlite import opening
 from pipeline.sqlite.statements import STATEMENT_BYTES, Statement, Unfinished, statements
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 _TOLD_BYTES = 256 * 2**20
 """After so much of a dump it is said how far it is."""
@@ -61,13 +61,13 @@ _DENIED_FUNCTIONS = {
 }
 
 
-def bring(dump: Path, into: Path, *, say: Say) -> None:
+def bring(dump: Path, into: Path, *, log: Log) -> None:
     """Make the file, where the dump has changed since it was made.
 
     Args:
         dump: the text.
         into: the file; nobody else makes it meanwhile.
-        say: told what takes long.
+        log: told what takes long.
 
     Raises:
         SourceError: the dump cannot be read, is not whole, or does more than make and fill tables;
@@ -81,7 +81,7 @@ def bring(dump: Path, into: Path, *, say: Say) -> None:
             return
         digest = _digest(dump)
         if known.get("digest") != digest:
-            _make(dump, into, say=say)
+            _make(dump, into, log=log)
         if _looks(dump) != looks:
             raise SourceError(
                 f"The dump {dump} was written while it was read",
@@ -128,7 +128,7 @@ class _Progress:
     left_out: int = 0
 
 
-def _make(dump: Path, into: Path, *, say: Say) -> None:
+def _make(dump: Path, into: Path, *, log: Log) -> None:
     made = into.with_name("making.db")
     made.unlink(missing_ok=True)
     private.create(made)
@@ -137,7 +137,7 @@ def _make(dump: Path, into: Path, *, say: Say) -> None:
         with closing(opening.connect(made, "rw", isolation_level=None)) as connection:
             _confine(connection, size)
             with dump.open("rb") as text:
-                _fill(connection, statements(text), dump=dump, size=size, say=say)
+                _fill(connection, statements(text), dump=dump, size=size, log=log)
         with made.open("rb") as file:
             os.fsync(file.fileno())
         made.replace(into)
@@ -178,7 +178,7 @@ def _fill(
     *,
     dump: Path,
     size: int,
-    say: Say,
+    log: Log,
 ) -> None:
     done, line, told = _Progress(), 0, 0
     connection.execute("BEGIN")
@@ -188,7 +188,7 @@ def _fill(
             _take(connection, statement, done, dump)
             if statement.end - told >= _TOLD_BYTES:
                 told = statement.end
-                say(f"{dump}: {told / 2**20:,.0f} of {size / 2**20:,.0f} MiB read")
+                log(f"{dump}: {told / 2**20:,.0f} of {size / 2**20:,.0f} MiB read")
     except Unfinished as error:
         raise _broken(dump, error, begun=done.begun) from None
     if not done.ended:
@@ -200,7 +200,7 @@ def _fill(
         )
     connection.execute("COMMIT")
     if done.left_out:
-        say(f"{dump}: {done.left_out} virtual tables are left out; they are not read")
+        log(f"{dump}: {done.left_out} virtual tables are left out; they are not read")
 
 
 def _take(

@@ -13,7 +13,7 @@ from pipeline.core import private
 from pipeline.core.errors import SourceError
 from pipeline.core.locks import locked
 from pipeline.sqlite import dump, followed, replica
-from pipeline.sqlite.dump import Say
+from pipeline.sqlite.dump import Log
 from pipeline.sqlite.origin import Dump, File, Origin, Remote, place
 from pipeline.sqlite.primary import Primary
 
@@ -23,7 +23,7 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def fetch(origin: Origin, *, home: Path, say: Say = tell) -> Path:
+def fetch(origin: Origin, *, home: Path, log: Log = tell) -> Path:
     """Bring the file that is read up to date with where it comes from.
 
     Two processes at once do it one after the other. What is interrupted is done again by the next
@@ -32,7 +32,7 @@ def fetch(origin: Origin, *, home: Path, say: Say = tell) -> Path:
     Args:
         origin: where the source comes from.
         home: where the pipeline keeps its files.
-        say: told what takes long, and what was mended.
+        log: told what takes long, and what was mended.
 
     Raises:
         SourceError: it cannot be had; the message says what to do.
@@ -48,10 +48,10 @@ def fetch(origin: Origin, *, home: Path, say: Say = tell) -> Path:
         with locked(folder / "lock", wait=True) as held:
             match origin:
                 case Dump():
-                    dump.bring(origin.path, path, say=say)
+                    dump.bring(origin.path, path, log=log)
                 case Remote():
-                    replica.bring(origin, path, held=held, say=say)
-                    again = partial(fetch, origin, home=home, say=say)
+                    replica.bring(origin, path, held=held, log=log)
+                    again = partial(fetch, origin, home=home, log=log)
                     followed.PRIMARIES[path] = Primary(origin, again)
     except OSError as error:
         raise SourceError(

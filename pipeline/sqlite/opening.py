@@ -87,7 +87,7 @@ def guard(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA cell_size_check = ON")
 
 
-def demand_computable(
+def require_computable(
     path: Path, table: str, columns: Sequence[str], *, source: Path, busy_seconds: float = 0.0
 ) -> None:
     """Compute columns once in a process of its own, which ends when it takes too much.

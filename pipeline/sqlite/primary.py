@@ -92,7 +92,7 @@ class Primary:
                     f" whether {why} took effect is not known",
                     remedy="Run again: what is there already is not written twice",
                 ) from None
-        _demand_done(answer, shown, why)
+        _require_done(answer, shown, why)
 
 
 def _steps(writes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def _ok(step: int) -> dict[str, Any]:
     return {"type": "ok", "step": step}
 
 
-def _demand_done(answer: httpx.Response, shown: str, why: str) -> None:
+def _require_done(answer: httpx.Response, shown: str, why: str) -> None:
     """Refuse an answer that does not say that COMMIT was executed."""
     if answer.status_code in (401, 403):
         raise SourceError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.core import private
 from pipeline.core.errors import PipelineError, SourceError, Transient
 from pipeline.sqlite import opening
-from pipeline.sqlite.dump import Say
+from pipeline.sqlite.dump import Log
 from pipeline.sqlite.origin import TOKEN, Remote
 from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, unreadable
 
@@ -47,36 +47,36 @@ class Pulled:
     revision: str
 
 
-def bring(origin: Remote, into: Path, *, held: int, say: Say) -> None:
+def bring(origin: Remote, into: Path, *, held: int, log: Log) -> None:
     """Pull, and let the file follow; a replica that is damaged is set aside and fetched anew.
 
     Args:
         origin: the server.
         into: the file; nobody else pulls meanwhile.
         held: the lock's file, which the pull holds to its end even if this process is killed.
-        say: told what takes long, and what was mended.
+        log: told what takes long, and what was mended.
 
     Raises:
         SourceError: the server refuses us, or has no such database.
         Transient: the server did not answer now; the file is as it was.
     """
     try:
-        _follow(origin, into, held=held, say=say)
+        _follow(origin, into, held=held, log=log)
     except Damaged as error:
         kept = _set_aside(into)
         if kept is None:
             raise
-        say(f"{error.problem}. It is kept as {kept.name}, and fetched anew")
-        _follow(origin, into, held=held, say=say)
+        log(f"{error.problem}. It is kept as {kept.name}, and fetched anew")
+        _follow(origin, into, held=held, log=log)
 
 
-def _follow(origin: Remote, into: Path, *, held: int, say: Say) -> None:
+def _follow(origin: Remote, into: Path, *, held: int, log: Log) -> None:
     replica, mark = into.parent / "replica" / "replica.db", into.parent / "current.json"
     private.folder(replica.parent)
     # Without the mark, the file is behind the replica: a run may end between the two.
     before = _marked(mark) if _sound(into) else None
     mark.unlink(missing_ok=True)
-    pulled = _pull(origin, replica, held=held, say=say)
+    pulled = _pull(origin, replica, held=held, log=log)
     if before is not None and _went_back(before, pulled.revision):
         raise Damaged(
             f"{origin.shown} is at revision {pulled.revision}, its replica was at {before}: it is"
@@ -101,7 +101,7 @@ def _went_back(before: str, now: str) -> bool:
     return before.isdigit() and now.isdigit() and int(now) < int(before)
 
 
-def _pull(origin: Remote, replica: Path, *, held: int, say: Say) -> Pulled:
+def _pull(origin: Remote, replica: Path, *, held: int, log: Log) -> Pulled:
     token = origin.token.get_secret_value() if origin.token else ""
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.sqlite.pulling", str(replica), origin.url],
@@ -120,7 +120,7 @@ def _pull(origin: Remote, replica: Path, *, held: int, say: Say) -> Pulled:
                 except subprocess.TimeoutExpired:
                     given = None
                     size = sum(file.stat().st_size for file in replica.parent.iterdir())
-                    say(f"{origin.shown}: the replica has {size / 2**20:,.0f} MiB")
+                    log(f"{origin.shown}: the replica has {size / 2**20:,.0f} MiB")
         except BaseException:
             child.kill()
             raise

@@ -45,14 +45,14 @@ class Snapshot:
         source: the file it was taken from.
         bytes: its size.
         seconds: how long the copy took.
-        seen: what the file looked like just before, see ``seen_of``.
+        fingerprint: what the file looked like just before, see ``fingerprint_of``.
     """
 
     path: Path
     source: Path
     bytes: int
     seconds: float
-    seen: str | None = None
+    fingerprint: str | None = None
 
 
 def take_snapshot(
@@ -71,8 +71,8 @@ def take_snapshot(
             one of the tables, or there is no room for the copy.
     """
     started = time.perf_counter()
-    look_at(source)
-    seen = seen_of(source)
+    validate(source)
+    fingerprint = fingerprint_of(source)
     size = source.stat().st_size
     copy_source(source, into, busy_seconds=busy_seconds)
     try:
@@ -85,7 +85,7 @@ def take_snapshot(
     except opening.UNREADABLE as error:
         into.unlink(missing_ok=True)
         raise unreadable(source, error, copy=into) from error
-    return Snapshot(into, source, size, time.perf_counter() - started, seen)
+    return Snapshot(into, source, size, time.perf_counter() - started, fingerprint)
 
 
 def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -99,9 +99,9 @@ def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS)
     Raises:
         SourceError: the file cannot be read, or there is no room for the copy.
     """
-    look_at(source)
+    validate(source)
     private.folder(into.parent)
-    demand_room(source, into.parent)
+    require_room(source, into.parent)
     into.unlink(missing_ok=True)
     try:
         _copy(source, into, busy_seconds=busy_seconds)
@@ -110,7 +110,7 @@ def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS)
         raise unreadable(source, error, copy=into) from error
 
 
-def demand_room(source: Path, folder: Path) -> None:
+def require_room(source: Path, folder: Path) -> None:
     """See whether a copy of a file has room in a folder.
 
     Raises:
@@ -145,7 +145,7 @@ def carry_over(source: sqlite3.Connection, into: sqlite3.Connection, *, wait: fl
     source.backup(into, progress=stop_when_locked, sleep=0.05)
 
 
-def seen_of(source: Path) -> str | None:
+def fingerprint_of(source: Path) -> str | None:
     """What a file looks like from outside; it looks otherwise once it has been written.
 
     Returns:
@@ -208,7 +208,7 @@ def unreadable(source: Path, error: Exception, *, copy: Path | None = None) -> S
     )
 
 
-def look_at(source: Path) -> None:
+def validate(source: Path) -> None:
     """See whether a file can be an SQLite database at all.
 
     Raises:
@@ -264,7 +264,7 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
     Raises:
         SourceError: the file cannot be written, or stays locked.
     """
-    look_at(source)
+    validate(source)
     primary = followed.primary_of(source, why=why)
     if primary is not None:
         with primary.writing(source, why=why) as connection:
@@ -302,8 +302,8 @@ def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
 
 def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path) -> None:
     """Check that the table is there, and index its key where the source does not."""
-    demand_table(copy, table, source)
-    demand_computable(copy, table, source, path=into)
+    require_table(copy, table, source)
+    require_computable(copy, table, source, path=into)
     key = RowKey.of(table).name
     columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
     if key in columns and not columns[key][5]:
@@ -311,7 +311,7 @@ def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path
         copy.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table.name)} ({quoted(key)})")
 
 
-def demand_table(
+def require_table(
     connection: sqlite3.Connection, table: sa.Table, source: Path, *, schema: str = "main"
 ) -> None:
     """Check that a connection sees a table, and that one column tells its rows apart.
@@ -350,7 +350,7 @@ def demand_table(
         )
 
 
-def demand_computable(
+def require_computable(
     connection: sqlite3.Connection,
     table: sa.Table,
     source: Path,
@@ -375,7 +375,7 @@ def demand_computable(
     info = connection.execute(f"PRAGMA {schema}.table_xinfo({quoted(table.name)})").fetchall()
     computed = [row[1] for row in info if row[6] == _COMPUTED]
     if computed:
-        opening.demand_computable(
+        opening.require_computable(
             path or source, table.name, computed, source=source, busy_seconds=busy_seconds
         )
 

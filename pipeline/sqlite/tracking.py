@@ -21,7 +21,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import bare
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite import opening
-from pipeline.sqlite.snapshot import BUSY_SECONDS, demand_table, look_at, unreadable, writing
+from pipeline.sqlite.snapshot import BUSY_SECONDS, require_table, unreadable, validate, writing
 
 LOG = "pipeline_changes"
 KEPT_CHANGES = 1_000_000
@@ -78,7 +78,7 @@ def switch_on(source: Path, tables: Iterable[sa.Table]) -> bool:
             )
         connection.execute(_LOG_DDL)
         for table in tables:
-            demand_table(connection, table, source)
+            require_table(connection, table, source)
             for statement in _triggers(connection, table).values():
                 connection.execute(statement)
         connection.execute(f"INSERT INTO {LOG} (table_name) VALUES (NULL)")
@@ -101,7 +101,7 @@ def status(source: Path, tables: Iterable[sa.Table]) -> Status:
     Raises:
         SourceError: the file cannot be read.
     """
-    look_at(source)
+    validate(source)
     try:
         with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as connection:
             there = _there(connection)

@@ -10,10 +10,10 @@ from sqlalchemy.engine import URL
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.services import search
 from pipeline.config.settings import libpq
-from pipeline.core.findings import Exposed, say
+from pipeline.core.findings import Exposed, describe
 from pipeline.core.policies import DEFAULT
 from pipeline.declared.rules import SharedRules, TableRules
-from pipeline.mapping.landing import SourceColumn, match
+from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.migrations.content import CONTENT, metadata
 from pipeline.postgres import access
 from pipeline.postgres.target import Target
@@ -69,12 +69,12 @@ def refused(url: URL, role: str, sql: str) -> bool:
 
 
 def checked(url: URL, table: str = "rankings") -> list[str]:
-    landing = landing_of(table)
-    with Target.connect(libpq(url), shown="the target") as target, target.looking():
-        return [say(finding) for finding in access.check(target, landing).findings]
+    mapping = mapping_of(table)
+    with Target.connect(libpq(url), shown="the target") as target, target.read_only():
+        return [describe(finding) for finding in access.check(target, mapping).findings]
 
 
-def landing_of(table: str, *, more: tuple[str, ...] = ()):
+def mapping_of(table: str, *, more: tuple[str, ...] = ()):
     declared = metadata.tables[table]
     columns = [SourceColumn(column.name, "") for column in declared.columns]
     return match(declared, [*columns, *(SourceColumn(name, "TEXT") for name in more)])
@@ -268,8 +268,8 @@ def test_a_right_that_a_trigger_takes_back_is_found(moved: URL) -> None:
 
 def test_a_server_without_these_roles_is_left_as_it_is(target_url: str, source: SourceFile) -> None:
     move_all(source.path, target_url)
-    with Target.connect(target_url, shown="the target") as target, target.looking():
-        result = access.check(target, landing_of("rankings"))
+    with Target.connect(target_url, shown="the target") as target, target.read_only():
+        result = access.check(target, mapping_of("rankings"))
     assert (result.passed, result.figures) == (True, {"roles": 0})
     assert query(
         target_url, "SELECT relrowsecurity, relacl FROM pg_class WHERE relname='rankings'"

@@ -24,7 +24,7 @@ from pipeline.anki.findings import (
 )
 from pipeline.anki.outcomes import Outcome, Report
 from pipeline.anki.rendering import Renderer
-from pipeline.core.findings import CheckResult, Finding, say
+from pipeline.core.findings import CheckResult, Finding, describe
 from pipeline_tests.support.anki_world import SQLITE, World
 
 FIELDS = ("Front", "Back")
@@ -38,7 +38,7 @@ def of_cards(world: World) -> dict[str, CheckResult]:
 
 def of_notes(world: World) -> dict[str, CheckResult]:
     """What the checks of the notes say, by name."""
-    with world.way.open() as anki:
+    with world.strategy.open() as anki:
         return {each.name: each for each in checks.of_notes(world.manager, anki, FIELDS)}
 
 
@@ -244,7 +244,7 @@ def test_what_a_learner_edited_is_told_though_nothing_else_changed(followed: Wor
 
 def test_recordings_that_are_missing_or_different(followed: World) -> None:
     first, second, third = (note.id for note in followed.notes())
-    with followed.way.collection() as collection:
+    with followed.strategy.collection() as collection:
         collection.media.trash_files(["asset_100.mp3"])
     followed.run("UPDATE fragment_assets SET asset_data = 'other' WHERE id = 201")
     followed.edit(third, Front="[sound:own.mp3][sound:a &amp; b.mp3]")
@@ -260,7 +260,7 @@ def test_recordings_that_are_missing_or_different(followed: World) -> None:
 
 
 def test_a_recording_of_the_learners_own_is_right_as_it_is(followed: World) -> None:
-    with followed.way.collection() as collection:
+    with followed.strategy.collection() as collection:
         assert collection.media.write_data("own ไทย.mp3", b"mine") == "own ไทย.mp3"
     followed.edit(followed.note(1).id, Front="[sound:own ไทย.mp3]")
     assert of_notes(followed)["recordings"] == good("recordings", files=6, compared=5)
@@ -279,7 +279,7 @@ def test_a_recording_whose_id_is_large_is_compared_too(followed: World) -> None:
 def test_whatever_a_learner_plays_the_check_looks_at_all(followed: World, name: str) -> None:
     first, second, _ = (note.id for note in followed.notes())
     followed.edit(first, Back=f"[sound:{name}]")
-    with followed.way.collection() as collection:
+    with followed.strategy.collection() as collection:
         collection.media.trash_files(["asset_200.mp3"])
     assert of_notes(followed)["recordings"].findings == (
         RecordingWrong(first, name, "missing"),
@@ -555,4 +555,4 @@ def test_the_checks_read_while_somebody_writes(cards_only: World) -> None:
     ],
 )
 def test_a_finding_is_one_sentence(finding: Finding, said: str) -> None:
-    assert say(finding) == said
+    assert describe(finding) == said

@@ -160,7 +160,7 @@ def test_a_damaged_collection_is_told(file_world: World, first: int, last: int) 
     file_world.words(*range(1, 4))
     file_world.sync()
     file_world.change(1, native_text="ใหม่")
-    path = file_world.way.open().path  # type: ignore[attr-defined]
+    path = file_world.strategy.open().path  # type: ignore[attr-defined]
     data = bytearray(path.read_bytes())
     data[first:last] = b"\xa5" * (last - first)
     path.write_bytes(data)
@@ -205,15 +205,15 @@ def cramped(anki_folder: Path, anki_contents: str, tmp_path: Path) -> Iterator[W
     """An empty world whose collection lies on a disk of 4 MiB."""
     with mounted(tmp_path / "disk", "size=4m") as disk:
         shutil.copytree(anki_folder, disk, dirs_exist_ok=True)
-        way = FileWay(disk / "collection.anki2")
-        with make_world(anki_folder, anki_contents, way) as world:
+        strategy = FileWay(disk / "collection.anki2")
+        with make_world(anki_folder, anki_contents, strategy) as world:
             assert world.sqlite == anki_folder / "cards.db"
             yield world
 
 
 def refused_for_want_of_room(world: World) -> AnkiError:
     """What a run says that finds no room; it makes no card, and with room the next goes on."""
-    disk = world.way.path.parent  # type: ignore[attr-defined]
+    disk = world.strategy.path.parent  # type: ignore[attr-defined]
     with pytest.raises(AnkiError) as caught:
         world.sync()
     assert world.cards() == []
@@ -235,7 +235,7 @@ def test_a_full_disk_is_told_and_the_next_run_goes_on(cramped: World) -> None:
         )
     error = refused_for_want_of_room(cramped)
     assert (type(error), error.remedy) == (AnkiError, NO_ROOM)
-    path = cramped.way.path  # type: ignore[attr-defined]
+    path = cramped.strategy.path  # type: ignore[attr-defined]
     assert error.problem.startswith(f"the collection {path}: the disk is full (")
 
 
@@ -358,7 +358,7 @@ def test_a_write_to_a_note_that_is_gone_changes_no_other(path: Path) -> None:
 def test_a_note_type_that_was_renamed_is_asked_for_by_its_new_name(file_world: World) -> None:
     file_world.words(1)
     file_world.sync()
-    with file_world.way.collection() as collection:
+    with file_world.strategy.collection() as collection:
         model = collection.models.by_name("Basic")
         assert model is not None
         model["name"] = "Mine"
@@ -372,7 +372,7 @@ def test_a_note_type_that_was_renamed_is_asked_for_by_its_new_name(file_world: W
 def test_a_field_that_was_added_to_the_note_type_stays_the_learners(file_world: World) -> None:
     file_world.words(1)
     file_world.sync()
-    with file_world.way.collection() as collection:
+    with file_world.strategy.collection() as collection:
         model = collection.models.by_name("Basic")
         assert model is not None
         collection.models.add_field(model, collection.models.new_field("Mnemonic"))
@@ -387,7 +387,7 @@ def test_a_field_that_was_added_to_the_note_type_stays_the_learners(file_world: 
 def test_a_collection_that_was_synced_opens_in_anki(file_world: World) -> None:
     file_world.words(1, 2)
     file_world.sync()
-    with file_world.way.collection() as collection:
+    with file_world.strategy.collection() as collection:
         assert isinstance(collection, Collection)
         problems, sound = collection.fix_integrity()
         missing = collection.media.check().missing

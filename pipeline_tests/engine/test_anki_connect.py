@@ -34,17 +34,17 @@ def refused(error: AnkiError) -> tuple[type[AnkiError], str, str]:
     return type(error), error.problem, error.remedy
 
 
-def says(world: World, **options: Any) -> tuple[type[AnkiError], str, str]:
+def detail(world: World, **options: Any) -> tuple[type[AnkiError], str, str]:
     """What a sync that fails as a whole says, where Anki is called HERE."""
     with pytest.raises(AnkiError) as caught:
         world.sync(**options)
     kind, problem, remedy = refused(caught.value)
-    return kind, problem.replace(world.way.open().shown, "HERE"), remedy
+    return kind, problem.replace(world.strategy.open().shown, "HERE"), remedy
 
 
 def impatient(world: World, seconds: float = 0.1) -> None:
     """Let the client wait only so long from now on."""
-    world.way = replace(cast(ServerWay, world.way), timeout=seconds)
+    world.strategy = replace(cast(ServerWay, world.strategy), timeout=seconds)
 
 
 def patient(world: World) -> None:
@@ -104,7 +104,7 @@ def test_a_fault_while_it_looks_is_told_and_nothing_is_done(
     before = server_world.everything()
     with anki_server.fault(kind, action) as fault:
         error, problem, remedy = expected
-        assert says(server_world) == (error, problem.format(action), remedy)
+        assert detail(server_world) == (error, problem.format(action), remedy)
         assert fault.seen == (AGAIN if expected is BROKEN else 1)
     assert server_world.everything() == before
     assert actions(server_world.sync()) == [(1, "created")]
@@ -139,7 +139,7 @@ def test_what_anki_says_is_passed_on_with_a_remedy(
     with anki_server.fault(kind, action):
         error, problem, remedy = expected
         expected = (error, problem.format(action), remedy)
-        assert says(server_world, deck="verbs", create_decks=True) == expected
+        assert detail(server_world, deck="verbs", create_decks=True) == expected
     patient(server_world)
     server_world.sync(create_decks=True)
     assert server_world.followed() == server_world.all_followed()
@@ -154,7 +154,7 @@ def test_an_answer_of_null_where_there_has_to_be_a_list_is_strange(
     server_world.change(1, native_text="ใหม่")
     with anki_server.fault("null result", action):
         error, problem, remedy = STRANGE
-        assert says(server_world) == (error, problem.format(action), remedy)
+        assert detail(server_world) == (error, problem.format(action), remedy)
 
 
 @pytest.mark.parametrize("key", [None, "", "wrong"])
@@ -183,7 +183,7 @@ def test_a_key_that_is_changed_meanwhile_is_told(
         if moment == "before add":
             anki_server.key = "another"
 
-    assert says(server_world, happens=changes) == NO_KEY
+    assert detail(server_world, happens=changes) == NO_KEY
     anki_server.key = KEY
     server_world.sync()
     assert server_world.followed() == server_world.all_followed()
@@ -300,7 +300,7 @@ def test_a_request_that_makes_notes_is_sent_once(
     with anki_server.fault(kind, "addNote") as fault:
         error, problem, remedy = SILENT if kind == "silent" else BROKEN
         problem = problem.format("multi").replace("0.1", "0.3")
-        assert says(server_world) == (error, problem, remedy)
+        assert detail(server_world) == (error, problem, remedy)
         assert fault.seen == 1
     patient(server_world)
     assert server_world.cards() == []
@@ -314,7 +314,7 @@ def test_what_was_confirmed_before_an_answer_was_lost_is_kept(
 ) -> None:
     server_world.words(*range(1, 151))
     with anki_server.fault("lost after", "addNote", only=2):
-        assert says(server_world)[0] is AnkiGone
+        assert detail(server_world)[0] is AnkiGone
     assert [card.content for card in server_world.cards()] == list(range(1, 101))
     report = server_world.sync()
     assert (report.counts, server_world.followed()) == (
@@ -396,7 +396,7 @@ def test_what_goes_wrong_within_a_request_of_several_is_told(
     server_world.words(1, 2)
     error, problem, remedy = said
     with anki_server.fault(fault, action):
-        assert says(server_world) == (error, problem.format("multi"), remedy)
+        assert detail(server_world) == (error, problem.format("multi"), remedy)
     server_world.sync()
     assert server_world.followed() == server_world.all_followed()
 
@@ -467,7 +467,7 @@ def test_what_never_succeeds_is_made_good_by_the_next_run(
     server_world.change(1, native_text="ใหม่")
     server_world.run("UPDATE fragment_assets SET asset_data = 'other bytes' WHERE id = 100")
     with anki_server.fault(kind, action):
-        assert says(server_world)[0] is AnkiGone
+        assert detail(server_world)[0] is AnkiGone
     assert actions(server_world.sync()) == [(1, "updated")]
     assert server_world.followed() == server_world.all_followed()
 
@@ -481,7 +481,7 @@ def test_a_note_that_could_not_be_marked_is_marked_by_the_next_run(
     server_world.sync()
     server_world.remove(1)
     with anki_server.fault(kind, action):
-        assert says(server_world, removed="suspend")[0] is AnkiGone
+        assert detail(server_world, removed="suspend")[0] is AnkiGone
     server_world.sync(removed="suspend")
     note = server_world.note(1)
     assert (note.suspended, "sync::removed" in note.tags) == ((True,), True)
@@ -509,7 +509,7 @@ def test_a_recording_that_anki_stores_otherwise_keeps_its_note_back(
 def test_recordings_are_asked_for_by_parts_and_all_compared(server_world: World) -> None:
     server_world.words(*range(1, 31))
     server_world.sync()
-    with server_world.way.open() as anki:
+    with server_world.strategy.open() as anki:
         media = server_world.media()
         assert anki.media([*media, "nowhere.mp3"]) == {
             name: each.md5

@@ -30,7 +30,7 @@ SCHEDULING = (
 
 def scheduling(world: World) -> list[Any]:
     """What Anki knows of the learner's progress."""
-    with world.way.collection() as collection:
+    with world.strategy.collection() as collection:
         assert collection.db is not None
         return [collection.db.all(SCHEDULING), collection.db.all("SELECT * FROM revlog")]
 
@@ -154,7 +154,7 @@ def test_a_recording_that_was_lost_from_anki_is_stored_again_with_the_next_chang
 ) -> None:
     world.words(1)
     world.sync()
-    with world.way.collection() as collection:
+    with world.strategy.collection() as collection:
         collection.media.trash_files(["asset_100.mp3"])
     world.change(1, translation="new")
     world.sync()
@@ -255,7 +255,7 @@ def test_tags_decks_and_scheduling_of_the_learner_survive(world: World) -> None:
     world.words(1, 2)
     world.sync()
     first, second = (note.id for note in world.notes())
-    with world.way.collection() as collection:
+    with world.strategy.collection() as collection:
         (card,), (other,) = (collection.get_note(number).cards() for number in (first, second))
         collection.set_deck([card.id], collection.decks.id("mine::own") or 0)
         card = collection.get_card(card.id)
@@ -548,7 +548,7 @@ def test_a_deck_that_is_missing_stops_before_anything_is_done(world: World) -> N
     before = world.everything()
     with pytest.raises(AnkiError) as caught:
         world.sync(deck="verbs")
-    assert caught.value.problem == f"{world.way.open().shown} has no deck another, verbs"
+    assert caught.value.problem == f"{world.strategy.open().shown} has no deck another, verbs"
     assert world.everything() == before
     assert actions(world.sync(deck="verbs", create_decks=True)) == [(1, "created"), (2, "created")]
     assert [note.decks for note in world.notes()] == [("verbs",), ("another",)]
@@ -559,7 +559,7 @@ def test_a_deck_that_is_missing_stops_before_anything_is_done(world: World) -> N
 )
 def test_a_deck_is_the_one_that_anki_takes_it_for(world: World, deck: str) -> None:
     world.words(1)
-    with world.way.collection() as collection:
+    with world.strategy.collection() as collection:
         collection.decks.id(deck)
     assert told(world.sync(deck=deck)) == [(1, "created", f"in deck {deck}")]
 
@@ -573,7 +573,7 @@ def test_a_deck_whose_name_anki_writes_otherwise_is_made_once(world: World) -> N
 
 def test_a_filtered_deck_takes_no_notes(file_world: World) -> None:
     file_world.words(1)
-    with file_world.way.collection() as collection:
+    with file_world.strategy.collection() as collection:
         collection.decks.new_filtered("leeches")
     before = file_world.everything()
     with pytest.raises(AnkiError, match="leeches"):
@@ -619,7 +619,7 @@ def test_what_notes_need_is_asked_for_first(
     before = world.everything()
     with pytest.raises(AnkiError) as caught:
         world.sync(**options)
-    assert caught.value.problem == problem.format(shown=world.way.open().shown)
+    assert caught.value.problem == problem.format(shown=world.strategy.open().shown)
     assert world.everything() == before
 
 
@@ -868,7 +868,7 @@ def test_nothing_is_left_open(file_world: World) -> None:
 
 def a_recording(world: World) -> Path:
     """A file in the media folder."""
-    with world.way.collection() as collection:
+    with world.strategy.collection() as collection:
         return min(Path(collection.media.dir()).iterdir())
 
 

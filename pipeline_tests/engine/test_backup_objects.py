@@ -9,11 +9,11 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.backup import shelf
+from pipeline.backup import store
+from pipeline.backup.create import make
 from pipeline.backup.errors import BackupError
-from pipeline.backup.making import make
 from pipeline.backup.manifest import TargetTable
-from pipeline.backup.restore import Unpublished, rehearse, restore
+from pipeline.backup.restore import Unpublished, restore, verify_restore
 from pipeline.config.environment import Databases
 from pipeline.config.settings import libpq
 from pipeline.migrations.spaces import SPACES, metadata
@@ -55,7 +55,7 @@ def taken(
         found = Databases(url, source.path, folder / "snapshots")
         made = make(folder / "home", found, SPACES, keep=1)
         assert (made.source.fault, made.target.fault) == (None, None)
-        yield list(made.manifest.target_tables), shelf.place(folder / "home", made.manifest.name)
+        yield list(made.manifest.target_tables), store.place(folder / "home", made.manifest.name)
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_function_that_differs_is_found_by_the_proof(
         replace(t, definition=t.definition | {"functions": ()}) if t.name == "users" else t
         for t in tables
     ]
-    for put in (restore, rehearse):
+    for put in (restore, verify_restore):
         with pytest.raises(
             BackupError, match=r"users as restored is defined otherwise \(functions"
         ):

@@ -10,9 +10,9 @@ import psycopg2
 import pytest
 
 import pipeline.backup
-from pipeline.backup import shelf
+from pipeline.backup import store
+from pipeline.backup.create import make
 from pipeline.backup.errors import BackupError
-from pipeline.backup.making import make
 from pipeline.backup.manifest import Manifest
 from pipeline.config.environment import Databases
 from pipeline.core.errors import TargetError
@@ -34,7 +34,7 @@ def planted(home: Path, *, days: int, rehearsed: bool = True) -> Manifest:
     """A backup of so many days ago, which holds nothing."""
     at = NOW - timedelta(days=days)
     made = Manifest(
-        name=shelf.stamp(at),
+        name=store.stamp(at),
         at=at,
         source="/source.db",
         source_sha256="",
@@ -44,13 +44,13 @@ def planted(home: Path, *, days: int, rehearsed: bool = True) -> Manifest:
         target_tables=(),
         migration="content",
     )
-    with shelf.unfinished(home, made.name) as folder:
-        shelf.finish(home, folder, made)
-    return shelf.note_rehearsal(home, made) if rehearsed else made
+    with store.unfinished(home, made.name) as folder:
+        store.finish(home, folder, made)
+    return store.note_rehearsal(home, made) if rehearsed else made
 
 
 def names(home: Path) -> list[str]:
-    return [manifest.name for manifest in shelf.finished(home)]
+    return [manifest.name for manifest in store.finished(home)]
 
 
 def test_the_newest_backup_is_found_among_rubbish(tmp_path: Path) -> None:
@@ -58,34 +58,34 @@ def test_the_newest_backup_is_found_among_rubbish(tmp_path: Path) -> None:
     old = planted(tmp_path, days=3)
     new = planted(tmp_path, days=1, rehearsed=False)
     damaged = planted(tmp_path, days=0)
-    manifest = shelf.place(tmp_path, damaged.name) / "manifest.json"
+    manifest = store.place(tmp_path, damaged.name) / "manifest.json"
     manifest.write_text(manifest.read_text().replace("/source.db", "/sourcE.db"))
     for name, text in (("empty", None), ("list", "[1]"), ("binary", "\x00\ud800"), ("cut", '{"a')):
-        shelf.place(tmp_path, name).mkdir()
+        store.place(tmp_path, name).mkdir()
         if text is not None:
-            (shelf.place(tmp_path, name) / "manifest.json").write_bytes(
+            (store.place(tmp_path, name) / "manifest.json").write_bytes(
                 text.encode("utf-8", "surrogatepass")
             )
     (tmp_path / "backups" / "file").write_text("rubbish")
-    shelf.place(tmp_path, old.name).with_name("renamed").mkdir()
+    store.place(tmp_path, old.name).with_name("renamed").mkdir()
     assert pipeline.backup.newest(tmp_path, "content") == new
-    assert shelf.newest(tmp_path, "content", rehearsed=True) == old
+    assert store.newest(tmp_path, "content", rehearsed=True) == old
     assert new.at.tzinfo is not None
     assert old.rehearsed is not None
     with pytest.raises(BackupError, match="is not as it was written"):
-        shelf.named(tmp_path, "content", damaged.name)
+        store.named(tmp_path, "content", damaged.name)
     with pytest.raises(BackupError, match=r"holds no backup\. Name one that pipeline backup list"):
-        shelf.named(tmp_path, "content", "../../etc")
+        store.named(tmp_path, "content", "../../etc")
 
 
 def test_so_many_backups_stay_and_the_newest_that_is_restorable_in_any_case(tmp_path: Path) -> None:
     made = [planted(tmp_path, days=days, rehearsed=days == 8) for days in range(10)]
     (tmp_path / "backups" / "mine").mkdir()
-    replaced = [shelf.replaced(tmp_path).with_name(f"{n}.db") for n in range(5)]
+    replaced = [store.replaced(tmp_path).with_name(f"{n}.db") for n in range(5)]
     for path in replaced:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    removed = shelf.retain(tmp_path, "content", 3)
+    removed = store.retain(tmp_path, "content", 3)
     assert names(tmp_path) == [made[at].name for at in (0, 1, 2, 8)]
     assert removed == [made[at].name for at in (3, 4, 5, 6, 7, 9)]
     assert sorted(replaced[0].parent.iterdir()) == replaced[2:]
@@ -96,7 +96,7 @@ def test_so_many_backups_stay_and_the_newest_that_is_restorable_in_any_case(tmp_
 def test_without_a_restorable_backup_nothing_is_removed(tmp_path: Path) -> None:
     for days in range(3):
         planted(tmp_path, days=days, rehearsed=False)
-    assert shelf.retain(tmp_path, "content", 1) == []
+    assert store.retain(tmp_path, "content", 1) == []
     assert len(names(tmp_path)) == 3
 
 
@@ -151,7 +151,7 @@ def test_a_backup_tells_what_it_holds_and_is_nobody_elses_to_read(
     manifest = place.back_up().manifest
     copy = place.folder(manifest) / "source.db"
     assert manifest.source == str(source.path)
-    assert manifest.source_sha256 == shelf.sha256_of(copy)
+    assert manifest.source_sha256 == store.sha256_of(copy)
     assert manifest.source_bytes == copy.stat().st_size
     assert {table.name: table.rows for table in manifest.source_tables} == {
         "learning_content": 2,
@@ -168,4 +168,4 @@ def test_a_backup_tells_what_it_holds_and_is_nobody_elses_to_read(
     assert (place.home / "backups").stat().st_mode & 0o077 == 0
     copy.write_bytes(copy.read_bytes()[:-1] + b"\x01")
     with pytest.raises(BackupError, match="its SHA-256 differs"):
-        shelf.demand_whole(copy, manifest.source_sha256)
+        store.require_whole(copy, manifest.source_sha256)

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.backup import restore, shelf
+from pipeline.backup import restore, store
 from pipeline.backup.errors import BackupError, RestoreRefused
 from pipeline.backup.manifest import Manifest
 from pipeline.config.settings import libpq
@@ -65,10 +65,11 @@ ALTER TABLE rankings ADD CONSTRAINT slow CHECK (slow());
 RESTORE = """
 import sys
 from pathlib import Path
-from pipeline.backup import restore, shelf
+from pipeline.backup import restore
+from pipeline.backup import store
 url, home, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-manifest = shelf.named(home, "content", name)
-folder = shelf.place(home, name)
+manifest = store.named(home, "content", name)
+folder = store.place(home, name)
 restore.restore(url, shown="it", tables=manifest.target_tables, folder=folder)
 """
 
@@ -225,7 +226,7 @@ def test_a_flipped_bit_is_refused_before_anything_is_touched(kept: Kept, file: s
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     with pytest.raises(BackupError, match="not as it was written"):
-        shelf.named(kept.place.home, "content", kept.manifest.name)
+        store.named(kept.place.home, "content", kept.manifest.name)
         kept.put_back()
     path.write_bytes(sound)
     assert everything(kept.url) == before
@@ -243,8 +244,8 @@ def test_what_cannot_be_made_again_is_found_when_it_is_backed_up(kept: Kept) -> 
     assert made.source.fault is None
     assert 'check constraint "fits" of relation "rankings" is violated' in str(made.target.fault)
     assert made.manifest.rehearsed is None
-    assert shelf.newest(kept.place.home, "content") == made.manifest
-    assert shelf.named(kept.place.home, "content", None) == kept.manifest
+    assert store.newest(kept.place.home, "content") == made.manifest
+    assert store.named(kept.place.home, "content", None) == kept.manifest
 
 
 def test_nothing_of_a_rehearsal_stays(kept: Kept) -> None:

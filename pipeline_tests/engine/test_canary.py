@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
-from pipeline.core.findings import CheckResult, say
+from pipeline.core.findings import CheckResult, describe
 from pipeline.cutover import capture
 from pipeline.declared import feed
 from pipeline.declared.events import FLEETING, STORED
@@ -42,7 +42,7 @@ def rows(url: str) -> list[list[tuple[int, ...]]]:
 
 
 def said(found: CheckResult) -> list[str]:
-    return [say(finding) for finding in found.findings]
+    return [describe(finding) for finding in found.findings]
 
 
 def test_every_type_of_event_arrives_and_nothing_stays(url: str) -> None:

@@ -13,7 +13,7 @@ from pipeline.application.realtime.reader import Reader
 from pipeline.application.realtime.transports.session import Session
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
-from pipeline.core.findings import Exposed, say
+from pipeline.core.findings import Exposed, describe
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import access
@@ -225,16 +225,16 @@ def test_the_service_writes_a_table_and_it_is_told(url: str) -> None:
 
 
 def said(url: str, name: str) -> list[str]:
-    with Target.connect(url, shown="the target") as target, target.looking():
+    with Target.connect(url, shown="the target") as target, target.read_only():
         found = checks.standing(target, TABLES, known=registry.find().tables)
-        return [say(f) for result in found if result.name == name for f in result.findings]
+        return [describe(f) for result in found if result.name == name for f in result.findings]
 
 
 def test_everything_is_as_declared_and_stays_so(url: str) -> None:
     before = query(url, "SELECT oid FROM pg_policy ORDER BY 1")
     switch_on(url)
     assert query(url, "SELECT oid FROM pg_policy ORDER BY 1") == before
-    with Target.connect(url, shown="the target") as target, target.looking():
+    with Target.connect(url, shown="the target") as target, target.read_only():
         found = checks.standing(target, TABLES, known=registry.find().tables)
     assert {result.name: result.passed for result in found} == {
         "published": True,

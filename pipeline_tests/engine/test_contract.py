@@ -17,9 +17,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
+from pipeline.move.reading.batch_converter import BatchConverter, convert
 from pipeline.move.reading.extract import Range, Source
 from pipeline.move.reading.prepare import Prepared, prepare
-from pipeline.move.reading.sift import Sieve, convert
 from pipeline.postgres import schema
 from pipeline.postgres.target import DataFault, Target
 from pipeline.sqlite.snapshot import take_snapshot
@@ -268,12 +268,12 @@ class Given:
         """What is in quarantine: (column, code) by id."""
         found = query(
             self.url,
-            "SELECT handle, r->>'column', r->>'code' FROM migration.quarantine,"
+            "SELECT row_id, r->>'column', r->>'code' FROM migration.quarantine,"
             " jsonb_array_elements(reasons) r",
         )
         return {
-            int(handle): {(column, code) for h, column, code in found if h == handle}
-            for handle, _, _ in found
+            int(row_id): {(column, code) for h, column, code in found if h == row_id}
+            for row_id, _, _ in found
         }
 
     @contextmanager
@@ -295,9 +295,9 @@ class Bench:
 
     def judged(self) -> Rows:
         """What arrives when the contract sees every row from the start."""
-        survey, landing = self.prepared.survey, self.prepared.landing
+        survey, mapping = self.prepared.survey, self.prepared.mapping
         return self._set_down(
-            [Sieve(self.source, landing, self.prepared.contract, survey, judging=True)]
+            [BatchConverter(self.source, mapping, self.prepared.contract, survey, judging=True)]
         )
 
     def trusted(self, *, beside_a_rejected_row: bool = False) -> Rows:
@@ -306,26 +306,26 @@ class Bench:
         Args:
             beside_a_rejected_row: whether the survey has rejected one more row.
         """
-        survey, landing = self.prepared.survey, self.prepared.landing
-        sieves = []
+        survey, mapping = self.prepared.survey, self.prepared.mapping
+        converters = []
         for at in range(1, survey.rows + 1):
-            rejected = [handle for handle in survey.rejected if handle == at]
+            rejected = [row_id for row_id in survey.rejected if row_id == at]
             one = replace(
                 survey,
                 ranges=(Range(at, at, 1, 8),),
                 rejected=(*rejected, *([0] if beside_a_rejected_row else [])),
             )
-            sieves.append(Sieve(self.source, landing, self.prepared.contract, one))
-        return self._set_down(sieves)
+            converters.append(BatchConverter(self.source, mapping, self.prepared.contract, one))
+        return self._set_down(converters)
 
-    def _set_down(self, sieves: list[Sieve]) -> Rows:
-        bare = schema.prepare(self.prepared.landing, schema.Present(exists=False))
+    def _set_down(self, converters: list[BatchConverter]) -> Rows:
+        bare = schema.prepare(self.prepared.mapping, schema.Present(exists=False))
         with self.target.transaction():
             self.target.run("DROP TABLE IF EXISTS thing", *bare)
-            for sifted in (sifted for sieve in sieves for sifted in sieve):
-                for at in range(sifted.batch.num_rows):
+            for converted in (converted for converter in converters for converted in converter):
+                for at in range(converted.batch.num_rows):
                     with suppress(DataFault), self.target.savepoint():
-                        self.target.copy("thing", sifted.batch.slice(at, 1))
+                        self.target.copy("thing", converted.batch.slice(at, 1))
             rows = by_id(self.target.rows(SHOWN))
             self.target.run("DROP TABLE thing")
         return rows
@@ -399,13 +399,13 @@ def test_the_contract_knows_what_converts(url: str) -> None:
         given_rows(url, UNTYPED, [{**SOUND, c: v} for c, v, _ in values]) as source,
         source.surveyed() as bench,
     ):
-        landing, contract = bench.prepared.landing, bench.prepared.contract
+        mapping, contract = bench.prepared.mapping, bench.prepared.contract
         (part,) = bench.prepared.survey.ranges
-        broken = {*bench.prepared.survey.rejected, *bench.source.judge(landing, contract, part)}
+        broken = {*bench.prepared.survey.rejected, *bench.source.judge(mapping, contract, part)}
         unconvertible = set()
         for at in {*range(1, part.rows + 1)} - {*bench.prepared.survey.rejected}:
             try:
-                convert(landing, bench.source.read(landing, Range(at, at, 1, 8)))
+                convert(mapping, bench.source.read(mapping, Range(at, at, 1, 8)))
             except pa.ArrowInvalid:
                 unconvertible.add(at)
     of_conversion = {at for at, (_, _, codes) in enumerate(values, 1) if "conversion" in codes}

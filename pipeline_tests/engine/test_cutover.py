@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError, SettingsError, SourceError
 from pipeline.core.policies import Policies
-from pipeline.cutover import back, capture, freezing, reverse, sign_offs, states, steps
+from pipeline.cutover import capture, freezing, reverse, rollback, sign_offs, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.replay import NotReversible
 from pipeline.cutover.states import WrongState
@@ -86,7 +86,7 @@ def test_while_it_is_frozen_nobody_writes_the_source(world: World, sql: str) -> 
 
 def test_frozen_can_be_thawed_or_go_live(world: World) -> None:
     world.freeze()
-    assert world.thaw().state == world.state == "shadow"
+    assert world.unfreeze().state == world.state == "shadow"
     world.source.run("UPDATE rankings SET rank_score = 2")
     world.freeze()
     outcome = world.live()
@@ -99,13 +99,13 @@ def test_once_live_nothing_is_moved_over_the_target(live: World) -> None:
         Target.connect(live.url, shown="the target") as target,
         pytest.raises(WrongState, match="so nothing may be moved over it"),
     ):
-        states.demand_following(target, "content")
+        states.require_following(target, "content")
     with dg.build_resources({"target": TargetDatabase()}) as made, pytest.raises(WrongState):
-        made.target.engine(lambda *_: None, migration=CONTENT, way="any")
+        made.target.engine(lambda *_: None, migration=CONTENT, strategy="any")
     with pytest.raises(WrongState, match=r"is live since .* already"):
         live.live()
     with pytest.raises(WrongState):
-        live.thaw()
+        live.unfreeze()
 
 
 def test_closed_is_the_end(live: World) -> None:
@@ -114,7 +114,7 @@ def test_closed_is_the_end(live: World) -> None:
     assert query(live.url, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'pipeline%'") == [
         (0,)
     ]
-    for act in (live.rollback, live.live, live.freeze, live.close, live.thaw):
+    for act in (live.rollback, live.live, live.freeze, live.close, live.unfreeze):
         with pytest.raises(WrongState):
             act()
 
@@ -194,24 +194,24 @@ def test_a_row_in_quarantine_closes_the_gate_until_it_is_signed_off(world: World
     assert world.ask()[question] == "no: 2 rows of rankings (50, 51)"
     with world.site() as site, site.target.transaction():
         assert (
-            sign_offs.sign(site.target, "rankings", handles=["50"], by="Ann", reason="a test row")
+            sign_offs.sign(site.target, "rankings", row_ids=["50"], by="Ann", reason="a test row")
             == 1
         )
     assert world.ask()[question] == "no: 1 row of rankings (51)"
     with world.site() as site, site.target.transaction():
-        assert sign_offs.sign(site.target, "rankings", handles=[], by="Ann", reason="known") == 2
+        assert sign_offs.sign(site.target, "rankings", row_ids=[], by="Ann", reason="known") == 2
     assert world.ask()[question] == "2 rows of it signed off"
     # The row changes, so what was said of it holds no more.
     world.source.run("UPDATE rankings SET rank_score = 8 WHERE id = 51")
     assert world.live().state == "shadow"
     assert world.ask()[question] == "no: 1 row of rankings (51)"
     with world.site() as site, site.target.transaction():
-        sign_offs.sign(site.target, "rankings", handles=["51"], by="Ann", reason="known")
+        sign_offs.sign(site.target, "rankings", row_ids=["51"], by="Ann", reason="known")
     assert world.live().state == "live"
 
 
 @pytest.mark.parametrize(
-    ("handles", "by", "reason", "says"),
+    ("row_ids", "by", "reason", "detail"),
     [
         (["50"], " ", "x", "needs a name and a reason"),
         (["50"], "Ann", "", "needs a name and a reason"),
@@ -219,12 +219,16 @@ def test_a_row_in_quarantine_closes_the_gate_until_it_is_signed_off(world: World
     ],
 )
 def test_a_sign_off_needs_a_name_a_reason_and_a_row(
-    world: World, handles: list[str], by: str, reason: str, says: str
+    world: World, row_ids: list[str], by: str, reason: str, detail: str
 ) -> None:
     world.source.add("rankings", {"id": 50, "rank_score": 9.0})
     move_all(world.source.path, world.url)
-    with world.site() as site, pytest.raises(SettingsError, match=says), site.target.transaction():
-        sign_offs.sign(site.target, "rankings", handles=handles, by=by, reason=reason)
+    with (
+        world.site() as site,
+        pytest.raises(SettingsError, match=detail),
+        site.target.transaction(),
+    ):
+        sign_offs.sign(site.target, "rankings", row_ids=row_ids, by=by, reason=reason)
 
 
 def test_a_row_that_goes_to_quarantine_at_the_last_moment_thaws_the_source(
@@ -243,7 +247,7 @@ def test_a_row_that_goes_to_quarantine_at_the_last_moment_thaws_the_source(
         outcome = world.live()
     assert (outcome.state, world.state) == ("shadow", "shadow")
     assert outcome.blocked_seconds is not None
-    assert [a.says for a in outcome.answers if not a.yes] == ["1 row of rankings (3)"]
+    assert [a.detail for a in outcome.answers if not a.yes] == ["1 row of rankings (3)"]
     world.source.run("UPDATE rankings SET rank_score = 3 WHERE id = 3")
     assert world.live().state == "live"
 
@@ -260,7 +264,9 @@ def test_who_else_writes_the_target_is_noticed(
     with monkeypatch.context() as patch:
         patch.setattr(freezing, "freeze", frozen_while_writing)
         outcome = world.live()
-    assert [a.says for a in outcome.answers if not a.yes] == ["2 rows of content_fragments written"]
+    assert [a.detail for a in outcome.answers if not a.yes] == [
+        "2 rows of content_fragments written"
+    ]
     assert world.state == "shadow"
     # The next attempt compares everything anew.
     assert world.live().state == "live"
@@ -297,7 +303,7 @@ def test_a_failure_while_it_is_frozen_thaws_the_source(
 def test_after_a_run_that_was_killed_while_frozen_it_can_go_on_or_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "thaw", lambda _: None)
+    monkeypatch.setattr(steps, "unfreeze", lambda _: None)
 
     def killed(_: Site) -> int:
         raise PipelineError("killed", remedy="none")
@@ -452,7 +458,7 @@ def test_a_reader_that_hides_what_the_way_back_spoils_is_caught(
     with monkeypatch.context() as patch:
         patch.setattr(reverse, "expression", spoiled)
         patch.setattr(Source, "read", hidden)
-        with pytest.raises(back.NotEqual, match="translation: source 'wrong', target 'right'"):
+        with pytest.raises(rollback.NotEqual, match="translation: source 'wrong', target 'right'"):
             live.rollback()
     assert (content(live.source.path), live.state) == (before, "live")
     live.rollback()
@@ -473,7 +479,7 @@ def test_rows_in_quarantine_stay_in_the_source(world: World) -> None:
     world.source.add("rankings", {"id": 50, "rank_score": 9.0})
     world.live()
     with world.site() as site, site.target.transaction():
-        sign_offs.sign(site.target, "rankings", handles=[], by="Ann", reason="known")
+        sign_offs.sign(site.target, "rankings", row_ids=[], by="Ann", reason="known")
     assert world.live().state == "live"
     world.delete_share = 1
     world.do("TRUNCATE rankings")
@@ -482,7 +488,7 @@ def test_rows_in_quarantine_stay_in_the_source(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "says"),
+    ("sql", "detail"),
     [
         (
             "UPDATE rankings SET updated_at = 'infinity' WHERE id = 1",
@@ -495,17 +501,17 @@ def test_rows_in_quarantine_stay_in_the_source(world: World) -> None:
     ],
 )
 def test_a_row_without_a_place_in_the_source_is_named_and_nothing_changes(
-    world: World, sql: str, says: str
+    world: World, sql: str, detail: str
 ) -> None:
     world.source.add("rankings", {"id": 50, "rank_score": 9.0})
     world.live()
     with world.site() as site, site.target.transaction():
-        sign_offs.sign(site.target, "rankings", handles=[], by="Ann", reason="known")
+        sign_offs.sign(site.target, "rankings", row_ids=[], by="Ann", reason="known")
     world.live()
     before = content(world.source.path)
     world.do("UPDATE rankings SET rank_score = 1 WHERE id = 2")
     world.do(sql)
-    with pytest.raises(PipelineError, match=says):
+    with pytest.raises(PipelineError, match=detail):
         world.rollback()
     assert (content(world.source.path), world.state) == (before, "live")
     world.do("DELETE FROM rankings WHERE id IN (1, 50)")
@@ -543,7 +549,7 @@ def test_what_was_written_to_other_tables_of_the_file_stays(live: World) -> None
     assert live.source.run("SELECT * FROM cards") == [(7,)]
 
 
-@pytest.mark.parametrize("where", ["put", "_go_on", "thaw"])
+@pytest.mark.parametrize("where", ["put", "_go_on", "unfreeze"])
 def test_a_way_back_that_was_killed_is_done_again(
     live: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -554,7 +560,7 @@ def test_a_way_back_that_was_killed_is_done_again(
         raise SourceError("killed", remedy="none")
 
     with monkeypatch.context() as patch:
-        patch.setattr(freezing if where == "thaw" else back, where, killed)
+        patch.setattr(freezing if where == "unfreeze" else rollback, where, killed)
         with pytest.raises(SourceError):
             live.rollback()
     # Whatever was done before, nobody can write the source yet.

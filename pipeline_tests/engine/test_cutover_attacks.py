@@ -14,9 +14,9 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.policies import Policies
-from pipeline.cutover import back, freezing, replay, states, steps
-from pipeline.mapping.landing import SourceColumn, match
-from pipeline.move.ledger import mending
+from pipeline.cutover import freezing, replay, rollback, states, steps
+from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.move.ledger import overrides
 from pipeline.move.run.mover import Mover
 from pipeline.postgres.target import Target
 from pipeline.sqlite import snapshot
@@ -91,7 +91,7 @@ def test_a_table_that_was_made_just_now_is_compared_again_once_it_is_watched(
 
     def written(self: Mover, *arguments: object, **more: object) -> object:
         moved = move(self, *arguments, **more)  # type: ignore[arg-type]
-        if moved.table == "rankings" and moved.way == "filled":
+        if moved.table == "rankings" and moved.strategy == "filled":
             query(world.url, "UPDATE rankings SET rank_score = 1 WHERE id = 1")
         return moved
 
@@ -107,7 +107,7 @@ def test_a_table_that_was_made_just_now_is_compared_again_once_it_is_watched(
 
 
 def test_what_was_written_to_a_source_that_is_not_frozen_is_not_overwritten(live: World) -> None:
-    freezing.thaw(live.source.path)
+    freezing.unfreeze(live.source.path)
     live.source.run("UPDATE rankings SET rank_score = 2.5 WHERE id = 1")
     live.do("UPDATE rankings SET assessed_by = 'pg' WHERE id = 1")
     with pytest.raises(PipelineError, match="not frozen"):
@@ -234,7 +234,7 @@ def test_while_it_is_live_the_status_tells_what_the_way_back_needs(live: World) 
         "every write is captured": "2 so far",
     }
     live.do("DROP TRIGGER pipeline_notes_update ON rankings")
-    freezing.thaw(live.source.path)
+    freezing.unfreeze(live.source.path)
     assert live.ask() == {
         "nobody writes the source": "no: its tables can be written",
         "every write is captured": "no: writes to rankings are not captured",
@@ -281,7 +281,7 @@ def test_a_cut_over_that_was_killed_goes_on_or_back(
     killed(world, world.live, module, name, when)
     world.ask()
     if name == "freeze":
-        world.thaw()
+        world.unfreeze()
         assert world.state == "shadow"
         world.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
     assert world.live().state == "live"
@@ -294,11 +294,11 @@ def test_a_cut_over_that_was_killed_goes_on_or_back(
 @pytest.mark.parametrize(
     ("module", "name", "when"),
     [
-        (back, "replay", "after"),
-        (back, "put", "before"),
-        (back, "put", "after"),
-        (freezing, "thaw", "before"),
-        (freezing, "thaw", "after"),
+        (rollback, "replay", "after"),
+        (rollback, "put", "before"),
+        (rollback, "put", "after"),
+        (freezing, "unfreeze", "before"),
+        (freezing, "unfreeze", "after"),
     ],
 )
 def test_a_way_back_that_was_killed_is_done_again(
@@ -307,7 +307,7 @@ def test_a_way_back_that_was_killed_is_done_again(
     live.do("UPDATE rankings SET rank_score = 1.5 WHERE id = 1; DELETE FROM rankings WHERE id = 3")
     killed(live, live.rollback, module, name, when)
     live.ask()
-    if (name, when) != ("thaw", "after"):
+    if (name, when) != ("unfreeze", "after"):
         with pytest.raises(sqlite3.IntegrityError):
             live.source.run("UPDATE rankings SET rank_score = 2")
         live.rollback()
@@ -406,9 +406,9 @@ def test_mended_values_stay_mends_and_what_was_written_over_them_comes_back(worl
     with Target.connect(world.url, shown="the target") as target, target.transaction():
         record = {"table": "rankings", "storage": "real", "value": "4.0", "column": "rank_score"}
         name = {"column": "assessed_by", "storage": "text", "value": "good"}
-        for handle in "12":
-            mending.take_in(
-                target, [record | {"handle": handle}, record | name | {"handle": handle}]
+        for row_id in "12":
+            overrides.take_in(
+                target, [record | {"row_id": row_id}, record | name | {"row_id": row_id}]
             )
     assert world.live().state == "live"
     world.do("UPDATE rankings SET assessed_by = 'other' WHERE id = 1")
@@ -471,9 +471,9 @@ def test_a_large_value_of_json_does_not_travel_with_many_others(
 ) -> None:
     monkeypatch.setattr(replay, "_BATCH_BYTES", 10_000)
     live.do("UPDATE learning_content SET tags = to_jsonb(repeat('x', 9000))")
-    landing = match(TABLES[0], [SourceColumn(c.name, "") for c in TABLES[0].columns])
+    mapping = match(TABLES[0], [SourceColumn(c.name, "") for c in TABLES[0].columns])
     with Target.connect(live.url, shown="the target") as target:
-        assert list(replay._batches(target, landing, [1, 2, 3])) == [[1], [2], [3]]
+        assert list(replay._batches(target, mapping, [1, 2, 3])) == [[1], [2], [3]]
 
 
 def test_a_card_whose_content_would_go_is_named_with_where_it_lives(world: World) -> None:

@@ -348,7 +348,7 @@ def test_one_process_can_run_the_job_again(
     ways = []
     for _ in range(2):
         result = run(defs)
-        ways.append({shown(result, table)["way"] for table in NAMES})
+        ways.append({shown(result, table)["strategy"] for table in NAMES})
         assert list((tmp_path / "home" / "snapshots").iterdir()) == []
     assert ways == [{"filled"}, {"unchanged"}]
 
@@ -364,6 +364,6 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
     left = json.loads((folder / "evidence.json").read_text())
     assert left["proven"]
     for table in left["tables"]:
-        assert table["moved"]["way"] == "filled"
+        assert table["moved"]["strategy"] == "filled"
         names = [check["name"] for check in table["checks"]]
         assert len(names) == len(set(names)) == 13

@@ -9,12 +9,12 @@ import psycopg2
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from pipeline.config.environment import Server, demand_session
+from pipeline.config.environment import Server, require_session
 from pipeline.config.settings import libpq
 from pipeline.core.errors import SettingsError
 from pipeline.doctor import source as source_doctor
 from pipeline.doctor import target as target_doctor
-from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.content import metadata
 from pipeline_tests.support.commands import pipeline
 from pipeline_tests.support.moves import move_all
@@ -29,24 +29,26 @@ IN_TARGET = [
 ]
 
 
-def of_source(path: Path) -> dict[str, Symptom]:
+def of_source(path: Path) -> dict[str, Diagnostic]:
     """What is found in a source, by name."""
     folder = path.parent / "snapshots"
     found = source_doctor.examine(path, snapshots=folder, tables=TABLES)
-    return {symptom.name: symptom for symptom in found}
+    return {diagnostic.name: diagnostic for diagnostic in found}
 
 
-def of_target(url: URL) -> dict[str, Symptom]:
+def of_target(url: URL) -> dict[str, Diagnostic]:
     """What is found in a target, by name."""
     found = target_doctor.examine(url, tables=TABLES, bytes_needed=2**20)
-    return {symptom.name: symptom for symptom in found}
+    return {diagnostic.name: diagnostic for diagnostic in found}
 
 
-def ill(found: dict[str, Symptom]) -> dict[str, str]:
+def ill(found: dict[str, Diagnostic]) -> dict[str, str]:
     """What is not well, and how bad it is; each has a remedy."""
-    wrong = {name: symptom.state for name, symptom in found.items() if symptom.state != "well"}
+    wrong = {
+        name: diagnostic.state for name, diagnostic in found.items() if diagnostic.state != "ok"
+    }
     assert all(found[name].remedy for name in wrong)
-    assert not any(symptom.remedy for name, symptom in found.items() if name not in wrong)
+    assert not any(diagnostic.remedy for name, diagnostic in found.items() if name not in wrong)
     return wrong
 
 
@@ -70,7 +72,7 @@ def test_rows_without_parents_are_counted(source: SourceFile) -> None:
     source.add("rankings", {"id": 91, "asset_id": 77}, {"id": 92, "asset_id": 78})
     found = of_source(source.path)
     assert ill(found) == {"foreign keys": "warning"}
-    assert found["foreign keys"].says == "2 rows of rankings to fragment_assets have none"
+    assert found["foreign keys"].detail == "2 rows of rankings to fragment_assets have none"
 
 
 def test_a_view_in_the_place_of_a_table_is_no_table(source: SourceFile) -> None:
@@ -79,7 +81,7 @@ def test_a_view_in_the_place_of_a_table_is_no_table(source: SourceFile) -> None:
     source.run("CREATE VIEW rankings AS SELECT * FROM votes")
     found = of_source(source.path)
     assert ill(found) == {"tables": "error"}
-    assert found["tables"].says == "no table rankings"
+    assert found["tables"].detail == "no table rankings"
 
 
 def test_a_damaged_page_is_found(source: SourceFile) -> None:
@@ -109,7 +111,7 @@ def test_an_index_that_does_not_fit_its_table_is_found(source: SourceFile) -> No
         )
     found = of_source(source.path)
     assert ill(found) == {"integrity": "error"}
-    assert "by_title" in found["integrity"].says
+    assert "by_title" in found["integrity"].detail
 
 
 @pytest.mark.parametrize("content", [None, b"", b"SQLite format 3\x00 and no more", b"%PDF-1.4"])
@@ -135,14 +137,14 @@ def test_a_target_that_was_moved_to_is_well(database: URL, source: SourceFile) -
     move_all(source.path, libpq(database))
     found = of_target(database)
     assert ill(found) == {}
-    assert found["contents"].says == "moved to before"
+    assert found["contents"].detail == "moved to before"
 
 
 def test_a_database_of_somebody_else_is_warned_of(database: URL) -> None:
     query(libpq(database), "CREATE TABLE invoices (id int)")
     found = of_target(database)
     assert ill(found) == {"contents": "warning"}
-    assert found["contents"].says == "holds invoices, and no ledger"
+    assert found["contents"].detail == "holds invoices, and no ledger"
 
 
 def test_rights_that_lack_are_named(database: URL) -> None:
@@ -154,7 +156,7 @@ def test_rights_that_lack_are_named(database: URL) -> None:
         query(url, f"REVOKE TEMPORARY ON DATABASE {database.database} FROM public")
         found = of_target(database.set(username=name))
         assert found["rights"].state == "error"
-        assert found["rights"].says == (
+        assert found["rights"].detail == (
             f"{name} lacks CREATE on the database (for the schemas migration and dagster),"
             " TEMPORARY on the database (for staging), CREATE on schema public (for the tables),"
             " ownership of rankings"
@@ -175,8 +177,8 @@ def test_a_server_that_is_not_there_is_told_without_the_password() -> None:
     [
         ("aws-0-eu-central-1.pooler.supabase.com", 6543, "error"),
         ("db.abcdefgh.supabase.co", 6543, "error"),
-        ("aws-0-eu-central-1.pooler.supabase.com", 5432, "well"),
-        ("db.abcdefgh.supabase.co", 5432, "well"),
+        ("aws-0-eu-central-1.pooler.supabase.com", 5432, "ok"),
+        ("db.abcdefgh.supabase.co", 5432, "ok"),
     ],
 )
 def test_connections_of_supabase_are_told_apart(host: str, port: int, state: str) -> None:
@@ -185,11 +187,11 @@ def test_connections_of_supabase_are_told_apart(host: str, port: int, state: str
     kind = next(iter(target_doctor.examine(url, tables=TABLES, bytes_needed=1)))
     assert (kind.name, kind.state) == ("connection", state)
     found = Server(url)
-    if state == "well":
-        demand_session(found)
+    if state == "ok":
+        require_session(found)
     else:
         with pytest.raises(SettingsError, match=r"a transaction pooler \(port 6543\)"):
-            demand_session(found)
+            require_session(found)
 
 
 def test_a_move_over_a_transaction_pooler_is_refused(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_the_command_prints_what_it_found_and_fails_on_an_error(
     well = pipeline("doctor", **named)
     assert well.code == 0
     assert well.row("source", "journal")[0] == "warning"
-    assert well.row("target", "rights")[0] == "well"
+    assert well.row("target", "rights")[0] == "ok"
     source.run("DROP TABLE rankings")
     ailing = pipeline("doctor", **named)
     assert ailing.code == 1

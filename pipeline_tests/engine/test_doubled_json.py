@@ -20,7 +20,7 @@ from pipeline.core.findings import Lossy
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.declared.rules import TableRules
 from pipeline.mapping import json_texts, types
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.reading.live import pinned
 from pipeline.move.run.sync import why_whole
 from pipeline.move.run.transaction import Move
@@ -29,12 +29,12 @@ from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import sync_all
 from pipeline_tests.support.plans import found_by, planned
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.spaces_world import doubled, move, one_column
+from pipeline_tests.support.spaces_world import double_encoded, move, one_column
 from pipeline_tests.support.standings import broken, opened, standing
 from pipeline_tests.support.targets import new_database, query, reasons
 
-DOUBLED, PLAIN = one_column(doubled=True), one_column()
-KEEP = Policies(doubled_json="keep")
+DOUBLED, PLAIN = one_column(double_encoded=True), one_column()
+KEEP = Policies(double_encoded_json="keep")
 few = settings(max_examples=5, phases=[Phase.explicit, Phase.generate, Phase.shrink])
 """Each example is a whole move, of many values."""
 
@@ -67,19 +67,19 @@ def test_what_was_stringified_twice_or_thrice_arrives_as_it_was_meant(
     target_url: str, tmp_path: Path
 ) -> None:
     meant = {"a": [1, {"b": "ข้าว 😀"}], "c": '"'}
-    texts = [doubled(meant, times) for times in (1, 2, 3, 4)]
-    source = source_of(tmp_path, *texts, None, f"  {doubled([], 2)} ")
+    texts = [double_encoded(meant, times) for times in (1, 2, 3, 4)]
+    source = source_of(tmp_path, *texts, None, f"  {double_encoded([], 2)} ")
     move_ = moved(source, target_url)
     assert values(target_url) == {1: meant, 2: meant, 3: meant, 4: meant, 5: None, 6: []}
     assert {key: old for key, (old, _) in originals(target_url).items()} == {
         "2": texts[1],
         "3": texts[2],
         "4": texts[3],
-        "6": f"  {doubled([], 2)} ",
+        "6": f"  {double_encoded([], 2)} ",
     }
     assert all(json.loads(kept) in (meant, []) for _, kept in originals(target_url).values())
     assert [found.values for found in found_by(move_, Lossy)] == [4]
-    assert moved(source, target_url).way == "unchanged"
+    assert moved(source, target_url).strategy == "unchanged"
     assert len(originals(target_url)) == 4
 
 
@@ -98,10 +98,10 @@ def test_strings_without_json_arrive_as_strings(target_url: str, tmp_path: Path)
 def test_a_column_without_the_declaration_and_the_policy_keep_leave_strings_alone(
     target_url: str, tmp_path: Path
 ) -> None:
-    source, text = source_of(tmp_path, doubled({"a": 1})), '{"a":1}'
+    source, text = source_of(tmp_path, double_encoded({"a": 1})), '{"a":1}'
     moved(source, target_url, KEEP)
     assert values(target_url) == {1: text}
-    assert moved(source, target_url).way == "merged"
+    assert moved(source, target_url).strategy == "merged"
     assert values(target_url) == {1: {"a": 1}}
     move(source, target_url, tables=[PLAIN])
     assert values(target_url) == {1: text}
@@ -110,9 +110,9 @@ def test_a_column_without_the_declaration_and_the_policy_keep_leave_strings_alon
 
 def test_more_layers_than_anybody_writes_stay_as_they_are(target_url: str, tmp_path: Path) -> None:
     most, more = json_texts.LAYERS + 1, json_texts.LAYERS + 2
-    source = source_of(tmp_path, doubled([], most), doubled([], more))
+    source = source_of(tmp_path, double_encoded([], most), double_encoded([], more))
     moved(source, target_url)
-    assert values(target_url) == {1: [], 2: json.loads(doubled([], more))}
+    assert values(target_url) == {1: [], 2: json.loads(double_encoded([], more))}
 
 
 REFUSED = [
@@ -126,12 +126,12 @@ NO_JSON = '"{}'
 
 
 def test_what_jsonb_has_no_place_for_goes_to_quarantine(target_url: str, tmp_path: Path) -> None:
-    source = source_of(tmp_path, doubled({"a": 1}), *REFUSED, NO_JSON)
+    source = source_of(tmp_path, double_encoded({"a": 1}), *REFUSED, NO_JSON)
     assert moved(source, target_url).quarantined_rows == 6
     assert values(target_url) == {1: {"a": 1}}
     found = reasons(target_url, "t")
     assert found == {**{str(key): {"refused"} for key in (2, 3, 4, 5, 6)}, "7": {"json"}}
-    source.run("UPDATE t SET value = ? WHERE id = 2", (doubled({"mended": True}),))
+    source.run("UPDATE t SET value = ? WHERE id = 2", (double_encoded({"mended": True}),))
     assert moved(source, target_url).quarantined_rows == 5
     assert values(target_url)[2] == {"mended": True}
 
@@ -154,10 +154,15 @@ def test_a_name_that_is_there_twice_within_is_told_once(target_url: str, tmp_pat
 
 
 def test_a_plan_counts_what_would_be_unwrapped(target_url: str, tmp_path: Path) -> None:
-    source = source_of(tmp_path, doubled([1]), "[1]", '"5"', doubled([2], 3))
+    source = source_of(tmp_path, double_encoded([1]), "[1]", '"5"', double_encoded([2], 3))
     plan = planned(source, target_url, tmp_path, tables=[DOUBLED])["t"]
     assert plan.lossy == (
-        Lossy("t", "value", 2, (("1", doubled([1]), "[1]"), ("4", doubled([2], 3), "[2]"))),
+        Lossy(
+            "t",
+            "value",
+            2,
+            (("1", double_encoded([1]), "[1]"), ("4", double_encoded([2], 3), "[2]")),
+        ),
     )
     assert planned(source, target_url, tmp_path, tables=[DOUBLED], policies=KEEP)["t"].lossy == ()
 
@@ -166,7 +171,7 @@ def test_a_plan_counts_what_would_be_unwrapped(target_url: str, tmp_path: Path) 
 def test_a_policy_against_losses_holds_for_what_would_be_unwrapped(
     of: Any, target_url: str, tmp_path: Path
 ) -> None:
-    source, strict = source_of(tmp_path, doubled([1]), "[2]"), Policies(lossy_conversions=of)
+    source, strict = source_of(tmp_path, double_encoded([1]), "[2]"), Policies(lossy_conversions=of)
     if of == "fail":
         with pytest.raises(LossyConversion, match="t 1: value would lose"):
             moved(source, target_url, strict)
@@ -180,7 +185,7 @@ def test_a_row_that_is_rejected_anyway_tells_that_its_json_would_be_unwrapped(
 ) -> None:
     ddl = "CREATE TABLE t (id INTEGER PRIMARY KEY, value TEXT, changed_at TEXT);"
     source = SourceFile.make(tmp_path / "s.db", ddl)
-    source.run("INSERT INTO t VALUES (1, ?, 'never')", (doubled([1]),))
+    source.run("INSERT INTO t VALUES (1, ?, 'never')", (double_encoded([1]),))
     move(
         source, target_url, tables=[with_dates()], policies=Policies(lossy_conversions="quarantine")
     )
@@ -190,7 +195,7 @@ def test_a_row_that_is_rejected_anyway_tells_that_its_json_would_be_unwrapped(
 def test_verify_finds_what_somebody_wrapped_again_and_an_original_that_is_gone(
     target_url: str, tmp_path: Path
 ) -> None:
-    source = source_of(tmp_path, doubled([1]), doubled([2]), '"x"')
+    source = source_of(tmp_path, double_encoded([1]), double_encoded([2]), '"x"')
     moved(source, target_url)
     copy = opened(source.path, tmp_path, [DOUBLED])
     assert broken(standing(target_url, copy, DOUBLED)) == set()
@@ -213,7 +218,7 @@ def test_a_cast_that_unwraps_wrongly_does_not_prove_itself(
 
     monkeypatch.setattr(types, "unwrap", unwrap)
     with pytest.raises(ProofFailed, match="digests"):
-        moved(source_of(tmp_path, doubled({"a": 1})), target_url)
+        moved(source_of(tmp_path, double_encoded({"a": 1})), target_url)
 
 
 def test_an_original_is_kept_even_if_the_cast_forgets_to_say_so(
@@ -221,8 +226,8 @@ def test_an_original_is_kept_even_if_the_cast_forgets_to_say_so(
 ) -> None:
     really = types.unwrap
     monkeypatch.setattr(types, "unwrap", lambda texts: (really(texts)[0], None))
-    moved(source_of(tmp_path, doubled([1]), "[2]"), target_url)
-    assert originals(target_url) == {"1": (doubled([1]), "[1]")}
+    moved(source_of(tmp_path, double_encoded([1]), "[2]"), target_url)
+    assert originals(target_url) == {"1": (double_encoded([1]), "[1]")}
 
 
 def test_a_sync_unwraps_in_either_mode_and_keeps_the_originals_of_what_is_there(
@@ -232,21 +237,23 @@ def test_a_sync_unwraps_in_either_mode_and_keeps_the_originals_of_what_is_there(
     ddl = "CREATE TABLE t (id INTEGER PRIMARY KEY, value TEXT, changed_at TEXT);"
     source = SourceFile.make(tmp_path / "s.db", ddl)
     for key in (1, 2, 3):
-        source.run("INSERT INTO t VALUES (?, ?, '2024-01-01')", (key, doubled([key])))
+        source.run("INSERT INTO t VALUES (?, ?, '2024-01-01')", (key, double_encoded([key])))
     if mode == "tracked":
         tracking.switch_on(source.path, [declared])
     move(source, target_url, tables=[declared])
-    source.run("UPDATE t SET value = ?, changed_at = '2024-01-02' WHERE id = 1", (doubled([9], 3),))
+    source.run(
+        "UPDATE t SET value = ?, changed_at = '2024-01-02' WHERE id = 1", (double_encoded([9], 3),)
+    )
     source.run("UPDATE t SET value = '[8]', changed_at = '2024-01-02' WHERE id = 2")
     move_ = sync_all(source.path, target_url, tables=[declared])["t"]
-    assert (move_.way, move_.written_rows) == ("synced", 2)
+    assert (move_.strategy, move_.written_rows) == ("synced", 2)
     assert values(target_url) == {1: [9], 2: [8], 3: [3]}
     kept = {key: old for key, (old, _) in originals(target_url).items()}
-    assert kept == {"1": doubled([9], 3), "3": doubled([3])}
+    assert kept == {"1": double_encoded([9], 3), "3": double_encoded([3])}
 
 
 def test_another_policy_lets_a_sync_look_at_every_value(target_url: str, tmp_path: Path) -> None:
-    source = source_of(tmp_path, doubled([1]))
+    source = source_of(tmp_path, double_encoded([1]))
     moved(source, target_url, KEEP)
     with (
         Target.connect(target_url, shown="the target") as target,
@@ -258,7 +265,7 @@ def test_another_policy_lets_a_sync_look_at_every_value(target_url: str, tmp_pat
 
 
 def with_dates() -> sa.Table:
-    declared = one_column(doubled=True)
+    declared = one_column(double_encoded=True)
     declared.append_column(sa.Column("changed_at", sa.DateTime(timezone=True)))
     declared.info |= TableRules(changed_by="changed_at").info
     return declared

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.migrations.content import metadata
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.orchestration.common import evidence
 from pipeline.orchestration.common.evidence import BlobSizes
 from pipeline.postgres.target import Target

@@ -149,7 +149,7 @@ def test_nothing_is_told_of_a_mute_space(url: str) -> None:
 
 def test_nothing_is_told_of_what_a_move_writes(url: str) -> None:
     with Target.connect(url, shown="the target") as target, target.transaction():
-        target.say_moving()
+        target.mark_as_move()
         target.run("UPDATE notes SET title = 'moved'", "DELETE FROM space_members")
     query(url, "UPDATE notes SET title = 'by the application'")
     assert changes(url) == [("space:1", "notes", "UPDATE", "1", None)]

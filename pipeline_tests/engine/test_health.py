@@ -29,8 +29,8 @@ from pipeline.config import settings
 from pipeline.config.settings import libpq
 from pipeline.orchestration.alerts.receivers import Webhook
 from pipeline.orchestration.serving import health
+from pipeline.orchestration.serving.components import Component, Reading
 from pipeline.orchestration.serving.health import HEARTBEAT_SECONDS
-from pipeline.orchestration.serving.organs import Organ, Reading
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.receivers import Hook
 from pipeline_tests.support.runs import use
@@ -67,9 +67,9 @@ def instance(
         yield opened
 
 
-def read(organ: Organ) -> Reading:
+def read(component: Component) -> Reading:
     """How one thing is."""
-    (found,) = health.readings(settings.load(), [organ])
+    (found,) = health.readings(settings.load(), [component])
     return found
 
 
@@ -108,7 +108,7 @@ def ended(
 
 
 def test_a_target_that_answers_is_well(instance: dg.DagsterInstance) -> None:
-    assert read(Organ.TARGET).well
+    assert read(Component.TARGET).ok
 
 
 def test_a_target_that_does_not_answer_is_told_without_its_password(
@@ -120,9 +120,9 @@ def test_a_target_that_does_not_answer_is_told_without_its_password(
     monkeypatch.setenv("DAGSTER_HOME", str(settings.PROJECT))
     monkeypatch.setenv(settings.DAGSTER_URL, "")
     monkeypatch.setenv(settings.DAGSTER_FILES, "")
-    found = health.readings(settings.load(), [Organ.TARGET, Organ.DAEMON, Organ.SYNC])
-    assert [reading.well for reading in found] == [False] * 3
-    assert all("127.0.0.1" in reading.says for reading in found)
+    found = health.readings(settings.load(), [Component.TARGET, Component.DAEMON, Component.SYNC])
+    assert [reading.ok for reading in found] == [False] * 3
+    assert all("127.0.0.1" in reading.detail for reading in found)
     assert not any(piece in f"{found}" for piece in ("s3cr3t", "pa55"))
 
 
@@ -134,18 +134,18 @@ def test_a_target_without_a_record_of_runs_stays_without(
     monkeypatch.setenv("DAGSTER_HOME", str(settings.PROJECT))
     monkeypatch.setenv(settings.DAGSTER_URL, "")
     monkeypatch.setenv(settings.DAGSTER_FILES, "")
-    assert read(Organ.DAEMON).says.endswith("has no record of runs. Start the daemon first.")
+    assert read(Component.DAEMON).detail.endswith("has no record of runs. Start the daemon first.")
     assert query(target_url, "SELECT to_regnamespace('dagster')") == [(None,)]
 
 
 def test_a_code_server_that_does_not_answer_is_unwell(instance: dg.DagsterInstance) -> None:
-    found = read(Organ.CODE)
-    assert (found.well, found.says.startswith("nobody answers on")) == (False, True)
+    found = read(Component.CODE)
+    assert (found.ok, found.detail.startswith("nobody answers on")) == (False, True)
 
 
-@pytest.mark.parametrize(("status", "well"), [(200, True), (500, False)])
+@pytest.mark.parametrize(("status", "ok"), [(200, True), (500, False)])
 def test_a_webserver_is_well_when_it_answers_as_it_should(
-    status: int, well: bool, monkeypatch: pytest.MonkeyPatch
+    status: int, ok: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -160,17 +160,17 @@ def test_a_webserver_is_well_when_it_answers_as_it_should(
         monkeypatch.setenv("UI_PORT", str(server.server_port))
         # Where it listens on every address, it is asked on this machine's own.
         monkeypatch.setenv("UI_HOST", "0.0.0.0")
-        assert read(Organ.WEBSERVER).well == well
+        assert read(Component.WEBSERVER).ok == ok
 
 
 def test_a_webserver_that_is_not_there_is_unwell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UI_PORT", "1")
-    assert read(Organ.WEBSERVER).says.endswith("does not answer (ConnectError)")
+    assert read(Component.WEBSERVER).detail.endswith("does not answer (ConnectError)")
 
 
 def test_a_daemon_is_well_while_each_of_its_parts_gives_signs(instance: dg.DagsterInstance) -> None:
     beat(instance, ago=60)
-    assert read(Organ.DAEMON).well
+    assert read(Component.DAEMON).ok
 
 
 DAEMONS: dict[str, Callable[[dg.DagsterInstance], None]] = {
@@ -183,25 +183,25 @@ DAEMONS: dict[str, Callable[[dg.DagsterInstance], None]] = {
 @pytest.mark.parametrize("case", DAEMONS)
 def test_a_daemon_that_gives_no_sign_is_unwell(case: str, instance: dg.DagsterInstance) -> None:
     DAEMONS[case](instance)
-    found = read(Organ.DAEMON)
-    assert not found.well
-    assert "SENSOR" in found.says
+    found = read(Component.DAEMON)
+    assert not found.ok
+    assert "SENSOR" in found.detail
 
 
 def test_no_sync_is_expected_while_its_schedule_is_off(instance: dg.DagsterInstance) -> None:
-    assert read(Organ.SYNC) == Reading(Organ.SYNC, True, "the schedule is off")
+    assert read(Component.SYNC) == Reading(Component.SYNC, True, "the schedule is off")
 
 
 def test_a_sync_of_late_is_well(instance: dg.DagsterInstance) -> None:
     switch_on(instance, ago=10 * QUARTER)
     ended(instance, 1, dg.DagsterRunStatus.SUCCESS, ago=1.9 * QUARTER)
-    assert read(Organ.SYNC).well
+    assert read(Component.SYNC).ok
 
 
 def test_a_schedule_that_was_just_switched_on_has_time(instance: dg.DagsterInstance) -> None:
     ended(instance, 1, dg.DagsterRunStatus.SUCCESS, ago=90 * QUARTER)
     switch_on(instance, ago=QUARTER)
-    assert read(Organ.SYNC).well
+    assert read(Component.SYNC).ok
 
 
 STALE: dict[str, Callable[[dg.DagsterInstance], None]] = {
@@ -218,25 +218,25 @@ STALE: dict[str, Callable[[dg.DagsterInstance], None]] = {
 def test_syncs_that_have_stopped_are_unwell(case: str, instance: dg.DagsterInstance) -> None:
     switch_on(instance, ago=10 * QUARTER)
     STALE[case](instance)
-    found = read(Organ.SYNC)
-    assert not found.well, found
-    assert "0:30:00 are well" in found.says
+    found = read(Component.SYNC)
+    assert not found.ok, found
+    assert "0:30:00 are well" in found.detail
 
 
 def test_a_disk_needs_room_for_a_copy_and_some(
     instance: dg.DagsterInstance, source: SourceFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert read(Organ.DISK).well
+    assert read(Component.DISK).ok
     # A sparse file is as large as it says and takes no room.
     with source.path.open("r+b") as file:
         file.truncate(2**42)
-    assert not read(Organ.DISK).well
+    assert not read(Component.DISK).ok
 
 
 SICK = [
-    Reading(Organ.TARGET, True, "answers"),
-    Reading(Organ.DAEMON, False, "no sign of SENSOR"),
-    Reading(Organ.DISK, False, "is full"),
+    Reading(Component.TARGET, True, "answers"),
+    Reading(Component.DAEMON, False, "no sign of SENSOR"),
+    Reading(Component.DISK, False, "is full"),
 ]
 
 
@@ -256,7 +256,7 @@ def test_what_is_unwell_twice_in_a_row_is_told_once(hook: Hook) -> None:
 
 def test_what_was_well_in_between_is_told_again(hook: Hook) -> None:
     loaded, who = settings.load(), [Webhook(hook.url)]
-    well = [Reading(reading.organ, True, "") for reading in SICK]
+    well = [Reading(reading.component, True, "") for reading in SICK]
     for found in (SICK, SICK, well, SICK, well, SICK, SICK):
         health.tell_changes(loaded, found, who)
     assert hook.asked == 2
@@ -280,6 +280,6 @@ def test_the_command_prints_a_line_for_each_and_fails_when_one_is_unwell(
     ran = pipeline("health", "target", "webserver", "--alert", **variables)
     assert (ran.code, ran.err) == (1, "")
     assert [line.split()[:2] for line in ran.out.splitlines()] == [
-        ["target", "well"],
-        ["webserver", "unwell"],
+        ["target", "ok"],
+        ["webserver", "failing"],
     ]

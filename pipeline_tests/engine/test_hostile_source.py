@@ -16,12 +16,12 @@ from pipeline.core.errors import PipelineError, SourceError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.doctor import source as source_doctor
 from pipeline.mapping.contract import Rejected
-from pipeline.mapping.landing import match
+from pipeline.mapping.table_mapping import match
 from pipeline.migrations.content import metadata
+from pipeline.move.reading.batch_converter import BatchConverter
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.live import pinned
 from pipeline.move.reading.prepare import prepare, surveyed
-from pipeline.move.reading.sift import Sieve
 from pipeline.sqlite import opening, tracking
 from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all, sync_all
@@ -39,15 +39,15 @@ def read_all(path: Path, folder: Path, policies: Policies = DEFAULT) -> list[Rej
     found: list[Rejected] = []
     for table in TABLES:
         prepared = prepare(table, source, policies)
-        sieve = Sieve(source, prepared.landing, prepared.contract, prepared.survey)
-        for _ in sieve:
+        converter = BatchConverter(source, prepared.mapping, prepared.contract, prepared.survey)
+        for _ in converter:
             pass
         with source.sqlite() as connection:
             found += prepared.contract.explain(
                 connection,
-                sorted(sieve.rejected),
-                handle_column=source.handle_column(prepared.landing),
-                held={parent.name: set() for _, parent in prepared.landing.parents},
+                sorted(converter.rejected),
+                row_id_column=source.row_id_column(prepared.mapping),
+                held={parent.name: set() for _, parent in prepared.mapping.parents},
                 known={},
             )
     return found
@@ -57,13 +57,13 @@ def follow_all(path: Path, folder: Path) -> None:
     """Read a source as a sync does, as far as no target is needed."""
     with pinned(path, folder, tables=TABLES, busy_seconds=1) as live:
         for table in TABLES:
-            landing = match(table, live.columns(table.name))
+            mapping = match(table, live.columns(table.name))
             live.position(table)
-            versions = live.take_versions(landing)
-            surveyed(landing.of_versions, versions)
-            live.take_rows(landing, keys=list(range(50)), handles=[])
-            prepared = surveyed(landing, live)
-            for _ in Sieve(live, landing, prepared.contract, prepared.survey):
+            versions = live.take_versions(mapping)
+            surveyed(mapping.of_versions, versions)
+            live.take_rows(mapping, keys=list(range(50)), row_ids=[])
+            prepared = surveyed(mapping, live)
+            for _ in BatchConverter(live, mapping, prepared.contract, prepared.survey):
                 pass
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.errors import MendError
-from pipeline.core.findings import Mended
+from pipeline.core.errors import OverrideError
+from pipeline.core.findings import Overridden
 from pipeline.mapping.contract import StoredValue
 from pipeline.migrations.content import metadata
-from pipeline.move.ledger import mending
+from pipeline.move.ledger import overrides
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline.reporting import quarantine_files
@@ -34,20 +34,20 @@ VALUES = st.one_of(
 
 def exported(url: str) -> list[dict[str, str]]:
     with Target.connect(url, shown="the target") as target:
-        return list(mending.export(target, metadata.sorted_tables))
+        return list(overrides.export(target, metadata.sorted_tables))
 
 
 def feed_back(url: str, records: list[dict[str, Any]]) -> int:
     with Target.connect(url, shown="the target") as target, target.transaction():
         schema.make_ledger(target)
-        return mending.take_in(target, records, metadata.sorted_tables)
+        return overrides.take_in(target, records, metadata.sorted_tables)
 
 
-def mend(url: str, table: str, handle: int, column: str, storage: str, value: str) -> None:
+def override(url: str, table: str, row_id: int, column: str, storage: str, value: str) -> None:
     """Export quarantine, change one value, feed the file back."""
     records = exported(url)
     (record,) = (
-        r for r in records if (r["table"], r["handle"], r["column"]) == (table, str(handle), column)
+        r for r in records if (r["table"], r["row_id"], r["column"]) == (table, str(row_id), column)
     )
     record |= {"storage": storage, "value": value}
     assert feed_back(url, records) == 1
@@ -55,8 +55,8 @@ def mend(url: str, table: str, handle: int, column: str, storage: str, value: st
 
 @given(value=VALUES)
 def test_every_value_reads_back_as_it_was_written(value: StoredValue) -> None:
-    storage, text = mending._written(value)
-    assert mending._read(1, {"storage": storage, "value": text}, "c") == value
+    storage, text = overrides._written(value)
+    assert overrides._read(1, {"storage": storage, "value": text}, "c") == value
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
@@ -84,7 +84,7 @@ def test_a_mended_value_frees_its_row_and_the_rows_that_waited_for_it(
     before = source.path.read_bytes()
     move_all(source.path, target_url)
     assert reasons(target_url, "content_fragments") == {"3": {"held"}, "4": {"held"}}
-    mend(target_url, "learning_content", 2, "tags", "text", '["food", "fruit"]')
+    override(target_url, "learning_content", 2, "tags", "text", '["food", "fruit"]')
     moves = move_all(source.path, target_url)
     assert all(not reasons(target_url, name) for name in NAMES)
     assert query(target_url, "SELECT tags FROM learning_content WHERE id = 2") == [
@@ -93,19 +93,19 @@ def test_a_mended_value_frees_its_row_and_the_rows_that_waited_for_it(
     assert query(target_url, "SELECT count(*) FROM rankings") == [(8,)]
     (check,) = (c for c in moves["learning_content"].checks if c.name == "mended")
     assert check.findings == (
-        Mended("learning_content", "2", "tags", "food, fruit", '["food", "fruit"]', True),
+        Overridden("learning_content", "2", "tags", "food, fruit", '["food", "fruit"]', True),
     )
     assert not check.passed
     assert not check.blocking
     assert source.path.read_bytes() == before
     again = move_all(source.path, target_url)
-    assert {move.way for move in again.values()} == {"unchanged"}
+    assert {move.strategy for move in again.values()} == {"unchanged"}
 
 
 def test_whoever_corrects_the_source_has_the_last_word(source: SourceFile, target_url: str) -> None:
     source.add("learning_content", {"id": 1, "tags": "bad"})
     move_all(source.path, target_url)
-    mend(target_url, "learning_content", 1, "tags", "text", '["mended"]')
+    override(target_url, "learning_content", 1, "tags", "text", '["mended"]')
     source.run("UPDATE learning_content SET tags = ?", ['["corrected"]'])
     moves = move_all(source.path, target_url)
     assert query(target_url, "SELECT tags FROM learning_content") == [(["corrected"],)]
@@ -136,7 +136,7 @@ def test_values_of_every_kind_can_be_mended(
     source.add("fragment_assets", {"id": 5, column: bad})
     move_all(source.path, target_url)
     assert "5" in reasons(target_url, "fragment_assets")
-    mend(target_url, "fragment_assets", 5, column, storage, value)
+    override(target_url, "fragment_assets", 5, column, storage, value)
     move_all(source.path, target_url)
     ((found,),) = query(target_url, f"SELECT {column} FROM fragment_assets WHERE id = 5")
     assert (bytes(found) if isinstance(found, memoryview) else found) == expected
@@ -147,13 +147,13 @@ def test_a_second_mend_replaces_the_first_and_forgetting_goes_back_to_the_source
 ) -> None:
     source.add("learning_content", {"id": 1, "tags": "bad"}, {"id": 2})
     move_all(source.path, target_url)
-    mend(target_url, "learning_content", 1, "tags", "text", "still bad")
+    override(target_url, "learning_content", 1, "tags", "text", "still bad")
     move_all(source.path, target_url)
-    mend(target_url, "learning_content", 1, "tags", "text", '["good"]')
+    override(target_url, "learning_content", 1, "tags", "text", '["good"]')
     move_all(source.path, target_url)
     assert query(target_url, "SELECT tags FROM learning_content WHERE id = 1") == [(["good"],)]
     with Target.connect(target_url, shown="the target") as target, target.transaction():
-        assert mending.forget(target, "learning_content") == 1
+        assert overrides.forget(target, "learning_content") == 1
     move_all(source.path, target_url, delete_share=1)
     assert set(reasons(target_url, "learning_content")) == {"1"}
     (record,) = (r for r in exported(target_url) if r["column"] == "tags")
@@ -170,7 +170,7 @@ def test_triggers_and_checks_of_the_source_do_not_answer_to_a_mend(
         " UPDATE learning_content SET title = 'touched'; END"
     )
     move_all(source.path, target_url)
-    mend(target_url, "learning_content", 1, "tags", "text", "[]")
+    override(target_url, "learning_content", 1, "tags", "text", "[]")
     mend_again = exported(target_url)[-1] | {"storage": "text", "value": "sad"}
     assert mend_again["column"] == "mood"
     assert feed_back(target_url, [mend_again]) == 1
@@ -184,7 +184,7 @@ def test_triggers_and_checks_of_the_source_do_not_answer_to_a_mend(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"handle": "77"}, "Record 2: tags of row 77 of learning_content is not in quarantine"),
+        ({"row_id": "77"}, "Record 2: tags of row 77 of learning_content is not in quarantine"),
         ({"table": "users"}, "Record 2: tags of row 1 of users is not in quarantine"),
         ({"storage": "integer"}, "Record 2: 'bad' is no integer"),
         ({"storage": "blob"}, "Record 2: 'bad' is no blob"),
@@ -200,10 +200,10 @@ def test_a_record_that_cannot_be_taken_in_is_named_and_nothing_is_noted(
     move_all(source.path, target_url)
     found = {record["column"]: record for record in exported(target_url)}
     good = found["title"] | {"value": "short"}
-    with pytest.raises(MendError) as raised:
+    with pytest.raises(OverrideError) as raised:
         feed_back(target_url, [good, found["tags"] | change])
     assert sentence in str(raised.value)
-    assert query(target_url, "SELECT count(*) FROM migration.mended") == [(0,)]
+    assert query(target_url, "SELECT count(*) FROM migration.overrides") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_record_that_cannot_be_taken_in_is_named_and_nothing_is_noted(
         ("q.txt", "", "named neither .csv nor .json"),
         ("q.json", "{", "is not as it was exported"),
         ("q.json", "3", "record 1 lacks one of"),
-        ("q.csv", "table,handle\n1,2\n", "record 1 lacks one of"),
+        ("q.csv", "table,row_id\n1,2\n", "record 1 lacks one of"),
     ],
 )
 def test_a_file_of_another_form_is_refused(
@@ -220,9 +220,9 @@ def test_a_file_of_another_form_is_refused(
 ) -> None:
     file = tmp_path / name
     file.write_text(text)
-    with pytest.raises(MendError, match=sentence):
+    with pytest.raises(OverrideError, match=sentence):
         list(quarantine_files.read(file))
-    with pytest.raises(MendError, match="cannot be read"):
+    with pytest.raises(OverrideError, match="cannot be read"):
         list(quarantine_files.read(tmp_path / "missing.csv"))
 
 
@@ -239,7 +239,7 @@ def test_the_commands_export_mend_redrive_and_forget(
     done = pipeline("quarantine", "export", str(file), "--table", "learning_content", **usual)
     assert done.out == f"13 values in {file}\n"
     file.write_text(file.read_text().replace(",text,bad,", ',text,"[""good""]",'))
-    assert "1 value mended" in pipeline("quarantine", "mend", str(file), **usual).out
+    assert "1 value mended" in pipeline("quarantine", "override", str(file), **usual).out
     done = pipeline("redrive", "learning_content", **usual)
     assert done.code == 0, done.err
     assert "0 rows of learning_content are still in quarantine" in done.out

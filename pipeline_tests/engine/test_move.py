@@ -8,7 +8,7 @@ from pipeline_tests.support.targets import query
 def test_a_family_moves_whole(source: SourceFile, target_url: str) -> None:
     source.add_family(contents=3)
     moves = move_all(source.path, target_url)
-    assert {name: (m.way, m.moved_rows, m.quarantined_rows) for name, m in moves.items()} == {
+    assert {name: (m.strategy, m.moved_rows, m.quarantined_rows) for name, m in moves.items()} == {
         "learning_content": ("filled", 3, 0),
         "content_fragments": ("filled", 6, 0),
         "fragment_assets": ("filled", 6, 0),
@@ -25,7 +25,7 @@ def test_moving_twice_changes_nothing(source: SourceFile, target_url: str) -> No
     move_all(source.path, target_url)
     before = query(target_url, "SELECT ctid::text, xmin::text, id FROM rankings ORDER BY id")
     moves = move_all(source.path, target_url)
-    assert {m.way for m in moves.values()} == {"unchanged"}
+    assert {m.strategy for m in moves.values()} == {"unchanged"}
     assert (
         query(target_url, "SELECT ctid::text, xmin::text, id FROM rankings ORDER BY id") == before
     )

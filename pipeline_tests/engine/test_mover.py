@@ -9,13 +9,13 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.content import metadata
+from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.context.work import Work
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.reading.extract import Source
 from pipeline.move.run import mover as mover_module
 from pipeline.move.run.mover import Mover
-from pipeline.move.run.transaction import Begun, begin
+from pipeline.move.run.transaction import PendingFill, start_fill
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all
@@ -40,15 +40,15 @@ def moving(source: SourceFile, url: str, folder: Path) -> Iterator[Mover]:
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> dict[str, Begun | None]:
+def begun(monkeypatch: pytest.MonkeyPatch) -> dict[str, PendingFill | None]:
     """What was filled ahead, by table."""
-    found: dict[str, Begun | None] = {}
+    found: dict[str, PendingFill | None] = {}
 
-    def noted(work: Work) -> Begun | None:
-        found[work.landing.name] = begin(work)
-        return found[work.landing.name]
+    def noted(work: MoveContext) -> PendingFill | None:
+        found[work.mapping.name] = start_fill(work)
+        return found[work.mapping.name]
 
-    monkeypatch.setattr(mover_module, "begin", noted)
+    monkeypatch.setattr(mover_module, "start_fill", noted)
     return found
 
 
@@ -57,7 +57,7 @@ def tables_of(url: str) -> set[str]:
 
 
 def test_every_table_but_the_first_is_filled_ahead_and_none_in_the_second_run(
-    source: SourceFile, target_url: str, begun: dict[str, Begun | None]
+    source: SourceFile, target_url: str, begun: dict[str, PendingFill | None]
 ) -> None:
     source.add_family()
     moves = move_all(source.path, target_url)
@@ -69,12 +69,12 @@ def test_every_table_but_the_first_is_filled_ahead_and_none_in_the_second_run(
     assert [move.moved_rows for move in moves.values()] == [3, 6, 6, 12]
     begun.clear()
     again = move_all(source.path, target_url)
-    assert {move.way for move in again.values()} == {"unchanged"}
+    assert {move.strategy for move in again.values()} == {"unchanged"}
     assert not begun
 
 
 def test_what_was_begun_is_undone_when_the_parents_proof_fails(
-    source: SourceFile, target_url: str, begun: dict[str, Begun | None], tmp_path: Path
+    source: SourceFile, target_url: str, begun: dict[str, PendingFill | None], tmp_path: Path
 ) -> None:
     source.add_family()
     move_all(source.path, target_url, tables=[CONTENT])
@@ -97,7 +97,7 @@ def test_what_was_begun_is_undone_when_the_parents_proof_fails(
 
 
 def test_a_table_filled_ahead_may_wait_while_another_one_moves(
-    source: SourceFile, target_url: str, begun: dict[str, Begun | None], tmp_path: Path
+    source: SourceFile, target_url: str, begun: dict[str, PendingFill | None], tmp_path: Path
 ) -> None:
     source.add_family()
     with moving(source, target_url, tmp_path) as mover:
@@ -111,7 +111,7 @@ def test_a_table_filled_ahead_may_wait_while_another_one_moves(
 
 
 def test_rows_without_parents_are_held_although_they_were_set_down_first(
-    source: SourceFile, target_url: str, begun: dict[str, Begun | None]
+    source: SourceFile, target_url: str, begun: dict[str, PendingFill | None]
 ) -> None:
     source.add_family(contents=2)
     source.add("content_fragments", {"id": 90, "learning_content_id": 77})

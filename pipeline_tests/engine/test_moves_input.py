@@ -268,7 +268,7 @@ def test_rows_whose_id_is_none_are_quarantined_and_others_arrive(
     assert [key for (key,) in found] == [-3, 1, 2, 3, 4, 7, 2**31 - 1]
     codes = set().union(*reasons(target_url, "rankings").values())
     assert codes == {"null", "type", "range"} | (set() if unique else {"duplicate_key"})
-    assert {m.way for m in move_all(source.path, target_url).values()} == {"unchanged"}
+    assert {m.strategy for m in move_all(source.path, target_url).values()} == {"unchanged"}
 
 
 def test_a_source_in_utf_16_moves(tmp_path: Path, target_url: str) -> None:

@@ -87,7 +87,7 @@ def test_an_update_of_any_column_arrives_and_touches_no_other_row(
         source.run(f"UPDATE {table} SET {column} = ? WHERE id = 3", (value,))
         move = move_all(source.path, target_url, tables=[metadata.tables[table]])[table]
         where = f"{table}.{column} = {value!r}"
-        assert (move.way, move.written_rows, move.deleted_rows) == ("merged", 1, 0), where
+        assert (move.strategy, move.written_rows, move.deleted_rows) == ("merged", 1, 0), where
         for name in TABLES:
             changed = touched(before[name], versions(target_url, name))
             assert changed == ({3} if name == table else set()), where
@@ -108,7 +108,7 @@ def test_rows_are_inserted_and_deleted_where_the_keys_have_gaps(
         source.add("learning_content", {"id": key})
     source.run("DELETE FROM learning_content WHERE id = 10")
     move = move_all(source.path, target_url)["learning_content"]
-    assert (move.way, move.written_rows, move.deleted_rows) == ("merged", 6, 1)
+    assert (move.strategy, move.written_rows, move.deleted_rows) == ("merged", 6, 1)
     assert touched(before, versions(target_url, "learning_content")) == {
         *(-4, 1, 7, 10, 499, 90_001, 2_000_000_000)
     }
@@ -134,7 +134,7 @@ def test_rows_that_only_the_target_has_are_deleted_wherever_they_are(
         (list(extra),),
     )
     move = move_all(source.path, target_url, delete_share=1)["learning_content"]
-    assert (move.way, move.deleted_rows, move.written_rows) == ("merged", len(extra), 0)
+    assert (move.strategy, move.deleted_rows, move.written_rows) == ("merged", len(extra), 0)
     assert touched(before, versions(target_url, "learning_content")) == set()
 
 
@@ -184,7 +184,7 @@ def test_another_spelling_of_the_same_json_touches_nothing(
     before = versions(target_url, "learning_content")
     source.run("UPDATE learning_content SET content_metadata = ? WHERE id = 1", (text,))
     move = move_all(source.path, target_url)["learning_content"]
-    assert (move.way, move.written_rows) == ("unchanged", 0)
+    assert (move.strategy, move.written_rows) == ("unchanged", 0)
     assert versions(target_url, "learning_content") == before
 
 
@@ -198,7 +198,7 @@ def test_a_change_that_the_conversion_swallows_is_kept_in_the_ledger(
     ledger = "SELECT source_key, column_name, storage, original, kept_as FROM migration.conversions"
     assert query(target_url, ledger) == [("1", "rank_score", "real", "3.333", "3.33")]
     source.run("UPDATE rankings SET rank_score = 3.334 WHERE id = 1")
-    assert move_all(source.path, target_url)["rankings"].way == "unchanged"
+    assert move_all(source.path, target_url)["rankings"].strategy == "unchanged"
     assert versions(target_url, "rankings") == before
     assert query(target_url, ledger) == [("1", "rank_score", "real", "3.334", "3.33")]
     source.run("UPDATE rankings SET rank_score = 3.33 WHERE id = 1")
@@ -224,7 +224,7 @@ def test_rows_in_quarantine_are_not_tried_one_by_one_in_every_run(
         return original(target)
 
     monkeypatch.setattr(Target, "savepoint", counted)
-    assert move_all(source.path, target_url)["rankings"].way == "unchanged"
+    assert move_all(source.path, target_url)["rankings"].strategy == "unchanged"
     assert len(savepoints) < 50
 
 
@@ -267,7 +267,7 @@ def test_a_row_that_became_invalid_goes_to_quarantine_and_comes_back_when_it_is_
     assert moves[table].quarantined_rows == 1
     assert query(target_url, f"SELECT count(*) FROM {table} WHERE id = 3") == [(0,)]
     again = move_all(source.path, target_url)
-    assert {m.way for m in again.values()} == {"unchanged"}
+    assert {m.strategy for m in again.values()} == {"unchanged"}
     source.run(f"UPDATE {table} SET {column} = ? WHERE id = 3", (sound,))
     assert sum(m.quarantined_rows for m in move_all(source.path, target_url).values()) == 0
     assert_equal_sides(source.path, target_url)
@@ -521,5 +521,5 @@ def test_after_any_edits_on_both_sides_the_target_equals_the_source(
         move_all(source.path, url, delete_share=1)
         assert_equal_sides(source.path, url, _bad_rows(source))
         again = move_all(source.path, url, delete_share=0)
-        assert {move.way for move in again.values()} <= {"unchanged", "filled"}
+        assert {move.strategy for move in again.values()} <= {"unchanged", "filled"}
         assert {move.deleted_rows for move in again.values()} == {0}

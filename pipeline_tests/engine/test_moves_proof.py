@@ -27,11 +27,11 @@ from pipeline.core.findings import (
     SequenceBehind,
     ValueDiffers,
 )
-from pipeline.mapping.landing import Landing, SourceColumn, match
+from pipeline.mapping.table_mapping import SourceColumn, TableMapping, match
 from pipeline.migrations.content import metadata
 from pipeline.move.ledger import watermarks
-from pipeline.move.proof import verify
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof import table_checks
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.run.transaction import Move
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
@@ -262,25 +262,27 @@ def test_a_sequence_that_falls_behind_during_the_move_is_found(
 # The two checks that ask the target alone, on a target that was spoiled by hand.
 
 
-def _landing(table: sa.Table) -> Landing:
+def _mapping(table: sa.Table) -> TableMapping:
     return match(table, [SourceColumn(column.name, "") for column in table.columns])
 
 
-def _checked(url: str, check: Callable[[Target, Landing], CheckResult], table: str) -> CheckResult:
+def _checked(
+    url: str, check: Callable[[Target, TableMapping], CheckResult], table: str
+) -> CheckResult:
     with Target.connect(url, shown="the target") as target:
-        return check(target, _landing(metadata.tables[table]))
+        return check(target, _mapping(metadata.tables[table]))
 
 
 def test_foreign_keys_are_checked_row_by_row(source: SourceFile, target_url: str) -> None:
     source.add_family(contents=3)
     move_all(source.path, target_url)
-    assert _checked(target_url, verify.foreign_keys, "rankings").passed
+    assert _checked(target_url, table_checks.foreign_keys, "rankings").passed
     query(
         target_url,
         "SET session_replication_role = replica; DELETE FROM fragment_assets WHERE id = 2;"
         " DELETE FROM content_fragments WHERE id = 6",
     )
-    found = _checked(target_url, verify.foreign_keys, "rankings")
+    found = _checked(target_url, table_checks.foreign_keys, "rankings")
     assert not found.passed
     assert found.findings == (
         Orphan("rankings", 4, "asset_id", "fragment_assets"),
@@ -303,7 +305,7 @@ def test_a_foreign_key_that_is_not_enforced_fails_its_check(
             "ALTER TABLE rankings ADD CONSTRAINT rankings_asset_id_fkey"
             " FOREIGN KEY (asset_id) REFERENCES fragment_assets NOT VALID",
         )
-    assert not _checked(target_url, verify.foreign_keys, "rankings").passed
+    assert not _checked(target_url, table_checks.foreign_keys, "rankings").passed
 
 
 @pytest.mark.parametrize(("at", "called", "upcoming"), [(1, False, 1), (11, True, 12)])
@@ -312,14 +314,14 @@ def test_a_sequence_behind_the_largest_id_fails_its_check(
 ) -> None:
     source.add_family(contents=3)
     move_all(source.path, target_url)
-    assert _checked(target_url, verify.sequences, "rankings").passed
+    assert _checked(target_url, table_checks.sequences, "rankings").passed
     query(target_url, "SELECT setval('rankings_id_seq', %s, %s)", (at, called))
-    found = _checked(target_url, verify.sequences, "rankings")
+    found = _checked(target_url, table_checks.sequences, "rankings")
     assert not found.passed
     behind = SequenceBehind("rankings", "public.rankings_id_seq", upcoming, 12)
     assert found.findings == (behind,)
-    assert move_all(source.path, target_url)["rankings"].way == "unchanged"
-    assert _checked(target_url, verify.sequences, "rankings").passed
+    assert move_all(source.path, target_url)["rankings"].strategy == "unchanged"
+    assert _checked(target_url, table_checks.sequences, "rankings").passed
 
 
 def test_ids_in_quarantine_are_not_given_out_again(source: SourceFile, target_url: str) -> None:

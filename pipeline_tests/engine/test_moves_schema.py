@@ -252,7 +252,7 @@ def test_columns_that_only_the_source_has_are_carried_and_reported(
         move_all(source.path, target_url)
     _add_columns(source, EXTRA_TYPES)
     move = move_all(source.path, target_url)["learning_content"]
-    assert move.way == ("merged" if late else "filled")
+    assert move.strategy == ("merged" if late else "filled")
     _assert_carried(target_url, move, EXTRA_TYPES)
 
 
@@ -288,7 +288,7 @@ def test_a_carried_column_stays_when_the_source_drops_it(
     move_all(source.path, target_url, tables=TABLES[:1])
     source.run("ALTER TABLE learning_content DROP COLUMN note")
     move = move_all(source.path, target_url, tables=TABLES[:1])["learning_content"]
-    assert move.way == "unchanged"
+    assert move.strategy == "unchanged"
     assert query(target_url, "SELECT note FROM learning_content") == [("ไม่มี ''",)]
 
 
@@ -358,7 +358,7 @@ def test_tables_that_are_there_and_empty_keep_the_plans_schema(
 ) -> None:
     query(target_url, PLAN_DDL)
     source.add_family(contents=2)
-    assert {m.way for m in move_all(source.path, target_url).values()} == {"filled"}
+    assert {m.strategy for m in move_all(source.path, target_url).values()} == {"filled"}
     moved, plan = schema_of(target_url), schema_of(planned)
     assert [row for row in moved["columns"] if row not in _CARRIED] == plan["columns"]
     for part in ("constraints", "indexes", "sequences", "relations"):

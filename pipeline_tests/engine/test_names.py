@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from pipeline.declared.rules import TableRules
 from pipeline.migrations.declaration import NAMES
-from pipeline.move.ledger import mending, ownership, quarantine, watermarks
-from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.ledger import overrides, quarantine, unmanaged_rows, watermarks
+from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.run.plan import plan_tables
@@ -99,9 +99,9 @@ def test_any_name_moves_follows_is_checked_and_mended(
         Target.connect(target_url, shown="the target") as target,
     ):
         opened = Source(take_snapshot(source.path, Path(folder) / "s.db", tables=tables))
-        with target.looking():
+        with target.read_only():
             for table in tables:
-                found = standing_checks(
+                found = verify_table(
                     prepare(table, opened),
                     source=opened,
                     target=target,
@@ -113,19 +113,19 @@ def test_any_name_moves_follows_is_checked_and_mended(
             None,
             None,
         ]
-        assert ownership.strangers(target.rows, [table.name for table in tables]) == {}
+        assert unmanaged_rows.unmanaged(target.rows, [table.name for table in tables]) == {}
         (row,) = quarantine.read(target, tables[1].name)
         assert row.key == "3"
-        records = list(mending.export(target, [tables[1]]))
+        records = list(overrides.export(target, [tables[1]]))
         (record,) = [r for r in records if r["column"] == f"n{name}"]
         with target.transaction():
-            assert mending.take_in(target, [{**record, "value": "1.5"}]) == 1
+            assert overrides.take_in(target, [{**record, "value": "1.5"}]) == 1
     moves = move_all(source.path, target_url, tables=tables)
     assert moves[tables[1].name].quarantined_rows == 0
     with Target.connect(target_url, shown="the target") as target:
-        assert mending.forget(target, tables[1].name) == 1
+        assert overrides.forget(target, tables[1].name) == 1
         assert watermarks.read(target, tables[1].name) is None
-        assert ownership.strangers(target.rows, [tables[1].name]) == {}
+        assert unmanaged_rows.unmanaged(target.rows, [tables[1].name]) == {}
     if tracked:
         assert tracking.switch_off(source.path)
     with closing(sqlite3.connect(source.path)) as connection:

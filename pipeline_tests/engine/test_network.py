@@ -99,7 +99,7 @@ def test_a_commit_whose_answer_is_lost_is_found_done_or_undone(
     there = assert_whole(target_url)
     assert list(there) == NAMES[: 1 + (fault == "lose the answer")]
     moves = move_all(family.path, libpq(proxy.url))
-    assert {name for name, move in moves.items() if move.way == "unchanged"} == set(there)
+    assert {name for name, move in moves.items() if move.strategy == "unchanged"} == set(there)
     assert len(assert_whole(target_url)) == 4
 
 

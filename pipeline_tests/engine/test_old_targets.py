@@ -86,8 +86,10 @@ def test_backups_of_then_are_restored(old_world: OldWorld) -> None:
     assert (refused.code, "would be lost" in refused.err) == (2, True)
     done = old_world("restore", "target", "--yes", "--discard-writes")
     assert done.code == 0, done.err
-    assert "the migration is shadow; the source is frozen: run pipeline cutover thaw" in done.out
-    assert old_world("cutover", "thaw").code == 0
+    assert (
+        "the migration is shadow; the source is frozen: run pipeline cutover unfreeze" in done.out
+    )
+    assert old_world("cutover", "unfreeze").code == 0
     for command in (
         ("sync",),
         ("restore", "source", "--yes"),
@@ -119,7 +121,7 @@ def test_rows_of_then_in_quarantine_are_tried_again(old_world: OldWorld) -> None
     ran = old_world("redrive", "spaces")
     assert (ran.code, "6 rows are still in quarantine" in ran.out) == (0, True), ran.out + ran.err
     (left,) = lost(before, old_world.ledger(), "quarantine")["quarantine"]
-    assert (left["table_name"], left["handle"]) == ("messages", "9002")
+    assert (left["table_name"], left["row_id"]) == ("messages", "9002")
 
 
 def test_what_was_switched_on_then_tells_changes(old_world: OldWorld) -> None:

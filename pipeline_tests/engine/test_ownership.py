@@ -130,12 +130,12 @@ def test_a_plan_says_what_is_in_the_way(source: SourceFile, taken: str) -> None:
 def test_the_doctor_says_what_is_in_the_way(taken: str, database: URL) -> None:
     def contents(*, adopt: bool) -> tuple[str, str]:
         found = target_doctor.examine(database, tables=TABLES, bytes_needed=1, adopt=adopt)
-        (symptom,) = [each for each in found if each.name == "contents"]
-        return symptom.state, symptom.says
+        (diagnostic,) = [each for each in found if each.name == "contents"]
+        return diagnostic.state, diagnostic.detail
 
     assert libpq(database) == taken
     assert contents(adopt=False) == ("error", HELD)
-    assert contents(adopt=True)[0] == "well"
+    assert contents(adopt=True)[0] == "ok"
 
 
 def test_the_setting_is_off_and_can_be_switched_on(monkeypatch: pytest.MonkeyPatch) -> None:

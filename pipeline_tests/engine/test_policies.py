@@ -110,7 +110,7 @@ def test_naive_dates_are_of_the_zone_and_others_are_not(
         "6": "2025-08-06 03:07:13.1234567",
         "7": "2025-08-06 03:07:13.9999999+07:00",
     }
-    assert move_content(source, target_url, tmp_path, bangkok).way == "unchanged"
+    assert move_content(source, target_url, tmp_path, bangkok).strategy == "unchanged"
     assert check_content(source, target_url, tmp_path, bangkok) == set()
     found = standing(target_url, opened(source.path, tmp_path), "learning_content")
     assert broken(found) == {"digests"}
@@ -271,7 +271,7 @@ def test_a_forbidden_null_gets_its_value_and_is_kept_in_the_ledger(
         )
     ]
     again = moved(with_nulls, target_url, policies=policies)
-    assert {move.way for move in again.values()} == {"unchanged"}
+    assert {move.strategy for move in again.values()} == {"unchanged"}
     copy = opened(with_nulls.path, tmp_path)
     for table in TABLES:
         assert broken(standing(target_url, copy, table, policies=policies)) == set()
@@ -289,7 +289,7 @@ def test_without_a_value_the_row_goes_to_quarantine_and_with_another_it_is_rewri
     more = only | {"content_fragments.native_text": "c", "fragment_assets.asset_data": "x"}
     policies = Policies(forbidden_nulls=more | {"rankings.assessed_by": "?"})
     moves = moved(with_nulls, target_url, policies=policies)
-    assert {name: move.way for name, move in moves.items()} == {
+    assert {name: move.strategy for name, move in moves.items()} == {
         "learning_content": "unchanged",
         "content_fragments": "merged",
         "fragment_assets": "merged",
@@ -395,7 +395,7 @@ def test_a_null_of_every_type_gets_its_value(
     assert (move.moved_rows, move.quarantined_rows) == (2, 0)
     (row,) = query(target_url, "SELECT t.*::text FROM things AS t WHERE id = 1")
     assert row == ('(1,-1,0.00,?,"",{},"1969-12-31 17:00:00+00","\\\\x6e6f6e65")',)
-    assert move_things(things, target_url, tmp_path).way == "unchanged"
+    assert move_things(things, target_url, tmp_path).strategy == "unchanged"
 
 
 def test_the_null_of_every_type_is_kept_in_the_ledger(
@@ -500,7 +500,10 @@ def test_an_extra_column_is_carried_ignored_or_a_reason_to_stop(
     assert check_content(source, target_url, tmp_path, ignore) == set()
 
     move = move_content(source, target_url, tmp_path, DEFAULT)
-    assert (move.way, [found.kind for found in found_by(move, Drift)]) == ("merged", ["carried"])
+    assert (move.strategy, [found.kind for found in found_by(move, Drift)]) == (
+        "merged",
+        ["carried"],
+    )
     assert column_of(target_url, "last_review_at") == {1: _utc("2025-08-06")}
     assert check_content(source, target_url, tmp_path) == set()
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
-from pipeline.core.findings import CheckResult, say
+from pipeline.core.findings import CheckResult, describe
 from pipeline.declared.events import Told
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.migrations import content, registry, spaces
@@ -47,13 +47,13 @@ def url(server: URL, template: str) -> Iterator[str]:
 
 
 def check(url: str, name: str) -> CheckResult:
-    with Target.connect(url, shown="the target") as target, target.looking():
+    with Target.connect(url, shown="the target") as target, target.read_only():
         found = checks.standing(target, TABLES, known=registry.find().tables)
         return next(result for result in found if result.name == name)
 
 
 def said(url: str, name: str = checks.PUBLISHED) -> list[str]:
-    return [say(finding) for finding in check(url, name).findings]
+    return [describe(finding) for finding in check(url, name).findings]
 
 
 def published(url: str) -> dict[str, list[str]]:
@@ -255,7 +255,7 @@ def test_a_table_that_is_published_while_empty_is_filled_and_followed(
     source.add_family(contents=1)
     source.add("content_fragments", {"id": 9, "learning_content_id": 77})
     moved = move_all(source.path, target_url)["content_fragments"]
-    assert (moved.way, moved.quarantined_rows) == ("filled", 1)
+    assert (moved.strategy, moved.quarantined_rows) == ("filled", 1)
     source.run("UPDATE content_fragments SET ipa = 'x' WHERE id = 1")
     source.run("DELETE FROM rankings WHERE id = 1")
     moves = move_all(source.path, target_url, delete_share=1)

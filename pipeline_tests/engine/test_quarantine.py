@@ -147,7 +147,7 @@ def test_a_row_can_be_rebuilt_from_quarantine_bit_by_bit(
         write(copy, [[restored(value) for value in row.values] for row in rejected])
         assert (moved.moved_rows, moved.quarantined_rows) == (0, len(rows))
         assert read(copy) == read(source)
-    assert all(row.handle == row.key == str(row.values[0].value, "ascii") for row in rejected)
+    assert all(row.row_id == row.key == str(row.values[0].value, "ascii") for row in rejected)
 
 
 BAD_KEYS = {
@@ -185,8 +185,8 @@ def seen(url: str) -> list[tuple[Any, ...]]:
     return query(
         url,
         "SELECT q.xmin::text, q.*, v.xmin::text, v.column_name, v.storage, v.value::text"
-        " FROM migration.quarantine q JOIN migration.quarantine_values v USING (table_name, handle)"
-        " ORDER BY q.table_name, q.handle, v.position",
+        " FROM migration.quarantine q JOIN migration.quarantine_values v USING (table_name, row_id)"
+        " ORDER BY q.table_name, q.row_id, v.position",
     )
 
 
@@ -233,7 +233,7 @@ def test_quarantine_that_stays_is_not_touched(family: SourceFile, target_url: st
     before = seen(target_url)
     assert {row[1:3] for row in before} == {(t, key) for t in HELD for key in HELD[t]}
     moves = move_all(family.path, target_url, run_id="second")
-    assert {move.way for move in moves.values()} == {"unchanged"}
+    assert {move.strategy for move in moves.values()} == {"unchanged"}
     assert seen(target_url) == before
 
 
@@ -251,7 +251,7 @@ def test_a_row_that_changes_but_stays_rejected_is_replaced(
         row for row in before if row[1:3] not in replaced
     ]
     runs = query(
-        target_url, "SELECT table_name, handle FROM migration.quarantine WHERE run_id = 'second'"
+        target_url, "SELECT table_name, row_id FROM migration.quarantine WHERE run_id = 'second'"
     )
     assert sorted(runs) == replaced
     (content,) = kept(target_url, "learning_content")
@@ -266,7 +266,7 @@ def test_a_row_whose_reasons_change_is_replaced_though_its_values_do_not(
     family.run("DELETE FROM content_fragments WHERE id = 3")
     move_all(family.path, target_url, run_id="second")
     found = query(
-        target_url, "SELECT table_name, handle FROM migration.quarantine WHERE run_id = 'second'"
+        target_url, "SELECT table_name, row_id FROM migration.quarantine WHERE run_id = 'second'"
     )
     assert sorted(found) == [("fragment_assets", "3"), ("rankings", "5"), ("rankings", "6")]
     assert reasons(target_url, "fragment_assets")["3"] == {"orphan"}
@@ -316,7 +316,7 @@ def test_rows_deleted_from_the_source_leave_quarantine(family: SourceFile, targe
     assert reasons(target_url, "rankings") == left
     (values,) = query(
         target_url,
-        "SELECT count(DISTINCT handle) FROM migration.quarantine_values"
+        "SELECT count(DISTINCT row_id) FROM migration.quarantine_values"
         " WHERE table_name = 'rankings'",
     )
     assert values == (len(left),)
@@ -376,6 +376,6 @@ def test_a_row_that_shares_its_key_keeps_its_other_reasons(tmp_path: Path, targe
     move_all(source.path, target_url)
     assert query(
         target_url,
-        "SELECT handle, r->>'code' FROM migration.quarantine, jsonb_array_elements(reasons) AS r"
+        "SELECT row_id, r->>'code' FROM migration.quarantine, jsonb_array_elements(reasons) AS r"
         " ORDER BY 1, 2",
     ) == [("2", "duplicate_key"), ("3", "duplicate_key"), ("3", "json")]

@@ -179,10 +179,10 @@ def test_the_wire_counts_every_byte_and_can_be_cut(database: URL) -> None:
     assert cuts == 1
 
 
-def figures(way: str, subscribers: int, **other: Any) -> Measured:
+def figures(strategy: str, subscribers: int, **other: Any) -> Measured:
     sound = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "wire": 100.0, "json": 100.0, "cpu": 5.0}
     more = {"cpu_writing": 1.0, "transactions": 10.0, "expected": 9, "missed": 0, "doubled": 0}
-    return Measured(way, subscribers, **{**sound, **more, "cuts": 0, "hints_lost": 0, **other})
+    return Measured(strategy, subscribers, **{**sound, **more, "cuts": 0, "hints_lost": 0, **other})
 
 
 def test_goals_are_reached_up_to_their_limit_and_not_beyond() -> None:
@@ -208,4 +208,4 @@ def test_goals_are_reached_up_to_their_limit_and_not_beyond() -> None:
 
     assert reached(p95_ms=100.0, wire=50.0, json=50.0) == [True] * 4
     assert reached(p95_ms=100.1, missed=1, cpu=5.1) == [False] * 4
-    assert reached(doubled=1, cpu=None, transactions=4.0)[1] is False
+    assert reached(double_encoded=1, cpu=None, transactions=4.0)[1] is False

@@ -270,12 +270,12 @@ def test_who_comes_and_leaves_is_told_to_the_others(url: str) -> None:
     async def scenario() -> None:
         async with opened(url) as hub:
             seen: list[Any] = []
-            async with present(hub, seen) as looking:
+            async with present(hub, seen) as read_only:
                 async with present(hub, [], member="7", heartbeat=0.05):
-                    await until(lambda: looking.here == ["7"])
+                    await until(lambda: read_only.here == ["7"])
                     # Heartbeats go on, and tell nothing new.
                     await asyncio.sleep(0.12)
-                await until(lambda: looking.here == [])
+                await until(lambda: read_only.here == [])
                 assert [event.here for event in seen] == [True, False]
 
     asyncio.run(scenario())
@@ -285,14 +285,14 @@ def test_who_is_not_heard_in_time_has_left_and_types_no_more(url: str) -> None:
     async def scenario() -> None:
         async with opened(url) as hub:
             seen: list[Any] = []
-            async with present(hub, seen, gone_after=0.2, typing_for=0.05) as looking:
+            async with present(hub, seen, gone_after=0.2, typing_for=0.05) as read_only:
                 await hub.send(PresenceChanged("space:1", "7"))
                 await hub.send(PresenceChanged("space:1", "8", lasting=True))
                 await hub.send(TypingChanged("space:1", "7"))
-                await until(lambda: looking.typing == ["7"])
-                await until(lambda: looking.typing == [])
-                assert looking.here == ["7", "8"]
-                await until(lambda: looking.here == ["8"])
+                await until(lambda: read_only.typing == ["7"])
+                await until(lambda: read_only.typing == [])
+                assert read_only.here == ["7", "8"]
+                await until(lambda: read_only.here == ["8"])
                 said = [(type(event), event.member) for event in seen]
                 assert said == [
                     (PresenceChanged, "7"),
@@ -309,28 +309,28 @@ def test_who_says_that_they_stop_typing_or_leave_is_believed_at_once(url: str) -
     async def scenario() -> None:
         async with (
             opened(url) as hub,
-            present(hub, []) as looking,
+            present(hub, []) as read_only,
             present(hub, [], member="7") as one,
         ):
             await one.say_typing()
-            await until(lambda: looking.typing == ["7"])
+            await until(lambda: read_only.typing == ["7"])
             await one.say_typing(typing=False)
-            await until(lambda: looking.typing == [])
+            await until(lambda: read_only.typing == [])
             await one.say_typing()
-            await until(lambda: looking.typing == ["7"])
+            await until(lambda: read_only.typing == ["7"])
             await hub.send(PresenceChanged("space:1", "7", here=False))
-            await until(lambda: looking.here == looking.typing == [])
+            await until(lambda: read_only.here == read_only.typing == [])
             with pytest.raises(PipelineError, match="Name a member"):
-                await looking.say_typing()
+                await read_only.say_typing()
 
     asyncio.run(scenario())
 
 
 def test_so_many_members_are_known_at_most(url: str) -> None:
     async def scenario() -> None:
-        async with opened(url) as hub, present(hub, [], most=2) as looking:
+        async with opened(url) as hub, present(hub, [], most=2) as read_only:
             for member in "1", "2", "1", "3":
                 await hub.send(PresenceChanged("space:1", member))
-            await until(lambda: looking.here == ["1", "3"])
+            await until(lambda: read_only.here == ["1", "3"])
 
     asyncio.run(scenario())

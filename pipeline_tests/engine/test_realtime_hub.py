@@ -550,8 +550,8 @@ def test_a_hub_that_is_cancelled_at_any_moment_leaves_nothing(url: str) -> None:
 
 
 def test_a_hub_without_a_database_or_a_feed_says_so_at_once(target_url: str) -> None:
-    async def scenario(url: str, says: str) -> None:
-        with pytest.raises(TargetError, match=says) as caught:
+    async def scenario(url: str, detail: str) -> None:
+        with pytest.raises(TargetError, match=detail) as caught:
             async with Hub(Listen(url), url, spaces.metadata):
                 pass
         assert "geheim" not in str(caught.value)

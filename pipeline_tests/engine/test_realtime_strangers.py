@@ -278,7 +278,7 @@ def test_more_fleeting_events_than_a_page_are_the_newest_ones(url: str) -> None:
 
 
 def as_declared(url: str) -> bool:
-    with Target.connect(url, shown="the target") as target, target.looking():
+    with Target.connect(url, shown="the target") as target, target.read_only():
         return checks.triggers(target, TABLES).passed
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.backup import restore
 from pipeline.core.errors import ShapeError
-from pipeline.core.findings import say
+from pipeline.core.findings import describe
 from pipeline.core.place import PUBLIC
 from pipeline.core.policies import DEFAULT
 from pipeline.cutover import gate
@@ -88,9 +88,9 @@ def test_a_name_that_is_not_one_plain_table_is_refused_before_anything_moves(
     pair.source.add("fragment_assets", {"id": 50, "fragment_id": 1})
     titles = query(pair.url, "SELECT id, title FROM learning_content ORDER BY 1")
     archived = query(pair.url, "SELECT count(*) FROM archive") if kind == "a child" else None
-    for way in WAYS:
+    for strategy in WAYS:
         with pytest.raises(ShapeError, match=rf"public\.fragment_assets .*{named}") as caught:
-            pair.move(way)
+            pair.move(strategy)
         assert caught.value.remedy
     assert query(pair.url, "SELECT id, title FROM learning_content ORDER BY 1") == titles
     if archived:
@@ -109,14 +109,16 @@ def test_every_other_command_names_it_too(pair: Pair, tmp_path: Path, kind: str)
         (plan,) = plan_tables([table], source=source, target=target)
         assert said.search(plan.obstacle or "")
         with pytest.raises(ShapeError, match=said):
-            realtime_objects.demand_tables(target, TABLES)
-        with target.looking(), pinned(pair.source.path, tmp_path, tables=TABLES) as live:
+            realtime_objects.require_tables(target, TABLES)
+        with target.read_only(), pinned(pair.source.path, tmp_path, tables=TABLES) as live:
             (answer,) = gate.ask(target, live, TABLES, DEFAULT)
-        assert not answer.yes and said.search(answer.says)
+        assert not answer.yes and said.search(answer.detail)
         verified = standing(target, source, table)
-        assert {said.search(say(f)) is not None for f in verified["keys"].findings} == {True}
-    (symptom,) = (s for s in examine(place.target, tables=TABLES, bytes_needed=0) if s.remedy)
-    assert (symptom.name, symptom.state) == ("contents", "error") and said.search(symptom.says)
+        assert {said.search(describe(f)) is not None for f in verified["keys"].findings} == {True}
+    (diagnostic,) = (s for s in examine(place.target, tables=TABLES, bytes_needed=0) if s.remedy)
+    assert (diagnostic.name, diagnostic.state) == ("contents", "error") and said.search(
+        diagnostic.detail
+    )
     with pytest.raises(ShapeError, match=said):
         place.back_up()
     before = query(pair.url, "SELECT count(*) FROM fragment_assets")

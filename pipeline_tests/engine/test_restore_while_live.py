@@ -48,13 +48,13 @@ def test_a_restore_does_not_discard_what_the_application_wrote_unless_it_is_told
 
 def test_a_restore_to_before_the_cut_over_says_who_may_write(shadow: World) -> None:
     shadow.freeze()
-    shadow.thaw()
+    shadow.unfreeze()
     back_up()
     shadow.live()
     said = invoke("restore", "target", "--yes", "--discard-writes")
     assert "the migration is shadow since" in said
-    assert said.strip().endswith("the source is frozen: run pipeline cutover thaw")
-    shadow.thaw()
+    assert said.strip().endswith("the source is frozen: run pipeline cutover unfreeze")
+    shadow.unfreeze()
     shadow.source.run(CHANGE)
 
 

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.core.findings import say
+from pipeline.core.findings import describe
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.landing import Landing, SourceColumn, match
+from pipeline.mapping.table_mapping import SourceColumn, TableMapping, match
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import access, catalog
 from pipeline.postgres.target import Target
@@ -38,7 +38,7 @@ def moved(supabase_server: URL, source: SourceFile) -> Iterator[URL]:
         yield url
 
 
-def landing_of(table: str) -> Landing:
+def mapping_of(table: str) -> TableMapping:
     declared = metadata.tables[table]
     columns = [SourceColumn(c.name, "") for c in declared.columns if not ColumnRules.of(c).added]
     return match(declared, columns)
@@ -46,10 +46,10 @@ def landing_of(table: str) -> Landing:
 
 def checked(url: URL, table: str, *changes: str) -> list[str]:
     """What the checks of rights and of the schema find after some changes, which are undone."""
-    with Target.connect(libpq(url), shown="the target") as target, target.looking():
+    with Target.connect(libpq(url), shown="the target") as target, target.read_only():
         target.run(*changes)
-        checks = (access.check(target, landing_of(table)), catalog.check(target, landing_of(table)))
-        return [say(finding) for check in checks for finding in check.findings]
+        checks = (access.check(target, mapping_of(table)), catalog.check(target, mapping_of(table)))
+        return [describe(finding) for check in checks for finding in check.findings]
 
 
 @pytest.mark.parametrize("who", SEEN)
@@ -181,10 +181,10 @@ def test_nobody_calls_the_functions_by_name(moved: URL) -> None:
 
 
 def test_a_schema_of_functions_that_requests_may_reach_is_found(moved: URL) -> None:
-    with Target.connect(libpq(moved), shown="the target") as target, target.looking():
+    with Target.connect(libpq(moved), shown="the target") as target, target.read_only():
         assert access.exposed(target) == []
         target.run("GRANT USAGE ON SCHEMA upkeep TO authenticated")
-        assert [say(f) for f in access.exposed(target)] == [
+        assert [describe(f) for f in access.exposed(target)] == [
             "schema upkeep: authenticated may use it"
         ]
 
@@ -192,7 +192,7 @@ def test_a_schema_of_functions_that_requests_may_reach_is_found(moved: URL) -> N
 def test_the_printed_schema_makes_what_a_move_makes(
     supabase: URL, source: SourceFile, moved: URL
 ) -> None:
-    query(libpq(supabase), ddl.script(map(landing_of, NAMES), searched=False))
+    query(libpq(supabase), ddl.script(map(mapping_of, NAMES), searched=False))
     what = (
         "SELECT proname::text, proacl::text, prosrc, prosecdef FROM pg_proc"
         " WHERE pronamespace = 'upkeep'::regnamespace ORDER BY 1",
@@ -206,5 +206,5 @@ def test_the_printed_schema_makes_what_a_move_makes(
         assert query(libpq(supabase), sql) == query(libpq(moved), sql)
     assert not [said for name in NAMES for said in checked(supabase, name)]
     moves = move_all(source.path, libpq(supabase), tables=TABLES)
-    assert {move.way for move in moves.values()} == {"filled"}
+    assert {move.strategy for move in moves.values()} == {"filled"}
     assert seen(supabase, "auth1") == SEEN["auth1"]

@@ -15,24 +15,24 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.core.errors import MendError, PipelineError
+from pipeline.core.errors import OverrideError, PipelineError
 from pipeline.core.findings import (
     CheckResult,
     Conflict,
     Lossy,
-    Mended,
+    Overridden,
     Quarantined,
     ValueDiffers,
-    say,
+    describe,
 )
 from pipeline.core.policies import Policies
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping import secret
-from pipeline.mapping.landing import SourceColumn, match
+from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.migrations.declaration import Migration
-from pipeline.move.ledger import mending
+from pipeline.move.ledger import overrides
 from pipeline.move.run.plan import TablePlan
-from pipeline.orchestration import jobs, ticks
+from pipeline.orchestration import jobs, schedules
 from pipeline.orchestration.assets.plan import plan_asset
 from pipeline.orchestration.assets.standing import table_checks
 from pipeline.orchestration.assets.tables import table_assets
@@ -47,7 +47,7 @@ from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.plans import found_by
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.spaces_world import doubled, move
+from pipeline_tests.support.spaces_world import double_encoded, move
 from pipeline_tests.support.targets import everything_stored, query
 
 CANARIES = ("c4n4ry", "7.3141592", "31415926", "1987-06-05", "04:03:02")
@@ -59,7 +59,7 @@ VAULT = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("token", sa.Text, nullable=False, unique=True, info=ColumnRules(secret=True).info),
     sa.Column("short", sa.String(12), info=ColumnRules(secret=True).info),
-    sa.Column("doc", JSONB, info=ColumnRules(secret=True, doubled=True).info),
+    sa.Column("doc", JSONB, info=ColumnRules(secret=True, double_encoded=True).info),
     sa.Column("at", sa.DateTime(timezone=True), info=ColumnRules(secret=True).info),
     sa.Column("score", sa.Numeric(3, 2), info=ColumnRules(secret=True).info),
     sa.Column("level", sa.Integer, info=ColumnRules(secret=True).info),
@@ -103,7 +103,7 @@ def vault(tmp_path: Path) -> SourceFile:
     source = SourceFile.make(tmp_path / "vault.db", DDL)
     add(source, "sound", doc='{"a": "c4n4ry"}', at="1987-06-05T04:03:02Z", score=1.5, level=1)
     add(source, "lossy", at="1987-06-05 04:03:02.1234567", score=7.3141592)
-    add(source, "doubled", doc=doubled({"a": "c4n4ry"}))
+    add(source, "doubled", doc=double_encoded({"a": "c4n4ry"}))
     for key, values in BAD.items():
         add(source, key, **values)
     source.run("UPDATE vault SET token = CAST(x'63346e347279ff' AS TEXT) WHERE id = 'number'")
@@ -132,7 +132,7 @@ class World:
         """Nothing is moved yet."""
         self.source, self.url, self.home = source, url, home
         self.printed = io.StringIO()
-        moves = table_assets(GUARDED, every=ticks.interval("* * * * *"))
+        moves = table_assets(GUARDED, every=schedules.interval("* * * * *"))
         standing = table_checks(GUARDED)
         plan = plan_asset(GUARDED)
         self.defs = dg.Definitions(
@@ -188,7 +188,9 @@ class World:
         return {name: told(text) for name, text in produced.items() if told(text)}
 
 
-KEPT = {f"migration.{name}" for name in ("quarantine_values", "conversions", "conflicts", "mended")}
+KEPT = {
+    f"migration.{name}" for name in ("quarantine_values", "conversions", "conflicts", "overrides")
+}
 """Tables of the ledger that keep what the source has."""
 
 
@@ -229,8 +231,8 @@ def test_no_fault_of_a_value_tells_the_value(
     )
     world.source.run("UPDATE vault SET token = 'c4n4ry here' WHERE id = 'lossy'")
     with Target.connect(world.url, shown="the target") as target, target.transaction():
-        mended = {"table": "vault", "handle": _handle(world, "blob"), "column": "token"}
-        mending.take_in(target, [mended | {"storage": "text", "value": "c4n4ry mended"}])
+        override = {"table": "vault", "row_id": _handle(world, "blob"), "column": "token"}
+        overrides.take_in(target, [override | {"storage": "text", "value": "c4n4ry mended"}])
     found = world.run("sync")
     assert (found["mended"], found["conflicts"], found["conservation"]) == (False, False, True)
     assert ("twice",) in query(world.url, "SELECT source_key FROM migration.quarantine")
@@ -273,10 +275,10 @@ def test_a_row_that_a_key_forbids_is_told_without_its_values(
 
 
 def _handle(world: World, key: str) -> str:
-    ((handle,),) = query(
-        world.url, "SELECT handle FROM migration.quarantine WHERE source_key = %s", (key,)
+    ((row_id,),) = query(
+        world.url, "SELECT row_id FROM migration.quarantine WHERE source_key = %s", (key,)
     )
-    return str(handle)
+    return str(row_id)
 
 
 def test_an_error_of_the_server_has_no_row_in_its_chain(target_url: str) -> None:
@@ -294,29 +296,29 @@ def test_an_export_hides_secrets_and_lets_other_columns_be_mended(
     move(vault, target_url, tables=[VAULT])
     with Target.connect(target_url, shown="the target") as target:
         for name in ("all.csv", "all.json"):
-            quarantine_files.write(tmp_path / name, mending.export(target, [VAULT]))
+            quarantine_files.write(tmp_path / name, overrides.export(target, [VAULT]))
             assert told((tmp_path / name).read_text()) == set()
         with (tmp_path / "all.csv").open() as file:
             records = list(csv.DictReader(file))
         hidden = secret.columns(VAULT)
         assert {r["storage"] for r in records if r["column"] in hidden} == {"secret"}
         with target.transaction():
-            assert mending.take_in(target, records, [VAULT]) == 0
+            assert overrides.take_in(target, records, [VAULT]) == 0
         (note,) = (r for r in records if (r["key"], r["column"]) == ("note", "note"))
         assert note["value"] == "much too long for it"
         (token,) = (r for r in records if (r["key"], r["column"]) == ("null", "token"))
         note["value"] = "short"
         token |= {"storage": "text", "value": "c4n4ry for null"}
         with target.transaction():
-            assert mending.take_in(target, records, [VAULT]) == 2
+            assert overrides.take_in(target, records, [VAULT]) == 2
         wrong = {**token, "storage": "integer", "value": "c4n4ry"}
         for declared in ([VAULT], []):
-            with pytest.raises(MendError, match=r"its \(secret\) is no integer") as failed:
-                mending.take_in(target, [wrong], declared)
+            with pytest.raises(OverrideError, match=r"its \(secret\) is no integer") as failed:
+                overrides.take_in(target, [wrong], declared)
             assert told("".join(traceback.format_exception(failed.value))) == set()
     moved = move_all(vault.path, target_url, tables=[VAULT])["vault"]
     assert moved.quarantined_rows == len(BAD) - 2
-    assert {(f.was, f.now) for f in found_by(moved, Mended) if f.column == "token"} == {
+    assert {(f.was, f.now) for f in found_by(moved, Overridden) if f.column == "token"} == {
         (secret.SHOWN, secret.SHOWN)
     }
     tokens = dict(query(target_url, "SELECT id, token FROM vault WHERE id IN ('note', 'null')"))
@@ -330,14 +332,14 @@ def test_the_ledger_keeps_what_nobody_is_shown(vault: SourceFile, target_url: st
     assert originals == {
         "1987-06-05 04:03:02.1234567",
         "7.3141592",
-        doubled({"a": "c4n4ry"}),
+        double_encoded({"a": "c4n4ry"}),
     }
     query(
         target_url,
         "UPDATE vault SET token = 'c4n4ry!', changed_at = '2099-01-01' WHERE id = 'sound'",
     )
     conflicts = found_by(move(vault, target_url, tables=[VAULT])["vault"], Conflict)
-    assert "source (secret), target (secret)" in say(
+    assert "source (secret), target (secret)" in describe(
         next(found for found in conflicts if found.column == "token")
     )
     kept = "SELECT source_value, target_value FROM migration.conflicts WHERE column_name = 'token'"
@@ -368,8 +370,8 @@ def test_no_digest_of_a_secret_is_told(vault: SourceFile, target_url: str) -> No
 
 
 def test_what_postgresql_says_ends_before_it_quotes_a_value() -> None:
-    landing = match(VAULT, [SourceColumn(c.name, "") for c in VAULT.columns], Policies())
-    table = landing.table
+    mapping = match(VAULT, [SourceColumn(c.name, "") for c in VAULT.columns], Policies())
+    table = mapping.table
     whole = 'duplicate key value violates unique constraint "vault_token_key"'
     assert secret.said_of(table, whole) == whole
     quoting = 'invalid input syntax for type uuid: "c4n4ry"c4n4ry"'

@@ -16,8 +16,8 @@ from pipeline.core.errors import PipelineError, TargetError
 from pipeline.core.findings import CheckResult, KeyNotEnforced
 from pipeline.migrations.content_sample import make_sample
 from pipeline.move.compare import changes
-from pipeline.move.proof import standing, verify
-from pipeline.move.witness import witnessing
+from pipeline.move.proof import table_checks, verification
+from pipeline.move.witness import second_witness
 from pipeline.selftest import attack as selftest
 from pipeline.selftest import during_moves
 from pipeline.selftest.attack import attack
@@ -131,8 +131,8 @@ def test_without_the_second_witness_faults_of_driver_reader_and_cast_get_by(
     }
     chosen = tuple(fault for fault in MOVE_FAULTS if fault.name in alone)
     monkeypatch.setattr(during_moves, "MOVE_FAULTS", chosen)
-    monkeypatch.setattr(witnessing.Witness, "check", lambda self: witnessing.nothing())
-    monkeypatch.setattr(witnessing, "check_all", lambda *args, **more: witnessing.nothing())
+    monkeypatch.setattr(second_witness.Witness, "check", lambda self: second_witness.nothing())
+    monkeypatch.setattr(second_witness, "check_all", lambda *args, **more: second_witness.nothing())
     outcomes = list(attack(server))
     assert {outcome.name for outcome in outcomes if not outcome.right} == alone
 
@@ -157,9 +157,11 @@ def test_checks_that_always_pass_or_are_dropped_are_noticed(
     few(monkeypatch, "a sequence is behind", "a foreign key is gone", "an index is missing")
     for name in ("foreign_keys", "schema"):
         passes = CheckResult(name, True, True)
-        monkeypatch.setitem(standing._SINGLY, name, lambda target, landing, passes=passes: passes)
-    kept = tuple(name for name in standing.NAMES if name != "sequences")
-    whole = selftest.standing_checks
+        monkeypatch.setitem(
+            verification._SINGLY, name, lambda target, mapping, passes=passes: passes
+        )
+    kept = tuple(name for name in verification.NAMES if name != "sequences")
+    whole = selftest.verify_table
     monkeypatch.setattr(
         selftest, "standing_checks", lambda *args, **more: whole(*args, **more, only=kept)
     )
@@ -170,14 +172,14 @@ def test_checks_that_always_pass_or_are_dropped_are_noticed(
 
 def test_a_check_that_cries_wolf_is_noticed(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch, "a foreign key is gone", "an index is missing")
-    whole = verify.foreign_keys
+    whole = table_checks.foreign_keys
 
     def crying(*args: Any) -> CheckResult:
         found = whole(*args)
         wolf = KeyNotEnforced("rankings", "wolf")
         return CheckResult(found.name, False, True, (*found.findings, wolf), found.figures)
 
-    monkeypatch.setitem(standing._SINGLY, "foreign_keys", crying)
+    monkeypatch.setitem(verification._SINGLY, "foreign_keys", crying)
     assert not all(outcome.right for outcome in attack(server))
 
 

@@ -28,7 +28,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
 from pipeline.doctor import target as target_doctor
 from pipeline.migrations.content import metadata
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.orchestration.instance import storage
 from pipeline.postgres import session
 from pipeline.postgres.embedded.server import ensure_server
@@ -201,7 +201,7 @@ def refusal(url: URL) -> str:
     found = list(target_doctor.examine(url, tables=metadata.sorted_tables, bytes_needed=1))
     assert [(each.name, each.state) for each in found] == [("session", "error")]
     assert found[0].remedy
-    said.add(found[0].says.partition(": ")[2])
+    said.add(found[0].detail.partition(": ")[2])
     (only,) = said
     return only
 

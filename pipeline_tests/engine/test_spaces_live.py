@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 
 from pipeline.application.realtime.context import RealtimeContext
 from pipeline.application.realtime.transports.events import MessageNew
-from pipeline.backup import shelf
-from pipeline.backup.making import make
+from pipeline.backup import store
+from pipeline.backup.create import make
 from pipeline.backup.restore import restore
 from pipeline.config.environment import Databases
 from pipeline.migrations.spaces import SPACES
@@ -135,7 +135,9 @@ def test_people_who_write_all_the_time_lose_nothing_and_are_heard(world: World) 
         odd = "SELECT count(*) FROM messages WHERE created_at NOT LIKE ? OR updated_at NOT LIKE ?"
         assert source.execute(odd, (shape, shape)).fetchone() == (0,)
     moved = move(world.source, world.url)
-    assert {name: each.way for name, each in moved.items()} == dict.fromkeys(moved, "unchanged")
+    assert {name: each.strategy for name, each in moved.items()} == dict.fromkeys(
+        moved, "unchanged"
+    )
 
 
 def test_a_session_made_before_the_move_is_valid_after_it(world: World) -> None:
@@ -157,7 +159,7 @@ def test_a_published_table_that_was_emptied_is_filled_again(world: World) -> Non
     add(world.source, "note_blocks", {"id": 9901, "note_id": 99_999})
     query(world.url, "TRUNCATE messages, note_blocks")
     moved = move(world.source, world.url)
-    assert moved["messages"].way == moved["note_blocks"].way == "filled"
+    assert moved["messages"].strategy == moved["note_blocks"].strategy == "filled"
     assert query(world.url, "SELECT count(*) FROM messages WHERE id = 9901") == [(0,)]
 
 
@@ -170,7 +172,7 @@ def test_a_backup_is_restorable_with_realtime_on(world: World, tmp_path: Path) -
         world.url,
         shown="the target",
         tables=made.manifest.target_tables,
-        folder=shelf.place(tmp_path / "home", made.manifest.name),
+        folder=store.place(tmp_path / "home", made.manifest.name),
     )
     with closing(sqlite3.connect(world.source.path)) as source:
         there = source.execute("SELECT count(*) FROM messages").fetchone()

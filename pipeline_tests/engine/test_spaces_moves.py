@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.core.findings import Drift
 from pipeline.cutover import reverse
 from pipeline.migrations.spaces import metadata
-from pipeline.move.ledger import mending
+from pipeline.move.ledger import overrides
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 from pipeline_tests.support.cutover_world import World, set_up
@@ -27,7 +27,7 @@ from pipeline_tests.support.spaces_world import (
     MOMENT,
     TABLES,
     add,
-    doubled,
+    double_encoded,
     fill,
     make,
     move,
@@ -70,9 +70,9 @@ def test_every_table_moves_is_proven_and_moves_again_without_a_change(
 ) -> None:
     plans = planned(source, target_url, tmp_path, tables=TABLES)
     assert {(plan.rejected_rows, plan.drift) for plan in plans.values()} == {(0, ())}
-    assert {move_.way for move_ in move(source, target_url).values()} == {"filled"}
+    assert {move_.strategy for move_ in move(source, target_url).values()} == {"filled"}
     assert_sound(source, target_url, tmp_path)
-    assert {move_.way for move_ in move(source, target_url).values()} == {"unchanged"}
+    assert {move_.strategy for move_ in move(source, target_url).values()} == {"unchanged"}
     nine = datetime(2024, 1, 15, 9, 30, tzinfo=UTC)
     assert rows(target_url, "user", "id, email_verified, created_at") == [("Ab1", True, nine)]
     assert rows(target_url, "notifications", "id, read, payload") == [(1, False, {})]
@@ -84,7 +84,9 @@ def _write(source: SourceFile) -> None:
     source.run(f"UPDATE notifications SET read = 1, created_at = '{LATER}'")
     source.run(f"UPDATE space_members SET role = 'admin', updated_at = '{LATER}'")
     source.run(f"UPDATE verification SET value = 'c2', updated_at = '{LATER}'")
-    source.run(f"UPDATE messages SET attachments = ?, updated_at = '{LATER}'", (doubled([1]),))
+    source.run(
+        f"UPDATE messages SET attachments = ?, updated_at = '{LATER}'", (double_encoded([1]),)
+    )
     add(source, "user", {"id": "123", "email": "b@example.org", "email_verified": 0})
     add(source, "session", {"id": "s'2\"é", "token": "t2", "user_id": "123"})
     add(source, "verification", {"id": "v2", "value": "v2"})
@@ -154,11 +156,11 @@ def test_rejected_rows_with_text_keys_are_kept_held_mended_and_redriven(
     with Target.connect(target_url, shown="the target") as target:
         (record,) = (
             {**each, "storage": "integer", "value": "1"}
-            for each in mending.export(target, AUTH)
+            for each in overrides.export(target, AUTH)
             if (each["table"], each["column"]) == ("user", "email_verified")
         )
         with target.transaction():
-            assert mending.take_in(target, [record], AUTH) == 1
+            assert overrides.take_in(target, [record], AUTH) == 1
     moves = sync_all(source.path, target_url, tables=AUTH)
     assert moves["user"].written_rows == moves["session"].written_rows == 1
     assert rows(target_url, "user", "id, email_verified") == [("77", True), ("Ab1", True)]
@@ -173,7 +175,7 @@ def test_a_text_key_that_is_null_or_no_text_is_kept_aside(target_url: str, tmp_p
     (move_,) = move(source, target_url, tables=AUTH[:1]).values()
     assert (move_.moved_rows, move_.quarantined_rows) == (6, 4)
     assert sorted(rows(target_url, "user")) == [("10",), ("9",), ("A",), ("a",), ("z",), ("é",)]
-    assert move(source, target_url, tables=AUTH[:1])["user"].way == "unchanged"
+    assert move(source, target_url, tables=AUTH[:1])["user"].strategy == "unchanged"
 
 
 def test_a_subset_of_text_keys_moves_and_is_completed(
@@ -195,8 +197,8 @@ def test_a_subset_of_text_keys_moves_and_is_completed(
 
 def test_a_subset_unwraps_what_belongs_to_it(source: SourceFile, target_url: str) -> None:
     add(source, "users", {"auth_provider_id": "u2", "email": "b@example.org"})
-    add(source, "messages", {"attachments": doubled([1])})
-    add(source, "messages", {"attachments": doubled([2]), "user_id": 2})
+    add(source, "messages", {"attachments": double_encoded([1])})
+    add(source, "messages", {"attachments": double_encoded([2]), "user_id": 2})
     some = [metadata.tables[name] for name in ("users", "spaces", "messages")]
     assert move_subset(source, target_url, 1, tables=some)["messages"].moved_rows == 2
     assert rows(target_url, "messages", "attachments") == [(None,), ([1],)]
@@ -291,7 +293,7 @@ def test_no_move_touches_what_only_the_target_has(source: SourceFile, target_url
     assert sync_all(source.path, target_url, tables=OF_SPACES)["spaces"].written_rows == 2
     assert rows(target_url, "spaces", "name, enable_realtime") == expected
     source.run("UPDATE spaces SET name = 'Isan' WHERE id = 1")
-    assert move(source, target_url, tables=OF_SPACES)["spaces"].way == "merged"
+    assert move(source, target_url, tables=OF_SPACES)["spaces"].strategy == "merged"
     assert rows(target_url, "spaces", "name, enable_realtime") == [("Isan", False), expected[1]]
 
 
@@ -316,7 +318,7 @@ def everything(source: SourceFile) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def test_there_and_back_without_a_write_every_letter_is_as_it_was(world: World) -> None:
-    world.source.run("UPDATE messages SET attachments = ?", (doubled({"a": 1}, 3),))
+    world.source.run("UPDATE messages SET attachments = ?", (double_encoded({"a": 1}, 3),))
     before = everything(world.source)
     world.live()
     returned = world.rollback()
@@ -329,7 +331,7 @@ def test_there_and_back_without_a_write_every_letter_is_as_it_was(world: World) 
 
 def test_what_was_written_goes_back_in_the_form_that_javascript_reads(world: World) -> None:
     for at in (2, 3, 4):
-        add(world.source, "messages", {"id": at, "attachments": doubled([at])})
+        add(world.source, "messages", {"id": at, "attachments": double_encoded([at])})
     world.live()
     world.do(
         "UPDATE \"user\" SET email_verified = false, updated_at = '2026-01-02 03:04:05.678+07';"
@@ -341,7 +343,7 @@ def test_what_was_written_goes_back_in_the_form_that_javascript_reads(world: Wor
     world.do("UPDATE messages SET content = 'changed' WHERE id = 2")
     world.do("UPDATE messages SET attachments = '{\"new\": [1]}' WHERE id = 3")
     # The application still stringifies twice.
-    wrapped = doubled({"b": 2}).replace("'", "''")
+    wrapped = double_encoded({"b": 2}).replace("'", "''")
     world.do(f"UPDATE messages SET attachments = '{wrapped}' WHERE id = 4")
     returned = {r.table: r for r in world.rollback()}
     assert {name for name, r in returned.items() if r.inserted or r.updated or r.deleted} == {
@@ -359,9 +361,9 @@ def test_what_was_written_goes_back_in_the_form_that_javascript_reads(world: Wor
     assert run("SELECT typeof(read), read FROM notifications") == [("integer", 1)]
     assert run("SELECT id, attachments FROM messages ORDER BY id") == [
         (1, None),
-        (2, doubled([2])),
+        (2, double_encoded([2])),
         (3, '{"new": [1]}'),
-        (4, doubled({"b": 2})),
+        (4, double_encoded({"b": 2})),
     ]
     assert rows(world.url, "spaces", "enable_realtime") == [(False,)]
     kept = query(world.url, "SELECT source_key FROM migration.conversions ORDER BY 1")

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.core.findings import say
+from pipeline.core.findings import describe
 from pipeline.declared.objects import stamp_of
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.landing import SourceColumn, match
+from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import catalog
 from pipeline.postgres.target import Target
@@ -68,9 +68,11 @@ def dates(url: str) -> dict[str, set[datetime]]:
 def checked(url: str, table: str, *changes: str) -> list[str]:
     declared = metadata.tables[table]
     columns = [SourceColumn(c.name, "") for c in declared.columns if not ColumnRules.of(c).added]
-    with Target.connect(url, shown="the target") as target, target.looking():
+    with Target.connect(url, shown="the target") as target, target.read_only():
         target.run(*changes)
-        return [say(found) for found in catalog.check(target, match(declared, columns)).findings]
+        return [
+            describe(found) for found in catalog.check(target, match(declared, columns)).findings
+        ]
 
 
 def test_every_table_with_the_column_is_stamped() -> None:
@@ -134,8 +136,8 @@ def test_a_role_without_rights_on_the_schema_sets_it(supabase: URL, spaces: Sour
         query(own, "SET ROLE service_role; SELECT upkeep.stamp_updated_at()")
 
 
-@pytest.mark.parametrize("way", ["merged", "synced"])
-def test_no_write_of_a_move_sets_it(spaces: SourceFile, moved: str, way: str) -> None:
+@pytest.mark.parametrize("strategy", ["merged", "synced"])
+def test_no_write_of_a_move_sets_it(spaces: SourceFile, moved: str, strategy: str) -> None:
     for table, column in (("users", "bio"), ("notes", "title"), ("space_members", "role")):
         value = "admin" if column == "role" else "x"
         spaces.run(f"UPDATE {table} SET {column} = '{value}', updated_at = '{LATER}' WHERE id = 1")
@@ -143,9 +145,9 @@ def test_no_write_of_a_move_sets_it(spaces: SourceFile, moved: str, way: str) ->
     for child in ("space_members", "notes"):
         spaces.run(f"DELETE FROM {child} WHERE space_id = 2")
     spaces.run("DELETE FROM note_blocks WHERE note_id > 2")
-    move = move_all if way == "merged" else sync_all
+    move = move_all if strategy == "merged" else sync_all
     moves = move(spaces.path, moved, tables=FEW, delete_share=1.0)
-    assert moves["users"].way == way
+    assert moves["users"].strategy == strategy
     later = datetime.fromisoformat(LATER)
     assert dates(moved) == {
         name: {FIRST, later} if name in ("users", "notes", "space_members") else {FIRST}

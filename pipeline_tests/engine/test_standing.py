@@ -34,9 +34,9 @@ from pipeline.core.findings import (
 )
 from pipeline.migrations.content import metadata
 from pipeline.move.compare import changes
-from pipeline.move.ledger import mending
-from pipeline.move.proof import standing as standing_module
-from pipeline.move.proof.standing import NAMES, Sample
+from pipeline.move.ledger import overrides
+from pipeline.move.proof import verification as standing_module
+from pipeline.move.proof.verification import NAMES, Sample
 from pipeline.move.reading import extract
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import Prepared, prepare
@@ -733,7 +733,7 @@ def in_ranges(moved: Moved, monkeypatch: pytest.MonkeyPatch) -> Prepared:
 def _picked(moved: Moved, prepared: Prepared, seed: int, share: float = 0.5) -> CheckResult:
     """What is found when every value of a column is wrong: those of the sample."""
     sample = Sample(round(prepared.survey.bytes * share), seed)
-    with moved.session.looking():
+    with moved.session.read_only():
         moved.session.run("UPDATE rankings SET assessed_by = 'x'")
         (found,) = checked(prepared, moved.source, moved.session, sample=sample, only={"digests"})
     return found
@@ -764,7 +764,7 @@ def test_keys_outside_the_sample_are_still_compared(moved: Moved, in_ranges: Pre
     assert len(outside) >= 5
     sample = Sample(round(in_ranges.survey.bytes * 0.5), seed=3)
     for key in outside:
-        with moved.session.looking():
+        with moved.session.read_only():
             moved.session.run(f"UPDATE rankings SET id = {key} + 100 WHERE id = {key}")
             found = checked(in_ranges, moved.source, moved.session, sample=sample, only={"keys"})
         wrong = (RowMissing("rankings", key), RowExtra("rankings", key + 100))
@@ -807,7 +807,7 @@ def test_a_range_that_holds_far_more_in_the_target_is_compared_all_the_same(
 
 def test_nothing_is_written_to_the_target(moved: Moved, in_ranges: Prepared) -> None:
     before = _contents(moved.url)
-    with Target.connect(moved.url, shown="the target") as target, target.looking():
+    with Target.connect(moved.url, shown="the target") as target, target.read_only():
         assert len(checked(in_ranges, moved.source, target, sample=Sample(300, 1))) == len(NAMES)
         counted = target.value(
             "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_xact_all_tables"
@@ -908,12 +908,12 @@ def test_a_mended_value_that_waits_for_its_redrive_is_no_loss(
 ) -> None:
     source.add("learning_content", {"id": 1}, {"id": 2, "title": "x" * 201})
     move_all(source.path, target_url, tables=TABLES[:1])
-    names = {"table": "learning_content", "handle": "2", "column": "title"}
+    names = {"table": "learning_content", "row_id": "2", "column": "title"}
     copy = opened(source.path, tmp_path)
     with Target.connect(target_url, shown="the target") as target:
         with target.transaction():
-            assert mending.take_in(target, [names | {"storage": "text", "value": "short"}]) == 1
-        mending.apply(copy, TABLES, mending.read(target, ["learning_content"]))
+            assert overrides.take_in(target, [names | {"storage": "text", "value": "short"}]) == 1
+        overrides.apply(copy, TABLES, overrides.read(target, ["learning_content"]))
     found = standing(target_url, copy, "learning_content")
     assert found["mended"].figures == {"values": 1, "outdated": 0}
     assert not broken(found)

@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 
 from pipeline.core.place import PUBLIC
-from pipeline.move.proof.standing import NAMES
+from pipeline.move.proof.verification import NAMES
 from pipeline.move.reading import extract
 from pipeline_tests.support.commands import command, pipeline, usable
 from pipeline_tests.support.moves import move_all

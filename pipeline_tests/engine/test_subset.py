@@ -39,7 +39,7 @@ def test_named_contents_move_with_all_that_belongs_to_them(
         "fragment_assets": (8, 4, 0, 4),
         "rankings": (16, 8, 0, 8),
     }
-    assert {move.way for move in moves.values()} == {"subset"}
+    assert {move.strategy for move in moves.values()} == {"subset"}
     assert_as_in_source(source, target_url, belonging(source, 1, 3))
 
 
@@ -367,12 +367,12 @@ def test_mended_values_are_used_within_a_subset(source: SourceFile, target_url: 
     source.add_family(contents=2)
     source.run("UPDATE fragment_assets SET asset_type = 'scent' WHERE id IN (1, 3)")
     move_all(source.path, target_url)
-    for handle in ("1", "3"):
+    for row_id in ("1", "3"):
         query(
             target_url,
-            "INSERT INTO migration.mended VALUES ('fragment_assets', %s, 'asset_type',"
+            "INSERT INTO migration.overrides VALUES ('fragment_assets', %s, 'asset_type',"
             " 'text', 'scent', 'text', 'audio')",
-            [handle],
+            [row_id],
         )
     moves = move_subset(source, target_url, 1)
     assert counts(moves)["fragment_assets"] == (4, 3, 0, 1)

@@ -78,7 +78,7 @@ def test_the_command_tells_what_it_left_out_verify_says_so_and_a_sync_completes_
     assert all("only a part of it has been moved; run pipeline" in text for text in found.values())
     synced = runs.run("sync", opened=instance)
     assert synced.success
-    assert shown(synced, "rankings")["way"] == "merged"
+    assert shown(synced, "rankings")["strategy"] == "merged"
     assert ids(target_url)["learning_content"] == {1, 2, 3}
 
 
@@ -89,9 +89,9 @@ def test_a_run_can_be_configured_to_move_a_subset(
     result = runs.run("migrate", opened=instance, steps=configured(limit=1))
     assert result.success
     told = shown(result, "rankings")
-    assert [told[name] for name in ("way", "source_rows", "moved", "excluded", "quarantined")] == [
-        *("subset", 12, 4, 8, 0)
-    ]
+    assert [
+        told[name] for name in ("strategy", "source_rows", "moved", "excluded", "quarantined")
+    ] == [*("subset", 12, 4, 8, 0)]
     assert told["dagster/row_count"] == 4
     assert query(target_url, "SELECT count(*) FROM migration.evidence") == [(0,)]
 

@@ -53,7 +53,7 @@ def test_an_insert_an_update_and_a_delete_follow_and_then_nothing(
                 source.run(f"UPDATE {child} SET {column} = 1, {CHANGED_BY[child]} = ?", (LATER,))
     source.run(f"DELETE FROM {table} WHERE id = 3")
     moves = sync(source, target_url)
-    assert (moves[table].way, did(moves)[table]) == ("synced", (2, 1, 0))
+    assert (moves[table].strategy, did(moves)[table]) == ("synced", (2, 1, 0))
     assert touched(before, versions(target_url, table)) == {1, 3, 100}
     assert_sides_agree(source, target_url)
     state = {name: versions(target_url, name) for name in NAMES}
@@ -213,11 +213,11 @@ def test_rubbish_dates_that_were_there_from_the_start_stay_aside(
         ),
     )
     begin(source, target_url, mode)
-    before = query(target_url, "SELECT * FROM migration.quarantine ORDER BY handle")
+    before = query(target_url, "SELECT * FROM migration.quarantine ORDER BY row_id")
     assert [row[1] for row in before] == ["1", "2", "3", "4"]
     source.add("learning_content", {"id": 9})
     assert did(sync(source, target_url)) == {"learning_content": (1, 0, 0)}
-    assert query(target_url, "SELECT * FROM migration.quarantine ORDER BY handle") == before
+    assert query(target_url, "SELECT * FROM migration.quarantine ORDER BY row_id") == before
 
 
 # Deletes and what goes along
@@ -564,7 +564,7 @@ def test_two_writes_within_the_grain_of_the_clock_are_both_seen(
         )
         os.utime(source.path, ns=(moment, moment))
         assert did(sync(source, target_url)) == {"learning_content": (1, 0, 0)}
-    assert snapshot.seen_of(source.path) is None
+    assert snapshot.fingerprint_of(source.path) is None
 
 
 def test_a_table_can_be_moved_again_within_one_run(

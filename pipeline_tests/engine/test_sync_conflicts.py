@@ -186,9 +186,9 @@ def test_a_whole_move_settles_conflicts_as_a_sync_does(
     assert check(again["learning_content"], "conflicts").figures["rows"] == kept
 
 
-@pytest.mark.parametrize("way", ["sync", "whole"])
+@pytest.mark.parametrize("strategy", ["sync", "whole"])
 def test_a_file_that_the_target_changed_later_is_a_conflict(
-    source: SourceFile, target_url: str, mode: str, way: str
+    source: SourceFile, target_url: str, mode: str, strategy: str
 ) -> None:
     source.add_family(contents=1)
     begin(source, target_url, mode)
@@ -199,7 +199,7 @@ def test_a_file_that_the_target_changed_later_is_a_conflict(
     source.run(
         "UPDATE fragment_assets SET asset_data = x'00', created_at = ? WHERE id = 2", (LATER,)
     )
-    moves = sync(source, target_url) if way == "sync" else whole(source.path, target_url)
+    moves = sync(source, target_url) if strategy == "sync" else whole(source.path, target_url)
     assert check(moves["fragment_assets"], "conflicts").figures == {"rows": 1, "kept": 1}
     sql = "SELECT asset_data FROM fragment_assets WHERE id = 2"
     assert [bytes(data) for (data,) in query(target_url, sql)] == [b"ours"]

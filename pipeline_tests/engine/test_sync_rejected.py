@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.migrations.content import metadata
-from pipeline.move.ledger import mending
+from pipeline.move.ledger import overrides
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
@@ -52,7 +52,7 @@ def test_a_row_in_quarantine_leaves_it_when_it_is_deleted_and_else_stays_as_it_w
     source.add("content_fragments", {"id": 1, "learning_content_id": 3})
     begin(source, target_url, mode)
     sql = (
-        "SELECT handle, since, run_id, xmin::text FROM migration.quarantine ORDER BY table_name, 1"
+        "SELECT row_id, since, run_id, xmin::text FROM migration.quarantine ORDER BY table_name, 1"
     )
     before = query(target_url, sql)
     source.run("DELETE FROM learning_content WHERE id = 2")
@@ -62,7 +62,7 @@ def test_a_row_in_quarantine_leaves_it_when_it_is_deleted_and_else_stays_as_it_w
     moves = sync(source, target_url)
     assert (moves["learning_content"].quarantined_rows, did(moves)) == (2, {})
     title = (
-        "SELECT value FROM migration.quarantine_values WHERE handle = '1' AND column_name = 'title'"
+        "SELECT value FROM migration.quarantine_values WHERE row_id = '1' AND column_name = 'title'"
     )
     assert [bytes(value) for (value,) in query(target_url, title)] == [b"x"]
     assert_sides_agree(source, target_url)
@@ -121,16 +121,16 @@ def test_a_sync_finds_the_same_reasons_as_a_whole_move(
 # Mended values
 
 
-def mend(url: str, table: str, handle: str, column: str, storage: str, value: str) -> None:
+def override(url: str, table: str, row_id: str, column: str, storage: str, value: str) -> None:
     with Target.connect(url, shown="the target") as target:
         records = [
             {**record, "storage": storage, "value": value}
-            for record in mending.export(target, [metadata.tables[table]])
-            if (record["handle"], record["column"]) == (handle, column)
+            for record in overrides.export(target, [metadata.tables[table]])
+            if (record["row_id"], record["column"]) == (row_id, column)
         ]
         with target.transaction():
             schema.make_ledger(target)
-            assert mending.take_in(target, records) == 1
+            assert overrides.take_in(target, records) == 1
 
 
 @pytest.mark.parametrize("written", ["nothing", "another row"])
@@ -143,7 +143,7 @@ def test_a_value_that_is_mended_moves_with_the_next_sync(
     begin(source, target_url, mode)
     age(source.path)
     move_all(source.path, target_url)
-    mend(target_url, "learning_content", "1", "tags", "text", '["food"]')
+    override(target_url, "learning_content", "1", "tags", "text", '["food"]')
     if written == "another row":
         source.add("learning_content", {"id": 3})
     sync(source, target_url)
@@ -160,7 +160,7 @@ def test_a_mended_row_stays_mended_when_another_of_its_values_changes(
 ) -> None:
     source.add("learning_content", {"id": 1, "tags": "food"}, {"id": 2})
     begin(source, target_url, mode)
-    mend(target_url, "learning_content", "1", "tags", "text", '["food"]')
+    override(target_url, "learning_content", "1", "tags", "text", '["food"]')
     move_all(source.path, target_url)
     source.run("UPDATE learning_content SET title = 'x', updated_at = ? WHERE id = 1", (LATER,))
     sync(source, target_url)
@@ -181,11 +181,11 @@ def test_a_mend_that_is_forgotten_sends_its_row_back_to_quarantine(
     source.add("learning_content", {"id": 1, "tags": "food"}, {"id": 2})
     age(source.path)
     begin(source, target_url, mode)
-    mend(target_url, "learning_content", "1", "tags", "text", '["food"]')
+    override(target_url, "learning_content", "1", "tags", "text", '["food"]')
     age(source.path)
     move_all(source.path, target_url)
     with Target.connect(target_url, shown="the target") as target, target.transaction():
-        assert mending.forget(target, "learning_content") == 1
+        assert overrides.forget(target, "learning_content") == 1
     if written == "another row":
         source.add("learning_content", {"id": 3})
     if reason_for_a_whole_move(source.path, target_url) is None:
@@ -200,7 +200,7 @@ def test_a_key_that_was_mended_stays_with_its_row(
     source = plain_key_source(tmp_path / "plain.db")
     source.add("learning_content", {"id": 1}, {"id": "seven"})
     begin(source, target_url, mode)
-    mend(target_url, "learning_content", "2", "id", "integer", "7")
+    override(target_url, "learning_content", "2", "id", "integer", "7")
     move_all(source.path, target_url)
     assert query(target_url, "SELECT id FROM learning_content ORDER BY 1") == [(1,), (7,)]
     source.add("learning_content", {"id": 3})

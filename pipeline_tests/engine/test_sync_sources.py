@@ -59,7 +59,7 @@ def test_a_key_that_cannot_move_comes_into_quarantine_and_leaves_it(
     source.add("learning_content", {"id": key})
     moves = sync(source, target_url)
     assert did(moves) == {}
-    sql = "SELECT handle FROM migration.quarantine"
+    sql = "SELECT row_id FROM migration.quarantine"
     assert query(target_url, sql) == [("3",)]
     source.add("learning_content", {"id": 5})
     sync(source, target_url)
@@ -80,7 +80,7 @@ def test_a_key_that_becomes_one_that_cannot_move_and_is_repaired_is_followed(
     source.run("UPDATE learning_content SET id = ? WHERE id = 2", (key,))
     sync(source, target_url)
     assert query(target_url, "SELECT id FROM learning_content") == [(1,)]
-    assert query(target_url, "SELECT handle FROM migration.quarantine") == [("2",)]
+    assert query(target_url, "SELECT row_id FROM migration.quarantine") == [("2",)]
     source.run("UPDATE learning_content SET id = 2 WHERE rowid = 2")
     sync(source, target_url)
     assert_sides_agree(source, target_url)
@@ -96,7 +96,7 @@ def test_a_key_that_is_no_utf8_comes_into_quarantine(
     source.run("UPDATE learning_content SET id = CAST(x'ff41' AS TEXT) WHERE id = 2")
     sync(source, target_url)
     assert query(target_url, "SELECT id FROM learning_content") == [(1,)]
-    assert query(target_url, "SELECT handle FROM migration.quarantine") == [("2",)]
+    assert query(target_url, "SELECT row_id FROM migration.quarantine") == [("2",)]
 
 
 def test_a_rejected_row_stays_in_quarantine_when_the_source_is_compacted(

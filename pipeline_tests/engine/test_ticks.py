@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL
 from pipeline.config import environment, settings
 from pipeline.config.settings import libpq
 from pipeline.core.errors import SettingsError, Transient
-from pipeline.orchestration import definitions, ticks
+from pipeline.orchestration import definitions, schedules
 from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.runs import use
@@ -153,7 +153,7 @@ def test_sync_is_scheduled_every_quarter_of_an_hour_and_off() -> None:
     sensor = sensor_of(defs)
     assert (sensor.name, sensor.job_name) == ("source_written", "sync")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED
-    assert sensor.minimum_interval_seconds == ticks.SENSOR_SECONDS
+    assert sensor.minimum_interval_seconds == schedules.SENSOR_SECONDS
 
 
 def test_settings_switch_schedule_and_sensor_of_sync_on_and_say_when(
@@ -210,7 +210,7 @@ def test_a_table_is_stale_when_two_ticks_in_a_row_brought_nothing(
     cron: str, pause: timedelta, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SYNC_CRON", cron)
-    assert ticks.interval(cron) == pause
+    assert schedules.interval(cron) == pause
     policies = {
         spec.key.to_user_string(): spec.freshness_policy
         for spec in loaded_anew().resolve_all_asset_specs()
@@ -226,11 +226,11 @@ def test_a_table_is_stale_when_two_ticks_in_a_row_brought_nothing(
 )
 def test_a_pause_that_is_meant_makes_no_table_stale(cron: str, pause: timedelta) -> None:
     """A schedule that rests at night or at weekends: four intervals must outlast the rest."""
-    assert 4 * ticks.interval(cron) > pause
+    assert 4 * schedules.interval(cron) > pause
 
 
 def test_a_schedule_that_ticks_once_a_year_can_be_used() -> None:
-    assert ticks.interval("0 0 1 1 *") == timedelta(days=366)
+    assert schedules.interval("0 0 1 1 *") == timedelta(days=366)
 
 
 @pytest.mark.parametrize("job", ["sync", "verify"])

@@ -82,10 +82,10 @@ def update(source: SourceFile, sql: str) -> None:
     source.run(f"UPDATE {table} SET updated_at = '{LATER}', {rest}")
 
 
-def move(way: str, source: SourceFile, url: str) -> dict[str, Move]:
+def move(strategy: str, source: SourceFile, url: str) -> dict[str, Move]:
     """Move everything that changed, in a way."""
     both = [*TABLES, *OTHERS]
-    match way:
+    match strategy:
         case "filled":
             query(url, 'TRUNCATE users, "user" CASCADE')
             return move_all(source.path, url, tables=both)
@@ -123,21 +123,21 @@ def uniques(url: str) -> int:
 def told(url: str, table: str) -> dict[str, str]:
     found = query(
         url,
-        "SELECT coalesce(source_key, handle), string_agg(concat_ws(' ', r->>'column',"
+        "SELECT coalesce(source_key, row_id), string_agg(concat_ws(' ', r->>'column',"
         " r->>'message'), '; ') FROM migration.quarantine, jsonb_array_elements(reasons) AS r"
         f" WHERE table_name = '{table}' GROUP BY 1",
     )
     return dict(found)
 
 
-@pytest.mark.parametrize("way", WAYS[1:])
-def test_values_are_handed_on(source: SourceFile, moved: str, way: str) -> None:
-    if way == "tracked":
+@pytest.mark.parametrize("strategy", WAYS[1:])
+def test_values_are_handed_on(source: SourceFile, moved: str, strategy: str) -> None:
+    if strategy == "tracked":
         tracking.switch_on(source.path, [*TABLES, *OTHERS])
         move_all(source.path, moved, tables=[*TABLES, *OTHERS])
     for sql in HAND_ON:
         update(source, sql)
-    moves = move(way, source, moved)
+    moves = move(strategy, source, moved)
     for table in NAMES:
         assert theirs(moved, table) == ours(source, table), table
         assert (moves[table].quarantined_rows, moves[table].deleted_rows) == (0, 0)
@@ -163,9 +163,9 @@ def test_values_are_handed_on_where_work_is_deferred(source: SourceFile, moved: 
         assert theirs(moved, table) == ours(source, table), table
 
 
-@pytest.mark.parametrize("way", ["filled", "merged", "synced", "subset"])
+@pytest.mark.parametrize("strategy", ["filled", "merged", "synced", "subset"])
 def test_rows_take_what_rows_had_that_are_gone_or_rejected(
-    source: SourceFile, moved: str, way: str
+    source: SourceFile, moved: str, strategy: str
 ) -> None:
     source.run("DELETE FROM users WHERE id = 11")
     taken = {"id": 12, "auth_provider_id": "auth11", "email": "11@example.org"}
@@ -174,9 +174,9 @@ def test_rows_take_what_rows_had_that_are_gone_or_rejected(
     spaces_world.add(source, "session", {"id": "s5", "token": "t4", "user_id": "auth4"})
     update(source, "spaces SET owner_id = 99, slug = 's9' WHERE id = 4")
     update(source, "spaces SET slug = 's4' WHERE id = 3")
-    move(way, source, moved)
+    move(strategy, source, moved)
     assert reasons(moved, "spaces") == {"4": {"orphan"}}
-    if way == "subset":
+    if strategy == "subset":
         # A row that the source has no more belongs to no subset; it goes with the next whole move.
         assert told(moved, "users")["12"].endswith("is the same as in row 11")
         move_all(source.path, moved, tables=TABLES)
@@ -186,9 +186,9 @@ def test_rows_take_what_rows_had_that_are_gone_or_rejected(
         assert theirs(moved, table) == rows, table
 
 
-@pytest.mark.parametrize("way", ["filled", "merged", "synced", "subset"])
+@pytest.mark.parametrize("strategy", ["filled", "merged", "synced", "subset"])
 def test_what_comes_twice_is_rejected_and_redriven(
-    source: SourceFile, moved: str, way: str
+    source: SourceFile, moved: str, strategy: str
 ) -> None:
     spaces_world.add(
         source,
@@ -199,7 +199,7 @@ def test_what_comes_twice_is_rejected_and_redriven(
     spaces_world.add(source, "space_members", {"id": 7, "space_id": 2, "user_id": 2})
     spaces_world.add(source, "space_members", {"id": 8, "space_id": 2, "user_id": 12})
     spaces_world.add(source, "session", {"id": "s9", "token": "t1", "user_id": "auth2"})
-    moves = move(way, source, moved)
+    moves = move(strategy, source, moved)
     assert told(moved, "users")["12"] == "email is the same as in row 1"
     assert told(moved, "users")["13"] in (
         "auth_provider_id is the same as in row 2",
@@ -213,7 +213,7 @@ def test_what_comes_twice_is_rejected_and_redriven(
     assert told(moved, "session") == {"s9": "token is the same as in row s1"}
     assert [key for key, *_ in theirs(moved, "users")] == [*range(1, 12)]
     assert all(check.passed for m in moves.values() for check in m.checks if check.blocking)
-    if way == "subset":
+    if strategy == "subset":
         move_all(source.path, moved, tables=TABLES, delete_share=1.0)
     update(source, "users SET email = id || '@example.org', auth_provider_id = 'auth' || id"
            " WHERE id > 11")  # fmt: skip
@@ -227,10 +227,10 @@ def test_what_comes_twice_is_rejected_and_redriven(
 
 def test_moving_twice_what_comes_twice_changes_nothing(source: SourceFile, moved: str) -> None:
     spaces_world.add(source, "users", {"id": 12, "auth_provider_id": "x", "email": "1@example.org"})
-    for way in ("merged", "synced", "redriven", "filled", "merged"):
-        moves = move(way, source, moved)
+    for strategy in ("merged", "synced", "redriven", "filled", "merged"):
+        moves = move(strategy, source, moved)
         assert moves["users"].quarantined_rows == 1
-        if way != "filled":
+        if strategy != "filled":
             assert (moves["users"].written_rows, moves["users"].deleted_rows) == (0, 0)
         assert theirs(moved, "users") == ours(source, "users")[:11]
 
@@ -263,8 +263,8 @@ def test_a_value_that_no_index_has_room_for_is_one_rows_trouble(
 ) -> None:
     letters = random.Random(1).randbytes(9000).hex()
     spaces_world.add(source, "users", {"id": 12, "auth_provider_id": "long", "email": letters})
-    for way in ("filled", "merged"):
-        move(way, source, moved)
+    for strategy in ("filled", "merged"):
+        move(strategy, source, moved)
         assert reasons(moved, "users") == {"12": {"refused"}}
         assert theirs(moved, "users") == ours(source, "users")[:11]
 

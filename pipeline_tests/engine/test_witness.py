@@ -21,18 +21,18 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.findings import RowExtra, RowMissing, ValueDiffers
 from pipeline.declared.rules import TableRules
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import cast_of
 from pipeline.migrations.content import metadata
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.proof import verify
-from pipeline.move.proof.standing import Sample, standing_checks
-from pipeline.move.proof.verify import ProofFailed
-from pipeline.move.reading import sift
+from pipeline.move.proof import table_checks
+from pipeline.move.proof.table_checks import ProofFailed
+from pipeline.move.proof.verification import Sample, verify_table
+from pipeline.move.reading import batch_converter
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.run.mover import Mover
-from pipeline.move.witness import stored, values, witnessing
+from pipeline.move.witness import second_witness, stored, values
 from pipeline.move.witness.column_digests import encoded
 from pipeline.move.witness.source import chosen
 from pipeline.postgres.target import Target
@@ -225,15 +225,15 @@ class Misreading(Source):
 @contextmanager
 def miscasting(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """A cast that loses the seconds of every moment."""
-    original = sift.convert
+    original = batch_converter.convert
     with patch.context() as within:
-        within.setattr(verify, "convert", lambda *given: without_seconds(original, *given))
-        within.setattr(sift, "convert", lambda *given: without_seconds(original, *given))
+        within.setattr(table_checks, "convert", lambda *given: without_seconds(original, *given))
+        within.setattr(batch_converter, "convert", lambda *given: without_seconds(original, *given))
         yield
 
 
-def without_seconds(original: Any, landing: Landing, raw: pa.RecordBatch) -> Any:
-    batch, lossy = original(landing, raw)
+def without_seconds(original: Any, mapping: TableMapping, raw: pa.RecordBatch) -> Any:
+    batch, lossy = original(mapping, raw)
     if "created_at" not in batch.schema.names:
         return batch, lossy
     at = batch.schema.get_field_index("created_at")
@@ -307,8 +307,8 @@ def witnessed(path: Path, url: str, *, table: sa.Table = CONTENT, whole: bool = 
     """What the witness says of a table as it is committed."""
     snapshot = take_snapshot(path, path.with_suffix(".seen"), tables=metadata.sorted_tables)
     opened = Source(snapshot)
-    with Target.connect(url, shown="the target") as target, target.looking():
-        (check,) = standing_checks(
+    with Target.connect(url, shown="the target") as target, target.read_only():
+        (check,) = verify_table(
             prepare(table, opened),
             source=opened,
             target=target,
@@ -342,7 +342,7 @@ def test_large_values_are_held_a_few_at_a_time(source: SourceFile, target_url: s
             yield stretch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(witnessing, "chosen", measured)
+        patch.setattr(second_witness, "chosen", measured)
         moved = sync_all(source.path, target_url)["fragment_assets"]
         check = next(check for check in moved.checks if check.name == "witness")
         assert (moved.written_rows, check.figures["rows"]) == (20, len(held) * 4)
@@ -357,15 +357,15 @@ def witnessed_keys(path: Path, url: str, keys: Any) -> None:
     """Every one of these rows of the assets is compared, and a key that is extra is named."""
     table = metadata.tables["fragment_assets"]
     opened = Source(take_snapshot(path, path.with_suffix(".keys"), tables=[table]))
-    landing = prepare(table, opened).landing
-    with Target.connect(url, shown="the target") as target, target.looking():
-        found = witnessing.check_all(opened, target, landing, keys=list(keys))
+    mapping = prepare(table, opened).mapping
+    with Target.connect(url, shown="the target") as target, target.read_only():
+        found = second_witness.check_all(opened, target, mapping, keys=list(keys))
         assert (found.passed, found.figures["rows"]) == (True, 20)
         target.run(
             "INSERT INTO fragment_assets (id, fragment_id, asset_type, asset_data)"
             " VALUES (29, 1, 'audio', 'x')"
         )
-        found = witnessing.check_all(opened, target, landing, keys=list(keys))
+        found = second_witness.check_all(opened, target, mapping, keys=list(keys))
         assert found.findings == (RowExtra("fragment_assets", 29),)
 
 
@@ -438,11 +438,11 @@ def test_texts_as_keys(tmp_path: Path, target_url: str) -> None:
     move_all(path, target_url, tables=[table])
     snapshot = take_snapshot(path, tmp_path / "copy.db", tables=[table])
     opened = Source(snapshot)
-    landing = prepare(table, opened).landing
-    with Target.connect(target_url, shown="the target") as target, target.looking():
-        found = witnessing.check_all(opened, target, landing)
+    mapping = prepare(table, opened).mapping
+    with Target.connect(target_url, shown="the target") as target, target.read_only():
+        found = second_witness.check_all(opened, target, mapping)
         assert (found.passed, found.figures["rows"]) == (True, 6)
         target.run("DELETE FROM people WHERE id = 'it''s'")
-        assert witnessing.check_all(opened, target, landing).findings == (
+        assert second_witness.check_all(opened, target, mapping).findings == (
             RowMissing("people", "it's"),
         )

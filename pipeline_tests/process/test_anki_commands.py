@@ -18,8 +18,8 @@ from sqlalchemy.engine import URL
 
 from pipeline.anki.outcomes import ACTIONS
 from pipeline.anki.store.collection import CollectionFile
-from pipeline.anki.store.named import named_anki
 from pipeline.anki.store.notes import tag_of
+from pipeline.anki.store.open import named_anki
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.models import LearningContentCreate
 from pipeline.application.services.learning_content import LearningContentService

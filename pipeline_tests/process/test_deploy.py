@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.config.settings import DAGSTER_URL, dagster_url, libpq
 from pipeline.orchestration.instance.launcher import Launcher
-from pipeline.orchestration.serving.parts import HOME
+from pipeline.orchestration.serving.services import HOME
 from pipeline_tests.support.deployment import INSTALLED, PARTS, UNITS
 from pipeline_tests.support.runs import use
 

@@ -64,7 +64,7 @@ def test_virtual_tables_are_left_out_and_told(tmp_path: Path, home: Path) -> Non
         made.executescript("INSERT INTO words VALUES ('กิน'); INSERT INTO t VALUES (1, 2);")
     (tmp_path / "x.sql").write_bytes(by_shell(tmp_path / "v.db"))
     said: list[str] = []
-    made_file = fetch(Dump(tmp_path / "x.sql"), home=home, say=said.append)
+    made_file = fetch(Dump(tmp_path / "x.sql"), home=home, log=said.append)
     with closing(sqlite3.connect(made_file)) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

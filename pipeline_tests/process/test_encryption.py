@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from pipeline.core.errors import TargetError, Transient
-from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.doctor.target import examine
 from pipeline.migrations.content import metadata
 from pipeline.postgres.target import Target
@@ -124,19 +124,19 @@ def as_owner(folder: Path, program: str, *arguments: object) -> None:
     run(folder / "postgres", *become, PROGRAMS / program, *arguments)
 
 
-def seen(url: str, name: str) -> Symptom:
+def seen(url: str, name: str) -> Diagnostic:
     found = examine(make_url(url), tables=metadata.sorted_tables, bytes_needed=0)
-    return next(symptom for symptom in found if symptom.name == name)
+    return next(diagnostic for diagnostic in found if diagnostic.name == name)
 
 
 def test_a_checked_certificate_is_well(encrypted: Encrypted) -> None:
     found = seen(encrypted.url(), "encryption")
-    assert (found.state, found.says) == ("well", "encrypted, and the certificate is checked")
+    assert (found.state, found.detail) == ("ok", "encrypted, and the certificate is checked")
 
 
 def test_on_this_machine_it_need_not_be_checked(encrypted: Encrypted) -> None:
     found = seen(encrypted.url(mode="require", ca="no.crt"), "encryption")
-    assert (found.state, found.says) == ("well", "not needed: the server is on this machine")
+    assert (found.state, found.detail) == ("ok", "not needed: the server is on this machine")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_a_certificate_that_is_not_trusted_is_told_and_not_tried_again(
 ) -> None:
     found = seen(encrypted.url(**url), "reachable")
     assert found.state == "error"
-    assert "its certificate is not the one that is trusted" in found.says
+    assert "its certificate is not the one that is trusted" in found.detail
     assert found.remedy.startswith("Name the project's own in sslrootcert")
     with (
         pytest.raises(TargetError, match="its certificate is not the one that is trusted") as told,
@@ -167,7 +167,7 @@ def test_a_move_goes_through_an_encrypted_connection(
 ) -> None:
     """And to an older PostgreSQL than the embedded one, where Debian's is one."""
     source.add_family()
-    for way in ("filled", "unchanged"):
+    for strategy in ("filled", "unchanged"):
         moved = move_all(source.path, encrypted.url())
-        assert {move.way for move in moved.values()} == {way}
+        assert {move.strategy for move in moved.values()} == {strategy}
     assert query(encrypted.url(), "SELECT count(*) FROM rankings") == [(12,)]

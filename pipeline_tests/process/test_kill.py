@@ -75,22 +75,22 @@ def test_a_move_that_is_killed_anywhere_and_run_again_ends_as_if_never_killed(
     write_source(source, rng)
     after = expected(source.path)
     seconds, codes = {}, []
-    for way in ("fill", "merge"):
-        if way == "merge":
+    for strategy in ("fill", "merge"):
+        if strategy == "merge":
             change_some(source, rng)
             after = expected(source.path)
-        code, seconds[way] = move(mover, kill_after=None)
+        code, seconds[strategy] = move(mover, kill_after=None)
         assert code == 0
         assert held_by(target_url) == after
     for at, share in enumerate(moments(KILLS_OF_A_MOVE, rng)):
-        way = ("fill", "merge")[at % 2]
+        strategy = ("fill", "merge")[at % 2]
         before = after
-        if way == "fill":
+        if strategy == "fill":
             wipe(target_url)
             before = EMPTY
         change_some(source, rng)
         after = expected(source.path)
-        code, _ = move(mover, kill_after=share * seconds[way])
+        code, _ = move(mover, kill_after=share * seconds[strategy])
         codes.append(code)
         assert_whole(target_url, before, after)
         move_all(source.path, target_url)
@@ -107,9 +107,9 @@ def assert_quarantine_holds_whole_rows(source: SourceFile, url: str) -> None:
         width = len(names) + (table == "learning_content")
         kept = query(
             url,
-            "SELECT handle, jsonb_array_length(reasons) > 0,"
+            "SELECT row_id, jsonb_array_length(reasons) > 0,"
             " (SELECT count(*) FROM migration.quarantine_values v"
-            "  WHERE (v.table_name, v.handle) = (q.table_name, q.handle))"
+            "  WHERE (v.table_name, v.row_id) = (q.table_name, q.row_id))"
             " FROM migration.quarantine q WHERE table_name = %s ORDER BY 1",
             (table,),
         )

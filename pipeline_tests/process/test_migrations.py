@@ -105,7 +105,7 @@ def test_without_a_name_the_first_migration_is_meant(moved: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "detail"),
     [
         (("migrate", "space"), "There is no migration space. Name content or spaces."),
         (("redrive", "nothing"), "There is no table nothing. Name one of learning_content,"),
@@ -113,11 +113,11 @@ def test_without_a_name_the_first_migration_is_meant(moved: Site) -> None:
     ],
 )
 def test_what_is_not_there_is_refused_by_name(
-    moved: Site, arguments: tuple[str, ...], says: str
+    moved: Site, arguments: tuple[str, ...], detail: str
 ) -> None:
     ran = moved(*arguments)
     assert ran.code == 2
-    assert says in ran.err
+    assert detail in ran.err
 
 
 def test_a_migration_that_is_not_enabled_is_refused(moved: Site) -> None:
@@ -145,7 +145,7 @@ def test_one_run_moves_tables_of_both(moved: Site, monkeypatch: pytest.MonkeyPat
     )
     assert result.success
     ways: dict[str, Any] = {
-        name: result.asset_materializations_for_node(name)[0].metadata["way"].value
+        name: result.asset_materializations_for_node(name)[0].metadata["strategy"].value
         for name in wanted
     }
     assert ways == dict.fromkeys(wanted, "unchanged")
@@ -234,17 +234,17 @@ def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) 
 def test_the_source_of_each_is_kept_in_its_own_backups(
     monkeypatch: pytest.MonkeyPatch, moved: Site
 ) -> None:
-    from pipeline.backup import shelf
+    from pipeline.backup import store
 
     home = Path(moved.variables["PIPELINE_HOME"])
     assert moved("backup", "content").code == 0
-    kept = shelf.named(home, "content", None)
+    kept = store.named(home, "content", None)
     assert kept.source == str(moved.sources["content"])
     assert {t.name for t in kept.target_tables if t.schema == "public"} == set(
         CONTENT.metadata.tables
     )
     with pytest.raises(BackupError, match="There is no rehearsed backup of spaces"):
-        shelf.named(home, "spaces", None)
+        store.named(home, "spaces", None)
     for name, value in moved.variables.items():
         monkeypatch.setenv(name, value)
     assert environment.databases(settings.load(), SPACES).source == moved.sources["spaces"]
@@ -260,7 +260,7 @@ def test_what_the_gate_tells_to_do_is_for_its_own_migration(moved: Site) -> None
 def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
     """A table with several CHECKs keeps them in a set, whose order is another one each time."""
     code = (
-        "from pipeline.mapping.landing import SourceColumn, match;"
+        "from pipeline.mapping.table_mapping import SourceColumn, match;"
         "from pipeline.move.ledger.watermarks import rules_of;"
         "from pipeline.migrations.spaces import metadata;"
         "made = [object() for _ in range({})];"

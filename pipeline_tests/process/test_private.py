@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.backup import shelf
 from pipeline.backup import source as backed_up
+from pipeline.backup import store
 from pipeline.core import private
 from pipeline.core.errors import FilesError
 from pipeline.core.locks import locked, private_folder
@@ -122,7 +122,7 @@ def test_what_a_library_makes_does_not_depend_on_the_umask(
         with pinned(source.path, made / "live", tables=tables):
             assert loose(home) == set()
             assert len(list((made / "live").iterdir())) == 5
-    with shelf.unfinished(home, "backup") as made:
+    with store.unfinished(home, "backup") as made:
         backed_up.back_up(source.path, made / "source.db")
         assert loose(home) == set()
     run = evidence.RunEvidence("run", "migrate", "source", "target", planned=["rankings"])

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.errors import CONNECTIONS_OF_A_RUN, TargetError, Transient
 from pipeline.doctor import target as doctor
-from pipeline.doctor.symptoms import Symptom
+from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.content import metadata
 from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import Ran, pipeline, usable
@@ -72,10 +72,10 @@ def owner(request: pytest.FixtureRequest, server: URL) -> Iterator[Owner]:
     query(libpq(server), f"DROP ROLE {name}")
 
 
-def examined(url: URL) -> dict[str, Symptom]:
+def examined(url: URL) -> dict[str, Diagnostic]:
     """What doctor finds in a target, by name."""
     found = doctor.examine(url, tables=metadata.sorted_tables, bytes_needed=2**20)
-    return {symptom.name: symptom for symptom in found}
+    return {diagnostic.name: diagnostic for diagnostic in found}
 
 
 def refusal(url: URL) -> TargetError:
@@ -86,7 +86,7 @@ def refusal(url: URL) -> TargetError:
     assert "\n" not in str(error)
     unreached = examined(url)["reachable"]
     assert unreached.state == "error"
-    assert unreached.says.partition(": ")[2].partition(" (")[0] == said(error)
+    assert unreached.detail.partition(": ")[2].partition(" (")[0] == said(error)
     assert unreached.remedy == error.remedy
     return error
 
@@ -115,7 +115,7 @@ def test_a_run_opens_as_many_connections_as_are_said(
     found = examined(owner.url)["connections"]
     few = CONNECTIONS_OF_A_RUN - 1
     limited = f"role {owner.name} allows {few} connections, {few} are free; a run needs"
-    assert (found.state, found.says) == ("error", f"{limited} {CONNECTIONS_OF_A_RUN}")
+    assert (found.state, found.detail) == ("error", f"{limited} {CONNECTIONS_OF_A_RUN}")
     sentence = told(pipeline("migrate", **settings))
     assert limited in sentence
     remedy = f'ALTER ROLE "{owner.name}" CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}'
@@ -123,7 +123,7 @@ def test_a_run_opens_as_many_connections_as_are_said(
     schemas = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('dagster', 'migration')"
     assert query(owner.admin, schemas) == [(0,)]
     owner.grant(f"ALTER ROLE {{me}} CONNECTION LIMIT {CONNECTIONS_OF_A_RUN}")
-    assert examined(owner.url)["connections"].state == "well"
+    assert examined(owner.url)["connections"].state == "ok"
     for command in ("migrate", "sync"):
         ran = pipeline(command, **settings)
         assert (ran.code, ran.err) == (0, ""), command
@@ -139,7 +139,7 @@ def test_a_database_that_takes_too_few_connections_is_foreseen(owner: Owner) -> 
         found = examined(owner.url)["connections"]
     assert found.state == "error"
     name = owner.url.database
-    assert found.says == f"database {name} allows 7 connections, 5 are free; a run needs 6"
+    assert found.detail == f"database {name} allows 7 connections, 5 are free; a run needs 6"
     assert found.remedy.endswith(f'ALTER DATABASE "{name}" CONNECTION LIMIT 8')
 
 
@@ -206,16 +206,18 @@ def test_a_server_without_room_is_foreseen_and_told(small: Small) -> None:
     query(libpq(small.url), "CREATE ROLE guest LOGIN")
     guest = small.url.set(username="guest")
     found = examined(guest)
-    assert found["connections"].says == "the server allows 9 connections, 9 are free; a run needs 6"
-    assert found["connections"].state == "well"
+    assert (
+        found["connections"].detail == "the server allows 9 connections, 9 are free; a run needs 6"
+    )
+    assert found["connections"].state == "ok"
     assert found["locks"].state == "warning"
-    assert "room for 120" in found["locks"].says
+    assert "room for 120" in found["locks"].detail
     with ExitStack() as others:
         for _ in range(5):
             others.enter_context(closing(psycopg2.connect(libpq(guest))))
         found = examined(guest)
         assert found["connections"].state == "error"
-        assert "4 are free; a run needs 6" in found["connections"].says
+        assert "4 are free; a run needs 6" in found["connections"].detail
         for _ in range(4):
             others.enter_context(closing(psycopg2.connect(libpq(guest))))
         assert said(refusal(guest)) == "no connection is free"
@@ -319,7 +321,7 @@ def test_a_closed_database_is_told(owner: Owner, server: URL) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "symptom", "says", "refused"),
+    ("changes", "diagnostic", "detail", "refused"),
     [
         (
             ["ALTER SCHEMA public OWNER TO postgres", "REVOKE ALL ON SCHEMA public FROM public"],
@@ -342,16 +344,16 @@ def test_what_stops_a_move_is_foreseen_and_told(
     source: SourceFile,
     tmp_path: Path,
     changes: Sequence[str],
-    symptom: tuple[str, str],
-    says: str,
+    diagnostic: tuple[str, str],
+    detail: str,
     refused: str,
 ) -> None:
     source.add_family(contents=1)
     owner.grant(*changes)
-    name, state = symptom
+    name, state = diagnostic
     found = examined(owner.url)
-    assert found["reachable"].state == "well"
-    assert (found[name].state, says in found[name].says) == (state, True)
+    assert found["reachable"].state == "ok"
+    assert (found[name].state, detail in found[name].detail) == (state, True)
     ran = pipeline("migrate", **usable(source, libpq(owner.url), tmp_path))
     assert ran.code in (1, 2)
     assert refused in ran.err.splitlines()[0]
@@ -360,11 +362,11 @@ def test_what_stops_a_move_is_foreseen_and_told(
 
 def test_limits_of_a_user_that_may_stop_a_move_are_foreseen(owner: Owner) -> None:
     found = examined(owner.url)
-    assert {found[name].state for name in ("password", "temporary files", "locks")} == {"well"}
+    assert {found[name].state for name in ("password", "temporary files", "locks")} == {"ok"}
     owner.grant("ALTER ROLE {me} VALID UNTIL 'tomorrow'", "ALTER ROLE {me} SET temp_file_limit = 0")
     found = examined(owner.url)
     assert found["password"].state == "warning"
-    assert f"the password of {owner.name} expires on 20" in found["password"].says
+    assert f"the password of {owner.name} expires on 20" in found["password"].detail
     assert found["temporary files"].state == "warning"
     sorting = (
         "SELECT count(*) FROM (SELECT g FROM generate_series(1, 900000) AS g ORDER BY -g) AS s"

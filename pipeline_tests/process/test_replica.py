@@ -24,7 +24,7 @@ from pipeline.migrations.content import CONTENT
 from pipeline.sqlite import replica
 from pipeline.sqlite.fetch import fetch
 from pipeline.sqlite.origin import Remote, parse
-from pipeline.sqlite.snapshot import seen_of
+from pipeline.sqlite.snapshot import fingerprint_of
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.targets import query
 from pipeline_tests.support.turso import TOKEN, Gate, Server, application, gate_before
@@ -57,7 +57,7 @@ def filled(server: Server, *values: Any) -> None:
         server.run("INSERT INTO t (v) VALUES (?)", (value,))
 
 
-def says(gate: Gate, home: Path, token: str = TOKEN) -> PipelineError:
+def detail(gate: Gate, home: Path, token: str = TOKEN) -> PipelineError:
     """What is said when it cannot be fetched; the token is in nothing that is left."""
     with pytest.raises(PipelineError) as caught:
         fetch(origin(gate, token), home=home)
@@ -119,11 +119,11 @@ def test_a_look_that_finds_nothing_new_asks_once_and_leaves_the_file_as_it_was(
     path = fetch(loaded.origin(CONTENT), home=loaded.pipeline_home)
     assert path == never
     time.sleep(1.1)
-    before, gate.asked[:] = seen_of(path), []
-    assert seen_of(environment.watched(loaded, CONTENT)) == before is not None
+    before, gate.asked[:] = fingerprint_of(path), []
+    assert fingerprint_of(environment.watched(loaded, CONTENT)) == before is not None
     assert gate.asked == ["/pull-updates"]
     turso.run("DELETE FROM t")
-    assert seen_of(environment.watched(loaded, CONTENT)) != before
+    assert fingerprint_of(environment.watched(loaded, CONTENT)) != before
 
 
 def test_databases_are_fetched_once_and_brought_up_to_date_when_asked(
@@ -144,7 +144,7 @@ def test_a_server_that_was_restarted_is_followed(turso: Server, gate: Gate, home
     filled(turso, 1)
     path = fetch(origin(gate), home=home)
     turso.stop()
-    assert isinstance(says(gate, home), Transient)
+    assert isinstance(detail(gate, home), Transient)
     turso.start()
     filled(turso, 2)
     fetch(origin(gate), home=home)
@@ -162,7 +162,7 @@ def test_another_database_at_the_same_place_is_fetched_anew(
     turso.start()
     filled(turso, "other")
     said: list[str] = []
-    fetch(origin(gate), home=home, say=said.append)
+    fetch(origin(gate), home=home, log=said.append)
     assert rows(path) == [(1, "other")]
     assert len(said) == 1 and "it is another database than before" in said[0]
     assert len(list(home.rglob("replica.damaged-*"))) == 1
@@ -194,7 +194,7 @@ def test_what_the_server_refuses_is_a_sentence(turso: Server, gate: Gate, home: 
         (418, "answers in a way that is not understood", False),
     ):
         gate.status = status
-        error = says(gate, home)
+        error = detail(gate, home)
         assert sentence in error.problem and isinstance(error, SourceError)
         assert isinstance(error, Transient) is transient
     gate.status = None
@@ -205,7 +205,7 @@ def test_what_the_server_refuses_is_a_sentence(turso: Server, gate: Gate, home: 
 
 def test_a_wrong_token_and_none_are_refused(turso: Server, gate: Gate, home: Path) -> None:
     filled(turso, 1)
-    assert "refuses the token" in says(gate, home, "wrong-token-of-somebody").problem
+    assert "refuses the token" in detail(gate, home, "wrong-token-of-somebody").problem
     with pytest.raises(SourceError, match="TURSO_AUTH_TOKEN"):
         fetch(Remote(gate.url), home=home)
 
@@ -245,7 +245,7 @@ def test_a_pull_that_breaks_off_leaves_what_was_and_is_done_again(
     filled(turso, b"x" * 200_000)
     for fault in ("cut", "lose the answer"):
         gate.fault = fault  # type: ignore[assignment]
-        assert isinstance(says(gate, home), Transient)
+        assert isinstance(detail(gate, home), Transient)
         assert rows(path) == [(1, 1)]
     gate.fault = None
     fetch(origin(gate), home=home)
@@ -256,7 +256,7 @@ def test_a_pull_that_breaks_off_leaves_what_was_and_is_done_again(
 def test_a_first_pull_that_breaks_off_is_done_again(turso: Server, gate: Gate, home: Path) -> None:
     filled(turso, b"x" * 200_000)
     gate.fault = "cut"
-    assert isinstance(says(gate, home), Transient)
+    assert isinstance(detail(gate, home), Transient)
     gate.fault = None
     assert len(rows(fetch(origin(gate), home=home))) == 1
 
@@ -290,7 +290,7 @@ def test_a_damaged_replica_is_set_aside_and_fetched_anew(
     file.write_bytes(b"garbage!" * (file.stat().st_size // 8))
     filled(turso, "new")
     said: list[str] = []
-    fetch(origin(gate), home=home, say=said.append)
+    fetch(origin(gate), home=home, log=said.append)
     assert len(rows(path)) == 31
     assert all("and fetched anew" in each for each in said)
     assert bool(said) or end == "-wal-revert"
@@ -308,7 +308,7 @@ def test_a_damaged_page_of_the_replica_does_not_reach_the_file(
     file.write_bytes(whole)
     turso.run("CREATE TABLE u (id INTEGER PRIMARY KEY)")
     said: list[str] = []
-    fetch(origin(gate), home=home, say=said.append)
+    fetch(origin(gate), home=home, log=said.append)
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
     assert len(rows(path)) == 60 and len(said) == 1
 
@@ -369,7 +369,7 @@ def test_a_pull_that_takes_long_says_so(
     filled(turso, 1)
     gate.slow = 0.5
     said: list[str] = []
-    fetch(origin(gate), home=home, say=said.append)
+    fetch(origin(gate), home=home, log=said.append)
     assert said and all("the replica has" in each for each in said)
 
 
@@ -393,10 +393,10 @@ def test_the_token_is_in_no_argument_and_no_environment_of_a_process(
                 continue
 
     with caplog.at_level(logging.DEBUG):
-        looking = threading.Thread(target=look)
-        looking.start()
+        read_only = threading.Thread(target=look)
+        read_only.start()
         fetch(origin(gate), home=home)
-        looking.join()
+        read_only.join()
     assert seen and not [each for each in seen if TOKEN.encode() in each]
     assert TOKEN not in caplog.text
     for file in home.rglob("*"):

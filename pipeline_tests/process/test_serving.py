@@ -32,11 +32,11 @@ from sqlalchemy.engine import URL
 from pipeline.config import settings
 from pipeline.config.settings import CODE_SOCKET, libpq
 from pipeline.core.errors import SettingsError
-from pipeline.orchestration.assets.attempts import RETRIES
+from pipeline.orchestration.assets.retries import RETRIES
 from pipeline.orchestration.instance import processes
 from pipeline.orchestration.instance.launcher import Launcher
-from pipeline.orchestration.serving import health, parts
-from pipeline.orchestration.serving.organs import Organ
+from pipeline.orchestration.serving import health, services
+from pipeline.orchestration.serving.components import Component
 from pipeline_tests.support.commands import environment, usable
 from pipeline_tests.support.deployment import PARTS, started_by
 from pipeline_tests.support.files import loose
@@ -189,7 +189,7 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 def instance(served: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """Dagster's instance as the daemon has it."""
     use(monkeypatch, served.variables)
-    monkeypatch.setenv("DAGSTER_HOME", str(parts.HOME))
+    monkeypatch.setenv("DAGSTER_HOME", str(services.HOME))
     monkeypatch.setenv(CODE_SOCKET, str(settings.load().code_socket))
     with dg.DagsterInstance.get() as opened:
         yield opened
@@ -211,8 +211,8 @@ def test_health_finds_all_well_while_the_three_run(
     served: Served, instance: dg.DagsterInstance, migrated: str
 ) -> None:
     found = health.readings(settings.load(), [])
-    assert [(reading.organ, reading.well) for reading in found] == [
-        (organ, True) for organ in Organ
+    assert [(reading.component, reading.ok) for reading in found] == [
+        (component, True) for component in Component
     ], found
 
 
@@ -257,7 +257,7 @@ def test_a_second_code_server_of_the_same_home_is_refused(
     served: Served, instance: dg.DagsterInstance
 ) -> None:
     with pytest.raises(SettingsError, match="listens on"):
-        parts.serve(parts.Part.CODE, settings.load())
+        services.serve(services.Part.CODE, settings.load())
 
 
 def test_no_password_stands_in_the_arguments_of_a_process(served: Served) -> None:

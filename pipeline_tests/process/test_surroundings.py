@@ -115,7 +115,7 @@ def test_files_that_a_command_writes_may_have_any_name(world: World, tmp_path: P
     folder.mkdir()
     for command in (
         ("quarantine", "export", str(folder / "q.csv")),
-        ("quarantine", "mend", str(folder / "q.csv")),
+        ("quarantine", "override", str(folder / "q.csv")),
         ("restore", "source", "--yes", "--to", str(folder / "s.db")),
     ):
         ran = pipeline(*command, **world.settings)
@@ -129,7 +129,7 @@ LONG = "x" * 300
 
 
 @pytest.mark.parametrize(
-    ("command", "changed", "says"),
+    ("command", "changed", "detail"),
     [
         ("plan", {"SQLITE_DATABASE_URL": f"sqlite:////{LONG}"}, "cannot be opened (File name too"),
         ("plan", {"PIPELINE_HOME": f"/tmp/{LONG}"}, "cannot be written (File name too long)"),
@@ -140,10 +140,10 @@ LONG = "x" * 300
     ],
 )
 def test_a_place_that_cannot_be_is_named(
-    command: str, changed: dict[str, str], says: str, world: World
+    command: str, changed: dict[str, str], detail: str, world: World
 ) -> None:
     named = command.format(folder=world.folder).split()
-    assert says in sentence(pipeline(*named, **{**world.settings, **changed}))
+    assert detail in sentence(pipeline(*named, **{**world.settings, **changed}))
     assert not (world.folder / "q.txt").exists()
 
 
@@ -152,7 +152,7 @@ def test_doctor_goes_on_where_a_source_cannot_be(world: World) -> None:
     ran = pipeline("doctor", **named)
     assert ran.code == 1
     assert ran.row("source", "readable")[0] == "error"
-    assert ran.row("target", "reachable")[0] == "well"
+    assert ran.row("target", "reachable")[0] == "ok"
 
 
 ENV_FILES = {

@@ -19,7 +19,7 @@ from dagster._core.execution.api import execute_run_iterator
 from pipeline.core.proof import OF_A_MOVE
 from pipeline.migrations import content
 from pipeline.orchestration import runs
-from pipeline.orchestration.assets.attempts import RETRIES
+from pipeline.orchestration.assets.retries import RETRIES
 from pipeline.sqlite import tracking
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, pipeline, usable
 from pipeline_tests.support.moves import move_all
@@ -34,7 +34,7 @@ SETTLED = 1.1
 """Seconds after which the file's time tells that it has not been written since."""
 FIRST, LATER = "2026-01-01 00:00:00", "2026-01-01 00:10:00"
 FIGURES = (
-    *("way", "source_rows", "moved", "written", "deleted", "cascaded", "quarantined"),
+    *("strategy", "source_rows", "moved", "written", "deleted", "cascaded", "quarantined"),
     "dagster/row_count",
 )
 
@@ -162,7 +162,7 @@ def test_a_change_without_a_date_is_found_when_every_value_is_looked_at(
     move_all(source.path, target_url)
     source.run("UPDATE learning_content SET title = 'b'")
     changes = runs.run("sync", opened=instance)
-    assert shown(changes, "learning_content")["way"] == "synced"
+    assert shown(changes, "learning_content")["strategy"] == "synced"
     assert query(target_url, "SELECT title FROM learning_content") == [("word 1",)]
     whole = runs.run("sync", opened=instance, full=True)
     assert [row[0] for row in figures(whole).values()] == ["merged", *["unchanged"] * 3]
@@ -179,10 +179,10 @@ def test_a_run_that_is_launched_without_any_configuration_looks_only_at_changes(
     made = instance.create_run_for_job(job_def=job, run_config={})
     events = list(execute_run_iterator(InMemoryJob(job), made, instance))
     ways = [
-        event.step_materialization_data.materialization.metadata["way"].value
+        event.step_materialization_data.materialization.metadata["strategy"].value
         for event in events
         if event.is_step_materialization
-        and "way" in event.step_materialization_data.materialization.metadata
+        and "strategy" in event.step_materialization_data.materialization.metadata
     ]
     assert ways == ["synced"] * 4
 

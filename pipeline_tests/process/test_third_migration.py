@@ -17,7 +17,7 @@ from pipeline.config import settings
 from pipeline.config.settings import PROJECT, libpq
 from pipeline.core.errors import SettingsError
 from pipeline.migrations import registry
-from pipeline.orchestration import ticks
+from pipeline.orchestration import schedules
 from pipeline_tests.support import commands
 from pipeline_tests.support.commands import Ran, pipeline
 from pipeline_tests.support.runs import loaded, use
@@ -233,11 +233,11 @@ def test_its_state_is_its_own_and_stops_its_schedules(
     use(monkeypatch, world.settings)
     notes = settings.load().registry.get("notes")
     with dg.DagsterInstance.ephemeral() as instance:
-        no = ticks.under_way(instance, follows=notes)
+        no = schedules.under_way(instance, follows=notes)
         assert no is not None
         assert no.startswith("The application writes to the target: the migration is live since")
         content = settings.load().registry.get("content")
-        assert ticks.under_way(instance, follows=content) is None
+        assert schedules.under_way(instance, follows=content) is None
     assert "the migration notes is shadow" in world.words("rollback", "notes")
 
 

@@ -118,11 +118,11 @@ def test_a_freeze_keeps_the_primary_from_being_written_and_a_thaw_gives_it_back(
     assert freezing.is_frozen_file(world.source.path, TABLES)
     with pytest.raises(RuntimeError, match=MOVED):
         world.source.add("learning_content", {"id": 77})
-    assert freezing.thaw(world.source.path)
+    assert freezing.unfreeze(world.source.path)
     assert not freezing.is_frozen_file(world.source.path, TABLES)
     world.source.add("learning_content", {"id": 77})
     assert triggers(world) == []
-    assert not freezing.thaw(world.source.path)
+    assert not freezing.unfreeze(world.source.path)
 
 
 def test_tracking_at_the_primary_is_followed(world: World) -> None:
@@ -223,9 +223,9 @@ def test_a_cut_over_whose_freeze_is_not_known_of_is_thawed_by_hand(
     gate.of, gate.fault = "/v2/pipeline", "lose the answer"
     with pytest.raises(Transient):
         world.live()
-    assert "run pipeline cutover thaw" in world.said[-1]
+    assert "run pipeline cutover unfreeze" in world.said[-1]
     gate.fault = None
-    world.thaw()
+    world.unfreeze()
     assert world.state == "shadow"
     world.source.add("learning_content", {"id": 77})
 

@@ -33,7 +33,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from pipeline.core.proof import OF_A_MOVE
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import SPACES
-from pipeline.move.proof import standing
+from pipeline.move.proof import verification
 from pipeline.orchestration.common.checks import DESCRIPTIONS, STANDING
 from pipeline_tests.support.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
 from pipeline_tests.support.browser import LONELY, Programs
@@ -354,9 +354,9 @@ def test_a_check_shows_its_offenders(
 
 
 def test_verify_is_launched_and_checks_what_is_committed(ui: Ui, verified: Ran) -> None:
-    assert f"{len(NAMES) * len(standing.NAMES)} checks" in verified.text
+    assert f"{len(NAMES) * len(verification.NAMES)} checks" in verified.text
     ui.asset("rankings", "Checks")
-    ui.see(*(outcome("rankings", check, STANDING) for check in standing.NAMES))
+    ui.see(*(outcome("rankings", check, STANDING) for check in verification.NAMES))
     ui.click("standing_schema")
     ui.see(DESCRIPTIONS["schema"], "Evaluation result\nPassed")
     ui.keep("standing_schema")
@@ -364,9 +364,9 @@ def test_verify_is_launched_and_checks_what_is_committed(ui: Ui, verified: Ran) 
 
 def test_the_graph_shows_what_ran(ui: Ui, planned: Ran, verified: Ran) -> None:
     ui.open("/locations/pipeline/asset-groups/content")
-    every = len(OF_A_MOVE) + len(standing.NAMES)
+    every = len(OF_A_MOVE) + len(verification.NAMES)
     for table, warning in WARNINGS.items():
-        passed = every - len(warning) - len(warning.intersection(standing.NAMES))
+        passed = every - len(warning) - len(warning.intersection(verification.NAMES))
         ui.see(table, f"{passed} / {every} Passed")
     # Search comes with a sync, which this graph has not seen yet.
     ui.wait("a graph of what ran", lambda: ui.text().count("Never materialized") == 1)
@@ -400,7 +400,7 @@ def test_a_page_of_another_site_starts_no_run_and_hears_nothing(ui: Ui) -> None:
       executionMetadata: { tags: [{ key: "by", value: "WAY" }] } }) { __typename } }"""
     found = "{ runsOrError { ... on Runs { results { jobName tags { key value } } } } }"
     with other_site() as port:
-        deeds = {way: launch.replace("WAY", f"stranger-{way}") for way in WAYS}
+        deeds = {strategy: launch.replace("WAY", f"stranger-{strategy}") for strategy in WAYS}
         heard = attack(ui.browser, f"http://{SITES[0]}:{port}/", ui.served.address, deeds)
     status, runs = posted_by_its_own_page(ui.browser, ui.served.address, found)
     assert (status, re.findall("stranger-[a-z_]+", runs), heard) == (200, [], False)

@@ -117,13 +117,15 @@ def page(request: pytest.FixtureRequest) -> Iterator[str]:
 def deeds() -> dict[str, str]:
     """A mutation for each way, which can be told from all others."""
     run = uuid4().hex
-    return {way: DEED.format(key=f"{way}_{run}") for way in WAYS} | {"report": f"report_{run}"}
+    return {strategy: DEED.format(key=f"{strategy}_{run}") for strategy in WAYS} | {
+        "report": f"report_{run}"
+    }
 
 
 def done(instance: dg.DagsterInstance, tried: dict[str, str]) -> set[str]:
     """The ways that led to their end."""
     keys = {key.to_user_string() for key in instance.get_asset_keys()}
-    return {way for way, deed in tried.items() if any(key in deed for key in keys)}
+    return {strategy for strategy, deed in tried.items() if any(key in deed for key in keys)}
 
 
 def test_dagsters_own_webserver_obeys_a_page_of_another_site(

@@ -34,7 +34,7 @@ def test_help_schema_doctor_and_quarantine_load_no_dagster(
         ["schema"],
         ["doctor"],
         ["quarantine", "export", file],
-        ["quarantine", "mend", file],
+        ["quarantine", "override", file],
         ["quarantine", "forget", "rankings"],
         ["track", "status"],
         ["backup", "list"],

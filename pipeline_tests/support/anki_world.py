@@ -131,12 +131,14 @@ class World:
         manager: sessions with both databases.
         url: PostgreSQL's, as libpq reads it.
         sqlite: the SQLite file.
-        way: the way to Anki.
+        strategy: the way to Anki.
     """
 
-    def __init__(self, manager: HybridDatabaseManager, url: str, sqlite: Path, way: Way) -> None:
+    def __init__(
+        self, manager: HybridDatabaseManager, url: str, sqlite: Path, strategy: Way
+    ) -> None:
         """Connect to what is there."""
-        self.manager, self.url, self.sqlite, self.way = manager, url, sqlite, way
+        self.manager, self.url, self.sqlite, self.strategy = manager, url, sqlite, strategy
         self._postgres = psycopg2.connect(url, options="-c synchronous_commit=off")
         self._postgres.autocommit = True
 
@@ -230,7 +232,7 @@ class World:
         engine.dispose()
         row = {"table_name": "learning_content", "fingerprint": "f", "run_id": "r"}
         for n in numbers:
-            keys = {"handle": str(n), "source_key": str(n), "reasons": [{"code": "json"}]}
+            keys = {"row_id": str(n), "source_key": str(n), "reasons": [{"code": "json"}]}
             self._add("migration.quarantine", {**row, **keys})
 
     # cards
@@ -262,7 +264,7 @@ class World:
 
     def notes(self) -> list[SeenNote]:
         """All notes by id."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             return [_seen(collection, number) for number in sorted(collection.find_notes(""))]
 
     def by_content(self) -> dict[int, list[SeenNote]]:
@@ -280,7 +282,7 @@ class World:
 
     def add_note(self, front: str, back: str, *tags: str, model: str = "Basic") -> int:
         """Make a note as the learner does."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             kind = collection.models.by_name(model)
             assert kind is not None
             note = collection.new_note(kind)
@@ -293,7 +295,7 @@ class World:
 
     def edit(self, number: int, **fields: str) -> None:
         """Edit a note as the learner does."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             note = collection.get_note(number)
             for name, value in fields.items():
                 note[name] = value
@@ -301,22 +303,22 @@ class World:
 
     def tag(self, number: int, *tags: str) -> None:
         """Tag a note as the learner does."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             collection.tags.bulk_add([number], " ".join(tags))
 
     def untag(self, number: int, *tags: str) -> None:
         """Take tags from a note as the learner does."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             collection.tags.bulk_remove([number], " ".join(tags))
 
     def delete(self, *numbers: int) -> None:
         """Delete notes as the learner does."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             collection.remove_notes(list(numbers))
 
     def media(self) -> dict[str, bytes]:
         """The media folder."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             files = Path(collection.media.dir()).iterdir()
             return {file.name: file.read_bytes() for file in sorted(files)}
 
@@ -332,7 +334,7 @@ class World:
         **options: Any,
     ) -> Report:
         """Let the notes follow the contents."""
-        with Interposed(self.way.open(), happens) as anki:
+        with Interposed(self.strategy.open(), happens) as anki:
             return syncing.sync(
                 self.manager,
                 anki,
@@ -343,7 +345,7 @@ class World:
 
     def everything(self) -> dict[str, Any]:
         """Every row of both databases and of the collection, and all media."""
-        with self.way.collection() as collection:
+        with self.strategy.collection() as collection:
             database = collection.db
             assert database is not None
             anki = {name: database.all(f"SELECT * FROM {name}") for name in _OF_ANKI}
@@ -531,7 +533,7 @@ def sync_until(
 
 def die_at(world: World, moment: str, **options: Any) -> int | None:
     """Let another process sync and end suddenly at a moment; its exit code."""
-    match world.way:
+    match world.strategy:
         case FileWay(path):
             reach: tuple[str, ...] = ("file", str(path))
         case ServerWay(server):
@@ -586,10 +588,10 @@ def anki_folder(anki_blank: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def make_world(folder: Path, url: str, way: Way) -> Iterator[World]:
+def make_world(folder: Path, url: str, strategy: Way) -> Iterator[World]:
     """An empty world on what there is."""
     manager = HybridDatabaseManager(folder / "cards.db", url, busy_seconds=0.3)
-    world = World(manager, url, folder / "cards.db", way)
+    world = World(manager, url, folder / "cards.db", strategy)
     for name in reversed(_TABLES):
         world.run(f"DELETE FROM {name}")
     world.run("DROP SCHEMA IF EXISTS migration CASCADE")
@@ -616,8 +618,8 @@ def anki_server(anki_folder: Path, no_pauses: None) -> Iterator[AnkiServer]:
 @pytest.fixture
 def file_world(anki_folder: Path, anki_contents: str) -> Iterator[World]:
     """An empty world whose collection nobody has open."""
-    way = FileWay(anki_folder / "collection.anki2")
-    with make_world(anki_folder, anki_contents, way) as made:
+    strategy = FileWay(anki_folder / "collection.anki2")
+    with make_world(anki_folder, anki_contents, strategy) as made:
         yield made
 
 

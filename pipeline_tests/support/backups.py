@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 
-from pipeline.backup import Manifest, shelf
-from pipeline.backup.making import Made, make
+from pipeline.backup import Manifest, store
+from pipeline.backup.create import Made, make
 from pipeline.config import environment, settings
 from pipeline.config.environment import Databases
 from pipeline.migrations.content import CONTENT
@@ -36,7 +36,7 @@ class Place:
 
     def folder(self, manifest: Manifest) -> Path:
         """Where a backup is."""
-        return shelf.place(self.home, manifest.name)
+        return store.place(self.home, manifest.name)
 
 
 def everything(url: str) -> dict[str, object]:

@@ -199,15 +199,6 @@ def _loaded() -> "subprocess.Popen[str]":
 
 def _serve() -> None:
     gc.disable()
-    import pipeline.cli.commands.running
-    import pipeline.cli.main
-    import pipeline.orchestration.assets.doctor
-    import pipeline.orchestration.assets.housekeeping
-    import pipeline.orchestration.assets.plan
-    import pipeline.orchestration.assets.search
-    import pipeline.orchestration.jobs
-    import pipeline.orchestration.serving.health
-    import pipeline.orchestration.ticks  # noqa: F401 - what commands and pipeline.orchestration.definitions import, which reads settings
 
     gc.enable()
     for line in sys.stdin:

@@ -16,7 +16,7 @@ from pipeline.config.environment import databases
 from pipeline.config.settings import libpq
 from pipeline.core.messages import written
 from pipeline.core.policies import DEFAULT
-from pipeline.cutover import back, states, steps
+from pipeline.cutover import rollback, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import Site
 from pipeline.migrations import registry
@@ -81,26 +81,26 @@ class World:
         with self.site() as site:
             return steps.go_live(site, outside=outside)
 
-    def thaw(self) -> steps.Outcome:
+    def unfreeze(self) -> steps.Outcome:
         """As the command."""
         with self.site() as site:
-            return steps.thaw(site)
+            return steps.unfreeze(site)
 
     def close(self) -> steps.Outcome:
         """As the command."""
         with self.site() as site:
             return steps.close(site)
 
-    def rollback(self) -> list[back.Returned]:
+    def rollback(self) -> list[rollback.Returned]:
         """As the command."""
         with self.site() as site:
-            return back.roll_back(site, self.folder / "back")
+            return rollback.roll_back(site, self.folder / "back")
 
     def ask(self) -> dict[str, str]:
         """What the gate's answers say; those that are no begin with it."""
         with self.site() as site:
             found = steps.ask(site)
-        return {a.question: a.says if a.yes else f"no: {a.says}" for a in found}
+        return {a.question: a.detail if a.yes else f"no: {a.detail}" for a in found}
 
     @property
     def state(self) -> str:
@@ -177,4 +177,4 @@ def content(path: Path) -> dict[str, list[tuple[object, ...]]]:
 def equal(world: World) -> None:
     """Both sides hold the same, as a whole move that looks at every value says."""
     moved = move_all(world.source.path, world.url)
-    assert {name: moved[name].way for name in NAMES} == dict.fromkeys(NAMES, "unchanged")
+    assert {name: moved[name].strategy for name in NAMES} == dict.fromkeys(NAMES, "unchanged")

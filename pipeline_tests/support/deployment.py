@@ -1,6 +1,6 @@
 """What the units of systemd in deploy/ say."""
 
-from pipeline.orchestration.serving.parts import HOME, Part
+from pipeline.orchestration.serving.services import HOME, Part
 
 PARTS = [part.value for part in Part]
 UNITS = HOME / "systemd"

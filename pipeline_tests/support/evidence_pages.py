@@ -103,7 +103,7 @@ def counted(source: int, moved: int, quarantined: int, excluded: int = 0) -> Tab
     """A table that moved, of which only rows are known."""
     return part(
         moved={
-            "way": "filled",
+            "strategy": "filled",
             "source_rows": source,
             "source_bytes": 10,
             "moved": moved,
@@ -166,7 +166,7 @@ def hostile(text: str) -> RunEvidence:
             TableEvidence(
                 text,
                 text,
-                {**moved, "way": text},
+                {**moved, "strategy": text},
                 {text: 1.0, "load": 2.0},
                 [BlobSizes(text, 1, 9, {3: 1})],
                 checks,

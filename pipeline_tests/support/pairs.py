@@ -29,9 +29,9 @@ class Pair:
     source: SourceFile
     url: str
 
-    def move(self, way: str) -> dict[str, Move]:
+    def move(self, strategy: str) -> dict[str, Move]:
         """Move once more: "full", "sync" or "subset" (of every content)."""
-        return MOVES[way](self)
+        return MOVES[strategy](self)
 
     def do(self, sql: str) -> None:
         """Change the target."""

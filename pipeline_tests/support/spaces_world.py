@@ -103,7 +103,7 @@ def move(
     return move_all(source.path, url, tables=tables, delete_share=1, policies=policies)
 
 
-def doubled(value: Any, times: int = 2) -> str:
+def double_encoded(value: Any, times: int = 2) -> str:
     """A value as JSON.stringify gives it that many times over."""
     text = value
     for _ in range(times):

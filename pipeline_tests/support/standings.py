@@ -23,7 +23,7 @@ from pipeline.core.findings import (
 )
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.migrations.content import metadata
-from pipeline.move.proof.standing import NAMES, Sample, standing_checks
+from pipeline.move.proof.verification import NAMES, Sample, verify_table
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import Prepared, prepare
 from pipeline.postgres.target import Target
@@ -59,7 +59,7 @@ def standing(
     declared = metadata.tables[table] if isinstance(table, str) else table
     prepared = prepare(declared, source, policies)
     connected = Target.connect(where, shown="the target") if isinstance(where, str) else None
-    with connected or nullcontext(where) as target, target.looking():
+    with connected or nullcontext(where) as target, target.read_only():
         if planted:
             target.run(planted)
         found = checked(prepared, source, target, sample=sample, only=only)
@@ -74,7 +74,7 @@ def checked(
     sample: Sample = EVERYTHING,
     only: Collection[str] = NAMES,
 ) -> tuple[CheckResult, ...]:
-    return standing_checks(prepared, source=source, target=target, sample=sample, only=only)
+    return verify_table(prepared, source=source, target=target, sample=sample, only=only)
 
 
 def findings(checks: Checks) -> list[Finding]:

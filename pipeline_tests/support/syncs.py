@@ -132,18 +132,18 @@ def assert_sides_agree(
         for table in NAMES:
             cursor = theirs.cursor()
             cursor.execute(
-                "SELECT handle FROM migration.quarantine WHERE table_name = %s", (table,)
+                "SELECT row_id FROM migration.quarantine WHERE table_name = %s", (table,)
             )
-            aside = {handle for (handle,) in cursor}
+            aside = {row_id for (row_id,) in cursor}
             rows = {
-                str(row["handle"]): dict(row)
-                for row in ours.execute(f"SELECT {rowid} AS handle, * FROM {table}")
+                str(row["row_id"]): dict(row)
+                for row in ours.execute(f"SELECT {rowid} AS row_id, * FROM {table}")
             }
             assert aside <= rows.keys(), f"quarantine of {table} holds rows that are gone"
             expected = {
-                row["id"]: {c: plain_source(c, v) for c, v in row.items() if c != "handle"}
-                for handle, row in rows.items()
-                if handle not in aside
+                row["id"]: {c: plain_source(c, v) for c, v in row.items() if c != "row_id"}
+                for row_id, row in rows.items()
+                if row_id not in aside
             }
             cursor.execute(f"SELECT * FROM {table}")
             names = [column.name for column in cursor.description or ()]

@@ -34,10 +34,10 @@ def query(url: str, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any,
 
 
 def reasons(url: str, table: str) -> dict[str, set[str]]:
-    """What is in quarantine of a table: key (or handle) -> reason codes."""
+    """What is in quarantine of a table: key (or row_id) -> reason codes."""
     rows = query(
         url,
-        "SELECT coalesce(source_key, handle), array_agg(r->>'code') FROM migration.quarantine,"
+        "SELECT coalesce(source_key, row_id), array_agg(r->>'code') FROM migration.quarantine,"
         " jsonb_array_elements(reasons) r WHERE table_name = %s GROUP BY 1",
         (table,),
     )

@@ -168,7 +168,7 @@ def test_a_template_may_take_in_another_one_of_its_folder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("front", "says"),
+    ("front", "detail"),
     [
         ("{% if content %}", r"front\.html, line 1 "),
         ("a\n{{ content.title }", r"front\.html, line 2 "),
@@ -181,8 +181,8 @@ def test_a_template_may_take_in_another_one_of_its_folder(tmp_path: Path) -> Non
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", r"for content 1 .*recursion"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_named(tmp_path: Path, front: str, says: str) -> None:
-    with pytest.raises(RenderError, match=says) as caught:
+def test_a_template_that_cannot_be_used_is_named(tmp_path: Path, front: str, detail: str) -> None:
+    with pytest.raises(RenderError, match=detail) as caught:
         Renderer(templates(tmp_path, front)).render(EATING)
     assert caught.value.problem.startswith(f"The templates in {tmp_path}")
     assert caught.value.remedy == (

@@ -14,8 +14,8 @@ from dagster._core.workspace.load import location_origins_from_yaml_paths
 
 from pipeline.config import settings
 from pipeline.config.settings import CODE_SOCKET, PROJECT
-from pipeline.orchestration.serving.health import Organ
-from pipeline.orchestration.serving.parts import HOME, require_login
+from pipeline.orchestration.serving.health import Component
+from pipeline.orchestration.serving.services import HOME, require_login
 from pipeline_tests.support.deployment import INSTALLED, PARTS, started_by, unit
 
 
@@ -89,7 +89,7 @@ def test_the_health_of_everything_is_looked_at_by_some_service(compose: dict[str
     looked = [each["healthcheck"]["test"] for each in compose["services"].values()]
     assert {tuple(test[:3]) for test in looked} == {("CMD", "pipeline", "health")}
     assert sorted(word for test in looked for word in test[3:] if word != "--alert") == sorted(
-        Organ
+        Component
     )
 
 

@@ -115,7 +115,7 @@ def test_what_newer_shells_write_is_understood(tmp_path: Path, home: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("lines", "says"),
+    ("lines", "detail"),
     [
         ([HEAD, TABLE, "INSERT INTO t VALUES(1,2);\n"], "it breaks off after line 4"),
         ([HEAD, TABLE, "INSERT INTO t VALUES(1,\n'x"], "the statement that begins in line 4"),
@@ -129,10 +129,10 @@ def test_what_newer_shells_write_is_understood(tmp_path: Path, home: Path) -> No
     ],
 )
 def test_what_is_no_whole_dump_is_refused_with_its_line(
-    lines: list[str], says: str, tmp_path: Path, home: Path
+    lines: list[str], detail: str, tmp_path: Path, home: Path
 ) -> None:
     path = text(tmp_path / "x.sql", *lines, whole=False)
-    assert says in refused(path, home)
+    assert detail in refused(path, home)
 
 
 def test_a_database_or_noise_is_no_dump(tmp_path: Path, home: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_large_dump_says_how_far_it_is(
 ) -> None:
     monkeypatch.setattr(dump, "_TOLD_BYTES", 2**20)
     said: list[str] = []
-    fetch(Dump(large(tmp_path / "x.sql", 1000, each=4000)), home=home, say=said.append)
+    fetch(Dump(large(tmp_path / "x.sql", 1000, each=4000)), home=home, log=said.append)
     assert [each.split(": ")[1] for each in said] == [f"{n} of 4 MiB read" for n in (1, 2, 3)]
 
 
@@ -250,7 +250,7 @@ def test_a_dump_is_not_written(tmp_path: Path, home: Path) -> None:
     tables = metadata.sorted_tables
     writers: Iterable[object] = (
         lambda: freezing.freeze(made, tables),
-        lambda: freezing.thaw(made),
+        lambda: freezing.unfreeze(made),
         lambda: tracking.switch_on(made, tables),
         lambda: tracking.switch_off(made),
     )

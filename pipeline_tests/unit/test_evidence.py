@@ -15,8 +15,8 @@ from pipeline.core.findings import (
     Drift,
     KeyNotEnforced,
     Lossy,
-    Mended,
     Orphan,
+    Overridden,
     Quarantined,
     RowMissing,
     SchemaDiffers,
@@ -384,7 +384,7 @@ def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:
             ["index", "i", "CREATE INDEX i", "missing"],
         ),
         (
-            Mended("t", "7", "tags", "{", "{}", True),
+            Overridden("t", "7", "tags", "{", "{}", True),
             "Values that a person mended",
             ["7", "tags", "{", "{}", "yes"],
         ),

@@ -55,7 +55,7 @@ def imported(path: Path) -> Iterator[str]:
             parts = str(node.module).split(".")[1:]
             for name in node.names:
                 ways = ([*parts, name.name], parts)
-                yield next(found for way in ways if (found := module_of(way)) is not None)
+                yield next(found for strategy in ways if (found := module_of(strategy)) is not None)
         elif isinstance(node, ast.Import):
             for name in node.names:
                 if name.name.startswith("pipeline."):
@@ -65,7 +65,7 @@ def imported(path: Path) -> Iterator[str]:
 def module_of(parts: Sequence[str]) -> str | None:
     """The file of a module or package."""
     ways = ("/".join(parts) + ".py", "/".join([*parts, "__init__.py"]))
-    return next((way for way in ways if way in MODULES), None)
+    return next((strategy for strategy in ways if strategy in MODULES), None)
 
 
 def folder(module: str) -> str:

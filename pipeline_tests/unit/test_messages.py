@@ -8,7 +8,7 @@ import typer
 from pipeline.cli.main import build
 from pipeline.core import messages
 from pipeline.core.errors import SourceError
-from pipeline.core.findings import Finding, OnlyAPart, say
+from pipeline.core.findings import Finding, OnlyAPart, describe
 from pipeline.core.messages import (
     FREEZE,
     MIGRATE,
@@ -79,8 +79,8 @@ def test_every_finding_has_a_title_of_its_own_and_says_its_sentence_for_a_migrat
     titles = [kind.title for kind in _kinds(Finding)]
     assert len(titles) == len(set(titles)) > 35
     assert all(title == title.lower() and title.strip() for title in titles)
-    assert say(OnlyAPart("t")).endswith("run pipeline migrate to complete it")
-    assert say(OnlyAPart("t"), SPACES.address).endswith(
+    assert describe(OnlyAPart("t")).endswith("run pipeline migrate to complete it")
+    assert describe(OnlyAPart("t"), SPACES.address).endswith(
         "run pipeline migrate spaces to complete it"
     )
 

@@ -18,7 +18,7 @@ from psycopg2.extensions import parse_dsn
 from sqlalchemy.engine import make_url
 
 from pipeline.anki.store.connect import AnkiConnect
-from pipeline.anki.store.named import named_anki
+from pipeline.anki.store.open import named_anki
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.realtime.transports.session import connect
 from pipeline.config import settings

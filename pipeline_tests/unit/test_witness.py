@@ -13,7 +13,7 @@ import pipeline.move.witness
 from pipeline.migrations.content import metadata
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
-from pipeline.move.witness import values, witnessing
+from pipeline.move.witness import second_witness, values
 from pipeline.move.witness.parts import KeyRange
 from pipeline.move.witness.source import sample
 from pipeline.sqlite.snapshot import take_snapshot
@@ -48,7 +48,7 @@ def test_minus_zero_is_zero() -> None:
 
 def test_the_witness_uses_nothing_of_the_engine() -> None:
     folder = Path(pipeline.move.witness.__file__).parent
-    own = {"values", "source", "stored", "parts", "table", "examine"}
+    own = {"values", "source", "stored", "parts", "table", "comparison"}
     imported = set()
     for module in own:
         for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
@@ -69,10 +69,10 @@ def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) ->
     )
     opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
     prepared = prepare(RANKINGS, opened)
-    landing, survey = prepared.landing, prepared.survey
+    mapping, survey = prepared.mapping, prepared.survey
 
     def parts(seed: int) -> list[Any]:
-        table = witnessing.table_of(opened, landing)
+        table = second_witness.table_of(opened, mapping)
         with opened.sqlite() as connection:
             cuts = [(part.first, part.rows) for part in survey.ranges]
             return [found.part for found in sample(table, connection, cuts=cuts, seed=seed)]
@@ -85,7 +85,7 @@ def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) ->
 def test_a_whole_table_is_one_open_range(source: SourceFile, tmp_path: Path) -> None:
     source.add_family(contents=2)
     opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
-    table = witnessing.table_of(opened, prepare(RANKINGS, opened).landing)
+    table = second_witness.table_of(opened, prepare(RANKINGS, opened).mapping)
     with opened.sqlite() as connection:
         (found,) = sample(table, connection, cuts=[], seed=0)
     assert found.part == KeyRange(None, None)

@@ -51,7 +51,7 @@ class CollectionFile:
             raise AnkiGone(
                 f"{self.shown}: this program has it open already", remedy="Run one at a time"
             )
-        _demand_collection(self.path)
+        _require_collection(self.path)
         with self._translated():
             self._collection = _open(self.path)
         _OPEN.add(self.path)
@@ -190,11 +190,11 @@ class CollectionFile:
             finally:
                 fresh.unlink(missing_ok=True)
 
-    def _give_rights(self, handle: int) -> None:
+    def _give_rights(self, row_id: int) -> None:
         """Let whoever uses the collection use a media file as well."""
         rights = private.Rights.of(self.path)
         if rights is not None:
-            rights.give(handle)
+            rights.give(row_id)
 
     def _folder(self) -> Path:
         folder = Path(self._collection.media.dir())
@@ -265,7 +265,7 @@ def _open(path: Path) -> Any:
     return make(str(path))
 
 
-def _demand_collection(path: Path) -> None:
+def _require_collection(path: Path) -> None:
     """Refuse what is no collection; Anki would make one of any empty or other database."""
     remedy = "Set ANKI_COLLECTION to the collection.anki2 of your profile"
     try:

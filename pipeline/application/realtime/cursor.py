@@ -70,7 +70,7 @@ class Cursor:
             given = json.loads(text)
             kept = given.pop("window", None)
             made = cls(**given, window=None if kept is None else Window(**kept))
-            _demand(made)
+            _require(made)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise PipelineError(
                 "What was kept is no cursor of the feed",
@@ -79,7 +79,7 @@ class Cursor:
         return made
 
 
-def _demand(cursor: Cursor) -> None:
+def _require(cursor: Cursor) -> None:
     """Raise ValueError for what PostgreSQL would not take, and what would hold up the hub."""
     window = cursor.window
     ids = () if window is None else (window.after, window.last)

@@ -194,7 +194,7 @@ class Reader:
             return await self._rest(cursor, cursor.window, asked)
         rows = await self._ask(_WINDOW, {**asked, "until": until})
         *standing, set_back, end, first, last = _only(rows)[:_OF_WINDOW]
-        epoch, missed = _demand_own(*standing)
+        epoch, missed = _require_own(*standing)
         if missed or set_back or epoch != cursor.epoch:
             return Page(cursor, (), await self.now(), missed=True)
         if first is None:
@@ -315,7 +315,7 @@ class Reader:
 
     async def _horizon(self, asked: Mapping[str, Any]) -> tuple[str, bool, str]:
         *standing, snapshot = _only(await self._ask(_HORIZON, asked))
-        return *_demand_own(*standing), snapshot
+        return *_require_own(*standing), snapshot
 
     async def _ask(
         self, query: sql.SQL | sql.Composed, values: Mapping[str, Any]
@@ -332,7 +332,7 @@ def _only(rows: list[tuple[Any, ...]]) -> tuple[Any, ...]:
     return rows[0]
 
 
-def _demand_own(epoch: str | None, missed: bool, foreign: bool) -> tuple[str, bool]:
+def _require_own(epoch: str | None, missed: bool, foreign: bool) -> tuple[str, bool]:
     """Refuse a feed by whose transactions nobody can tell what is new."""
     if epoch is None:
         raise TargetError(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from pipeline.anki.outcomes import Removed
-from pipeline.anki.store.named import named_anki
+from pipeline.anki.store.open import named_anki
 from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console
 from pipeline.config import settings
@@ -70,10 +70,10 @@ def _follow(
     from pipeline.orchestration.common import report
 
     started = time.perf_counter()
-    with terminal.addressing(terminal.demand_enabled(terminal.having(Anki))) as migration:
+    with terminal.addressing(terminal.require_enabled(terminal.having(Anki))) as migration:
         found = running.ready(migration)
         anki = named_anki(settings.load())
-        terminal.say_where(found, migration)
+        terminal.print_databases(found, migration)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
     result = running.result_of(
         job_name, steps=None if config is None else {"follow_contents": config}

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.backup import restore, shelf, source
+from pipeline.backup import restore, source, store
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.cli.commands import terminal
@@ -15,7 +15,7 @@ from pipeline.cli.commands.terminal import console
 from pipeline.config import environment, settings
 from pipeline.core import private
 from pipeline.core.errors import SettingsError
-from pipeline.core.messages import ANYBODY, BACKUP, ROLLBACK, THAW, message
+from pipeline.core.messages import ANYBODY, BACKUP, ROLLBACK, UNFREEZE, message
 from pipeline.cutover import capture, freezing, states
 from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
@@ -46,7 +46,7 @@ def _back_up(which: str | None) -> None:
     from pipeline.orchestration.common import report
 
     with terminal.serving(which) as migration:
-        terminal.say_where(running.ready(migration), migration)
+        terminal.print_databases(running.ready(migration), migration)
     result = running.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
@@ -67,7 +67,7 @@ def back_up_named(context: typer.Context) -> None:
 
 def list_backups() -> None:
     """Tell which backups there are, the newest first."""
-    found = shelf.finished(settings.load().pipeline_home)
+    found = store.finished(settings.load().pipeline_home)
     if not found:
         _say(f"there is no backup yet; run {BACKUP.written(ANYBODY)}")
         return
@@ -117,18 +117,18 @@ def _restore_source(
             f"A backup is an SQLite file, which cannot be put over {origin.shown}",
             remedy="Put it elsewhere with --to PATH, and make a database of that file",
         )
-    manifest = shelf.named(home, migration.name, name)
+    manifest = store.named(home, migration.name, name)
     if to is None:
-        _demand_same("source", manifest.source, str(onto), other=other)
-        _demand_thawed(onto, migration, even_frozen=even_frozen)
-    copy = shelf.place(home, manifest.name) / SOURCE_FILE
-    shelf.demand_whole(copy, manifest.source_sha256)
+        _require_same("source", manifest.source, str(onto), other=other)
+        _require_thawed(onto, migration, even_frozen=even_frozen)
+    copy = store.place(home, manifest.name) / SOURCE_FILE
+    store.require_whole(copy, manifest.source_sha256)
     terminal.confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
     private.home(home)
     done = source.restore(
         copy,
         onto,
-        kept=shelf.replaced(home),
+        kept=store.replaced(home),
         expected=manifest.source_tables,
         rights=manifest.source_rights,
     )
@@ -157,7 +157,7 @@ def _restore_target(
     migration: Migration, *, name: str | None, yes: bool, other: bool, discard: bool
 ) -> None:
     loaded = settings.load()
-    manifest = shelf.named(loaded.pipeline_home, migration.name, name)
+    manifest = store.named(loaded.pipeline_home, migration.name, name)
     if any(each.schema == ledger.SCHEMA and not each.only for each in manifest.target_tables):
         raise RestoreRefused(
             f"The backup {manifest.name} was made when there was one migration, and its ledger"
@@ -165,19 +165,19 @@ def _restore_target(
             remedy="Restore its source, and move again; or take another backup",
         )
     found = environment.databases(loaded, migration)
-    environment.demand_session(found)
-    _demand_same("target", manifest.target, found.target_shown, other=other)
+    environment.require_session(found)
+    _require_same("target", manifest.target, found.target_shown, other=other)
     terminal.confirm(f"Make {found.target_shown} what it was at {_at(manifest)}?", yes=yes)
     with (
         Target.connect(found.target_url, shown=found.target_shown) as target,
         target.lock(seconds=loaded.lock_seconds),
     ):
-        _demand_following(target, migration, discard=discard)
+        _require_following(target, migration, discard=discard)
         lost = restore.restore(
             found.target_url,
             shown=found.target_shown,
             tables=manifest.target_tables,
-            folder=shelf.place(loaded.pipeline_home, manifest.name),
+            folder=store.place(loaded.pipeline_home, manifest.name),
         )
         with target.transaction():
             now = states.read(target, migration.name)
@@ -192,9 +192,9 @@ def _restore_target(
     for each in lost:
         _say(f"{each.table} is no more in publication {each.publication}: {each.why}")
     frozen = freezing.is_frozen_file(found.source, migration.tables)
-    run = THAW.written(migration.address)
-    thaw = f"; the source is frozen: run {run}" if frozen else ""
-    _say(f"the migration is {now}{thaw if now.state == 'shadow' else ''}")
+    run = UNFREEZE.written(migration.address)
+    unfreeze = f"; the source is frozen: run {run}" if frozen else ""
+    _say(f"the migration is {now}{unfreeze if now.state == 'shadow' else ''}")
 
 
 def table_of(manifests: list[Manifest]) -> Table:
@@ -215,7 +215,7 @@ def table_of(manifests: list[Manifest]) -> Table:
     )
 
 
-def _demand_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> None:
+def _require_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> None:
     """Refuse to put a file that can be written in the place of one that is frozen.
 
     Raises:
@@ -225,13 +225,13 @@ def _demand_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> 
         raise RestoreRefused(
             f"{source} is frozen by a cut-over; what a backup holds could be written again",
             remedy=message(
-                *("Run ", THAW, " or ", ROLLBACK, " first, restore --to another file,"),
+                *("Run ", UNFREEZE, " or ", ROLLBACK, " first, restore --to another file,"),
                 " or add --even-frozen if this is meant",
             ),
         )
 
 
-def _demand_following(target: Target, migration: Migration, *, discard: bool) -> None:
+def _require_following(target: Target, migration: Migration, *, discard: bool) -> None:
     """Refuse to restore a target that the application writes, or is about to.
 
     Raises:
@@ -249,7 +249,7 @@ def _demand_following(target: Target, migration: Migration, *, discard: bool) ->
         )
 
 
-def _demand_same(what: str, then: str, now: str, *, other: bool) -> None:
+def _require_same(what: str, then: str, now: str, *, other: bool) -> None:
     """Refuse a backup of another database.
 
     Raises:

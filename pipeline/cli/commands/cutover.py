@@ -11,7 +11,7 @@ from pipeline.cutover import sign_offs, states
 from pipeline.cutover.steps import CUTOVER, STEP, confirmation
 from pipeline.migrations.declaration import Migration
 from pipeline.postgres import schema
-from pipeline.sqlite.snapshot import look_at
+from pipeline.sqlite.snapshot import validate
 
 _LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
 
@@ -36,10 +36,10 @@ def cutover_live(which: terminal.Which = None) -> None:
     raise typer.Exit(_cut_over("live", which))
 
 
-@app.command("thaw")
-def cutover_thaw(which: terminal.Which = None) -> None:
+@app.command("unfreeze")
+def cutover_unfreeze(which: terminal.Which = None) -> None:
     """Let the application write the source again, as long as the target is not live."""
-    raise typer.Exit(_cut_over("thaw", which))
+    raise typer.Exit(_cut_over("unfreeze", which))
 
 
 @app.command("close")
@@ -73,10 +73,10 @@ def sign_off(
     ):
         schema.make_ledger(target)
         if undo:
-            taken = sign_offs.undo(target, name, handles=row or ())
+            taken = sign_offs.undo(target, name, row_ids=row or ())
             told = f"{taken:,} sign-offs of {name} are taken back"
         else:
-            signed = sign_offs.sign(target, name, handles=row or (), by=by, reason=reason)
+            signed = sign_offs.sign(target, name, row_ids=row or (), by=by, reason=reason)
             told = f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may stay behind"
     console.print(told if undo else f"{told}, says {by}", markup=False)
 
@@ -103,8 +103,8 @@ def _run_step(step: str, migration: Migration) -> int:
     from pipeline.orchestration.common import report
 
     found, node = running.ready(migration), migration.named(STEP)
-    look_at(found.source)
-    terminal.say_where(found, migration)
+    validate(found.source)
+    terminal.print_databases(found, migration)
     config = {"step": step, "confirm": confirmation(step, migration.name)}
     result = running.result_of(migration.named(CUTOVER), steps={node: config})
     report.show_gate(console, result.all_events)

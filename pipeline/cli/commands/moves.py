@@ -19,7 +19,7 @@ from pipeline.move.run.scope import Subset, root_of
 from pipeline.postgres.embedded.server import ensure_server
 from pipeline.postgres.target import Target
 from pipeline.reporting import ddl, grids
-from pipeline.sqlite.snapshot import look_at
+from pipeline.sqlite.snapshot import validate
 
 
 def doctor(which: terminal.Which = None) -> None:
@@ -27,8 +27,8 @@ def doctor(which: terminal.Which = None) -> None:
     # Not a job: Dagster keeps its runs in the target, which may not even answer.
     with terminal.serving(which) as migration, console.status("examining source and target"):
         found = examine(settings.load(), migration)
-    grids.show_symptoms(console, found, migration.address)
-    raise typer.Exit(1 if any(symptom.state == "error" for symptom in found) else 0)
+    grids.show_diagnostics(console, found, migration.address)
+    raise typer.Exit(1 if any(diagnostic.state == "error" for diagnostic in found) else 0)
 
 
 def plan(
@@ -42,9 +42,9 @@ def plan(
 
     with terminal.serving(which) as migration:
         found = running.ready(migration)
-        look_at(found.source)
+        validate(found.source)
     if not as_json:
-        terminal.say_where(found, migration)
+        terminal.print_databases(found, migration)
     result = running.result_of(migration.named("plan"))
     if not result.success:
         raise typer.Exit(running.failed(result))
@@ -133,8 +133,8 @@ def _announced(which: str | None) -> Migration:
 
     with terminal.serving(which) as migration:
         found = running.ready(migration)
-        look_at(found.source)
-    terminal.say_where(found, migration)
+        validate(found.source)
+    terminal.print_databases(found, migration)
     return migration
 
 
@@ -155,14 +155,14 @@ def redrive(
     migration = terminal.holding(table) if table else terminal.meant(which)
     with terminal.addressing(migration):
         found = running.ready(migration)
-        look_at(found.source)
+        validate(found.source)
     names = [table] if table else [each.name for each in migration.tables]
     with terminal.opened(found) as target:
         waiting = [name for name in names if _in_quarantine(target, name)]
     if not waiting:
         console.print("quarantine is empty")
         return
-    terminal.say_where(found, migration)
+    terminal.print_databases(found, migration)
     code = running.run(migration.named("redrive"), tables=_with_children(migration, waiting))
     with terminal.opened(found) as target:
         still = sum(_in_quarantine(target, name) for name in names)
@@ -191,7 +191,7 @@ def selftest() -> None:
 
 def _in_quarantine(target: Target, table: str) -> int:
     there = target.value("SELECT to_regclass('migration.quarantine') IS NOT NULL")
-    return len(quarantine.handles(target, table)) if there else 0
+    return len(quarantine.row_ids(target, table)) if there else 0
 
 
 def _with_children(migration: Migration, names: list[str]) -> list[str]:

@@ -13,8 +13,8 @@ from pipeline.config import environment, settings
 from pipeline.core.errors import SettingsError
 from pipeline.orchestration.alerts.message import Alert
 from pipeline.orchestration.alerts.receivers import NotDelivered, receivers
-from pipeline.orchestration.serving import parts
-from pipeline.orchestration.serving.organs import Organ
+from pipeline.orchestration.serving import services
+from pipeline.orchestration.serving.components import Component
 
 alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
 
@@ -32,10 +32,12 @@ def dev(
         if not loaded.source_url(migration):
             environment.source_file(loaded, migration)
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
-    parts.keep_sockets_private()
+    services.keep_sockets_private()
     processes = [
-        subprocess.Popen(parts.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT)
-        for part in (parts.Part.WEBSERVER, parts.Part.DAEMON)
+        subprocess.Popen(
+            services.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT
+        )
+        for part in (services.Part.WEBSERVER, services.Part.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -56,14 +58,16 @@ def dev(
 
 
 def serve(
-    part: Annotated[parts.Part, typer.Argument(help="Which of the three processes to be.")],
+    part: Annotated[services.Part, typer.Argument(help="Which of the three processes to be.")],
 ) -> None:
     """Be one of the three processes that run for good: code server, webserver or daemon."""
-    parts.serve(part, settings.load())
+    services.serve(part, settings.load())
 
 
 def health(
-    which: Annotated[list[Organ] | None, typer.Argument(help="Only these; otherwise all.")] = None,
+    which: Annotated[
+        list[Component] | None, typer.Argument(help="Only these; otherwise all.")
+    ] = None,
     tell: Annotated[
         bool, typer.Option("--alert", help="Tell the receivers of alerts what is newly unwell.")
     ] = False,
@@ -75,13 +79,13 @@ def health(
     loaded = settings.load()
     found = examined.readings(loaded, which or [])
     for reading in found:
-        state = "[green]well  [/]" if reading.well else "[red]unwell[/]"
-        console.print(f"{reading.organ:<10}{state}  ", end="")
-        console.print(reading.says, markup=False, soft_wrap=True)
+        state = "[green]ok    [/]" if reading.ok else "[red]failing[/]"
+        console.print(f"{reading.component:<10}{state}  ", end="")
+        console.print(reading.detail, markup=False, soft_wrap=True)
     if tell:
         for error in examined.tell_changes(loaded, found, receivers(loaded.alerts)):
             errors.print(str(error), style="red", markup=False, soft_wrap=True)
-    raise typer.Exit(0 if all(reading.well for reading in found) else 1)
+    raise typer.Exit(0 if all(reading.ok for reading in found) else 1)
 
 
 @alert.callback()

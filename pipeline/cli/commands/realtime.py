@@ -20,7 +20,7 @@ def realtime_on() -> None:
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
 
-    terminal.demand_enabled(terminal.having(Realtime))
+    terminal.require_enabled(terminal.having(Realtime))
     found = running.server()
     console.print(f"target  {found.target_shown}", markup=False)
     raise typer.Exit(running.run("realtime"))
@@ -34,7 +34,7 @@ def realtime_status() -> None:
 
     tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
-    with terminal.opened(found) as target, target.looking():
+    with terminal.opened(found) as target, target.read_only():
         results = realtime_checks.standing(target, tables, known=known)
         for result in results:
             state = "[green]as declared[/]" if result.passed else "[red]not so[/]     "

@@ -45,7 +45,7 @@ def meant(name: str | None) -> Migration:
         raise SettingsError(
             f"There is no migration {name}", remedy=f"Name {' or '.join(known.names)}"
         )
-    return demand_enabled(found)
+    return require_enabled(found)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def as_utf8() -> None:
         sys.stdout.reconfigure(encoding="utf-8")
 
 
-def say_error(error: PipelineError) -> None:
+def print_error(error: PipelineError) -> None:
     """Print why a command could not be tried."""
     errors.print(str(error), style="red", markup=False, soft_wrap=True)
 
@@ -89,7 +89,7 @@ def server() -> environment.Server:
     loaded = settings.load()
     private.home(loaded.pipeline_home)
     found = environment.server(loaded)
-    environment.demand_session(found)
+    environment.require_session(found)
     environment.update_ledger(found)
     return found
 
@@ -108,7 +108,7 @@ def source(migration: Migration) -> Path:
     return environment.source_file(loaded, migration)
 
 
-def say_where(found: environment.Databases, migration: Migration) -> None:
+def print_databases(found: environment.Databases, migration: Migration) -> None:
     """Print which databases are meant."""
     shown = settings.load().origin(migration).shown
     console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
@@ -131,7 +131,7 @@ def holding(table: str) -> Migration:
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
         raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
-    return demand_enabled(found)
+    return require_enabled(found)
 
 
 def having(kind: type[Beside]) -> Migration:
@@ -148,7 +148,7 @@ def having(kind: type[Beside]) -> Migration:
     return found
 
 
-def demand_enabled(migration: Migration) -> Migration:
+def require_enabled(migration: Migration) -> Migration:
     """A migration that Dagster loads.
 
     Raises:

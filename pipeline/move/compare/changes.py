@@ -17,11 +17,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.core.quoting import quoted
 from pipeline.mapping.json_texts import repeats_a_name, strings
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import json_values
 from pipeline.move.compare.digest import ColumnDigest
+from pipeline.move.reading.batch_converter import ConvertedBatch, ahead
 from pipeline.move.reading.extract import BATCH_ROWS, Range
-from pipeline.move.reading.sift import Sifted, ahead
 from pipeline.postgres.target import Target
 
 _TILE_ROWS = 2 * BATCH_ROWS
@@ -56,14 +56,14 @@ class Changes:
     """What differs within one tile.
 
     Attributes:
-        sifted: the source rows, None for the tile behind the last of them.
+        converted: the source rows, None for the tile behind the last of them.
         missing: keys that only the source has.
         extra: keys that only the target has.
         differing: values that are not the same, by column.
         lost: values whose conversion cannot be undone, by column.
     """
 
-    sifted: Sifted | None
+    converted: ConvertedBatch | None
     missing: pa.Array
     extra: pa.Array
     differing: tuple[Differing, ...] = ()
@@ -76,14 +76,14 @@ class Changes:
 
     def to_write(self, key: str, *, kept: pa.Array | None = None) -> pa.RecordBatch | None:
         """The source rows that the target needs, as COPY takes them; kept keys are left out."""
-        if self.sifted is None or self.nothing:
+        if self.converted is None or self.nothing:
             return None
-        keys = self.sifted.batch.column(key)
+        keys = self.converted.batch.column(key)
         wanted = [self.missing, *(d.keys for d in self.differing)]
         picked = pc.is_in(keys, pa.concat_arrays([array.cast(keys.type) for array in wanted]))
         if kept is not None:
             picked = pc.and_(picked, pc.invert(pc.is_in(keys, kept.cast(keys.type))))
-        return self.sifted.batch.filter(picked)
+        return self.converted.batch.filter(picked)
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,9 @@ class Totals:
 
 def compare(
     target: Target,
-    landing: Landing,
+    mapping: TableMapping,
     ranges: Sequence[Range],
-    batches: Iterable[Sifted],
+    batches: Iterable[ConvertedBatch],
     totals: Totals,
     *,
     keys_only: Container[Range] = (),
@@ -153,7 +153,7 @@ def compare(
 
     Args:
         target: the session; tiles are read by a thread of their own.
-        landing: the table.
+        mapping: the table.
         ranges: where the source's batches begin and end.
         batches: the source's rows, one batch per range; another thread asks for them.
         totals: what was seen so far.
@@ -161,19 +161,19 @@ def compare(
         kept: keys of rows that may differ.
     """
     after: Any = None
-    if landing.doubled:
+    if mapping.double_encoded:
         json_values.prepare(target)
 
-    def shape(part: Range) -> Landing:
-        return landing.of_keys if part in keys_only else landing
+    def shape(part: Range) -> TableMapping:
+        return mapping.of_keys if part in keys_only else mapping
 
-    def with_forms() -> Iterator[tuple[Sifted, dict[str, pa.Array]]]:
-        for sifted in batches:
+    def with_forms() -> Iterator[tuple[ConvertedBatch, dict[str, pa.Array]]]:
+        for converted in batches:
             yield (
-                sifted,
+                converted,
                 {
-                    name: cast.source_form(sifted.batch.column(name))
-                    for name, cast in shape(sifted.part).casts.items()
+                    name: cast.source_form(converted.batch.column(name))
+                    for name, cast in shape(converted.part).casts.items()
                 },
             )
 
@@ -184,19 +184,19 @@ def compare(
             last = part.last
 
     with ahead(with_forms()) as ours, ahead(tiles(), depth=1) as theirs:
-        for (sifted, forms), tile in zip(ours, theirs, strict=True):
-            seen = shape(sifted.part)
-            yield _compare_tile(target, seen, sifted, forms, tile, after, totals, kept)
-            after = sifted.part.last
-    extra = _keys_beyond(target, landing, after)
+        for (converted, forms), tile in zip(ours, theirs, strict=True):
+            seen = shape(converted.part)
+            yield _compare_tile(target, seen, converted, forms, tile, after, totals, kept)
+            after = converted.part.last
+    extra = _keys_beyond(target, mapping, after)
     totals.target_rows += len(extra)
     yield Changes(None, pa.array([], extra.type), extra)
 
 
 def compare_singly(
     target: Target,
-    landing: Landing,
-    batches: Iterable[Sifted],
+    mapping: TableMapping,
+    batches: Iterable[ConvertedBatch],
     totals: Totals,
     *,
     among: Sequence[Any],
@@ -206,44 +206,44 @@ def compare_singly(
 
     Args:
         target: the session.
-        landing: the table.
+        mapping: the table.
         batches: the source's rows.
         totals: what was seen so far.
         among: of these keys, those that the target has and no batch had are extra.
         kept: keys of rows that may differ.
     """
-    if landing.doubled:
+    if mapping.double_encoded:
         json_values.prepare(target)
     seen = set[Any]()
-    for sifted in batches:
-        seen.update(sifted.batch.column(landing.key.name).to_pylist())
+    for converted in batches:
+        seen.update(converted.batch.column(mapping.key.name).to_pylist())
         forms = {
-            name: cast.source_form(sifted.batch.column(name))
-            for name, cast in landing.casts.items()
+            name: cast.source_form(converted.batch.column(name))
+            for name, cast in mapping.casts.items()
         }
-        theirs = _rows_with(target, landing, sifted.batch.column(landing.key.name))
-        yield _compare_tile(target, landing, sifted, forms, theirs, None, totals, kept)
-    keys = pa.array(list(set(among) - seen), landing.casts[landing.key.name].raw)
-    extra = _rows_with(target, landing.of_keys, keys).column(0)
+        theirs = _rows_with(target, mapping, converted.batch.column(mapping.key.name))
+        yield _compare_tile(target, mapping, converted, forms, theirs, None, totals, kept)
+    keys = pa.array(list(set(among) - seen), mapping.casts[mapping.key.name].raw)
+    extra = _rows_with(target, mapping.of_keys, keys).column(0)
     totals.target_rows += len(extra)
     yield Changes(None, extra.slice(0, 0), extra)
 
 
 def _compare_tile(
     target: Target,
-    landing: Landing,
-    sifted: Sifted,
+    mapping: TableMapping,
+    converted: ConvertedBatch,
     forms: dict[str, pa.Array],
     theirs: pa.RecordBatch | None,
     after: Any,
     totals: Totals,
     kept: Sequence[Any],
 ) -> Changes:
-    key = landing.key.name
-    ours = sifted.batch
+    key = mapping.key.name
+    ours = converted.batch
     totals.source_rows += ours.num_rows
     our_keys = ours.column(key)
-    theirs, extra = _matched(target, landing, sifted, theirs, after)
+    theirs, extra = _matched(target, mapping, converted, theirs, after)
     totals.target_rows += theirs.num_rows + len(extra)
     their_keys = theirs.column(key)
     missing = our_keys.slice(0, 0)
@@ -253,11 +253,11 @@ def _compare_tile(
         missing = our_keys.filter(pc.invert(chosen))
     may_differ = pc.is_in(their_keys, pa.array(kept, their_keys.type)) if kept else None
     differing, lost = [], []
-    for column in landing.columns:
+    for column in mapping.columns:
         name = column.name
-        sides = _sides(landing, name, sifted, forms[name], theirs, chosen, may_differ)
+        sides = _sides(mapping, name, converted, forms[name], theirs, chosen, may_differ)
         if isinstance(column.type, JSONB):
-            sides = _in_meaning(target, landing, name, sides, may_differ)
+            sides = _in_meaning(target, mapping, name, sides, may_differ)
         source, there, lossy, differs = sides.source, sides.there, sides.lossy, sides.differs
         totals.add(name, source, there, equal=differs is None)
         if differs is not None:
@@ -278,21 +278,25 @@ def _compare_tile(
                     there.filter(lossy).cast(pa.string()),
                 )
             )
-    return Changes(sifted, missing, extra, tuple(differing), tuple(lost))
+    return Changes(converted, missing, extra, tuple(differing), tuple(lost))
 
 
 def _matched(
-    target: Target, landing: Landing, sifted: Sifted, theirs: pa.RecordBatch | None, after: Any
+    target: Target,
+    mapping: TableMapping,
+    converted: ConvertedBatch,
+    theirs: pa.RecordBatch | None,
+    after: Any,
 ) -> tuple[pa.RecordBatch, pa.Array]:
     """The target's rows whose keys the source has, each once, and the keys of all further rows."""
-    key = landing.key.name
-    our_keys = sifted.batch.column(key)
+    key = mapping.key.name
+    our_keys = converted.batch.column(key)
     if theirs is None:
-        keys = _tile_keys(target, landing, after=after, part=sifted.part)
+        keys = _tile_keys(target, mapping, after=after, part=converted.part)
         known = pc.is_in(keys, our_keys)
         extra = keys.filter(pc.invert(known))
         theirs, repeated = _without_repeated(
-            _rows_with(target, landing, pc.unique(keys.filter(known))), key
+            _rows_with(target, mapping, pc.unique(keys.filter(known))), key
         )
         return theirs, pa.concat_arrays([extra, repeated])
     theirs, repeated = _without_repeated(theirs, key)
@@ -315,70 +319,72 @@ def _without_repeated(theirs: pa.RecordBatch, key: str) -> tuple[pa.RecordBatch,
     return theirs.filter(first), keys.filter(pc.invert(first))
 
 
-def _outputs(landing: Landing) -> str:
+def _outputs(mapping: TableMapping) -> str:
     return ", ".join(
-        f"{landing.casts[c.name].target(quoted(c.name))} AS {quoted(c.name)}"
-        for c in landing.columns
+        f"{mapping.casts[c.name].target(quoted(c.name))} AS {quoted(c.name)}"
+        for c in mapping.columns
     )
 
 
-def _key_sql(landing: Landing) -> str:
-    text = landing.casts[landing.key.name].raw == pa.string()
-    return quoted(landing.key.name) + (' COLLATE "C"' if text else "")
+def _key_sql(mapping: TableMapping) -> str:
+    text = mapping.casts[mapping.key.name].raw == pa.string()
+    return quoted(mapping.key.name) + (' COLLATE "C"' if text else "")
 
 
-def _tile(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.RecordBatch | None:
+def _tile(
+    target: Target, mapping: TableMapping, *, after: Any, part: Range
+) -> pa.RecordBatch | None:
     """The target's rows up to the end of a range; None when there are far more than ours."""
     with target.bounds(after, part.last):
         found = target.arrow(
-            f"SELECT {_outputs(landing)} FROM {quoted(landing.name)}"
-            f" WHERE {_within(landing, after)} ORDER BY {_key_sql(landing)} LIMIT {_TILE_ROWS + 1}"
+            f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)}"
+            f" WHERE {_within(mapping, after)} ORDER BY {_key_sql(mapping)} LIMIT {_TILE_ROWS + 1}"
         )
     return None if found.num_rows > _TILE_ROWS else _plain(found)
 
 
-def _tile_keys(target: Target, landing: Landing, *, after: Any, part: Range) -> pa.Array:
+def _tile_keys(target: Target, mapping: TableMapping, *, after: Any, part: Range) -> pa.Array:
     with target.bounds(after, part.last):
-        return _keys(target, landing, _within(landing, after))
+        return _keys(target, mapping, _within(mapping, after))
 
 
-def _keys_beyond(target: Target, landing: Landing, after: Any) -> pa.Array:
+def _keys_beyond(target: Target, mapping: TableMapping, after: Any) -> pa.Array:
     if after is None:
-        return _keys(target, landing, "true")
+        return _keys(target, mapping, "true")
     with target.bounds(after, after):
-        return _keys(target, landing, f"{_key_sql(landing)} > {_bound(landing, 'low')}")
+        return _keys(target, mapping, f"{_key_sql(mapping)} > {_bound(mapping, 'low')}")
 
 
-def _keys(target: Target, landing: Landing, where: str) -> pa.Array:
+def _keys(target: Target, mapping: TableMapping, where: str) -> pa.Array:
     found = target.arrow(
-        f"SELECT {quoted(landing.key.name)} FROM {quoted(landing.name)} WHERE {where}"
-        f" ORDER BY {_key_sql(landing)}"
+        f"SELECT {quoted(mapping.key.name)} FROM {quoted(mapping.name)} WHERE {where}"
+        f" ORDER BY {_key_sql(mapping)}"
     )
     return _plain(found).column(0)
 
 
-def _within(landing: Landing, after: Any) -> str:
-    key = _key_sql(landing)
-    up_to = f"{key} <= {_bound(landing, 'high')}"
-    return up_to if after is None else f"{key} > {_bound(landing, 'low')} AND {up_to}"
+def _within(mapping: TableMapping, after: Any) -> str:
+    key = _key_sql(mapping)
+    up_to = f"{key} <= {_bound(mapping, 'high')}"
+    return up_to if after is None else f"{key} > {_bound(mapping, 'low')} AND {up_to}"
 
 
-def _bound(landing: Landing, end: str) -> str:
+def _bound(mapping: TableMapping, end: str) -> str:
     # A rejected key may be larger than the column's own type; bigint compares with all of them.
-    is_text = landing.casts[landing.key.name].raw == pa.string()
+    is_text = mapping.casts[mapping.key.name].raw == pa.string()
     return f"current_setting('pipeline.{end}')::{'text' if is_text else 'bigint'}"
 
 
-def _rows_with(target: Target, landing: Landing, keys: pa.Array) -> pa.RecordBatch:
+def _rows_with(target: Target, mapping: TableMapping, keys: pa.Array) -> pa.RecordBatch:
     if not len(keys):
         # The driver takes a list of nothing for texts.
         return _plain(
-            target.arrow(f"SELECT {_outputs(landing)} FROM {quoted(landing.name)} LIMIT 0")
+            target.arrow(f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)} LIMIT 0")
         )
     return _plain(
         target.arrow(
-            f"SELECT {_outputs(landing)} FROM {quoted(landing.name)}"
-            f" WHERE {quoted(landing.key.name)} = ANY($1) ORDER BY {_key_sql(landing)}",
+            f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)}"
+            f" WHERE {quoted(mapping.key.name)} = ANY($1) ORDER BY {_key_sql(mapping)}",
             (keys.to_pylist(),),
         )
     )
@@ -423,16 +429,16 @@ class _Sides:
 
 
 def _sides(
-    landing: Landing,
+    mapping: TableMapping,
     name: str,
-    sifted: Sifted,
+    converted: ConvertedBatch,
     source: pa.Array,
     theirs: pa.RecordBatch,
     chosen: pa.Array | None,
     may_differ: pa.Array | None,
 ) -> _Sides:
-    raw, lossy = sifted.raw.column(name), sifted.lossy.get(name)
-    there = landing.casts[name].target_form(theirs.column(name))
+    raw, lossy = converted.raw.column(name), converted.lossy.get(name)
+    there = mapping.casts[name].target_form(theirs.column(name))
     if chosen is not None:
         source, raw = source.filter(chosen), raw.filter(chosen)
         lossy = None if lossy is None else lossy.filter(chosen)
@@ -443,12 +449,12 @@ def _sides(
 
 
 def _in_meaning(
-    target: Target, landing: Landing, name: str, sides: _Sides, may_differ: pa.Array | None
+    target: Target, mapping: TableMapping, name: str, sides: _Sides, may_differ: pa.Array | None
 ) -> _Sides:
     """A column of JSON, compared as PostgreSQL's jsonb sees it."""
     source, there, lossy, asked = sides.source, sides.there, sides.lossy, sides.differs
-    judged, doubled = source, name in landing.doubled
-    if doubled:
+    judged, double_encoded = source, name in mapping.double_encoded
+    if double_encoded:
         wrapped = strings(sides.raw)
         if may_differ is not None:
             wrapped = pc.and_(wrapped, pc.invert(may_differ))
@@ -459,8 +465,8 @@ def _in_meaning(
             lossy = _unwrapped(wrapped, there, lossy)
     if asked is None:
         return sides
-    really = json_values.unequal(target, judged, there, asked, doubled=doubled)
-    if doubled and landing.policies.doubled_json == "either":
+    really = json_values.unequal(target, judged, there, asked, double_encoded=double_encoded)
+    if double_encoded and mapping.policies.double_encoded_json == "either":
         really = pc.and_(really, json_values.unequal(target, judged, there, asked))
     repeated = None if sides.differs is None else _json_lossy(source, there, sides.differs)
     if repeated is not None:

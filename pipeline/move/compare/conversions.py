@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.findings import Lossy
 from pipeline.mapping import secret
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Lost
 from pipeline.postgres.target import Target
 
@@ -16,7 +16,7 @@ _NOW = "pg_temp.pipeline_conversions"
 _COLUMNS = "table_name, source_key, column_name, storage, original, kept_as"
 
 
-def begin(target: Target) -> None:
+def prepare(target: Target) -> None:
     """Start to collect; what was collected before is forgotten."""
     target.run(
         f"DROP TABLE IF EXISTS {_NOW}",
@@ -43,16 +43,16 @@ def collect(target: Target, table: str, lost: Lost) -> None:
 
 
 def replace(
-    target: Target, landing: Landing, *, among: Sequence[Any] | None = None
+    target: Target, mapping: TableMapping, *, among: Sequence[Any] | None = None
 ) -> tuple[Lossy, ...]:
     """Make the ledger hold exactly what was collected for a table; rows that stay are untouched.
 
     Args:
         target: the session.
-        landing: the table.
+        mapping: the table.
         among: keys of the rows that were looked at, None for all.
     """
-    table = landing.name
+    table = mapping.name
     outdated = (
         "DELETE FROM migration.conversions c WHERE table_name = $1 AND NOT EXISTS (SELECT"
         f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*))"
@@ -66,11 +66,11 @@ def replace(
         f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
         " ON CONFLICT DO NOTHING"
     )
-    return summary(target, landing)
+    return summary(target, mapping)
 
 
 def lacking(
-    target: Target, landing: Landing, *, limit: int
+    target: Target, mapping: TableMapping, *, limit: int
 ) -> tuple[int, list[tuple[str, str, str | None]]]:
     """Collected originals that the ledger has not: how many, some as (key, column, original)."""
     found = target.rows(
@@ -79,27 +79,27 @@ def lacking(
         " c.source_key = n.source_key AND c.column_name = n.column_name AND"
         " (n.storage, n.original) IS NOT DISTINCT FROM (c.storage, c.original))"
         f" ORDER BY 1, 2 LIMIT {limit}",
-        (landing.name,),
+        (mapping.name,),
     )
-    hidden = secret.columns(landing.table)
+    hidden = secret.columns(mapping.table)
     return found[0][3] if found else 0, [
         (key, column, secret.SHOWN if column in hidden else old) for key, column, old, _ in found
     ]
 
 
-def summary(target: Target, landing: Landing) -> tuple[Lossy, ...]:
+def summary(target: Target, mapping: TableMapping) -> tuple[Lossy, ...]:
     """How many values of which column were changed, with examples."""
     found = target.rows(
         "SELECT column_name, count(*), (array_agg(source_key ORDER BY source_key))[1:3],"
         " (array_agg(original ORDER BY source_key))[1:3],"
         " (array_agg(kept_as ORDER BY source_key))[1:3]"
         " FROM migration.conversions WHERE table_name = $1 GROUP BY 1 ORDER BY 1",
-        (landing.name,),
+        (mapping.name,),
     )
-    hidden = secret.columns(landing.table)
+    hidden = secret.columns(mapping.table)
     return tuple(
         Lossy(
-            landing.name,
+            mapping.name,
             column,
             values,
             tuple((key, secret.SHOWN, secret.SHOWN) for key in keys)

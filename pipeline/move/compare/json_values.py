@@ -41,7 +41,7 @@ def unequal(
     there: pa.Array,
     asked: pa.Array,
     *,
-    doubled: bool = False,
+    double_encoded: bool = False,
 ) -> pa.Array:
     """Where two columns of JSON texts differ in meaning, among the places that are asked for.
 
@@ -50,9 +50,9 @@ def unequal(
         source: texts of the source.
         there: texts of the target.
         asked: where to look.
-        doubled: strings of the source that hold JSON are unwrapped.
+        double_encoded: strings of the source that hold JSON are unwrapped.
     """
-    form = "pg_temp.pipeline_unwrapped(a)" if doubled else "a::jsonb"
+    form = "pg_temp.pipeline_unwrapped(a)" if double_encoded else "a::jsonb"
     at = np.flatnonzero(asked.to_numpy(zero_copy_only=False))
     ours, theirs = source.take(pa.array(at)).to_pylist(), there.take(pa.array(at)).to_pylist()
     really = np.zeros(len(source), dtype=bool)

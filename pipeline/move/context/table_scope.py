@@ -12,12 +12,12 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.core.findings import CheckResult
 from pipeline.core.quoting import quoted
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import conservation, quarantine, watermarks
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.postgres.target import Target
 
-Way = Literal["filled", "merged", "unchanged", "synced", "subset"]
+Strategy = Literal["filled", "merged", "unchanged", "synced", "subset"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +25,14 @@ class TableScope:
     """All rows of a table. The classes that derive from it override what differs.
 
     Attributes:
-        way: what such a move is called, None where that depends on what the target holds.
+        strategy: what such a move is called, None where that depends on what the target holds.
         deleted: keys of rows in scope that the source does not have any more.
         largest: the largest key of the source's rows outside the scope, if any.
         newest: the largest date of change of the source that is known before the move.
         rows_before: rows of the target before the move, None where they are counted.
     """
 
-    way: ClassVar[Way | None] = None
+    strategy: ClassVar[Strategy | None] = None
     deleted: tuple[Any, ...] = ()
     largest: int | None = None
     newest: datetime | None = None
@@ -53,17 +53,17 @@ class TableScope:
         return None
 
     def conservation(
-        self, target: Target, landing: Landing, *, read: int, found: int
+        self, target: Target, mapping: TableMapping, *, read: int, found: int
     ) -> CheckResult:
         """Source = moved + quarantined + excluded.
 
         Args:
             target: the session.
-            landing: the table.
+            mapping: the table.
             read: rows that the source of this move holds.
             found: rows that the comparison found in the target.
         """
-        return conservation.check(target, landing, read, found)
+        return conservation.check(target, mapping, read, found)
 
     def target_rows(self, _target: Target, _table: str, *, moved: int, added: int) -> int:
         """Rows of the target: as they were counted, or as many more as there are in scope."""
@@ -90,7 +90,7 @@ class ChangedRows(TableScope):
         existing: keys of those that the source has.
     """
 
-    way: ClassVar[Way | None] = "synced"
+    strategy: ClassVar[Strategy | None] = "synced"
     existing: tuple[Any, ...] = ()
 
     @property
@@ -109,10 +109,10 @@ class CountedRows(ChangedRows):
 
     source_rows: int
 
-    def conservation(self, target: Target, landing: Landing, **_: int) -> CheckResult:
+    def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
         """All rows of both sides are counted, which costs little beside comparing their keys."""
-        found = _count(target, landing.name)
-        return conservation.check(target, landing, self.source_rows, found)
+        found = _count(target, mapping.name)
+        return conservation.check(target, mapping, self.source_rows, found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +120,12 @@ class SubsetRows(CountedRows):
     """Rows that belong to a subset; of the others nothing is known.
 
     Attributes:
-        handles: what names those in the source, as the ledger writes it.
+        row_ids: what names those in the source, as the ledger writes it.
         excluded: rows of the source that are left out.
     """
 
-    way: ClassVar[Way | None] = "subset"
-    handles: frozenset[str]
+    strategy: ClassVar[Strategy | None] = "subset"
+    row_ids: frozenset[str]
     excluded: int
 
     @property
@@ -135,15 +135,15 @@ class SubsetRows(CountedRows):
 
     def quarantined(self, target: Target, table: str) -> set[str]:
         """Handles of the rows in quarantine that are in scope."""
-        return quarantine.within(target, table, handles=self.handles, keys=self.keys)
+        return quarantine.within(target, table, row_ids=self.row_ids, keys=self.keys)
 
-    def conservation(self, target: Target, landing: Landing, **_: int) -> CheckResult:
+    def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
         """Source = moved + quarantined + excluded, where only rows in scope can be told apart."""
         return conservation.result(
-            landing,
+            mapping,
             self.source_rows,
-            len(conservation.existing(target, landing, self.keys)),
-            quarantined=len(self.quarantined(target, landing.name)),
+            len(conservation.existing(target, mapping, self.keys)),
+            quarantined=len(self.quarantined(target, mapping.name)),
             excluded=self.excluded,
         )
 
@@ -154,7 +154,7 @@ class SubsetRows(CountedRows):
     def watermark(self, read: Watermark, before: Watermark | None) -> Watermark:
         """What was seen of the whole table, if it ever was, is all that is known of it."""
         newest = before.newest if before else read.newest
-        return Watermark(newest, read.rows, watermarks.PART, seen=None, position=None)
+        return Watermark(newest, read.rows, watermarks.PART, fingerprint=None, position=None)
 
 
 def _count(target: Target, table: str) -> int:

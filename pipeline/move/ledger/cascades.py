@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres.target import Target
 
 STAYED = ""
@@ -20,12 +20,12 @@ def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> Non
     )
 
 
-def keys(target: Target, landing: Landing) -> list[Any]:
+def keys(target: Target, mapping: TableMapping) -> list[Any]:
     """Keys that were noted of a table, as the source writes them."""
     found = target.rows(
-        "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (landing.name,)
+        "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (mapping.name,)
     )
-    kind = landing.key.type.python_type
+    kind = mapping.key.type.python_type
     return [kind(key) for (key,) in found]
 
 

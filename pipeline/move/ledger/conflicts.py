@@ -19,7 +19,7 @@ from pipeline.core.errors import ConflictError
 from pipeline.core.findings import OFFENDERS, CheckResult, Conflict
 from pipeline.declared import ledger
 from pipeline.mapping import secret
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Changes, shown
 from pipeline.postgres.target import Target
 
@@ -29,7 +29,7 @@ class Conflicts:
     """The conflicts of one table in one run.
 
     Attributes:
-        landing: the table.
+        mapping: the table.
         newest: the largest date of change that the source had when it was read last.
         known: keys of rows that were left as they are before.
         rows: how many rows somebody changed.
@@ -37,7 +37,7 @@ class Conflicts:
         kept: keys of those that stay as the target has them.
     """
 
-    landing: Landing
+    mapping: TableMapping
     newest: datetime | None = None
     known: list[Any] = field(default_factory=list)
     rows: int = 0
@@ -47,7 +47,7 @@ class Conflicts:
     def follow(self, target: Target, newest: datetime | None) -> None:
         """Go on from where the source was read before."""
         self.newest = newest
-        self.known = keys(target, self.landing)
+        self.known = keys(target, self.mapping)
 
     def settle(self, changes: Changes) -> pa.Array | None:
         """Note what somebody changed; returns keys of rows that must not be overwritten.
@@ -59,11 +59,11 @@ class Conflicts:
         if keys is None:
             return None
         self.rows += len(keys)
-        kept = "source" if self.landing.policies.conflicts == "source" else "target"
+        kept = "source" if self.mapping.policies.conflicts == "source" else "target"
         for differing in changes.differing:
             where = pc.is_in(differing.keys, keys)
             self.values += [
-                Conflict(self.landing.name, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
+                Conflict(self.mapping.name, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
                 for key, ours, theirs in zip(
                     differing.keys.filter(where).to_pylist(),
                     self._hidden(differing.column, differing.source.filter(where)),
@@ -71,8 +71,8 @@ class Conflicts:
                     strict=True,
                 )
             ]
-        if self.landing.policies.conflicts == "fail":
-            table = self.landing.name
+        if self.mapping.policies.conflicts == "fail":
+            table = self.mapping.name
             raise ConflictError(
                 f"{table}: {len(keys)} rows were changed in the target since the source was read"
                 f" last, such as {table} {keys[0].as_py()}",
@@ -90,11 +90,11 @@ class Conflicts:
         return proof.CONFLICTS.result(self.values[:OFFENDERS], figures, passed=not self.rows)
 
     def _hidden(self, column: str, values: pa.Array) -> list[Any]:
-        return secret.hidden(self.landing.table, column, shown(values))
+        return secret.hidden(self.mapping.table, column, shown(values))
 
     def _newer_in_target(self, changes: Changes) -> pa.Array | None:
         for differing in changes.differing:
-            if differing.column == self.landing.changed_by:
+            if differing.column == self.mapping.changed_by:
                 there = differing.target
                 known = pa.array(self.known, differing.keys.type)
                 ours = pc.is_in(differing.keys, known)
@@ -107,12 +107,12 @@ class Conflicts:
         return None
 
 
-def keys(target: Target, landing: Landing) -> list[Any]:
+def keys(target: Target, mapping: TableMapping) -> list[Any]:
     """Keys of the rows that were left as the target had them, as the ledger tells."""
-    kind = landing.key.type.python_type
+    kind = mapping.key.type.python_type
     found = target.rows(
         "SELECT DISTINCT source_key FROM migration.conflicts WHERE table_name = $1",
-        (landing.name,),
+        (mapping.name,),
     )
     return [kind(key) for (key,) in found]
 

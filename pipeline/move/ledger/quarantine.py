@@ -34,12 +34,12 @@ def held_keys(target: Target, parents: Iterable[str]) -> dict[str, set[str]]:
     }
 
 
-def handles(target: Target, table: str) -> set[str]:
+def row_ids(target: Target, table: str) -> set[str]:
     """What names the rows in quarantine."""
     return {
-        handle
-        for (handle,) in target.rows(
-            "SELECT handle FROM migration.quarantine WHERE table_name = $1", (table,)
+        row_id
+        for (row_id,) in target.rows(
+            "SELECT row_id FROM migration.quarantine WHERE table_name = $1", (table,)
         )
     }
 
@@ -48,21 +48,21 @@ def keys(target: Target, table: str) -> dict[str, str | None]:
     """Handle -> key, as text, of the rows in quarantine."""
     return dict(
         target.rows(
-            "SELECT handle, source_key FROM migration.quarantine WHERE table_name = $1", (table,)
+            "SELECT row_id, source_key FROM migration.quarantine WHERE table_name = $1", (table,)
         )
     )
 
 
 def within(
-    target: Target, table: str, *, handles: Collection[str], keys: Iterable[Any]
+    target: Target, table: str, *, row_ids: Collection[str], keys: Iterable[Any]
 ) -> set[str]:
-    """What names the rows in quarantine that have one of some handles or keys."""
+    """What names the rows in quarantine that have one of some row ids or keys."""
     found = target.rows(
-        "SELECT handle FROM migration.quarantine WHERE table_name = $1"
-        " AND (handle = ANY($2) OR source_key = ANY($3))",
-        (table, sorted(handles), [str(key) for key in keys]),
+        "SELECT row_id FROM migration.quarantine WHERE table_name = $1"
+        " AND (row_id = ANY($2) OR source_key = ANY($3))",
+        (table, sorted(row_ids), [str(key) for key in keys]),
     )
-    return {handle for (handle,) in found}
+    return {row_id for (row_id,) in found}
 
 
 def replace(
@@ -86,18 +86,18 @@ def replace(
     """
     there = dict(
         target.rows(
-            "SELECT handle, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,)
+            "SELECT row_id, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,)
         )
     )
     seen: set[str] = set()
     waiting: list[Rejected] = []
     size = 0
     for row in rejected:
-        seen.add(row.handle)
-        if there.get(row.handle) == row.fingerprint:
+        seen.add(row.row_id)
+        if there.get(row.row_id) == row.fingerprint:
             continue
-        if row.handle in there:
-            _remove(target, table, [row.handle])
+        if row.row_id in there:
+            _remove(target, table, [row.row_id])
         waiting.append(row)
         size += sum(len(value.value or b"") for value in row.values)
         if size > _FLUSH_BYTES:
@@ -113,7 +113,7 @@ def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
     """How many rows wait for which reason; a row counts once per reason."""
     found = target.rows(
         "SELECT reason->>'column', reason->>'message', count(*),"
-        f" (array_agg(coalesce(source_key, handle) ORDER BY handle))[1:{_EXAMPLES}]"
+        f" (array_agg(coalesce(source_key, row_id) ORDER BY row_id))[1:{_EXAMPLES}]"
         " FROM migration.quarantine, jsonb_array_elements(reasons) AS reason"
         " WHERE table_name = $1 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
         (table,),
@@ -127,29 +127,29 @@ def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
 def read(target: Target, table: str) -> list[Rejected]:
     """The rows in quarantine, as they were in the source."""
     rows = target.rows(
-        "SELECT handle, source_key, reasons::text FROM migration.quarantine"
-        " WHERE table_name = $1 ORDER BY handle",
+        "SELECT row_id, source_key, reasons::text FROM migration.quarantine"
+        " WHERE table_name = $1 ORDER BY row_id",
         (table,),
     )
     return [
         Rejected(
-            handle,
+            row_id,
             key,
             tuple(Reason(**reason) for reason in json.loads(reasons)),
-            values_of(target, table, handle),
+            values_of(target, table, row_id),
         )
-        for handle, key, reasons in rows
+        for row_id, key, reasons in rows
     ]
 
 
-def values_of(target: Target, table: str, handle: str) -> tuple[StoredValue, ...]:
+def values_of(target: Target, table: str, row_id: str) -> tuple[StoredValue, ...]:
     """The values of a row in quarantine, as the source stored them."""
     return tuple(
         StoredValue(*value)
         for value in target.rows(
             "SELECT column_name, storage, value FROM migration.quarantine_values"
-            " WHERE table_name = $1 AND handle = $2 ORDER BY position",
-            (table, handle),
+            " WHERE table_name = $1 AND row_id = $2 ORDER BY position",
+            (table, row_id),
         )
     )
 
@@ -159,14 +159,14 @@ Digests = set[tuple[str, str, str | None]]
 
 
 def digests(target: Target, table: str, of: list[str]) -> dict[str, Digests]:
-    """What is kept of some rows, by handle."""
+    """What is kept of some rows, by row id."""
     found: dict[str, Digests] = {}
-    for handle, column, storage, digest in target.rows(
-        "SELECT handle, column_name, storage, md5(value) FROM migration.quarantine_values"
-        " WHERE table_name = $1 AND handle = ANY($2)",
+    for row_id, column, storage, digest in target.rows(
+        "SELECT row_id, column_name, storage, md5(value) FROM migration.quarantine_values"
+        " WHERE table_name = $1 AND row_id = ANY($2)",
         (table, of),
     ):
-        found.setdefault(handle, set()).add((column, storage, digest))
+        found.setdefault(row_id, set()).add((column, storage, digest))
     return found
 
 
@@ -182,7 +182,7 @@ def _md5(value: bytes | None) -> str | None:
 def _remove(target: Target, table: str, gone: list[str]) -> None:
     if gone:
         target.rows(
-            "DELETE FROM migration.quarantine WHERE table_name = $1 AND handle = ANY($2)"
+            "DELETE FROM migration.quarantine WHERE table_name = $1 AND row_id = ANY($2)"
             " RETURNING 1",
             (table, gone),
         )
@@ -197,7 +197,7 @@ def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> Non
         pa.record_batch(
             {
                 "table_name": [table] * len(rows),
-                "handle": [row.handle for row in rows],
+                "row_id": [row.row_id for row in rows],
                 "source_key": pa.array([row.key for row in rows], pa.string()),
                 "reasons": pa.ExtensionArray.from_storage(
                     pa.json_(pa.string()), pa.array(reasons, pa.string())
@@ -208,13 +208,13 @@ def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> Non
         ),
         schema=ledger.SCHEMA,
     )
-    values = [(row.handle, at, value) for row in rows for at, value in enumerate(row.values)]
+    values = [(row.row_id, at, value) for row in rows for at, value in enumerate(row.values)]
     target.copy(
         "quarantine_values",
         pa.record_batch(
             {
                 "table_name": [table] * len(values),
-                "handle": [handle for handle, _, _ in values],
+                "row_id": [row_id for row_id, _, _ in values],
                 "column_name": [value.column for _, _, value in values],
                 "position": pa.array([at for _, at, _ in values], pa.int32()),
                 "storage": [value.storage for _, _, value in values],

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline.core.policies import Policies
 from pipeline.mapping.contract import contract_of
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.mapping.types import type_name
 from pipeline.move.reading.extract import Source
 from pipeline.postgres.target import Target
@@ -29,14 +29,14 @@ class Watermark:
         newest: the largest date of change of any row that was read, None if none has one.
         rows: rows of the target then.
         rules: digest of what decides how values move, or PART.
-        seen: what the source file looked like, None if that could not tell.
+        fingerprint: what the source file looked like, None if that could not tell.
         position: the last entry that was read of the source's log, None where it is not tracked.
     """
 
     newest: datetime | None
     rows: int
     rules: str
-    seen: str | None
+    fingerprint: str | None
     position: Position | None
 
     @property
@@ -45,14 +45,14 @@ class Watermark:
         return self.rules == PART
 
 
-def rules_of(landing: Landing) -> str:
+def rules_of(mapping: TableMapping) -> str:
     """A digest of columns, rules and policies: other ones need every value to be looked at."""
-    told = [(column.name, type_name(column.type)) for column in landing.columns]
-    told += [(column, repr(rule)) for column, rule in contract_of(landing).rules]
-    policies = landing.policies
+    told = [(column.name, type_name(column.type)) for column in mapping.columns]
+    told += [(column, repr(rule)) for column, rule in contract_of(mapping).rules]
+    policies = mapping.policies
     told += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
     told += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]
-    told += [(name, "unwrapped") for name in sorted(landing.doubled)]
+    told += [(name, "unwrapped") for name in sorted(mapping.double_encoded)]
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
@@ -65,14 +65,16 @@ def rules_of_all(tables: Sequence[sa.Table], source: Source, policies: Policies)
 def read(target: Target, table: str) -> Watermark | None:
     """The watermark of a table; None if it has none, or it was forgotten. The ledger is there."""
     found = target.rows(
-        "SELECT newest, rows, rules, seen, change, token FROM migration.watermarks"
+        "SELECT newest, rows, rules, fingerprint, change, token FROM migration.watermarks"
         " WHERE table_name = $1 AND rules <> $2",
         (table, _FORGOTTEN),
     )
     if not found:
         return None
-    newest, rows, rules, seen, change, token = found[0]
-    return Watermark(newest, rows, rules, seen, None if change is None else Position(change, token))
+    newest, rows, rules, fingerprint, change, token = found[0]
+    return Watermark(
+        newest, rows, rules, fingerprint, None if change is None else Position(change, token)
+    )
 
 
 def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
@@ -101,19 +103,19 @@ def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:
     position = mark.position
     target.rows(
         "INSERT INTO migration.watermarks"
-        " (table_name, newest, rows, rules, seen, change, token, run_id)"
+        " (table_name, newest, rows, rules, fingerprint, change, token, run_id)"
         # Bound as a moment, a NULL would make the driver begin and commit around the statement.
         " VALUES ($1, $2::text::timestamptz, $3, $4, $5, $6, $7, $8)"
         " ON CONFLICT (table_name) DO UPDATE SET newest = EXCLUDED.newest,"
         " rows = EXCLUDED.rows, rules = EXCLUDED.rules,"
-        " seen = EXCLUDED.seen, change = EXCLUDED.change, token = EXCLUDED.token,"
+        " fingerprint = EXCLUDED.fingerprint, change = EXCLUDED.change, token = EXCLUDED.token,"
         " run_id = EXCLUDED.run_id, at = now() RETURNING 1",
         (
             table,
             None if mark.newest is None else mark.newest.isoformat(),
             mark.rows,
             mark.rules,
-            mark.seen,
+            mark.fingerprint,
             None if position is None else position.change,
             None if position is None else position.token,
             run_id,

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.core.errors import SideEffect
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
-from pipeline.move.context.work import Counts, Work, Written
+from pipeline.move.context.move_context import Counts, MoveContext, Written
 from pipeline.postgres import refusals
 from pipeline.postgres.session import LEAVE_ALONE
 from pipeline.postgres.target import Target
@@ -44,30 +44,30 @@ def count(target: Target) -> Counts:
     return {name: Written(*counts) for name, *counts, _ in found}
 
 
-def require_none(work: Work, *, before: Counts, proven: Counts) -> None:
+def require_none(context: MoveContext, *, before: Counts, proven: Counts) -> None:
     """Refuse to commit where rows have changed that no proof has looked at.
 
     Args:
-        work: the move; nothing will be written after this.
+        context: the move; nothing will be written after this.
         before: what was counted when the transaction began.
         proven: what was counted when the proof began.
 
     Raises:
         SideEffect: names some of the rows, and the triggers that may have changed them.
     """
-    target, own = work.target, work.landing.name
+    target, own = context.target, context.mapping.name
     target.settle()
     now = count(target)
     if now.get(own) != proven.get(own):
-        raise _effect(work, f"rows of {own} changed after they were proven")
+        raise _effect(context, f"rows of {own} changed after they were proven")
     written = {table: _since(before, now, table) for table in now}
-    suspects = _proven_among(work, [name for name in now if name != own and any(written[name])])
-    if work.scope.keys is not None and sum(written[own][:3]) > work.written + work.deleted:
+    suspects = _proven_among(context, [name for name in now if name != own and any(written[name])])
+    if context.scope.keys is not None and sum(written[own][:3]) > context.written + context.deleted:
         suspects.append(own)
     if suspects:
         with target.another() as committed:
             for table in suspects:
-                _require_same(work, committed, table, written[table])
+                _require_same(context, committed, table, written[table])
 
 
 def triggers(target: Target, table: str) -> str:
@@ -88,69 +88,71 @@ def _since(before: Counts, now: Counts, table: str) -> tuple[int, int, int, bool
     )
 
 
-def _proven_among(work: Work, tables: Sequence[str]) -> list[str]:
+def _proven_among(context: MoveContext, tables: Sequence[str]) -> list[str]:
     """Those of some tables of which a proof has spoken, or will in this run."""
     if not tables:
         return []
-    known = set(work.landing.table.metadata.tables)
-    known |= {name for (name,) in work.target.rows("SELECT table_name FROM migration.watermarks")}
+    known = set(context.mapping.table.metadata.tables)
+    known |= {
+        name for (name,) in context.target.rows("SELECT table_name FROM migration.watermarks")
+    }
     return sorted(known.intersection(tables))
 
 
 def _require_same(
-    work: Work, committed: Target, table: str, written: tuple[int, int, int, bool]
+    context: MoveContext, committed: Target, table: str, written: tuple[int, int, int, bool]
 ) -> None:
     """Refuse rows of a table whose moved values are not those that are committed."""
-    declared = work.landing.table.metadata.tables.get(table)
+    declared = context.mapping.table.metadata.tables.get(table)
     if declared is None:
-        raise _effect(work, f"rows of {table} changed as well")
+        raise _effect(context, f"rows of {table} changed as well")
     key = RowKey.of(declared).sql
-    meant = _meant(work, table)
-    changed = set(_differing(work, committed, table, key)) - meant
-    deletes = work.deleted if table == work.landing.name else 0
+    meant = _meant(context, table)
+    changed = set(_differing(context, committed, table, key)) - meant
+    deletes = context.deleted if table == context.mapping.name else 0
     if written[2] > deletes or written[3]:
-        changed |= _keys(committed, table, key) - _keys(work.target, table, key) - meant
+        changed |= _keys(committed, table, key) - _keys(context.target, table, key) - meant
     if changed:
         named = _listed(sorted(changed, key=_by_number))
-        raise _effect(work, f"{table} {named} changed as well")
+        raise _effect(context, f"{table} {named} changed as well")
 
 
-def _meant(work: Work, table: str) -> set[str]:
+def _meant(context: MoveContext, table: str) -> set[str]:
     """Keys of rows that the move itself has changed, or that went with those it deleted."""
-    if table == work.landing.name:
-        return {str(key) for key in work.scope.keys or ()}
-    found = work.target.rows(
+    if table == context.mapping.name:
+        return {str(key) for key in context.scope.keys or ()}
+    found = context.target.rows(
         "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (table,)
     )
     return {key for (key,) in found}
 
 
-def _differing(work: Work, committed: Target, table: str, key: str) -> list[str]:
+def _differing(context: MoveContext, committed: Target, table: str, key: str) -> list[str]:
     """Keys of rows that this transaction wrote and whose moved values are not as before."""
-    mine = work.target.rows(f"SELECT {key}::text FROM {quoted(table)} WHERE age(xmin) <= 0")
+    mine = context.target.rows(f"SELECT {key}::text FROM {quoted(table)} WHERE age(xmin) <= 0")
     keys = [found for (found,) in mine]
     if not keys:
         return []
-    there = work.target.rows(
+    there = context.target.rows(
         "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0"
         " AND NOT attisdropped",
         (f"public.{quoted(table)}",),
     )
     known = {name for (name,) in there}
-    moved = [quoted(c.name) for c in work.source.columns(table) if c.name in known]
+    moved = [quoted(c.name) for c in context.source.columns(table) if c.name in known]
     values = f"md5(ROW({', '.join(moved)})::text)"
     sql = f"SELECT {key}::text, {values} FROM {quoted(table)} WHERE {key}::text = ANY($1)"
     before = dict(committed.rows(sql, (keys,)))
-    return [name for name, value in work.target.rows(sql, (keys,)) if before.get(name) != value]
+    return [name for name, value in context.target.rows(sql, (keys,)) if before.get(name) != value]
 
 
 def _keys(session: Target, table: str, key: str) -> set[str]:
     return {found for (found,) in session.rows(f"SELECT {key}::text FROM {quoted(table)}")}
 
 
-def _effect(work: Work, what: str) -> SideEffect:
-    own = work.landing.name
-    found = triggers(work.target, own)
+def _effect(context: MoveContext, what: str) -> SideEffect:
+    own = context.mapping.name
+    found = triggers(context.target, own)
     who = f"; it may have been {found}" if found else ""
     return SideEffect(
         f"{own} was rolled back: while it was written, {what}{who}", remedy=LEAVE_ALONE

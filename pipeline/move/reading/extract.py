@@ -24,10 +24,10 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
-from pipeline.core.findings import Mended
+from pipeline.core.findings import Overridden
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Contract, Reason, is_utf8
-from pipeline.mapping.landing import Landing, SourceColumn
+from pipeline.mapping.table_mapping import SourceColumn, TableMapping
 from pipeline.sqlite import opening, tracking
 from pipeline.sqlite.snapshot import Snapshot, unreadable
 from pipeline.sqlite.tracking import Position
@@ -61,7 +61,7 @@ class Survey:
         rows: all rows of the source table, rejected ones included.
         bytes: their values, as stored.
         ranges: keys in ascending order, cut so that a range fits into one batch.
-        rejected: handles of the rows that break the contract, ascending.
+        rejected: row ids of the rows that break the contract, ascending.
         duplicates: those of them that share their key.
     """
 
@@ -85,30 +85,30 @@ class _Cutter:
     rejected: list[Any] = field(default_factory=list)
     duplicates: set[Any] = field(default_factory=set)
     last_key: Any = None
-    last_handle: Any = None
+    last_row_id: Any = None
 
-    def take(self, keys: pa.Array, handles: pa.Array, sizes: Any, bad: pa.Array | None) -> None:
+    def take(self, keys: pa.Array, row_ids: pa.Array, sizes: Any, bad: pa.Array | None) -> None:
         self.rows += len(keys)
         self.bytes += int(sizes.sum())
-        self._demand_plausible(sizes)
+        self._require_plausible(sizes)
         if bad is not None:
-            self.rejected += pc.filter(handles, pc.equal(bad, 1)).to_pylist()
-        keys = self._sound(keys, handles)
+            self.rejected += pc.filter(row_ids, pc.equal(bad, 1)).to_pylist()
+        keys = self._sound(keys, row_ids)
         if keys.null_count:
             there = keys.is_valid()
             sizes = sizes[there.to_numpy(zero_copy_only=False)]
-            keys, handles = keys.filter(there), handles.filter(there)
+            keys, row_ids = keys.filter(there), row_ids.filter(there)
         if not len(keys):
             return
         same = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).to_numpy(zero_copy_only=False)
         for at in np.flatnonzero(same).tolist():
-            self.duplicates.update((handles[at].as_py(), handles[at + 1].as_py()))
+            self.duplicates.update((row_ids[at].as_py(), row_ids[at + 1].as_py()))
         if self.ranges and keys[0].as_py() == self.last_key:
-            self.duplicates.update((self.last_handle, handles[0].as_py()))
-        self.last_key, self.last_handle = keys[-1].as_py(), handles[-1].as_py()
+            self.duplicates.update((self.last_row_id, row_ids[0].as_py()))
+        self.last_key, self.last_row_id = keys[-1].as_py(), row_ids[-1].as_py()
         self._cut(keys, sizes)
 
-    def _demand_plausible(self, sizes: Any) -> None:
+    def _require_plausible(self, sizes: Any) -> None:
         """Go on only as long as the file can hold what is read of it."""
         if self.rows > self.most_rows:
             raise SourceError(
@@ -122,7 +122,7 @@ class _Cutter:
                 remedy="Take it out of the source, or raise MAX_VALUE_BYTES if the memory is there",
             )
 
-    def _sound(self, keys: pa.Array, handles: pa.Array) -> pa.Array:
+    def _sound(self, keys: pa.Array, row_ids: pa.Array) -> pa.Array:
         """Keys with NULL for those that PostgreSQL takes for no text; their rows are rejected."""
         if not pa.types.is_string(keys.type):
             return keys
@@ -133,7 +133,7 @@ class _Cutter:
                 return keys
         found = raw.to_pylist()
         good = [key is not None and _is_text(key) for key in found]
-        self.rejected += handles.filter(pc.invert(pa.array(good))).to_pylist()
+        self.rejected += row_ids.filter(pc.invert(pa.array(good))).to_pylist()
         texts = [key.decode() if ok else None for key, ok in zip(found, good, strict=True)]
         return pa.array(texts, pa.string())
 
@@ -170,7 +170,7 @@ class Source:
 
     Attributes:
         snapshot: the file that is read.
-        mended: values of it that a person mended, by table.
+        overrides: values of it that a person mended, by table.
         schema: the connection's name for the file that holds all rows of the source, and in which
             columns, counts and the log are looked up; rows are read from ``main``.
     """
@@ -181,9 +181,9 @@ class Source:
         """Open the snapshot; nothing is read yet."""
         self.snapshot = snapshot
         self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
-        self._handle_columns: dict[str, str] = {}
+        self._row_id_columns: dict[str, str] = {}
         self._positions: dict[str, Position | None] = {}
-        self.mended: dict[str, list[Mended]] = {}
+        self.overrides: dict[str, list[Overridden]] = {}
 
     @property
     def everything(self) -> str:
@@ -244,17 +244,17 @@ class Source:
             self._positions[table.name] = found
         return self._positions[table.name]
 
-    def handle_column(self, landing: Landing) -> str:
+    def row_id_column(self, mapping: TableMapping) -> str:
         """SQL for what names a row for certain: the rowid, or the key where there is none.
 
         It is the same in the live file and in the private ones.
         """
-        if landing.name not in self._handle_columns:
-            self._handle_columns[landing.name] = self._find_handle_column(landing)
-        return self._handle_columns[landing.name]
+        if mapping.name not in self._row_id_columns:
+            self._row_id_columns[mapping.name] = self._find_row_id_column(mapping)
+        return self._row_id_columns[mapping.name]
 
-    def _find_handle_column(self, landing: Landing) -> str:
-        name, schema = quoted(landing.name), self.schema
+    def _find_row_id_column(self, mapping: TableMapping) -> str:
+        name, schema = quoted(mapping.name), self.schema
         with self.sqlite() as connection:
             connection.text_factory = str
             info = list(connection.execute(f"PRAGMA {schema}.table_info({name})"))
@@ -262,7 +262,7 @@ class Source:
                 row[2] == "table" and row[4]
                 for row in connection.execute(f"PRAGMA {schema}.table_list({name})")
             )
-        key = landing.key.name
+        key = mapping.key.name
         names = {row[1].lower() for row in info}
         primary = [row for row in info if row[5]]
         is_rowid = len(primary) == 1 and primary[0][1] == key and primary[0][2].upper() == "INTEGER"
@@ -274,47 +274,47 @@ class Source:
         free = [name for name in ("rowid", "_rowid_", "oid") if name not in names]
         if not free:
             raise SourceError(
-                f"{landing.name} of the source has columns rowid, _rowid_ and oid, so that nothing"
+                f"{mapping.name} of the source has columns rowid, _rowid_ and oid, so that nothing"
                 " names its rows",
                 remedy="Rename one of these columns",
             )
         return free[0]
 
-    def count(self, landing: Landing) -> int:
+    def count(self, mapping: TableMapping) -> int:
         """All rows of a table of the source, as SQLite counts them."""
-        table = f"{self.everything}{quoted(landing.name)}"
-        (rows,) = self._handles(f"SELECT count(*) FROM {table}", ())
+        table = f"{self.everything}{quoted(mapping.name)}"
+        (rows,) = self._row_ids(f"SELECT count(*) FROM {table}", ())
         return int(rows)
 
-    def survey(self, landing: Landing, contract: Contract) -> Survey:
+    def survey(self, mapping: TableMapping, contract: Contract) -> Survey:
         """Look once at every row of a table."""
-        key = quoted(landing.key.name)
-        cast = landing.casts[landing.key.name]
+        key = quoted(mapping.key.name)
+        cast = mapping.casts[mapping.key.name]
         sizes = " + ".join(
             f"ifnull(octet_length({quoted(column.name)}), 0)"
-            for column in landing.columns
-            if landing.casts[column.name].raw in (pa.string(), pa.binary())
+            for column in mapping.columns
+            if mapping.casts[column.name].raw in (pa.string(), pa.binary())
         )
-        fixed = _VALUE_BYTES * len(landing.columns)
-        handle = self.handle_column(landing)
-        handle_is_key = handle == key
-        # A key that is the handle cannot be of another type; all others are read with care.
+        fixed = _VALUE_BYTES * len(mapping.columns)
+        row_id = self.row_id_column(mapping)
+        row_id_is_key = row_id == key
+        # A key that is the row id cannot be of another type; all others are read with care.
         outputs = [f"{fixed} + {sizes or '0'}", key]
         first = ["0", cast.sentinel]
         broken = contract.violated(always=True)
-        if not handle_is_key:
-            outputs[1:] = [cast.guarded_read(key), handle]
-            first.append("''" if self._handle_is_text(landing) else "0")
+        if not row_id_is_key:
+            outputs[1:] = [cast.guarded_read(key), row_id]
+            first.append("''" if self._row_id_is_text(mapping) else "0")
             broken = f"{broken} OR {key} IS NULL OR {cast.storage_rule(key, '').violated}"
         if broken != "0":
             outputs.append(broken)
             first.append("0")
         sql = (
             f"SELECT {', '.join(first)} UNION ALL SELECT * FROM (SELECT {', '.join(outputs)}"
-            f" FROM {quoted(landing.name)} ORDER BY {key} LIMIT -1)"
+            f" FROM {quoted(mapping.name)} ORDER BY {key} LIMIT -1)"
         )
         size = self.snapshot.path.stat().st_size
-        cutter = _Cutter(landing.name, size // _ROW_BYTES, largest=landing.policies.max_value_bytes)
+        cutter = _Cutter(mapping.name, size // _ROW_BYTES, largest=mapping.policies.max_value_bytes)
         with self._reader(BATCH_ROWS) as cursor:
             cursor.execute(sql)
             start = 1
@@ -325,10 +325,10 @@ class Source:
                 start = 0
         return cutter.survey()
 
-    def cut(self, landing: Landing) -> Survey:
-        """Cut a table of small rows, whose handle is their key, without looking at the rows."""
-        table, key = quoted(landing.name), quoted(landing.key.name)
-        size = _VALUE_BYTES * len(landing.columns)
+    def cut(self, mapping: TableMapping) -> Survey:
+        """Cut a table of small rows, whose row id is their key, without looking at the rows."""
+        table, key = quoted(mapping.name), quoted(mapping.key.name)
+        size = _VALUE_BYTES * len(mapping.columns)
         ranges: list[Range] = []
         with self.sqlite() as connection:
             while True:
@@ -344,71 +344,71 @@ class Source:
         return Survey(counted, counted * size, tuple(ranges), (), frozenset())
 
     def read(
-        self, landing: Landing, part: Range, *, without: Collection[Any] = ()
+        self, mapping: TableMapping, part: Range, *, without: Collection[Any] = ()
     ) -> pa.RecordBatch:
         """Deliver one range, raw: SQLite's values in the casts' ``raw`` types.
 
         Args:
-            landing: the table.
+            mapping: the table.
             part: what to read.
-            without: handles of rows to leave out.
+            without: row ids of rows to leave out.
 
         Raises:
             pa.ArrowInvalid: a value is of another storage class than its column accepts.
         """
-        casts = landing.casts
-        key, handle = quoted(landing.key.name), self.handle_column(landing)
-        sentinels = [f"{casts[c.name].sentinel} AS {quoted(c.name)}" for c in landing.columns]
-        outputs = [casts[c.name].read(quoted(c.name)) for c in landing.columns]
+        casts = mapping.casts
+        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
+        sentinels = [f"{casts[c.name].sentinel} AS {quoted(c.name)}" for c in mapping.columns]
+        outputs = [casts[c.name].read(quoted(c.name)) for c in mapping.columns]
         where, bounds = f"{key} BETWEEN ? AND ?", [part.first, part.last]
         if without:
-            where += f" AND {handle} NOT IN (SELECT value FROM json_each(?))"
+            where += f" AND {row_id} NOT IN (SELECT value FROM json_each(?))"
             bounds.append(json.dumps(list(without)))
         sql = (
             f"SELECT {', '.join(sentinels)} UNION ALL SELECT * FROM (SELECT {', '.join(outputs)}"
-            f" FROM {quoted(landing.name)} WHERE {where} ORDER BY {key} LIMIT -1)"
+            f" FROM {quoted(mapping.name)} WHERE {where} ORDER BY {key} LIMIT -1)"
         )
         with self._reader(part.rows + 1) as cursor:
             cursor.execute(sql, bounds)
             batch = _one_batch(cursor.fetch_arrow_table().slice(1))
-        self._check_types(landing, batch)
+        self._check_types(mapping, batch)
         return batch
 
     def judge(
-        self, landing: Landing, contract: Contract, part: Range, *, cast: bool = True
+        self, mapping: TableMapping, contract: Contract, part: Range, *, cast: bool = True
     ) -> list[Any]:
         """Handles of the rows of a range that break the contract; ``cast`` as in ``violated``."""
-        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
         sql = (
-            f"SELECT {handle} FROM {quoted(landing.name)}"
+            f"SELECT {row_id} FROM {quoted(mapping.name)}"
             f" WHERE {key} BETWEEN ? AND ? AND {contract.violated(cast=cast)}"
         )
-        return self._handles(sql, (part.first, part.last))
+        return self._row_ids(sql, (part.first, part.last))
 
-    def handles_of(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
+    def row_ids_of(self, mapping: TableMapping, keys: Sequence[Any]) -> list[Any]:
         """Handles of the rows with these keys."""
-        key, handle = quoted(landing.key.name), self.handle_column(landing)
-        return self._handles(
-            f"SELECT {handle} FROM {quoted(landing.name)}"
-            f" WHERE {key} IN (SELECT value FROM json_each(?)) ORDER BY {handle}",
+        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
+        return self._row_ids(
+            f"SELECT {row_id} FROM {quoted(mapping.name)}"
+            f" WHERE {key} IN (SELECT value FROM json_each(?)) ORDER BY {row_id}",
             (json.dumps(list(keys)),),
         )
 
-    def keys_of(self, landing: Landing, handles: Sequence[Any]) -> list[Any]:
+    def keys_of(self, mapping: TableMapping, row_ids: Sequence[Any]) -> list[Any]:
         """Keys of these rows, as far as they are of the type that a key must have."""
-        key, handle = quoted(landing.key.name), self.handle_column(landing)
+        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
         return self._sound_keys(
-            landing,
-            f"SELECT {key} AS key FROM {quoted(landing.name)}"
-            f" WHERE {handle} IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(handles)),),
+            mapping,
+            f"SELECT {key} AS key FROM {quoted(mapping.name)}"
+            f" WHERE {row_id} IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(row_ids)),),
         )
 
     def _sound_keys(
-        self, landing: Landing, query: str, parameters: tuple[Any, ...] = ()
+        self, mapping: TableMapping, query: str, parameters: tuple[Any, ...] = ()
     ) -> list[Any]:
         """Each ``key`` of a query once, as far as it is of the type that a key must have."""
-        storage = landing.casts[landing.key.name].storage[0]
+        storage = mapping.casts[mapping.key.name].storage[0]
         with self.sqlite() as connection:
             found = connection.execute(
                 f"SELECT DISTINCT key FROM ({query}) WHERE typeof(key) = '{storage}'", parameters
@@ -416,25 +416,25 @@ class Source:
         keys = [key for (key,) in found]
         return [key.decode() for key in keys if _is_text(key)] if storage == "text" else keys
 
-    def handle_from(self, landing: Landing, text: str) -> Any:
-        """A handle as the source knows it, from how the ledger writes it.
+    def row_id_from(self, mapping: TableMapping, text: str) -> Any:
+        """A row id as the source knows it, from how the ledger writes it.
 
         That of a source which named its rows otherwise stays a text, and names none.
         """
         number = text.removeprefix("-").isdecimal()
-        return int(text) if number and not self._handle_is_text(landing) else text
+        return int(text) if number and not self._row_id_is_text(mapping) else text
 
-    def _handle_is_text(self, landing: Landing) -> bool:
-        return self.handle_column(landing).startswith("(")
+    def _row_id_is_text(self, mapping: TableMapping) -> bool:
+        return self.row_id_column(mapping).startswith("(")
 
-    def _handles(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
+    def _row_ids(self, sql: str, parameters: tuple[Any, ...]) -> list[Any]:
         with self.sqlite() as connection:
             connection.text_factory = str
-            return [handle for (handle,) in connection.execute(sql, parameters)]
+            return [row_id for (row_id,) in connection.execute(sql, parameters)]
 
-    def _check_types(self, landing: Landing, batch: pa.RecordBatch) -> None:
+    def _check_types(self, mapping: TableMapping, batch: pa.RecordBatch) -> None:
         for column, name in zip(batch.columns, batch.schema.names, strict=True):
-            expected = landing.casts[name].raw
+            expected = mapping.casts[name].raw
             if column.type != expected:
                 raise pa.ArrowInvalid(f"{name} holds {column.type} instead of {expected}")
 

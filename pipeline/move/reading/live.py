@@ -18,18 +18,18 @@ import sqlalchemy as sa
 
 from pipeline.core import private
 from pipeline.core.quoting import quoted
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import affinity
 from pipeline.move.reading.extract import Source
 from pipeline.sqlite import opening, tracking
 from pipeline.sqlite.snapshot import (
     BUSY_SECONDS,
     Snapshot,
-    demand_computable,
-    demand_table,
-    look_at,
-    seen_of,
+    fingerprint_of,
+    require_computable,
+    require_table,
     unreadable,
+    validate,
 )
 from pipeline.sqlite.tracking import Position
 
@@ -81,161 +81,161 @@ class LiveSource(Source):
         with self.sqlite() as connection:
             return tracking.continues(connection, after, schema=_LIVE)
 
-    def changed_keys(self, landing: Landing, after: Position) -> list[Any]:
+    def changed_keys(self, mapping: TableMapping, after: Position) -> list[Any]:
         """Keys of rows that were written or deleted since, as far as they are of a key's type."""
-        return self._sound_keys(landing, *tracking.changed_since(landing.name, after, schema=_LIVE))
+        return self._sound_keys(mapping, *tracking.changed_since(mapping.name, after, schema=_LIVE))
 
-    def renumbers(self, landing: Landing) -> bool:
-        """Whether VACUUM may give rows of a table other handles."""
-        return self._has_rowid(landing) and self.handle_column(landing) != quoted(landing.key.name)
+    def renumbers(self, mapping: TableMapping) -> bool:
+        """Whether VACUUM may give rows of a table other row ids."""
+        return self._has_rowid(mapping) and self.row_id_column(mapping) != quoted(mapping.key.name)
 
     def strayed(
-        self, landing: Landing, rows: Sequence[tuple[Any, str | None]], after: Position
+        self, mapping: TableMapping, rows: Sequence[tuple[Any, str | None]], after: Position
     ) -> bool:
-        """Whether handles do not name their rows any more, although nobody wrote these.
+        """Whether row ids do not name their rows any more, although nobody wrote these.
 
         Args:
-            landing: the table.
-            rows: handles, and keys as text.
+            mapping: the table.
+            rows: row ids, and keys as text.
             after: the entry of the log that was read last.
         """
         if not rows:
             return False
-        handle, key = self.handle_column(landing), quoted(landing.key.name)
-        log, found = tracking.changed_since(landing.name, after, schema=_LIVE)
-        (strayed,) = self._handles(
+        row_id, key = self.row_id_column(mapping), quoted(mapping.key.name)
+        log, found = tracking.changed_since(mapping.name, after, schema=_LIVE)
+        (strayed,) = self._row_ids(
             "SELECT count(*) FROM json_each(?) AS w WHERE NOT EXISTS"
-            f" (SELECT 1 FROM {_LIVE}.{quoted(landing.name)} AS r WHERE r.{handle} = w.value ->> 0"
+            f" (SELECT 1 FROM {_LIVE}.{quoted(mapping.name)} AS r WHERE r.{row_id} = w.value ->> 0"
             f" AND CAST(r.{key} AS TEXT) IS w.value ->> 1)"
             f" AND NOT EXISTS ({log} AND CAST(key AS TEXT) IS w.value ->> 1)",
             (json.dumps(list(rows)), *found),
         )
         return bool(strayed)
 
-    def take_versions(self, landing: Landing) -> Source:
+    def take_versions(self, mapping: TableMapping) -> Source:
         """Copy key, date of change and sizes of every row.
 
         Returns:
             A file that is not written again before so many further tables have been asked for.
         """
-        narrow = landing.of_versions
+        narrow = mapping.of_versions
         outputs = {quoted(column.name): quoted(column.name) for column in narrow.columns}
         for name in map(quoted, sorted(narrow.sized)):
             outputs[name] = f"CASE typeof({name}) WHEN 'blob' THEN length({name}) ELSE {name} END"
         at, versions = next(self._versions)
         with self.sqlite():
-            self._make(landing, _slot(at), list(narrow.casts), untyped=narrow.sized)
-            self._fill(landing, _slot(at), outputs, f"ORDER BY {quoted(landing.key.name)}")
+            self._make(mapping, _slot(at), list(narrow.casts), untyped=narrow.sized)
+            self._fill(mapping, _slot(at), outputs, f"ORDER BY {quoted(mapping.key.name)}")
         return versions
 
     def take_rows(
         self,
-        landing: Landing,
+        mapping: TableMapping,
         *,
         keys: Sequence[Any],
-        handles: Collection[Any],
+        row_ids: Collection[Any],
         after: Position | None = None,
     ) -> None:
         """Copy whole rows; those that the source does not have are left out.
 
         Args:
-            landing: the table.
+            mapping: the table.
             keys: keys of rows.
-            handles: what names further ones.
+            row_ids: what names further ones.
             after: further ones are those that the log names after this entry.
         """
-        names = [column.name for column in self.columns(landing.name)]
+        names = [column.name for column in self.columns(mapping.name)]
         outputs = {quoted(name): quoted(name) for name in names}
-        key, handle = quoted(landing.key.name), self.handle_column(landing)
-        there = f"SELECT {handle} FROM main.{quoted(landing.name)}"
+        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
+        there = f"SELECT {row_id} FROM main.{quoted(mapping.name)}"
         each = "SELECT value FROM json_each(?)"
         wanted: list[tuple[str, tuple[Any, ...]]] = [
             (f"{key} IN ({each})", (json.dumps(list(keys)),)),
-            (f"{handle} IN ({each})", (json.dumps(list(handles)),)),
+            (f"{row_id} IN ({each})", (json.dumps(list(row_ids)),)),
         ]
         if after is not None:
             # A key of any type, and none at all.
-            log, found = tracking.changed_since(landing.name, after, schema=_LIVE)
+            log, found = tracking.changed_since(mapping.name, after, schema=_LIVE)
             wanted.append((f"{key} IN ({log})", found))
             wanted.append((f"{key} IS NULL AND EXISTS ({log} AND key IS NULL)", found))
         with self.sqlite():
-            self._make(landing, "main", names)
+            self._make(mapping, "main", names)
             for condition, parameters in wanted:
-                rest = f"WHERE {condition} AND {handle} NOT IN ({there})"
-                self._fill(landing, "main", outputs, rest, parameters)
+                rest = f"WHERE {condition} AND {row_id} NOT IN ({there})"
+                self._fill(mapping, "main", outputs, rest, parameters)
 
-    def taken_keys(self, landing: Landing) -> list[Any]:
+    def taken_keys(self, mapping: TableMapping) -> list[Any]:
         """Keys of the rows that were asked for, as far as they are of a key's type."""
-        key = quoted(landing.key.name)
-        return self._sound_keys(landing, f"SELECT {key} AS key FROM main.{quoted(landing.name)}")
+        key = quoted(mapping.key.name)
+        return self._sound_keys(mapping, f"SELECT {key} AS key FROM main.{quoted(mapping.name)}")
 
-    def all_keys(self, landing: Landing) -> list[Any]:
+    def all_keys(self, mapping: TableMapping) -> list[Any]:
         """Keys of all rows of the live source, as far as they are of a key's type."""
-        table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
-        return self._sound_keys(landing, f"SELECT {key} AS key FROM {table}")
+        table, key = f"{_LIVE}.{quoted(mapping.name)}", quoted(mapping.key.name)
+        return self._sound_keys(mapping, f"SELECT {key} AS key FROM {table}")
 
-    def taken_handles(self, landing: Landing) -> list[Any]:
+    def taken_row_ids(self, mapping: TableMapping) -> list[Any]:
         """What names the rows that were asked for."""
-        handle = self.handle_column(landing)
-        return self._handles(f"SELECT {handle} FROM main.{quoted(landing.name)}", ())
+        row_id = self.row_id_column(mapping)
+        return self._row_ids(f"SELECT {row_id} FROM main.{quoted(mapping.name)}", ())
 
-    def handles_where(
-        self, landing: Landing, condition: str, parameters: tuple[Any, ...]
+    def row_ids_where(
+        self, mapping: TableMapping, condition: str, parameters: tuple[Any, ...]
     ) -> list[Any]:
         """What names those of all rows for which a condition holds."""
-        return self._handles(
-            f"SELECT {self.handle_column(landing)} FROM {_LIVE}.{quoted(landing.name)}"
+        return self._row_ids(
+            f"SELECT {self.row_id_column(mapping)} FROM {_LIVE}.{quoted(mapping.name)}"
             f" WHERE {condition}",
             parameters,
         )
 
-    def keys_with(self, landing: Landing, handles: Sequence[Any]) -> list[Any]:
+    def keys_with(self, mapping: TableMapping, row_ids: Sequence[Any]) -> list[Any]:
         """Keys of those of all rows, as far as they are of a key's type."""
         return self._sound_keys(
-            landing,
-            f"SELECT {quoted(landing.key.name)} AS key FROM {_LIVE}.{quoted(landing.name)}"
-            f" WHERE {self.handle_column(landing)} IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(handles)),),
+            mapping,
+            f"SELECT {quoted(mapping.key.name)} AS key FROM {_LIVE}.{quoted(mapping.name)}"
+            f" WHERE {self.row_id_column(mapping)} IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(row_ids)),),
         )
 
-    def first_keys(self, landing: Landing, limit: int) -> list[Any]:
+    def first_keys(self, mapping: TableMapping, limit: int) -> list[Any]:
         """The smallest keys of all rows, as far as they are of a key's type."""
-        key = quoted(landing.key.name)
+        key = quoted(mapping.key.name)
         return self._sound_keys(
-            landing,
-            f"SELECT DISTINCT {key} AS key FROM {_LIVE}.{quoted(landing.name)}"
-            f" WHERE typeof({key}) = '{landing.casts[landing.key.name].storage[0]}'"
+            mapping,
+            f"SELECT DISTINCT {key} AS key FROM {_LIVE}.{quoted(mapping.name)}"
+            f" WHERE typeof({key}) = '{mapping.casts[mapping.key.name].storage[0]}'"
             f" ORDER BY {key} LIMIT ?",
             (limit,),
         )
 
-    def largest(self, landing: Landing) -> int | None:
+    def largest(self, mapping: TableMapping) -> int | None:
         """The largest key of all rows, None where none is a number."""
-        key = quoted(landing.key.name)
-        (found,) = self._handles(
-            f"SELECT max({key}) FROM {_LIVE}.{quoted(landing.name)}"
+        key = quoted(mapping.key.name)
+        (found,) = self._row_ids(
+            f"SELECT max({key}) FROM {_LIVE}.{quoted(mapping.name)}"
             f" WHERE typeof({key}) = 'integer'",
             (),
         )
         return None if found is None else int(found)
 
     def count_without(
-        self, landing: Landing, *, keys: Sequence[Any], handles: Sequence[Any]
+        self, mapping: TableMapping, *, keys: Sequence[Any], row_ids: Sequence[Any]
     ) -> int:
-        """The rows of a table that neither these keys nor these handles name."""
-        key, handle = quoted(landing.key.name), self.handle_column(landing)
-        (rows,) = self._handles(
-            f"SELECT count(*) FROM {_LIVE}.{quoted(landing.name)}"
+        """The rows of a table that neither these keys nor these row ids name."""
+        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
+        (rows,) = self._row_ids(
+            f"SELECT count(*) FROM {_LIVE}.{quoted(mapping.name)}"
             f" WHERE ({key} IN (SELECT value FROM json_each(?))) IS NOT TRUE"
-            f" AND ({handle} IN (SELECT value FROM json_each(?))) IS NOT TRUE",
-            (json.dumps(list(keys)), json.dumps(list(handles))),
+            f" AND ({row_id} IN (SELECT value FROM json_each(?))) IS NOT TRUE",
+            (json.dumps(list(keys)), json.dumps(list(row_ids))),
         )
         return int(rows)
 
-    def lacking(self, landing: Landing, keys: Sequence[Any]) -> list[Any]:
+    def lacking(self, mapping: TableMapping, keys: Sequence[Any]) -> list[Any]:
         """Those of some keys that the live source does not have."""
-        table, key = f"{_LIVE}.{quoted(landing.name)}", quoted(landing.key.name)
-        return self._handles(
+        table, key = f"{_LIVE}.{quoted(mapping.name)}", quoted(mapping.key.name)
+        return self._row_ids(
             # A table may have a column "value" of its own.
             "SELECT w.value FROM json_each(?) AS w"
             f" WHERE NOT EXISTS (SELECT 1 FROM {table} AS r WHERE r.{key} = w.value)",
@@ -243,20 +243,25 @@ class LiveSource(Source):
         )
 
     def _make(
-        self, landing: Landing, schema: str, names: Iterable[str], *, untyped: Collection[str] = ()
+        self,
+        mapping: TableMapping,
+        schema: str,
+        names: Iterable[str],
+        *,
+        untyped: Collection[str] = (),
     ) -> None:
         """An empty private table, in which a row is named as in the live file."""
-        handle, key, table = self.handle_column(landing), landing.key.name, quoted(landing.name)
-        declared = {column.name: column.declared for column in self.columns(landing.name)}
-        strict = self._is_strict(landing)
+        row_id, key, table = self.row_id_column(mapping), mapping.key.name, quoted(mapping.name)
+        declared = {column.name: column.declared for column in self.columns(mapping.name)}
+        strict = self._is_strict(mapping)
         types = {
             name: "" if name in untyped else _type_word(declared[name], strict=strict)
             for name in names
         }
         options = ""
-        if handle == quoted(key):
+        if row_id == quoted(key):
             types[key] = "INTEGER PRIMARY KEY"
-        elif not self._has_rowid(landing):
+        elif not self._has_rowid(mapping):
             types[key] += " PRIMARY KEY"
             options = " WITHOUT ROWID"
         columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in types.items())
@@ -266,37 +271,37 @@ class LiveSource(Source):
         )
         self._connection.execute(f"DELETE FROM {schema}.{table}")
         if "PRIMARY KEY" not in types[key]:
-            index = f"{schema}.{quoted(f'pipeline key of {landing.name}')}"
+            index = f"{schema}.{quoted(f'pipeline key of {mapping.name}')}"
             self._connection.execute(
                 f"CREATE INDEX IF NOT EXISTS {index} ON {table} ({quoted(key)})"
             )
 
     def _fill(
         self,
-        landing: Landing,
+        mapping: TableMapping,
         schema: str,
         outputs: dict[str, str],
         rest: str,
         parameters: tuple[Any, ...] = (),
     ) -> None:
         """Carry rows into a private table; ``outputs`` are its columns and what they get."""
-        handle, table = self.handle_column(landing), quoted(landing.name)
-        if self._has_rowid(landing):
-            outputs = outputs | {handle: handle}
+        row_id, table = self.row_id_column(mapping), quoted(mapping.name)
+        if self._has_rowid(mapping):
+            outputs = outputs | {row_id: row_id}
         self._connection.execute(
             f"INSERT INTO {schema}.{table} ({', '.join(outputs)})"
             f" SELECT {', '.join(outputs.values())} FROM {_LIVE}.{table} {rest}",
             parameters,
         )
 
-    def _is_strict(self, landing: Landing) -> bool:
+    def _is_strict(self, mapping: TableMapping) -> bool:
         found = self._connection.execute(
-            f"PRAGMA {_LIVE}.table_list({quoted(landing.name)})"
+            f"PRAGMA {_LIVE}.table_list({quoted(mapping.name)})"
         ).fetchall()
         return any(row[5] for row in found)
 
-    def _has_rowid(self, landing: Landing) -> bool:
-        return not self._handle_is_text(landing)
+    def _has_rowid(self, mapping: TableMapping) -> bool:
+        return not self._row_id_is_text(mapping)
 
 
 @contextmanager
@@ -315,12 +320,13 @@ def pinned(
         SourceError: the file is missing, empty, encrypted, no database, truncated, locked, or
             lacks one of the tables.
     """
-    look_at(source)
-    seen = seen_of(source)
+    validate(source)
+    fingerprint = fingerprint_of(source)
     private.folder(folder)
-    changes = Snapshot(folder / "changes.db", source, 0, 0.0, seen)
+    changes = Snapshot(folder / "changes.db", source, 0, 0.0, fingerprint)
     versions = [
-        Snapshot(folder / f"{_slot(at)}.db", source, 0, 0.0, seen) for at in range(VERSIONS_AT_ONCE)
+        Snapshot(folder / f"{_slot(at)}.db", source, 0, 0.0, fingerprint)
+        for at in range(VERSIONS_AT_ONCE)
     ]
     for own in (changes, *versions):
         own.path.unlink(missing_ok=True)
@@ -349,8 +355,8 @@ def pinned(
             pin = connection.execute(f"SELECT 1 FROM {_LIVE}.sqlite_master UNION ALL SELECT 2")
             pin.fetchone()
             for table in tables:
-                demand_table(connection, table, source, schema=_LIVE)
-                demand_computable(
+                require_table(connection, table, source, schema=_LIVE)
+                require_computable(
                     connection, table, source, schema=_LIVE, busy_seconds=busy_seconds
                 )
         except opening.UNREADABLE as error:

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.mapping.contract import Contract, contract_of
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.reading.extract import Source, Survey
 
 
@@ -14,7 +14,7 @@ from pipeline.move.reading.extract import Source, Survey
 class Prepared:
     """A table that has been matched and surveyed, ready to move."""
 
-    landing: Landing
+    mapping: TableMapping
     contract: Contract
     survey: Survey
 
@@ -28,11 +28,11 @@ def prepare(declared: sa.Table, source: Source, policies: Policies = DEFAULT) ->
     return surveyed(match(declared, source.columns(declared.name), policies), source)
 
 
-def surveyed(landing: Landing, source: Source) -> Prepared:
+def surveyed(mapping: TableMapping, source: Source) -> Prepared:
     """Look once at every row of a table that has been matched.
 
     Raises:
         SourceError: the source cannot be read.
     """
-    contract = contract_of(landing)
-    return Prepared(landing, contract, source.survey(landing, contract))
+    contract = contract_of(mapping)
+    return Prepared(mapping, contract, source.survey(mapping, contract))

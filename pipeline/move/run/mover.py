@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import OnProgress, Progress
-from pipeline.mapping.landing import match
+from pipeline.mapping.table_mapping import match
+from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.context.work import Work
-from pipeline.move.ledger import ownership
+from pipeline.move.ledger import unmanaged_rows
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import Prepared, prepare
-from pipeline.move.run.transaction import Begun, Move, begin, move_table
+from pipeline.move.run.transaction import Move, PendingFill, move_table, start_fill
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -47,7 +47,7 @@ class Mover:
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
         self._fills = ThreadPoolExecutor(1, thread_name_prefix="fill")
         self._prepared: dict[str, Future[Prepared]] = {}
-        self._begun: tuple[str, Future[Begun | None]] | None = None
+        self._pending: tuple[str, Future[PendingFill | None]] | None = None
         self._listeners: dict[str, OnProgress] = {}
         self._ended = threading.Event()
 
@@ -99,31 +99,31 @@ class Mover:
                     prepare, each, self._source, self._options.policies
                 )
         self._listeners[table.name] = on_progress
-        begun = self._take_over(table)
-        work = begun.work if begun else self._work(self.idle, table)
+        pending = self._take_over(table)
+        context = pending.context if pending else self._work(self.idle, table)
 
         def on_filled() -> None:
-            if upcoming and self._begun is None:
+            if upcoming and self._pending is None:
                 ahead = self._fills.submit(self._begin, self._second, upcoming[0])
-                self._begun = upcoming[0].name, ahead
+                self._pending = upcoming[0].name, ahead
 
-        moved = move_table(work, begun=begun, on_filled=on_filled)
+        moved = move_table(context, pending=pending, on_filled=on_filled)
         del self._prepared[table.name]
         return moved
 
     def _require_usable(self, tables: Sequence[sa.Table]) -> None:
         for table in tables:
             found = self._source.columns(table.name)
-            schema.look_to_write(self.idle, match(table, found, self._options.policies))
+            schema.inspect_for_writing(self.idle, match(table, found, self._options.policies))
         if not self._options.policies.adopt_target:
-            ownership.demand_own(self.idle.rows, tables)
+            unmanaged_rows.require_own(self.idle.rows, tables)
 
-    def _work(self, session: Target, table: sa.Table) -> Work:
+    def _work(self, session: Target, table: sa.Table) -> MoveContext:
         prepared = self._prepared[table.name].result()
-        return Work(session, self._source, prepared, self._options, self._on_progress)
+        return MoveContext(session, self._source, prepared, self._options, self._on_progress)
 
-    def _begin(self, session: Target, table: sa.Table) -> Begun | None:
-        return begin(self._work(session, table))
+    def _begin(self, session: Target, table: sa.Table) -> PendingFill | None:
+        return start_fill(self._work(session, table))
 
     def _on_progress(self, progress: Progress) -> None:
         if self._ended.is_set():
@@ -131,22 +131,22 @@ class Mover:
         if progress.table in self._listeners:
             self._listeners[progress.table](progress)
 
-    def _take_over(self, table: sa.Table) -> Begun | None:
+    def _take_over(self, table: sa.Table) -> PendingFill | None:
         """What was begun of this table; its session then is the one that moves."""
-        if self._begun is None or self._begun[0] != table.name:
+        if self._pending is None or self._pending[0] != table.name:
             return None
-        (_, ahead), self._begun = self._begun, None
-        begun = ahead.result()
-        if begun is not None:
+        (_, ahead), self._pending = self._pending, None
+        pending = ahead.result()
+        if pending is not None:
             self.idle, self._second = self._second, self.idle
-        return begun
+        return pending
 
     def _end(self) -> None:
         self._ended.set()
         self._surveys.shutdown(cancel_futures=True)
         self._fills.shutdown(cancel_futures=True)
-        if self._begun is not None:
+        if self._pending is not None:
             with contextlib.suppress(PipelineError, CancelledError):
-                begun = self._begun[1].result()
-                if begun is not None:
-                    begun.undo()
+                pending = self._pending[1].result()
+                if pending is not None:
+                    pending.undo()

@@ -24,12 +24,12 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
 from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.json_texts import repeating
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
-from pipeline.move.ledger import ownership
+from pipeline.move.ledger import unmanaged_rows
+from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import Prepared, prepare
-from pipeline.move.reading.sift import Sieve, Sifted
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -115,38 +115,38 @@ def _plan_table(
     bytes_per_second: float,
     rejected_keys: dict[str, set[str]],
 ) -> TablePlan:
-    landing, survey = prepared.landing, prepared.survey
-    sieve = Sieve(source, landing, prepared.contract, survey)
-    held = {parent.name: rejected_keys.get(parent.name, set()) for _, parent in landing.parents}
-    handle = source.handle_column(landing)
+    mapping, survey = prepared.mapping, prepared.survey
+    converter = BatchConverter(source, mapping, prepared.contract, survey)
+    held = {parent.name: rejected_keys.get(parent.name, set()) for _, parent in mapping.parents}
+    row_id = source.row_id_column(mapping)
     met = _Met()
     with source.sqlite() as connection:
-        lonely = prepared.contract.without_parent(connection, handle_column=handle, held=held)
-        sieve.rejected |= {each: None for each in lonely if each not in sieve.rejected}
+        lonely = prepared.contract.without_parent(connection, row_id_column=row_id, held=held)
+        converter.rejected |= {each: None for each in lonely if each not in converter.rejected}
         started = time.perf_counter()
         for part in survey.ranges:
             # A breach of the other rules shows when the range is converted.
-            for each in source.judge(landing, prepared.contract, part, cast=False):
-                sieve.rejected.setdefault(each, None)
-            met.take(landing, sieve.sift(part))
+            for each in source.judge(mapping, prepared.contract, part, cast=False):
+                converter.rejected.setdefault(each, None)
+            met.take(mapping, converter.convert(part))
         reading = time.perf_counter() - started
-        known = {str(h): reason for h, reason in sieve.rejected.items() if reason is not None}
+        known = {str(h): reason for h, reason in converter.rejected.items() if reason is not None}
         for row in prepared.contract.explain(
-            connection, sorted(sieve.rejected), handle_column=handle, held=held, known=known
+            connection, sorted(converter.rejected), row_id_column=row_id, held=held, known=known
         ):
-            met.reject(landing, row)
-        columns = tuple(_profile(connection, landing, met.forms))
-    rejected_keys[landing.name] = met.rejected_keys
-    target_rows, target_only, obstacle = _met_in_target(target, landing)
+            met.reject(mapping, row)
+        columns = tuple(_profile(connection, mapping, met.forms))
+    rejected_keys[mapping.name] = met.rejected_keys
+    target_rows, target_only, obstacle = _met_in_target(target, mapping)
     return TablePlan(
-        landing.name,
+        mapping.name,
         survey.rows,
         survey.bytes,
         columns,
         met.rejected,
-        met.rejections(landing.name),
-        met.found(landing.name),
-        landing.drift,
+        met.rejections(mapping.name),
+        met.found(mapping.name),
+        mapping.drift,
         target_rows,
         target_only,
         met.forbidden or obstacle,
@@ -155,20 +155,20 @@ def _plan_table(
 
 
 def _met_in_target(
-    target: Target, landing: Landing
+    target: Target, mapping: TableMapping
 ) -> tuple[int | None, tuple[str, ...], str | None]:
     """Rows of the target's table, columns that only it has, and what is in the way."""
     rows: int | None = None
     only: tuple[str, ...] = ()
     try:
-        present = schema.look(target, landing.name)
+        present = schema.inspect(target, mapping.name)
         if present.exists:
-            rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
-            schema.look_to_write(target, landing)
-        only = tuple(sorted(set(present.types or {}) - {c.name for c in landing.table.columns}))
-        schema.check_shape(landing, present)
-        if rows and not landing.policies.adopt_target:
-            ownership.demand_own(target.rows, [landing.table])
+            rows = target.value(f"SELECT count(*) FROM {quoted(mapping.name)}")
+            schema.inspect_for_writing(target, mapping)
+        only = tuple(sorted(set(present.types or {}) - {c.name for c in mapping.table.columns}))
+        schema.check_shape(mapping, present)
+        if rows and not mapping.policies.adopt_target:
+            unmanaged_rows.require_own(target.rows, [mapping.table])
     except ShapeError as error:
         return rows, only, str(error)
     return rows, only, None
@@ -207,23 +207,23 @@ class _Met:
     examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
     forms: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def take(self, landing: Landing, sifted: Sifted) -> None:
-        keys = sifted.batch.column(landing.key.name)
-        for column in landing.columns:
-            name, raw = column.name, sifted.raw.column(column.name)
-            lossy, kept = sifted.lossy.get(name), sifted.batch.column(name)
+    def take(self, mapping: TableMapping, converted: ConvertedBatch) -> None:
+        keys = converted.batch.column(mapping.key.name)
+        for column in mapping.columns:
+            name, raw = column.name, converted.raw.column(column.name)
+            lossy, kept = converted.lossy.get(name), converted.batch.column(name)
             if isinstance(column.type, JSONB):
                 repeats = repeating(kept.storage)
                 kept = pc.if_else(repeats, "the last of each name", kept.storage)
                 lossy = repeats if lossy is None else pc.or_(lossy, repeats)
             if lossy is not None:
-                if name in secret.columns(landing.table):
+                if name in secret.columns(mapping.table):
                     raw = kept = pa.array([secret.SHOWN] * len(keys))
                 self._lose(name, lossy, keys, raw, kept)
             if isinstance(column.type, sa.DateTime):
                 self.forms.setdefault(name, Counter()).update(_date_forms(raw))
 
-    def reject(self, landing: Landing, row: Rejected) -> None:
+    def reject(self, mapping: TableMapping, row: Rejected) -> None:
         """Count a row that would be rejected."""
         self.rejected += 1
         if row.key is not None:
@@ -232,9 +232,9 @@ class _Met:
             why = (reason.message, reason.column)
             self.reasons[why] += 1
             if self.reasons[why] <= _EXAMPLES:
-                self.offenders.setdefault(why, []).append(row.key or row.handle)
-        self.forbidden = self.forbidden or forbidden_loss(landing, row)
-        for column, value in zip(landing.columns, row.values, strict=True):
+                self.offenders.setdefault(why, []).append(row.key or row.row_id)
+        self.forbidden = self.forbidden or forbidden_loss(mapping, row)
+        for column, value in zip(mapping.columns, row.values, strict=True):
             if isinstance(column.type, sa.DateTime) and value.storage == "text":
                 text = (value.value or b"").decode("utf-8", "replace")
                 self.forms.setdefault(column.name, Counter())[_date_form(text)] += 1
@@ -315,20 +315,20 @@ _CLASSES = ("null", "integer", "real", "text", "blob")
 
 
 def _profile(
-    connection: sqlite3.Connection, landing: Landing, forms: dict[str, Counter[str]]
+    connection: sqlite3.Connection, mapping: TableMapping, forms: dict[str, Counter[str]]
 ) -> Iterator[ColumnPlan]:
     """What columns hold; storage classes of all of them are counted in one scan."""
     sums = ", ".join(
         f"sum(typeof({quoted(column.name)}) = '{storage}')"
-        for column in landing.columns
+        for column in mapping.columns
         for storage in _CLASSES
     )
-    counts = connection.execute(f"SELECT {sums} FROM {quoted(landing.name)}").fetchone()
-    for at, column in enumerate(landing.columns):
+    counts = connection.execute(f"SELECT {sums} FROM {quoted(mapping.name)}").fetchone()
+    for at, column in enumerate(mapping.columns):
         of_column = counts[at * len(_CLASSES) : (at + 1) * len(_CLASSES)]
         yield ColumnPlan(
             column.name,
-            landing.declared[column.name],
+            mapping.declared[column.name],
             type_name(column.type),
             {storage: n for storage, n in zip(_CLASSES, of_column, strict=True) if n},
             dict(forms.get(column.name, Counter()).most_common()),

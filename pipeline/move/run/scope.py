@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from pipeline.core.errors import ScopeError, SettingsError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.reading.live import LiveSource
 from pipeline.move.run import sync
 from pipeline.postgres import schema
@@ -76,11 +76,11 @@ class Reach:
 
     Attributes:
         keys: their keys, in the source or in the target.
-        handles: what names them in the source, where no key does.
+        row_ids: what names them in the source, where no key does.
     """
 
     keys: tuple[Any, ...]
-    handles: tuple[Any, ...] = ()
+    row_ids: tuple[Any, ...] = ()
 
 
 def family(tables: Sequence[sa.Table]) -> list[sa.Table]:
@@ -136,20 +136,20 @@ def reach(
     found: dict[str, Reach] = {}
     relatives = family(tables)
     root = root_of(relatives)
-    with target.looking():
+    with target.read_only():
         for table in relatives:
-            landing = match(table, live.columns(table.name), policies)
-            present = schema.look_to_write(target, landing)
-            schema.check_shape(landing, present)
+            mapping = match(table, live.columns(table.name), policies)
+            present = schema.inspect_for_writing(target, mapping)
+            schema.check_shape(mapping, present)
             if table is root:
-                found[table.name] = Reach(_root_keys(subset, live, landing))
+                found[table.name] = Reach(_root_keys(subset, live, mapping))
             else:
-                inside = _references(landing, found)
-                handles = _in_source(live, landing, inside)
-                theirs = _in_target(target, landing, inside) if present.exists else []
-                keys = dict.fromkeys([*live.keys_with(landing, handles), *theirs])
-                found[table.name] = Reach(tuple(keys), tuple(handles))
-            _demand_room(landing, found[table.name])
+                inside = _references(mapping, found)
+                row_ids = _in_source(live, mapping, inside)
+                theirs = _in_target(target, mapping, inside) if present.exists else []
+                keys = dict.fromkeys([*live.keys_with(mapping, row_ids), *theirs])
+                found[table.name] = Reach(tuple(keys), tuple(row_ids))
+            _require_room(mapping, found[table.name])
     return found
 
 
@@ -157,40 +157,42 @@ def _parents(table: sa.Table) -> set[str]:
     return {key.column.table.name for key in table.foreign_keys} - {table.name}
 
 
-def _references(landing: Landing, found: Mapping[str, Reach]) -> dict[str, list[Any]]:
+def _references(mapping: TableMapping, found: Mapping[str, Reach]) -> dict[str, list[Any]]:
     """Column that refers to another table -> keys of that table that are in scope."""
     return {
         column.name: list(found[parent.name].keys)
-        for column, parent in landing.parents
-        if parent.name != landing.name and column.name in landing.casts
+        for column, parent in mapping.parents
+        if parent.name != mapping.name and column.name in mapping.casts
     }
 
 
-def _root_keys(subset: Subset, live: LiveSource, landing: Landing) -> tuple[Any, ...]:
+def _root_keys(subset: Subset, live: LiveSource, mapping: TableMapping) -> tuple[Any, ...]:
     if subset.limit is not None:
         # More than one too many is not needed to know that it is too many.
-        return tuple(live.first_keys(landing, min(subset.limit, sync.MANY_ROWS + 1)))
-    lacking = set(live.lacking(landing, subset.keys))
+        return tuple(live.first_keys(mapping, min(subset.limit, sync.MANY_ROWS + 1)))
+    lacking = set(live.lacking(mapping, subset.keys))
     if lacking:
         named = ", ".join(str(key) for key in subset.keys if key in lacking)
         raise ScopeError(
-            f"{live.path} has no {landing.name} {named}",
+            f"{live.path} has no {mapping.name} {named}",
             remedy="Name rows that it has; nothing was changed",
         )
     return subset.keys
 
 
-def _in_source(live: LiveSource, landing: Landing, inside: Mapping[str, list[Any]]) -> list[Any]:
+def _in_source(
+    live: LiveSource, mapping: TableMapping, inside: Mapping[str, list[Any]]
+) -> list[Any]:
     """Handles of the source's rows that belong."""
     among = {
         name: f"{quoted(name)} IN (SELECT value FROM json_each(?{at}))"
         for at, name in enumerate(inside, 1)
     }
     lists = tuple(json.dumps(keys) for keys in inside.values())
-    return live.handles_where(landing, f"{_belongs(among)} LIMIT {sync.MANY_ROWS + 1}", lists)
+    return live.row_ids_where(mapping, f"{_belongs(among)} LIMIT {sync.MANY_ROWS + 1}", lists)
 
 
-def _in_target(target: Target, landing: Landing, inside: Mapping[str, list[Any]]) -> list[Any]:
+def _in_target(target: Target, mapping: TableMapping, inside: Mapping[str, list[Any]]) -> list[Any]:
     """Keys of the target's rows that belong."""
     # The driver takes a list of nothing for texts.
     lists = [keys for keys in inside.values() if keys]
@@ -200,7 +202,7 @@ def _in_target(target: Target, landing: Landing, inside: Mapping[str, list[Any]]
         for name, keys in inside.items()
     }
     rows = target.rows(
-        f"SELECT {quoted(landing.key.name)} FROM {quoted(landing.name)}"
+        f"SELECT {quoted(mapping.key.name)} FROM {quoted(mapping.name)}"
         f" WHERE {_belongs(among)} LIMIT {sync.MANY_ROWS + 1}",
         lists,
     )
@@ -220,10 +222,10 @@ def _belongs(among: Mapping[str, str]) -> str:
     return f"{' AND '.join(lead)} AND NOT ({nothing})"
 
 
-def _demand_room(landing: Landing, found: Reach) -> None:
-    if max(len(found.keys), len(found.handles)) > sync.MANY_ROWS:
+def _require_room(mapping: TableMapping, found: Reach) -> None:
+    if max(len(found.keys), len(found.row_ids)) > sync.MANY_ROWS:
         raise ScopeError(
-            f"The subset has more than {sync.MANY_ROWS:,} rows of {landing.name}, which is more"
+            f"The subset has more than {sync.MANY_ROWS:,} rows of {mapping.name}, which is more"
             " than a move of a subset holds in memory",
             remedy="Take a smaller one, or move everything",
         )

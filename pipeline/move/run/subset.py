@@ -12,11 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.progress import OnProgress
-from pipeline.mapping.landing import Landing, match
+from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import SubsetRows
-from pipeline.move.context.work import Work
-from pipeline.move.ledger import cascades, mending
+from pipeline.move.ledger import cascades, overrides
 from pipeline.move.reading.live import LiveSource
 from pipeline.move.reading.prepare import Prepared, surveyed
 from pipeline.move.run.scope import Reach, Subset, reach
@@ -75,30 +75,30 @@ class SubsetMover:
                 policies=self._options.policies,
             )
         schema.make_ledger(self.idle)
-        landing = match(table, self._live.columns(table.name), self._options.policies)
-        prepared, scope = self._take(landing, self._reached[table.name])
-        work = Work(self.idle, self._live, prepared, self._options, on_progress, scope)
-        return move_table(work)
+        mapping = match(table, self._live.columns(table.name), self._options.policies)
+        prepared, scope = self._take(mapping, self._reached[table.name])
+        context = MoveContext(self.idle, self._live, prepared, self._options, on_progress, scope)
+        return move_table(context)
 
-    def _take(self, landing: Landing, reached: Reach) -> tuple[Prepared, SubsetRows]:
+    def _take(self, mapping: TableMapping, reached: Reach) -> tuple[Prepared, SubsetRows]:
         """Carry the rows in scope into the private file."""
-        live, mends = self._live, mending.read(self.idle, [landing.name])
+        live, known_overrides = self._live, overrides.read(self.idle, [mapping.name])
         # Rows that went with a parent may still be in the source.
-        keys = list(dict.fromkeys((*reached.keys, *cascades.keys(self.idle, landing))))
-        mended = [live.handle_from(landing, mend.handle) for mend in mends]
-        handles: list[Any] = [*reached.handles, *mended]
-        live.take_rows(landing, keys=keys, handles=handles)
-        excluded = live.count_without(landing, keys=keys, handles=handles)
-        named = frozenset(map(str, live.taken_handles(landing)))
-        mending.apply(live, [landing.table], mends)
-        prepared = surveyed(landing, live)
+        keys = list(dict.fromkeys((*reached.keys, *cascades.keys(self.idle, mapping))))
+        overridden = [live.row_id_from(mapping, override.row_id) for override in known_overrides]
+        row_ids: list[Any] = [*reached.row_ids, *overridden]
+        live.take_rows(mapping, keys=keys, row_ids=row_ids)
+        excluded = live.count_without(mapping, keys=keys, row_ids=row_ids)
+        named = frozenset(map(str, live.taken_row_ids(mapping)))
+        overrides.apply(live, [mapping.table], known_overrides)
+        prepared = surveyed(mapping, live)
         # A key may have been mended as well.
-        taken = tuple(live.taken_keys(landing))
+        taken = tuple(live.taken_keys(mapping))
         return prepared, SubsetRows(
             existing=taken,
-            deleted=tuple(set(live.lacking(landing, keys)) - set(taken)),
-            source_rows=live.count(landing),
-            handles=named,
+            deleted=tuple(set(live.lacking(mapping, keys)) - set(taken)),
+            source_rows=live.count(mapping),
+            row_ids=named,
             excluded=excluded,
-            largest=live.largest(landing),
+            largest=live.largest(mapping),
         )

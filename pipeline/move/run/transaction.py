@@ -22,24 +22,24 @@ from pipeline.core.proof import Proof
 from pipeline.core.quoting import quoted
 from pipeline.declared.rules import ColumnRules
 from pipeline.mapping.contract import Rejected, forbidden_loss
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import largest_integer, type_name
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
-from pipeline.move.context.table_scope import Way
-from pipeline.move.context.work import Work
+from pipeline.move.context.move_context import MoveContext
+from pipeline.move.context.table_scope import Strategy
 from pipeline.move.ledger import (
     cascades,
     conflicts,
     conservation,
-    ownership,
     quarantine,
+    unmanaged_rows,
     watermarks,
 )
 from pipeline.move.ledger.watermarks import Watermark
-from pipeline.move.proof import side_effects, verify
-from pipeline.move.witness import witnessing
-from pipeline.move.writing import load, ways
+from pipeline.move.proof import side_effects, table_checks
+from pipeline.move.witness import second_witness
+from pipeline.move.writing import load, strategies
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -50,7 +50,7 @@ class Move:
 
     Attributes:
         table: its name.
-        way: "filled" (the target was empty), "merged", "synced" (only what may have changed was
+        strategy: "filled" (the target was empty), "merged", "synced" (only possible changes were
             looked at), "subset" (only what belongs to it) or "unchanged".
         source_rows: rows of the source table; of a sync, those that were looked at.
         source_bytes: bytes of their values; of a subset, of the rows in it.
@@ -70,7 +70,7 @@ class Move:
     """
 
     table: str
-    way: Way
+    strategy: Strategy
     source_rows: int
     source_bytes: int
     moved_rows: int
@@ -111,16 +111,16 @@ class TableMover(Protocol):
 
 
 @dataclass(frozen=True)
-class Begun:
+class PendingFill:
     """A table that the target lacked: filled, without keys, in a transaction that is still open.
 
     Attributes:
-        work: the move under way.
+        context: the move under way.
         stage: rows that wait until the indexes are there.
         transaction: closing it without an exception commits.
     """
 
-    work: Work
+    context: MoveContext
     stage: load.Stage
     transaction: contextlib.ExitStack
 
@@ -134,7 +134,7 @@ class _Undone(Exception):
     pass
 
 
-def begin(work: Work) -> Begun | None:
+def start_fill(context: MoveContext) -> PendingFill | None:
     """Fill a table before its turn, while its parents are not yet there.
 
     Returns:
@@ -144,24 +144,27 @@ def begin(work: Work) -> Begun | None:
         SourceError: the snapshot cannot be read; nothing was changed.
         TargetError: the target cannot be written; nothing was changed.
     """
-    if schema.look(work.target, work.landing.name).exists:
+    if schema.inspect(context.target, context.mapping.name).exists:
         return None
     with contextlib.ExitStack() as transaction:
-        transaction.enter_context(work.target.transaction())
-        work.target.say_moving()
-        work.before = side_effects.count(work.target)
-        stage = ways.fill(work, schema.Present(exists=False))
-        return Begun(work, stage, transaction.pop_all())
+        transaction.enter_context(context.target.transaction())
+        context.target.mark_as_move()
+        context.before = side_effects.count(context.target)
+        stage = strategies.fill(context, schema.Present(exists=False))
+        return PendingFill(context, stage, transaction.pop_all())
 
 
 def move_table(
-    work: Work, *, begun: Begun | None = None, on_filled: Callable[[], None] = lambda: None
+    context: MoveContext,
+    *,
+    pending: PendingFill | None = None,
+    on_filled: Callable[[], None] = lambda: None,
 ) -> Move:
     """Move one table; its parents have moved before.
 
     Args:
-        work: the table, and the session that moves it.
-        begun: the same work, when the table has been filled before its turn.
+        context: the table, and the session that moves it.
+        pending: the same work, when the table has been filled before its turn.
         on_filled: called when the target is about to be busy with keys.
 
     Raises:
@@ -174,280 +177,292 @@ def move_table(
         LossyConversion: a value would lose something, and the policy forbids that.
         SideEffect: triggers of the target changed rows that no proof has looked at.
     """
-    target, landing = work.target, work.landing
-    compared: verify.Compared | None = None
-    with begun.transaction if begun else target.transaction():
-        target.say_moving()
-        before = side_effects.count(target) if work.before is None else work.before
+    target, mapping = context.target, context.mapping
+    compared: table_checks.Compared | None = None
+    with pending.transaction if pending else target.transaction():
+        target.mark_as_move()
+        before = side_effects.count(target) if context.before is None else context.before
         schema.make_ledger(target)
-        present = schema.Present(exists=False) if begun else _locked(target, landing)
-        _check_parents(target, landing)
-        work.follow(watermarks.read(target, landing.name))
-        way = work.scope.way
-        if way is not None:
-            ways.merge_scope(work, present)
+        present = schema.Present(exists=False) if pending else _locked(target, mapping)
+        _check_parents(target, mapping)
+        context.follow(watermarks.read(target, mapping.name))
+        strategy = context.scope.strategy
+        if strategy is not None:
+            strategies.merge_scope(context, present)
         elif present.rows:
-            compared = ways.merge(work, present)
-            way = ways.way_of(work)
+            compared = strategies.merge(context, present)
+            strategy = strategies.choose_strategy(context)
         else:
-            stage = begun.stage if begun else ways.fill(work, present)
+            stage = pending.stage if pending else strategies.fill(context, present)
             on_filled()
-            ways.finish(work, stage)
-            way = "filled"
-        with work.timed("sequence"):
-            _advance_sequence(work)
-        with work.timed("quarantine"):
-            among = work.scope.quarantined(target, landing.name)
+            strategies.finish(context, stage)
+            strategy = "filled"
+        with context.timed("sequence"):
+            _advance_sequence(context)
+        with context.timed("quarantine"):
+            among = context.scope.quarantined(target, mapping.name)
             quarantine.replace(
-                target, landing.name, _rejected(work), run_id=work.options.run_id, among=among
+                target, mapping.name, _rejected(context), run_id=context.options.run_id, among=among
             )
         # What triggers and keys defer to the commit comes before the proof.
         target.settle()
         proven = side_effects.count(target)
-        witness = _witness(work)
-        if compared is None or before.get(landing.name) != proven.get(landing.name):
-            compared, lossy = _prove(work, witness)
+        witness = _witness(context)
+        if compared is None or before.get(mapping.name) != proven.get(mapping.name):
+            compared, lossy = _prove(context, witness)
         else:
-            lossy = conversions.replace(target, landing)
-        proof = _proof(work, compared, lossy, witness)
+            lossy = conversions.replace(target, mapping)
+        proof = _proof(context, compared, lossy, witness)
         if proof.failed:
-            others = side_effects.triggers(target, landing.name)
-            raise verify.ProofFailed(landing.name, proof, triggers=others)
-        if work.scope.keys is None:
-            _write_evidence(work, proof)
-        cascaded = cascades.forget(target, landing.name)
+            others = side_effects.triggers(target, mapping.name)
+            raise table_checks.ProofFailed(mapping.name, proof, triggers=others)
+        if context.scope.keys is None:
+            _write_evidence(context, proof)
+        cascaded = cascades.forget(target, mapping.name)
         moved = int(proof["conservation"].figures["moved"])
-        added = moved - work.scope_before - cascaded
-        rows = work.scope.target_rows(target, landing.name, moved=moved, added=added)
-        _remember(work, rows)
-        side_effects.require_none(work, before=before, proven=proven)
+        added = moved - context.scope_before - cascaded
+        rows = context.scope.target_rows(target, mapping.name, moved=moved, added=added)
+        _remember(context, rows)
+        side_effects.require_none(context, before=before, proven=proven)
         committing = time.perf_counter()
-    work.seconds["commit"] = time.perf_counter() - committing
-    return _move(work, way, proof, rows=rows, cascaded=cascaded)
+    context.seconds["commit"] = time.perf_counter() - committing
+    return _move(context, strategy, proof, rows=rows, cascaded=cascaded)
 
 
-def prove_unchanged(work: Work, mark: Watermark) -> Move:
+def prove_unchanged(context: MoveContext, mark: Watermark) -> Move:
     """Prove what needs no row of a table whose source has not been written since it was read.
 
     Args:
-        work: the table, with no rows in scope.
+        context: the table, with no rows in scope.
         mark: up to where its source was read.
     """
-    target, landing = work.target, work.landing
-    with target.looking():
-        lossy = conversions.summary(target, landing)
-        conserved = conservation.result(landing, 0, 0, quarantined=0)
-        checks = _checks(work, verify.Compared(), lossy, conserved)
-        proof = Proof((*checks, witnessing.nothing()))
-        waiting = len(quarantine.handles(target, landing.name))
-    work.mark = mark
-    moved = _move(work, "synced", proof, rows=mark.rows, cascaded=0)
+    target, mapping = context.target, context.mapping
+    with target.read_only():
+        lossy = conversions.summary(target, mapping)
+        conserved = conservation.result(mapping, 0, 0, quarantined=0)
+        checks = _checks(context, table_checks.Compared(), lossy, conserved)
+        proof = Proof((*checks, second_witness.nothing()))
+        waiting = len(quarantine.row_ids(target, mapping.name))
+    context.mark = mark
+    moved = _move(context, "synced", proof, rows=mark.rows, cascaded=0)
     return replace(moved, quarantined_rows=waiting)
 
 
-def _move(work: Work, way: Way, proof: Proof, *, rows: int, cascaded: int) -> Move:
+def _move(
+    context: MoveContext, strategy: Strategy, proof: Proof, *, rows: int, cascaded: int
+) -> Move:
     """What was done, and what is told of it."""
     counted = proof["conservation"].figures
     return Move(
-        table=work.landing.name,
-        way=way,
+        table=context.mapping.name,
+        strategy=strategy,
         source_rows=counted["source_rows"],
-        source_bytes=work.survey.bytes,
+        source_bytes=context.survey.bytes,
         moved_rows=counted["moved"],
-        written_rows=work.written,
-        deleted_rows=work.deleted,
+        written_rows=context.written,
+        deleted_rows=context.deleted,
         cascaded_rows=cascaded,
         quarantined_rows=counted["quarantined"],
         target_rows=rows,
-        newest=work.newest,
-        before=work.mark.newest if work.mark else None,
-        columns=columns_of(work.landing),
+        newest=context.newest,
+        before=context.mark.newest if context.mark else None,
+        columns=columns_of(context.mapping),
         checks=proof,
-        seconds=work.seconds,
+        seconds=context.seconds,
         excluded_rows=counted.get("excluded", 0),
     )
 
 
-def columns_of(landing: Landing) -> tuple[tuple[str, str, str], ...]:
+def columns_of(mapping: TableMapping) -> tuple[tuple[str, str, str], ...]:
     """The target's columns, as (name, type, description)."""
     return tuple(
         (column.name, type_name(column.type), ColumnRules.of(column).description or "")
-        for column in landing.table.columns
+        for column in mapping.table.columns
     )
 
 
 def _proof(
-    work: Work,
-    compared: verify.Compared,
+    context: MoveContext,
+    compared: table_checks.Compared,
     lossy: tuple[Lossy, ...],
-    witness: witnessing.Witness | None,
+    witness: second_witness.Witness | None,
 ) -> Proof:
-    read, found = work.survey.rows, compared.totals.target_rows
-    with work.timed("prove"):
-        conserved = work.scope.conservation(work.target, work.landing, read=read, found=found)
-        checks = _checks(work, compared, lossy, conserved)
-    with work.timed("witness"):
-        return Proof((*checks, _witnessed(work, witness)))
+    read, found = context.survey.rows, compared.totals.target_rows
+    with context.timed("prove"):
+        conserved = context.scope.conservation(
+            context.target, context.mapping, read=read, found=found
+        )
+        checks = _checks(context, compared, lossy, conserved)
+    with context.timed("witness"):
+        return Proof((*checks, _witnessed(context, witness)))
 
 
 def _checks(
-    work: Work, compared: verify.Compared, lossy: tuple[Lossy, ...], conserved: CheckResult
+    context: MoveContext,
+    compared: table_checks.Compared,
+    lossy: tuple[Lossy, ...],
+    conserved: CheckResult,
 ) -> tuple[CheckResult, ...]:
-    target, landing = work.target, work.landing
-    checks = verify.checks_of(
-        work.source,
+    target, mapping = context.target, context.mapping
+    checks = table_checks.checks_of(
+        context.source,
         target,
-        landing,
+        mapping,
         compared,
         lossy,
         conserved=conserved,
-        among=work.scope.keys,
+        among=context.scope.keys,
     )
-    return (*checks, work.conflicts.check())
+    return (*checks, context.conflicts.check())
 
 
-def _remember(work: Work, rows: int) -> None:
+def _remember(context: MoveContext, rows: int) -> None:
     """Write down up to where the source was read."""
-    target, landing, scope = work.target, work.landing, work.scope
-    conflicts.replace(target, landing.name, work.conflicts.values, among=scope.ledger_keys)
-    position, seen = work.source.position(landing.table), work.source.snapshot.seen
-    read = Watermark(work.newest, rows, watermarks.rules_of(landing), seen, position)
-    mark = scope.watermark(read, work.mark)
-    watermarks.write(target, landing.name, mark, run_id=work.options.run_id)
+    target, mapping, scope = context.target, context.mapping, context.scope
+    conflicts.replace(target, mapping.name, context.conflicts.values, among=scope.ledger_keys)
+    source = context.source
+    rules, position = watermarks.rules_of(mapping), source.position(mapping.table)
+    read = Watermark(context.newest, rows, rules, source.snapshot.fingerprint, position)
+    mark = scope.watermark(read, context.mark)
+    watermarks.write(target, mapping.name, mark, run_id=context.options.run_id)
 
 
-def _locked(target: Target, landing: Landing) -> schema.Present:
+def _locked(target: Target, mapping: TableMapping) -> schema.Present:
     """What the target holds, with other writers of the table shut out until the end."""
-    present = schema.look_to_write(target, landing)
+    present = schema.inspect_for_writing(target, mapping)
     if present.exists:
-        target.run(f"LOCK TABLE ONLY {quoted(landing.name)} IN SHARE ROW EXCLUSIVE MODE")
+        target.run(f"LOCK TABLE ONLY {quoted(mapping.name)} IN SHARE ROW EXCLUSIVE MODE")
         # Before the lock anybody could write, or make a child of the table.
-        present = schema.look_to_write(target, landing)
-    schema.check_shape(landing, present)
-    if present.rows and not landing.policies.adopt_target:
-        ownership.demand_own(target.rows, [landing.table])
+        present = schema.inspect_for_writing(target, mapping)
+    schema.check_shape(mapping, present)
+    if present.rows and not mapping.policies.adopt_target:
+        unmanaged_rows.require_own(target.rows, [mapping.table])
     return present
 
 
-def _check_parents(target: Target, landing: Landing) -> None:
-    for _, parent in landing.parents:
-        if parent.name != landing.name and not schema.look(target, parent.name).exists:
+def _check_parents(target: Target, mapping: TableMapping) -> None:
+    for _, parent in mapping.parents:
+        if parent.name != mapping.name and not schema.inspect(target, parent.name).exists:
             raise ShapeError(
-                f"{landing.name} refers to {parent.name}, which the target does not have",
+                f"{mapping.name} refers to {parent.name}, which the target does not have",
                 remedy=f"Move {parent.name} first",
             )
 
 
-def _advance_sequence(work: Work) -> None:
+def _advance_sequence(context: MoveContext) -> None:
     """Let ids go on behind the largest one, rows in quarantine included; never turn back."""
-    landing, ranges = work.landing, work.survey.ranges
-    sequence = verify.sequence_of(work.target, landing)
+    mapping, ranges = context.mapping, context.survey.ranges
+    sequence = table_checks.sequence_of(context.target, mapping)
     if sequence is not None:
         # Ids of rows that a subset leaves out are not to be given out either.
-        largest = max(ranges[-1].last if ranges else 0, work.scope.largest or 0)
-        if largest > largest_integer(landing.key.type):
+        largest = max(ranges[-1].last if ranges else 0, context.scope.largest or 0)
+        if largest > largest_integer(mapping.key.type):
             # A key that the target has no room for must not use the sequence up.
             largest = 0
-        work.target.rows(
+        context.target.rows(
             f"SELECT setval($1::text::regclass, m) FROM (SELECT greatest($2::bigint,"
-            f" max({quoted(landing.key.name)})) AS m FROM {quoted(landing.name)}) AS t,"
+            f" max({quoted(mapping.key.name)})) AS m FROM {quoted(mapping.name)}) AS t,"
             f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
             (sequence, largest),
         )
 
 
-def _rejected(work: Work) -> Iterator[Rejected]:
+def _rejected(context: MoveContext) -> Iterator[Rejected]:
     """Every rejected row, whole and with all its reasons."""
-    if not work.sieve.rejected:
+    if not context.converter.rejected:
         return
-    held = quarantine.held_keys(work.target, [parent.name for _, parent in work.landing.parents])
-    known = {str(h): reason for h, reason in work.sieve.rejected.items() if reason is not None}
-    with work.source.sqlite() as connection:
-        for row in work.prepared.contract.explain(
+    held = quarantine.held_keys(
+        context.target, [parent.name for _, parent in context.mapping.parents]
+    )
+    known = {
+        str(h): reason for h, reason in context.converter.rejected.items() if reason is not None
+    }
+    with context.source.sqlite() as connection:
+        for row in context.prepared.contract.explain(
             connection,
-            sorted(work.sieve.rejected),
-            handle_column=work.source.handle_column(work.landing),
+            sorted(context.converter.rejected),
+            row_id_column=context.source.row_id_column(context.mapping),
             held=held,
             known=known,
-            everything=work.source.everything,
+            everything=context.source.everything,
         ):
-            _demand_lossless(work.landing, row)
+            _require_lossless(context.mapping, row)
             yield row
 
 
-def _demand_lossless(landing: Landing, row: Rejected) -> None:
-    forbidden = forbidden_loss(landing, row)
+def _require_lossless(mapping: TableMapping, row: Rejected) -> None:
+    forbidden = forbidden_loss(mapping, row)
     if forbidden:
         raise LossyConversion(
             forbidden,
-            remedy=f"Nothing of {landing.name} was changed; mend the value in the source, or set"
+            remedy=f"Nothing of {mapping.name} was changed; mend the value in the source, or set"
             " POLICY_LOSSY_CONVERSIONS to keep or quarantine",
         )
 
 
-def _witness(work: Work) -> witnessing.Witness | None:
+def _witness(context: MoveContext) -> second_witness.Witness | None:
     """A sample, seen before the proof so that the engine hashes the same rows; None for all."""
-    if work.options.witness_all:
+    if context.options.witness_all:
         return None
-    with work.timed("witness"):
-        return witnessing.look(
-            work.source,
-            work.target,
-            work.landing,
-            survey=work.survey,
-            keys=work.scope.keys,
-            kept=work.conflicts.kept,
-            seed=work.options.run_id,
+    with context.timed("witness"):
+        return second_witness.take_sample(
+            context.source,
+            context.target,
+            context.mapping,
+            survey=context.survey,
+            keys=context.scope.keys,
+            kept=context.conflicts.kept,
+            seed=context.options.run_id,
         )
 
 
-def _witnessed(work: Work, witness: witnessing.Witness | None) -> CheckResult:
+def _witnessed(context: MoveContext, witness: second_witness.Witness | None) -> CheckResult:
     """What the second witness says of the target."""
     if witness is not None:
         return witness.check()
-    return witnessing.check_all(
-        work.source,
-        work.target,
-        work.landing,
-        keys=work.scope.keys,
-        kept=work.conflicts.kept,
+    return second_witness.check_all(
+        context.source,
+        context.target,
+        context.mapping,
+        keys=context.scope.keys,
+        kept=context.conflicts.kept,
     )
 
 
 def _prove(
-    work: Work, witness: witnessing.Witness | None
-) -> tuple[verify.Compared, tuple[Lossy, ...]]:
-    target, landing, keys = work.target, work.landing, work.scope.keys
-    with work.timed("prove"):
-        aside = quarantine.handles(target, landing.name)
-        without = {work.source.handle_from(landing, handle) for handle in aside}
-        conversions.begin(target)
-        count = work.counter("prove")
+    context: MoveContext, witness: second_witness.Witness | None
+) -> tuple[table_checks.Compared, tuple[Lossy, ...]]:
+    target, mapping, keys = context.target, context.mapping, context.scope.keys
+    with context.timed("prove"):
+        aside = quarantine.row_ids(target, mapping.name)
+        without = {context.source.row_id_from(mapping, row_id) for row_id in aside}
+        conversions.prepare(target)
+        count = context.counter("prove")
 
         def note(changes: Changes) -> None:
             for lost in changes.lost:
-                conversions.collect(target, landing.name, lost)
-            if changes.sifted is not None:
-                work.see(changes.sifted)
-                count(changes.sifted)
-                witnessing.add(witness, changes.sifted.batch)
+                conversions.collect(target, mapping.name, lost)
+            if changes.converted is not None:
+                context.see(changes.converted)
+                count(changes.converted)
+                second_witness.add(witness, changes.converted.batch)
 
-        compared = verify.examine(
+        compared = table_checks.examine(
             target,
-            landing,
-            work.survey,
-            verify.as_found(work.source, landing, work.survey, without=without),
+            mapping,
+            context.survey,
+            table_checks.as_found(context.source, mapping, context.survey, without=without),
             on_changes=note,
-            kept=work.conflicts.kept,
+            kept=context.conflicts.kept,
             among=keys,
         )
-        return compared, conversions.replace(target, landing, among=keys)
+        return compared, conversions.replace(target, mapping, among=keys)
 
 
-def _write_evidence(work: Work, proof: Proof) -> None:
+def _write_evidence(context: MoveContext, proof: Proof) -> None:
     counted = proof["conservation"].figures
     digests = proof["digests"].figures["digests"]
-    work.target.rows(
+    context.target.rows(
         "INSERT INTO migration.evidence"
         " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
         " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
@@ -455,8 +470,8 @@ def _write_evidence(work: Work, proof: Proof) -> None:
         " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
         " digests = EXCLUDED.digests RETURNING 1",
         (
-            work.options.run_id,
-            work.landing.name,
+            context.options.run_id,
+            context.mapping.name,
             counted["source_rows"],
             counted["moved"],
             counted["quarantined"],

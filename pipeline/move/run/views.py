@@ -8,7 +8,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from pipeline.core.locks import private_folder
-from pipeline.move.ledger import mending
+from pipeline.move.ledger import overrides
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.live import LiveSource, pinned
 from pipeline.postgres.target import Target
@@ -76,7 +76,7 @@ class SourceViews:
                 into, busy = folder / "source.db", self._busy_seconds
                 source = Source(take_snapshot(located, into, tables=tables, busy_seconds=busy))
                 names = [table.name for table in tables]
-                mending.apply(source, tables, mending.read(target, names))
+                overrides.apply(source, tables, overrides.read(target, names))
                 self._copy = source
                 self._exit.push(opened.pop_all())
         return self._copy

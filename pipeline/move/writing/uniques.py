@@ -17,8 +17,8 @@ import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Reason
-from pipeline.mapping.landing import Landing
-from pipeline.move.reading.sift import Sieve
+from pipeline.mapping.table_mapping import TableMapping
+from pipeline.move.reading.batch_converter import BatchConverter
 from pipeline.move.writing.load import STAGE
 from pipeline.postgres import schema
 from pipeline.postgres.target import DataFault, Target
@@ -43,33 +43,33 @@ SELECT EXISTS (SELECT FROM {stage} AS s JOIN {table} AS t ON {same} AND t.{key} 
 """
 
 
-def reject_held(target: Target, sieve: Sieve, unique: sa.UniqueConstraint) -> None:
+def reject_held(target: Target, converter: BatchConverter, unique: sa.UniqueConstraint) -> None:
     """Take staged rows whose values belong to other rows out of the stage, and reject them."""
-    words = _words(sieve.landing, unique)
+    words = _words(converter.mapping, unique)
     repeated = _first_only(_REPEATED.format(**words | {"table": STAGE}), words)
     held = dict(target.rows(_HELD.format(**words, repeated=repeated)))
     if held:
         target.rows(
             f"DELETE FROM {STAGE} WHERE {words['key']} = ANY($1) RETURNING 1", (list(held),)
         )
-        _reject(sieve, unique, held)
+        _reject(converter, unique, held)
 
 
-def make_way(target: Target, landing: Landing) -> None:
+def make_way(target: Target, mapping: TableMapping) -> None:
     """Drop the constraints that staged rows could not keep one by one; they are built again.
 
     One that something else of the target needs stays, and rows that it stops are rejected.
     """
-    for unique in schema.uniques_of(landing.table):
-        if target.value(_IN_THE_WAY.format(**_words(landing, unique))):
+    for unique in schema.uniques_of(mapping.table):
+        if target.value(_IN_THE_WAY.format(**_words(mapping, unique))):
             # PostgreSQL changes no table of which work is still deferred.
             target.settle()
             name = quoted(str(unique.name))
             with contextlib.suppress(DataFault), target.savepoint():
-                target.run(f"ALTER TABLE {quoted(landing.name)} DROP CONSTRAINT IF EXISTS {name}")
+                target.run(f"ALTER TABLE {quoted(mapping.name)} DROP CONSTRAINT IF EXISTS {name}")
 
 
-def build(target: Target, sieve: Sieve, statements: Iterable[str]) -> None:
+def build(target: Target, converter: BatchConverter, statements: Iterable[str]) -> None:
     """Add keys to a table that was filled bare; rows that repeat values are taken out, rejected.
 
     Raises:
@@ -80,48 +80,48 @@ def build(target: Target, sieve: Sieve, statements: Iterable[str]) -> None:
             with target.savepoint():
                 target.run(statement)
         except DataFault as fault:
-            if fault.sqlstate != _TWICE or not _take_out(target, sieve):
+            if fault.sqlstate != _TWICE or not _take_out(target, converter):
                 raise
             target.run(statement)
 
 
-def _take_out(target: Target, sieve: Sieve) -> bool:
-    landing, found = sieve.landing, False
-    for unique in schema.uniques_of(landing.table):
-        words = _words(landing, unique)
+def _take_out(target: Target, converter: BatchConverter) -> bool:
+    mapping, found = converter.mapping, False
+    for unique in schema.uniques_of(mapping.table):
+        words = _words(mapping, unique)
         repeated = _first_only(_REPEATED.format(**words), words)
         key, table = words["key"], words["table"]
         gone = target.rows(
             f"DELETE FROM {table} AS t USING ({repeated}) AS r WHERE t.{key} = r.{key}"
             f" RETURNING r.{key}, r.first"
         )
-        _reject(sieve, unique, dict(gone))
+        _reject(converter, unique, dict(gone))
         found = found or bool(gone)
     return found
 
 
-def _reject(sieve: Sieve, unique: sa.UniqueConstraint, held: dict[Any, Any]) -> None:
+def _reject(converter: BatchConverter, unique: sa.UniqueConstraint, held: dict[Any, Any]) -> None:
     """Say which row has the values, and never which values: they may be secret."""
     names = [column.name for column in unique.columns]
     column = names[0] if len(names) == 1 else None
     what = "is" if column else f"{' and '.join(names)} are"
     for holder in dict.fromkeys(held.values()):
         keys = [key for key, of in held.items() if of == holder]
-        sieve.reject(keys, Reason("unique", column, f"{what} the same as in row {holder}"))
+        converter.reject(keys, Reason("unique", column, f"{what} the same as in row {holder}"))
 
 
 def _first_only(repeated: str, words: dict[str, str]) -> str:
     return f"SELECT * FROM ({repeated}) AS r WHERE {words['key']} <> first"
 
 
-def _words(landing: Landing, unique: sa.UniqueConstraint) -> dict[str, str]:
+def _words(mapping: TableMapping, unique: sa.UniqueConstraint) -> dict[str, str]:
     columns: Sequence[str] = [quoted(column.name) for column in unique.columns]
-    text = landing.casts[landing.key.name].raw == pa.string()
+    text = mapping.casts[mapping.key.name].raw == pa.string()
     return {
-        "key": quoted(landing.key.name),
+        "key": quoted(mapping.key.name),
         "collation": ' COLLATE "C"' if text else "",
         "stage": STAGE,
-        "table": quoted(landing.name),
+        "table": quoted(mapping.name),
         "columns": ", ".join(columns),
         "same": " AND ".join(f"t.{name} = s.{name}" for name in columns),
         "known": " AND ".join(f"{name} IS NOT NULL" for name in columns),

@@ -26,7 +26,7 @@ from pipeline.core import progress
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
 from pipeline.declared.rules import TableRules
-from pipeline.orchestration.assets import attempts, gate
+from pipeline.orchestration.assets import gate, retries
 from pipeline.orchestration.common import checks, metadata
 from pipeline.orchestration.common.metadata import NOTES
 from pipeline.orchestration.common.resources import AnkiCollection, Application, TargetDatabase
@@ -149,7 +149,7 @@ def following_assets(
             loaded = settings.load()
             # The lock first: what is proven now stays so until the end.
             session = target.open()
-            gate.demand_proven(session, [table.name for table in tables])
+            gate.require_proven(session, [table.name for table in tables])
             report = sync(
                 application.open(),
                 anki.open(),
@@ -158,7 +158,7 @@ def following_assets(
                 on_progress=_reporter(context),
             )
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            retries.try_again(context, error, target)
             raise checks.failure(error) from error
         confirmed = anki_checks.confirmed(report, dry_run=config.dry_run)
         yield from checks.results(NOTES, [confirmed])

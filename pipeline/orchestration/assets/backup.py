@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import dagster as dg
 import pandas as pd
 
-from pipeline.backup import shelf
-from pipeline.backup.making import Made, Rehearsal, make
+from pipeline.backup import store
+from pipeline.backup.create import Made, RestoreCheck, make
 from pipeline.config import environment, settings
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
-from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.assets import retries
 from pipeline.orchestration.common import checks
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.reporting import frames
@@ -74,9 +74,9 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             found = environment.databases(loaded, migration, fresh=True)
             made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
         except PipelineError as error:
-            attempts.try_again(context, error.addressed(migration.address), target)
+            retries.try_again(context, error.addressed(migration.address), target)
             raise checks.failure(error, migration) from error
-        folder = dg.MetadataValue.path(str(shelf.place(loaded.pipeline_home, made.manifest.name)))
+        folder = dg.MetadataValue.path(str(store.place(loaded.pipeline_home, made.manifest.name)))
         common: dict[str, dg.MetadataValue] = {
             "backup": dg.MetadataValue.text(made.manifest.name),
             "folder": folder,
@@ -95,14 +95,14 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
     return kept
 
 
-def _result(asset: str, rehearsal: Rehearsal) -> dg.AssetCheckResult:
+def _result(asset: str, restore_check: RestoreCheck) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=CHECK,
         asset_key=asset,
-        passed=rehearsal.fault is None,
+        passed=restore_check.fault is None,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=rehearsal.fault or "restored elsewhere, and every table is equal",
-        metadata={"seconds": dg.MetadataValue.float(round(rehearsal.seconds, 3))},
+        description=restore_check.fault or "restored elsewhere, and every table is equal",
+        metadata={"seconds": dg.MetadataValue.float(round(restore_check.seconds, 3))},
     )
 
 

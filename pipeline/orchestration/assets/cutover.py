@@ -25,7 +25,7 @@ from pipeline.core.messages import (
     message,
     written,
 )
-from pipeline.cutover import back, states, steps
+from pipeline.cutover import rollback, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import CUTOVER, STEP
 from pipeline.migrations.declaration import Migration
@@ -41,7 +41,7 @@ from pipeline.realtime import checks as realtime_checks
 from pipeline.reporting import frames
 
 GATE = "gate"
-Step = Literal["check", "freeze", "live", "thaw", "close", "rollback"]
+Step = Literal["check", "freeze", "live", "unfreeze", "close", "rollback"]
 STEPS: tuple[Step, ...] = get_args(Step)
 
 BACKUP_HOURS = 24
@@ -67,8 +67,8 @@ class CutoverConfig(dg.Config):
         description=(
             "check: only ask the gate. freeze: compare everything, then keep the application from"
             " writing the source and move the rest. live: the same, and let it write the target."
-            " thaw: from frozen back to shadow. close: end the way back. rollback: take what was"
-            " written to the target back into the source."
+            " unfreeze: from frozen back to shadow. close: end the way back. rollback: take what"
+            " was written to the target back into the source."
         ),
     )
     confirm: str = Field(
@@ -132,7 +132,7 @@ def cutover_asset(
                 options=MoveOptions(
                     context.run.run_id, loaded.policies(migration), loaded.max_delete_share
                 ),
-                say=lambda text: context.log.info(written(text, migration.address)),
+                log=lambda text: context.log.info(written(text, migration.address)),
             )
             yield from _step(context, config.step, site, migration, further)
         except PipelineError as error:
@@ -167,13 +167,13 @@ def _step(
     shown: dict[str, dg.MetadataValue] = {}
     if step == "rollback":
         with private_folder(settings.load().snapshots, f"{site.options.run_id}-back") as folder:
-            returned = back.roll_back(site, folder)
+            returned = rollback.roll_back(site, folder)
         for table in returned:
             told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
             left = [f"{count} values of {name} stay in it" for name, count in table.left.items()]
             shown[table.table] = dg.MetadataValue.text("; ".join([told, *left]))
-    elif step == "thaw":
-        steps.thaw(site)
+    elif step == "unfreeze":
+        steps.unfreeze(site)
     elif step == "close":
         steps.close(site)
     else:
@@ -196,7 +196,7 @@ def _step(
                 outcome = steps.go_live(site, outside=outside)
         yield result(migration, outcome.answers)
         if not outcome.open:
-            no = "; ".join(f"{a.question}: {a.says}" for a in outcome.answers if not a.yes)
+            no = "; ".join(f"{a.question}: {a.detail}" for a in outcome.answers if not a.yes)
             raise dg.Failure(
                 f"The gate is closed, and the migration is {outcome.state}. {no}.",
                 allow_retries=False,
@@ -227,7 +227,7 @@ def result(
         asset_key=migration.named(CUTOVER),
         passed=not no,
         severity=dg.AssetCheckSeverity.WARN if asked_early else dg.AssetCheckSeverity.ERROR,
-        description="; ".join(f"{a.question}: no, {a.says}" for a in no) or "open",
+        description="; ".join(f"{a.question}: no, {a.detail}" for a in no) or "open",
         metadata={
             "questions": dg.MetadataValue.int(len(answers)),
             "no": dg.MetadataValue.int(len(no)),
@@ -249,8 +249,8 @@ def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migratio
     site.sources.release()
     said = f"made {at:%Y-%m-%d %H:%M} UTC"
     if planned is None or planned.value != now:
-        says = f"{said}; columns or policies are others since"
-        return Answer(question, False, says, message("Run ", PLAN, ", and read it"))
+        detail = f"{said}; columns or policies are others since"
+        return Answer(question, False, detail, message("Run ", PLAN, ", and read it"))
     return Answer(question, True, said)
 
 

@@ -21,7 +21,7 @@ SELECT asset, name FROM (
 """Checks that were planned by a run that then ended otherwise have no result, and do not count."""
 
 
-def demand_proven(target: Target, tables: Sequence[str]) -> None:
+def require_proven(target: Target, tables: Sequence[str]) -> None:
     """Refuse a target of which a blocking check has failed when it was made last.
 
     A check is made by moves and, with a prefix, by verify; the newer of both counts.

@@ -13,7 +13,7 @@ import dagster as dg
 from pipeline.config import settings
 from pipeline.config.settings import Settings
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.assets import retries
 from pipeline.orchestration.common import checks
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
@@ -70,7 +70,7 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
         try:
             found = tidy(context.instance, target.open(), settings.load())
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            retries.try_again(context, error, target)
             raise checks.failure(error) from error
         return dg.MaterializeResult(
             metadata={

@@ -15,7 +15,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
 from pipeline.declared import events
 from pipeline.migrations.declaration import Migration
-from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.assets import retries
 from pipeline.orchestration.common import checks
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
@@ -77,12 +77,12 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                     "wal_level of the target is not logical, so postgres_changes sends nothing;"
                     " the feed and broadcasts do not need it."
                 )
-            with session.looking():
+            with session.read_only():
                 found = realtime_checks.standing(session, tables, known=known)
             where = server(loaded)
             sung = canary.sing(session, url=where.target_url, shown=where.target_shown)
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            retries.try_again(context, error, target)
             raise checks.failure(error, migration) from error
         return dg.MaterializeResult(
             metadata=_figures((*found, sung))
@@ -115,7 +115,7 @@ def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition
             pruned = prune(session, hours=settings.load().feed_hours)
             figures = sizes(session)
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            retries.try_again(context, error, target)
             raise checks.failure(error) from error
         return dg.MaterializeResult(
             metadata={

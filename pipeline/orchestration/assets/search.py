@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.application.services import search
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.assets import retries
 from pipeline.orchestration.common import checks
 from pipeline.orchestration.common.resources import Application, TargetDatabase
 
@@ -55,7 +55,7 @@ def search_asset(
                     search.install(session)
                 sizes = search.installed(session)
         except PipelineError as error:
-            attempts.try_again(context, error, target)
+            retries.try_again(context, error, target)
             wrong = error
         # Without its indexes search is slow, but nothing is wrong with what was moved.
         yield dg.MaterializeResult(

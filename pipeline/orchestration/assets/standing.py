@@ -12,7 +12,7 @@ from pipeline.core import progress
 from pipeline.core.errors import PipelineError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
-from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
 from pipeline.orchestration.common import checks, evidence
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
@@ -59,10 +59,10 @@ def _table_checks(table: sa.Table, migration: Migration) -> dg.AssetChecksDefini
             seed = by_run if loaded.verify_seed is None else loaded.verify_seed
             # First the lock, then the copy, so that no move comes between them.
             session = target.open()
-            states.demand_following(session, migration.name)
+            states.require_following(session, migration.name)
             opened = source.views(migration, run_id=run_id).copy(tables, target=session)
-            with session.looking():
-                found = standing_checks(
+            with session.read_only():
+                found = verify_table(
                     prepare(table, opened, loaded.policies(migration)),
                     source=opened,
                     target=session,

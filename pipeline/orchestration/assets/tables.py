@@ -22,9 +22,9 @@ from pipeline.declared.rules import TableRules
 from pipeline.migrations.declaration import Migration
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.run.scope import Changes, Everything, Scope, Subset
-from pipeline.orchestration.assets import attempts
+from pipeline.orchestration.assets import retries
 from pipeline.orchestration.common import checks, evidence, metadata
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 
@@ -129,17 +129,17 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
                     scope,
                     options,
                     on_progress=on_progress,
-                    say=context.log.info,
+                    log=context.log.info,
                 ),
                 migration=migration,
-                way=str(config),
+                strategy=str(config),
             )
             move = moving.move(table, on_progress=on_progress)
             part = evidence.of_move(move, table, moving.idle, address=address)
             preview = metadata.preview_of(moving.idle, table)
             report = evidence.leave(context, part, planned=planned)
         except PipelineError as error:
-            attempts.try_again(context, error.addressed(address), target)
+            retries.try_again(context, error.addressed(address), target)
             evidence.leave_failure(context, table.name, error, migration=migration, planned=planned)
             if isinstance(error, ProofFailed):
                 yield from checks.results(table.name, error.checks, address=address)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from pipeline.core import proof
 from pipeline.core.errors import PipelineError
-from pipeline.core.findings import CheckResult, Conflict, say
+from pipeline.core.findings import CheckResult, Conflict, describe
 from pipeline.core.messages import ANYBODY, Address
 from pipeline.core.printable import printable
 from pipeline.migrations.declaration import Migration
@@ -109,7 +109,7 @@ def _told(check: CheckResult, address: Address) -> str:
     )
     if not check.passed and (told or not shown):
         more = _found(check) - 3
-        said = "; ".join(say(finding, address) for finding in check.findings[:3])
+        said = "; ".join(describe(finding, address) for finding in check.findings[:3])
         return said + (f"; and {more} more" if more > 0 else "") or "failed"
     return ", ".join(shown).replace("_", " ") or "nothing to report"
 

@@ -20,12 +20,12 @@ from pydantic import TypeAdapter
 from pipeline.config import environment, settings
 from pipeline.core import private
 from pipeline.core.errors import PipelineError
-from pipeline.core.findings import OFFENDERS, CheckResult, say
+from pipeline.core.findings import OFFENDERS, CheckResult, describe
 from pipeline.core.messages import ANYBODY, Address, Message
 from pipeline.core.proof import BLOCKING
 from pipeline.core.quoting import quoted
 from pipeline.migrations.declaration import Migration
-from pipeline.move.proof.verify import ProofFailed
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.run.transaction import Move
 from pipeline.orchestration.common import checks
 from pipeline.postgres.target import Target
@@ -171,7 +171,7 @@ def of_move(
         move.table,
         _now(),
         {
-            "way": move.way,
+            "strategy": move.strategy,
             "source_rows": move.source_rows,
             "source_bytes": move.source_bytes,
             "moved": move.moved_rows,
@@ -183,7 +183,7 @@ def of_move(
         },
         {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
         # Weighing all BLOBs costs more than a sync does.
-        [] if move.way in ("synced", "subset") else blob_sizes(target, table),
+        [] if move.strategy in ("synced", "subset") else blob_sizes(target, table),
         [_check(check, address) for check in move.checks],
     )
 
@@ -329,7 +329,7 @@ def _check(check: CheckResult, address: Address) -> CheckEvidence:
         check.blocking,
         checks.summary(check, address),
         check.figures,
-        [say(finding, address) for finding in check.findings[:OFFENDERS]],
+        [describe(finding, address) for finding in check.findings[:OFFENDERS]],
         [
             {"finding": finding.title, "heading": finding.heading or finding.title}
             | {n: _plain(v, address) for n, v in vars(finding).items()}

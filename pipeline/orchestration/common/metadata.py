@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.anki.embeddings import Observed
 from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
-from pipeline.core.findings import Quarantined, say
+from pipeline.core.findings import Quarantined, describe
 from pipeline.core.printable import printable
 from pipeline.core.quoting import quoted
 from pipeline.declared.rules import ColumnRules
@@ -86,7 +86,7 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
                 columns=[dg.TableColumn(n, t, description=d or None) for n, t, d in move.columns]
             )
         ),
-        "way": dg.MetadataValue.text(move.way),
+        "strategy": dg.MetadataValue.text(move.strategy),
         "source_rows": dg.MetadataValue.int(move.source_rows),
         "source_bytes": dg.MetadataValue.int(move.source_bytes),
         "moved": dg.MetadataValue.int(move.moved_rows),
@@ -122,7 +122,9 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
         shown["quarantine"] = dg.MetadataValue.md(frames.markdown(frames.reasons(reasons)))
     drift = next(check for check in move.checks if check.name == "drift")
     if drift.findings:
-        shown["drift"] = dg.MetadataValue.text(printable("; ".join(say(f) for f in drift.findings)))
+        shown["drift"] = dg.MetadataValue.text(
+            printable("; ".join(describe(f) for f in drift.findings))
+        )
     return shown
 
 

@@ -56,7 +56,7 @@ def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
             found.setdefault(table, TableReport(table)).checks[data.check_name] = data
         elif event.is_step_materialization:
             materialization = event.step_materialization_data.materialization
-            if "way" not in materialization.metadata:
+            if "strategy" not in materialization.metadata:
                 continue
             table = materialization.asset_key.to_user_string()
             found.setdefault(table, TableReport(table)).metadata = {
@@ -105,7 +105,7 @@ def _names(kind: type[Exception]) -> set[str]:
 
 def show(console: Console, tables: list[TableReport]) -> None:
     """Print what moved, what was set aside and why, and every check's result."""
-    moved = [table for table in tables if "way" in table.metadata]
+    moved = [table for table in tables if "strategy" in table.metadata]
     if moved:
         console.print(_moves(moved))
     if any("quarantined" in t.metadata and t.metadata["quarantined"] for t in moved):
@@ -160,12 +160,12 @@ def _moves(tables: list[TableReport]) -> Table:
         counts.append("excluded")
         names.append("excluded")
     right = frozenset(range(2, 4 + len(names)))
-    grid = grids.grid("Moved", "table", "way", *names, "MiB", "seconds", right=right)
+    grid = grids.grid("Moved", "table", "strategy", *names, "MiB", "seconds", right=right)
     for table in tables:
         m = table.metadata
         grid.add_row(
             table.name,
-            m["way"],
+            m["strategy"],
             *(f"{m[name]:,}" for name in counts),
             f"{m['source_bytes'] / 2**20:,.1f}",
             f"{m['seconds']:.2f}",

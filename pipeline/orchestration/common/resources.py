@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
 from pipeline.anki.store.connect import TIMEOUT
-from pipeline.anki.store.named import named_anki
 from pipeline.anki.store.notes import Anki
+from pipeline.anki.store.open import named_anki
 from pipeline.application.manager import POOL_SIZE, HybridDatabaseManager
 from pipeline.config import environment, settings
 from pipeline.config.environment import databases
@@ -106,7 +106,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self._target is None:
             loaded = settings.load()
             found = environment.server(loaded)
-            environment.demand_session(found)
+            environment.require_session(found)
             target = self._exit.enter_context(
                 Target.connect(
                     found.target_url,
@@ -121,13 +121,13 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             return opened.idle
         return self._target
 
-    def engine(self, open_engine: OpenEngine, *, migration: Migration, way: str) -> Engine:
+    def engine(self, open_engine: OpenEngine, *, migration: Migration, strategy: str) -> Engine:
         """What moves the tables of a migration into this target; opened at first use.
 
         Args:
             open_engine: opens it, given a session.
             migration: the tables' own.
-            way: how it moves them; all its tables of a run are moved in one way.
+            strategy: how it moves them; all its tables of a run are moved in one way.
 
         Raises:
             SettingsError: another table of the run was moved in another way.
@@ -136,14 +136,14 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         if migration.name not in self._engines:
             session = self.open()
-            states.demand_following(session, migration.name)
+            states.require_following(session, migration.name)
             if self._engines:
                 # While the other one fills a table ahead, it needs both sessions that it has.
                 session = self._exit.enter_context(session.another())
             opened = self._exit.enter_context(open_engine(session))
-            self._engines[migration.name] = (opened, way)
+            self._engines[migration.name] = (opened, strategy)
         opened, first = self._engines[migration.name]
-        if way != first:
+        if strategy != first:
             raise SettingsError(
                 "The tables of this run are configured to be moved in different ways",
                 remedy="Give all of them the same configuration",

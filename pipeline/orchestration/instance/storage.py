@@ -50,7 +50,7 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
     """
     private.home(settings.pipeline_home)
     found = environment.server(settings)
-    environment.demand_session(found)
+    environment.require_session(found)
     prepare(found, settings, home=home)
     return found
 
@@ -150,6 +150,6 @@ def _require_connections(cursor: Any, found: Server) -> None:
     limit = connections.tightest(ask)
     if not limit.enough:
         raise Transient(
-            f"{found.target_shown}: too few connections are free: {limit.says}",
+            f"{found.target_shown}: too few connections are free: {limit.detail}",
             remedy=limit.remedy,
         )

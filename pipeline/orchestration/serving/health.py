@@ -21,12 +21,12 @@ from pipeline.core import private
 from pipeline.core.errors import FilesError, PipelineError, SettingsError, TargetError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
-from pipeline.orchestration import ticks
+from pipeline.orchestration import schedules
 from pipeline.orchestration.alerts.message import Alert
 from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver
 from pipeline.orchestration.instance import storage
-from pipeline.orchestration.serving import parts
-from pipeline.orchestration.serving.organs import Organ, Reading
+from pipeline.orchestration.serving import services
+from pipeline.orchestration.serving.components import Component, Reading
 from pipeline.postgres import session
 from pipeline.postgres.target import Target
 
@@ -38,16 +38,16 @@ _SECONDS = 10
 _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
 
 
-def readings(settings: Settings, organs: Collection[Organ]) -> list[Reading]:
+def readings(settings: Settings, components: Collection[Component]) -> list[Reading]:
     """Look at some things, or at all where none is named.
 
     Raises:
         SettingsError: a setting is malformed.
     """
     return [
-        _read(organ, look, settings)
-        for organ, look in _LOOKS.items()
-        if not organs or organ in organs
+        _read(component, look, settings)
+        for component, look in _LOOKS.items()
+        if not components or component in components
     ]
 
 
@@ -78,8 +78,8 @@ def tell_changes(
 def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDelivered | None:
     new: list[tuple[Reading, Path]] = []
     for reading in found:
-        note = folder / f"{reading.organ}.{receiver.name}"
-        if reading.well:
+        note = folder / f"{reading.component}.{receiver.name}"
+        if reading.ok:
             note.unlink(missing_ok=True)
         elif not note.exists():
             # A restart is over at the next look, and nobody needs to know of it.
@@ -88,8 +88,8 @@ def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
             new.append((reading, note))
     if not new:
         return None
-    names = ", ".join(reading.organ for reading, _ in new)
-    lines = tuple(f"{reading.organ}: {reading.says}" for reading, _ in new)
+    names = ", ".join(reading.component for reading, _ in new)
+    lines = tuple(f"{reading.component}: {reading.detail}" for reading, _ in new)
     try:
         receiver.send(Alert("unwell", f"{names} unwell", lines=lines))
     except NotDelivered as error:
@@ -102,14 +102,14 @@ def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
 _Look = Callable[[Settings], tuple[bool, str]]
 
 
-def _read(organ: Organ, look: _Look, settings: Settings) -> Reading:
+def _read(component: Component, look: _Look, settings: Settings) -> Reading:
     try:
-        well, says = look(settings)
+        ok, detail = look(settings)
     except PipelineError as error:
-        well, says = False, str(error)
+        ok, detail = False, str(error)
     except storage.ERRORS as error:
-        well, says = False, str(storage.unreachable(error, server(settings)))
-    return Reading(organ, well, says)
+        ok, detail = False, str(storage.unreachable(error, server(settings)))
+    return Reading(component, ok, detail)
 
 
 def _target(settings: Settings) -> tuple[bool, str]:
@@ -120,7 +120,7 @@ def _target(settings: Settings) -> tuple[bool, str]:
 
 
 def _code(settings: Settings) -> tuple[bool, str]:
-    if parts.answers(settings.code_socket):
+    if services.answers(settings.code_socket):
         return True, f"answers on {settings.code_socket}"
     return False, f"nobody answers on {settings.code_socket}"
 
@@ -151,11 +151,11 @@ def _daemon(settings: Settings) -> tuple[bool, str]:
 def _sync(settings: Settings) -> tuple[bool, str]:
     found = [_sync_of(each, settings) for each in settings.enabled]
     several = len(found) > 1
-    says = [
+    detail = [
         f"{each.name}: {told}" if several else told
         for each, (_, told) in zip(settings.enabled, found, strict=True)
     ]
-    return all(well for well, _ in found), "; ".join(says)
+    return all(ok for ok, _ in found), "; ".join(detail)
 
 
 def _sync_of(migration: Migration, settings: Settings) -> tuple[bool, str]:
@@ -177,11 +177,11 @@ def _sync_of(migration: Migration, settings: Settings) -> tuple[bool, str]:
         return True, f"the schedule {said}"
     started = (getattr(state.instigator_data, "start_timestamp", None) for state in running)
     since = max([moment for moment in started if moment] + [run.end_time or 0 for run in newest])
-    limit = 2 * ticks.interval(settings.sync_cron)
+    limit = 2 * schedules.interval(settings.sync_cron)
     age = time.time() - since
     what = "the newest sync that succeeded ended" if newest else "none succeeded since switched on"
-    says = f"{what}, {_ago(age)} ago; at most {_ago(limit.total_seconds())} are well"
-    return age <= limit.total_seconds(), says
+    detail = f"{what}, {_ago(age)} ago; at most {_ago(limit.total_seconds())} are well"
+    return age <= limit.total_seconds(), detail
 
 
 def _rests(migration: Migration, settings: Settings) -> str | None:
@@ -197,8 +197,8 @@ def _disk(settings: Settings) -> tuple[bool, str]:
     sources = [settings.source_path(each) for each in settings.enabled]
     size = sum(source.stat().st_size for source in sources if source.exists())
     needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(there).free
-    says = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
-    return free >= needed, says
+    detail = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
+    return free >= needed, detail
 
 
 def _instance(settings: Settings) -> dg.DagsterInstance:
@@ -230,11 +230,11 @@ def _ago(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-_LOOKS: dict[Organ, _Look] = {
-    Organ.TARGET: _target,
-    Organ.CODE: _code,
-    Organ.WEBSERVER: _webserver,
-    Organ.DAEMON: _daemon,
-    Organ.SYNC: _sync,
-    Organ.DISK: _disk,
+_LOOKS: dict[Component, _Look] = {
+    Component.TARGET: _target,
+    Component.CODE: _code,
+    Component.WEBSERVER: _webserver,
+    Component.DAEMON: _daemon,
+    Component.SYNC: _sync,
+    Component.DISK: _disk,
 }

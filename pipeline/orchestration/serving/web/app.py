@@ -69,8 +69,8 @@ class Webserver(DagsterWebserver[Context, WorkspaceRequestContext]):
         return [each for each in routes if getattr(each, "path", None) not in _NOTEBOOKS]
 
 
-def _refused(status: HTTPStatus, says: str) -> Response:
-    return PlainTextResponse(f"{says}\n", status)
+def _refused(status: HTTPStatus, detail: str) -> Response:
+    return PlainTextResponse(f"{detail}\n", status)
 
 
 def application(context: Context, ui: UiSettings, *, listening: str) -> ASGIApp:

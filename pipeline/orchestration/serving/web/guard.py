@@ -34,11 +34,11 @@ _POLICY_VIOLATION = 1008
 class Refused(Exception):
     """A request that goes no further."""
 
-    def __init__(self, status: HTTPStatus, says: str) -> None:
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
         """Say with which status, why, and what to do."""
-        super().__init__(says)
+        super().__init__(detail)
         self.status = status
-        self.says = says
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,8 @@ class Guard:
         try:
             host = Host.parse(head.one("host") or "")
         except ValueError:
-            says = "The header Host is missing or malformed."
-            raise Refused(HTTPStatus.BAD_REQUEST, says) from None
+            detail = "The header Host is missing or malformed."
+            raise Refused(HTTPStatus.BAD_REQUEST, detail) from None
         if not self.addresses.know(host):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
@@ -241,5 +241,5 @@ async def answer(refused: Refused, scope: Scope, receive: Receive, send: Send) -
         # Before it is accepted, this is an answer of 403 (ASGI, websocket.close).
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         return
-    said = PlainTextResponse(f"{refused.says}\n", refused.status)
+    said = PlainTextResponse(f"{refused.detail}\n", refused.status)
     await said(scope, receive, send)

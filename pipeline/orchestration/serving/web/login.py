@@ -47,7 +47,7 @@ input, button {{ font: inherit; width: 100%; box-sizing: border-box; margin: .3e
 """
 _ASK = """<form method="post" action="/login"><input type="hidden" name="next" value="{next}">
 <label>Password<input type="password" name="password" autocomplete="current-password" required
-autofocus></label><button>Log in</button></form><p>{says}</p>"""
+autofocus></label><button>Log in</button></form><p>{detail}</p>"""
 _LEAVE = '<form method="post" action="/logout"><button>Log out</button></form>'
 _AGAIN = '<meta http-equiv="refresh" content="0">'
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -200,8 +200,8 @@ class Login:
         return let_in
 
 
-def _asking(onward: str, says: str, status: HTTPStatus = HTTPStatus.UNAUTHORIZED) -> Response:
-    return _page(_ASK.format(next=escape(onward), says=escape(says)), status)
+def _asking(onward: str, detail: str, status: HTTPStatus = HTTPStatus.UNAUTHORIZED) -> Response:
+    return _page(_ASK.format(next=escape(onward), detail=escape(detail)), status)
 
 
 def _page(body: str, status: HTTPStatus) -> Response:

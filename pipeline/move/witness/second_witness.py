@@ -19,11 +19,11 @@ from pipeline.core import proof
 from pipeline.core.findings import CheckResult, DigestDiffers, Finding, RowExtra, RowMissing
 from pipeline.core.findings import ValueDiffers as Differs
 from pipeline.mapping import secret
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import quarantine
 from pipeline.move.reading.extract import Source, Survey
 from pipeline.move.witness.column_digests import ColumnDigests
-from pipeline.move.witness.examine import (
+from pipeline.move.witness.comparison import (
     Compared,
     Difference,
     Expected,
@@ -51,36 +51,36 @@ class Witness:
 
     Attributes:
         target: the session that sees what is to be proven.
-        landing: the table.
+        mapping: the table.
         table: the same, as the witness knows it.
         seed: chose what was seen; None where everything was.
-        seen: what the target has to hold.
+        samples: what the target has to hold.
         engine: the engine's digests of the same parts.
     """
 
     target: Target
-    landing: Landing
+    mapping: TableMapping
     table: Table
     seed: int | None
-    seen: list[Expected]
+    samples: list[Expected]
     engine: ColumnDigests = field(init=False)
 
     def __post_init__(self) -> None:
         """Let the engine hash the same parts."""
-        parts = [each.stretch.part for each in self.seen]
-        self.engine = ColumnDigests(self.landing.key.name, parts, self.table.kept)
+        parts = [each.stretch.part for each in self.samples]
+        self.engine = ColumnDigests(self.mapping.key.name, parts, self.table.kept)
 
     def check(self) -> CheckResult:
         """Compare what was seen with what the target holds now."""
-        compared = list(compare(self.target.rows, self.table, self.seen))
-        unequal = list(_unequal(self.landing, self.engine, compared))
-        return _result(self.landing, compared, unequal, seed=self.seed)
+        compared = list(compare(self.target.rows, self.table, self.samples))
+        unequal = list(_unequal(self.mapping, self.engine, compared))
+        return _result(self.mapping, compared, unequal, seed=self.seed)
 
 
-def look(
+def take_sample(
     source: Source,
     target: Target,
-    landing: Landing,
+    mapping: TableMapping,
     *,
     survey: Survey,
     keys: Sequence[Any] | None = None,
@@ -92,14 +92,14 @@ def look(
     Args:
         source: the private copy, or the live file.
         target: the session; its quarantine is what the move leaves.
-        landing: the table.
+        mapping: the table.
         survey: says where rows lie; which of them are seen is left to chance.
         keys: the rows that are looked at; None for all.
         kept: keys of rows whose target version stays on purpose.
         seed: chooses the part; the same seed chooses the same part of the same source.
     """
-    table = table_of(source, landing, kept=kept, quarantined=_quarantined(target, landing))
-    number = zlib.crc32(f"{seed} {landing.name}".encode())
+    table = table_of(source, mapping, kept=kept, quarantined=_quarantined(target, mapping))
+    number = zlib.crc32(f"{seed} {mapping.name}".encode())
     cuts = [(part.first, part.rows) for part in survey.ranges]
     with source.sqlite() as connection:
         found = (
@@ -113,19 +113,19 @@ def look(
             size += stretch.bytes
             if size >= SAMPLE_BYTES:
                 break
-    return Witness(target, landing, table, number, seen)
+    return Witness(target, mapping, table, number, seen)
 
 
 def check_all(
     source: Source,
     target: Target,
-    landing: Landing,
+    mapping: TableMapping,
     *,
     keys: Sequence[Any] | None = None,
     kept: Sequence[Any] = (),
 ) -> CheckResult:
     """Compare every row, or every row with one of these keys."""
-    table = table_of(source, landing, kept=kept, quarantined=_quarantined(target, landing))
+    table = table_of(source, mapping, kept=kept, quarantined=_quarantined(target, mapping))
     with source.sqlite() as connection:
         found: Iterator[Stretch] = (
             stretches(table, connection, count=_RANGE_ROWS, size=SAMPLE_BYTES)
@@ -134,7 +134,7 @@ def check_all(
         )
         given = (expected(target.rows, table, stretch) for stretch in found)
         compared = list(compare_all(target.rows, table, given))
-    return _result(landing, compared, [], seed=None)
+    return _result(mapping, compared, [], seed=None)
 
 
 def nothing() -> CheckResult:
@@ -144,21 +144,21 @@ def nothing() -> CheckResult:
 
 def table_of(
     source: Source,
-    landing: Landing,
+    mapping: TableMapping,
     *,
     kept: Sequence[Any] = (),
     quarantined: frozenset[str] = frozenset(),
 ) -> Table:
     """A table as the witness knows it."""
-    policies = landing.policies
+    policies = mapping.policies
     # Where either form of a JSON string is right, only the comparison can tell.
-    either = landing.doubled if policies.doubled_json == "either" else frozenset()
-    corrected = frozenset(found.handle for found in source.mended.get(landing.name, ()))
+    either = mapping.double_encoded if policies.double_encoded_json == "either" else frozenset()
+    corrected = frozenset(found.row_id for found in source.overrides.get(mapping.name, ()))
     return Table(
-        landing.name,
-        landing.key.name,
-        tuple((each.name, each.type) for each in landing.columns if each.name not in either),
-        source.handle_column(landing),
+        mapping.name,
+        mapping.key.name,
+        tuple((each.name, each.type) for each in mapping.columns if each.name not in either),
+        source.row_id_column(mapping),
         quarantined=quarantined,
         kept=tuple(kept),
         # Where the live file is read, what was corrected lies in a private file beside it.
@@ -166,23 +166,23 @@ def table_of(
         prefix=source.everything,
         corrections="main.",
         zone=policies.naive_zone,
-        unwrap=landing.doubled,
-        fills=_fills(landing),
+        unwrap=mapping.double_encoded,
+        fills=_fills(mapping),
     )
 
 
-def _quarantined(target: Target, landing: Landing) -> frozenset[str]:
-    return frozenset(quarantine.handles(target, landing.name))
+def _quarantined(target: Target, mapping: TableMapping) -> frozenset[str]:
+    return frozenset(quarantine.row_ids(target, mapping.name))
 
 
-def _fills(landing: Landing) -> dict[str, Any]:
-    given = landing.policies.forbidden_nulls
+def _fills(mapping: TableMapping) -> dict[str, Any]:
+    given = mapping.policies.forbidden_nulls
     found = {
-        column.name: given[f"{landing.name}.{column.name}"]
-        for column in landing.columns
-        if not column.nullable and f"{landing.name}.{column.name}" in given
+        column.name: given[f"{mapping.name}.{column.name}"]
+        for column in mapping.columns
+        if not column.nullable and f"{mapping.name}.{column.name}" in given
     }
-    return {name: _filled(landing.table.columns[name], value) for name, value in found.items()}
+    return {name: _filled(mapping.table.columns[name], value) for name, value in found.items()}
 
 
 def _filled(column: sa.Column[Any], value: Any) -> Any:
@@ -192,7 +192,7 @@ def _filled(column: sa.Column[Any], value: Any) -> Any:
 
 
 def _result(
-    landing: Landing,
+    mapping: TableMapping,
     compared: Sequence[Compared],
     unequal: Sequence[Finding],
     *,
@@ -200,33 +200,33 @@ def _result(
 ) -> CheckResult:
     rows = sum(each.rows for each in compared)
     differences = [found for each in compared for found in each.differences]
-    figures: dict[str, Any] = {"rows": rows, "values": rows * len(landing.columns)}
+    figures: dict[str, Any] = {"rows": rows, "values": rows * len(mapping.columns)}
     if seed is not None:
         figures["seed"] = str(seed)
-    findings = (*(_finding(landing, found) for found in differences), *unequal)
+    findings = (*(_finding(mapping, found) for found in differences), *unequal)
     return proof.WITNESS.result(findings, figures)
 
 
-def _finding(landing: Landing, found: Difference) -> Finding:
+def _finding(mapping: TableMapping, found: Difference) -> Finding:
     if found.column is None:
-        return (RowMissing if found.source else RowExtra)(landing.name, found.key)
-    source, target = secret.hidden(landing.table, found.column, (found.source, found.target))
-    return Differs(landing.name, found.key, found.column, source, target)
+        return (RowMissing if found.source else RowExtra)(mapping.name, found.key)
+    source, target = secret.hidden(mapping.table, found.column, (found.source, found.target))
+    return Differs(mapping.name, found.key, found.column, source, target)
 
 
 def _unequal(
-    landing: Landing, engine: ColumnDigests, compared: Sequence[Compared]
+    mapping: TableMapping, engine: ColumnDigests, compared: Sequence[Compared]
 ) -> Iterator[Finding]:
     """Columns of which the engine wrote something else than the target stores."""
     for at, each in enumerate(compared):
         if engine.rows[at] != each.rows or each.differences:
             # What the engine did not read again it cannot speak of, and what differs is named.
             continue
-        for column, theirs in zip(landing.columns, each.target, strict=True):
+        for column, theirs in zip(mapping.columns, each.target, strict=True):
             ours = engine.digests[at].get(column.name)
             if ours is not None and ours.hexdigest() != theirs:
-                pair = secret.hidden(landing.table, column.name, (ours.hexdigest(), theirs))
-                yield DigestDiffers(landing.name, column.name, *pair)
+                pair = secret.hidden(mapping.table, column.name, (ours.hexdigest(), theirs))
+                yield DigestDiffers(mapping.name, column.name, *pair)
 
 
 def add(witness: Witness | None, batch: pa.RecordBatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.backup import dump, restore, shelf, source
+from pipeline.backup import dump, restore, source, store
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.config.environment import Databases
 from pipeline.core.errors import PipelineError
@@ -19,7 +19,7 @@ from pipeline.migrations.declaration import Migration
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class RestoreCheck:
     """How the restore of one half elsewhere went.
 
     Attributes:
@@ -47,8 +47,8 @@ class Made:
     manifest: Manifest
     source_seconds: float
     target_seconds: float
-    source: Rehearsal
-    target: Rehearsal
+    source: RestoreCheck
+    target: RestoreCheck
     removed: tuple[str, ...]
 
 
@@ -65,11 +65,11 @@ def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Ma
         PipelineError: it could not be taken; nothing that looks like a backup is left.
     """
     at = datetime.now(UTC)
-    name = shelf.stamp(at)
-    with shelf.unfinished(home, name) as folder:
+    name = store.stamp(at)
+    with store.unfinished(home, name) as folder:
         started = time.perf_counter()
         held = source.back_up(found.source, folder / SOURCE_FILE)
-        sha256 = shelf.sha256_of(folder / SOURCE_FILE)
+        sha256 = store.sha256_of(folder / SOURCE_FILE)
         between = time.perf_counter()
         dumped = dump.back_up(
             found.target_url, shown=found.target_shown, parts=_parts(migration), folder=folder
@@ -87,22 +87,22 @@ def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Ma
             migration=migration.name,
             source_rights=Rights.of(found.source),
         )
-        shelf.finish(home, folder, manifest)
-    kept = shelf.place(home, name)
-    with shelf.unfinished(home, f"{name}-rehearsal") as scratch:
-        of_source = _rehearsed(
-            lambda: source.rehearse(kept, manifest, scratch=scratch), migration.address
+        store.finish(home, folder, manifest)
+    kept = store.place(home, name)
+    with store.unfinished(home, f"{name}-rehearsal") as scratch:
+        of_source = _restore_checked(
+            lambda: source.verify_restore(kept, manifest, scratch=scratch), migration.address
         )
-    of_target = _rehearsed(
-        lambda: restore.rehearse(
+    of_target = _restore_checked(
+        lambda: restore.verify_restore(
             found.target_url, shown=found.target_shown, tables=dumped, folder=kept
         ),
         migration.address,
     )
     removed: list[str] = []
     if not (of_source.fault or of_target.fault):
-        manifest = shelf.note_rehearsal(home, manifest)
-        removed = shelf.retain(home, migration.name, keep)
+        manifest = store.note_rehearsal(home, manifest)
+        removed = store.retain(home, migration.name, keep)
     return Made(manifest, between - started, ended - between, of_source, of_target, tuple(removed))
 
 
@@ -117,10 +117,10 @@ def _parts(migration: Migration) -> Iterator[tuple[sa.Table, str]]:
             yield table, only
 
 
-def _rehearsed(restored: Callable[[], None], address: Address) -> Rehearsal:
+def _restore_checked(restored: Callable[[], None], address: Address) -> RestoreCheck:
     started = time.perf_counter()
     try:
         restored()
     except PipelineError as error:
-        return Rehearsal(str(error.addressed(address)), time.perf_counter() - started)
-    return Rehearsal(None, time.perf_counter() - started)
+        return RestoreCheck(str(error.addressed(address)), time.perf_counter() - started)
+    return RestoreCheck(None, time.perf_counter() - started)

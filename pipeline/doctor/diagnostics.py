@@ -5,23 +5,23 @@ from typing import Literal
 
 from pipeline.core.messages import Text
 
-State = Literal["well", "warning", "error"]
+State = Literal["ok", "warning", "error"]
 
 
 @dataclass(frozen=True)
-class Symptom:
+class Diagnostic:
     """One thing that was looked at.
 
     Attributes:
         place: what was examined.
         name: what was looked at.
         state: an error stops a move, a warning may bite later.
-        says: what was found.
+        detail: what was found.
         remedy: what to do about it; empty where all is well.
     """
 
     place: Literal["source", "target"]
     name: str
     state: State
-    says: str
+    detail: str
     remedy: Text = ""

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.mapping.contract import LOSES, LOSSY, Contract, Reason, cannot_be_converted
 from pipeline.mapping.json_texts import repeating
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import Converted
 from pipeline.move.reading.extract import DUPLICATE, Range, Source, Survey
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Sifted:
+class ConvertedBatch:
     """One range, converted.
 
     Attributes:
@@ -45,16 +45,16 @@ class Sifted:
 
 
 @dataclass
-class Sieve:
+class BatchConverter:
     """Sifts one table of one snapshot.
 
     Attributes:
-        rejected: handles of rejected rows, with the reason where the contract has none.
+        rejected: row ids of rejected rows, with the reason where the contract has none.
         judging: whether the contract looks at every row, and not only where a batch failed.
     """
 
     source: Source
-    landing: Landing
+    mapping: TableMapping
     contract: Contract
     survey: Survey
     rejected: dict[Any, Reason | None] = field(default_factory=dict)
@@ -62,41 +62,41 @@ class Sieve:
 
     def __post_init__(self) -> None:
         """Take over what the survey has found."""
-        for handle in self.survey.rejected:
-            self.rejected[handle] = DUPLICATE if handle in self.survey.duplicates else None
+        for row_id in self.survey.rejected:
+            self.rejected[row_id] = DUPLICATE if row_id in self.survey.duplicates else None
 
-    def __iter__(self) -> Iterator[Sifted]:
+    def __iter__(self) -> Iterator[ConvertedBatch]:
         """Every range, in key order."""
         for part in self.survey.ranges:
-            yield self.sift(part)
+            yield self.convert(part)
 
-    def sift(self, part: Range, *, judge: bool = False) -> Sifted:
+    def convert(self, part: Range, *, judge: bool = False) -> ConvertedBatch:
         """Read and convert one range; reject what cannot be converted."""
         self.judging = self.judging or judge
         judged = self.judging
         if judged:
-            for handle in self.source.judge(self.landing, self.contract, part):
-                self.rejected.setdefault(handle, None)
+            for row_id in self.source.judge(self.mapping, self.contract, part):
+                self.rejected.setdefault(row_id, None)
         left_out = list(self.rejected)
         try:
-            raw = self.source.read(self.landing, part, without=left_out)
-            batch, lossy = convert(self.landing, raw)
+            raw = self.source.read(self.mapping, part, without=left_out)
+            batch, lossy = convert(self.mapping, raw)
         except pa.ArrowInvalid:
             if not judged:
-                return self.sift(part, judge=True)
-            raw = self._convertible(self.source.read(self.landing, part, without=left_out))
-            batch, lossy = convert(self.landing, raw)
-        if self.landing.policies.lossy_conversions != "keep":
+                return self.convert(part, judge=True)
+            raw = self._convertible(self.source.read(self.mapping, part, without=left_out))
+            batch, lossy = convert(self.mapping, raw)
+        if self.mapping.policies.lossy_conversions != "keep":
             for name, repeats in self._repeating(batch).items():
                 lossy[name] = pc.or_(lossy[name], repeats) if name in lossy else repeats
             batch, raw, lossy = self._without_lossy(batch, raw, lossy)
-        return Sifted(part, batch, raw, lossy, judged)
+        return ConvertedBatch(part, batch, raw, lossy, judged)
 
     def _repeating(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
         """Where a JSON text says a name twice, of which jsonb keeps the last."""
         return {
             column.name: repeating(batch.column(column.name).storage)
-            for column in self.landing.columns
+            for column in self.mapping.columns
             if isinstance(column.type, JSONB)
         }
 
@@ -104,7 +104,7 @@ class Sieve:
         self, batch: pa.RecordBatch, raw: pa.RecordBatch, lossy: dict[str, pa.Array]
     ) -> tuple[pa.RecordBatch, pa.RecordBatch, dict[str, pa.Array]]:
         """Reject the rows whose values would lose something; what stands for a NULL may stay."""
-        keys = batch.column(self.landing.key.name)
+        keys = batch.column(self.mapping.key.name)
         lost = pa.array([False] * batch.num_rows, pa.bool_())
         for name, where in lossy.items():
             there = pc.and_(pc.fill_null(where, False), raw.column(name).is_valid())
@@ -121,26 +121,28 @@ class Sieve:
 
     def reject(self, keys: list[Any], reason: Reason) -> None:
         """Note rows that turned out not to be clean."""
-        for handle in self.source.handles_of(self.landing, keys):
-            self.rejected[handle] = reason
+        for row_id in self.source.row_ids_of(self.mapping, keys):
+            self.rejected[row_id] = reason
 
     def _convertible(self, raw: pa.RecordBatch) -> pa.RecordBatch:
         try:
-            convert(self.landing, raw)
+            convert(self.mapping, raw)
         except pa.ArrowInvalid as error:
             if raw.num_rows > 1:
                 half = raw.num_rows // 2
                 halves = [self._convertible(raw.slice(0, half)), self._convertible(raw.slice(half))]
                 return pa.concat_batches(halves)
             self.reject(
-                raw.column(self.landing.key.name).to_pylist(),
-                Reason("conversion", *_unconvertible(self.landing, raw, str(error))),
+                raw.column(self.mapping.key.name).to_pylist(),
+                Reason("conversion", *_unconvertible(self.mapping, raw, str(error))),
             )
             return raw.slice(0, 0)
         return raw
 
 
-def convert(landing: Landing, raw: pa.RecordBatch) -> tuple[pa.RecordBatch, dict[str, pa.Array]]:
+def convert(
+    mapping: TableMapping, raw: pa.RecordBatch
+) -> tuple[pa.RecordBatch, dict[str, pa.Array]]:
     """Convert every column of a batch.
 
     Raises:
@@ -148,10 +150,10 @@ def convert(landing: Landing, raw: pa.RecordBatch) -> tuple[pa.RecordBatch, dict
     """
     names = raw.schema.names
     converted: dict[str, Converted] = {
-        name: landing.casts[name].convert(column)
+        name: mapping.casts[name].convert(column)
         for name, column in zip(names, raw.columns, strict=True)
     }
-    for name, fill in landing.fills.items():
+    for name, fill in mapping.fills.items():
         if name in converted:
             converted[name] = _filled(converted[name], fill)
     lossy = {name: c.lossy for name, c in converted.items() if c.lossy is not None}
@@ -175,10 +177,12 @@ def _filled(converted: Converted, fill: pa.Scalar) -> Converted:
     return Converted(values, lossy)
 
 
-def _unconvertible(landing: Landing, raw: pa.RecordBatch, message: str) -> tuple[str | None, str]:
+def _unconvertible(
+    mapping: TableMapping, raw: pa.RecordBatch, message: str
+) -> tuple[str | None, str]:
     for name, column in zip(raw.schema.names, raw.columns, strict=True):
         try:
-            landing.casts[name].convert(column)
+            mapping.casts[name].convert(column)
         except pa.ArrowInvalid as error:
             text = str(error)
             if "UTF8" in text:
@@ -209,7 +213,7 @@ def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
             return True
         return False
 
-    def work() -> None:
+    def context() -> None:
         try:
             for item in items:
                 if not put(item):
@@ -219,7 +223,7 @@ def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
         else:
             put(_END)
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
+    thread = threading.Thread(target=context, name="ahead", daemon=True)
     thread.start()
 
     def results() -> Iterator[T]:

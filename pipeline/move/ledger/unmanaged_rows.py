@@ -24,7 +24,7 @@ REMEDY = (
 _MEMORIES = (ledger.watermarks, ledger.evidence)
 
 
-def strangers(ask: Ask, tables: Iterable[str]) -> dict[str, int]:
+def unmanaged(ask: Ask, tables: Iterable[str]) -> dict[str, int]:
     """Tables of schema ``public`` with rows that no move has put there, and how many these are."""
     known = _known(ask)
     found = {}
@@ -44,13 +44,13 @@ def sentence(table: str, rows: int) -> str:
     return f"public.{table} of the target holds {which} that no move has put there"
 
 
-def demand_own(ask: Ask, tables: Iterable[sa.Table]) -> None:
+def require_own(ask: Ask, tables: Iterable[sa.Table]) -> None:
     """Refuse a target in which one of some tables holds somebody else's rows.
 
     Raises:
         ShapeError: names the first such table; nothing was changed.
     """
-    for table, rows in strangers(ask, [table.name for table in tables]).items():
+    for table, rows in unmanaged(ask, [table.name for table in tables]).items():
         raise ShapeError(sentence(table, rows), remedy=REMEDY)
 
 

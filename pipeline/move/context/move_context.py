@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.progress import OnProgress, Phase, Progress
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import EVERY_ROW, TableScope
 from pipeline.move.ledger.conflicts import Conflicts
 from pipeline.move.ledger.watermarks import Watermark
+from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.extract import Source, Survey
 from pipeline.move.reading.prepare import Prepared
-from pipeline.move.reading.sift import Sieve, Sifted
 from pipeline.postgres.target import Target
 
 
@@ -43,7 +43,7 @@ Counts = dict[str, Written]
 
 
 @dataclass
-class Work:
+class MoveContext:
     """What the phases of one move share.
 
     Attributes:
@@ -55,7 +55,7 @@ class Work:
         scope: the rows that the move answers for.
         mark: up to where the source was read before, None if it never was.
         before: what was counted of each table when the transaction began, once it has.
-        sieve: the table's rows; rejected ones are noted there.
+        converter: the table's rows; rejected ones are noted there.
         conflicts: rows that somebody changed in the target.
         newest: the largest date of change that was read so far.
         target_rows: rows that the target held before, once they were counted.
@@ -79,13 +79,15 @@ class Work:
     seconds: dict[str, float] = field(default_factory=dict)
     newest: datetime | None = None
     before: Counts | None = None
-    sieve: Sieve = field(init=False)
+    converter: BatchConverter = field(init=False)
     conflicts: Conflicts = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with every row that the survey did not reject."""
-        self.sieve = Sieve(self.source, self.landing, self.prepared.contract, self.survey)
-        self.conflicts = Conflicts(self.landing)
+        self.converter = BatchConverter(
+            self.source, self.mapping, self.prepared.contract, self.survey
+        )
+        self.conflicts = Conflicts(self.mapping)
         self.newest, self.target_rows = self.scope.newest, self.scope.rows_before
 
     def follow(self, mark: Watermark | None) -> None:
@@ -93,14 +95,14 @@ class Work:
         self.mark = mark
         self.conflicts.follow(self.target, mark.newest if mark else None)
 
-    def see(self, sifted: Sifted) -> None:
+    def see(self, converted: ConvertedBatch) -> None:
         """Note the largest date of change of some rows of the source."""
-        self.newest = later(self.newest, sifted, self.landing)
+        self.newest = later(self.newest, converted, self.mapping)
 
     @property
-    def landing(self) -> Landing:
+    def mapping(self) -> TableMapping:
         """The table."""
-        return self.prepared.landing
+        return self.prepared.mapping
 
     @property
     def survey(self) -> Survey:
@@ -116,16 +118,18 @@ class Work:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
-    def counter(self, phase: Phase) -> Callable[[Sifted], None]:
+    def counter(self, phase: Phase) -> Callable[[ConvertedBatch], None]:
         """Count batches of a phase that begins now, and report after each."""
-        return counter(self.landing.name, phase, self.survey.rows, self.on_progress)
+        return counter(self.mapping.name, phase, self.survey.rows, self.on_progress)
 
 
-def later(newest: datetime | None, sifted: Sifted, landing: Landing) -> datetime | None:
+def later(
+    newest: datetime | None, converted: ConvertedBatch, mapping: TableMapping
+) -> datetime | None:
     """The larger of a date and all dates of change of some rows."""
-    if landing.changed_by is None:
+    if mapping.changed_by is None:
         return newest
-    dates = sifted.batch.column(landing.changed_by)
+    dates = converted.batch.column(mapping.changed_by)
     if not pa.types.is_timestamp(dates.type):
         return newest
     largest: datetime | None = pc.max(dates).as_py()
@@ -135,14 +139,14 @@ def later(newest: datetime | None, sifted: Sifted, landing: Landing) -> datetime
 
 def counter(
     table: str, phase: Phase, of_rows: int, on_progress: OnProgress
-) -> Callable[[Sifted], None]:
+) -> Callable[[ConvertedBatch], None]:
     """Count batches of a phase that begins now, and report after each."""
     started, rows, size = time.perf_counter(), 0, 0
 
-    def count(sifted: Sifted) -> None:
+    def count(converted: ConvertedBatch) -> None:
         nonlocal rows, size
-        rows += sifted.part.rows
-        size += sifted.part.bytes
+        rows += converted.part.rows
+        size += converted.part.bytes
         seconds = time.perf_counter() - started
         on_progress(Progress(table, phase, rows, of_rows, size, seconds))
 

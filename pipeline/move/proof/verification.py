@@ -24,26 +24,26 @@ from pipeline.core.findings import (
 )
 from pipeline.core.progress import OnProgress
 from pipeline.core.quoting import quoted
-from pipeline.mapping.landing import Landing
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
-from pipeline.move.context.work import counter
-from pipeline.move.ledger import conservation, mending, quarantine, watermarks
-from pipeline.move.proof import verify
+from pipeline.move.context.move_context import counter
+from pipeline.move.ledger import conservation, overrides, quarantine, watermarks
+from pipeline.move.proof import table_checks
+from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.extract import Range, Source, Survey
 from pipeline.move.reading.prepare import Prepared
-from pipeline.move.reading.sift import Sieve, Sifted
-from pipeline.move.witness import witnessing
+from pipeline.move.witness import second_witness
 from pipeline.postgres import access, catalog, schema
 from pipeline.postgres.target import DataFault, Target
 
-_SINGLY: dict[str, Callable[[Target, Landing], CheckResult]] = {
-    proof.FOREIGN_KEYS.name: verify.foreign_keys,
-    proof.SEQUENCES.name: verify.sequences,
+_SINGLY: dict[str, Callable[[Target, TableMapping], CheckResult]] = {
+    proof.FOREIGN_KEYS.name: table_checks.foreign_keys,
+    proof.SEQUENCES.name: table_checks.sequences,
     proof.SCHEMA.name: catalog.check,
     proof.ACCESS.name: access.check,
-    proof.QUARANTINE.name: verify.in_quarantine,
-    proof.CONVERSIONS.name: verify.conversions_kept,
+    proof.QUARANTINE.name: table_checks.in_quarantine,
+    proof.CONVERSIONS.name: table_checks.conversions_kept,
 }
 _CHUNK = 500
 NAMES = proof.STANDING
@@ -64,7 +64,7 @@ class Sample:
     witness_all: bool = False
 
 
-def standing_checks(
+def verify_table(
     prepared: Prepared,
     *,
     source: Source,
@@ -88,28 +88,28 @@ def standing_checks(
         SourceError: the snapshot cannot be read.
         TargetError: the target does not answer.
     """
-    landing = prepared.landing
+    mapping = prepared.mapping
     checks: dict[str, CheckResult] = {}
     if not target.value(
         "SELECT to_regclass('migration.quarantine') IS NOT NULL"
         " AND to_regclass('public.' || quote_ident($1)) IS NOT NULL",
-        (landing.name,),
+        (mapping.name,),
     ):
         raise ShapeError(
-            f"{landing.name} has never been moved into the target", remedy="Move it first"
+            f"{mapping.name} has never been moved into the target", remedy="Move it first"
         )
     if set(proof.BY_COMPARISON) & set(only):
         try:
-            schema.check_shape(landing, schema.look(target, landing.name))
+            schema.check_shape(mapping, schema.inspect(target, mapping.name))
             # What is collected on the way is forgotten again.
             with target.undone():
                 compared = list(_compared(prepared, source, target, sample, on_progress))
         except Transient:
             raise
         except (TargetError, DataFault) as error:
-            compared = [_impossible(name, landing, error) for name in proof.BY_COMPARISON]
+            compared = [_impossible(name, mapping, error) for name in proof.BY_COMPARISON]
         checks |= {check.name: check for check in compared}
-    singly: dict[str, Callable[[Target, Landing], CheckResult]] = {
+    singly: dict[str, Callable[[Target, TableMapping], CheckResult]] = {
         proof.WITNESS.name: lambda *_: _witnessed(prepared, source, target, sample),
         **_SINGLY,
     }
@@ -117,64 +117,66 @@ def standing_checks(
         if name in only:
             try:
                 with target.undone():
-                    checks[name] = make(target, landing)
+                    checks[name] = make(target, mapping)
             except Transient:
                 raise
             except (TargetError, DataFault) as error:
-                checks[name] = _impossible(name, landing, error)
-    if proof.MENDED.name in only:
-        checks[proof.MENDED.name] = mending.check(source.mended.get(landing.name, []))
+                checks[name] = _impossible(name, mapping, error)
+    if proof.OVERRIDES.name in only:
+        checks[proof.OVERRIDES.name] = overrides.check(source.overrides.get(mapping.name, []))
     return tuple(checks[name] for name in NAMES if name in only)
 
 
 def _witnessed(prepared: Prepared, source: Source, target: Target, sample: Sample) -> CheckResult:
     """What the second witness says of the target."""
-    landing, survey, seed = prepared.landing, prepared.survey, str(sample.seed)
+    mapping, survey, seed = prepared.mapping, prepared.survey, str(sample.seed)
     if sample.witness_all:
-        found = witnessing.check_all(source, target, landing)
+        found = second_witness.check_all(source, target, mapping)
     else:
-        found = witnessing.look(source, target, landing, survey=survey, seed=seed).check()
-    return _led_by(_only_a_part(target, landing), found)
+        found = second_witness.take_sample(
+            source, target, mapping, survey=survey, seed=seed
+        ).check()
+    return _led_by(_only_a_part(target, mapping), found)
 
 
-def _impossible(name: str, landing: Landing, error: Exception) -> CheckResult:
+def _impossible(name: str, mapping: TableMapping, error: Exception) -> CheckResult:
     """A check that cannot be made has failed; the others are made all the same."""
-    return CheckResult(name, False, True, (NotComparable(landing.name, str(error)),))
+    return CheckResult(name, False, True, (NotComparable(mapping.name, str(error)),))
 
 
 def _compared(
     prepared: Prepared, source: Source, target: Target, sample: Sample, on_progress: OnProgress
 ) -> Iterator[CheckResult]:
-    landing, survey = prepared.landing, prepared.survey
+    mapping, survey = prepared.mapping, prepared.survey
     aside = {
-        source.handle_from(landing, handle) for handle in quarantine.handles(target, landing.name)
+        source.row_id_from(mapping, row_id) for row_id in quarantine.row_ids(target, mapping.name)
     }
-    sieve = Sieve(source, landing, prepared.contract, survey)
-    sieve.rejected |= dict.fromkeys(aside)
+    converter = BatchConverter(source, mapping, prepared.contract, survey)
+    converter.rejected |= dict.fromkeys(aside)
     keys_only = _not_sampled(survey, sample)
-    count = counter(landing.name, "compare", survey.rows, on_progress)
-    conversions.begin(target)
+    count = counter(mapping.name, "compare", survey.rows, on_progress)
+    conversions.prepare(target)
 
     def note(changes: Changes) -> None:
         for lost in changes.lost:
-            conversions.collect(target, landing.name, lost)
-        if changes.sifted is not None:
-            count(changes.sifted)
+            conversions.collect(target, mapping.name, lost)
+        if changes.converted is not None:
+            count(changes.converted)
 
-    compared = verify.examine(
+    compared = table_checks.examine(
         target,
-        landing,
+        mapping,
         survey,
-        _batches(sieve, keys_only),
+        _batches(converter, keys_only),
         on_changes=note,
         keys_only=keys_only,
     )
-    only_a_part = _only_a_part(target, landing)
-    yield _led_by(only_a_part, _conserved(prepared, source, target, sieve, aside))
-    yield _led_by(only_a_part, verify.keys(compared))
-    equal = verify.digests(landing, compared)
-    missing, lacking = conversions.lacking(target, landing, limit=OFFENDERS)
-    originals = tuple(OriginalMissing(landing.name, *each) for each in lacking)
+    only_a_part = _only_a_part(target, mapping)
+    yield _led_by(only_a_part, _conserved(prepared, source, target, converter, aside))
+    yield _led_by(only_a_part, table_checks.keys(compared))
+    equal = table_checks.digests(mapping, compared)
+    missing, lacking = conversions.lacking(target, mapping, limit=OFFENDERS)
+    originals = tuple(OriginalMissing(mapping.name, *each) for each in lacking)
     figures: dict[str, Any] = {"originals_missing": missing} if missing else {}
     if keys_only:
         rows = survey.rows - sum(part.rows for part in keys_only)
@@ -182,11 +184,11 @@ def _compared(
     yield proof.DIGESTS.result((*equal.findings, *originals), {**equal.figures, **figures})
 
 
-def _only_a_part(target: Target, landing: Landing) -> tuple[Finding, ...]:
+def _only_a_part(target: Target, mapping: TableMapping) -> tuple[Finding, ...]:
     """Why rows may be missing, before all that says which."""
     there = target.value("SELECT to_regclass('migration.watermarks') IS NOT NULL")
-    mark = watermarks.read(target, landing.name) if there else None
-    return (OnlyAPart(landing.name),) if mark is not None and mark.is_part else ()
+    mark = watermarks.read(target, mapping.name) if there else None
+    return (OnlyAPart(mapping.name),) if mark is not None and mark.is_part else ()
 
 
 def _led_by(why: tuple[Finding, ...], check: CheckResult) -> CheckResult:
@@ -195,18 +197,18 @@ def _led_by(why: tuple[Finding, ...], check: CheckResult) -> CheckResult:
 
 
 def _conserved(
-    prepared: Prepared, source: Source, target: Target, sieve: Sieve, aside: set[Any]
+    prepared: Prepared, source: Source, target: Target, converter: BatchConverter, aside: set[Any]
 ) -> CheckResult:
     """Conservation by real counts; what is not in the target is in quarantine as it is now."""
-    landing = prepared.landing
-    unaccounted = [handle for handle in sieve.rejected if handle not in aside]
+    mapping = prepared.mapping
+    unaccounted = [row_id for row_id in converter.rejected if row_id not in aside]
     outdated = _outdated(prepared, source, target, aside)
     lost: tuple[Finding, ...] = (
-        *(Unaccounted(landing.name, str(handle)) for handle in sorted(unaccounted)[:OFFENDERS]),
-        *(QuarantineOutdated(landing.name, handle) for handle in outdated[:OFFENDERS]),
+        *(Unaccounted(mapping.name, str(row_id)) for row_id in sorted(unaccounted)[:OFFENDERS]),
+        *(QuarantineOutdated(mapping.name, row_id) for row_id in outdated[:OFFENDERS]),
     )
-    rows = target.value(f"SELECT count(*) FROM {quoted(landing.name)}")
-    kept = conservation.check(target, landing, source.count(landing), rows)
+    rows = target.value(f"SELECT count(*) FROM {quoted(mapping.name)}")
+    kept = conservation.check(target, mapping, source.count(mapping), rows)
     figures = {**kept.figures, "unaccounted": len(unaccounted)}
     if outdated:
         figures["outdated"] = len(outdated)
@@ -218,36 +220,38 @@ def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any
 
     What a person mended since waits for its redrive, and is no loss.
     """
-    landing = prepared.landing
-    mended = {found.handle for found in source.mended.get(landing.name, ())}
-    missing = {str(handle) for handle in aside} - mended
+    mapping = prepared.mapping
+    overrides = {found.row_id for found in source.overrides.get(mapping.name, ())}
+    missing = {str(row_id) for row_id in aside} - overrides
     differing: list[str] = []
     with source.sqlite() as connection:
         rows = prepared.contract.explain(
             connection,
             sorted(aside, key=str),
-            handle_column=source.handle_column(landing),
-            held={parent.name: set() for _, parent in landing.parents},
+            row_id_column=source.row_id_column(mapping),
+            held={parent.name: set() for _, parent in mapping.parents},
             known={},
         )
-        seen = ((row.handle, quarantine.digests_of(row)) for row in rows)
+        seen = ((row.row_id, quarantine.digests_of(row)) for row in rows)
         while chunk := dict(islice(seen, _CHUNK)):
             missing -= chunk.keys()
-            kept = quarantine.digests(target, landing.name, list(chunk))
+            kept = quarantine.digests(target, mapping.name, list(chunk))
             # A column that is ignored today may have been kept.
             differing += [
-                handle
-                for handle, values in chunk.items()
-                if handle not in mended and not values <= kept.get(handle, set())
+                row_id
+                for row_id, values in chunk.items()
+                if row_id not in overrides and not values <= kept.get(row_id, set())
             ]
     return sorted([*missing, *differing])
 
 
-def _batches(sieve: Sieve, keys_only: Collection[Range]) -> Iterator[Sifted]:
-    landing: Landing = sieve.landing
-    keys = Sieve(sieve.source, landing.of_keys, sieve.contract, sieve.survey, sieve.rejected)
-    for part in sieve.survey.ranges:
-        yield (keys if part in keys_only else sieve).sift(part)
+def _batches(converter: BatchConverter, keys_only: Collection[Range]) -> Iterator[ConvertedBatch]:
+    mapping: TableMapping = converter.mapping
+    keys = BatchConverter(
+        converter.source, mapping.of_keys, converter.contract, converter.survey, converter.rejected
+    )
+    for part in converter.survey.ranges:
+        yield (keys if part in keys_only else converter).convert(part)
 
 
 def _not_sampled(survey: Survey, sample: Sample) -> frozenset[Range]:

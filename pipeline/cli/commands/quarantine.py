@@ -9,7 +9,7 @@ from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console
 from pipeline.config import settings
 from pipeline.core.messages import MIGRATE, REDRIVE
-from pipeline.move.ledger import mending
+from pipeline.move.ledger import overrides
 from pipeline.postgres import schema
 from pipeline.reporting import quarantine_files
 
@@ -27,12 +27,12 @@ def export_quarantine(
     with terminal.addressing(migration), terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
         tables = [migration.metadata.tables[table]] if table else migration.tables
-        records = quarantine_files.write(path, mending.export(target, tables))
+        records = quarantine_files.write(path, overrides.export(target, tables))
     console.print(f"{records:,} values in {path}", markup=False)
 
 
-@app.command("mend")
-def mend_quarantine(
+@app.command("override")
+def override_values(
     path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
 ) -> None:
     """Take mended values in; the next redrive, move or verify uses them."""
@@ -40,7 +40,7 @@ def mend_quarantine(
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
         records = list(quarantine_files.read(path))
-        changed = mending.take_in(target, records, registry.tables)
+        changed = overrides.take_in(target, records, registry.tables)
     if changed:
         tables = {record["table"] for record in records}
         meant = [m for m in registry if tables & set(m.metadata.tables)]
@@ -52,7 +52,7 @@ def mend_quarantine(
 
 
 @app.command("forget")
-def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
+def forget_overrides(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Let the source's own values of a table stand again."""
     with (
         terminal.addressing(terminal.holding(table)) as migration,
@@ -61,7 +61,7 @@ def forget_mended(table: Annotated[str, typer.Argument(help="The table.")]) -> N
         target.transaction(),
     ):
         schema.make_ledger(target)
-        gone = mending.forget(target, table)
+        gone = overrides.forget(target, table)
     run = MIGRATE.written(migration.address)
     values = "value" if gone == 1 else "values"
     console.print(f"{gone:,} mended {values} forgotten; run {run} to go by the source")

@@ -29,14 +29,14 @@ from pipeline.core.findings import (
 from pipeline.core.proof import Proof
 from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
-from pipeline.mapping.landing import Landing
 from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import largest_integer
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes, Totals, compare, compare_singly, shown
-from pipeline.move.ledger import mending, quarantine
+from pipeline.move.ledger import overrides, quarantine
+from pipeline.move.reading.batch_converter import ConvertedBatch, convert
 from pipeline.move.reading.extract import Range, Source, Survey
-from pipeline.move.reading.sift import Sifted, convert
 from pipeline.postgres.session import LEAVE_ALONE
 from pipeline.postgres.target import Target
 
@@ -90,9 +90,9 @@ class Compared:
 
 def examine(
     target: Target,
-    landing: Landing,
+    mapping: TableMapping,
     survey: Survey,
-    batches: Iterable[Sifted],
+    batches: Iterable[ConvertedBatch],
     *,
     on_changes: Callable[[Changes], None],
     keys_only: Container[Range] = (),
@@ -103,7 +103,7 @@ def examine(
 
     Args:
         target: the session.
-        landing: the table.
+        mapping: the table.
         survey: of the rows that the source gives.
         batches: those rows.
         on_changes: told what differs in each tile.
@@ -115,18 +115,18 @@ def examine(
     totals = found.totals
     if among is None:
         compared = compare(
-            target, landing, survey.ranges, batches, totals, keys_only=keys_only, kept=kept
+            target, mapping, survey.ranges, batches, totals, keys_only=keys_only, kept=kept
         )
     else:
-        compared = compare_singly(target, landing, batches, totals, among=among, kept=kept)
+        compared = compare_singly(target, mapping, batches, totals, among=among, kept=kept)
     for changes in compared:
-        _note(landing, changes, found)
+        _note(mapping, changes, found)
         on_changes(changes)
     return found
 
 
-def _note(landing: Landing, changes: Changes, found: Compared) -> None:
-    table = landing.name
+def _note(mapping: TableMapping, changes: Changes, found: Compared) -> None:
+    table = mapping.name
     found.missing += len(changes.missing)
     found.extra += len(changes.extra)
     room = max(0, OFFENDERS - len(found.rows))
@@ -141,16 +141,16 @@ def _note(landing: Landing, changes: Changes, found: Compared) -> None:
             ValueDiffers(table, key, column, ours, theirs)
             for key, ours, theirs in zip(
                 differing.keys[:room].to_pylist(),
-                secret.hidden(landing.table, column, shown(differing.source[:room])),
-                secret.hidden(landing.table, column, shown(differing.target[:room])),
+                secret.hidden(mapping.table, column, shown(differing.source[:room])),
+                secret.hidden(mapping.table, column, shown(differing.target[:room])),
                 strict=True,
             )
         ]
 
 
 def as_found(
-    source: Source, landing: Landing, survey: Survey, *, without: set[Any]
-) -> Iterator[Sifted]:
+    source: Source, mapping: TableMapping, survey: Survey, *, without: set[Any]
+) -> Iterator[ConvertedBatch]:
     """Every source row that is not in quarantine, judged by nobody.
 
     Raises:
@@ -158,21 +158,21 @@ def as_found(
     """
     for part in survey.ranges:
         try:
-            raw = source.read(landing, part, without=without)
-            batch, lossy = convert(landing, raw)
+            raw = source.read(mapping, part, without=without)
+            batch, lossy = convert(mapping, raw)
         except pa.ArrowInvalid as error:
             raise PipelineError(
-                f"{landing.name}: a row between {part.first} and {part.last} is neither movable"
+                f"{mapping.name}: a row between {part.first} and {part.last} is neither movable"
                 f" nor in quarantine ({error})",
                 remedy="Move the table again",
             ) from error
-        yield Sifted(part, batch, raw, lossy, judged=False)
+        yield ConvertedBatch(part, batch, raw, lossy, judged=False)
 
 
 def checks_of(
     source: Source,
     target: Target,
-    landing: Landing,
+    mapping: TableMapping,
     compared: Compared,
     lossy: tuple[Lossy, ...],
     *,
@@ -184,7 +184,7 @@ def checks_of(
     Args:
         source: it knows what was mended.
         target: the session.
-        landing: the table.
+        mapping: the table.
         compared: what a comparison of both sides found.
         lossy: values that were changed in a way that cannot be undone.
         conserved: the check of conservation.
@@ -193,13 +193,13 @@ def checks_of(
     return (
         conserved,
         keys(compared),
-        digests(landing, compared),
-        compared.foreign_keys or foreign_keys(target, landing, among=among),
-        sequences(target, landing),
-        drift(landing),
-        in_quarantine(target, landing),
+        digests(mapping, compared),
+        compared.foreign_keys or foreign_keys(target, mapping, among=among),
+        sequences(target, mapping),
+        drift(mapping),
+        in_quarantine(target, mapping),
         changed(lossy),
-        mending.check(source.mended.get(landing.name, [])),
+        overrides.check(source.overrides.get(mapping.name, [])),
     )
 
 
@@ -213,13 +213,13 @@ def keys(compared: Compared) -> CheckResult:
     return proof.KEYS.result(compared.rows, figures)
 
 
-def digests(landing: Landing, compared: Compared) -> CheckResult:
+def digests(mapping: TableMapping, compared: Compared) -> CheckResult:
     """Every value that was compared is equal."""
     found = compared.totals.digests()
     # From the digest of a short secret one could find the secret by trying.
-    hidden = secret.columns(landing.table)
+    hidden = secret.columns(mapping.table)
     unequal = tuple(
-        DigestDiffers(landing.name, column, *secret.hidden(landing.table, column, (ours, theirs)))
+        DigestDiffers(mapping.name, column, *secret.hidden(mapping.table, column, (ours, theirs)))
         for column, (ours, theirs) in found.items()
         if ours != theirs
     )
@@ -234,22 +234,22 @@ def digests(landing: Landing, compared: Compared) -> CheckResult:
 
 
 def foreign_keys(
-    target: Target, landing: Landing, *, among: Sequence[Any] | None = None
+    target: Target, mapping: TableMapping, *, among: Sequence[Any] | None = None
 ) -> CheckResult:
     """No row without its parent, counted row by row, and every constraint is valid.
 
     Args:
         target: the session.
-        landing: the table.
+        mapping: the table.
         among: keys of the rows that are looked at; None for all.
     """
     orphans: list[Finding] = []
     figures: dict[str, Any] = {}
-    key = quoted(landing.key.name)
-    for column, parent in landing.parents:
+    key = quoted(mapping.key.name)
+    for column, parent in mapping.parents:
         name, parent_key = quoted(column.name), RowKey.of(parent).sql
         lonely = (
-            f" FROM {quoted(landing.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
+            f" FROM {quoted(mapping.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
             f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
         )
         parameters: tuple[object, ...] = ()
@@ -262,24 +262,24 @@ def foreign_keys(
             named = target.rows(
                 f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}", parameters
             )
-            orphans += [Orphan(landing.name, k, column.name, parent.name) for (k,) in named]
+            orphans += [Orphan(mapping.name, k, column.name, parent.name) for (k,) in named]
     valid = {
         name
         for (name,) in target.rows(
             "SELECT conname::text FROM pg_constraint WHERE contype = 'f' AND convalidated"
             " AND conrelid = to_regclass($1)",
-            (f"public.{quoted(landing.name)}",),
+            (f"public.{quoted(mapping.name)}",),
         )
     }
-    declared = {str(foreign.name) for foreign in landing.table.foreign_key_constraints}
+    declared = {str(foreign.name) for foreign in mapping.table.foreign_key_constraints}
     figures["valid constraints"] = len(valid)
-    orphans += [KeyNotEnforced(landing.name, name) for name in sorted(declared - valid)]
+    orphans += [KeyNotEnforced(mapping.name, name) for name in sorted(declared - valid)]
     return proof.FOREIGN_KEYS.result(orphans, figures)
 
 
-def sequences(target: Target, landing: Landing) -> CheckResult:
+def sequences(target: Target, mapping: TableMapping) -> CheckResult:
     """The next id is larger than every id."""
-    name = sequence_of(target, landing)
+    name = sequence_of(target, mapping)
     if name is None:
         return proof.SEQUENCES.result(figures={"sequence": "none"})
     ((upcoming, last),) = target.rows(
@@ -288,20 +288,20 @@ def sequences(target: Target, landing: Landing) -> CheckResult:
         (name,),
     )
     largest = target.value(
-        f"SELECT coalesce(max({quoted(landing.key.name)}), 0)::bigint FROM {quoted(landing.name)}"
+        f"SELECT coalesce(max({quoted(mapping.key.name)}), 0)::bigint FROM {quoted(mapping.name)}"
     )
     findings: list[Finding] = []
     if upcoming <= largest:
-        findings.append(SequenceBehind(landing.name, name, upcoming, largest))
+        findings.append(SequenceBehind(mapping.name, name, upcoming, largest))
     # Where the type itself has no further number, no sequence can help.
-    if upcoming > last and last < largest_integer(landing.key.type):
-        findings.append(SequenceEnded(landing.name, name))
+    if upcoming > last and last < largest_integer(mapping.key.type):
+        findings.append(SequenceEnded(mapping.name, name))
     return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
 
 
-def sequence_of(target: Target, landing: Landing) -> str | None:
+def sequence_of(target: Target, mapping: TableMapping) -> str | None:
     """The sequence that gives out ids, quoted, or None: of an identity, or of a default."""
-    table, key = f"public.{quoted(landing.name)}", landing.key.name
+    table, key = f"public.{quoted(mapping.name)}", mapping.key.name
     found = target.rows(
         "SELECT coalesce(pg_get_serial_sequence($1, $2), (SELECT format('%I.%I', n.nspname,"
         " c.relname) FROM pg_attribute a JOIN pg_attrdef f ON (f.adrelid, f.adnum) ="
@@ -314,15 +314,15 @@ def sequence_of(target: Target, landing: Landing) -> str | None:
     return None if found[0][0] is None else str(found[0][0])
 
 
-def drift(landing: Landing) -> CheckResult:
+def drift(mapping: TableMapping) -> CheckResult:
     """Source and declared schema agree."""
-    return proof.DRIFT.result(landing.drift)
+    return proof.DRIFT.result(mapping.drift)
 
 
-def in_quarantine(target: Target, landing: Landing) -> CheckResult:
+def in_quarantine(target: Target, mapping: TableMapping) -> CheckResult:
     """No row waits in quarantine."""
-    reasons = quarantine.summary(target, landing.name)
-    rows = len(quarantine.handles(target, landing.name))
+    reasons = quarantine.summary(target, mapping.name)
+    rows = len(quarantine.row_ids(target, mapping.name))
     return proof.QUARANTINE.result(reasons, {"rows": rows}, passed=not rows)
 
 
@@ -332,6 +332,6 @@ def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
     return proof.CONVERSIONS.result(lossy, {"values": values})
 
 
-def conversions_kept(target: Target, landing: Landing) -> CheckResult:
+def conversions_kept(target: Target, mapping: TableMapping) -> CheckResult:
     """The same of a table that has moved, as the ledger tells."""
-    return changed(conversions.summary(target, landing))
+    return changed(conversions.summary(target, mapping))

@@ -41,7 +41,7 @@ class SourceColumn:
 
 
 @dataclass(frozen=True)
-class Landing:
+class TableMapping:
     """A declared table and one source, matched.
 
     Attributes:
@@ -69,7 +69,7 @@ class Landing:
         return RowKey.of(self.table).column
 
     @cached_property
-    def of_keys(self) -> "Landing":
+    def of_keys(self) -> "TableMapping":
         """The same table, with nothing but its key to read and compare."""
         return replace(self, columns=(self.key,))
 
@@ -80,7 +80,7 @@ class Landing:
         return name if name in self.casts else None
 
     @cached_property
-    def of_versions(self) -> "Landing":
+    def of_versions(self) -> "TableMapping":
         """The same table, with what tells of a change: key, date of change, sizes of BLOBs."""
         telling = [c for c in self.columns if c.name == self.changed_by]
         sizes = [
@@ -105,18 +105,22 @@ class Landing:
         """The cast of every moving column, by name."""
         zone = self.policies.naive_zone
         casts = {
-            column.name: cast_of(column, naive_zone=zone, doubled=column.name in self.doubled)
+            column.name: cast_of(
+                column, naive_zone=zone, double_encoded=column.name in self.double_encoded
+            )
             for column in self.columns
         }
         hidden = secret.columns(self.table) & casts.keys()
         return casts | {name: secret.discreet(casts[name]) for name in hidden}
 
     @cached_property
-    def doubled(self) -> frozenset[str]:
+    def double_encoded(self) -> frozenset[str]:
         """Names of the columns in which JSON within strings of JSON is unwrapped."""
-        if self.policies.doubled_json == "keep":
+        if self.policies.double_encoded_json == "keep":
             return frozenset()
-        return frozenset(column.name for column in self.columns if ColumnRules.of(column).doubled)
+        return frozenset(
+            column.name for column in self.columns if ColumnRules.of(column).double_encoded
+        )
 
     @cached_property
     def fills(self) -> dict[str, pa.Scalar]:
@@ -164,7 +168,7 @@ class Landing:
 
 def match(
     declared: sa.Table, source_columns: Sequence[SourceColumn], policies: Policies = DEFAULT
-) -> Landing:
+) -> TableMapping:
     """Match a declared table with the columns that the source has.
 
     Raises:
@@ -177,7 +181,7 @@ def match(
     drift = [*_missing(table, found), *_retyped(table, found)]
     extra = [column for column in source_columns if column.name not in table.columns]
     if policies.extra_columns == "carry":
-        _demand_room(table, extra)
+        _require_room(table, extra)
     if extra and policies.extra_columns == "fail":
         raise SourceError(
             f"Table {table.name} of the source has columns that are not declared:"
@@ -195,14 +199,14 @@ def match(
             detail = f"added to the target as {type_name(kind)}"
             drift.append(Drift(table.name, column.name, "carried", detail))
     moving = tuple(column for column in table.columns if column.name in found)
-    _demand_columns(table, policies)
+    _require_columns(table, policies)
     types = {column.name: found[column.name].declared for column in moving}
-    landing = Landing(table, moving, types, tuple(drift), policies)
-    _ = landing.fills
-    return landing
+    mapping = TableMapping(table, moving, types, tuple(drift), policies)
+    _ = mapping.fills
+    return mapping
 
 
-def _demand_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
+def _require_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
     """Refuse columns that no table of PostgreSQL can have."""
     wrong = [
         column.name
@@ -230,7 +234,7 @@ def _copy(declared: sa.Table) -> sa.Table:
     return everything.tables[declared.name]
 
 
-def _demand_columns(table: sa.Table, policies: Policies) -> None:
+def _require_columns(table: sa.Table, policies: Policies) -> None:
     for name in policies.forbidden_nulls:
         of_table, _, column = name.rpartition(".")
         declared = table.metadata.tables.get(of_table)

@@ -2,7 +2,7 @@
 
 It is put into a copy first, and the copy is proven equal to the target, value by value. Only then
 those rows go into the source itself, in one transaction, and the migration is in its shadow state
-again. Whatever is interrupted is done again from the start; the source is thawed last.
+again. Whatever is interrupted is done again from the start; the source is unfrozen last.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from pipeline.core import private
 from pipeline.core.errors import PipelineError, ShapeError, TooManyDeletes
-from pipeline.core.findings import CheckResult, say
+from pipeline.core.findings import CheckResult, describe
 from pipeline.core.messages import RESTORE, message
 from pipeline.core.policies import Policies
 from pipeline.core.proof import BY_COMPARISON
@@ -21,16 +21,16 @@ from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, freezing, states
 from pipeline.cutover.replay import NotReversible, Replayed, put, replay
 from pipeline.cutover.states import WrongState
-from pipeline.cutover.steps import Site, thaw
+from pipeline.cutover.steps import Site, unfreeze
 from pipeline.declared.rules import ColumnRules, TableRules
-from pipeline.mapping.landing import Landing, match
-from pipeline.move.context.work import Counts
-from pipeline.move.ledger import mending, watermarks
+from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.move.context.move_context import Counts
+from pipeline.move.ledger import overrides, watermarks
 from pipeline.move.proof import side_effects
-from pipeline.move.proof.standing import Sample, standing_checks
+from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
-from pipeline.move.witness import witnessing
+from pipeline.move.witness import second_witness
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import take_snapshot
@@ -75,7 +75,7 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         folder: where the copies are made; they need three times the room of the source.
 
     Returns:
-        What went back, by table; nothing where only the thaw was left to do.
+        What went back, by table; nothing where only the unfreeze was left to do.
 
     Raises:
         WrongState: the migration is not live.
@@ -87,11 +87,11 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
     """
     now = states.read(site.target, site.migration)
     if now.state == "frozen":
-        thaw(site)
+        unfreeze(site)
         return []
     if now.state == "shadow":
-        if freezing.thaw(site.path):
-            site.say("the source was still frozen; it can be written again")
+        if freezing.unfreeze(site.path):
+            site.log("the source was still frozen; it can be written again")
             return []
         raise WrongState(
             f"The migration is {now}, so there is nothing to take back", remedy="Nothing is to do"
@@ -104,31 +104,31 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
     target, folder = site.target, folder / "back"
     private.folder(folder)
     with target.transaction():
-        _demand_tables(site)
+        _require_tables(site)
         names = ", ".join(f"ONLY {quoted(table.name)}" for table in site.tables)
         target.run(f"LOCK TABLE {names} IN SHARE ROW EXCLUSIVE MODE")
         before = side_effects.count(target)
         taken = take_snapshot(site.path, folder / "copy.db", tables=())
-        rows = _demand_as_left(site, Source(taken))
+        rows = _require_as_left(site, Source(taken))
         copy = taken.path
         policies = _as_written(site.options.policies)
         done = replay(copy, target, site.tables, policies=policies, folder=folder / "rows")
         for found in done:
-            site.say(_told(found))
-            _demand_few_deletes(site, found, rows[found.landing.name])
+            site.log(_told(found))
+            _require_few_deletes(site, found, rows[found.mapping.name])
             _forget_originals(target, found)
         proof = Source(take_snapshot(copy, folder / "proof.db", tables=site.tables))
-        mending.apply(proof, site.tables, mending.read(target, [t.name for t in site.tables]))
+        overrides.apply(proof, site.tables, overrides.read(target, [t.name for t in site.tables]))
         returned = [
             _proven(site, table, proof, found)
             for table, found in zip(site.tables, done, strict=True)
         ]
-        site.say("the copy equals the target, value by value")
+        site.log("the copy equals the target, value by value")
         _go_on(target, site.tables)
         for found in done:
-            if found.landing.doubled and found.touched:
+            if found.mapping.double_encoded and found.touched:
                 # What the application wrote as a string within JSON is to be unwrapped again.
-                watermarks.forget(target, found.landing.name)
+                watermarks.forget(target, found.mapping.name)
         states.change(target, site.migration, "shadow", run_id=site.options.run_id)
         # An application that was not stopped is seen, and keeps the gate closed.
         capture.switch_on(target, site.tables)
@@ -136,11 +136,11 @@ def roll_back(site: Site, folder: Path) -> list[Returned]:
         _require_untouched(site, before)
         # Last, so that nothing but the commit can fail once the source has the rows.
         put(site.path, copy, done)
-    freezing.thaw(site.path)
+    freezing.unfreeze(site.path)
     return returned
 
 
-def _demand_tables(site: Site) -> None:
+def _require_tables(site: Site) -> None:
     lacking = [table.name for table in site.tables if not schema.exists(site.target, table.name)]
     if lacking:
         raise NotAsLeft(
@@ -161,7 +161,7 @@ def _require_untouched(site: Site, before: Counts) -> None:
         )
 
 
-def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
+def _require_as_left(site: Site, source: Source) -> dict[str, int]:
     """Refuse to take back what would be read otherwise than it was moved; returns rows by table."""
     with source.sqlite() as connection:
         if not freezing.is_frozen(connection, site.tables, "main"):
@@ -174,17 +174,17 @@ def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
             )
     rows = {}
     for table in site.tables:
-        landing = match(table, source.columns(table.name), site.options.policies)
-        rows[table.name] = source.count(landing)
+        mapping = match(table, source.columns(table.name), site.options.policies)
+        rows[table.name] = source.count(mapping)
         mark = watermarks.read(site.target, table.name)
-        if mark is not None and mark.rules != watermarks.rules_of(landing):
+        if mark is not None and mark.rules != watermarks.rules_of(mapping):
             raise NotAsLeft(
                 f"The source's columns or policies of {table.name} are others than those it moved"
                 " by, so values that nobody wrote would change",
                 remedy="Set the POLICY_... settings, and the columns, as they were",
             )
         try:
-            schema.check_shape(landing, schema.look(site.target, table.name))
+            schema.check_shape(mapping, schema.inspect(site.target, table.name))
         except ShapeError as error:
             raise NotReversible(
                 error.problem, remedy="Take that change of the target back, then run again"
@@ -194,14 +194,14 @@ def _demand_as_left(site: Site, source: Source) -> dict[str, int]:
 
 def _as_written(policies: Policies) -> Policies:
     """An application may go on writing strings within JSON; such a value goes back as it is."""
-    either = policies.doubled_json == "unwrap"
-    return replace(policies, doubled_json="either") if either else policies
+    either = policies.double_encoded_json == "unwrap"
+    return replace(policies, double_encoded_json="either") if either else policies
 
 
-def _demand_few_deletes(site: Site, found: Replayed, rows: int) -> None:
+def _require_few_deletes(site: Site, found: Replayed, rows: int) -> None:
     if len(found.deleted) > rows * site.options.delete_share:
         raise TooManyDeletes(
-            f"{found.landing.name}: {len(found.deleted):,} of {rows:,} rows of the source would be"
+            f"{found.mapping.name}: {len(found.deleted):,} of {rows:,} rows of the source would be"
             " deleted, because the target lacks them; at most"
             f" {site.options.delete_share:.0%} may go in one run",
             remedy="If they were deleted on purpose, raise MAX_DELETE_SHARE and run again",
@@ -211,7 +211,7 @@ def _demand_few_deletes(site: Site, found: Replayed, rows: int) -> None:
 def _forget_originals(target: Target, found: Replayed) -> None:
     """An original speaks of a value that was moved; one that the application wrote has none."""
     gone = "DELETE FROM migration.conversions WHERE table_name = $1 AND source_key = ANY($2)"
-    name, deleted = found.landing.name, [str(key) for key in found.deleted]
+    name, deleted = found.mapping.name, [str(key) for key in found.deleted]
     if deleted:
         target.rows(f"{gone} RETURNING 1", (name, deleted))
     for column, keys in found.updated.items():
@@ -221,7 +221,7 @@ def _forget_originals(target: Target, found: Replayed) -> None:
 
 def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Returned:
     """Hold a table of the copy against the target's."""
-    checks = standing_checks(
+    checks = verify_table(
         prepare(table, source, _as_written(site.options.policies)),
         source=source,
         target=site.target,
@@ -230,9 +230,9 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
     )
     # Of the rows that were taken back, a reader apart from the engine's sees every one.
     touched = found.touched
-    checks += (witnessing.check_all(source, site.target, found.landing, keys=touched),)
+    checks += (second_witness.check_all(source, site.target, found.mapping, keys=touched),)
     if not all(check.passed for check in checks):
-        wrong = list(dict.fromkeys(say(found) for check in checks for found in check.findings))
+        wrong = list(dict.fromkeys(describe(found) for check in checks for found in check.findings))
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise NotEqual(
             f"The source would not equal the target: {'; '.join(wrong[:3])}{more}",
@@ -241,21 +241,21 @@ def _proven(site: Site, table: sa.Table, source: Source, found: Replayed) -> Ret
         )
     updated = {key for keys in found.updated.values() for key in keys}
     return Returned(
-        found.landing.name,
+        found.mapping.name,
         len(found.inserted),
         len(updated),
         len(found.deleted),
         checks,
-        _left(site.target, found.landing),
+        _left(site.target, found.mapping),
     )
 
 
-def _left(target: Target, landing: Landing) -> dict[str, int]:
+def _left(target: Target, mapping: TableMapping) -> dict[str, int]:
     """Values in columns that the source does not have, although nobody meant it to lack them."""
-    own = {column.name for column in landing.columns}
-    own |= {column.name for column in landing.table.columns if ColumnRules.of(column).added}
-    others = sorted(set(schema.look(target, landing.name).types or {}) - own)
-    table = quoted(landing.name)
+    own = {column.name for column in mapping.columns}
+    own |= {column.name for column in mapping.table.columns if ColumnRules.of(column).added}
+    others = sorted(set(schema.inspect(target, mapping.name).types or {}) - own)
+    table = quoted(mapping.name)
     found = {
         name: int(target.value(f"SELECT count({quoted(name)}) FROM {table}")) for name in others
     }
@@ -278,6 +278,6 @@ def _go_on(target: Target, tables: Sequence[sa.Table]) -> None:
 def _told(found: Replayed) -> str:
     updated = {key for keys in found.updated.values() for key in keys}
     return (
-        f"{found.landing.name}: {len(found.keys):,} rows were written; {len(found.inserted):,} of"
+        f"{found.mapping.name}: {len(found.keys):,} rows were written; {len(found.inserted):,} of"
         f" them are new, {len(updated):,} differ, {len(found.deleted):,} are gone"
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Organ(StrEnum):
+class Component(StrEnum):
     """What is looked at."""
 
     TARGET = "target"
@@ -20,11 +20,11 @@ class Reading:
     """How one thing is.
 
     Attributes:
-        organ: what was looked at.
-        well: whether it is as it should be.
-        says: what was found.
+        component: what was looked at.
+        ok: whether it is as it should be.
+        detail: what was found.
     """
 
-    organ: Organ
-    well: bool
-    says: str
+    component: Component
+    ok: bool
+    detail: str

@@ -15,18 +15,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core import proof
-from pipeline.core.errors import MendError
-from pipeline.core.findings import OFFENDERS, CheckResult, Mended
+from pipeline.core.errors import OverrideError
+from pipeline.core.findings import OFFENDERS, CheckResult, Overridden
 from pipeline.core.messages import FORGET, message
 from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
 from pipeline.mapping.contract import StoredValue, is_utf8, stored
-from pipeline.mapping.landing import match
+from pipeline.mapping.table_mapping import match
 from pipeline.move.ledger import quarantine, watermarks
 from pipeline.move.reading.extract import Source
 from pipeline.postgres.target import Target
 
-FIELDS = ("table", "handle", "key", "column", "storage", "value", "reasons")
+FIELDS = ("table", "row_id", "key", "column", "storage", "value", "reasons")
 """What a record of an export says; ``storage`` and ``value`` may be changed and fed back."""
 
 _KEPT = "secret"
@@ -37,11 +37,11 @@ _HEX = "text hex"
 
 
 @dataclass(frozen=True)
-class Mend:
+class Override:
     """A value of a rejected row, as it was in the source and as it shall be."""
 
     table: str
-    handle: str
+    row_id: str
     was: StoredValue
     now: StoredValue
 
@@ -56,7 +56,7 @@ def export(target: Target, tables: Iterable[sa.Table]) -> Iterator[dict[str, str
                 concerning = [r for r in row.reasons if r.column in (None, value.column)]
                 yield {
                     "table": table,
-                    "handle": row.handle,
+                    "row_id": row.row_id,
                     "key": row.key or "",
                     "column": value.column,
                     "storage": storage,
@@ -76,22 +76,22 @@ def take_in(
         tables: the declared tables; of others no value is repeated in an error.
 
     Raises:
-        MendError: a record is malformed, or its row is not in quarantine; it names the record.
+        OverrideError: a record is malformed, or its row is not in quarantine; it names the record.
     """
     changed = 0
     declared = {table.name: table for table in tables}
     for number, record in enumerate(records, start=1):
-        table, handle, column = (
-            str(record.get(name, "")) for name in ("table", "handle", "column")
+        table, row_id, column = (
+            str(record.get(name, "")) for name in ("table", "row_id", "column")
         )
         there = target.rows(
             "SELECT storage, value FROM migration.quarantine_values"
-            " WHERE table_name = $1 AND handle = $2 AND column_name = $3",
-            (table, handle, column),
+            " WHERE table_name = $1 AND row_id = $2 AND column_name = $3",
+            (table, row_id, column),
         )
         if not there:
-            raise MendError(
-                f"Record {number}: {column or 'no column'} of row {handle or '(none)'} of"
+            raise OverrideError(
+                f"Record {number}: {column or 'no column'} of row {row_id or '(none)'} of"
                 f" {table or 'no table'} is not in quarantine",
                 remedy="Export quarantine again, and mend that file",
             )
@@ -100,96 +100,101 @@ def take_in(
             continue
         now = _read(number, record, column, hidden=hidden)
         if now != StoredValue(column, *there[0]):
-            _note(target, table, handle, StoredValue(column, *there[0]), now)
+            _note(target, table, row_id, StoredValue(column, *there[0]), now)
             changed += 1
     return changed
 
 
 def forget(target: Target, table: str) -> int:
     """Let the source's values of a table stand again; returns how many mends there were."""
-    gone = target.rows("DELETE FROM migration.mended WHERE table_name = $1 RETURNING 1", (table,))
+    gone = target.rows(
+        "DELETE FROM migration.overrides WHERE table_name = $1 RETURNING 1", (table,)
+    )
     if gone:
         # Which rows had mended values is not known any more, so all have to be looked at.
         watermarks.forget(target, table)
     return len(gone)
 
 
-def read(target: Target, tables: Iterable[str]) -> list[Mend]:
+def read(target: Target, tables: Iterable[str]) -> list[Override]:
     """Every mend of these tables; none where the ledger has not been made."""
-    if not target.value("SELECT to_regclass('migration.mended') IS NOT NULL"):
+    if not target.value("SELECT to_regclass('migration.overrides') IS NOT NULL"):
         return []
     return [
-        Mend(table, handle, StoredValue(column, *was), StoredValue(column, *now))
+        Override(table, row_id, StoredValue(column, *was), StoredValue(column, *now))
         for table in tables
-        for handle, column, was, now in _mended(target, table)
+        for row_id, column, was, now in _mended(target, table)
     ]
 
 
-def apply(source: Source, tables: Iterable[sa.Table], mends: Iterable[Mend]) -> None:
+def apply(source: Source, tables: Iterable[sa.Table], known_overrides: Iterable[Override]) -> None:
     """Put mended values into the private copy, and note in it which of them hold.
 
     Raises:
-        MendError: the copy's own schema has no room for a value.
+        OverrideError: the copy's own schema has no room for a value.
     """
     declared = {table.name: table for table in tables}
-    source.mended |= {name: [] for name in declared}
+    source.overrides |= {name: [] for name in declared}
     with source.writable(declared.values()) as copy:
-        for mend in mends:
-            if mend.table in declared:
-                holds = _apply(copy, source, declared[mend.table], mend)
-                source.mended[mend.table].append(_finding(mend, declared[mend.table], holds=holds))
+        for override in known_overrides:
+            if override.table in declared:
+                holds = _apply(copy, source, declared[override.table], override)
+                source.overrides[override.table].append(
+                    _finding(override, declared[override.table], holds=holds)
+                )
 
 
-def _finding(mend: Mend, table: sa.Table, *, holds: bool) -> Mended:
-    was, now = _shown(mend.was, table), _shown(mend.now, table)
-    return Mended(mend.table, mend.handle, mend.now.column, was, now, holds)
+def _finding(override: Override, table: sa.Table, *, holds: bool) -> Overridden:
+    was, now = _shown(override.was, table), _shown(override.now, table)
+    return Overridden(override.table, override.row_id, override.now.column, was, now, holds)
 
 
-def check(found: Sequence[Mended]) -> CheckResult:
+def check(found: Sequence[Overridden]) -> CheckResult:
     """No value was mended by a person; those that were are named."""
-    figures = {"values": len(found), "outdated": sum(not mended.holds for mended in found)}
-    return proof.MENDED.result(found[:OFFENDERS], figures)
+    figures = {"values": len(found), "outdated": sum(not overrides.holds for overrides in found)}
+    return proof.OVERRIDES.result(found[:OFFENDERS], figures)
 
 
 def _mended(target: Target, table: str) -> Iterator[tuple[str, str, Any, Any]]:
-    for handle, column, *values in target.rows(
-        "SELECT handle, column_name, was_storage, was_value, storage, value"
-        " FROM migration.mended WHERE table_name = $1 ORDER BY handle, column_name",
+    for row_id, column, *values in target.rows(
+        "SELECT row_id, column_name, was_storage, was_value, storage, value"
+        " FROM migration.overrides WHERE table_name = $1 ORDER BY row_id, column_name",
         (table,),
     ):
-        yield handle, column, values[:2], values[2:]
+        yield row_id, column, values[:2], values[2:]
 
 
-def _note(target: Target, table: str, handle: str, was: StoredValue, now: StoredValue) -> None:
+def _note(target: Target, table: str, row_id: str, was: StoredValue, now: StoredValue) -> None:
     target.rows(
-        "INSERT INTO migration.mended"
-        " (table_name, handle, column_name, was_storage, was_value, storage, value)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (table_name, handle, column_name)"
+        "INSERT INTO migration.overrides"
+        " (table_name, row_id, column_name, was_storage, was_value, storage, value)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (table_name, row_id, column_name)"
         " DO UPDATE SET storage = EXCLUDED.storage, value = EXCLUDED.value, since = now()"
         " RETURNING 1",
-        (table, handle, was.column, was.storage, was.value, now.storage, now.value),
+        (table, row_id, was.column, was.storage, was.value, now.storage, now.value),
     )
 
 
-def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, mend: Mend) -> bool:
-    landing = match(table, source.columns(table.name))
-    column = quoted(mend.now.column)
-    where = f"{quoted(table.name)} WHERE {source.handle_column(landing)} = ?"
-    handle = source.handle_from(landing, mend.handle)
-    found = copy.execute(f"SELECT typeof({column}), {column} FROM {where}", (handle,)).fetchone()
-    if found is None or stored(mend.was.column, found[0].decode(), found[1]) != mend.was:
+def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, override: Override) -> bool:
+    mapping = match(table, source.columns(table.name))
+    column = quoted(override.now.column)
+    where = f"{quoted(table.name)} WHERE {source.row_id_column(mapping)} = ?"
+    row_id = source.row_id_from(mapping, override.row_id)
+    found = copy.execute(f"SELECT typeof({column}), {column} FROM {where}", (row_id,)).fetchone()
+    if found is None or stored(override.was.column, found[0].decode(), found[1]) != override.was:
         return False
-    slot = "CAST(? AS TEXT)" if mend.now.storage == "text" else "?"
+    slot = "CAST(? AS TEXT)" if override.now.storage == "text" else "?"
     name, _, condition = where.partition(" WHERE ")
     try:
         copy.execute(
-            f"UPDATE {name} SET {column} = {slot} WHERE {condition}", (_native(mend.now), handle)
+            f"UPDATE {name} SET {column} = {slot} WHERE {condition}",
+            (_native(override.now), row_id),
         )
     except sqlite3.Error as error:
-        raise MendError(
-            f"{mend.table}, row {mend.handle}: {mend.now.column} cannot be"
-            f" {_shown(mend.now, table)!r} ({error})",
-            remedy=message("Mend it otherwise, or run ", FORGET, f" {mend.table}"),
+        raise OverrideError(
+            f"{override.table}, row {override.row_id}: {override.now.column} cannot be"
+            f" {_shown(override.now, table)!r} ({error})",
+            remedy=message("Mend it otherwise, or run ", FORGET, f" {override.table}"),
         ) from error
     return True
 
@@ -243,11 +248,11 @@ def _read(
     except ValueError as error:
         said = f"its {secret.SHOWN}" if hidden else f"{text[:60]!r}"
         why = "" if hidden else f" ({error})"
-        raise MendError(
+        raise OverrideError(
             f"Record {number}: {said} is no {storage}{why}",
             remedy=f"Correct the value of {column}, or its storage",
         ) from None
-    raise MendError(
+    raise OverrideError(
         f"Record {number}: storage {storage!r} of {column} is unknown",
         remedy=f"Write null, integer, real, text, blob (hexadecimal) or {_HEX}",
     )

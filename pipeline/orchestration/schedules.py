@@ -17,7 +17,7 @@ from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.postgres.target import Target
-from pipeline.sqlite.snapshot import seen_of
+from pipeline.sqlite.snapshot import fingerprint_of
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -102,7 +102,7 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
             yield dg.SkipReason(str(error.addressed(migration.address)))
             return
         # While the file is being written, it looks like nothing that was seen before.
-        seen = seen_of(source)
+        seen = fingerprint_of(source)
         again = _failed_long_ago(context.instance, job.name)
         if seen is not None and seen == context.cursor and not again:
             yield dg.SkipReason(f"{source} has not been written since it was last looked at.")

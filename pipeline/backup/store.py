@@ -164,7 +164,7 @@ def sha256_of(path: Path) -> str:
     return whole.hexdigest()
 
 
-def demand_whole(path: Path, sha256: str) -> None:
+def require_whole(path: Path, sha256: str) -> None:
     """Refuse a file of a backup that is not as it was written.
 
     Raises:
@@ -194,8 +194,8 @@ def _write(folder: Path, manifest: Manifest) -> None:
 
 def _settle(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
+    row_id = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(row_id)
     finally:
-        os.close(handle)
+        os.close(row_id)
