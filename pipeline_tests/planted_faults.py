@@ -477,7 +477,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="a step is never retried",
-        file="pipeline/orchestration/assets/retries.py",
+        file="pipeline/orchestration/common/retries.py",
         old="isinstance(error, Transient) and context.retry_number < RETRIES",
         new="isinstance(error, Transient) and context.retry_number > RETRIES",
         caught_by=(

@@ -1,7 +1,7 @@
 """The checks of a table, and the proof that they make together.
 
-One table of checks says what each is called, what it proves, whether a move that fails it is
-rolled back, and when it is made: within every move, or by ``verify`` of what is committed.
+For each check: its name, what it proves and what a failure means, whether a move that fails it is
+rolled back, and whether moves make it, verifications of committed rows, or both.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,14 +20,14 @@ class Check:
         description: what holds if it passes.
         blocking: a move that fails it is rolled back, and the table's children do not move.
         in_moves: it is made within every move.
-        standing: it is made of what is committed, without a move.
+        in_verification: it is made of committed rows, without a move.
     """
 
     name: str
     description: str
     blocking: bool = True
     in_moves: bool = True
-    standing: bool = True
+    in_verification: bool = True
 
     def result(
         self,
@@ -43,55 +43,81 @@ class Check:
 
 
 CONSERVATION = Check(
-    "conservation", "Source rows = moved + quarantined + excluded, each counted where it lies."
+    "conservation",
+    "Every source row is accounted for: source rows = moved + quarantined + excluded. A failure"
+    " means that rows were lost or duplicated.",
 )
-KEYS = Check("keys", "Both sides hold the same keys; none is missing, none is extra.")
+KEYS = Check(
+    "keys",
+    "Source and target hold the same keys. A failure names keys that are missing in the target or"
+    " exist only there.",
+)
 DIGESTS = Check(
-    "digests", "Every value was read back and is equal; BLOBs by their MD5 on either side."
+    "digests",
+    "Every value read back from the target equals the source's; BLOBs are compared by MD5. A"
+    " failure names the rows and columns that differ.",
 )
-FOREIGN_KEYS = Check("foreign_keys", "Every row has its parent, and every foreign key is valid.")
-SEQUENCES = Check("sequences", "The next id is larger than every id there is.")
+FOREIGN_KEYS = Check(
+    "foreign_keys",
+    "Every row has its parent, and the server has validated every foreign key. A failure names"
+    " rows without a parent, or keys that the server does not enforce.",
+)
+SEQUENCES = Check(
+    "sequences",
+    "The next generated id is larger than every existing id. A failure means that the next insert"
+    " of the application would be rejected.",
+)
 WITNESS = Check(
-    "witness", "The server's hashes of its rows equal those of a second, independent reader."
+    "witness",
+    "A second reader, which shares no code with the engine, computes the same hashes as the"
+    " server. A failure names columns in which the engine changed values without noticing.",
 )
 SCHEMA = Check(
     "schema",
-    "Columns, types, defaults, constraints and indexes are as declared, and valid.",
-    in_moves=False,
-)
-ACCESS = Check(
-    "access",
-    "Every role of Supabase may do what is declared, and was kept from all else.",
+    "Columns, types, defaults, constraints, indexes, rights and policies are as declared, and every"
+    " role of Supabase can do what is declared and nothing else. A failure names what differs.",
     in_moves=False,
 )
 DRIFT = Check(
-    "drift", "Source and declared schema agree on columns.", blocking=False, standing=False
+    "drift",
+    "Source and declaration agree on the columns. A warning names columns that only one of them"
+    " has, or that have another type.",
+    blocking=False,
 )
-QUARANTINE = Check("quarantine", "No row waits in quarantine.", blocking=False)
+QUARANTINE = Check(
+    "quarantine",
+    "No row is in quarantine. A warning counts the rejected rows by reason; the ledger keeps them"
+    " until they can be moved.",
+    blocking=False,
+)
 CONVERSIONS = Check(
-    "conversions", "No value was changed in a way that cannot be undone.", blocking=False
+    "conversions",
+    "No value was converted with loss, such as by rounding. A warning names such values; the ledger"
+    " keeps the originals.",
+    blocking=False,
 )
 OVERRIDES = Check(
-    "mended",
-    "No value stands in the place of the source's because a person mended it.",
+    "overrides",
+    "No value was set by a person in place of the source's. A warning names such values.",
     blocking=False,
 )
 CONFLICTS = Check(
     "conflicts",
-    "No row was changed in the target as well; of those that were, one side is kept.",
+    "No row was changed in the target as well as in the source. A warning names such rows, and"
+    " which side was kept.",
     blocking=False,
-    standing=False,
+    in_verification=False,
 )
 
 CHECKS = (
-    *(CONSERVATION, KEYS, DIGESTS, FOREIGN_KEYS, SEQUENCES, WITNESS, SCHEMA, ACCESS),
+    *(CONSERVATION, KEYS, DIGESTS, FOREIGN_KEYS, SEQUENCES, WITNESS, SCHEMA),
     *(DRIFT, QUARANTINE, CONVERSIONS, OVERRIDES, CONFLICTS),
 )
 BY_COMPARISON = (CONSERVATION.name, KEYS.name, DIGESTS.name)
 """Checks that need both sides read."""
 OF_A_MOVE = tuple(check.name for check in CHECKS if check.in_moves)
 BLOCKING = tuple(check.name for check in CHECKS if check.in_moves and check.blocking)
-STANDING = tuple(check.name for check in CHECKS if check.standing)
+OF_A_VERIFICATION = tuple(check.name for check in CHECKS if check.in_verification)
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def _rights(target: Target, mappings: Sequence[TableMapping]) -> Answer:
     question = "rights are as declared"
     if not access.roles(target):
         return Answer(question, True, "the server has none of Supabase's roles")
-    found = _findings(access.check(target, mapping).findings for mapping in mappings)
+    found = _findings(tuple(access.check(target, mapping)[0]) for mapping in mappings)
     found += [describe(finding) for finding in access.exposed(target)]
     if found:
         return _no(question, found, message("Run ", SYNC_FULL, ", or revoke what is too much"))

@@ -24,8 +24,8 @@ from pipeline.orchestration.assets.housekeeping import housekeeping_asset
 from pipeline.orchestration.assets.plan import plan_asset
 from pipeline.orchestration.assets.realtime import realtime_asset, retention_asset
 from pipeline.orchestration.assets.search import search_asset
-from pipeline.orchestration.assets.standing import table_checks
 from pipeline.orchestration.assets.tables import table_assets
+from pipeline.orchestration.common import run_options
 from pipeline.orchestration.common.resources import (
     AnkiCollection,
     Application,
@@ -60,23 +60,22 @@ def _migration(migration: Migration) -> Iterator[dg.Definitions]:
     parts = [_BUILT[type(each)](migration, each) for each in migration.beside]
     plan, doctor = plan_asset(migration), doctor_check(migration)
     moves = table_assets(migration, every=schedules.interval(_settings.sync_cron))
-    standing = table_checks(migration)
     backup = backup_assets(migration, group=_OPERATIONS)
     asked = [question for part in parts for question in part.asked]
     cutover = cutover_asset(migration, group=_OPERATIONS, further=asked)
-    verify = jobs.verify(migration, standing)
+    verify = jobs.verify(migration)
     after = [asset for part in parts for asset in part.after_sync]
-    sync = jobs.sync(migration, moves, standing, [*after, _housekeeping])
+    sync = jobs.sync(migration, [*after, _housekeeping])
     yield dg.Definitions(
         assets=[plan, *moves, backup, cutover],
-        asset_checks=[doctor, *standing],
+        asset_checks=[doctor],
         jobs=[
             jobs.doctor(migration, doctor),
             jobs.plan(migration, plan, doctor),
-            jobs.migrate(migration, moves, standing),
+            jobs.migrate(migration),
             sync,
             jobs.backup(migration, backup),
-            jobs.redrive(migration, moves, standing),
+            jobs.redrive(migration),
             verify,
             jobs.cutover(migration, cutover),
         ],
@@ -145,6 +144,7 @@ def _parts() -> Iterator[dg.Definitions]:
         assets=[_housekeeping],
         sensors=alert_sensors(_settings),
         resources={
+            **run_options.resource(),
             "source": SourceDatabase(),
             "target": TargetDatabase(),
             "application": Application(),

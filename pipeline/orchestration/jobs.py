@@ -1,13 +1,15 @@
 """Jobs of a migration: what can be launched."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pipeline.core import proof
 from pipeline.migrations.declaration import Migration
 from pipeline.orchestration.assets.anki import CHECK_NOTES, CheckConfig
-from pipeline.orchestration.assets.tables import MoveConfig, run_config
+from pipeline.orchestration.common import checks
+from pipeline.orchestration.common.run_options import run_config
 
 if TYPE_CHECKING:
     from dagster._core.definitions.unresolved_asset_job_definition import (
@@ -19,57 +21,44 @@ FEED_CRON = "17 * * * *"
 """When the schedule of ``feed`` starts it, once that is switched on."""
 
 
-def migrate(
-    migration: Migration,
-    moves: Sequence[dg.AssetsDefinition],
-    standing: Sequence[dg.AssetChecksDefinition],
-) -> "Job":
+def migrate(migration: Migration) -> "Job":
     """Move all tables."""
     return _job(
         migration.named("migrate"),
-        _moves_alone(moves, standing),
+        _moves(migration),
         "Move the tables from SQLite to PostgreSQL, parents first. Each table is one transaction"
-        " that commits only when its proof holds. Running it again writes only what differs.",
+        " that commits only if its proof holds. A second run writes only rows that differ.",
     )
 
 
-def sync(
-    migration: Migration,
-    moves: Sequence[dg.AssetsDefinition],
-    standing: Sequence[dg.AssetChecksDefinition],
-    after: Sequence[dg.AssetsDefinition],
-) -> "Job":
-    """Let the target follow the source, and then what is kept beside the tables."""
+def sync(migration: Migration, after: Sequence[dg.AssetsDefinition]) -> "Job":
+    """Move what changed, then update the assets that follow the tables."""
     return _job(
         migration.named("sync"),
-        _moves_alone(moves, standing) | dg.AssetSelection.assets(*after),
-        "Let the target follow the source: move what changed since the source was read last, and"
-        " prove it. Where that cannot be known, every value is looked at.",
-        config=run_config(_names(moves), MoveConfig(only_changes=True)),
+        _moves(migration) | dg.AssetSelection.assets(*after),
+        "Move what changed in the source since the last run, and prove it. Where the changes cannot"
+        " be determined, compare every value.",
+        config=run_config(only_changes=True),
     )
 
 
-def redrive(
-    migration: Migration,
-    moves: Sequence[dg.AssetsDefinition],
-    standing: Sequence[dg.AssetChecksDefinition],
-) -> "Job":
-    """Try rejected rows again."""
+def redrive(migration: Migration) -> "Job":
+    """Try quarantined rows again."""
     return _job(
         migration.named("redrive"),
-        _moves_alone(moves, standing),
-        "Try rejected rows again, after a rule, a policy or a value was changed, parents first;"
-        " rows that now pass leave quarantine in the transaction in which they arrive.",
-        config=run_config(_names(moves), MoveConfig(only_changes=True, retry_rejected=True)),
+        _moves(migration),
+        "Try quarantined rows again after a rule, a policy or a value was changed, parents first."
+        " Rows that now pass leave quarantine in the transaction in which they arrive.",
+        config=run_config(only_changes=True, retry_rejected=True),
     )
 
 
-def verify(migration: Migration, standing: Sequence[dg.AssetChecksDefinition]) -> "Job":
-    """Check what is committed."""
+def verify(migration: Migration) -> "Job":
+    """Check committed rows."""
     return _job(
         migration.named("verify"),
-        dg.AssetSelection.checks(*standing),
-        "Hold what is committed against source, ledger and declaration. Both databases are read,"
+        _checks(migration, proof.OF_A_VERIFICATION),
+        "Compare committed rows with source, ledger and declaration. Both databases are read,"
         " nothing is written.",
     )
 
@@ -106,21 +95,21 @@ def backup(migration: Migration, assets: dg.AssetsDefinition) -> "Job":
     )
 
 
-def anki_sync(following: dg.AssetsDefinition, checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
+def anki_sync(following: dg.AssetsDefinition, across: Sequence[dg.AssetChecksDefinition]) -> "Job":
     """Let Anki follow the contents."""
     return _job(
         "anki_sync",
-        dg.AssetSelection.assets(following) | dg.AssetSelection.checks(*checks),
+        dg.AssetSelection.assets(following) | dg.AssetSelection.checks(*across),
         "Let the notes in Anki and the cards in SQLite follow the contents in PostgreSQL, and check"
         " all three against each other. Notes are never deleted, a learner's edits stay.",
     )
 
 
-def anki_check(checks: Sequence[dg.AssetChecksDefinition]) -> "Job":
+def anki_check(across: Sequence[dg.AssetChecksDefinition]) -> "Job":
     """Check Anki, cards and vectors against the contents."""
     return _job(
         "anki_check",
-        dg.AssetSelection.checks(*checks),
+        dg.AssetSelection.checks(*across),
         "Check every value across PostgreSQL, SQLite and Anki. Nothing is written.",
         config={"ops": {CHECK_NOTES: {"config": CheckConfig(recordings=0).model_dump()}}},
     )
@@ -154,15 +143,16 @@ def doctor(migration: Migration, check: dg.AssetChecksDefinition) -> "Job":
     )
 
 
-def _moves_alone(
-    moves: Sequence[dg.AssetsDefinition], standing: Sequence[dg.AssetChecksDefinition]
-) -> dg.AssetSelection:
-    """Assets bring all their checks along; those that look at what is committed stay out."""
-    return dg.AssetSelection.assets(*moves) - dg.AssetSelection.checks(*standing)
+def _moves(migration: Migration) -> dg.AssetSelection:
+    """The tables' assets, with the checks that are part of a move."""
+    tables = dg.AssetSelection.assets(*(table.name for table in migration.tables))
+    return tables.without_checks() | _checks(migration, proof.OF_A_MOVE)
 
 
-def _names(moves: Sequence[dg.AssetsDefinition]) -> list[str]:
-    return [move.key.to_user_string() for move in moves]
+def _checks(migration: Migration, names: Iterable[str]) -> dg.AssetSelection:
+    names = tuple(names)
+    tables = [table.name for table in migration.tables]
+    return dg.AssetSelection.checks(*(k for table in tables for k in checks.keys(table, names)))
 
 
 def _job(

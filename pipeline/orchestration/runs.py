@@ -20,7 +20,7 @@ from pipeline.config import environment, settings
 from pipeline.config.settings import DAGSTER_OPTIONS
 from pipeline.core.errors import Transient
 from pipeline.core.proof import OF_A_MOVE
-from pipeline.orchestration.assets.tables import MoveConfig, run_config
+from pipeline.orchestration.common import checks
 from pipeline.orchestration.definitions import defs
 from pipeline.orchestration.instance import processes, storage
 from pipeline.postgres.embedded import postmaster
@@ -76,8 +76,7 @@ def run(
     *,
     opened: dg.DagsterInstance,
     tables: Collection[str] | None = None,
-    full: bool = False,
-    steps: Mapping[str, Mapping[str, Any]] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a job to its end; its success or failure is in the result.
 
@@ -85,38 +84,28 @@ def run(
         job_name: the job.
         opened: Dagster's instance.
         tables: those of its assets that are run, None for all.
-        full: every value is looked at, whatever the job's own configuration says.
-        steps: configuration of steps, by name.
+        config: replaces the job's own configuration.
     """
     _report_lost(opened)
-    whole = defs.resolve_job_def(job_name)
-    job = whole if tables is None else _only(whole, tables)
-    config = dict(whole.run_config or {})
-    names = config.get("ops", {}) if tables is None else tables
-    if full:
-        config |= run_config(names, MoveConfig())
-    elif "ops" in config:
-        config["ops"] = {name: config["ops"][name] for name in names}
-    if steps is not None:
-        config |= {"ops": {name: {"config": dict(step)} for name, step in steps.items()}}
+    job = defs.resolve_job_def(job_name)
+    chosen = dict(config if config is not None else job.run_config or {})
+    if tables is not None:
+        job = _only(job, tables)
     return job.execute_in_process(
         instance=opened,
         raise_on_error=False,
-        run_config=config | _QUIET,
+        run_config=chosen | _QUIET,
         tags={processes.TAG: processes.mine()},
     )
 
 
 def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
     """A job of the same name that moves some tables alone."""
-    assets = {dg.AssetKey(table) for table in tables}
-    # Without this, the standing checks of these assets would come along.
-    gates = {dg.AssetCheckKey(asset, check) for asset in assets for check in OF_A_MOVE}
-    # A subset of the job itself would keep the configuration of all its steps, and be refused.
+    # A subset of the job itself would keep the configuration of its other steps.
     return dg.define_asset_job(
         job.name,
-        selection=dg.AssetSelection.assets(*assets).without_checks()
-        | dg.AssetSelection.checks(*gates),
+        selection=dg.AssetSelection.assets(*tables).without_checks()
+        | dg.AssetSelection.checks(*(k for table in tables for k in checks.keys(table, OF_A_MOVE))),
         description=job.description,
         executor_def=dg.in_process_executor,
     ).resolve(asset_graph=defs.resolve_asset_graph(), resource_defs=job.resource_defs)

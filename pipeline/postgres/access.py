@@ -11,9 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.core import proof
 from pipeline.core.errors import TargetError
-from pipeline.core.findings import CheckResult, Exposed, Finding, RightDiffers
+from pipeline.core.findings import Exposed, Finding, RightDiffers
 from pipeline.core.quoting import quoted
 from pipeline.declared import feed, ledger
 from pipeline.declared.access import ALL, ROLES, Access, Privilege, of_table
@@ -142,7 +141,7 @@ def statements(
     return made
 
 
-def check(target: Target, mapping: TableMapping) -> CheckResult:
+def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
     """Rights are as declared, and each role is let in and kept out as they say.
 
     Args:
@@ -151,12 +150,12 @@ def check(target: Target, mapping: TableMapping) -> CheckResult:
     """
     there = roles(target)
     if not there:
-        return proof.ACCESS.result(figures={"roles": 0})
+        return (), {"roles": 0}
     table = mapping.table
     held, declared = _held(target, table, there), _declared(target, table, there)
     findings = [*_differing(table, held, declared), *_probed(target, mapping, there)]
     figures = {"roles": len(there), "rights": len(held.granted)}
-    return proof.ACCESS.result(findings, figures)
+    return findings, figures
 
 
 def exposed(target: Target) -> list[Finding]:

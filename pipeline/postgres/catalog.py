@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from pipeline.core import proof
-from pipeline.core.findings import CheckResult, SchemaDiffers
+from pipeline.core.findings import Finding, SchemaDiffers
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
@@ -44,7 +43,7 @@ SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
 _TRIGGERS = f"SELECT 'trigger', * FROM ({objects.TRIGGERS}) AS t"
 
 
-def check(target: Target, mapping: TableMapping) -> CheckResult:
+def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
     """Columns, types, defaults, constraints, indexes, triggers and their functions are as declared.
 
     What the target has beyond the declaration is counted, and is nobody's fault.
@@ -77,7 +76,7 @@ def check(target: Target, mapping: TableMapping) -> CheckResult:
             )
             for f, is_there in other.items()
         ]
-    return proof.SCHEMA.result(
+    return (
         findings,
         {
             "declared": len(declared) + len(objects.functions_of(mapping.table, there)),

@@ -175,7 +175,7 @@ def test_a_blocking_check_that_failed_is_told_though_its_run_did_not_fail(
     )
     assert alert["text"].startswith("verify found what must not be\n")
     found = {(check["asset"], check["check"]): check["found"] for check in alert["failed_checks"]}
-    assert "nobody" in found["rankings", "standing_digests"]
+    assert "nobody" in found["rankings", "digests"]
     assert all(check["severity"] == "ERROR" for check in alert["failed_checks"])
 
 

@@ -49,7 +49,7 @@ def instance(
 def step(instance: dg.DagsterInstance, name: str) -> dg.ExecuteInProcessResult:
     """Run the job for one step, confirmed where it has to be."""
     config = {"step": name, "confirm": f"{name} content"}
-    return runs.run("cutover", opened=instance, steps={STEP: config})
+    return runs.run("cutover", opened=instance, config={"ops": {STEP: {"config": config}}})
 
 
 def gate(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
@@ -113,7 +113,9 @@ def test_the_whole_evening_there_and_back(
         ("rollback", ""),
     ):
         unconfirmed = {"step": last, "confirm": said}
-        refused = runs.run("cutover", opened=instance, steps={STEP: unconfirmed})
+        refused = runs.run(
+            "cutover", opened=instance, config={"ops": {STEP: {"config": unconfirmed}}}
+        )
         assert failure(refused) == (
             f"The step {last} cannot be undone, and is not confirmed. Add to the"
             f" configuration of the run, beside step: confirm: {last} content."

@@ -1,6 +1,7 @@
 """What Dagster loads and shows: assets, checks, the job, and what a run records of a table."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,9 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 
-from pipeline.core.proof import BLOCKING
+from pipeline.core.proof import BLOCKING, OF_A_VERIFICATION
 from pipeline.declared.rules import TableRules
 from pipeline.migrations import content
-from pipeline.orchestration.common.checks import STANDING
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -34,8 +34,9 @@ for w in caught:
 """
 CHECKS = {
     *("conservation", "keys", "digests", "foreign_keys", "sequences", "witness"),
-    *("drift", "quarantine", "conversions", "mended", "conflicts"),
+    *("drift", "quarantine", "conversions", "overrides", "conflicts"),
 }
+"""The checks of a move."""
 
 
 @pytest.fixture
@@ -128,14 +129,16 @@ def test_housekeeping_says_what_it_is_and_whose_and_has_no_check(defs: dg.Defini
 
 
 @pytest.mark.parametrize("table", NAMES)
-def test_an_asset_has_eleven_checks_of_which_six_block(defs: dg.Definitions, table: str) -> None:
-    (asset,) = [a for a in defs.resolve_all_asset_specs() if a.key == dg.AssetKey(table)]
-    defined = defs.get_assets_def(asset.key)
-    specs = list(defined.check_specs)
-    assert {spec.name for spec in specs} == CHECKS
+def test_an_asset_has_twelve_checks_of_which_six_block_and_says_what_a_failure_means(
+    defs: dg.Definitions, table: str
+) -> None:
+    specs = list(defs.get_assets_def(dg.AssetKey(table)).check_specs)
+    assert sorted(spec.name for spec in specs) == sorted(CHECKS | set(OF_A_VERIFICATION))
+    assert len(specs) == 12
     assert {spec.name for spec in specs if spec.blocking} == set(BLOCKING)
     assert len(BLOCKING) == 6
-    assert all(spec.description for spec in specs)
+    for spec in specs:
+        assert re.search("A (failure|warning) (names|means|counts) ", spec.description or "")
 
 
 JOBS = {
@@ -161,13 +164,21 @@ def test_a_job_materializes_its_assets_alone(
     layer = defs.resolve_job_def(job).asset_layer
     assert {key.to_user_string() for key in layer.selected_asset_keys} == assets
     checks = layer.asset_graph.asset_check_keys
-    standing = {key for key in checks if key.name.startswith(STANDING)}
-    made = {(key.asset_key.to_user_string(), key.name) for key in checks - standing}
+    made = {(key.asset_key.to_user_string(), key.name) for key in checks}
     search = {("content_search", "search_indexes")} if "content_search" in assets else set()
     kept = {(asset, "restorable") for asset in assets if asset.endswith("_backup")}
     kept |= {("cutover", "gate")} & {(asset, "gate") for asset in assets}
-    assert made == {(t, check) for t in assets & set(NAMES) for check in CHECKS} | search | kept
-    assert bool(standing) == (job == "verify")
+    verified = {(t, check) for t in NAMES for check in OF_A_VERIFICATION if job == "verify"}
+    moved = {(t, check) for t in assets & set(NAMES) for check in CHECKS}
+    assert made == moved | verified | search | kept
+
+
+def test_a_run_is_configured_once_for_all_tables(defs: dg.Definitions) -> None:
+    job = defs.resolve_job_def("migrate")
+    assert dg.validate_run_config(job, {"resources": {"options": {"config": {"limit": 3}}}})
+    for table in NAMES:
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            dg.validate_run_config(job, {"ops": {table: {"config": {"limit": 3}}}})
 
 
 @pytest.mark.parametrize(
@@ -366,4 +377,4 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
     for table in left["tables"]:
         assert table["moved"]["strategy"] == "filled"
         names = [check["name"] for check in table["checks"]]
-        assert len(names) == len(set(names)) == 13
+        assert len(names) == len(set(names)) == 12

@@ -91,7 +91,7 @@ def test_a_mended_value_frees_its_row_and_the_rows_that_waited_for_it(
         (["food", "fruit"],)
     ]
     assert query(target_url, "SELECT count(*) FROM rankings") == [(8,)]
-    (check,) = (c for c in moves["learning_content"].checks if c.name == "mended")
+    (check,) = (c for c in moves["learning_content"].checks if c.name == "overrides")
     assert check.findings == (
         Overridden("learning_content", "2", "tags", "food, fruit", '["food", "fruit"]', True),
     )
@@ -109,7 +109,7 @@ def test_whoever_corrects_the_source_has_the_last_word(source: SourceFile, targe
     source.run("UPDATE learning_content SET tags = ?", ['["corrected"]'])
     moves = move_all(source.path, target_url)
     assert query(target_url, "SELECT tags FROM learning_content") == [(["corrected"],)]
-    (check,) = (c for c in moves["learning_content"].checks if c.name == "mended")
+    (check,) = (c for c in moves["learning_content"].checks if c.name == "overrides")
     assert check.figures == {"values": 1, "outdated": 1}
 
 

@@ -34,11 +34,11 @@ from pipeline.move.ledger import overrides
 from pipeline.move.run.plan import TablePlan
 from pipeline.orchestration import jobs, schedules
 from pipeline.orchestration.assets.plan import plan_asset
-from pipeline.orchestration.assets.standing import table_checks
 from pipeline.orchestration.assets.tables import table_assets
 from pipeline.orchestration.common import checks, report
 from pipeline.orchestration.common.metadata import PLAN
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.orchestration.common.run_options import resource
 from pipeline.postgres.target import Target
 from pipeline.reporting import grids, quarantine_files
 from pipeline.sqlite import tracking
@@ -133,19 +133,17 @@ class World:
         self.source, self.url, self.home = source, url, home
         self.printed = io.StringIO()
         moves = table_assets(GUARDED, every=schedules.interval("* * * * *"))
-        standing = table_checks(GUARDED)
         plan = plan_asset(GUARDED)
         self.defs = dg.Definitions(
             assets=[plan, *moves],
-            asset_checks=standing,
             jobs=[
-                jobs.migrate(GUARDED, moves, standing),
-                jobs.sync(GUARDED, moves, standing, []),
-                jobs.redrive(GUARDED, moves, standing),
-                jobs.verify(GUARDED, standing),
+                jobs.migrate(GUARDED),
+                jobs.sync(GUARDED, []),
+                jobs.redrive(GUARDED),
+                jobs.verify(GUARDED),
                 dg.define_asset_job(GUARDED.named("plan"), dg.AssetSelection.assets(plan)),
             ],
-            resources={"source": SourceDatabase(), "target": TargetDatabase()},
+            resources={**resource(), "source": SourceDatabase(), "target": TargetDatabase()},
         )
 
     def run(self, name: str) -> dict[str, bool]:
@@ -234,14 +232,14 @@ def test_no_fault_of_a_value_tells_the_value(
         override = {"table": "vault", "row_id": _handle(world, "blob"), "column": "token"}
         overrides.take_in(target, [override | {"storage": "text", "value": "c4n4ry mended"}])
     found = world.run("sync")
-    assert (found["mended"], found["conflicts"], found["conservation"]) == (False, False, True)
+    assert (found["overrides"], found["conflicts"], found["conservation"]) == (False, False, True)
     assert ("twice",) in query(world.url, "SELECT source_key FROM migration.quarantine")
     world.run("redrive")
 
     # What verify finds, and a move whose proof fails.
     query(world.url, "UPDATE vault SET token = token || '!', doc = '{}' WHERE id = 'doubled'")
     query(world.url, "DELETE FROM migration.conversions WHERE column_name = 'score'")
-    assert not world.run("verify")["standing_digests"]
+    assert not world.run("verify")["digests"]
     query(
         world.url,
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"

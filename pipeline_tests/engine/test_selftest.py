@@ -163,7 +163,7 @@ def test_checks_that_always_pass_or_are_dropped_are_noticed(
     kept = tuple(name for name in verification.NAMES if name != "sequences")
     whole = selftest.verify_table
     monkeypatch.setattr(
-        selftest, "standing_checks", lambda *args, **more: whole(*args, **more, only=kept)
+        selftest, "verify_table", lambda *args, **more: whole(*args, **more, only=kept)
     )
     outcomes = list(attack(server))
     assert [outcome.right for outcome in outcomes] == [False] * 3
@@ -196,7 +196,7 @@ def test_no_database_is_left_after_an_exception(
         assert "pipeline_selftest" in databases(server)
         raise _StoppedError
 
-    monkeypatch.setattr(selftest, "standing_checks", stop)
+    monkeypatch.setattr(selftest, "verify_table", stop)
     with pytest.raises(_StoppedError):
         list(attack(server))
 

@@ -70,9 +70,7 @@ def checked(url: str, table: str, *changes: str) -> list[str]:
     columns = [SourceColumn(c.name, "") for c in declared.columns if not ColumnRules.of(c).added]
     with Target.connect(url, shown="the target") as target, target.read_only():
         target.run(*changes)
-        return [
-            describe(found) for found in catalog.check(target, match(declared, columns)).findings
-        ]
+        return [describe(found) for found in catalog.check(target, match(declared, columns))[0]]
 
 
 def test_every_table_with_the_column_is_stamped() -> None:

@@ -17,6 +17,7 @@ from pipeline.core.errors import ShapeError, Transient
 from pipeline.core.findings import (
     CheckResult,
     DigestDiffers,
+    Drift,
     Finding,
     KeyNotEnforced,
     Lossy,
@@ -106,12 +107,9 @@ def sequences(upcoming: int, largest: int, *found: Finding) -> CheckResult:
     return CheckResult("sequences", not found, True, found, {"next": upcoming, "largest": largest})
 
 
-NO_ROLES = CheckResult("access", True, True, (), {"roles": 0})
-"""Rights are checked on a server that has Supabase's roles, see test_access.py."""
-
-
 def schema(declared: int, *found: Finding, more: int = 0) -> CheckResult:
-    figures = {"declared": declared, "differing": len(found), "more": more}
+    # Rights are checked on a server that has Supabase's roles, see test_access.py.
+    figures = {"declared": declared, "differing": len(found), "more": more, "roles": 0}
     return CheckResult("schema", not found, True, found, figures)
 
 
@@ -133,6 +131,12 @@ _TOO_LONG = Quarantined("learning_content", "is longer than 200 characters", "ti
 _TOO_GOOD = Quarantined(
     "rankings", "breaks the rule rank_score >= 0.0 AND rank_score <= 5.0", "rank_score", 1, ("50",)
 )
+_CARRIED = Drift(
+    "learning_content",
+    "last_review_at",
+    "carried",
+    "added to the target as timestamp with time zone",
+)
 _ROUNDED = Lossy("rankings", "rank_score", 1, (("51", "3.14159", "3.14"),))
 SOUND: dict[str, tuple[CheckResult, ...]] = {
     "learning_content": (
@@ -142,10 +146,10 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(0),
         sequences(51, 3),
         schema(20),
-        NO_ROLES,
+        warning("drift", _CARRIED),
         warning("quarantine", _TOO_LONG, rows=1),
         warning("conversions", values=0),
-        warning("mended", values=0, outdated=0),
+        warning("overrides", values=0, outdated=0),
     ),
     "content_fragments": (
         conservation(6, 6, 0),
@@ -154,10 +158,10 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(1, learning_content_id=0),
         sequences(7, 6),
         schema(16),
-        NO_ROLES,
+        warning("drift"),
         warning("quarantine", rows=0),
         warning("conversions", values=0),
-        warning("mended", values=0, outdated=0),
+        warning("overrides", values=0, outdated=0),
     ),
     "fragment_assets": (
         conservation(6, 6, 0),
@@ -166,10 +170,10 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(1, fragment_id=0),
         sequences(7, 6),
         schema(13),
-        NO_ROLES,
+        warning("drift"),
         warning("quarantine", rows=0),
         warning("conversions", values=0),
-        warning("mended", values=0, outdated=0),
+        warning("overrides", values=0, outdated=0),
     ),
     "rankings": (
         conservation(14, 13, 1),
@@ -178,10 +182,10 @@ SOUND: dict[str, tuple[CheckResult, ...]] = {
         foreign_keys(2, asset_id=0, fragment_id=0),
         sequences(52, 51),
         schema(16),
-        NO_ROLES,
+        warning("drift"),
         warning("quarantine", _TOO_GOOD, rows=1),
         warning("conversions", _ROUNDED, values=1),
-        warning("mended", values=0, outdated=0),
+        warning("overrides", values=0, outdated=0),
     ),
 }
 
@@ -686,10 +690,10 @@ def test_an_empty_table_passes_and_a_row_in_it_is_extra(
             foreign_keys(2, asset_id=0, fragment_id=0),
             sequences(1, 0),
             schema(16),
-            NO_ROLES,
+            warning("drift"),
             warning("quarantine", rows=0),
             warning("conversions", values=0),
-            warning("mended", values=0, outdated=0),
+            warning("overrides", values=0, outdated=0),
         )
     }
     planted = "INSERT INTO rankings (assessed_by) VALUES ('x')"
@@ -915,7 +919,7 @@ def test_a_mended_value_that_waits_for_its_redrive_is_no_loss(
             assert overrides.take_in(target, [names | {"storage": "text", "value": "short"}]) == 1
         overrides.apply(copy, TABLES, overrides.read(target, ["learning_content"]))
     found = standing(target_url, copy, "learning_content")
-    assert found["mended"].figures == {"values": 1, "outdated": 0}
+    assert found["overrides"].figures == {"values": 1, "outdated": 0}
     assert not broken(found)
 
 

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,6 +12,7 @@ from pipeline.cli import main
 from pipeline.config import settings
 from pipeline.orchestration import runs
 from pipeline.orchestration.common import report
+from pipeline.orchestration.common.run_options import run_config
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.runs import shown, use
 from pipeline_tests.support.sources import SourceFile
@@ -38,10 +38,6 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | Non
     with pytest.raises(SystemExit) as ended:
         main.main()
     return ended.value.code
-
-
-def configured(**config: Any) -> dict[str, dict[str, Any]]:
-    return dict.fromkeys(TABLES, config)
 
 
 def said(result: dg.ExecuteInProcessResult) -> dict[str, str]:
@@ -74,7 +70,7 @@ def test_the_command_tells_what_it_left_out_verify_says_so_and_a_sync_completes_
     verified = runs.run("verify", opened=instance)
     found = said(verified)
     checks = ("conservation", "keys", "witness")
-    assert found.keys() == {f"{table} standing_{check}" for table in TABLES for check in checks}
+    assert found.keys() == {f"{table} {check}" for table in TABLES for check in checks}
     assert all("only a part of it has been moved; run pipeline" in text for text in found.values())
     synced = runs.run("sync", opened=instance)
     assert synced.success
@@ -86,7 +82,7 @@ def test_a_run_can_be_configured_to_move_a_subset(
     instance: dg.DagsterInstance, source: SourceFile, target_url: str
 ) -> None:
     source.add_family(contents=3)
-    result = runs.run("migrate", opened=instance, steps=configured(limit=1))
+    result = runs.run("migrate", opened=instance, config=run_config(limit=1))
     assert result.success
     told = shown(result, "rankings")
     assert [
@@ -97,10 +93,9 @@ def test_a_run_can_be_configured_to_move_a_subset(
 
 
 REFUSED = [
-    (configured(only_content=[1, 9]), "has no learning_content 9"),
-    (configured(only_content=[1], limit=1), "both by ids and by a limit"),
-    (configured(limit=1, only_changes=True), "A sync has no subset"),
-    ({**configured(limit=1), "content_fragments": {}}, "in different ways"),
+    (run_config(only_content=[1, 9]), "has no learning_content 9"),
+    (run_config(only_content=[1], limit=1), "both by ids and by a limit"),
+    (run_config(limit=1, only_changes=True), "A subset cannot be combined with a sync"),
 ]
 
 
@@ -108,8 +103,8 @@ def test_a_subset_that_cannot_be_meant_fails_and_says_why(
     instance: dg.DagsterInstance, source: SourceFile
 ) -> None:
     source.add_family(contents=2)
-    for steps, why in REFUSED:
-        result = runs.run("migrate", opened=instance, steps=steps)
+    for config, why in REFUSED:
+        result = runs.run("migrate", opened=instance, config=config)
         assert not result.success
         assert why in " ".join(report.failures_of(result))
 

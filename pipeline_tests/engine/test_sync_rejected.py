@@ -171,7 +171,7 @@ def test_a_mended_row_stays_mended_when_another_of_its_values_changes(
     )
     move = sync(source, target_url)["learning_content"]
     assert query(target_url, sql) == [("x", ["a"])]
-    assert check(move, "mended").figures == {"values": 1, "outdated": 1}
+    assert check(move, "overrides").figures == {"values": 1, "outdated": 1}
 
 
 @pytest.mark.parametrize("written", ["nothing", "another row"])

@@ -99,7 +99,7 @@ def sample(variables: Mapping[str, str]) -> SourceFile:
 
 def follow(instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:
     """Run the job with a configuration of its step."""
-    return runs.run("anki_sync", opened=instance, steps={STEP: config})
+    return runs.run("anki_sync", opened=instance, config={"ops": {STEP: {"config": config}}})
 
 
 def counts(result: dg.ExecuteInProcessResult, asset: str = NOTES) -> dict[str, int]:
@@ -186,7 +186,7 @@ def test_a_target_whose_proof_has_failed_is_not_followed_until_it_is_mended(
     assert not any(
         e.passed
         for e in runs.run("verify", opened=instance).get_asset_check_evaluations()
-        if (e.asset_key.to_user_string(), e.check_name) == ("learning_content", "standing_digests")
+        if (e.asset_key.to_user_string(), e.check_name) == ("learning_content", "digests")
     )
     refused = follow(instance)
     assert not refused.success

@@ -32,7 +32,7 @@ from sqlalchemy.engine import URL
 from pipeline.config import settings
 from pipeline.config.settings import CODE_SOCKET, libpq
 from pipeline.core.errors import SettingsError
-from pipeline.orchestration.assets.retries import RETRIES
+from pipeline.orchestration.common.retries import RETRIES
 from pipeline.orchestration.instance import processes
 from pipeline.orchestration.instance.launcher import Launcher
 from pipeline.orchestration.serving import health, services

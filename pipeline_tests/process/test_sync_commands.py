@@ -19,7 +19,8 @@ from dagster._core.execution.api import execute_run_iterator
 from pipeline.core.proof import OF_A_MOVE
 from pipeline.migrations import content
 from pipeline.orchestration import runs
-from pipeline.orchestration.assets.retries import RETRIES
+from pipeline.orchestration.common.retries import RETRIES
+from pipeline.orchestration.common.run_options import run_config
 from pipeline.sqlite import tracking
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, pipeline, usable
 from pipeline_tests.support.moves import move_all
@@ -164,7 +165,7 @@ def test_a_change_without_a_date_is_found_when_every_value_is_looked_at(
     changes = runs.run("sync", opened=instance)
     assert shown(changes, "learning_content")["strategy"] == "synced"
     assert query(target_url, "SELECT title FROM learning_content") == [("word 1",)]
-    whole = runs.run("sync", opened=instance, full=True)
+    whole = runs.run("sync", opened=instance, config=run_config())
     assert [row[0] for row in figures(whole).values()] == ["merged", *["unchanged"] * 3]
     assert query(target_url, "SELECT title FROM learning_content") == [("b",)]
 

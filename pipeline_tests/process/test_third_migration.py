@@ -138,7 +138,7 @@ def test_dagster_loads_what_every_migration_has(
         assert graph.get(dg.AssetKey(table)).group_name == "notes"
         assert graph.get(dg.AssetKey(table)).owners == ["team:notes"]
     checks = {(key.asset_key.to_user_string(), key.name) for key in graph.asset_check_keys}
-    wanted = {("pages", "digests"), ("pages", "standing_digests"), ("notes_plan", "doctor")}
+    wanted = {("pages", "digests"), ("pages", "schema"), ("notes_plan", "doctor")}
     assert wanted | {("notes_cutover", "gate")} <= checks
     jobs = {job.name for job in defs.resolve_all_job_defs()}
     kinds = ("doctor", "plan", "migrate", "sync", "backup", "redrive", "verify", "cutover")

@@ -43,7 +43,7 @@ from pipeline_tests.support.evidence_pages import (
 
 
 def result(name: str, passed: bool = True, *findings: Any, **figures: Any) -> CheckResult:
-    blocking = name not in ("drift", "quarantine", "conversions", "mended")
+    blocking = name not in ("drift", "quarantine", "conversions", "overrides")
     return CheckResult(name, passed, blocking, findings, figures)
 
 
@@ -343,7 +343,7 @@ def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:
         "drift warning",
         "sequences failed",
     ]
-    assert "Both sides hold the same keys" in rows[0].words
+    assert "Source and target hold the same keys" in rows[0].words
     assert [item.words for item in rows[0].all("li")] == ["compared 1,234", "missing 0"]
     assert [item.words for item in rows[1].all("li")] == ["orphans by parent_id 0"]
     assert ["Must hold." in row.words for row in rows] == [True, True, False, True]

@@ -75,9 +75,8 @@ def _follow(
         anki = named_anki(settings.load())
         terminal.print_databases(found, migration)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
-    result = running.result_of(
-        job_name, steps=None if config is None else {"follow_contents": config}
-    )
+    step = {"follow_contents": {"config": config}}
+    result = running.result_of(job_name, config=None if config is None else {"ops": step})
     report.show_following(console, result.all_events)
     if result.success and all(table.proven for table in report.tables_of(result.all_events)):
         seconds = time.perf_counter() - started

@@ -106,7 +106,7 @@ def _run_step(step: str, migration: Migration) -> int:
     validate(found.source)
     terminal.print_databases(found, migration)
     config = {"step": step, "confirm": confirmation(step, migration.name)}
-    result = running.result_of(migration.named(CUTOVER), steps={node: config})
+    result = running.result_of(migration.named(CUTOVER), config={"ops": {node: {"config": config}}})
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)

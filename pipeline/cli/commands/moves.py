@@ -81,6 +81,7 @@ def migrate(
     """Move the tables and print what moved, what was set aside and what was proven."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
+    from pipeline.orchestration.common.run_options import run_config
 
     ids = terminal.ids(only_content, option="--only-content")
     scope = Subset.of(ids, limit)
@@ -88,8 +89,8 @@ def migrate(
         with terminal.serving(which) as migration:
             root_of(migration.tables)
     migration = _announced(which)
-    subset = {each.name: {"only_content": ids, "limit": limit} for each in migration.tables}
-    raise typer.Exit(running.run(migration.named("migrate"), steps=subset if scope else None))
+    config = run_config(only_content=ids, limit=limit)
+    raise typer.Exit(running.run(migration.named("migrate"), config=config if scope else None))
 
 
 def sync(
@@ -101,9 +102,10 @@ def sync(
     """Let the target follow the source: move what changed, and prove it."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
+    from pipeline.orchestration.common.run_options import run_config
 
     migration = _announced(which)
-    raise typer.Exit(running.run(migration.named("sync"), full=full))
+    raise typer.Exit(running.run(migration.named("sync"), config=run_config() if full else None))
 
 
 def verify(
@@ -115,11 +117,10 @@ def verify(
     """Check what is committed, value by value, against source, ledger and declaration."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
-    from pipeline.orchestration.assets import standing
+    from pipeline.orchestration.common.run_options import run_config
 
     migration = _announced(which)
-    steps = standing.run_config(migration.tables, standing.VerifyConfig(deep=True))
-    raise typer.Exit(running.run(migration.named("verify"), steps=steps if deep else None))
+    raise typer.Exit(running.run(migration.named("verify"), config=run_config(deep=deep)))
 
 
 def _announced(which: str | None) -> Migration:

@@ -43,12 +43,11 @@ def run(
     job_name: str,
     *,
     tables: list[str] | None = None,
-    full: bool = False,
-    steps: Mapping[str, Mapping[str, Any]] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> int:
     """Run a job of tables with live output; returns the exit code."""
     started = time.perf_counter()
-    result = result_of(job_name, tables=tables, full=full, steps=steps)
+    result = result_of(job_name, tables=tables, config=config)
     found = report.tables_of(result.all_events)
     report.show(console, found)
     evidence = settings.load().reports / result.run_id / "evidence.html"
@@ -65,15 +64,14 @@ def result_of(
     job_name: str,
     *,
     tables: list[str] | None = None,
-    full: bool = False,
-    steps: Mapping[str, Mapping[str, Any]] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Run a job with live output."""
     # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
     from pipeline.orchestration import runs
 
     with runs.instance() as instance, _live():
-        return runs.run(job_name, opened=instance, tables=tables, full=full, steps=steps)
+        return runs.run(job_name, opened=instance, tables=tables, config=config)
 
 
 def failed(result: dg.ExecuteInProcessResult) -> int:

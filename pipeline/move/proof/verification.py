@@ -40,13 +40,11 @@ from pipeline.postgres.target import DataFault, Target
 _SINGLY: dict[str, Callable[[Target, TableMapping], CheckResult]] = {
     proof.FOREIGN_KEYS.name: table_checks.foreign_keys,
     proof.SEQUENCES.name: table_checks.sequences,
-    proof.SCHEMA.name: catalog.check,
-    proof.ACCESS.name: access.check,
     proof.QUARANTINE.name: table_checks.in_quarantine,
     proof.CONVERSIONS.name: table_checks.conversions_kept,
 }
 _CHUNK = 500
-NAMES = proof.STANDING
+NAMES = proof.OF_A_VERIFICATION
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,8 @@ def verify_table(
         checks |= {check.name: check for check in compared}
     singly: dict[str, Callable[[Target, TableMapping], CheckResult]] = {
         proof.WITNESS.name: lambda *_: _witnessed(prepared, source, target, sample),
+        proof.SCHEMA.name: schema_check,
+        proof.DRIFT.name: lambda _, mapping: table_checks.drift(mapping),
         **_SINGLY,
     }
     for name, make in singly.items():
@@ -137,6 +137,18 @@ def _witnessed(prepared: Prepared, source: Source, target: Target, sample: Sampl
             source, target, mapping, survey=survey, seed=seed
         ).check()
     return _led_by(_only_a_part(target, mapping), found)
+
+
+def schema_check(target: Target, mapping: TableMapping) -> CheckResult:
+    """Compare a committed table with its declaration, rights and policies included.
+
+    Args:
+        target: a session within a transaction; it may act as the roles.
+        mapping: the declared table and its source.
+    """
+    findings, figures = catalog.check(target, mapping)
+    of_rights, rights = access.check(target, mapping)
+    return proof.SCHEMA.result((*findings, *of_rights), {**figures, **rights})
 
 
 def _impossible(name: str, mapping: TableMapping, error: Exception) -> CheckResult:

@@ -20,10 +20,9 @@ from pipeline.core.findings import CheckResult, Lossy
 from pipeline.core.progress import OnProgress
 from pipeline.core.proof import Proof
 from pipeline.core.quoting import quoted
-from pipeline.declared.rules import ColumnRules
 from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import largest_integer, type_name
+from pipeline.mapping.types import largest_integer
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import MoveContext
@@ -63,7 +62,7 @@ class Move:
             count with what came and went since.
         newest: the largest date of change of any row of the source, None if none has one.
         before: the same when the source was read last.
-        columns: the target's columns, as (name, type, description).
+        mapping: the table as it was moved, with what the source had beyond the declaration.
         checks: the proof; all blocking checks passed.
         seconds: time per phase.
         excluded_rows: rows of the source that a subset leaves out.
@@ -81,7 +80,7 @@ class Move:
     target_rows: int
     newest: datetime | None
     before: datetime | None
-    columns: tuple[tuple[str, str, str], ...]
+    mapping: TableMapping
     checks: Proof
     seconds: dict[str, float]
     excluded_rows: int = 0
@@ -266,18 +265,10 @@ def _move(
         target_rows=rows,
         newest=context.newest,
         before=context.mark.newest if context.mark else None,
-        columns=columns_of(context.mapping),
+        mapping=context.mapping,
         checks=proof,
         seconds=context.seconds,
         excluded_rows=counted.get("excluded", 0),
-    )
-
-
-def columns_of(mapping: TableMapping) -> tuple[tuple[str, str, str], ...]:
-    """The target's columns, as (name, type, description)."""
-    return tuple(
-        (column.name, type_name(column.type), ColumnRules.of(column).description or "")
-        for column in mapping.table.columns
     )
 
 

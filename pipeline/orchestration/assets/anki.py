@@ -26,8 +26,8 @@ from pipeline.core import progress
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import Progress
 from pipeline.declared.rules import TableRules
-from pipeline.orchestration.assets import gate, retries
-from pipeline.orchestration.common import checks, metadata
+from pipeline.orchestration.assets import gate
+from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.metadata import NOTES
 from pipeline.orchestration.common.resources import AnkiCollection, Application, TargetDatabase
 

@@ -13,8 +13,7 @@ from pipeline.backup.create import Made, RestoreCheck, make
 from pipeline.config import environment, settings
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
-from pipeline.orchestration.assets import retries
-from pipeline.orchestration.common import checks
+from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.reporting import frames
 

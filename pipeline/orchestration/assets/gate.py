@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pipeline.core.errors import TargetError
 from pipeline.core.messages import MIGRATE, VERIFY, message
 from pipeline.core.proof import BLOCKING
-from pipeline.orchestration.common import checks
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -13,18 +12,20 @@ _NEWEST = """
 SELECT asset, name FROM (
   SELECT DISTINCT ON (asset, name) asset, name, execution_status FROM (
     SELECT id, asset_key::json ->> 0 AS asset, execution_status,
-      regexp_replace(check_name, '^' || $2, '') AS name
+      regexp_replace(check_name, '^standing_', '') AS name
     FROM dagster.asset_check_executions WHERE execution_status IN ('SUCCEEDED', 'FAILED')
-  ) AS made WHERE asset = ANY($1) AND name = ANY($3) ORDER BY asset, name, id DESC
+  ) AS made WHERE asset = ANY($1) AND name = ANY($2) ORDER BY asset, name, id DESC
 ) AS newest WHERE execution_status = 'FAILED' ORDER BY asset, name
 """
-"""Checks that were planned by a run that then ended otherwise have no result, and do not count."""
+"""Checks without a result, because their run ended before it made them, do not count. Older
+versions
+recorded the checks of ``verify`` under names with a prefix."""
 
 
 def require_proven(target: Target, tables: Sequence[str]) -> None:
     """Refuse a target of which a blocking check has failed when it was made last.
 
-    A check is made by moves and, with a prefix, by verify; the newer of both counts.
+    Moves and verifications make the same checks; the newest result counts.
 
     Raises:
         TargetError: names the checks that failed, or the tables that are not there.
@@ -37,7 +38,7 @@ def require_proven(target: Target, tables: Sequence[str]) -> None:
         )
     if not target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL"):
         return
-    found = target.rows(_NEWEST, (list(tables), checks.STANDING, list(BLOCKING)))
+    found = target.rows(_NEWEST, (list(tables), list(BLOCKING)))
     if found:
         failed = ", ".join(f"{name} of {table}" for table, name in found)
         raise TargetError(

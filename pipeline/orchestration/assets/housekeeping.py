@@ -13,8 +13,7 @@ import dagster as dg
 from pipeline.config import settings
 from pipeline.config.settings import Settings
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration.assets import retries
-from pipeline.orchestration.common import checks
+from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
 

@@ -15,8 +15,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
 from pipeline.declared import events
 from pipeline.migrations.declaration import Migration
-from pipeline.orchestration.assets import retries
-from pipeline.orchestration.common import checks
+from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
 from pipeline.realtime import canary, channels, objects, publication

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.application.services import search
 from pipeline.core.errors import PipelineError
-from pipeline.orchestration.assets import retries
-from pipeline.orchestration.common import checks
+from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import Application, TargetDatabase
 
 NAME = "content_search"

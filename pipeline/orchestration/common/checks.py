@@ -1,7 +1,7 @@
 """Findings to asset checks: what each check is called, says and shows.
 
-The checks of a move gate it, within its transaction. The standing checks of the same names, with a
-prefix, look at what is committed and need no move.
+A move makes its checks within its transaction, which they gate. A verification makes checks of the
+same names of committed rows.
 """
 
 from collections.abc import Iterable
@@ -40,27 +40,23 @@ DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
 }
 """What every check proves, by name."""
 
-STANDING = "standing_"
-"""How the names of standing checks begin."""
-
 
 def specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
-    """The checks that are evaluated within the move of a table."""
+    """The checks of a table's asset; Dagster gates on those that every move makes."""
     return [
         dg.AssetCheckSpec(
-            check.name, asset=table.name, description=check.description, blocking=check.blocking
+            check.name,
+            asset=table.name,
+            description=check.description,
+            blocking=check.blocking and check.in_moves,
         )
         for check in proof.CHECKS
-        if check.in_moves
     ]
 
 
-def standing_specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
-    """The checks of what is committed of a table."""
-    return [
-        dg.AssetCheckSpec(STANDING + name, asset=table.name, description=DESCRIPTIONS[name])
-        for name in proof.STANDING
-    ]
+def keys(table: str, names: Iterable[str]) -> list[dg.AssetCheckKey]:
+    """The keys of some checks of a table."""
+    return [dg.AssetCheckKey(dg.AssetKey(table), name) for name in names]
 
 
 def failure(error: PipelineError, migration: Migration | None = None) -> dg.Failure:
@@ -70,19 +66,18 @@ def failure(error: PipelineError, migration: Migration | None = None) -> dg.Fail
 
 
 def results(
-    table: str, checks: Iterable[CheckResult], *, prefix: str = "", address: Address = ANYBODY
+    table: str, checks: Iterable[CheckResult], *, address: Address = ANYBODY
 ) -> list[dg.AssetCheckResult]:
     """Check results as Dagster shows them; offenders are named in a table.
 
     Args:
         table: the asset.
         checks: its results.
-        prefix: how names of such checks begin.
         address: the migration for which commands are written out.
     """
     return [
         dg.AssetCheckResult(
-            check_name=prefix + check.name,
+            check_name=check.name,
             asset_key=table,
             passed=check.passed,
             severity=(

@@ -25,6 +25,7 @@ from pipeline.core.messages import ANYBODY, Address, Message
 from pipeline.core.proof import BLOCKING
 from pipeline.core.quoting import quoted
 from pipeline.migrations.declaration import Migration
+from pipeline.migrations.registry import Registry
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.run.transaction import Move
 from pipeline.orchestration.common import checks
@@ -163,9 +164,22 @@ class RunEvidence:
 
 
 def of_move(
-    move: Move, table: sa.Table, target: Target, *, address: Address = ANYBODY
+    move: Move,
+    table: sa.Table,
+    target: Target,
+    *,
+    also: Iterable[CheckResult] = (),
+    address: Address = ANYBODY,
 ) -> TableEvidence:
-    """The evidence of a table that moved; commands are written out for a migration."""
+    """The evidence of a table that moved.
+
+    Args:
+        move: what was moved, with its proof.
+        table: the table.
+        target: a session that sees the committed rows.
+        also: checks that were made after the move.
+        address: the migration for which commands are written out.
+    """
     counted = move.checks["conservation"].figures
     return TableEvidence(
         move.table,
@@ -184,7 +198,7 @@ def of_move(
         {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
         # Weighing all BLOBs costs more than a sync does.
         [] if move.strategy in ("synced", "subset") else blob_sizes(target, table),
-        [_check(check, address) for check in move.checks],
+        [_check(check, address) for check in (*move.checks, *also)],
     )
 
 
@@ -237,8 +251,6 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     """
     private.folder(folder)
     path = folder / f"{_PART}{quote(part.table, safe='')}.json"
-    if path.exists():
-        part = _joined(TypeAdapter(TableEvidence).validate_json(path.read_text()), part)
     _write(path, json.dumps(asdict(part), default=str))
     parts = [
         TypeAdapter(TableEvidence).validate_json(path.read_text())
@@ -251,31 +263,21 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     return folder / "evidence.html"
 
 
-def leave(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
-    part: TableEvidence,
-    *,
-    planned: Iterable[str],
-) -> Path:
-    """Add a table's part to the evidence of the run under way, and link it from the run.
-
-    Args:
-        context: of the step.
-        part: what the step did and proved.
-        planned: names of all tables of the run.
+def leave(context: dg.AssetExecutionContext, part: TableEvidence) -> Path:
+    """Add a table's part to the evidence of the current run, and link it from the run.
 
     Raises:
         FilesError: the evidence cannot be written.
     """
     loaded = settings.load()
-    names = list(planned)
-    moved = dict.fromkeys(filter(None, map(loaded.registry.holding, names)))
+    tables = _tables_of(context, loaded.registry)
+    migrations = dict.fromkeys(filter(None, map(loaded.registry.holding, tables)))
     run = RunEvidence(
         context.run.run_id,
         context.run.job_name,
-        ", ".join(loaded.origin(each).shown for each in moved),
+        ", ".join(loaded.origin(each).shown for each in migrations),
         environment.server(loaded).target_shown,
-        planned=names,
+        planned=tables,
     )
     path = record(loaded.reports / run.run_id, run, part)
     if REPORT not in context.run.tags:
@@ -284,33 +286,33 @@ def leave(
 
 
 def leave_failure(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
-    table: str,
-    error: PipelineError,
-    *,
-    migration: Migration,
-    planned: Iterable[str],
+    context: dg.AssetExecutionContext, table: str, error: PipelineError, *, migration: Migration
 ) -> None:
-    """Add to the evidence that the step of a table failed, and the checks that say why."""
+    """Add to the evidence that the step of a table failed, with the checks that explain it."""
     found = error.checks if isinstance(error, ProofFailed) else ()
     address = migration.address
-    said = str(error.addressed(address))
-    # Where the settings are wrong there is no place for it.
+    failure = str(error.addressed(address))
+    # Without valid settings there is no place for the evidence.
     with contextlib.suppress(PipelineError):
-        part = of_checks(table, found, failure=said, address=address)
-        leave(context, part, planned=planned)
+        leave(context, of_checks(table, found, failure=failure, address=address))
 
 
-def _joined(before: TableEvidence, now: TableEvidence) -> TableEvidence:
-    """One part of a table that was moved and then checked again in the same run."""
-    if before.moved is None or now.moved is not None:
-        return now
-    again = {check.name: check for check in now.checks}
-    kept = []
-    for check in before.checks:
-        later = again.pop(check.name, check)
-        kept.append(later if check.passed else check)
-    return replace(before, at=now.at, checks=[*kept, *again.values()], failure=now.failure)
+def _tables_of(context: dg.AssetExecutionContext, registry: Registry) -> list[str]:
+    """Names of the tables that the current run moves or checks."""
+    selected = {
+        key.to_user_string()
+        for data in context.job_def.asset_layer.data
+        for key in (
+            *data.assets_def.keys,
+            *(check.asset_key for check in data.assets_def.check_keys),
+        )
+    }
+    return [
+        table.name
+        for migration in registry.migrations
+        for table in migration.tables
+        if table.name in selected
+    ]
 
 
 def _write(path: Path, text: str) -> None:

@@ -81,11 +81,7 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
     whole = sum(move.seconds.values())
     shown: dict[str, dg.MetadataValue] = {
         "dagster/row_count": dg.MetadataValue.int(move.target_rows),
-        "dagster/column_schema": dg.MetadataValue.table_schema(
-            dg.TableSchema(
-                columns=[dg.TableColumn(n, t, description=d or None) for n, t, d in move.columns]
-            )
-        ),
+        **columns(move.mapping.table),
         "strategy": dg.MetadataValue.text(move.strategy),
         "source_rows": dg.MetadataValue.int(move.source_rows),
         "source_bytes": dg.MetadataValue.int(move.source_bytes),

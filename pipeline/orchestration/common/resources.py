@@ -20,7 +20,6 @@ from pipeline.anki.store.open import named_anki
 from pipeline.application.manager import POOL_SIZE, HybridDatabaseManager
 from pipeline.config import environment, settings
 from pipeline.config.environment import databases
-from pipeline.core.errors import SettingsError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.move.engine import Engine
@@ -90,7 +89,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
-    _engines: dict[str, tuple[Engine, str]] = PrivateAttr(default_factory=dict)
+    _engines: dict[str, Engine] = PrivateAttr(default_factory=dict)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Let the target go."""
@@ -117,20 +116,18 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target
         # While a table is filled ahead, one of the mover's two sessions is not free.
-        for opened, _ in self._engines.values():
-            return opened.idle
+        for engine in self._engines.values():
+            return engine.idle
         return self._target
 
-    def engine(self, open_engine: OpenEngine, *, migration: Migration, strategy: str) -> Engine:
+    def engine(self, open_engine: OpenEngine, *, migration: Migration) -> Engine:
         """What moves the tables of a migration into this target; opened at first use.
 
         Args:
             open_engine: opens it, given a session.
             migration: the tables' own.
-            strategy: how it moves them; all its tables of a run are moved in one way.
 
         Raises:
-            SettingsError: another table of the run was moved in another way.
             WrongState: the application writes to the target itself.
             PipelineError: source or target is not usable; nothing was changed.
         """
@@ -140,15 +137,8 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             if self._engines:
                 # While the other one fills a table ahead, it needs both sessions that it has.
                 session = self._exit.enter_context(session.another())
-            opened = self._exit.enter_context(open_engine(session))
-            self._engines[migration.name] = (opened, strategy)
-        opened, first = self._engines[migration.name]
-        if strategy != first:
-            raise SettingsError(
-                "The tables of this run are configured to be moved in different ways",
-                remedy="Give all of them the same configuration",
-            )
-        return opened
+            self._engines[migration.name] = self._exit.enter_context(open_engine(session))
+        return self._engines[migration.name]
 
     def reset(self) -> None:
         """Let the target go, so that another attempt makes a connection of its own."""

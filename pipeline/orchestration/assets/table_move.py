@@ -1,0 +1,80 @@
+"""The step that moves a table and reports its proof."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline.config import settings
+from pipeline.core import progress, proof
+from pipeline.core.errors import PipelineError
+from pipeline.core.findings import CheckResult
+from pipeline.core.place import PUBLIC
+from pipeline.migrations.declaration import Migration
+from pipeline.move import engine
+from pipeline.move.context.options import MoveOptions
+from pipeline.move.proof.table_checks import ProofFailed
+from pipeline.move.proof.verification import schema_check
+from pipeline.orchestration.common import checks, evidence, metadata, retries
+from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.orchestration.common.run_options import RunOptions
+
+
+def move(
+    context: dg.AssetExecutionContext,
+    table: sa.Table,
+    migration: Migration,
+    *,
+    options: RunOptions,
+    source: SourceDatabase,
+    target: TargetDatabase,
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
+    """Move a table, and record the move, its checks and its evidence.
+
+    Raises:
+        dg.Failure: the table is as it was before.
+        dg.RetryRequested: the connection was lost; another attempt may succeed.
+    """
+    address, run_id = migration.address, context.run.run_id
+    selected = context.job_def.asset_layer.selected_asset_keys
+    moving = [each for each in migration.tables if dg.AssetKey(each.name) in selected]
+    upcoming = source.upcoming(table, of=moving)
+    try:
+        scope, loaded = options.scope, settings.load()
+        views = source.views(migration, run_id=run_id)
+        how = MoveOptions(run_id, loaded.policies(migration), loaded.max_delete_share)
+        on_progress = progress.reporter(context.log)
+        opened = target.engine(
+            lambda session: engine.opened(
+                [table, *upcoming],
+                views,
+                session,
+                PUBLIC,
+                scope,
+                how,
+                on_progress=on_progress,
+                log=context.log.info,
+            ),
+            migration=migration,
+        )
+        moved = opened.move(table, on_progress=on_progress)
+        also: list[CheckResult] = []
+        if dg.AssetCheckKey(context.asset_key, proof.SCHEMA.name) in (
+            context.selected_asset_check_keys
+        ):
+            with opened.idle.read_only():
+                also.append(schema_check(opened.idle, moved.mapping))
+        part = evidence.of_move(moved, table, opened.idle, also=also, address=address)
+        preview = metadata.preview_of(opened.idle, table)
+        report = evidence.leave(context, part)
+    except PipelineError as error:
+        retries.try_again(context, error.addressed(address), target)
+        evidence.leave_failure(context, table.name, error, migration=migration)
+        if isinstance(error, ProofFailed):
+            yield from checks.results(table.name, error.checks, address=address)
+        raise checks.failure(error, migration) from error
+    yield dg.MaterializeResult(
+        asset_key=table.name,
+        metadata=metadata.of_move(moved, preview=preview, report=report),
+        check_results=checks.results(table.name, (*moved.checks, *also), address=address),
+    )

@@ -1,0 +1,56 @@
+"""The step that verifies the committed rows of a table."""
+
+import zlib
+from collections.abc import Iterator
+
+import dagster as dg
+import sqlalchemy as sa
+
+from pipeline.config import settings
+from pipeline.core import progress
+from pipeline.core.errors import PipelineError
+from pipeline.cutover import states
+from pipeline.migrations.declaration import Migration
+from pipeline.move.proof.verification import Sample, verify_table
+from pipeline.move.reading.prepare import prepare
+from pipeline.orchestration.common import checks, evidence
+from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.orchestration.common.run_options import RunOptions
+
+
+def verify(
+    context: dg.AssetExecutionContext,
+    table: sa.Table,
+    migration: Migration,
+    *,
+    options: RunOptions,
+    source: SourceDatabase,
+    target: TargetDatabase,
+) -> Iterator[dg.AssetCheckResult]:
+    """Make the selected checks of what is committed; nothing is written.
+
+    Raises:
+        dg.Failure: the checks could not be made.
+    """
+    address, run_id = migration.address, context.run.run_id
+    try:
+        loaded = settings.load()
+        seed = zlib.crc32(run_id.encode()) if loaded.verify_seed is None else loaded.verify_seed
+        # First the lock, then the copy, so that no move comes between them.
+        session = target.open()
+        states.require_following(session, migration.name)
+        opened = source.views(migration, run_id=run_id).copy(migration.tables, target=session)
+        with session.read_only():
+            found = verify_table(
+                prepare(table, opened, loaded.policies(migration)),
+                source=opened,
+                target=session,
+                sample=Sample(round(loaded.verify_mib * 2**20), seed, witness_all=options.deep),
+                only={key.name for key in context.selected_asset_check_keys},
+                on_progress=progress.reporter(context.log),
+            )
+        evidence.leave(context, evidence.of_checks(table.name, found, address=address))
+    except PipelineError as error:
+        evidence.leave_failure(context, table.name, error, migration=migration)
+        raise checks.failure(error, migration) from error
+    yield from checks.results(table.name, found, address=address)
