@@ -1,4 +1,4 @@
-"""A fault of the program itself: developers get its traceback in a file, people one sentence."""
+"""Faults of the program: the traceback goes into a file, the user gets one sentence."""
 
 import sys
 import traceback
@@ -10,20 +10,20 @@ from pipeline.core.errors import PipelineError
 
 
 class ProgramFault(PipelineError):
-    """The program failed in a way that nobody foresaw."""
+    """An unforeseen failure of the program."""
 
 
 def reported(error: Exception) -> ProgramFault | None:
-    """What is said of an unforeseen error, once its traceback is in a file without secrets.
+    """Write the traceback of an unforeseen error to a file, without secrets.
 
     Returns:
-        None where it could not be written.
+        The error to report; None if the file cannot be written.
     """
     try:
         loaded = settings.load()
-        told = loaded.without_secrets("".join(traceback.format_exception(error)))
+        report = loaded.without_secrets("".join(traceback.format_exception(error)))
         path = private.folder(loaded.faults) / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S.%fZ}.txt"
-        private.write_text(path, f"pipeline {' '.join(sys.argv[1:])}\n{told}")
+        private.write_text(path, f"pipeline {' '.join(sys.argv[1:])}\n{report}")
     except (PipelineError, OSError):
         return None
     return ProgramFault(

@@ -1,7 +1,7 @@
-"""The command ``pipeline``: thin commands, each runs the Dagster job of its name, in this process.
+"""The command ``pipeline``. Most commands run the Dagster job of their name in this process.
 
-Exit codes: 0 when every blocking check passed; 1 when a run failed, the output could not be written
-or the program has a fault; 2 when nothing was tried because a setting or a database is not usable.
+Exit codes: 0 if every blocking check passed; 1 if a run failed, the output could not be written, or
+the program has a fault; 2 if nothing was started because a setting or a database is not usable.
 """
 
 import logging
@@ -63,10 +63,10 @@ def build(names: Sequence[str]) -> typer.Typer:
 
 
 def main() -> None:
-    """Entry point of the command ``pipeline``; a failure is one sentence, not a traceback."""
+    """Run the command line; a failure prints one sentence, not a traceback."""
     private.guard_process()
     warnings.filterwarnings("ignore", module="dagster")
-    # What libraries log has been said in a sentence, or is none of the user's concern.
+    # Errors are reported as sentences; the log lines of libraries would repeat them.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         try:
@@ -79,7 +79,7 @@ def main() -> None:
     except PipelineError as error:
         terminal.print_error(error)
         sys.exit(2)
-    except Exception as error:  # whatever nobody foresaw
+    except Exception as error:  # unforeseen
         found = _of_storage(error) or _of_files(error) or crash_reports.reported(error)
         if found is None:
             raise
@@ -88,17 +88,17 @@ def main() -> None:
 
 
 def _names() -> list[str]:
-    """What migrations there are; while the settings cannot be used, those of the project."""
+    """Names of all migrations; of the project's own if the settings are not usable."""
     try:
         return settings.load().registry.names
     except PipelineError:
-        # A command that needs a setting says what is wrong; help needs none.
+        # A command that needs a setting reports the fault; help needs none.
         return registry.find().names
 
 
 def _of_storage(error: Exception) -> TargetError | None:
-    """What is said where the target went away under Dagster; None for anything else."""
-    # Dagster is loaded already if it has failed, and slow to load if it has not been used.
+    """The error for a target that Dagster lost during a run; None for other errors."""
+    # If Dagster failed it is already imported; otherwise this import is slow but harmless.
     from pipeline.orchestration.instance import storage
 
     if not isinstance(error, storage.ERRORS):
@@ -107,7 +107,7 @@ def _of_storage(error: Exception) -> TargetError | None:
 
 
 def _of_files(error: Exception) -> FilesError | None:
-    """What the system says of a file or a full disk; None for anything else."""
+    """The error for a file or a full disk; None for other errors."""
     if not isinstance(error, OSError):
         return None
     if not isinstance(error.filename, str) and error.errno not in FULL:

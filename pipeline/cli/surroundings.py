@@ -1,8 +1,9 @@
-"""What a process needs of its surroundings before it does anything: file names and streams.
+"""Prepare the process: encoding of file names, and standard streams.
 
-Python reads file names in the locale's encoding. Where that is not UTF-8, a Thai path becomes text
-that no database takes, so the process starts again in Python's UTF-8 mode. Standard streams may be
-closed, may know only ASCII, and may end before the command does; none of that fails a command.
+Python decodes file names in the locale's encoding. If that is not UTF-8, a Thai path becomes text
+that no database accepts, so the process restarts in Python's UTF-8 mode. Standard streams may be
+closed, limited to ASCII, or closed by the reader before the command ends; a command survives all
+of these.
 """
 
 import io
@@ -15,30 +16,30 @@ from pipeline.core.errors import PipelineError
 
 
 class OutputError(PipelineError):
-    """What a command prints cannot be written."""
+    """The output of a command cannot be written."""
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output: a letter that it does not know is escaped, a reader may leave early.
+    """Standard output that escapes characters it cannot encode and ignores a closed pipe.
 
-    Without a reader the command goes on: what it does is not half done because nobody looks.
+    A command continues without a reader, so that its work is not left half done.
     """
 
     def write(self, text: str) -> int:
         """Write a text.
 
         Raises:
-            OutputError: there is no room for it.
+            OutputError: the disk is full.
         """
         with self._translated():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Write what is buffered.
+        """Write the buffer.
 
         Raises:
-            OutputError: there is no room for it.
+            OutputError: the disk is full.
         """
         with self._translated():
             super().flush()
@@ -48,7 +49,7 @@ class _Output(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            # What is still buffered would fail again when the process ends.
+            # The buffer would fail again when the process ends.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -60,7 +61,7 @@ class _Output(io.TextIOWrapper):
 
 
 def adapt() -> None:
-    """Read file names as UTF-8, and write to streams that cannot fail on a letter."""
+    """Decode file names as UTF-8, and make the standard streams safe to write."""
     _read_names_as_utf8()
     _open_closed_streams()
     sys.stdout = _Output(
@@ -72,7 +73,7 @@ def adapt() -> None:
 
 
 def _read_names_as_utf8() -> None:
-    """Start again in UTF-8 mode where the locale says otherwise; output stays the locale's."""
+    """Restart in UTF-8 mode if the locale is not UTF-8; the output keeps the locale's encoding."""
     if sys.getfilesystemencoding() == "utf-8":
         return
     encoding = sys.stdout.encoding if sys.stdout else "utf-8"
@@ -83,7 +84,7 @@ def _read_names_as_utf8() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open closed standard streams on the null device, or the next file would take their place."""
+    """Open closed standard streams on the null device; the next file would take their number."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)

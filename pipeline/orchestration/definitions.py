@@ -1,4 +1,4 @@
-"""The only wiring: what Dagster loads."""
+"""What Dagster loads: all assets, jobs, schedules, sensors and resources."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,19 +35,19 @@ from pipeline.orchestration.common.resources import (
 
 _OPERATIONS = "operations"
 _settings = settings.load()
-# Processes that Dagster starts by itself come here first.
+# Processes that Dagster starts import this module first.
 private.guard_process()
 _housekeeping = housekeeping_asset(group=_OPERATIONS, owners=_settings.enabled[0].owners)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Something that hangs beside the tables of a migration, as Dagster has it.
+    """The definitions of an addition to a migration, such as search or Anki.
 
     Attributes:
-        definitions: all that belongs to it.
-        after_sync: those of its assets that are made after each sync.
-        asked: what the gate of a cut-over asks of it.
+        definitions: its assets, checks, jobs and schedules.
+        after_sync: its assets that every sync updates.
+        asked: its questions for the gate of a cut-over.
     """
 
     definitions: dg.Definitions
@@ -56,7 +56,7 @@ class _Part:
 
 
 def _migration(migration: Migration) -> Iterator[dg.Definitions]:
-    """What every migration has, and what hangs beside this one."""
+    """The definitions of a migration and of its additions."""
     parts = [_BUILT[type(each)](migration, each) for each in migration.beside]
     plan, doctor = plan_asset(migration), doctor_check(migration)
     moves = table_assets(migration, every=schedules.interval(_settings.sync_cron))
@@ -97,13 +97,13 @@ def _migration(migration: Migration) -> Iterator[dg.Definitions]:
 
 
 def _search(migration: Migration, search: Search) -> _Part:
-    """Indexes by which tables are searched."""
+    """The indexes for search."""
     asset = search_asset(search.tables, group=migration.name, owners=migration.owners)
     return _Part(dg.Definitions(assets=[asset]), after_sync=[asset])
 
 
 def _anki(migration: Migration, _: Anki) -> _Part:
-    """Anki, which follows the contents."""
+    """Notes in Anki, with their cards and vectors in SQLite."""
     notes = following_assets(migration.tables, group="anki", owners=migration.owners)
     across = following_checks()
     sync = jobs.anki_sync(notes, across)
@@ -117,7 +117,7 @@ def _anki(migration: Migration, _: Anki) -> _Part:
 
 
 def _realtime(migration: Migration, _: Realtime) -> _Part:
-    """Realtime, which streams what changes in the tables."""
+    """The feed of changes and the channels of Supabase Realtime."""
     realtime = realtime_asset(migration, group="realtime")
     retention = retention_asset(group="realtime", owners=migration.owners)
     feed = jobs.feed(retention)
@@ -134,7 +134,7 @@ _BUILT: dict[type[Beside], Callable[[Migration, Any], _Part]] = {
     Anki: _anki,
     Realtime: _realtime,
 }
-"""What is built for each kind of declaration."""
+"""Builds the definitions of each kind of addition."""
 
 
 def _parts() -> Iterator[dg.Definitions]:

@@ -1,7 +1,7 @@
 """Run a job in this process, recorded in Dagster's instance like any other run.
 
-A run whose process was killed cannot say so itself. Every run started here carries the name of
-its process, and the next one reports those whose process is gone as failed.
+A run whose process was killed cannot record that. Every run is tagged with its process, and the
+next run reports runs whose process no longer exists as failed.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @contextmanager
 def instance() -> Iterator[dg.DagsterInstance]:
-    """Dagster's instance, on one connection.
+    """Dagster's instance with pooled connections.
 
-    A run records some hundred events; without a pool each would open a connection of its own. One
-    that the server has cut is noticed before it is used.
+    A run records some hundred events; without a pool each of them would open a connection. A
+    connection that the server has closed is replaced before use.
 
     Raises:
-        TargetError: it does not answer, or has too few connections left for a run.
+        TargetError: the server does not answer, or has too few free connections for a run.
     """
     found = environment.server(settings.load())
     _require_connections(found)
@@ -63,7 +63,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def _require_connections(found: environment.Server) -> None:
-    """Look for room once more where the server was just restarted, or others are about to leave."""
+    """Check for free connections, twice: others may be about to close theirs."""
     try:
         storage.require_connections(found)
     except Transient:
@@ -78,12 +78,12 @@ def run(
     tables: Collection[str] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a job to its end; its success or failure is in the result.
+    """Run a job to its end; the result says whether it succeeded.
 
     Args:
         job_name: the job.
         opened: Dagster's instance.
-        tables: those of its assets that are run, None for all.
+        tables: the assets to run; None for all of the job.
         config: replaces the job's own configuration.
     """
     _report_lost(opened)
@@ -100,7 +100,7 @@ def run(
 
 
 def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
-    """A job of the same name that moves some tables alone."""
+    """A job of the same name that moves only some tables."""
     # A subset of the job itself would keep the configuration of its other steps.
     return dg.define_asset_job(
         job.name,
@@ -112,7 +112,7 @@ def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
 
 
 def _ping(connection: Any, *_: object) -> None:
-    # Every pool of this process asks; only Dagster's lack a way of their own.
+    # The event reaches every pool of the process; only Dagster's need this.
     if not isinstance(connection, psycopg2.extensions.connection) or (
         DAGSTER_OPTIONS not in connection.info.options
     ):
@@ -125,7 +125,7 @@ def _ping(connection: Any, *_: object) -> None:
 
 
 def _give_up(context: sa.engine.ExceptionContext) -> None:
-    """Spare a run the wait for an embedded server that ended; nobody would start it meanwhile."""
+    """Fail at once if the embedded server has stopped; waiting would not restart it."""
     engine = context.engine
     if engine is None or context.connection is not None:
         return
@@ -139,4 +139,4 @@ def _give_up(context: sa.engine.ExceptionContext) -> None:
 def _report_lost(opened: dg.DagsterInstance) -> None:
     for under_way in opened.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
         if processes.gone(under_way):
-            opened.report_run_failed(under_way, "The process of this run was ended from outside.")
+            opened.report_run_failed(under_way, "The process of this run no longer exists.")

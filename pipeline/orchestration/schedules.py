@@ -1,6 +1,6 @@
-"""When a sync is started by itself: by the clock, and when the source file has been written.
+"""Schedules, and the sensor that starts a sync when the source file has changed.
 
-A tick that finds a run under way is skipped and says so; two runs never write one target together.
+A tick is skipped while another run is active: two runs never write to the same target.
 """
 
 import itertools
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     )
 
 SENSOR_SECONDS = 30
-"""How often the source file is looked at."""
+"""Seconds between two inspections of the source file."""
 
 _STARTING_SECONDS = 60.0
-"""A run that is older than this holds the target, or its process is gone."""
+"""A run that started longer ago either holds the target's lock or has lost its process."""
 
 _AGAIN_SECONDS = 300.0
-"""After a run that failed the sensor waits so long before it starts another one."""
+"""The sensor's pause after a failed run."""
 
 _WAITING = [
     dg.DagsterRunStatus.QUEUED,
@@ -46,15 +46,14 @@ Tick = Iterator[dg.RunRequest | dg.SkipReason]
 def schedule(
     job: "Job", cron: str, *, setting: str, follows: Migration | None = None, on: bool = False
 ) -> dg.ScheduleDefinition:
-    """A schedule of a job that skips a tick while a run is under way.
+    """A schedule that skips its ticks while a run is active.
 
     Args:
-        job: what is started.
-        cron: when.
-        setting: the setting that says so.
-        follows: the migration whose end leaves the job nothing to do: from then on the application
-            writes to the target.
-        on: whether it runs without being switched on first.
+        job: the job to start.
+        cron: the cron expression.
+        setting: the setting that holds the expression, for errors.
+        follows: a migration; the schedule pauses once the application writes to its target.
+        on: whether the schedule starts switched on.
 
     Raises:
         SettingsError: the expression or the time zone cannot be used.
@@ -79,12 +78,12 @@ def schedule(
 
 
 def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.SensorDefinition:
-    """A sensor that starts a job when the source file has been written.
+    """A sensor that starts a job when the source file has changed.
 
     Args:
-        job: what is started.
-        migration: whose source.
-        on: whether it runs without being switched on first.
+        job: the job to start.
+        migration: the migration whose source is watched.
+        on: whether the sensor starts switched on.
     """
     status = dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED
 
@@ -93,7 +92,7 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
         job=job,
         minimum_interval_seconds=SENSOR_SECONDS,
         default_status=status,
-        description=f"Start {job.name} when the source file has been written since the last time.",
+        description=f"Start {job.name} when the source file has changed.",
     )
     def source_written(context: dg.SensorEvaluationContext) -> Tick:
         try:
@@ -101,15 +100,15 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
         except PipelineError as error:
             yield dg.SkipReason(str(error.addressed(migration.address)))
             return
-        # While the file is being written, it looks like nothing that was seen before.
-        seen = fingerprint_of(source)
+        # A file that is being written has no fingerprint.
+        fingerprint = fingerprint_of(source)
         again = _failed_long_ago(context.instance, job.name)
-        if seen is not None and seen == context.cursor and not again:
-            yield dg.SkipReason(f"{source} has not been written since it was last looked at.")
+        if fingerprint is not None and fingerprint == context.cursor and not again:
+            yield dg.SkipReason(f"{source} has not changed since the last inspection.")
         elif reason := under_way(context.instance, follows=migration):
             yield dg.SkipReason(reason)
         else:
-            context.update_cursor(seen or "")
+            context.update_cursor(fingerprint or "")
             yield dg.RunRequest()
 
     return source_written
@@ -123,7 +122,7 @@ def interval(cron: str) -> timedelta:
     """
     zone = settings.load().schedule_zone
     try:
-        # A week shows the rhythm of most; a rarer one needs some years.
+        # Nine days show the interval of most schedules; a rare one needs some years.
         ticks = _ticks(cron, zone, days=9)
         if len(ticks) < 2:
             ticks = _ticks(cron, zone, days=9 * 366)
@@ -143,7 +142,7 @@ def _ticks(cron: str, zone: str, *, days: int) -> list[datetime]:
 
 
 def _failed_long_ago(instance: dg.DagsterInstance, job: str) -> bool:
-    """Whether the last run of a job failed, so long ago that it is worth another one."""
+    """Whether the last run of a job failed, and the pause after it is over."""
     last = instance.get_run_records(dg.RunsFilter(job_name=job), limit=1)
     if not last or last[0].dagster_run.status != dg.DagsterRunStatus.FAILURE:
         return False
@@ -152,19 +151,18 @@ def _failed_long_ago(instance: dg.DagsterInstance, job: str) -> bool:
 
 
 def under_way(instance: dg.DagsterInstance, *, follows: Migration | None) -> str | None:
-    """Why no run is to be started now, as a sentence: another one holds the target, or is about to.
+    """Why no run may start now, as a sentence; None if one may.
 
     Args:
         instance: Dagster's instance.
-        follows: nor is it to be started once the application of this migration writes to the
-            target.
+        follows: a migration; no run may start once the application writes to its target.
     """
     now = datetime.now(timezone.utc)  # noqa: UP017
     for record in instance.get_run_records(dg.RunsFilter(statuses=_WAITING)):
         run = record.dagster_run
         starting = now - record.create_timestamp < timedelta(seconds=_STARTING_SECONDS)
         if starting or run.status == dg.DagsterRunStatus.QUEUED:
-            return f"Run {run.run_id} of {run.job_name} is under way."
+            return f"Run {run.run_id} of {run.job_name} is active."
     found = environment.server(settings.load())
     with Target.connect(found.target_url, shown=found.target_shown) as target:
         holder = target.holder()
@@ -176,6 +174,6 @@ def under_way(instance: dg.DagsterInstance, *, follows: Migration | None) -> str
 
 def _unusable(setting: str, cron: str, zone: str) -> SettingsError:
     return SettingsError(
-        f"{setting} cannot be {cron!r} in time zone {zone!r}",
+        f"{setting} is not valid: {cron!r} in time zone {zone!r}",
         remedy=f"Correct {setting} (such as 0 3 * * *) or SCHEDULE_ZONE",
     )

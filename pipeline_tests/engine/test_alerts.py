@@ -46,13 +46,21 @@ class Recorded:
     Attributes:
         well: `migrate` moved everything but one row.
         failed: `migrate`, of which a table's proof failed.
-        found: `verify`, in which a check failed and the run did not.
+        found: a run that succeeded, with a failed check.
     """
 
     variables: dict[str, str]
     well: str
     failed: str
     found: str
+
+
+@dg.asset(check_specs=[dg.AssetCheckSpec("sound", asset="checked")])
+def checked() -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """An asset whose check fails without blocking."""
+    return dg.MaterializeResult(
+        check_results=[dg.AssetCheckResult(passed=False, check_name="sound", description="no")]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +79,7 @@ def recorded(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             use(patch, variables)
             with runs.instance() as instance:
                 well = runs.run("migrate", opened=instance).run_id
-                query(url, "UPDATE rankings SET assessed_by = 'nobody' WHERE id = 1")
-                found = runs.run("verify", opened=instance)
+                found = dg.materialize([checked], instance=instance)
                 assert found.success
                 query(url, CHANGE_ON_INSERT)
                 for ident in (2, 3):
@@ -158,7 +165,7 @@ def test_a_run_is_told_once(
     monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
     sensor = Sensor("run_failed", instance)
     sensor.tick()
-    assert sensor.tick() == "No run ended that somebody is to be told of."
+    assert sensor.tick() == "No alert is due."
     assert len(hook.alerts) == 1
 
 
@@ -173,10 +180,9 @@ def test_a_blocking_check_that_failed_is_told_though_its_run_did_not_fail(
         recorded.found,
         [],
     )
-    assert alert["text"].startswith("verify found what must not be\n")
-    found = {(check["asset"], check["check"]): check["found"] for check in alert["failed_checks"]}
-    assert "nobody" in found["rankings", "digests"]
-    assert all(check["severity"] == "ERROR" for check in alert["failed_checks"])
+    assert alert["text"].startswith("ephemeral_asset_job__ found errors\n")
+    (check,) = alert["failed_checks"]
+    assert (check["asset"], check["check"], check["severity"]) == ("checked", "sound", "ERROR")
 
 
 def test_warnings_are_told_only_when_they_are_asked_for(
@@ -216,9 +222,9 @@ def test_a_receiver_that_is_down_does_not_stop_the_other_and_is_tried_again_late
     hook.status = 503
     sensor = Sensor("run_failed", instance)
     said = sensor.tick()
-    assert f"Told mail of run {recorded.failed}." in said
+    assert f"Sent the alert about run {recorded.failed} to mail." in said
     assert "The webhook at 127.0.0.1 answered 503" in said
-    assert "It is tried again in 60 s." in said
+    assert "The next attempt is in 60 s." in said
     assert leaks(said + (sensor.cursor or "")) == set()
     sensor.tick()
     assert hook.asked == 1, "the pause was not over"
@@ -240,8 +246,8 @@ def test_a_receiver_that_stays_down_is_given_up(
         said.append(sensor.tick())
         sensor.later()
     assert hook.asked == TRIES
-    assert "It is given up." in said[TRIES - 1]
-    assert said[TRIES] == "No run ended that somebody is to be told of."
+    assert "The alert is given up." in said[TRIES - 1]
+    assert said[TRIES] == "No alert is due."
 
 
 def test_in_one_tick_a_receiver_that_is_down_is_asked_once(
@@ -329,12 +335,12 @@ def test_a_sentence_that_holds_a_secret_is_told_without_it(monkeypatch: pytest.M
 def test_a_run_that_failed_outside_of_its_steps_is_told_with_what_dagster_says() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = instance.create_run_for_job(telling)
-        instance.report_run_failed(run, "The process of this run was ended from outside.")
+        instance.report_run_failed(run, "The process of this run no longer exists.")
         failed = instance.get_run_by_id(run.run_id)
         assert failed is not None
         alert = alert_of(failed, instance, settings.load())
     assert alert is not None
-    assert "The process of this run was ended from outside." in alert.text
+    assert "The process of this run no longer exists." in alert.text
 
 
 def test_a_long_alert_is_cut() -> None:
@@ -463,7 +469,7 @@ def test_alert_test_tells_everybody_and_fails_when_one_cannot_be_told(
     hook.status = 410
     ran = pipeline("alert", "test", **given)
     assert (ran.code, len(mailbox.mails)) == (1, 1)
-    assert ran.out == "told the mail server localhost\n"
+    assert ran.out == "sent to the mail server localhost\n"
     assert "The webhook at 127.0.0.1 answered 410. Check ALERT_WEBHOOK_URL." in ran.err
     assert leaks(ran.out + ran.err) == set()
 

@@ -102,16 +102,16 @@ def test_restore_brings_both_databases_back_and_says_so(
     source.run("DELETE FROM rankings")
     query(target_url, "DROP TABLE rankings; TRUNCATE migration.watermarks")
     said = invoke("restore", "source", "--yes")
-    assert "what was there is kept in" in said
+    assert "the previous file is kept as" in said
     assert said.endswith("18 rows, every value compared\n")
     assert source.run("SELECT * FROM rankings") == rows
     assert (
         invoke("restore", "target", "--yes")
         .strip()
-        .endswith("every value compared before it was committed\nthe migration is shadow")
+        .endswith("every value compared before the commit\nthe migration is shadow")
     )
     assert everything(target_url) == before
-    assert "kept in" not in invoke("restore", "source", "--yes")
+    assert "kept as" not in invoke("restore", "source", "--yes")
 
 
 def test_a_source_can_be_restored_elsewhere(home: Path, source: SourceFile, tmp_path: Path) -> None:
@@ -167,14 +167,17 @@ def test_nothing_is_overwritten_without_a_yes(
     monkeypatch.setattr(sys, "argv", ["pipeline", "restore", "source"])
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert capsys.readouterr().err == "Nobody can be asked without a terminal. Add --yes.\n"
+    assert (
+        capsys.readouterr().err
+        == "This command asks a question, and there is no terminal. Add --yes.\n"
+    )
     with pytest.raises(PipelineError, match="Add --yes"):
         invoke("restore", "target")
     assert source.run("SELECT count(*) FROM rankings") == [(0,)]
 
 
 def test_without_a_backup_the_commands_say_so(home: Path) -> None:
-    assert invoke("backup", "list") == "there is no backup yet; run pipeline backup\n"
+    assert invoke("backup", "list") == "no backup exists yet; run pipeline backup\n"
     for what in ("source", "target"):
         with pytest.raises(
             PipelineError, match=r"There is no rehearsed backup of content in .*Run pipeline b"

@@ -117,8 +117,8 @@ def test_the_whole_evening_there_and_back(
             "cutover", opened=instance, config={"ops": {STEP: {"config": unconfirmed}}}
         )
         assert failure(refused) == (
-            f"The step {last} cannot be undone, and is not confirmed. Add to the"
-            f" configuration of the run, beside step: confirm: {last} content."
+            f"The step {last} cannot be undone and is not confirmed. Add this"
+            f" line below step in the run's configuration: confirm: {last} content."
         )
     with Target.connect(target_url, shown="the target") as target:
         assert states.read(target, "content").state == "live"
@@ -219,7 +219,10 @@ def test_the_commands_print_the_gate_and_say_who_may_write(
     signed = pipeline(
         *("cutover", "sign-off", "rankings", "--by", "Ann", "--reason", "a test row"), **variables
     )
-    assert (signed.code, signed.out) == (0, "1 row of rankings may stay behind, says Ann\n")
+    assert (signed.code, signed.out) == (
+        0,
+        "1 row of rankings may stay behind, signed off by Ann\n",
+    )
     unknown = pipeline(
         *("cutover", "sign-off", "rankings", "--row", "5", "--by", "Ann", "--reason", "x"),
         **variables,

@@ -239,13 +239,13 @@ def test_the_commands_export_mend_redrive_and_forget(
     done = pipeline("quarantine", "export", str(file), "--table", "learning_content", **usual)
     assert done.out == f"13 values in {file}\n"
     file.write_text(file.read_text().replace(",text,bad,", ',text,"[""good""]",'))
-    assert "1 value mended" in pipeline("quarantine", "override", str(file), **usual).out
+    assert "1 value overridden" in pipeline("quarantine", "override", str(file), **usual).out
     done = pipeline("redrive", "learning_content", **usual)
     assert done.code == 0, done.err
     assert "0 rows of learning_content are still in quarantine" in done.out
     assert "standing" not in done.out
     done = pipeline("quarantine", "forget", "learning_content", **usual)
-    assert "1 mended value forgotten" in done.out
+    assert "1 corrected value discarded" in done.out
     done = pipeline("redrive", "nothing", **usual)
     assert (done.code, done.out) == (2, "")
-    assert "There is no table nothing" in done.err
+    assert "No table is called nothing" in done.err

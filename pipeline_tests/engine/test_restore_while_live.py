@@ -114,7 +114,9 @@ def test_what_the_source_has_no_column_for_is_counted_and_stays(live: World) -> 
 
 
 def test_closing_asks_first() -> None:
-    with pytest.raises(SettingsError, match="Nobody can be asked without a terminal"):
+    with pytest.raises(
+        SettingsError, match="This command asks a question, and there is no terminal"
+    ):
         invoke("cutover", "close")
 
 
@@ -122,9 +124,9 @@ def test_a_sign_off_can_be_taken_back(shadow: World) -> None:
     shadow.source.add("rankings", {"id": 50, "rank_score": 9.0}, {"id": 51, "rank_score": 9.0})
     shadow.live()
     signed = invoke("cutover", "sign-off", "rankings", "--by", "Ann", "--reason", "known")
-    assert signed == "2 rows of rankings may stay behind, says Ann\n"
+    assert signed == "2 rows of rankings may stay behind, signed off by Ann\n"
     undone = invoke("cutover", "sign-off", "rankings", "--undo", "--row", "51")
-    assert undone == "1 sign-offs of rankings are taken back\n"
+    assert undone == "1 sign-offs of rankings withdrawn\n"
     question = "quarantine is empty or signed off"
     assert shadow.ask()[question] == "no: 1 row of rankings (51)"
     assert invoke("cutover", "sign-off", "rankings", "--undo").startswith("1 sign-offs")

@@ -234,4 +234,4 @@ def test_the_command_exits_with_one_when_the_proof_is_broken(
     assert ran.code == 1
     assert ran.row("one bit of one BLOB is flipped")[0] == "witness"
     assert "wrong" in ran.out
-    assert ran.err.splitlines() == ["not judged rightly: one bit of one BLOB is flipped"]
+    assert ran.err.splitlines() == ["judged wrongly: one bit of one BLOB is flipped"]

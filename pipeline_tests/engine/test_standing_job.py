@@ -125,6 +125,7 @@ def test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault(
     outcome, found = ran.row("rankings", "digests")[:2]
     assert outcome == "failed"
     assert found.startswith("rankings 2, rank_score: source 4.50, target 1.00;")
+    assert "rankings is not proven: digests, witness failed." in ran.err
     assert ran.row("rankings", "keys")[0] == "passed"
     assert ran.row("fragment_assets", "digests")[0] == "passed"
     assert "proven in" not in ran.out
@@ -153,6 +154,6 @@ def test_a_wrong_schedule_is_one_sentence(
     ran = pipeline("verify", **wrong)
     assert ran.code == 2
     assert ran.err.splitlines() == [
-        "VERIFY_CRON cannot be 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
+        "VERIFY_CRON is not valid: 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
         " (such as 0 3 * * *) or SCHEDULE_ZONE."
     ]

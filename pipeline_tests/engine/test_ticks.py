@@ -191,7 +191,7 @@ def test_a_wrong_time_is_an_error_that_names_its_setting(
     with pytest.raises(SettingsError) as failed:
         loaded_anew()
     assert str(failed.value) == (
-        f"{named} cannot be {cron!r} in time zone {zone!r}."
+        f"{named} is not valid: {cron!r} in time zone {zone!r}."
         f" Correct {named} (such as 0 3 * * *) or SCHEDULE_ZONE."
     )
 
@@ -271,9 +271,9 @@ def test_a_tick_is_skipped_while_a_run_waits_or_has_just_started(
     instance: dg.DagsterInstance, status: dg.DagsterRunStatus, seconds: float
 ) -> None:
     run_id = run_of(instance, status, seconds_ago=seconds)
-    assert clock_tick(instance) == f"Run {run_id} of sync is under way."
+    assert clock_tick(instance) == f"Run {run_id} of sync is active."
     sensor = Sensor(instance)
-    assert (sensor.tick(), sensor.cursor) == (f"Run {run_id} of sync is under way.", None)
+    assert (sensor.tick(), sensor.cursor) == (f"Run {run_id} of sync is active.", None)
 
 
 OVER = {
@@ -302,7 +302,7 @@ def test_the_time_zone_of_the_server_does_not_make_a_run_older_or_younger(
     request.addfinalizer(lambda: query(url, "ALTER DATABASE ticks RESET timezone"))
     instance: dg.DagsterInstance = request.getfixturevalue("instance")
     fresh = run_of(instance, STATUSES.STARTED)
-    assert clock_tick(instance) == f"Run {fresh} of sync is under way."
+    assert clock_tick(instance) == f"Run {fresh} of sync is active."
     instance.delete_run(fresh)
     run_of(instance, STATUSES.STARTED, seconds_ago=3_600)
     assert clock_tick(instance) is None
@@ -323,7 +323,7 @@ def test_the_sensor_requests_a_run_once_when_the_source_was_written(
     instance: dg.DagsterInstance, source: SourceFile
 ) -> None:
     sensor = Sensor(instance)
-    nothing_new = f"{source.path} has not been written since it was last looked at."
+    nothing_new = f"{source.path} has not changed since the last inspection."
     time.sleep(SETTLED)
     assert [sensor.tick(), sensor.tick(), sensor.tick()] == [None, nothing_new, nothing_new]
     source.add("learning_content", {"id": 1})
@@ -344,7 +344,7 @@ def test_the_sensor_does_not_miss_a_write_right_after_its_look(
     assert source.path.stat().st_size == before.st_size
     time.sleep(SETTLED)
     assert sensor.tick() is None
-    assert sensor.tick() == f"{source.path} has not been written since it was last looked at."
+    assert sensor.tick() == f"{source.path} has not changed since the last inspection."
 
 
 def test_the_sensor_sees_a_commit_that_is_in_the_write_ahead_log_alone(
@@ -365,7 +365,7 @@ def test_the_sensor_sees_a_commit_that_is_in_the_write_ahead_log_alone(
         time.sleep(SETTLED)
         assert source.path.stat().st_mtime_ns == before.st_mtime_ns
         assert sensor.tick() is None
-        assert sensor.tick() == f"{source.path} has not been written since it was last looked at."
+        assert sensor.tick() == f"{source.path} has not changed since the last inspection."
 
 
 def test_the_sensor_takes_another_file_in_the_place_of_the_source_for_a_change(
@@ -439,8 +439,8 @@ def test_the_sensor_loses_no_change_that_comes_while_a_run_is_under_way(
             assert "is held by another run" in said
             assert sensor.cursor == known
     run_id = run_of(instance, STATUSES.QUEUED)
-    assert (sensor.tick(), sensor.cursor) == (f"Run {run_id} of sync is under way.", known)
+    assert (sensor.tick(), sensor.cursor) == (f"Run {run_id} of sync is active.", known)
     instance.delete_run(run_id)
     assert sensor.tick() is None
     assert sensor.cursor != known
-    assert sensor.tick() == f"{source.path} has not been written since it was last looked at."
+    assert sensor.tick() == f"{source.path} has not changed since the last inspection."

@@ -192,8 +192,8 @@ def test_a_target_whose_proof_has_failed_is_not_followed_until_it_is_mended(
     assert not refused.success
     assert said(refused) == [
         "The target is not proven: digests of learning_content, witness of learning_content failed"
-        " when it was checked last."
-        " See what it found; run pipeline migrate, or pipeline verify once it is mended."
+        " in its last run."
+        " Read what the check found; run pipeline migrate, or pipeline verify once it is repaired."
     ]
     assert notes() == {}
     assert runs.run("migrate", opened=instance).success

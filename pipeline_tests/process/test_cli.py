@@ -177,8 +177,8 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
         "content_fragments was rolled back: the proof failed (digests, witness); trigger change of"
         " content_fragments (function change()) may have changed what was written. Look at the"
         f" named rows in the check's result; the target is as it was before. {LEAVE_ALONE}.",
-        "fragment_assets did not run, because a step before it failed.",
-        "rankings did not run, because a step before it failed.",
+        "fragment_assets did not run because an earlier step failed.",
+        "rankings did not run because an earlier step failed.",
     ]
 
 

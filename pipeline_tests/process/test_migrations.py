@@ -107,9 +107,9 @@ def test_without_a_name_the_first_migration_is_meant(moved: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "detail"),
     [
-        (("migrate", "space"), "There is no migration space. Name content or spaces."),
-        (("redrive", "nothing"), "There is no table nothing. Name one of learning_content,"),
-        (("restore", "target", "x"), "There is no migration x."),
+        (("migrate", "space"), "No migration is called space. Name content or spaces."),
+        (("redrive", "nothing"), "No table is called nothing. Name one of learning_content,"),
+        (("restore", "target", "x"), "No migration is called x."),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(
@@ -333,4 +333,4 @@ def test_a_backup_of_before_there_were_migrations_does_not_take_the_ledger_of_ot
     (folder / "manifest.json").write_text(json.dumps(whole | {"seal": seal}))
     assert moved("backup", "list", PIPELINE_HOME=home).row(folder.name)[0] == "content"
     ran = moved("restore", "target", "--yes", PIPELINE_HOME=home)
-    assert (ran.code, "was made when there was one migration" in ran.err) == (2, True)
+    assert (ran.code, "holds the ledger of all migrations" in ran.err) == (2, True)

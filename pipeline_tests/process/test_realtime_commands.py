@@ -108,8 +108,8 @@ def test_the_commands_switch_on_and_tell(settings: dict[str, str]) -> None:
     settings["MIGRATIONS"] = "spaces"
     before = pipeline("realtime", "status", **settings)
     assert before.code == 1
-    assert before.row("triggers") == ["not so", "schema feed: missing; run pipeline realtime on"]
-    assert before.row("feed") == ["there is none; run pipeline realtime on"]
+    assert before.row("triggers") == ["differs", "schema feed: missing; run pipeline realtime on"]
+    assert before.row("feed") == ["no feed exists; run pipeline realtime on"]
     done = pipeline("realtime", "on", **settings)
     assert (done.code, done.err) == (0, "")
     assert "proven in" in done.out
@@ -125,6 +125,6 @@ def test_the_commands_switch_on_and_tell(settings: dict[str, str]) -> None:
     warned = pipeline("realtime", "status", **settings)
     assert warned.code == 0
     assert warned.row("published") == [
-        "not so",
+        "differs",
         "theirs is published, too, by somebody else; no migration declares it",
     ]

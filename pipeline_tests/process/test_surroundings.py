@@ -242,7 +242,7 @@ def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     assert ran.code == 1
     assert ran.err.splitlines()[0] == (
         "learning_content ended by a fault of the program (KeyError: 'x')."
-        " Report it with the traceback, which the UI shows with the run."
+        " Report it with the traceback that the UI shows for the run."
     )
 
 

@@ -244,9 +244,9 @@ def test_a_table_that_fails_leaves_later_ones_as_they_are(
     assert "trigger refuse of content_fragments (function refuse())" in first
     assert "not today" in first
     assert rest[:-1] == [
-        "content_search did not run, because a step before it failed.",
-        "fragment_assets did not run, because a step before it failed.",
-        "rankings did not run, because a step before it failed.",
+        "content_search did not run because an earlier step failed.",
+        "fragment_assets did not run because an earlier step failed.",
+        "rankings did not run because an earlier step failed.",
     ]
     assert rest[-1].startswith("failed, run ")
     assert counts(target_url) == {
@@ -368,7 +368,7 @@ def test_tracking_before_there_is_any_source_says_what_to_do(command: str, tmp_p
     ran = pipeline("track", command, PIPELINE_HOME=tmp_path / "home")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines() == [
-        "There is no source yet. Set SQLITE_DATABASE_URL, or run pipeline migrate."
+        "No source is configured yet. Set SQLITE_DATABASE_URL, or run pipeline migrate."
     ]
     assert not (tmp_path / "home").exists()
 
@@ -383,7 +383,7 @@ def test_tracking_is_switched_on_mended_and_off_without_a_target(
         assert (ran.code, ran.err) == (0, "")
         return ran.out.splitlines()
 
-    on = f"every change of {source.path} is tracked; the next sync looks at every value once"
+    on = f"every change of {source.path} is tracked; the next sync compares every value once"
     assert said("status") == [f"{source.path} is not tracked"]
     assert said("on") == [on]
     source.add("learning_content", {"id": 1})
@@ -392,12 +392,12 @@ def test_tracking_is_switched_on_mended_and_off_without_a_target(
     source.run(f"DROP TRIGGER {tracking.LOG}_rankings_after_insert")
     assert said("status") == [
         f"tracked   {', '.join(NAMES[:-1])}",
-        "not so    rankings; run pipeline track on",
+        "untracked rankings; run pipeline track on",
         "the log has 2 entries",
     ]
     assert said("on") == [on]
     assert said("status") == [everything, "the log has 1 entry"]
-    assert said("off") == [f"{source.path} is not tracked any more"]
+    assert said("off") == [f"{source.path} is no longer tracked"]
     assert said("off") == [f"{source.path} was not tracked"]
     assert source.run("SELECT name FROM sqlite_master WHERE name LIKE 'pipeline%'") == []
 

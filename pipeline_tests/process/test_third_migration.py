@@ -184,7 +184,7 @@ def test_settings_name_its_source_in_the_environment_and_in_dot_env(tmp_path: Pa
 
 def test_its_commands_move_verify_and_tell_of_it_by_its_name(world: World) -> None:
     assert "content or spaces or notes" in world.words("plan", "--help")
-    assert "The databases of the migration notes." in world.words("backup", "--help")
+    assert "Back up the databases of the migration notes." in world.words("backup", "--help")
     missing = {"NOTES_DATABASE_URL": "sqlite:////no/such.db"}
     assert "Set NOTES_DATABASE_URL to" in world.words("plan", "notes", code=2, **missing)
     assert "Set NOTES_DATABASE_URL to" in world.words("doctor", "notes", code=1, **missing)

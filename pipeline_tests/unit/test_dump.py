@@ -262,7 +262,7 @@ def test_a_dump_is_not_written(tmp_path: Path, home: Path) -> None:
 
 def test_a_backup_is_not_put_over_a_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SQLITE_DATABASE_URL", f"dump:///{tmp_path / 'x.sql'}")
-    with pytest.raises(SettingsError, match=r"cannot be put over the dump .* --to PATH"):
+    with pytest.raises(SettingsError, match=r"cannot be restored over the dump .* --to PATH"):
         backups.restore_source(yes=True)
 
 

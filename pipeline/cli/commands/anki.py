@@ -1,4 +1,4 @@
-"""Commands that let Anki follow the contents."""
+"""Commands that synchronize Anki with the contents."""
 
 import time
 from collections.abc import Mapping
@@ -14,35 +14,43 @@ from pipeline.config import settings
 from pipeline.core.errors import SettingsError
 from pipeline.migrations.declaration import Anki
 
-app = typer.Typer(no_args_is_help=True, help="Let Anki follow the contents.")
+app = typer.Typer(no_args_is_help=True, help="Synchronize Anki with the contents.")
 
 
 @app.command("sync")
 def anki_sync(
     deck: Annotated[
-        str | None, typer.Option(help="Where notes of new cards go; otherwise ANKI_DECK.")
+        str | None, typer.Option(help="Deck for new notes; the default is ANKI_DECK.")
     ] = None,
     only: Annotated[
-        str | None, typer.Option("--only", help="Only these contents: ids, with commas.")
+        str | None,
+        typer.Option("--only", help="Only the contents with these ids, separated by commas."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, show all.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
+    ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Also over a learner's edits; deleted notes are made again."),
+        typer.Option("--force", help="Overwrite a learner's edits and recreate deleted notes."),
     ] = False,
     removed: Annotated[
-        str, typer.Option(help="Notes without content: report, tag or suspend.")
+        str,
+        typer.Option(
+            help="What to do with notes whose content was deleted: report, tag or suspend."
+        ),
     ] = "report",
     recordings: Annotated[
-        bool, typer.Option("--recordings", help="Compare all recordings, byte by byte.")
+        bool, typer.Option("--recordings", help="Compare every recording byte by byte.")
     ] = False,
     create_deck: Annotated[
-        bool, typer.Option("--create-deck", help="Make decks that Anki does not have.")
+        bool, typer.Option("--create-deck", help="Create decks that Anki does not have.")
     ] = False,
 ) -> None:
-    """Make and update notes in Anki, and check contents, cards and notes against each other."""
+    """Create and update notes in Anki, then compare contents, cards and notes."""
     if removed not in get_args(Removed):
-        raise SettingsError(f"--removed cannot be {removed}", remedy="Take report, tag or suspend")
+        raise SettingsError(
+            f"--removed cannot be {removed}", remedy="Choose report, tag or suspend"
+        )
     config = {
         "deck": deck,
         "ids": terminal.ids(only),
@@ -57,14 +65,14 @@ def anki_sync(
 
 @app.command("check")
 def anki_check() -> None:
-    """Check contents, cards, notes, recordings and vectors against each other."""
+    """Compare contents, cards, notes, recordings and vectors."""
     raise typer.Exit(_follow("anki_check"))
 
 
 def _follow(
     job_name: str, *, config: Mapping[str, Any] | None = None, dry_run: bool = False
 ) -> int:
-    """Run a job of Anki with live output; returns the exit code."""
+    """Run a job of Anki and print its outcome; returns the exit code."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
     from pipeline.orchestration.common import report
@@ -80,7 +88,7 @@ def _follow(
     report.show_following(console, result.all_events)
     if result.success and all(table.proven for table in report.tables_of(result.all_events)):
         seconds = time.perf_counter() - started
-        said = "nothing was changed" if dry_run else "[green]consistent[/]"
-        console.print(f"{said} in {seconds:.1f} s, run {result.run_id}")
+        outcome = "nothing was changed" if dry_run else "[green]consistent[/]"
+        console.print(f"{outcome} in {seconds:.1f} s, run {result.run_id}")
         return 0
     return running.failed(result)

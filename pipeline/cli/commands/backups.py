@@ -1,4 +1,4 @@
-"""The commands that list backups and restore them; nothing is overwritten without a yes."""
+"""Commands that make, list and restore backups; they ask before they overwrite anything."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,20 +24,23 @@ from pipeline.reporting import grids
 from pipeline.sqlite.origin import File
 
 _From = Annotated[
-    str | None, typer.Option("--from", help="The backup's name; otherwise the newest rehearsed.")
+    str | None,
+    typer.Option(
+        "--from", help="Name of the backup; the default is the newest whose restore was verified."
+    ),
 ]
-_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-_Other = Annotated[bool, typer.Option("--other", help="Also from a backup of another database.")]
+_Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+_Other = Annotated[bool, typer.Option("--other", help="Accept a backup of another database.")]
 _Frozen = Annotated[
-    bool, typer.Option("--even-frozen", help="Also over a source that a cut-over has frozen.")
+    bool, typer.Option("--even-frozen", help="Overwrite a source that a cut-over has frozen.")
 ]
 _Discard = Annotated[
     bool,
-    typer.Option("--discard-writes", help="Also over what the application wrote to the target."),
+    typer.Option("--discard-writes", help="Discard what the application wrote to the target."),
 ]
 
 
-restored = typer.Typer(no_args_is_help=True, help="Bring back what a backup holds.")
+restored = typer.Typer(no_args_is_help=True, help="Restore a database from a backup.")
 
 
 def _back_up(which: str | None) -> None:
@@ -55,31 +58,31 @@ def _back_up(which: str | None) -> None:
 
 
 def backup(context: typer.Context) -> None:
-    """Keep both databases as they are, and show that they can be restored."""
+    """Back up both databases and verify the backup by restoring it."""
     if context.invoked_subcommand is None:
         _back_up(None)
 
 
 def back_up_named(context: typer.Context) -> None:
-    """Those of the migration whose name the command bears."""
+    """Back up the databases of the migration that the command is named after."""
     _back_up(context.info_name)
 
 
 def list_backups() -> None:
-    """Tell which backups there are, the newest first."""
+    """List backups, newest first."""
     found = store.finished(settings.load().pipeline_home)
     if not found:
-        _say(f"there is no backup yet; run {BACKUP.written(ANYBODY)}")
+        _print(f"no backup exists yet; run {BACKUP.written(ANYBODY)}")
         return
     console.print(table_of(found))
 
 
 def group(names: Iterable[str]) -> typer.Typer:
-    """The command ``backup``, with one of its own for each of these migrations."""
-    made = typer.Typer(help="Keep both databases as they are, restored elsewhere before it counts.")
+    """The command ``backup``, with a subcommand for each migration."""
+    made = typer.Typer(help="Back up both databases and verify the backup by restoring it.")
     made.callback(invoke_without_command=True)(backup)
     for name in names:
-        made.command(name, help=f"The databases of the migration {name}.")(back_up_named)
+        made.command(name, help=f"Back up the databases of the migration {name}.")(back_up_named)
     made.command("list")(list_backups)
     return made
 
@@ -89,13 +92,16 @@ def restore_source(
     which: terminal.Which = None,
     name: _From = None,
     to: Annotated[
-        Path | None, typer.Option("--to", help="Another file than the source; made if missing.")
+        Path | None,
+        typer.Option(
+            "--to", help="Restore into this file instead of the source; it is created if missing."
+        ),
     ] = None,
     yes: _Yes = False,
     other: _Other = False,
     even_frozen: _Frozen = False,
 ) -> None:
-    """Make the SQLite file what it was; applications may have it open."""
+    """Restore the SQLite file; applications may have it open."""
     with terminal.serving(which) as migration:
         _restore_source(migration, name=name, to=to, yes=yes, other=other, even_frozen=even_frozen)
 
@@ -114,16 +120,16 @@ def _restore_source(
     origin = loaded.origin(migration)
     if to is None and not isinstance(origin, File):
         raise SettingsError(
-            f"A backup is an SQLite file, which cannot be put over {origin.shown}",
-            remedy="Put it elsewhere with --to PATH, and make a database of that file",
+            f"A backup of the source is an SQLite file and cannot be restored over {origin.shown}",
+            remedy="Restore it to a file with --to PATH, and create a database from that file",
         )
     manifest = store.named(home, migration.name, name)
     if to is None:
         _require_same("source", manifest.source, str(onto), other=other)
-        _require_thawed(onto, migration, even_frozen=even_frozen)
+        _require_unfrozen(onto, migration, even_frozen=even_frozen)
     copy = store.place(home, manifest.name) / SOURCE_FILE
     store.require_whole(copy, manifest.source_sha256)
-    terminal.confirm(f"Make {onto} what it was at {_at(manifest)}?", yes=yes)
+    terminal.confirm(f"Restore {onto} to its state of {_moment(manifest)}?", yes=yes)
     private.home(home)
     done = source.restore(
         copy,
@@ -133,11 +139,14 @@ def _restore_source(
         rights=manifest.source_rights,
     )
     if done.kept:
-        _say(f"what was there is kept in {done.kept}")
+        _print(f"the previous file is kept as {done.kept}")
     if done.aside:
-        _say(f"what was there could not be opened, and is now {done.aside}")
+        _print(f"the previous file could not be opened and was moved to {done.aside}")
     rows = sum(table.rows for table in manifest.source_tables)
-    _say(f"{onto} is what it was at {_at(manifest)}: {rows:,} rows, every value compared")
+    _print(
+        f"{onto} was restored to its state of {_moment(manifest)}:"
+        f" {rows:,} rows, every value compared"
+    )
 
 
 @restored.command("target")
@@ -148,7 +157,7 @@ def restore_target(
     other: _Other = False,
     discard: _Discard = False,
 ) -> None:
-    """Make the target's tables and their part of the ledger what they were, in one transaction."""
+    """Restore the target's tables and their part of the ledger in one transaction."""
     with terminal.serving(which) as migration:
         _restore_target(migration, name=name, yes=yes, other=other, discard=discard)
 
@@ -160,20 +169,20 @@ def _restore_target(
     manifest = store.named(loaded.pipeline_home, migration.name, name)
     if any(each.schema == ledger.SCHEMA and not each.only for each in manifest.target_tables):
         raise RestoreRefused(
-            f"The backup {manifest.name} was made when there was one migration, and its ledger"
-            " would take the place of what all migrations have in it now",
-            remedy="Restore its source, and move again; or take another backup",
+            f"The backup {manifest.name} holds the ledger of all migrations, because it was made"
+            " when there was only one; restoring it would overwrite the others",
+            remedy="Restore its source and move again, or choose another backup",
         )
     found = environment.databases(loaded, migration)
     environment.require_session(found)
     _require_same("target", manifest.target, found.target_shown, other=other)
-    terminal.confirm(f"Make {found.target_shown} what it was at {_at(manifest)}?", yes=yes)
+    terminal.confirm(f"Restore {found.target_shown} to its state of {_moment(manifest)}?", yes=yes)
     with (
         Target.connect(found.target_url, shown=found.target_shown) as target,
         target.lock(seconds=loaded.lock_seconds),
     ):
         _require_following(target, migration, discard=discard)
-        lost = restore.restore(
+        unpublished = restore.restore(
             found.target_url,
             shown=found.target_shown,
             tables=manifest.target_tables,
@@ -182,23 +191,23 @@ def _restore_target(
         with target.transaction():
             now = states.read(target, migration.name)
             if now.state == "live":
-                # What is written from now on is captured again, behind what the backup has of it.
+                # New writes are captured behind those that the backup holds.
                 capture.install(target, migration.tables)
     rows = sum(table.rows for table in manifest.target_tables)
-    _say(
-        f"{found.target_shown} is what it was at {_at(manifest)}:"
-        f" {rows:,} rows, every value compared before it was committed"
+    _print(
+        f"{found.target_shown} was restored to its state of {_moment(manifest)}:"
+        f" {rows:,} rows, every value compared before the commit"
     )
-    for each in lost:
-        _say(f"{each.table} is no more in publication {each.publication}: {each.why}")
+    for each in unpublished:
+        _print(f"{each.table} is no longer in publication {each.publication}: {each.why}")
     frozen = freezing.is_frozen_file(found.source, migration.tables)
     run = UNFREEZE.written(migration.address)
     unfreeze = f"; the source is frozen: run {run}" if frozen else ""
-    _say(f"the migration is {now}{unfreeze if now.state == 'shadow' else ''}")
+    _print(f"the migration is {now}{unfreeze if now.state == 'shadow' else ''}")
 
 
 def table_of(manifests: list[Manifest]) -> Table:
-    """Backups as people read them."""
+    """Backups as a table."""
     rows = [
         (
             manifest.name,
@@ -215,36 +224,39 @@ def table_of(manifests: list[Manifest]) -> Table:
     )
 
 
-def _require_thawed(source: Path, migration: Migration, *, even_frozen: bool) -> None:
-    """Refuse to put a file that can be written in the place of one that is frozen.
+def _require_unfrozen(source: Path, migration: Migration, *, even_frozen: bool) -> None:
+    """Refuse to replace a frozen source with a writable one.
 
     Raises:
-        RestoreRefused: it is frozen, and that was not asked for.
+        RestoreRefused: the source is frozen, and ``even_frozen`` is not set.
     """
     if not even_frozen and freezing.is_frozen_file(source, migration.tables):
         raise RestoreRefused(
-            f"{source} is frozen by a cut-over; what a backup holds could be written again",
+            f"{source} is frozen by a cut-over; a restored file would be writable again",
             remedy=message(
                 *("Run ", UNFREEZE, " or ", ROLLBACK, " first, restore --to another file,"),
-                " or add --even-frozen if this is meant",
+                " or add --even-frozen to overwrite it anyway",
             ),
         )
 
 
 def _require_following(target: Target, migration: Migration, *, discard: bool) -> None:
-    """Refuse to restore a target that the application writes, or is about to.
+    """Refuse to restore over a target that the application writes.
 
     Raises:
-        RestoreRefused: its writes would be lost, and that was not asked for.
+        RestoreRefused: its writes would be lost, and ``discard`` is not set.
     """
     now = states.read(target, migration.name)
     if now.state != "shadow" and not discard:
         raise RestoreRefused(
-            f"The migration is {now}; what the application has written to the target since would"
-            " be lost",
+            f"The migration is {now}; what the application has written to the target since then"
+            " would be lost",
             remedy=message(
-                *(ROLLBACK, " takes it back, as long as it is live;"),
-                " add --discard-writes if this is meant",
+                *(
+                    ROLLBACK,
+                    " takes these writes back into the source while the migration is live;",
+                ),
+                " add --discard-writes to discard them",
             ),
         )
 
@@ -253,18 +265,18 @@ def _require_same(what: str, then: str, now: str, *, other: bool) -> None:
     """Refuse a backup of another database.
 
     Raises:
-        RestoreRefused: it is of another one, and that was not asked for.
+        RestoreRefused: it is of another one, and ``other`` is not set.
     """
     if then != now and not other:
         raise RestoreRefused(
-            f"The backup is of another {what}: {then}, and not {now}",
-            remedy="Name another backup with --from, or add --other if this is meant",
+            f"The backup is of another {what}: {then} instead of {now}",
+            remedy="Choose another backup with --from, or add --other to use this one",
         )
 
 
-def _at(manifest: Manifest) -> str:
+def _moment(manifest: Manifest) -> str:
     return f"{manifest.at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Commands that change the application over to the target, and back."""
+"""Commands for the cut-over to the target, and the way back."""
 
 from typing import Annotated
 
@@ -15,30 +15,30 @@ from pipeline.sqlite.snapshot import validate
 
 _LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
 
-app = typer.Typer(no_args_is_help=True, help="Change the application over to the target.")
+app = typer.Typer(no_args_is_help=True, help="Cut the application over to the target.")
 
 
 @app.command("status")
 def cutover_status(which: terminal.Which = None) -> None:
-    """Tell who may write, and ask the gate; nothing is changed."""
+    """Show the state of the cut-over and evaluate the gate, without changing anything."""
     raise typer.Exit(_cut_over("check", which))
 
 
 @app.command("freeze")
 def cutover_freeze(which: terminal.Which = None) -> None:
-    """Compare every value, then keep the application from writing the source, and move the rest."""
+    """Compare every value, freeze the source, and move the remaining changes."""
     raise typer.Exit(_cut_over("freeze", which))
 
 
 @app.command("live")
 def cutover_live(which: terminal.Which = None) -> None:
-    """The same, and let the application write the target; only if the gate is open."""
+    """Freeze, then let the application write to the target if the gate is open."""
     raise typer.Exit(_cut_over("live", which))
 
 
 @app.command("unfreeze")
 def cutover_unfreeze(which: terminal.Which = None) -> None:
-    """Let the application write the source again, as long as the target is not live."""
+    """Let the application write to the source again, unless the target is live."""
     raise typer.Exit(_cut_over("unfreeze", which))
 
 
@@ -47,7 +47,7 @@ def cutover_close(
     which: terminal.Which = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """End the way back: what is written to the target is not captured any more."""
+    """End the way back: stop capturing what is written to the target."""
     after = ROLLBACK.written(terminal.meant(which).address)
     terminal.confirm(f"End the way back? After this {after} refuses.", yes=yes)
     raise typer.Exit(_cut_over("close", which))
@@ -56,14 +56,15 @@ def cutover_close(
 @app.command("sign-off")
 def sign_off(
     table: Annotated[str, typer.Argument(help="The table.")],
-    by: Annotated[str, typer.Option(help="Who says so.")] = "",
+    by: Annotated[str, typer.Option(help="Who signs off.")] = "",
     reason: Annotated[str, typer.Option(help="Why.")] = "",
     row: Annotated[
-        list[str] | None, typer.Option(help="Keys of rows, once for each; otherwise all.")
+        list[str] | None,
+        typer.Option(help="Key of a row; repeat it for several rows. The default is all rows."),
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take a sign-off back.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Withdraw the sign-off.")] = False,
 ) -> None:
-    """Let rows of a table stay behind in quarantine, or take that back."""
+    """Accept that rows of a table stay behind in quarantine, or withdraw that."""
     name = table
     with (
         terminal.addressing(terminal.holding(name)),
@@ -74,20 +75,20 @@ def sign_off(
         schema.make_ledger(target)
         if undo:
             taken = sign_offs.undo(target, name, row_ids=row or ())
-            told = f"{taken:,} sign-offs of {name} are taken back"
+            outcome = f"{taken:,} sign-offs of {name} withdrawn"
         else:
             signed = sign_offs.sign(target, name, row_ids=row or (), by=by, reason=reason)
-            told = f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may stay behind"
-    console.print(told if undo else f"{told}, says {by}", markup=False)
+            outcome = f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may stay behind"
+    console.print(outcome if undo else f"{outcome}, signed off by {by}", markup=False)
 
 
 def rollback(which: terminal.Which = None) -> None:
-    """Take what was written to the target since the cut-over back into the source."""
+    """Copy what was written to the target since the cut-over back into the source."""
     raise typer.Exit(_cut_over("rollback", which))
 
 
-def _of(migration: Migration) -> str:
-    """What tells a migration from the one that is meant where none is named."""
+def _suffix(migration: Migration) -> str:
+    """The name of a migration with a blank before it; empty for the default one."""
     return "" if migration.plain else f" {migration.name}"
 
 
@@ -110,7 +111,7 @@ def _run_step(step: str, migration: Migration) -> int:
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)
-    console.print(f"the migration{_of(migration)} is {now}")
+    console.print(f"the migration{_suffix(migration)} is {now}")
     for event in result.asset_materializations_for_node(node):
         for name, value in event.metadata.items():
             if name != "state":

@@ -1,4 +1,4 @@
-"""Commands that look at both databases, move tables and prove them."""
+"""Commands that examine both databases, move tables and verify them."""
 
 import json
 from typing import Annotated, Any
@@ -23,8 +23,8 @@ from pipeline.sqlite.snapshot import validate
 
 
 def doctor(which: terminal.Which = None) -> None:
-    """Tell whether both databases are fit for a move, without changing anything."""
-    # Not a job: Dagster keeps its runs in the target, which may not even answer.
+    """Check both databases: integrity, connectivity, TLS, privileges, disk space."""
+    # This is not a job: Dagster keeps its runs in the target, which may not answer.
     with terminal.serving(which) as migration, console.status("examining source and target"):
         found = examine(settings.load(), migration)
     grids.show_diagnostics(console, found, migration.address)
@@ -33,9 +33,9 @@ def doctor(which: terminal.Which = None) -> None:
 
 def plan(
     which: terminal.Which = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON alone.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Tell what a move would do, without touching the target."""
+    """Show what a move would do, without changing the target."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
     from pipeline.orchestration.common.metadata import PLAN
@@ -59,7 +59,7 @@ def plan(
 
 
 def show_schema(which: terminal.Which = None) -> None:
-    """Print the target's whole schema as one SQL file, for supabase/migrations."""
+    """Print the target's schema as one SQL script, for supabase/migrations."""
     loaded = settings.load()
     with terminal.serving(which) as migration:
         source = environment.source_file(loaded, migration)
@@ -72,13 +72,17 @@ def migrate(
     which: terminal.Which = None,
     only_content: Annotated[
         str | None,
-        typer.Option(help="Only these contents and what belongs to them: ids, with commas."),
+        typer.Option(
+            help="Only the contents with these ids (with commas between) and the rows that"
+            " belong to them."
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Only so many first contents and what belongs to them.")
+        int | None,
+        typer.Option(help="Only this many first contents and the rows that belong to them."),
     ] = None,
 ) -> None:
-    """Move the tables and print what moved, what was set aside and what was proven."""
+    """Move the tables, prove them, and print moved and quarantined rows and all checks."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
     from pipeline.orchestration.common.run_options import run_config
@@ -88,7 +92,7 @@ def migrate(
     if scope is not None:
         with terminal.serving(which) as migration:
             root_of(migration.tables)
-    migration = _announced(which)
+    migration = _prepared(which)
     config = run_config(only_content=ids, limit=limit)
     raise typer.Exit(running.run(migration.named("migrate"), config=config if scope else None))
 
@@ -96,35 +100,35 @@ def migrate(
 def sync(
     which: terminal.Which = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Look at every value, not only at what changed.")
+        bool, typer.Option("--full", help="Compare every value, not only changes.")
     ] = False,
 ) -> None:
-    """Let the target follow the source: move what changed, and prove it."""
+    """Move what changed in the source, and prove it."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
     from pipeline.orchestration.common.run_options import run_config
 
-    migration = _announced(which)
+    migration = _prepared(which)
     raise typer.Exit(running.run(migration.named("sync"), config=run_config() if full else None))
 
 
 def verify(
     which: terminal.Which = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Show every row to the second witness, not a sample.")
+        bool, typer.Option("--deep", help="Let the second witness read every row, not a sample.")
     ] = False,
 ) -> None:
-    """Check what is committed, value by value, against source, ledger and declaration."""
+    """Compare committed data with source, ledger and declaration, value by value."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
     from pipeline.orchestration.common.run_options import run_config
 
-    migration = _announced(which)
+    migration = _prepared(which)
     raise typer.Exit(running.run(migration.named("verify"), config=run_config(deep=deep)))
 
 
-def _announced(which: str | None) -> Migration:
-    """The migration that is meant, with its databases ready and told.
+def _prepared(which: str | None) -> Migration:
+    """Prepare the databases of a migration and print their addresses.
 
     Raises:
         PipelineError: a setting or a database is not usable.
@@ -144,11 +148,11 @@ def redrive(
         str | None,
         typer.Argument(
             metavar="[MIGRATION|TABLE]",
-            help="A migration, or one table and those that refer to it.",
+            help="A migration, or a table and those that refer to it.",
         ),
     ] = None,
 ) -> None:
-    """Try rejected rows again, after a rule, a policy or a value was changed."""
+    """Try quarantined rows again after a rule, a policy or a value was changed."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
 
@@ -166,14 +170,14 @@ def redrive(
     terminal.print_databases(found, migration)
     code = running.run(migration.named("redrive"), tables=_with_children(migration, waiting))
     with terminal.opened(found) as target:
-        still = sum(_in_quarantine(target, name) for name in names)
+        remaining = sum(_in_quarantine(target, name) for name in names)
     of = f" of {table}" if table else ""
-    console.print(f"{still:,} rows{of} are still in quarantine")
+    console.print(f"{remaining:,} rows{of} are still in quarantine")
     raise typer.Exit(code)
 
 
 def selftest() -> None:
-    """Plant one fault at a time in a scratch copy, and show which check catches it."""
+    """Plant faults one at a time in a scratch copy, and show which check finds each."""
     from pipeline.selftest.attack import attack
 
     outcomes = []
@@ -186,17 +190,17 @@ def selftest() -> None:
     grids.show_outcomes(console, outcomes)
     wrong = [outcome.name for outcome in outcomes if not outcome.right]
     if wrong:
-        errors.print(f"not judged rightly: {', '.join(wrong)}", style="red")
+        errors.print(f"judged wrongly: {', '.join(wrong)}", style="red")
     raise typer.Exit(1 if wrong else 0)
 
 
 def _in_quarantine(target: Target, table: str) -> int:
-    there = target.value("SELECT to_regclass('migration.quarantine') IS NOT NULL")
-    return len(quarantine.row_ids(target, table)) if there else 0
+    exists = target.value("SELECT to_regclass('migration.quarantine') IS NOT NULL")
+    return len(quarantine.row_ids(target, table)) if exists else 0
 
 
 def _with_children(migration: Migration, names: list[str]) -> list[str]:
-    """These tables and all that refer to them: what is held waits for its parent."""
+    """These tables and all that refer to them, because held rows wait for their parents."""
     found = set(names)
     for table in migration.tables:
         if {key.column.table.name for key in table.foreign_keys} & found:

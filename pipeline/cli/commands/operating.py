@@ -1,4 +1,4 @@
-"""Commands of who runs this for good: the three processes, their health, and alerts."""
+"""Commands for operation: the long-running services, their health, and alerts."""
 
 import signal
 import subprocess
@@ -16,13 +16,13 @@ from pipeline.orchestration.alerts.receivers import NotDelivered, receivers
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component
 
-alert = typer.Typer(no_args_is_help=True, help="Tell somebody when something has failed.")
+alert = typer.Typer(no_args_is_help=True, help="Alerts about failed runs and checks.")
 
 
 def dev(
-    port: Annotated[int, typer.Option(help="Where the UI listens, on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(help="Port of the UI, on 127.0.0.1.")] = 3000,
 ) -> None:
-    """Open the Dagster UI and run its daemon on the same databases, until Ctrl-C."""
+    """Run the Dagster UI and its daemon until Ctrl-C."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
 
@@ -45,8 +45,8 @@ def dev(
         while all(process.poll() is None for process in processes):
             time.sleep(0.3)
         raise SettingsError(
-            f"Dagster's UI or its daemon ended by itself; port {port} may be in use",
-            remedy="Read the lines above, or name another one with --port",
+            f"The Dagster UI or its daemon has stopped; port {port} may be in use",
+            remedy="Read the lines above, or choose another port with --port",
         )
     except KeyboardInterrupt:
         pass
@@ -58,21 +58,21 @@ def dev(
 
 
 def serve(
-    part: Annotated[services.Part, typer.Argument(help="Which of the three processes to be.")],
+    part: Annotated[services.Part, typer.Argument(help="The service to run.")],
 ) -> None:
-    """Be one of the three processes that run for good: code server, webserver or daemon."""
+    """Run a long-running service: code server, webserver or daemon."""
     services.serve(part, settings.load())
 
 
 def health(
     which: Annotated[
-        list[Component] | None, typer.Argument(help="Only these; otherwise all.")
+        list[Component] | None, typer.Argument(help="Check only these components.")
     ] = None,
     tell: Annotated[
-        bool, typer.Option("--alert", help="Tell the receivers of alerts what is newly unwell.")
+        bool, typer.Option("--alert", help="Send an alert about components that have newly failed.")
     ] = False,
 ) -> None:
-    """Tell whether what runs for good is well; the exit code is 1 if something is not."""
+    """Check the long-running services; the exit code is 1 if one of them is failing."""
     # Dagster is loaded only where it is needed.
     from pipeline.orchestration.serving import health as examined
 
@@ -90,26 +90,26 @@ def health(
 
 @alert.callback()
 def alerting() -> None:
-    """Keep ``test`` a command of its own, though it is the only one."""
+    """Keep ``test`` a subcommand, although it is the only one."""
 
 
 @alert.command("test")
 def alert_test() -> None:
-    """Send an alert to every receiver, to try whether it arrives."""
+    """Send a test alert to every receiver."""
     loaded = settings.load()
     link = loaded.alerts.ui_url or ""
     tried = Alert("test", "a test of alerts", lines=("Nothing has failed.",), link=link)
     who = receivers(loaded.alerts)
     if not who:
         raise SettingsError(
-            "Nobody is to be told of anything",
+            "No receiver of alerts is configured",
             remedy="Set ALERT_WEBHOOK_URL, or ALERT_SMTP_URL with ALERT_FROM and ALERT_TO",
         )
     refused = 0
     for receiver in who:
         try:
             receiver.send(tried)
-            console.print(f"told {receiver.shown}", markup=False, soft_wrap=True)
+            console.print(f"sent to {receiver.shown}", markup=False, soft_wrap=True)
         except NotDelivered as error:
             refused += 1
             errors.print(str(error), style="red", markup=False, soft_wrap=True)

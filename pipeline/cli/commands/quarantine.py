@@ -1,4 +1,4 @@
-"""Commands that look at rejected rows, and mend them."""
+"""Commands that export rejected rows and take corrected values in."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,16 +13,16 @@ from pipeline.move.ledger import overrides
 from pipeline.postgres import schema
 from pipeline.reporting import quarantine_files
 
-app = typer.Typer(no_args_is_help=True, help="Look at rejected rows, and mend them.")
+app = typer.Typer(no_args_is_help=True, help="Export rejected rows and correct their values.")
 
 
 @app.command("export")
 def export_quarantine(
-    path: Annotated[Path, typer.Argument(help="A file named .csv or .json.")],
+    path: Annotated[Path, typer.Argument(help="The file to write, .csv or .json.")],
     which: terminal.Which = None,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
 ) -> None:
-    """Write rejected rows to a file, a record for each value."""
+    """Write rejected rows to a file, one record for each value."""
     migration = terminal.holding(table) if table else terminal.meant(which)
     with terminal.addressing(migration), terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
@@ -33,9 +33,9 @@ def export_quarantine(
 
 @app.command("override")
 def override_values(
-    path: Annotated[Path, typer.Argument(help="An exported file with mended values.")],
+    path: Annotated[Path, typer.Argument(help="An exported file with corrected values.")],
 ) -> None:
-    """Take mended values in; the next redrive, move or verify uses them."""
+    """Read corrected values; the next redrive, move or verify uses them."""
     registry = settings.load().registry
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
@@ -46,14 +46,14 @@ def override_values(
         meant = [m for m in registry if tables & set(m.metadata.tables)]
         run = " and ".join(REDRIVE.written(each.address) for each in meant)
         values = "value" if changed == 1 else "values"
-        console.print(f"{changed:,} {values} mended; run {run} to try their rows again")
+        console.print(f"{changed:,} {values} overridden; run {run} to try their rows again")
     else:
-        console.print("nothing in this file differs from quarantine")
+        console.print("no value in this file differs from quarantine")
 
 
 @app.command("forget")
 def forget_overrides(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
-    """Let the source's own values of a table stand again."""
+    """Discard manual corrections of a table."""
     with (
         terminal.addressing(terminal.holding(table)) as migration,
         terminal.opened(terminal.server()) as target,
@@ -61,7 +61,9 @@ def forget_overrides(table: Annotated[str, typer.Argument(help="The table.")]) -
         target.transaction(),
     ):
         schema.make_ledger(target)
-        gone = overrides.forget(target, table)
+        removed = overrides.forget(target, table)
     run = MIGRATE.written(migration.address)
-    values = "value" if gone == 1 else "values"
-    console.print(f"{gone:,} mended {values} forgotten; run {run} to go by the source")
+    values = "value" if removed == 1 else "values"
+    console.print(
+        f"{removed:,} corrected {values} discarded; run {run} to move the source's values"
+    )

@@ -1,4 +1,4 @@
-"""Commands that switch realtime on in the target, and tell how it stands."""
+"""Commands that switch realtime on in the target and show its state."""
 
 import typer
 
@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True, help="Publish changes of the target to s
 
 @app.command("on")
 def realtime_on() -> None:
-    """Make the feed, the publication and the channels as declared, and try every type of event."""
+    """Create the feed, the publication and the channels, then send a test event of each type."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import running
 
@@ -28,7 +28,7 @@ def realtime_on() -> None:
 
 @app.command("status")
 def realtime_status() -> None:
-    """Tell what is published, noted and allowed; nothing is changed."""
+    """Show what is published and who may subscribe, without changing anything."""
     # Dagster is loaded only where it is needed.
     from pipeline.orchestration.common import checks
 
@@ -37,17 +37,17 @@ def realtime_status() -> None:
     with terminal.opened(found) as target, target.read_only():
         results = realtime_checks.standing(target, tables, known=known)
         for result in results:
-            state = "[green]as declared[/]" if result.passed else "[red]not so[/]     "
+            state = "[green]as declared[/]" if result.passed else "[red]differs[/]    "
             console.print(f"{result.name:<22}{state}  ", end="")
             console.print(checks.summary(result), markup=False, soft_wrap=True)
-        console.print(f"{'feed':<22}{_of_feed(target)}", markup=False, soft_wrap=True)
+        console.print(f"{'feed':<22}{_feed_state(target)}", markup=False, soft_wrap=True)
     wrong = any(not result.passed and result.blocking for result in results)
     raise typer.Exit(1 if wrong else 0)
 
 
-def _of_feed(target: Target) -> str:
+def _feed_state(target: Target) -> str:
     if not objects.is_there(target):
-        return written(message("there is none; run ", REALTIME_ON))
+        return written(message("no feed exists; run ", REALTIME_ON))
     ((rows, newest, oldest),) = target.rows(
         "SELECT count(*), coalesce(max(id), 0),"
         " to_char(min(at) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM feed.changes"

@@ -1,6 +1,6 @@
-"""How commands run a job of Dagster in this process, and tell what came of it.
+"""Run a Dagster job in this process and print its outcome.
 
-Dagster takes a second to load, so a command imports this module when it has a job to run.
+Importing Dagster takes a second, so commands import this module only when they run a job.
 """
 
 import sys
@@ -20,7 +20,7 @@ from pipeline.orchestration.instance import storage
 
 
 def ready(migration: Migration) -> environment.Databases:
-    """Both databases, made sure to be there, with Dagster's tables in the target.
+    """Prepare both databases, with Dagster's tables in the target.
 
     Raises:
         PipelineError: a setting or the target is not usable.
@@ -31,7 +31,7 @@ def ready(migration: Migration) -> environment.Databases:
 
 
 def server() -> environment.Server:
-    """The target alone, made sure to be there, with Dagster's tables in it.
+    """Prepare the target alone, with Dagster's tables.
 
     Raises:
         PipelineError: a setting or the target is not usable.
@@ -45,7 +45,7 @@ def run(
     tables: list[str] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> int:
-    """Run a job of tables with live output; returns the exit code."""
+    """Run a job and print its tables and checks; returns the exit code."""
     started = time.perf_counter()
     result = result_of(job_name, tables=tables, config=config)
     found = report.tables_of(result.all_events)
@@ -66,8 +66,8 @@ def result_of(
     tables: list[str] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a job with live output."""
-    # Loading what Dagster runs fails on some settings, which is to be told like any other failure.
+    """Run a job with progress bars."""
+    # Importing the definitions reads the settings, which may be invalid.
     from pipeline.orchestration import runs
 
     with runs.instance() as instance, _live():
@@ -76,7 +76,7 @@ def result_of(
 
 def failed(result: dg.ExecuteInProcessResult) -> int:
     """Print why a run failed; returns the exit code."""
-    # Several steps may have failed for one reason.
+    # Several steps may have failed for the same reason.
     for sentence in dict.fromkeys(report.failures_of(result)):
         errors.print(sentence, style="red", markup=False, soft_wrap=True)
     errors.print(f"failed, run {result.run_id}", style="red")
@@ -85,14 +85,14 @@ def failed(result: dg.ExecuteInProcessResult) -> int:
 
 @contextmanager
 def _live() -> Iterator[None]:
-    # Dagster writes a line for each event that it cannot record, and then fails with the reason.
+    # Dagster prints a line for each event that it cannot record, then fails with the reason.
     errors_but_events: Any = _Without(sys.stderr, "Exception while writing logger call")
     with redirect_stderr(errors_but_events), report.Bars() as bars, progress.watched_by(bars):
         yield
 
 
 class _Without:
-    """A stream that leaves out what begins with some words."""
+    """A stream that drops texts with a certain beginning."""
 
     def __init__(self, stream: TextIO, words: str) -> None:
         self._stream = stream

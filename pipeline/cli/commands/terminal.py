@@ -1,4 +1,4 @@
-"""What commands share: where they print, and how they run a job and tell what came of it."""
+"""What commands share: consoles, the migration argument, and questions at the terminal."""
 
 import io
 import sys
@@ -27,15 +27,15 @@ Which = Annotated[str | None, _WHICH]
 
 
 def describe(names: Iterable[str]) -> None:
-    """Let the help of commands name these migrations."""
-    _WHICH.help = f"{' or '.join(names)}; otherwise the first of MIGRATIONS."
+    """Name the migrations in the help of commands."""
+    _WHICH.help = f"{' or '.join(names)}; the default is the first in MIGRATIONS."
 
 
 def meant(name: str | None) -> Migration:
-    """The migration that is meant.
+    """The migration of this name, or the first enabled one.
 
     Raises:
-        SettingsError: there is none of this name, or it is not enabled.
+        SettingsError: no migration has this name, or it is not enabled.
     """
     if name is None:
         return settings.load().enabled[0]
@@ -43,17 +43,17 @@ def meant(name: str | None) -> Migration:
     found = known.get(name)
     if found is None:
         raise SettingsError(
-            f"There is no migration {name}", remedy=f"Name {' or '.join(known.names)}"
+            f"No migration is called {name}", remedy=f"Name {' or '.join(known.names)}"
         )
     return require_enabled(found)
 
 
 @contextmanager
 def serving(which: str | None) -> Iterator[Migration]:
-    """Serve the migration that is meant: what fails meanwhile names its commands and its setting.
+    """Run a block for a migration; errors in it name its commands and its setting.
 
     Raises:
-        SettingsError: there is none of this name, or it is not enabled.
+        SettingsError: no migration has this name, or it is not enabled.
     """
     with addressing(meant(which)) as migration:
         yield migration
@@ -61,7 +61,7 @@ def serving(which: str | None) -> Iterator[Migration]:
 
 @contextmanager
 def addressing(migration: Migration) -> Iterator[Migration]:
-    """Let what fails meanwhile name the commands and the setting of a migration."""
+    """Run a block whose errors name the commands and the setting of a migration."""
     try:
         yield migration
     except PipelineError as error:
@@ -70,18 +70,18 @@ def addressing(migration: Migration) -> Iterator[Migration]:
 
 
 def as_utf8() -> None:
-    """Print UTF-8 from now on: programs read what follows, whatever the terminal knows."""
+    """Print UTF-8 from now on, because programs read the output."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")
 
 
 def print_error(error: PipelineError) -> None:
-    """Print why a command could not be tried."""
+    """Print an error to standard error."""
     errors.print(str(error), style="red", markup=False, soft_wrap=True)
 
 
 def server() -> environment.Server:
-    """The target alone, ready for bulk work; Dagster is not needed.
+    """The target alone, without Dagster's tables.
 
     Raises:
         PipelineError: a setting or the target is not usable.
@@ -95,28 +95,29 @@ def server() -> environment.Server:
 
 
 def source(migration: Migration) -> Path:
-    """The source file alone; the target is not needed.
+    """The source file alone.
 
     Raises:
-        SettingsError: no source is set.
+        SettingsError: no source is configured.
     """
     loaded = settings.load()
     if not loaded.source_url(migration) and not loaded.sample_path(migration).exists():
         raise SettingsError(
-            "There is no source yet", remedy=message("Set ", SOURCE_SETTING, ", or run ", MIGRATE)
+            "No source is configured yet",
+            remedy=message("Set ", SOURCE_SETTING, ", or run ", MIGRATE),
         )
     return environment.source_file(loaded, migration)
 
 
 def print_databases(found: environment.Databases, migration: Migration) -> None:
-    """Print which databases are meant."""
+    """Print the addresses of source and target."""
     shown = settings.load().origin(migration).shown
     console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
 
 
 @contextmanager
 def opened(found: environment.Server) -> Iterator[Target]:
-    """A session with the target."""
+    """Open a session with the target."""
     with Target.connect(found.target_url, shown=found.target_shown) as target:
         yield target
 
@@ -125,34 +126,34 @@ def holding(table: str) -> Migration:
     """The migration that a table belongs to.
 
     Raises:
-        SettingsError: there is no such table, or its migration is not enabled.
+        SettingsError: no migration has this table, or its migration is not enabled.
     """
     found = settings.load().registry.holding(table)
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
-        raise SettingsError(f"There is no table {table}", remedy=f"Name one of {', '.join(names)}")
+        raise SettingsError(f"No table is called {table}", remedy=f"Name one of {', '.join(names)}")
     return require_enabled(found)
 
 
 def having(kind: type[Beside]) -> Migration:
-    """The migration beside whose tables something of a kind hangs.
+    """The migration that declares this kind of addition, such as search or Anki.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: none does.
     """
     found = settings.load().registry.having(kind)
     if found is None:
         raise SettingsError(
-            f"No migration declares {kind.__name__}", remedy="Declare it in the one that has it"
+            f"No migration declares {kind.__name__}", remedy="Declare it in a migration"
         )
     return found
 
 
 def require_enabled(migration: Migration) -> Migration:
-    """A migration that Dagster loads.
+    """Refuse a migration that is not enabled.
 
     Raises:
-        SettingsError: this one it does not.
+        SettingsError: it is not.
     """
     enabled = settings.load().enabled
     if migration not in enabled:
@@ -164,10 +165,10 @@ def require_enabled(migration: Migration) -> Migration:
 
 
 def ids(text: str | None, *, option: str = "--only") -> list[int]:
-    """Ids that a person wrote with commas between.
+    """Parse ids separated by commas.
 
     Raises:
-        SettingsError: it is something else.
+        SettingsError: the text is something else.
     """
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if not all(part.isdecimal() for part in parts) or (text is not None and not parts):
@@ -176,13 +177,15 @@ def ids(text: str | None, *, option: str = "--only") -> list[int]:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask at a terminal.
+    """Ask a question at the terminal.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: standard input is not a terminal.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise SettingsError("Nobody can be asked without a terminal", remedy="Add --yes")
+        raise SettingsError(
+            "This command asks a question, and there is no terminal", remedy="Add --yes"
+        )
     typer.confirm(question, abort=True)

@@ -1,4 +1,4 @@
-"""Commands that let the source note exactly what changes in it."""
+"""Commands that switch change tracking in the source on and off."""
 
 import typer
 
@@ -7,16 +7,16 @@ from pipeline.cli.commands.terminal import console
 from pipeline.core.messages import TRACK_ON
 from pipeline.sqlite import tracking
 
-app = typer.Typer(no_args_is_help=True, help="Let the source note exactly what changes in it.")
+app = typer.Typer(no_args_is_help=True, help="Track changes in the source with triggers.")
 
 
 @app.command("on")
 def track_on(which: terminal.Which = None) -> None:
-    """Write triggers and a log of changes into the source; sync then sees every change."""
+    """Add triggers and a change log to the source, so that sync finds every change."""
     with terminal.serving(which) as migration:
         source = terminal.source(migration)
         installed = tracking.switch_on(source, migration.tables)
-    more = "; the next sync looks at every value once" if installed else " already"
+    more = "; the next sync compares every value once" if installed else " already"
     console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
 
 
@@ -25,14 +25,14 @@ def track_off(which: terminal.Which = None) -> None:
     """Remove the triggers and the log from the source."""
     with terminal.serving(which) as migration:
         source = terminal.source(migration)
-        there = tracking.switch_off(source)
-    said = "is not tracked any more" if there else "was not tracked"
-    console.print(f"{source} {said}", markup=False, soft_wrap=True)
+        removed = tracking.switch_off(source)
+    state = "is no longer tracked" if removed else "was not tracked"
+    console.print(f"{source} {state}", markup=False, soft_wrap=True)
 
 
 @app.command("status")
 def track_status(which: terminal.Which = None) -> None:
-    """Tell which tables of the source are tracked."""
+    """Show which tables of the source are tracked."""
     with terminal.serving(which) as migration:
         source = terminal.source(migration)
         found = tracking.status(source, migration.tables)
@@ -42,5 +42,5 @@ def track_status(which: terminal.Which = None) -> None:
     console.print(f"tracked   {', '.join(found.tracked) or 'nothing'}")
     if found.untracked:
         on = TRACK_ON.written(migration.address)
-        console.print(f"not so    {', '.join(found.untracked)}; run {on}")
+        console.print(f"untracked {', '.join(found.untracked)}; run {on}")
     console.print(f"the log has {found.entries:,} {'entry' if found.entries == 1 else 'entries'}")

@@ -1,4 +1,4 @@
-"""What is to be told of a run that has ended, read from Dagster's record of it."""
+"""The alert about a finished run, from Dagster's record of it."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,13 +17,7 @@ _EVENTS = {
 
 
 def alert_of(run: dg.DagsterRun, instance: dg.DagsterInstance, settings: Settings) -> Alert | None:
-    """What is to be told of a run, None where nothing is.
-
-    Args:
-        run: it has succeeded or failed.
-        instance: knows what happened in it.
-        settings: whether warnings are told, where the UI is, and which secrets there are.
-    """
+    """The alert about a finished run; None if there is nothing to report."""
     records = instance.all_logs(run.run_id, of_type=_EVENTS)
     events = [event for record in records if (event := record.dagster_event) is not None]
     failed = run.status == dg.DagsterRunStatus.FAILURE
@@ -31,12 +25,12 @@ def alert_of(run: dg.DagsterRun, instance: dg.DagsterInstance, settings: Setting
     if not (failed or checks):
         return None
     blocking = any(check.severity == "ERROR" for check in checks)
-    said = "failed" if failed else f"found {'what must not be' if blocking else 'warnings'}"
+    outcome = "failed" if failed else f"found {'errors' if blocking else 'warnings'}"
     link = f"{settings.alerts.ui_url}/runs/{run.run_id}" if settings.alerts.ui_url else ""
     steps = tuple(_steps(events, settings)) if failed else ()
     return Alert(
         "run_failed" if failed else "checks_failed",
-        f"{run.job_name.removeprefix('__')} {said}",
+        f"{run.job_name.removeprefix('__')} {outcome}",
         job=run.job_name,
         run_id=run.run_id,
         steps=steps,
@@ -57,14 +51,14 @@ def _steps(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[Failed
 def _checks(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[FailedCheck]:
     for table in report.tables_of(events):
         for check in table.checks.values():
-            told = check.severity == dg.AssetCheckSeverity.ERROR or settings.alerts.warnings
-            if not check.passed and told:
+            wanted = check.severity == dg.AssetCheckSeverity.ERROR or settings.alerts.warnings
+            if not check.passed and wanted:
                 found = settings.without_secrets(check.description or "It failed.")
                 yield FailedCheck(table.name, check.check_name, check.severity.value, found)
 
 
 def _why(events: list[dg.DagsterEvent], settings: Settings) -> Iterator[str]:
-    """What Dagster itself says of a run that failed outside of its steps."""
+    """Dagster's reasons for a run that failed outside of its steps."""
     for event in events:
         if event.event_type == dg.DagsterEventType.RUN_FAILURE:
             data: Any = event.event_specific_data

@@ -1,9 +1,9 @@
-"""Dagster's sensors that tell of runs: one of those that failed, one of checks that did.
+"""Sensors that send alerts: one about failed runs, one about failed checks.
 
-Each remembers in its cursor up to which event it has told. Dagster's own sensors of a run's status
-would move on when a receiver is down; these remember, too, who has yet to be told of what, and try
-again at a later tick, up to ``TRIES`` times with growing pauses. So a run is told once to each
-receiver, unless the daemon ends between sending and remembering: then its next tick tells it again.
+Each cursor holds the newest processed event and the alerts that are still due. Dagster's own run
+status sensors would skip an alert while a receiver is down; these retry it at later ticks, up to
+``TRIES`` times with growing pauses. Each receiver gets an alert once, or twice if the daemon stops
+between sending it and storing the cursor.
 """
 
 import time
@@ -19,31 +19,31 @@ from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver, rece
 from pipeline.orchestration.alerts.runs import alert_of
 
 TICK_SECONDS = 30
-"""How often the sensors look."""
+"""Seconds between two ticks."""
 TRIES = 8
-"""So often an alert is sent to one receiver, in about an hour and a half."""
+"""Attempts to send an alert to one receiver, in about an hour and a half."""
 PENDING = 100
-"""Of so many runs at most it is remembered that somebody has yet to be told."""
+"""Maximum number of runs with alerts that are due."""
 _AT_ONCE = 20
 _TICK_LIMIT = 30.0
-"""A tick may take a minute; after half of it the rest waits for the next one."""
+"""A tick may take a minute; after half of it the rest is left to the next tick."""
 _LONGEST_PAUSE = 1800.0
 
 _WHAT = {
-    "run_failed": (dg.DagsterEventType.RUN_FAILURE, "Tell the receivers of runs that failed."),
+    "run_failed": (dg.DagsterEventType.RUN_FAILURE, "Send alerts about failed runs."),
     "checks_failed": (
         dg.DagsterEventType.RUN_SUCCESS,
-        "Tell the receivers of checks that failed in runs that did not.",
+        "Send alerts about failed checks in successful runs.",
     ),
 }
 
 
 class Due(BaseModel):
-    """What is left to do for one receiver of one run.
+    """An alert about one run that one receiver has not received yet.
 
     Attributes:
-        tries: how often it was tried.
-        after: when it may be tried next, in seconds since 1970.
+        tries: failed attempts.
+        after: earliest time of the next attempt, in seconds since 1970.
     """
 
     tries: int = 0
@@ -51,11 +51,11 @@ class Due(BaseModel):
 
 
 class Cursor(BaseModel):
-    """What a sensor remembers.
+    """The state of a sensor.
 
     Attributes:
-        told: the newest event that was looked at.
-        due: run -> receiver -> what is left to do.
+        told: storage id of the newest processed event.
+        due: run -> receiver -> the alert that is due.
     """
 
     told: int
@@ -63,14 +63,14 @@ class Cursor(BaseModel):
 
 
 def alert_sensors(settings: Settings) -> list[dg.SensorDefinition]:
-    """The sensors, which run from the start once somebody is to be told.
+    """The sensors, which start switched on if a receiver is configured.
 
     Raises:
-        SettingsError: the settings of receivers do not fit together.
+        SettingsError: the settings of receivers contradict each other.
     """
     on = bool(receivers(settings.alerts))
     status = dg.DefaultSensorStatus.RUNNING if on else dg.DefaultSensorStatus.STOPPED
-    return [_sensor(name, event, said, status) for name, (event, said) in _WHAT.items()]
+    return [_sensor(name, event, what, status) for name, (event, what) in _WHAT.items()]
 
 
 def _sensor(
@@ -86,25 +86,27 @@ def _sensor(
         loaded = settings.load()
         who = receivers(loaded.alerts)
         if not who:
-            return dg.SkipReason("Nobody is to be told: set ALERT_WEBHOOK_URL or ALERT_SMTP_URL.")
+            return dg.SkipReason(
+                "No receiver is configured: set ALERT_WEBHOOK_URL or ALERT_SMTP_URL."
+            )
         try:
             cursor = Cursor.model_validate_json(context.cursor or "")
         except ValidationError:
-            # What ended before somebody was to be told is not told.
+            # Runs that ended before a receiver was configured are skipped.
             newest = context.instance.fetch_run_status_changes(event, limit=1).records
             cursor = Cursor(told=newest[0].storage_id if newest else 0)
-        _look(context.instance, event, cursor, who)
-        said = _tell(context, cursor, who, loaded)
+        _collect(context.instance, event, cursor, who)
+        outcomes = _send(context, cursor, who, loaded)
         context.update_cursor(cursor.model_dump_json())
-        return dg.SkipReason(" ".join(said) or "No run ended that somebody is to be told of.")
+        return dg.SkipReason(" ".join(outcomes) or "No alert is due.")
 
     return told
 
 
-def _look(
+def _collect(
     instance: dg.DagsterInstance, event: Any, cursor: Cursor, who: Sequence[Receiver]
 ) -> None:
-    """Note the runs that have ended since."""
+    """Add the runs that have ended since the last tick."""
     wanted = dg.RunStatusChangeRecordsFilter(event, after_storage_id=cursor.told)
     changes = instance.fetch_run_status_changes(wanted, limit=_AT_ONCE, ascending=True)
     for record in changes.records:
@@ -112,14 +114,14 @@ def _look(
         cursor.due[record.run_id] = {receiver.name: Due() for receiver in who}
 
 
-def _tell(
+def _send(
     context: dg.SensorEvaluationContext,
     cursor: Cursor,
     who: Sequence[Receiver],
     loaded: Settings,
 ) -> list[str]:
-    """Tell what is due; returns sentences about it, and leaves in the cursor what remains."""
-    said: list[str] = []
+    """Send due alerts and remove them from the cursor; returns a sentence for each."""
+    outcomes: list[str] = []
     silent: set[str] = set()
     until = time.monotonic() + _TICK_LIMIT
     for run_id, left in list(cursor.due.items()):
@@ -136,38 +138,40 @@ def _tell(
             elif due.after <= now:
                 try:
                     receiver.send(alert)
-                    said.append(f"Told {receiver.name} of run {run_id}.")
+                    outcomes.append(f"Sent the alert about run {run_id} to {receiver.name}.")
                     del left[receiver.name]
                 except NotDelivered as error:
                     silent.add(receiver.name)
-                    said.append(_postpone(context, left, receiver.name, f"Run {run_id}: {error}"))
+                    outcomes.append(
+                        _postpone(context, left, receiver.name, f"Run {run_id}: {error}")
+                    )
     _forget(context, cursor, {each.name for each in who})
-    return said
+    return outcomes
 
 
 def _postpone(
     context: dg.SensorEvaluationContext, left: dict[str, Due], name: str, problem: str
 ) -> str:
-    """Let an alert wait for another try, or give it up; returns what is said of it."""
+    """Postpone an alert, or give it up after the last attempt; returns a sentence."""
     due = left[name]
     due.tries += 1
     if due.tries >= TRIES:
         del left[name]
-        context.log.error(f"{problem} It was tried {TRIES} times and is given up.")
-        return f"{problem} It is given up."
+        context.log.error(f"{problem} The alert is given up after {TRIES} attempts.")
+        return f"{problem} The alert is given up."
     pause = min(TICK_SECONDS * 2.0**due.tries, _LONGEST_PAUSE)
     due.after = time.time() + pause
-    context.log.warning(f"{problem} It is tried again in {pause:,.0f} s.")
-    return f"{problem} It is tried again in {pause:,.0f} s."
+    context.log.warning(f"{problem} The next attempt is in {pause:,.0f} s.")
+    return f"{problem} The next attempt is in {pause:,.0f} s."
 
 
 def _forget(context: dg.SensorEvaluationContext, cursor: Cursor, who: set[str]) -> None:
-    """Keep what remains due, of a bounded number of runs, to receivers that there still are."""
+    """Drop alerts for receivers that are no longer configured, and the oldest ones if too many."""
     due = {
         run_id: {name: each for name, each in left.items() if name in who}
         for run_id, left in cursor.due.items()
     }
     waiting = [run_id for run_id, left in due.items() if left]
     if len(waiting) > PENDING:
-        context.log.error(f"{len(waiting) - PENDING} alerts are given up; too many are waiting.")
+        context.log.error(f"{len(waiting) - PENDING} alerts are given up because too many are due.")
     cursor.due = {run_id: due[run_id] for run_id in waiting[-PENDING:]}

@@ -1,9 +1,9 @@
-"""Assets and checks of what follows the contents: notes in Anki, cards and vectors in SQLite.
+"""Assets and checks of Anki: notes in Anki, cards and vectors in SQLite.
 
-One step brings notes and cards up to date together: a batch of notes is written to Anki, read back,
-and only then kept in the cards. It holds the target's lock, so no move comes between, and it does
-not begin while a proof of the target stands failed. A dry run materializes nothing; what it would
-do is observed.
+One step updates notes and cards together: it writes a batch of notes to Anki, reads the notes back,
+and then records them in the cards. It holds the target's lock, so no move runs meanwhile, and it
+refuses to start if a blocking check of the target has failed. A dry run materializes nothing; it
+records an observation.
 """
 
 import time
@@ -35,42 +35,41 @@ CARDS, EMBEDDINGS = anki_cards.name, vector_embeddings.name
 STEP = "follow_contents"
 CHECK_NOTES = "check_notes"
 RECORDINGS = 200
-"""So many recordings are compared with every sync."""
+"""Recordings that every sync compares."""
 
 Results = Iterator[dg.AssetCheckResult]
 
 
 class AnkiConfig(dg.Config):
-    """What a run of ``anki_sync`` is to do."""
+    """Configuration of ``anki_sync``."""
 
     deck: str | None = Field(
         default=None,
-        description="Where notes go whose content has no card yet; otherwise ANKI_DECK.",
+        description="Deck for notes of contents that have no card yet; the default is ANKI_DECK.",
     )
-    ids: list[int] = Field(default=[], description="Only these contents; none means all.")
-    dry_run: bool = Field(default=False, description="Change nothing, tell what would be.")
+    ids: list[int] = Field(
+        default=[], description="Only the contents with these ids; empty means all."
+    )
+    dry_run: bool = Field(default=False, description="Show what would change, and change nothing.")
     force: bool = Field(
         default=False,
-        description=(
-            "Write what rendering gives now, also over a learner's edits, and make notes again"
-            " that were deleted in Anki."
-        ),
+        description=("Overwrite a learner's edits, and recreate notes that were deleted in Anki."),
     )
     removed: Removed = Field(
         default="report",
         description=(
-            "Notes of contents that are not there any more are only reported, get the tag"
-            " sync::removed, or get it and are suspended."
+            "What to do with notes whose content was deleted: report them, tag them"
+            " sync::removed, or tag and suspend them."
         ),
     )
     recordings: bool = Field(
         default=False,
-        description="Compare the bytes of all recordings, and store anew those that differ.",
+        description="Compare the bytes of all recordings, and replace those that differ.",
     )
-    create_deck: bool = Field(default=False, description="Make decks that Anki does not have.")
+    create_deck: bool = Field(default=False, description="Create decks that Anki does not have.")
 
     def options(self, loaded: Settings) -> Options:
-        """The same with what the settings say."""
+        """These options, completed from the settings."""
         return Options(
             self.deck or loaded.anki.deck,
             loaded.anki.note_type,
@@ -86,14 +85,14 @@ class AnkiConfig(dg.Config):
 
 
 class CheckConfig(dg.Config):
-    """How much is compared."""
+    """How much the checks compare."""
 
     recordings: int = Field(
         default=RECORDINGS,
         ge=0,
         description=(
-            "So many recordings, chosen at random, are compared byte by byte; 0 compares all. All"
-            " have to be there."
+            "Number of recordings, chosen at random, to compare byte by byte; 0 means all. Every"
+            " recording has to exist."
         ),
     )
 
@@ -101,13 +100,7 @@ class CheckConfig(dg.Config):
 def following_assets(
     tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
 ) -> dg.AssetsDefinition:
-    """The assets that follow these tables: notes in Anki, cards in SQLite.
-
-    Args:
-        tables: those that hold the contents.
-        group: the assets' group.
-        owners: the assets' owners.
-    """
+    """The assets that follow the tables of contents: notes in Anki, cards in SQLite."""
 
     @dg.multi_asset(
         name=STEP,
@@ -121,7 +114,7 @@ def following_assets(
                 owners=list(owners),
                 description=(
                     "A note in Anki for every content. What the learner edited, tagged or scheduled"
-                    " stays; notes are never deleted."
+                    " is kept; notes are never deleted."
                 ),
             ),
             dg.AssetSpec(
@@ -136,7 +129,7 @@ def following_assets(
             ),
         ],
         check_specs=_specs(NOTES, [anki_checks.CONFIRMED]),
-        description="Let notes and cards follow the contents.",
+        description="Update notes and cards from the contents.",
     )
     def followed(
         context: dg.AssetExecutionContext,
@@ -147,7 +140,7 @@ def following_assets(
     ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:  # type: ignore[type-arg]
         try:
             loaded = settings.load()
-            # The lock first: what is proven now stays so until the end.
+            # The lock first: what is proven now stays proven until the end.
             session = target.open()
             gate.require_proven(session, [table.name for table in tables])
             report = sync(
@@ -162,8 +155,8 @@ def following_assets(
             raise checks.failure(error) from error
         confirmed = anki_checks.confirmed(report, dry_run=config.dry_run)
         yield from checks.results(NOTES, [confirmed])
-        told = {NOTES: metadata.of_following(report), CARDS: metadata.of_cards(report)}
-        for name, shown in told.items():
+        made = {NOTES: metadata.of_following(report), CARDS: metadata.of_cards(report)}
+        for name, shown in made.items():
             if config.dry_run:
                 context.log_event(dg.AssetObservation(name, metadata=shown))
             else:
@@ -173,7 +166,7 @@ def following_assets(
 
 
 def embeddings_spec(*, group: str) -> dg.AssetSpec:
-    """The vectors, which the application makes; they are observed when they are checked."""
+    """The vectors, which the application creates and the checks observe."""
     return dg.AssetSpec(
         EMBEDDINGS,
         deps=[CARDS],
@@ -227,16 +220,16 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
     @dg.multi_asset_check(
         name="check_embeddings",
         specs=_specs(EMBEDDINGS, embeddings.OF_EMBEDDINGS),
-        description="Look at the vectors, and check them.",
+        description="Observe the vectors and check them.",
     )
     def of_embeddings(context: dg.AssetCheckExecutionContext, application: Application) -> Results:
         try:
             manager = application.open()
-            seen, found = embeddings.observe(manager), embeddings.check(manager)
+            observed, found = embeddings.observe(manager), embeddings.check(manager)
         except PipelineError as error:
             raise checks.failure(error) from error
         step = context.op_execution_context
-        step.log_event(dg.AssetObservation(EMBEDDINGS, metadata=metadata.of_embeddings(seen)))
+        step.log_event(dg.AssetObservation(EMBEDDINGS, metadata=metadata.of_embeddings(observed)))
         yield from checks.results(EMBEDDINGS, found)
 
     return [of_cards, of_notes, of_embeddings]
@@ -252,7 +245,7 @@ def _specs(asset: str, names: Sequence[str]) -> list[dg.AssetCheckSpec]:
 def _reporter(context: dg.AssetExecutionContext) -> Callable[[int, int], None]:
     report, started = progress.reporter(context.log), time.monotonic()
 
-    def tell(done: int, of: int) -> None:
+    def reported(done: int, of: int) -> None:
         report(Progress(NOTES, "export", done, of, 0, time.monotonic() - started))
 
-    return tell
+    return reported

@@ -1,6 +1,6 @@
-"""The assets of a backup: both databases as they are now, restored elsewhere before it counts.
+"""The assets of a backup of both databases, verified by restoring it elsewhere.
 
-They are made in one step, under the target's lock: one folder, one manifest, and no move between.
+One step makes both under the target's lock: one folder, one manifest, and no move in between.
 """
 
 from collections.abc import Iterator
@@ -21,12 +21,7 @@ SOURCE, TARGET, STEP, CHECK = "source_backup", "target_backup", "make_backup", "
 
 
 def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
-    """The assets that keep both databases of a migration.
-
-    Args:
-        migration: whose source, whose tables, and whose rows of the ledger.
-        group: the assets' group.
-    """
+    """The assets that back up a migration's source, its tables, and its rows of the ledger."""
     owners = migration.owners
     of_source, of_target = migration.named(SOURCE), migration.named(TARGET)
 
@@ -39,8 +34,8 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                 kinds={"sqlite"},
                 owners=list(owners),
                 description=(
-                    "A copy of the SQLite file in PIPELINE_HOME/backups, taken in one consistent"
-                    " step while the application goes on writing."
+                    "A consistent copy of the SQLite file in PIPELINE_HOME/backups; the application"
+                    " can keep writing meanwhile."
                 ),
             ),
             dg.AssetSpec(
@@ -50,9 +45,8 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                 kinds={"postgres"},
                 owners=list(owners),
                 description=(
-                    "The target's tables and their part of the ledger as they are before they are"
-                    " changed, all of one moment: rows, definitions, sequences and rights, in the"
-                    " same folder."
+                    "The target's tables and their part of the ledger at one moment, in the same"
+                    " folder: rows, definitions, sequences and rights."
                 ),
             ),
         ],
@@ -67,7 +61,7 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, target: TargetDatabase
     ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         try:
-            # While the lock is held no move comes between.
+            # No move runs while the lock is held.
             target.open()
             loaded = settings.load()
             found = environment.databases(loaded, migration, fresh=True)

@@ -1,4 +1,4 @@
-"""The asset that is the state of the migration: who may write. Its job alone changes that."""
+"""The asset that represents the state of a migration: who may write. Only its job changes it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -45,7 +45,7 @@ Step = Literal["check", "freeze", "live", "unfreeze", "close", "rollback"]
 STEPS: tuple[Step, ...] = get_args(Step)
 
 BACKUP_HOURS = 24
-"""A backup that is older does not count."""
+"""The maximum age of the backup that a cut-over requires."""
 
 _OF_ANKI = {
     NOTES: (anki_checks.CONFIRMED, *anki_checks.OF_NOTES),
@@ -54,21 +54,21 @@ _OF_ANKI = {
 }
 
 Further = Callable[[dg.DagsterInstance], Answer]
-"""A question of the gate that Dagster's records answer."""
+"""A question for the gate, answered from Dagster's records."""
 
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]  # type: ignore[type-arg]
 
 
 class CutoverConfig(dg.Config):
-    """What a run of ``cutover`` is to do."""
+    """Configuration of ``cutover``."""
 
     step: Step = Field(
         default="check",
         description=(
-            "check: only ask the gate. freeze: compare everything, then keep the application from"
-            " writing the source and move the rest. live: the same, and let it write the target."
-            " unfreeze: from frozen back to shadow. close: end the way back. rollback: take what"
-            " was written to the target back into the source."
+            "check: evaluate the gate only. freeze: compare every value, freeze the source, and"
+            " move the remaining changes. live: freeze, then let the application write to the"
+            " target. unfreeze: go back from frozen to shadow. close: end the way back. rollback:"
+            " copy what was written to the target back into the source."
         ),
     )
     confirm: str = Field(
@@ -83,12 +83,12 @@ class CutoverConfig(dg.Config):
 def cutover_asset(
     migration: Migration, *, group: str, further: Sequence[Further] = ()
 ) -> dg.AssetsDefinition:
-    """The asset that is the state of a migration.
+    """The asset that represents the state of a migration.
 
     Args:
-        migration: what is cut over.
+        migration: the migration.
         group: the asset's group.
-        further: what the gate asks beside the databases, the plan and the backups.
+        further: additional questions for the gate.
     """
     tables = migration.tables
     name = migration.named(CUTOVER)
@@ -103,15 +103,16 @@ def cutover_asset(
                 kinds={"sqlite", "postgres"},
                 owners=list(migration.owners),
                 description=(
-                    "Who may write. shadow: the application writes SQLite, and PostgreSQL follows."
-                    " frozen: nobody writes. live: the application writes PostgreSQL, and what it"
-                    " writes is captured for the way back. closed: there is none any more."
+                    "Who may write. shadow: the application writes to SQLite, and syncs update"
+                    " PostgreSQL. frozen: nobody writes. live: the application writes to"
+                    " PostgreSQL, and its writes are captured for the way back. closed: there is no"
+                    " way back."
                 ),
             )
         ],
         check_specs=[dg.AssetCheckSpec(GATE, asset=name, description=checks.DESCRIPTIONS[GATE])],
-        description="Go from one state of the migration to another.",
-        # Not every step asks the gate, and asking alone changes no state.
+        description="Change the state of the migration, or evaluate the gate.",
+        # Not every step evaluates the gate, and evaluating it alone changes no state.
         can_subset=True,
     )
     def changed(
@@ -150,8 +151,8 @@ def _require_confirmation(config: CutoverConfig, migration: Migration) -> None:
     wanted = steps.confirmation(config.step, migration.name)
     if wanted and config.confirm.strip() != wanted:
         raise SettingsError(
-            f"The step {config.step} cannot be undone, and is not confirmed",
-            remedy=f"Add to the configuration of the run, beside step: confirm: {wanted}",
+            f"The step {config.step} cannot be undone and is not confirmed",
+            remedy=f"Add this line below step in the run's configuration: confirm: {wanted}",
         )
 
 
@@ -162,16 +163,16 @@ def _step(
     migration: Migration,
     further: Sequence[Further],
 ) -> Results:
-    """Take one step, and tell what came of it."""
+    """Take one step and report its outcome."""
     name = migration.named(CUTOVER)
     shown: dict[str, dg.MetadataValue] = {}
     if step == "rollback":
         with private_folder(settings.load().snapshots, f"{site.options.run_id}-back") as folder:
             returned = rollback.roll_back(site, folder)
         for table in returned:
-            told = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
+            counts = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
             left = [f"{count} values of {name} stay in it" for name, count in table.left.items()]
-            shown[table.table] = dg.MetadataValue.text("; ".join([told, *left]))
+            shown[table.table] = dg.MetadataValue.text("; ".join([counts, *left]))
     elif step == "unfreeze":
         steps.unfreeze(site)
     elif step == "close":
@@ -213,12 +214,12 @@ def _step(
 def result(
     migration: Migration, answers: Sequence[Answer], *, asked_early: bool = False
 ) -> dg.AssetCheckResult:
-    """The gate as a check: it passes if every answer is yes.
+    """The gate as a check, which passes if every answer is yes.
 
     Args:
-        migration: whose gate it is.
-        answers: the list.
-        asked_early: nobody wants to go through yet, so a no is only a warning.
+        migration: the migration.
+        answers: the answers to all questions.
+        asked_early: whether no cut-over was attempted, so that a no is only a warning.
     """
     answers = [replace(a, remedy=written(a.remedy, migration.address)) for a in answers]
     no = [answer for answer in answers if not answer.yes]
@@ -241,76 +242,76 @@ def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migratio
     question = "the plan is current"
     event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLANNED)))
     if event is None or event.asset_materialization is None:
-        return Answer(question, False, "nobody has planned", message("Run ", PLAN, ", and read it"))
+        return Answer(question, False, "no plan exists", message("Run ", PLAN, " and read it"))
     at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
     planned = event.asset_materialization.metadata.get(RULES)
     live = site.sources.pin(site.tables)
     now = rules_of_all(site.tables, live, site.options.policies)
     site.sources.release()
-    said = f"made {at:%Y-%m-%d %H:%M} UTC"
+    made = f"made {at:%Y-%m-%d %H:%M} UTC"
     if planned is None or planned.value != now:
-        detail = f"{said}; columns or policies are others since"
-        return Answer(question, False, detail, message("Run ", PLAN, ", and read it"))
-    return Answer(question, True, said)
+        detail = f"{made}; columns or policies have changed since"
+        return Answer(question, False, detail, message("Run ", PLAN, " and read it"))
+    return Answer(question, True, made)
 
 
 def anki_consistent(instance: dg.DagsterInstance) -> Answer:
-    """Whether Anki was found consistent with the contents, if there is one."""
+    """Whether the checks of Anki passed, if an Anki is configured."""
     question = "Anki is consistent"
     named = settings.load().anki
     if not (named.collection or named.connect_url):
-        return Answer(question, True, "no Anki is set")
-    # What only a sync tells cannot be told before there was one.
+        return Answer(question, True, "no Anki is configured")
+    # One check is made by syncs only; before the first sync it has no result.
     no = _unchecked(instance, _OF_ANKI, spared=1)
     if no:
         return Answer(question, False, no, message("Run ", ANKI_SYNC, " or ", ANKI_CHECK))
-    return Answer(question, True, "every check that is no warning passed")
+    return Answer(question, True, "every check passed, apart from warnings")
 
 
 def realtime_arrives(instance: dg.DagsterInstance) -> Answer:
-    """Whether realtime was switched on, and every type of event arrived."""
+    """Whether realtime is switched on, and a test event of every type arrived."""
     question = "realtime is on, and events arrive"
     no = _unchecked(instance, {REALTIME: realtime_checks.NAMES})
     if no:
         return Answer(question, False, no, message("Run ", REALTIME_ON))
-    return Answer(question, True, "every check that is no warning passed")
+    return Answer(question, True, "every check passed, apart from warnings")
 
 
 def _unchecked(
     instance: dg.DagsterInstance, wanted: Mapping[str, Sequence[str]], *, spared: int = 0
 ) -> str | None:
-    """Which checks failed when they were made last, or were never made; None if all is well.
+    """Which checks failed in their last run or never ran; None if all passed.
 
     Args:
         instance: Dagster's instance.
         wanted: names of checks by asset.
-        spared: so many that were never made do not matter.
+        spared: number of checks that need no result.
     """
-    lacking, failed = [], []
+    missing, failed = [], []
     for asset, names in wanted.items():
         for name in names:
             key = dg.AssetCheckKey(dg.AssetKey(asset), name)
             record: Any = instance.get_latest_asset_check_evaluation_record(key)
             evaluation = record and record.evaluation
             if evaluation is None:
-                lacking.append(name)
+                missing.append(name)
             elif not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
                 failed.append(name)
     if failed:
         return f"failed: {', '.join(failed)}"
-    return f"never checked: {', '.join(lacking)}" if len(lacking) > spared else None
+    return f"never checked: {', '.join(missing)}" if len(missing) > spared else None
 
 
 def _backed_up(site: steps.Site, migration: Migration) -> Answer:
     question, remedy = "a backup was restored and verified", message("Run ", BACKUP)
     found = backup.newest(settings.load().pipeline_home, migration.name)
     if found is None or found.rehearsed is None:
-        return Answer(question, False, "there is none", remedy)
-    said = f"{found.name}, rehearsed {found.rehearsed:%Y-%m-%d %H:%M} UTC"
+        return Answer(question, False, "no backup exists", remedy)
+    backed_up = f"{found.name}, restore verified {found.rehearsed:%Y-%m-%d %H:%M} UTC"
     if Path(found.source) != site.path:
-        return Answer(question, False, f"{said}, but of {found.source}", remedy)
+        return Answer(question, False, f"{backed_up}, but of {found.source}", remedy)
     if found.target != server(settings.load()).target_shown:
-        return Answer(question, False, f"{said}, but of {found.target}", remedy)
+        return Answer(question, False, f"{backed_up}, but of {found.target}", remedy)
     if datetime.now(timezone.utc) - found.at > timedelta(hours=BACKUP_HOURS):  # noqa: UP017
-        return Answer(question, False, f"{said}, more than {BACKUP_HOURS} hours old", remedy)
-    return Answer(question, True, said)
+        return Answer(question, False, f"{backed_up}, more than {BACKUP_HOURS} hours old", remedy)
+    return Answer(question, True, backed_up)

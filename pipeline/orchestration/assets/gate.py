@@ -1,4 +1,4 @@
-"""What must hold before anything follows the target: it is there, and no proof stands failed."""
+"""The gate before anything follows the target: its tables exist, and no blocking check failed."""
 
 from collections.abc import Sequence
 
@@ -17,23 +17,22 @@ SELECT asset, name FROM (
   ) AS made WHERE asset = ANY($1) AND name = ANY($2) ORDER BY asset, name, id DESC
 ) AS newest WHERE execution_status = 'FAILED' ORDER BY asset, name
 """
-"""Checks without a result, because their run ended before it made them, do not count. Older
-versions
-recorded the checks of ``verify`` under names with a prefix."""
+"""Only checks with a result count; a run may end before it makes all that it planned. Older
+versions recorded the checks of ``verify`` under names with a prefix."""
 
 
 def require_proven(target: Target, tables: Sequence[str]) -> None:
-    """Refuse a target of which a blocking check has failed when it was made last.
+    """Refuse a target with a missing table or a failed blocking check.
 
     Moves and verifications make the same checks; the newest result counts.
 
     Raises:
-        TargetError: names the checks that failed, or the tables that are not there.
+        TargetError: names the failed checks or the missing tables.
     """
-    lacking = [table for table in tables if not schema.exists(target, table)]
-    if lacking:
+    missing = [table for table in tables if not schema.exists(target, table)]
+    if missing:
         raise TargetError(
-            f"The target does not hold {', '.join(lacking)}",
+            f"The target does not hold {', '.join(missing)}",
             remedy=message("Run ", MIGRATE, " first"),
         )
     if not target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL"):
@@ -42,8 +41,8 @@ def require_proven(target: Target, tables: Sequence[str]) -> None:
     if found:
         failed = ", ".join(f"{name} of {table}" for table, name in found)
         raise TargetError(
-            f"The target is not proven: {failed} failed when it was checked last",
+            f"The target is not proven: {failed} failed in its last run",
             remedy=message(
-                "See what it found; run ", MIGRATE, ", or ", VERIFY, " once it is mended"
+                "Read what the check found; run ", MIGRATE, ", or ", VERIFY, " once it is repaired"
             ),
         )

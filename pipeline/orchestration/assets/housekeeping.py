@@ -1,7 +1,7 @@
-"""What is remembered, and for how long: a schedule every few minutes must not fill the disk.
+"""Retention of run history, so that frequent schedules do not fill the disk.
 
-Of every job, so many of the newest runs are kept. Older ones go with their events, their check
-results, their lines in the ledger and their evidence, a bounded number with every sync.
+The newest runs of each job are kept. Older runs are deleted with their events, check results,
+ledger entries and evidence, a bounded number with every sync.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
 
 AT_ONCE = 50
-"""Runs that are forgotten in one go; a schedule adds one at a time."""
+"""Maximum number of runs to delete at once; a schedule adds one at a time."""
 _OUTDATED = """
 WITH ended AS (
   SELECT id, run_id, row_number() OVER (PARTITION BY pipeline_name ORDER BY id DESC) AS number
@@ -32,17 +32,17 @@ WITH ended AS (
 SELECT run_id FROM ended WHERE number > $1::bigint AND run_id NOT IN (SELECT run_id FROM telling)
   ORDER BY id LIMIT $2::bigint
 """
-"""Runs that are too many; those that tell the last word of an asset or a check are not."""
+"""Runs beyond the limit, except those with the latest result of an asset or a check."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What housekeeping did.
+    """The outcome of housekeeping.
 
     Attributes:
-        runs: runs that are remembered.
-        forgotten: runs that were forgotten.
-        storage_bytes: size of Dagster's tables; 0 where they are not in the target.
+        runs: number of runs that are kept.
+        forgotten: number of runs that were deleted.
+        storage_bytes: size of Dagster's tables; 0 if they are not in the target.
         ledger_bytes: size of the ledger.
     """
 
@@ -53,7 +53,7 @@ class Kept:
 
 
 def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition:
-    """The asset that keeps what is remembered small."""
+    """The asset that limits the run history."""
 
     @dg.asset(
         name="housekeeping",
@@ -61,8 +61,8 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
         kinds={"postgres"},
         owners=list(owners),
         description=(
-            "Forget runs that are older than the newest KEEP_RUNS of their job, with their events,"
-            " check results, lines in the ledger and evidence."
+            "Delete runs that are older than the newest KEEP_RUNS of their job, with their events,"
+            " check results, ledger entries and evidence."
         ),
     )
     def kept(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
@@ -84,9 +84,9 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
 
 
 def tidy(instance: dg.DagsterInstance, target: Target, loaded: Settings) -> Kept:
-    """Forget what is older than the newest runs of each job."""
-    there = target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL")
-    found = target.rows(_OUTDATED, (loaded.keep_runs, AT_ONCE)) if there else []
+    """Delete runs that are older than the newest runs of each job."""
+    exists = target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL")
+    found = target.rows(_OUTDATED, (loaded.keep_runs, AT_ONCE)) if exists else []
     outdated = [run_id for (run_id,) in found]
     for run_id in outdated:
         instance.delete_run(run_id)
@@ -103,7 +103,7 @@ def tidy(instance: dg.DagsterInstance, target: Target, loaded: Settings) -> Kept
 
 
 def _forget(target: Target, runs: list[str]) -> None:
-    """Delete what is kept by run elsewhere; Dagster itself leaves check results behind."""
+    """Delete entries of runs that Dagster's own deletion leaves behind."""
     for table in ("dagster.asset_check_executions", "migration.evidence"):
         if target.value("SELECT to_regclass($1) IS NOT NULL", (table,)):
             target.rows(f"DELETE FROM {table} WHERE run_id = ANY($1) RETURNING 1", (runs,))

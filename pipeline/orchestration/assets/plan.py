@@ -1,4 +1,4 @@
-"""The asset that tells what moves would do; its job is a dry run of ``migrate``."""
+"""The asset that predicts a move; its job is a dry run of ``migrate``."""
 
 import dagster as dg
 
@@ -14,10 +14,10 @@ PLAN, STEP = "plan", "make_plan"
 
 
 def plan_asset(migration: Migration) -> dg.AssetsDefinition:
-    """The asset that tells what moving the tables of a migration would do."""
+    """The asset that predicts what moving the tables of a migration would do."""
     tables = migration.tables
 
-    # An asset's own step would bear its name, which the job of that name has already.
+    # The step of an asset has its name, which the job already has.
     @dg.multi_asset(
         name=migration.named(STEP),
         specs=[
@@ -27,9 +27,9 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
                 kinds={"sqlite", "postgres"},
                 owners=list(migration.owners),
                 description=(
-                    "What a move would do, without touching the target: rows and bytes, what"
-                    " columns hold, what would be rejected or lose something, drift, and how long"
-                    " it would take."
+                    "What a move would do, without changing the target: rows and bytes, the"
+                    " contents of columns, rejected rows, lossy conversions, drift, and the"
+                    " expected time."
                 ),
             )
         ],

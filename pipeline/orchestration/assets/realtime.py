@@ -1,8 +1,8 @@
-"""The assets of realtime: what is told of the target's changes and to whom, and for how long.
+"""The assets of realtime: the feed of changes, its subscribers, and its retention.
 
-Materializing ``realtime`` makes the feed, the publication and the policies of channels as declared,
-in one transaction under the target's lock; what is so already is not touched. Then every type of
-event is made once and has to arrive.
+Materializing ``realtime`` creates the feed, the publication and the policies of channels as
+declared, in one transaction under the target's lock; what already exists as declared is left alone.
+Then a test event of each type is sent and has to arrive.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,17 +25,12 @@ NAME = "realtime"
 STEP = "make_realtime"
 RETENTION = "feed_retention"
 PRUNED_AT_ONCE = 100_000
-"""So many rows one call of ``feed.prune`` looks at; there are at most ``_CALLS`` in a run."""
+"""Rows that one call of ``feed.prune`` reads; a run makes at most ``_CALLS`` calls."""
 _CALLS = 20
 
 
 def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
-    """The asset that is realtime on the target.
-
-    Args:
-        migration: whose tables.
-        group: the asset's group.
-    """
+    """The asset of realtime on the target."""
     tables = migration.tables
 
     @dg.multi_asset(
@@ -48,9 +43,9 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                 kinds={"postgres"},
                 owners=list(migration.owners),
                 description=(
-                    "What is told of changes: the feed and its triggers, the publication that"
-                    " Supabase's Realtime reads, and who may join which private channel. Each type"
-                    " of event was made once and arrived."
+                    "The feed of changes and its triggers, the publication that Supabase Realtime"
+                    " reads, and the policies of private channels. A test event of each type"
+                    " arrived."
                 ),
             )
         ],
@@ -58,12 +53,12 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             dg.AssetCheckSpec(name, asset=NAME, description=checks.DESCRIPTIONS[name])
             for name in realtime_checks.NAMES
         ],
-        description="Make realtime as declared, and make an event of each type.",
+        description="Create realtime as declared, and send a test event of each type.",
     )
     def told(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
             session, loaded = target.open(), settings.load()
-            # Tables of all migrations: those that are published without being told are taken out.
+            # Tables of all migrations, so that undeclared ones are removed from the publication.
             known = loaded.registry.tables
             with session.transaction():
                 made = objects.apply(session, tables)
@@ -73,8 +68,8 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                 context.log.info(line)
             if not publication.streamed(session):
                 context.log.warning(
-                    "wal_level of the target is not logical, so postgres_changes sends nothing;"
-                    " the feed and broadcasts do not need it."
+                    "wal_level of the target is not logical, so postgres_changes sends nothing."
+                    " The feed and broadcasts do not need it."
                 )
             with session.read_only():
                 found = realtime_checks.standing(session, tables, known=known)
@@ -99,14 +94,14 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
 
 
 def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition:
-    """The asset that keeps the feed small."""
+    """The asset that limits the feed."""
 
     @dg.asset(
         name=RETENTION,
         group_name=group,
         kinds={"postgres"},
         owners=list(owners),
-        description="Forget changes of the feed that are older than FEED_HOURS.",
+        description="Delete changes of the feed that are older than FEED_HOURS.",
     )
     def kept(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
@@ -127,24 +122,24 @@ def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition
 
 
 def prune(target: Target, *, hours: float) -> int:
-    """Forget old changes, a bounded number; 0 where there is no feed."""
+    """Delete old changes, a bounded number; 0 if there is no feed."""
     if not objects.is_there(target):
         return 0
     pruned = 0
     for _ in range(_CALLS):
         with target.transaction():
-            gone = target.value(
+            deleted = target.value(
                 "SELECT feed.prune(make_interval(secs => $1), $2::int)",
                 (hours * 3600.0, PRUNED_AT_ONCE),
             )
-        pruned += gone
-        if gone < PRUNED_AT_ONCE:
+        pruned += deleted
+        if deleted < PRUNED_AT_ONCE:
             break
     return pruned
 
 
 def sizes(target: Target) -> dict[str, int]:
-    """Rows and bytes of the feed; zeros where there is none."""
+    """Rows and bytes of the feed; zeros if there is none."""
     if not objects.is_there(target):
         return {"feed_rows": 0, "feed_bytes": 0}
     ((rows, size),) = target.rows(

@@ -1,6 +1,6 @@
-"""The asset that makes contents and fragments searchable: two indexes beside the declared ones.
+"""The asset of the search indexes on contents and fragments.
 
-They are no part of a move, because building them takes longer than moving the tables does.
+The indexes are not part of a move, because building them takes longer than moving the tables.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,7 @@ CHECK = "search_indexes"
 def search_asset(
     tables: Sequence[sa.Table], *, group: str, owners: Sequence[str]
 ) -> dg.AssetsDefinition:
-    """The asset that makes these tables searchable.
-
-    Args:
-        tables: those that are searched.
-        group: the asset's group.
-        owners: the asset's owners.
-    """
+    """The asset that makes these tables searchable."""
 
     @dg.asset(
         name=NAME,
@@ -36,8 +30,8 @@ def search_asset(
         owners=list(owners),
         check_specs=[dg.AssetCheckSpec(CHECK, asset=NAME, description=checks.DESCRIPTIONS[CHECK])],
         description=(
-            "Indexes by which contents and fragments are found by any part of their text, Thai"
-            " and IPA without accents included."
+            "Indexes that find contents and fragments by any part of their text, including Thai and"
+            " IPA without accents."
         ),
     )
     def searchable(

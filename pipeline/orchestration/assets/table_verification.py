@@ -30,7 +30,7 @@ def verify(
     """Make the selected checks of what is committed; nothing is written.
 
     Raises:
-        dg.Failure: the checks could not be made.
+        dg.Failure: a check could not be made, or failed with the severity error.
     """
     address, run_id = migration.address, context.run.run_id
     try:
@@ -54,3 +54,6 @@ def verify(
         evidence.leave_failure(context, table.name, error, migration=migration)
         raise checks.failure(error, migration) from error
     yield from checks.results(table.name, found, address=address)
+    failed = [check.name for check in found if check.blocking and not check.passed]
+    if failed:
+        raise dg.Failure(f"{table.name} is not proven: {', '.join(failed)} failed.")

@@ -1,7 +1,7 @@
-"""Findings to asset checks: what each check is called, says and shows.
+"""Check results as Dagster's asset checks: specifications, summaries and metadata.
 
-A move makes its checks within its transaction, which they gate. A verification makes checks of the
-same names of committed rows.
+A move makes its checks within its transaction and rolls back if one of them fails. A verification
+makes the same checks for committed rows.
 """
 
 from collections.abc import Iterable
@@ -18,31 +18,74 @@ from pipeline.migrations.declaration import Migration
 from pipeline.reporting import frames
 
 DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
-    "search_indexes": "The indexes are there by which contents and fragments are searched.",
-    "gate": "Everything holds that must hold before the application may write to the target.",
-    "restorable": "It was restored elsewhere by the code that restores, and every table is equal.",
-    "doctor": "Both databases are fit for a move: whole, reachable, with rights and room.",
-    "confirmed": "Everything that was written was read back from Anki as it should be.",
-    "content_exists": "The content of every card is in PostgreSQL, or waits in quarantine.",
-    "one_card": "No content has more than one card.",
-    "export_hash": "What was exported of every card is what rendering gives now.",
-    "note_exists": "The note of every card is in Anki and has the tag of its content.",
-    "edited": "Every note is as it was exported; what a learner edited is left alone.",
-    "recordings": "Every file that a note plays is in Anki, with the bytes of its asset.",
-    "embedding_card": "The card of every embedding is there.",
-    "embedding_dimension": "Every vector has as many numbers as it says.",
-    "vector_search": "What is searched are the embeddings, one for each card and side.",
-    "published": "Declared tables and columns are published, and nothing else.",
-    "no_secrets_published": "No secret, no BLOB and nothing of signing in is published.",
-    "triggers": "The feed's tables, functions and triggers are there, enabled and as declared.",
-    "channels": "Only members join the channel of a space, and only a user their own.",
-    "canary": "An event of every type was made, and arrived with who listens.",
+    "search_indexes": (
+        "The indexes for full-text search exist. A failure means that search is slow or impossible."
+    ),
+    "gate": "Every condition for the cut-over holds. A failure names the open conditions.",
+    "restorable": (
+        "The backup was restored elsewhere, and every table is equal. A failure names what differs."
+    ),
+    "doctor": (
+        "Both databases are ready for a move. A failure names what is missing: integrity,"
+        " connectivity, TLS, privileges or disk space."
+    ),
+    "confirmed": (
+        "Anki returns every written note as it was written. A failure names notes that differ."
+    ),
+    "content_exists": (
+        "The content of every card is in PostgreSQL or in quarantine. A failure names cards"
+        " without content."
+    ),
+    "one_card": "No content has more than one card. A failure names such contents.",
+    "export_hash": (
+        "Every card was exported in its current form. A warning names cards whose content has"
+        " changed since the export."
+    ),
+    "note_exists": (
+        "The note of every card is in Anki and is tagged with its content. A failure names"
+        " missing or untagged notes."
+    ),
+    "edited": (
+        "No note was edited in Anki after the export. A warning names edited notes, which are kept."
+    ),
+    "recordings": (
+        "Every recording that a note plays is in Anki with the bytes of its asset. A failure"
+        " names missing or different files."
+    ),
+    "embedding_card": "Every embedding has a card. A failure names embeddings without one.",
+    "embedding_dimension": (
+        "Every vector has the declared dimension. A failure names vectors that differ."
+    ),
+    "vector_search": (
+        "The search index holds exactly the embeddings, one for each card and side. A failure"
+        " names what is missing or extra."
+    ),
+    "published": (
+        "The publication holds the declared tables and columns, and nothing else. A failure"
+        " names what differs."
+    ),
+    "no_secrets_published": (
+        "No secret, no BLOB and no table of the sign-in is published. A failure names what is"
+        " exposed."
+    ),
+    "triggers": (
+        "The feed's tables, functions and triggers exist as declared and are enabled. A failure"
+        " means that changes may not be published."
+    ),
+    "channels": (
+        "Only members can join the channel of a space, and users only their own. A failure"
+        " names policies that differ."
+    ),
+    "canary": (
+        "A test event of every type reached a subscriber. A failure names events that did not"
+        " arrive."
+    ),
 }
-"""What every check proves, by name."""
+"""What each check proves, and what a failure means."""
 
 
 def specs(table: sa.Table) -> list[dg.AssetCheckSpec]:
-    """The checks of a table's asset; Dagster gates on those that every move makes."""
+    """The checks of a table's asset; those that every move makes can block."""
     return [
         dg.AssetCheckSpec(
             check.name,
@@ -60,21 +103,15 @@ def keys(table: str, names: Iterable[str]) -> list[dg.AssetCheckKey]:
 
 
 def failure(error: PipelineError, migration: Migration | None = None) -> dg.Failure:
-    """A step's failure, whose text is the error's own, with commands for this migration."""
-    said = error if migration is None else error.addressed(migration.address)
-    return dg.Failure(description=str(said), allow_retries=False)
+    """A step's failure with the text of an error, its commands written for a migration."""
+    written = error if migration is None else error.addressed(migration.address)
+    return dg.Failure(description=str(written), allow_retries=False)
 
 
 def results(
     table: str, checks: Iterable[CheckResult], *, address: Address = ANYBODY
 ) -> list[dg.AssetCheckResult]:
-    """Check results as Dagster shows them; offenders are named in a table.
-
-    Args:
-        table: the asset.
-        checks: its results.
-        address: the migration for which commands are written out.
-    """
+    """Check results for Dagster, with a table of offenders."""
     return [
         dg.AssetCheckResult(
             check_name=check.name,
@@ -91,26 +128,26 @@ def results(
 
 
 def summary(check: CheckResult, address: Address = ANYBODY) -> str:
-    """A check's outcome in a line, which may quote names and values."""
-    return printable(_told(check, address))
+    """A check's outcome in one line, safe to print."""
+    return printable(_summary(check, address))
 
 
-def _told(check: CheckResult, address: Address) -> str:
+def _summary(check: CheckResult, address: Address) -> str:
     shown = [f"{n} {v:,}" for n, v in check.figures.items() if isinstance(v, int)]
-    told = (
+    by_findings = (
         check.blocking
         or "offenders_in_all" in check.figures
         or any(isinstance(finding, Conflict) for finding in check.findings)
     )
-    if not check.passed and (told or not shown):
-        more = _found(check) - 3
-        said = "; ".join(describe(finding, address) for finding in check.findings[:3])
-        return said + (f"; and {more} more" if more > 0 else "") or "failed"
+    if not check.passed and (by_findings or not shown):
+        more = _offenders(check) - 3
+        first = "; ".join(describe(finding, address) for finding in check.findings[:3])
+        return first + (f"; and {more} more" if more > 0 else "") or "failed"
     return ", ".join(shown).replace("_", " ") or "nothing to report"
 
 
-def _found(check: CheckResult) -> int:
-    """How many offenders there are; a check names only some."""
+def _offenders(check: CheckResult) -> int:
+    """The number of offenders, of which a check names only some."""
     counted = sum(int(check.figures.get(name, 0)) for name in ("missing", "extra"))
     return max(counted, len(check.findings))
 

@@ -1,7 +1,7 @@
-"""The evidence of a run: what was moved and proven, as one HTML file and as JSON beside it.
+"""The evidence of a run: what was moved and proven, as an HTML file and as JSON.
 
-Every step adds its table's part and writes both files anew, so a run that fails half-way leaves
-the evidence of what was proven before. The HTML needs nothing from outside.
+Every step adds the part of its table and writes both files again, so a run that fails half way
+leaves the evidence of the tables before. The HTML file loads nothing from elsewhere.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from pipeline.postgres.target import Target
 from pipeline.reporting import evidence_page
 
 REPORT = "pipeline/report"
-"""The tag of a run that tells where its evidence lies."""
+"""The tag of a run with the path of its evidence."""
 
 _PART = "part-"
 

@@ -1,4 +1,4 @@
-"""What the UI shows of a move: schema, counts, rates, reasons and a preview."""
+"""Metadata of materializations: schema, counts, rates, reasons and a preview."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,22 +23,22 @@ from pipeline.postgres.target import Target
 from pipeline.reporting import frames
 
 PLAN = "plan"
-"""Where the materialization of a plan keeps it as JSON."""
+"""The metadata entry that holds a plan as JSON."""
 
 RULES = "rules"
-"""Where it keeps a digest of what decides how values move."""
+"""The metadata entry with a digest of the rules and policies of a plan."""
 
 ANSWERS = "list"
-"""Under this name the gate of a cut-over tells programs what it was told."""
+"""The metadata entry with the answers of a cut-over's gate as JSON."""
 
 _PREVIEW_ROWS = 5
 _PREVIEW_LETTERS = 60
 
 NOTES = "anki_notes"
-"""The asset that is the notes in Anki."""
+"""The asset of the notes in Anki."""
 
 OUTCOMES = "outcomes"
-"""Under this name a sync with Anki tells programs what became of contents."""
+"""The metadata entry with the outcomes of a sync with Anki as JSON."""
 
 _OUTCOMES = 500
 
@@ -65,7 +65,7 @@ def columns(table: sa.Table) -> dict[str, dg.MetadataValue]:
 
 
 def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
-    """What is known of a table before it has ever moved."""
+    """The metadata of a table that has not moved yet."""
     constraints = ", ".join(sorted(str(c.name) for c in table.constraints))
     return {
         **columns(table),
@@ -76,7 +76,7 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
 
 
 def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.MetadataValue]:
-    """What a move did, for its materialization."""
+    """The metadata of a move."""
     loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
     whole = sum(move.seconds.values())
     shown: dict[str, dg.MetadataValue] = {
@@ -125,11 +125,11 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
 
 
 def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValue]:
-    """What moves would do: a table each for people, everything as JSON for programs.
+    """The metadata of a plan: tables for people, JSON for programs.
 
     Args:
-        plans: of each table.
-        rules: digest of what decides how values move.
+        plans: one for each table.
+        rules: digest of the rules and policies that decide how values move.
     """
     shown: dict[str, dg.MetadataValue] = {
         "rows": dg.MetadataValue.int(sum(plan.rows for plan in plans)),
@@ -146,10 +146,7 @@ def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValu
 
 
 def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
-    """The first rows of a moved table; BLOBs are shown as their size, long texts are cut.
-
-    Secrets are not shown at all.
-    """
+    """The first rows of a table, with BLOBs as sizes, long texts cut and secrets hidden."""
     hidden = secret.columns(table)
     outputs = ", ".join(
         f"'{secret.SHOWN}' AS {quoted(c.name)}"
@@ -167,7 +164,7 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
 
 
 def of_following(report: Report) -> dict[str, dg.MetadataValue]:
-    """What a sync with Anki did, or would do."""
+    """The metadata of a sync with Anki, or of its dry run."""
     shown: dict[str, dg.MetadataValue] = {
         action.replace(" ", "_"): dg.MetadataValue.int(report.counts[action]) for action in ACTIONS
     }
@@ -184,13 +181,13 @@ def of_following(report: Report) -> dict[str, dg.MetadataValue]:
 
 
 def of_cards(report: Report) -> dict[str, dg.MetadataValue]:
-    """What a sync with Anki did to the cards: what Anki confirmed."""
+    """The metadata of the cards: outcomes that Anki confirmed."""
     written = {name: report.counts[name] for name in (*CONFIRMED, "skipped")}
     return {name: dg.MetadataValue.int(number) for name, number in written.items()}
 
 
 def of_embeddings(found: Observed) -> dict[str, dg.MetadataValue]:
-    """What there is of embeddings."""
+    """The metadata of the embeddings."""
     shown: dict[str, dg.MetadataValue] = {
         "embeddings": dg.MetadataValue.int(found.embeddings),
         "cards": dg.MetadataValue.int(found.cards),

@@ -1,4 +1,4 @@
-"""What a run did, for people at a terminal, read from the run's own events."""
+"""Print the outcome of a run, as read from its events."""
 
 import os
 import sys
@@ -24,12 +24,12 @@ from pipeline.reporting import frames, grids
 
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
 _LINES = 40
-"""So many outcomes are printed; the UI shows more."""
+"""Outcomes to print; the UI shows more."""
 
 
 @dataclass
 class TableReport:
-    """What the events of a run say of one table."""
+    """The metadata and checks of one table in a run."""
 
     name: str
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class TableReport:
 
     @property
     def proven(self) -> bool:
-        """Whether it was checked, and every check whose failure is an error passed."""
+        """Whether checks were made, and none failed with the severity error."""
         failed = [
             c
             for c in self.checks.values()
@@ -47,7 +47,7 @@ class TableReport:
 
 
 def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
-    """The tables that a run touched, in the order of their first event."""
+    """The tables of a run, in the order of their first event."""
     found: dict[str, TableReport] = {}
     for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
@@ -67,18 +67,18 @@ def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
 
 
 def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
-    """One sentence per failed step, and per table that did not move because of it."""
+    """A sentence for each failed step, and for each step that was skipped because of it."""
     started = {event.step_key for event in result.all_events if event.is_step_start}
     for event in result.all_events:
         if event.is_step_failure:
             yield sentence_of(event)
     for node in result.job_def.nodes_in_topological_order:
         if started and node.name not in started:
-            yield f"{node.name} did not run, because a step before it failed."
+            yield f"{node.name} did not run because an earlier step failed."
 
 
 def sentence_of(event: dg.DagsterEvent) -> str:
-    """What a failed step said: our own sentence, or that the program has a fault."""
+    """Why a step failed: the error's own sentence, or a fault of the program."""
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return data.user_failure_data.description
@@ -87,24 +87,24 @@ def sentence_of(event: dg.DagsterEvent) -> str:
         cause = cause.cause
     if cause is None:
         return "A step failed without a message."
-    said = printable(cause.message.strip())
+    text = printable(cause.message.strip())
     if cause.cls_name in _ENDED_FROM_OUTSIDE:
-        return said
+        return text
     if cause.cls_name in _names(PipelineError):
-        return said.partition(": ")[2]
+        return text.partition(": ")[2]
     return (
-        f"{event.step_key} ended by a fault of the program ({said})."
-        " Report it with the traceback, which the UI shows with the run."
+        f"{event.step_key} failed because of a fault in the program ({text})."
+        " Report it with the traceback that the UI shows for the run."
     )
 
 
 def _names(kind: type[Exception]) -> set[str]:
-    """Names of a class and of all that derive from it."""
+    """Names of a class and of all its subclasses."""
     return {kind.__name__}.union(*map(_names, kind.__subclasses__()))
 
 
 def show(console: Console, tables: list[TableReport]) -> None:
-    """Print what moved, what was set aside and why, and every check's result."""
+    """Print moved rows, quarantined rows with reasons, and all check results."""
     moved = [table for table in tables if "strategy" in table.metadata]
     if moved:
         console.print(_moves(moved))
@@ -115,11 +115,11 @@ def show(console: Console, tables: list[TableReport]) -> None:
 
 
 def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
-    """Print what became of contents in Anki, and every check's result."""
-    for shown in _told(events):
+    """Print the outcomes of contents in Anki, and all check results."""
+    for shown in _of_notes(events):
         counts = {action: shown[action.replace(" ", "_")].value for action in ACTIONS}
-        said = ", ".join(f"{number:,} {action}" for action, number in counts.items() if number)
-        console.print(f"{said or 'no contents'}; {shown['recordings'].value:,} recordings")
+        listed = ", ".join(f"{number:,} {action}" for action, number in counts.items() if number)
+        console.print(f"{listed or 'no contents'}; {shown['recordings'].value:,} recordings")
         if OUTCOMES in shown:
             some = [Outcome(**outcome) for outcome in shown[OUTCOMES].value[:_LINES]]
             console.print(grids.framed("In Anki", frames.of_outcomes(some)))
@@ -130,22 +130,22 @@ def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
         console.print(_checks(checked))
 
 
-def _told(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
-    """What a sync with Anki said of its notes, whether it changed them or only looked."""
+def _of_notes(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
+    """The metadata of Anki's notes, from a sync or from a dry run."""
     for event in events:
         data: Any = event.event_specific_data
         if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
-            said = data.asset_observation
+            recorded = data.asset_observation
         elif event.is_step_materialization:
-            said = data.materialization
+            recorded = data.materialization
         else:
             continue
-        if said.asset_key.to_user_string() == NOTES:
-            yield dict(said.metadata)
+        if recorded.asset_key.to_user_string() == NOTES:
+            yield dict(recorded.metadata)
 
 
 def show_gate(console: Console, events: Iterable[dg.DagsterEvent]) -> None:
-    """Print what the gate of a cut-over was told."""
+    """Print the answers of a cut-over's gate."""
     for table in tables_of(events):
         for check in table.checks.values():
             if ANSWERS in check.metadata:
@@ -201,10 +201,10 @@ def _checks(tables: list[TableReport]) -> Table:
 
 
 class Bars:
-    """A progress bar per table and phase; silent where there is no terminal."""
+    """A progress bar for each table and phase; silent without a terminal."""
 
     def __init__(self) -> None:
-        """Draw on the terminal itself: while a step runs, Dagster keeps what it prints."""
+        """Draw on the terminal itself, because Dagster captures the output of steps."""
         self._terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
         self._bars = RichProgress(
             TextColumn("{task.description}"),
@@ -219,7 +219,7 @@ class Bars:
         self._tasks: dict[tuple[str, str], Any] = {}
 
     def __enter__(self) -> Self:
-        """Start to draw."""
+        """Start drawing."""
         self._bars.start()
         return self
 
@@ -234,7 +234,7 @@ class Bars:
         self._terminal.close()
 
     def __call__(self, progress: Progress) -> None:
-        """Show how far a phase is."""
+        """Update the bar of a phase."""
         name = (progress.table, progress.phase)
         if name not in self._tasks:
             label = f"{progress.table}, {progress.phase}"

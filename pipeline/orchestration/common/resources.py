@@ -1,9 +1,7 @@
 """Source, target, application and Anki as Dagster resources.
 
-They are opened at first use and closed when the run ends.
-
-Their configuration holds no URL, so no password ever stands in a run's configuration; URLs come
-from the settings of the process that runs the step.
+They are opened at first use and closed when the run ends. Their configuration contains no URL, so
+a run's configuration never contains a password; URLs come from the settings of the process.
 """
 
 import contextlib
@@ -31,33 +29,27 @@ OpenEngine = Callable[[Target], contextlib.AbstractContextManager[Engine]]
 
 
 class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """One consistent view of a SQLite source for a whole run: a copy, or the pinned live file.
+    """One consistent view of each SQLite source of a run: a copy, or the pinned live file.
 
-    It is taken at first use; what was copied is deleted when the run ends. A run of tables of two
-    migrations has a view of the source of each.
+    The copy is deleted when the run ends.
     """
 
     busy_seconds: float = Field(
-        default=BUSY_SECONDS, description="How long to wait for a source that is locked."
+        default=BUSY_SECONDS, description="Seconds to wait for a locked source."
     )
 
     _views: dict[str, SourceViews] = PrivateAttr(default_factory=dict)
     _had_turns: set[str] = PrivateAttr(default_factory=set)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Let the live files go, and delete what was copied."""
-        # Where one of them cannot be released, the others are.
-        with contextlib.ExitStack() as gone:
+        """Release the live files and delete the copies."""
+        # If one of them cannot be released, the others are.
+        with contextlib.ExitStack() as released:
             for views in self._views.values():
-                gone.enter_context(views)
+                released.enter_context(views)
 
     def views(self, migration: Migration, *, run_id: str) -> SourceViews:
-        """Views of a migration's source, which all steps of a run share.
-
-        Args:
-            migration: whose source is read.
-            run_id: names what is copied.
-        """
+        """Views of a migration's source, which all steps of a run share."""
 
         def locate() -> Path:
             return databases(settings.load(), migration, fresh=True).source
@@ -72,19 +64,19 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._views[migration.name]
 
     def upcoming(self, table: sa.Table, *, of: Sequence[sa.Table]) -> list[sa.Table]:
-        """Those of a run's tables that have not had their turn yet, now that one has.
+        """The tables of a run that are still to move after this one.
 
-        Dagster keeps to references between the tables of a run and to no other order.
+        Dagster orders the tables by their references only.
         """
         self._had_turns.add(table.name)
         return [each for each in of if each.name not in self._had_turns]
 
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The PostgreSQL target; while a run has it open, no other run can write."""
+    """The PostgreSQL target, locked against other runs while it is open."""
 
     application_name: str = Field(
-        default="pipeline", description="What the server's list of sessions calls this one."
+        default="pipeline", description="Name of the session in pg_stat_activity."
     )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
@@ -92,14 +84,14 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     _engines: dict[str, Engine] = PrivateAttr(default_factory=dict)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Let the target go."""
+        """Close the target and release its lock."""
         self._exit.close()
 
     def open(self) -> Target:
-        """A session that is in no transaction.
+        """An idle session.
 
         Raises:
-            TargetError: no server answers, or it refuses this user.
+            TargetError: the server does not answer, or refuses the user.
             LockedError: another run holds the target.
         """
         if self._target is None:
@@ -115,42 +107,40 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
             self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
             self._target = target
-        # While a table is filled ahead, one of the mover's two sessions is not free.
+        # One of the engine's two sessions may be busy filling the next table.
         for engine in self._engines.values():
             return engine.idle
         return self._target
 
     def engine(self, open_engine: OpenEngine, *, migration: Migration) -> Engine:
-        """What moves the tables of a migration into this target; opened at first use.
-
-        Args:
-            open_engine: opens it, given a session.
-            migration: the tables' own.
+        """The engine that moves the tables of a migration; opened at first use.
 
         Raises:
-            WrongState: the application writes to the target itself.
+            WrongState: the application writes to the target.
             PipelineError: source or target is not usable; nothing was changed.
         """
         if migration.name not in self._engines:
             session = self.open()
             states.require_following(session, migration.name)
             if self._engines:
-                # While the other one fills a table ahead, it needs both sessions that it has.
+                # The engine of the other migration uses both of its sessions.
                 session = self._exit.enter_context(session.another())
             self._engines[migration.name] = self._exit.enter_context(open_engine(session))
         return self._engines[migration.name]
 
     def reset(self) -> None:
-        """Let the target go, so that another attempt makes a connection of its own."""
+        """Close the target, so that the next attempt connects again."""
         self._target = None
         self._engines.clear()
         self._exit.close()
 
 
 class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The application's own door to both databases."""
+    """The application's services on both databases."""
 
-    pool_size: int = Field(default=POOL_SIZE, description="Connections to each, at most.")
+    pool_size: int = Field(
+        default=POOL_SIZE, description="Maximum number of connections to each database."
+    )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _manager: HybridDatabaseManager | None = PrivateAttr(default=None)
@@ -160,7 +150,7 @@ class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
         self._exit.close()
 
     def open(self) -> HybridDatabaseManager:
-        """Sessions with both databases.
+        """The manager of sessions with both databases.
 
         Raises:
             SettingsError: a URL is malformed.
@@ -173,24 +163,24 @@ class Application(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class AnkiCollection(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Anki, by its collection's file or by AnkiConnect; a file is locked until the run ends."""
+    """Anki: a collection's file, locked until the run ends, or AnkiConnect."""
 
     timeout: float = Field(
-        default=TIMEOUT, description="How many seconds AnkiConnect may take to answer."
+        default=TIMEOUT, description="Seconds to wait for an answer of AnkiConnect."
     )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _anki: Anki | None = PrivateAttr(default=None)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
-        """Let Anki go."""
+        """Close Anki."""
         self._exit.close()
 
     def open(self) -> Anki:
-        """Anki, ready to be asked.
+        """An open connection to Anki.
 
         Raises:
-            SettingsError: the settings name none, or more than one.
+            SettingsError: the settings name no Anki, or more than one.
             AnkiGone: it does not answer, or another program has the file open.
             AnkiError: it cannot be used.
         """

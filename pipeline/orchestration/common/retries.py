@@ -1,4 +1,4 @@
-"""How a step ends that failed: it is tried again when the connection was lost, and only then."""
+"""Retries of a step after a lost connection, and after no other error."""
 
 import dagster as dg
 
@@ -6,19 +6,16 @@ from pipeline.core.errors import PipelineError, Transient
 from pipeline.orchestration.common.resources import TargetDatabase
 
 RETRIES = 3
-"""How often a step is tried again, after 1, 2 and 4 seconds."""
+"""Retries of a step, after 1, 2 and 4 seconds."""
 
 
 def try_again(
     context: dg.AssetExecutionContext, error: PipelineError, target: TargetDatabase
 ) -> None:
-    """Try a step again, with a connection of its own, if that may help.
-
-    Returns:
-        Where another attempt cannot succeed, or there have been enough.
+    """Request a retry with a new connection if the error is transient.
 
     Raises:
-        dg.RetryRequested: there is to be another one.
+        dg.RetryRequested: unless the error is permanent or all retries are used up.
     """
     if isinstance(error, Transient) and context.retry_number < RETRIES:
         target.reset()
