@@ -137,7 +137,7 @@ def test_a_run_that_failed_is_told_with_its_step_its_checks_and_a_link(
     monkeypatch.setenv("ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("ALERT_UI_URL", "https://ui.example/")
     sensor = Sensor("run_failed", instance)
-    assert sensor.tick() == f"Told webhook of run {recorded.failed}."
+    assert sensor.tick() == f"Sent the alert about run {recorded.failed} to webhook."
     (alert,) = hook.alerts
     assert (alert["kind"], alert["job"], alert["run_id"]) == (
         "run_failed",
@@ -328,7 +328,7 @@ def test_a_sentence_that_holds_a_secret_is_told_without_it(monkeypatch: pytest.M
         alert = alert_of(run, instance, settings.load())
     assert alert is not None
     assert leaks(f"{alert} {alert.data}") == set()
-    said = "tells_a_secret ended by a fault of the program (ValueError: no way to"
+    said = "tells_a_secret failed because of a fault in the program (ValueError: no way to"
     assert alert.steps[0].sentence.startswith(said)
 
 

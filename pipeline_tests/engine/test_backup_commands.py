@@ -91,7 +91,7 @@ def test_a_backup_that_cannot_be_restored_fails_its_check_and_its_run(
     assert now is not None
     assert now.rehearsed is None
     assert "yes" in invoke("backup", "list")
-    assert f"at {good.at:%Y-%m-%d %H:%M:%S} UTC" in invoke("restore", "source", "--yes")
+    assert f"of {good.at:%Y-%m-%d %H:%M:%S} UTC" in invoke("restore", "source", "--yes")
 
 
 def test_restore_brings_both_databases_back_and_says_so(
@@ -130,7 +130,7 @@ def test_a_backup_of_another_database_is_refused_unless_it_is_meant(
     monkeypatch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{other.path}")
     monkeypatch.setenv("DATABASE_URL", target_url.replace("/test_", "/other_test_", 1))
     with pytest.raises(
-        PipelineError, match=r"of another source: .*source\.db, and not .*other\.db"
+        PipelineError, match=r"of another source: .*source\.db instead of .*other\.db"
     ):
         invoke("restore", "source", "--yes")
     with pytest.raises(PipelineError, match=r"of another target: .*, and not .* other_test_"):

@@ -140,7 +140,7 @@ def test_a_target_without_a_record_of_runs_stays_without(
 
 def test_a_code_server_that_does_not_answer_is_unwell(instance: dg.DagsterInstance) -> None:
     found = read(Component.CODE)
-    assert (found.ok, found.detail.startswith("nobody answers on")) == (False, True)
+    assert (found.ok, found.detail.startswith("no server answers on")) == (False, True)
 
 
 @pytest.mark.parametrize(("status", "ok"), [(200, True), (500, False)])
@@ -220,7 +220,7 @@ def test_syncs_that_have_stopped_are_unwell(case: str, instance: dg.DagsterInsta
     STALE[case](instance)
     found = read(Component.SYNC)
     assert not found.ok, found
-    assert "0:30:00 are well" in found.detail
+    assert "the limit is 0:30:00" in found.detail
 
 
 def test_a_disk_needs_room_for_a_copy_and_some(
@@ -244,13 +244,13 @@ def test_what_is_unwell_twice_in_a_row_is_told_once(hook: Hook) -> None:
     loaded, who = settings.load(), [Webhook(hook.url)]
     for _ in range(2):
         assert hook.alerts == []
-        assert health.tell_changes(loaded, SICK, who) == []
+        assert health.send_changes(loaded, SICK, who) == []
     (alert,) = hook.alerts
     assert (alert["kind"], alert["text"]) == (
         "unwell",
-        "daemon, disk unwell\ndaemon: no sign of SENSOR\ndisk: is full",
+        "daemon, disk failing\ndaemon: no sign of SENSOR\ndisk: is full",
     )
-    health.tell_changes(loaded, SICK, who)
+    health.send_changes(loaded, SICK, who)
     assert hook.asked == 1
 
 
@@ -258,18 +258,18 @@ def test_what_was_well_in_between_is_told_again(hook: Hook) -> None:
     loaded, who = settings.load(), [Webhook(hook.url)]
     well = [Reading(reading.component, True, "") for reading in SICK]
     for found in (SICK, SICK, well, SICK, well, SICK, SICK):
-        health.tell_changes(loaded, found, who)
+        health.send_changes(loaded, found, who)
     assert hook.asked == 2
 
 
 def test_a_receiver_that_was_down_is_told_at_the_next_look(hook: Hook) -> None:
     loaded, who = settings.load(), [Webhook(hook.url)]
     hook.status = 500
-    health.tell_changes(loaded, SICK, who)
-    (refused,) = health.tell_changes(loaded, SICK, who)
+    health.send_changes(loaded, SICK, who)
+    (refused,) = health.send_changes(loaded, SICK, who)
     assert "s3cr3t" not in "".join(traceback.format_exception(refused))
     hook.status = 200
-    assert health.tell_changes(loaded, SICK, who) == []
+    assert health.send_changes(loaded, SICK, who) == []
     assert len(hook.alerts) == 1
 
 

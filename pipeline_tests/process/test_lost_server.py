@@ -63,8 +63,9 @@ def test_a_server_that_ends_during_a_run_is_one_sentence_and_the_next_run_conver
         ran: Ran = run.result()
     assert ran.code == 1
     assert ran.err.splitlines() == [
-        f"The embedded PostgreSQL in {home}/postgres ended while it was used; what was under way"
-        f" was rolled back. Run again, which starts it; {home}/postgres/log may say why it ended."
+        f"The embedded PostgreSQL in {home}/postgres stopped during the command; the current"
+        " transaction was rolled back. Run again, which starts it;"
+        f" {home}/postgres/log may say why it stopped."
     ]
     again = pipeline("migrate", **settings)
     assert again.code == 0, again.err

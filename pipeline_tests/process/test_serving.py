@@ -257,7 +257,7 @@ def test_a_second_code_server_of_the_same_home_is_refused(
     served: Served, instance: dg.DagsterInstance
 ) -> None:
     with pytest.raises(SettingsError, match="listens on"):
-        services.serve(services.Part.CODE, settings.load())
+        services.serve(services.Service.CODE, settings.load())
 
 
 def test_no_password_stands_in_the_arguments_of_a_process(served: Served) -> None:

@@ -241,7 +241,7 @@ def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     ran = run_in(project, "migrate", **usable(source, target_url, tmp_path))
     assert ran.code == 1
     assert ran.err.splitlines()[0] == (
-        "learning_content ended by a fault of the program (KeyError: 'x')."
+        "learning_content failed because of a fault in the program (KeyError: 'x')."
         " Report it with the traceback that the UI shows for the run."
     )
 

@@ -24,7 +24,7 @@ def test_the_ui_is_not_opened_to_other_machines_without_a_login(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("UI_HOST", host)
     with pytest.raises(SettingsError, match=f"UI_HOST is {host}.* UI_PASSWORD"):
-        services.serve(services.Part.WEBSERVER, settings.load())
+        services.serve(services.Service.WEBSERVER, settings.load())
     for name, value in (
         ("UI_PASSWORD", "a password of some length"),
         ("UI_USER_HEADER", "X-User"),
@@ -43,7 +43,7 @@ def test_what_runs_for_good_needs_databases_of_its_own(
     for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
         monkeypatch.setenv(name, "" if name == lacking else value)
     with pytest.raises(SettingsError, match=f"{lacking} is not set"):
-        services.serve(services.Part.WEBSERVER, settings.load())
+        services.serve(services.Service.WEBSERVER, settings.load())
 
 
 def test_a_home_that_is_too_long_for_a_socket_is_named(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def dev(
         subprocess.Popen(
             services.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT
         )
-        for part in (services.Part.WEBSERVER, services.Part.DAEMON)
+        for part in (services.Service.WEBSERVER, services.Service.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -58,7 +58,7 @@ def dev(
 
 
 def serve(
-    part: Annotated[services.Part, typer.Argument(help="The service to run.")],
+    part: Annotated[services.Service, typer.Argument(help="The service to run.")],
 ) -> None:
     """Run a long-running service: code server, webserver or daemon."""
     services.serve(part, settings.load())
@@ -83,7 +83,7 @@ def health(
         console.print(f"{reading.component:<10}{state}  ", end="")
         console.print(reading.detail, markup=False, soft_wrap=True)
     if tell:
-        for error in examined.tell_changes(loaded, found, receivers(loaded.alerts)):
+        for error in examined.send_changes(loaded, found, receivers(loaded.alerts)):
             errors.print(str(error), style="red", markup=False, soft_wrap=True)
     raise typer.Exit(0 if all(reading.ok for reading in found) else 1)
 

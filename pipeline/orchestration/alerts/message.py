@@ -1,4 +1,4 @@
-"""What is told, as values, and the two forms that it is sent in: text for people, JSON."""
+"""Alerts as values, with their two forms: text for people and JSON."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,19 +7,14 @@ from typing import Any, Literal
 Kind = Literal["run_failed", "checks_failed", "unwell", "test"]
 
 _SHOWN = 20
-"""So many failures of a kind are told; the run shows all."""
+"""Failures of a kind that an alert lists; the run shows all."""
 _LETTERS = 600
-"""So long a sentence may be."""
+"""Maximum length of a sentence."""
 
 
 @dataclass(frozen=True)
 class FailedStep:
-    """A step that failed.
-
-    Attributes:
-        step: its name.
-        sentence: what it said.
-    """
+    """A failed step and its reason."""
 
     step: str
     sentence: str
@@ -27,14 +22,7 @@ class FailedStep:
 
 @dataclass(frozen=True)
 class FailedCheck:
-    """A check that did not pass.
-
-    Attributes:
-        asset: what was checked.
-        check: its name.
-        severity: an ERROR blocks, a WARN does not.
-        found: what it said.
-    """
+    """A failed check; its severity is ERROR or WARN."""
 
     asset: str
     check: str
@@ -44,17 +32,17 @@ class FailedCheck:
 
 @dataclass(frozen=True)
 class Alert:
-    """What somebody is told.
+    """An alert.
 
     Attributes:
         kind: what happened.
         headline: the same in a few words.
         job: the run's job.
-        run_id: the run; it also tells an alert that came twice from two alerts.
-        steps: what failed in it.
-        checks: what did not pass in it.
-        lines: what else is to be said.
-        link: where the run can be looked at.
+        run_id: the run; it identifies an alert that was received twice.
+        steps: failed steps.
+        checks: failed checks.
+        lines: further lines of text.
+        link: the URL of the run.
     """
 
     kind: Kind
@@ -69,7 +57,7 @@ class Alert:
     @property
     def text(self) -> str:
         """The alert for people, a line for each failure."""
-        return "\n".join(line for line in self._told() if line)
+        return "\n".join(line for line in self._lines() if line)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -95,7 +83,7 @@ class Alert:
             "link": self.link or None,
         }
 
-    def _told(self) -> Iterator[str]:
+    def _lines(self) -> Iterator[str]:
         yield self.headline
         for step in self.steps[:_SHOWN]:
             yield f"{step.step}: {_short(step.sentence)}"

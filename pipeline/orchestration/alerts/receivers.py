@@ -1,7 +1,7 @@
-"""How an alert is sent: to a webhook and by mail, within a time limit, without telling a secret.
+"""Send alerts to a webhook and by mail, within a time limit and without exposing a secret.
 
-What a receiver's own program says when it refuses may repeat its URL or password, so an error says
-which receiver it was and what kind of failure, and has no cause.
+The message of a failing library may repeat a URL or password. An error therefore names only the
+receiver and the kind of failure, and has no cause.
 """
 
 import ipaddress
@@ -22,62 +22,57 @@ from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.orchestration.alerts.message import Alert
 
 SECONDS = 10.0
-"""How long a receiver may take to connect, and for each answer."""
+"""Seconds that a receiver may take to connect, and for each answer."""
 _PORTS = {"smtp": 587, "smtps": 465}
 
 
 class NotDelivered(PipelineError):
-    """A receiver did not take an alert; it may take it later."""
+    """A receiver did not accept an alert; a later attempt may succeed."""
 
 
 class Receiver(Protocol):
-    """Somebody who is told."""
+    """A receiver of alerts."""
 
     @property
     def name(self) -> str:
-        """What cursors call it."""
+        """Its name in stored cursors."""
 
     @property
     def shown(self) -> str:
-        """What people call it, without a secret."""
+        """Its name for people, without a secret."""
 
     def send(self, alert: Alert) -> None:
-        """Tell it.
+        """Send an alert.
 
         Raises:
-            NotDelivered: it did not take the alert.
+            NotDelivered: the receiver did not accept it.
         """
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """An address that takes JSON.
-
-    Attributes:
-        url: the address, which often is a secret itself.
-        seconds: how long each step of the request may take.
-    """
+    """A URL that accepts JSON; the URL often is a secret itself."""
 
     url: str
     seconds: float = SECONDS
     name: str = "webhook"
 
     def __repr__(self) -> str:
-        """Its host alone."""
+        """Only the host."""
         return f"<{self.shown}>"
 
     @property
     def shown(self) -> str:
-        """Its host alone."""
+        """Only the host."""
         return f"the webhook at {urlsplit(self.url).hostname}"
 
     def send(self, alert: Alert) -> None:
-        """Post the alert as JSON; whatever is answered with a status of 2xx is content."""
-        # It would write the whole address into the log.
+        """Post the alert as JSON; any status 2xx counts as delivered."""
+        # httpx would log the whole URL.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         why = ""
         try:
-            # The answer's body is not read: nobody needs it, and it may have no end.
+            # The body of the answer is not read; it may be endless.
             with httpx.stream("POST", self.url, json=alert.data, timeout=self.seconds) as answer:
                 if answer.is_success:
                     return
@@ -89,14 +84,7 @@ class Webhook:
 
 @dataclass(frozen=True)
 class Mail:
-    """People with mailboxes.
-
-    Attributes:
-        url: the mail server, with its password.
-        sender: whom mails are from.
-        to: whom they are for.
-        seconds: how long each step of the conversation may take.
-    """
+    """Mail to people; the URL contains the password of the mail server."""
 
     url: str
     sender: str
@@ -105,16 +93,16 @@ class Mail:
     name: str = "mail"
 
     def __repr__(self) -> str:
-        """Its host alone."""
+        """Only the host."""
         return f"<{self.shown}>"
 
     @property
     def shown(self) -> str:
-        """Its host alone."""
+        """Only the host."""
         return f"the mail server {urlsplit(self.url).hostname}"
 
     def send(self, alert: Alert) -> None:
-        """Send the alert as plain text, encrypted wherever the server can."""
+        """Send the alert as plain text, encrypted if the server supports it."""
         why = ""
         try:
             with self._connected() as server:
@@ -123,7 +111,7 @@ class Mail:
         except smtplib.SMTPResponseException as error:
             why = f"refused ({type(error).__name__}, code {error.smtp_code})"
         except (smtplib.SMTPException, OSError) as error:
-            why = f"did not take the mail ({type(error).__name__})"
+            why = f"did not accept the mail ({type(error).__name__})"
         remedy = "Check ALERT_SMTP_URL, ALERT_FROM and ALERT_TO"
         raise NotDelivered(f"T{self.shown[1:]} {why}", remedy=remedy)
 
@@ -162,10 +150,10 @@ class Mail:
 
 
 def receivers(settings: AlertSettings) -> list[Receiver]:
-    """Who is told, as the settings say.
+    """The configured receivers.
 
     Raises:
-        SettingsError: a mail server is named without people, or people without a server.
+        SettingsError: a mail server is set without addresses, or addresses without a server.
     """
     found: list[Receiver] = []
     if settings.webhook_url is not None:
@@ -181,12 +169,12 @@ def receivers(settings: AlertSettings) -> list[Receiver]:
     to = tuple(person.strip() for person in (settings.to or "").split(",") if person.strip())
     if settings.smtp_url is None or settings.sender is None or not to:
         raise SettingsError(
-            f"Mails need {', '.join(lacking or ['ALERT_TO'])} as well",
+            f"Mail also needs {', '.join(lacking or ['ALERT_TO'])}",
             remedy="Set ALERT_SMTP_URL, ALERT_FROM and ALERT_TO, or none of them",
         )
     if not all(person.isprintable() and "@" in person for person in (settings.sender, *to)):
         raise SettingsError(
-            "ALERT_FROM or ALERT_TO is no address", remedy="Write them like ops@example.org"
+            "ALERT_FROM or ALERT_TO is not an address", remedy="Write them like ops@example.org"
         )
     return [*found, Mail(settings.smtp_url.get_secret_value(), settings.sender, to)]
 

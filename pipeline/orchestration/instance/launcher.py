@@ -1,8 +1,8 @@
-"""Dagster's own way to start runs, and who can tell which of them are still there.
+"""Dagster's run launcher, extended to detect runs whose process no longer exists.
 
-With one run at a time, a run whose process is gone would hold up all others for ever: Dagster's
-launcher cannot tell. This one asks the code server, and looks for the processes of commands; the
-daemon's run monitoring then reports the run as failed.
+With one run at a time, such a run would block all others for ever, because Dagster's launcher
+cannot detect it. This one asks the code server and looks up the processes of commands; the daemon's
+run monitoring then reports the run as failed.
 """
 
 import dagster as dg
@@ -16,25 +16,25 @@ from pipeline.orchestration.instance import processes
 
 
 class Launcher(DefaultRunLauncher):
-    """Starts runs in the code server, and knows when one of them is gone."""
+    """Starts runs in the code server and detects lost ones."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """That it can."""
+        """Always true."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether a run's process is there; where nobody can tell, it is taken to be."""
+        """Whether the process of a run exists; if unknown, it counts as existing."""
         if GRPC_INFO_TAG in run.tags:
-            there = run.run_id in self._served(run)
+            exists = run.run_id in self._served(run)
         else:
-            there = not processes.gone(run)
-        if there:
+            exists = not processes.gone(run)
+        if exists:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "Its process was ended from outside.")
+        return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "Its process no longer exists.")
 
     def _served(self, run: dg.DagsterRun) -> list[str]:
-        """Runs of the code server; a server that does not answer now may have this one."""
+        """Runs of the code server; includes this run if the server does not answer."""
         client = self._get_grpc_client_for_termination(run.run_id)  # type: ignore[no-untyped-call]
         try:
             found = client and dg.deserialize_value(client.get_current_runs(), GetCurrentRunsResult)

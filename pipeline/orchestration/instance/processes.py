@@ -1,4 +1,4 @@
-"""Which process a run has that was started by a command, and whether it is still there."""
+"""The process of a run that a command started."""
 
 import os
 import socket
@@ -7,16 +7,16 @@ import dagster as dg
 import psutil
 
 TAG = "pipeline/process"
-"""Tag that names a run's process: host, number and start, so that a reused number is no match."""
+"""The tag with a run's process: host, PID and start time, so that a reused PID does not match."""
 
 
 def mine() -> str:
-    """This process."""
+    """The tag's value for this process."""
     return _named(os.getpid())
 
 
 def gone(run: dg.DagsterRun) -> bool:
-    """Whether a command of this machine had this run, and has ended without a word."""
+    """Whether a command on this machine started the run and its process no longer exists."""
     named = run.tags.get(TAG, "")
     host, _, rest = named.partition(" ")
     return host == socket.gethostname() and named != _named(int(rest.split()[0]))

@@ -1,7 +1,7 @@
-"""Dagster's records, which outlast a server that restarts.
+"""Dagster's storage, which retries a call whose connection was lost.
 
-Dagster tries again to connect, for some six seconds, but fails a run whose connection is cut while
-a statement is under way: a restart of the server would fail every third run.
+Dagster retries to connect for about six seconds, but fails a run whose connection is lost during a
+statement: a restart of the server would fail every third run.
 """
 
 import functools
@@ -27,10 +27,10 @@ _Storage = TypeVar("_Storage", bound=type)
 
 
 def _again(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method, called again when its connection was cut.
+    """Wrap a method so that it is called again after its connection was lost.
 
-    Its statements are committed one by one, and all of them may be executed twice: an event whose
-    connection was cut right after it was stored is recorded twice.
+    Dagster commits each statement by itself and may run it twice: an event is recorded twice if the
+    connection is lost right after its commit.
     """
 
     @functools.wraps(method)
@@ -47,7 +47,7 @@ def _again(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _patient(storage: _Storage, interface: type) -> _Storage:
-    """The storage, with every method of Dagster's interface called again when it was cut off."""
+    """A storage class in which every method of Dagster's interface is retried."""
     names: frozenset[str] = interface.__abstractmethods__  # type: ignore[attr-defined]
     methods = {name: getattr(storage, name) for name in names}
     again = {name: _again(method) for name, method in methods.items() if callable(method)}
@@ -63,13 +63,13 @@ class RetryingStorage(DagsterPostgresStorage):
     """Dagster's storage in PostgreSQL; dagster.yaml names it."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
-        """Open the three storages.
+        """Open the storages for runs, events and schedules.
 
         Args:
-            postgres_url: of the database, with the schema in its options.
-            inst_data: what dagster.yaml says.
+            postgres_url: URL of the database, with the schema in its options.
+            inst_data: the configuration from dagster.yaml.
         """
-        # Not the parent's, which would open three storages of its own.
+        # The parent's constructor would open three storages of its own.
         DagsterStorage.__init__(self)  # type: ignore[no-untyped-call, arg-type]
         self.postgres_url, self._inst_data = postgres_url, inst_data
         self.should_autocreate_tables = True
@@ -81,5 +81,5 @@ class RetryingStorage(DagsterPostgresStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "RetryingStorage":
-        """What Dagster makes of dagster.yaml."""
+        """Create the storage from dagster.yaml."""
         return cls(pg_url_from_config(config_value), inst_data)

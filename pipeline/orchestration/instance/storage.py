@@ -20,18 +20,18 @@ from pipeline.postgres.embedded import postmaster
 
 
 class ServerEnded(sa.exc.SQLAlchemyError):
-    """The embedded server ended while it was used; no error that Dagster waits for and retries."""
+    """The embedded server has stopped; Dagster does not retry this error."""
 
 
 ERRORS = (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException)
-"""What Dagster's storage raises when the target does not serve it."""
+"""Errors of Dagster's storage when the target is not available."""
 _FIRST_USE = 0x646167737465  # "dagste"
 _NAME = "pipeline start"
-"""What the server's list of sessions calls those that come before a run."""
+"""Name of the preparing sessions in pg_stat_activity."""
 _PATIENT = session.stating(lock_timeout="0")
-"""To make Dagster's tables may take longer than a lock is waited for elsewhere."""
+"""Creating Dagster's tables may take longer than the usual lock timeout."""
 _OF_THE_ENVIRONMENT = ("PGTZ", "PGDATESTYLE", "PGGEQO")
-"""Variables that libpq turns into settings of a session, against what its URL says."""
+"""Variables that libpq applies to a session even if its URL says otherwise."""
 _DAGSTER_IS_THERE = (
     "SELECT to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs')"
     " IS NOT NULL AND to_regclass('dagster.instigators') IS NOT NULL"
@@ -39,14 +39,14 @@ _DAGSTER_IS_THERE = (
 
 
 def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
-    """Make sure that everything is there which a process with Dagster needs.
+    """Prepare everything that a process with Dagster needs.
 
     Args:
-        settings: where it is.
+        settings: the settings.
         home: the folder of dagster.yaml.
 
     Raises:
-        PipelineError: a folder or a database cannot be used.
+        PipelineError: a folder or a database is not usable.
     """
     private.home(settings.pipeline_home)
     found = environment.server(settings)
@@ -56,10 +56,10 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
 
 
 def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
-    """Tell Dagster in this process, and in those it starts, where it keeps what.
+    """Set the environment variables that dagster.yaml reads.
 
     Raises:
-        SettingsError: DAGSTER_HOME is set to something else than such a folder.
+        SettingsError: DAGSTER_HOME names a folder without dagster.yaml.
     """
     os.environ[DAGSTER_URL] = dagster_url(found.target)
     for variable in _OF_THE_ENVIRONMENT:
@@ -67,29 +67,27 @@ def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
     given = os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(home)
     if not os.path.isabs(given) or not os.path.isfile(f"{given}/dagster.yaml"):  # noqa: PTH113, PTH117
         raise SettingsError(
-            f"DAGSTER_HOME names {given}, where there is no dagster.yaml",
-            remedy=f"Do not set it, or set it to {home}",
+            f"DAGSTER_HOME names {given}, which contains no dagster.yaml",
+            remedy=f"Unset it, or set it to {home}",
         )
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
 
 
 def lost(error: Exception, settings: Settings) -> TargetError:
-    """Say that the target went away while a command used it."""
+    """The error for a target that was lost during a command."""
     data = settings.server_data
     ended = isinstance(error, ServerEnded) or postmaster.find(data) is None
     if settings.given_target is None and ended:
         return TargetError(
-            f"The embedded PostgreSQL in {data} ended while it was used; what was under way was"
-            " rolled back",
-            remedy=f"Run again, which starts it; {data / 'log'} may say why it ended",
+            f"The embedded PostgreSQL in {data} stopped during the command; the current"
+            " transaction was rolled back",
+            remedy=f"Run again, which starts it; {data / 'log'} may say why it stopped",
         )
     return unreachable(error, environment.server(settings))
 
 
 def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
-    """Make Dagster keep its runs in schema ``dagster`` of the target, as dagster.yaml says.
-
-    A ledger that an older version has made is brought up to date.
+    """Create Dagster's tables in schema ``dagster`` of the target, and update an old ledger.
 
     Raises:
         TargetError: the target does not answer, or the user may not create a schema.
@@ -114,7 +112,7 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
             if cursor.fetchone() == (True,):
                 return
             _require_connections(cursor, found)
-            # Whoever comes first makes schema and tables; others wait for it here.
+            # The first process creates schema and tables; others wait for it here.
             cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
             cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
             with dg.DagsterInstance.get():
@@ -124,15 +122,15 @@ def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
 
 
 def unreachable(error: BaseException, found: Server) -> TargetError:
-    """What a driver or Dagster said of the target; raise it ``from None``, as they repeat URLs."""
+    """The error for an unreachable target; raise it ``from None``, because drivers repeat URLs."""
     return TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
 
 
 def require_connections(found: Server) -> None:
-    """Refuse a run for which the server has too few connections left.
+    """Refuse a run if the server has too few free connections.
 
     Raises:
-        Transient: says how many there are, and how many are needed.
+        Transient: says how many are free, and how many are needed.
         TargetError: the target does not answer.
     """
     opened = session.connect(

@@ -1,11 +1,11 @@
-"""What is looked at to tell whether what runs for good is well, and how it was found."""
+"""The components that a health check examines, and its results."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Component(StrEnum):
-    """What is looked at."""
+    """A component of a running installation."""
 
     TARGET = "target"
     CODE = "code"
@@ -17,13 +17,7 @@ class Component(StrEnum):
 
 @dataclass(frozen=True)
 class Reading:
-    """How one thing is.
-
-    Attributes:
-        component: what was looked at.
-        ok: whether it is as it should be.
-        detail: what was found.
-    """
+    """The health of a component."""
 
     component: Component
     ok: bool

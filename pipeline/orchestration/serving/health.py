@@ -39,50 +39,50 @@ _EVERYWHERE = ("0.0.0.0", "::", "")  # noqa: S104  # compared with, not bound to
 
 
 def readings(settings: Settings, components: Collection[Component]) -> list[Reading]:
-    """Look at some things, or at all where none is named.
+    """Examine some components, or all if none is named.
 
     Raises:
         SettingsError: a setting is malformed.
     """
     return [
-        _read(component, look, settings)
-        for component, look in _LOOKS.items()
+        _read(component, inspect, settings)
+        for component, inspect in _INSPECTIONS.items()
         if not components or component in components
     ]
 
 
-def tell_changes(
+def send_changes(
     settings: Settings, found: Sequence[Reading], who: Sequence[Receiver]
 ) -> list[NotDelivered]:
-    """Tell receivers of what is unwell for the second time in a row, and of each thing once.
+    """Send an alert for each component that is failing for the second time in a row, once.
 
-    What was seen and told is noted in files, which go when the thing is well again.
+    Files record what was seen and sent; they are removed when the component recovers.
 
     Returns:
-        Who could not be told; they are tried again next time.
+        Failed deliveries; the next call tries them again.
 
     Raises:
-        SettingsError: nothing can be noted.
+        SettingsError: the files cannot be written.
     """
     try:
-        told = private.folder(private.home(settings.pipeline_home) / "unwell")
-        return [error for each in who if (error := _tell(each, found, told)) is not None]
+        notes = private.folder(private.home(settings.pipeline_home) / "unwell")
+        return [error for each in who if (error := _send(each, found, notes)) is not None]
     except (OSError, FilesError) as error:
         why = getattr(error.__cause__ or error, "strerror", None) or error
         raise SettingsError(
-            f"What is unwell cannot be noted in {settings.pipeline_home} ({why})",
-            remedy="Give PIPELINE_HOME room and rights",
+            f"The state of alerts cannot be stored in {settings.pipeline_home} ({why})",
+            remedy="Free disk space and check the permissions of PIPELINE_HOME",
         ) from error
 
 
-def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDelivered | None:
+def _send(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDelivered | None:
     new: list[tuple[Reading, Path]] = []
     for reading in found:
         note = folder / f"{reading.component}.{receiver.name}"
         if reading.ok:
             note.unlink(missing_ok=True)
         elif not note.exists():
-            # A restart is over at the next look, and nobody needs to know of it.
+            # A restart is over before the next check and needs no alert.
             private.write_text(note, "seen")
         elif note.read_text() == "seen":
             new.append((reading, note))
@@ -91,20 +91,20 @@ def _tell(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
     names = ", ".join(reading.component for reading, _ in new)
     lines = tuple(f"{reading.component}: {reading.detail}" for reading, _ in new)
     try:
-        receiver.send(Alert("unwell", f"{names} unwell", lines=lines))
+        receiver.send(Alert("unwell", f"{names} failing", lines=lines))
     except NotDelivered as error:
         return error
     for _, note in new:
-        private.write_text(note, "told")
+        private.write_text(note, "sent")
     return None
 
 
-_Look = Callable[[Settings], tuple[bool, str]]
+_Inspect = Callable[[Settings], tuple[bool, str]]
 
 
-def _read(component: Component, look: _Look, settings: Settings) -> Reading:
+def _read(component: Component, inspect: _Inspect, settings: Settings) -> Reading:
     try:
-        ok, detail = look(settings)
+        ok, detail = inspect(settings)
     except PipelineError as error:
         ok, detail = False, str(error)
     except storage.ERRORS as error:
@@ -122,14 +122,14 @@ def _target(settings: Settings) -> tuple[bool, str]:
 def _code(settings: Settings) -> tuple[bool, str]:
     if services.answers(settings.code_socket):
         return True, f"answers on {settings.code_socket}"
-    return False, f"nobody answers on {settings.code_socket}"
+    return False, f"no server answers on {settings.code_socket}"
 
 
 def _webserver(settings: Settings) -> tuple[bool, str]:
     host = "127.0.0.1" if settings.ui_host in _EVERYWHERE else settings.ui_host
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.ui_port}/server_info"
     try:
-        # No proxy: it is on this machine.
+        # No proxy, because the server is on this machine.
         with httpx.Client(timeout=_SECONDS, trust_env=False) as client:
             answer = client.get(url)
     except httpx.HTTPError as error:
@@ -144,24 +144,24 @@ def _daemon(settings: Settings) -> tuple[bool, str]:
     ages = {name: time.time() - beats[name].timestamp for name in wanted if name in beats}
     late = [name for name in wanted if ages.get(name, HEARTBEAT_SECONDS) >= HEARTBEAT_SECONDS]
     if late:
-        return False, f"no sign of {', '.join(late)} for {_ago(HEARTBEAT_SECONDS)}"
-    return True, f"gave a sign {_ago(max(ages.values()))} ago"
+        return False, f"no heartbeat of {', '.join(late)} for {_ago(HEARTBEAT_SECONDS)}"
+    return True, f"last heartbeat {_ago(max(ages.values()))} ago"
 
 
 def _sync(settings: Settings) -> tuple[bool, str]:
     found = [_sync_of(each, settings) for each in settings.enabled]
     several = len(found) > 1
     detail = [
-        f"{each.name}: {told}" if several else told
-        for each, (_, told) in zip(settings.enabled, found, strict=True)
+        f"{each.name}: {state}" if several else state
+        for each, (_, state) in zip(settings.enabled, found, strict=True)
     ]
     return all(ok for ok, _ in found), "; ".join(detail)
 
 
 def _sync_of(migration: Migration, settings: Settings) -> tuple[bool, str]:
-    """Whether the newest sync that succeeded is not older than two ticks of a schedule that is on.
+    """Whether the last successful sync is at most two intervals of an active schedule old.
 
-    Where there was none since the schedule was switched on, that moment counts.
+    If there was none since the schedule was switched on, that moment counts.
     """
     job = migration.named("sync")
     with _instance(settings) as instance:
@@ -170,22 +170,22 @@ def _sync_of(migration: Migration, settings: Settings) -> tuple[bool, str]:
         succeeded = dg.RunsFilter(job_name=job, statuses=[dg.DagsterRunStatus.SUCCESS])
         newest = instance.get_run_records(succeeded, limit=1)
     if no := _rests(migration, settings):
-        return True, f"rests: {no[0].lower()}{no[1:]}"
+        return True, f"paused: {no[0].lower()}{no[1:]}"
     running = [state for state in states if state.is_running]
     if not running:
-        said = "has not ticked yet" if settings.sync_on and not states else "is off"
-        return True, f"the schedule {said}"
+        schedule = "has not ticked yet" if settings.sync_on and not states else "is off"
+        return True, f"the schedule {schedule}"
     started = (getattr(state.instigator_data, "start_timestamp", None) for state in running)
     since = max([moment for moment in started if moment] + [run.end_time or 0 for run in newest])
     limit = 2 * schedules.interval(settings.sync_cron)
     age = time.time() - since
-    what = "the newest sync that succeeded ended" if newest else "none succeeded since switched on"
-    detail = f"{what}, {_ago(age)} ago; at most {_ago(limit.total_seconds())} are well"
+    what = "the last successful sync ended" if newest else "no sync has succeeded since the start"
+    detail = f"{what}, {_ago(age)} ago; the limit is {_ago(limit.total_seconds())}"
     return age <= limit.total_seconds(), detail
 
 
 def _rests(migration: Migration, settings: Settings) -> str | None:
-    """Why nothing is to follow the source any more, None where it is."""
+    """Why syncs have ended, as a sentence; None if they go on."""
     found = server(settings)
     with Target.connect(found.target_url, shown=found.target_shown) as target:
         return states.says_no(target, migration.name)
@@ -193,19 +193,19 @@ def _rests(migration: Migration, settings: Settings) -> str | None:
 
 def _disk(settings: Settings) -> tuple[bool, str]:
     home = settings.pipeline_home
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
     sources = [settings.source_path(each) for each in settings.enabled]
     size = sum(source.stat().st_size for source in sources if source.exists())
-    needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(there).free
-    detail = f"{there} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
+    needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(existing).free
+    detail = f"{existing} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
     return free >= needed, detail
 
 
 def _instance(settings: Settings) -> dg.DagsterInstance:
-    """Dagster's instance, which is not made by asking for it.
+    """Dagster's instance, without creating its tables.
 
     Raises:
-        TargetError: there is none in the target.
+        TargetError: the target has none.
     """
     found = server(settings)
     storage.name_it(found, settings)
@@ -230,7 +230,7 @@ def _ago(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-_LOOKS: dict[Component, _Look] = {
+_INSPECTIONS: dict[Component, _Inspect] = {
     Component.TARGET: _target,
     Component.CODE: _code,
     Component.WEBSERVER: _webserver,

@@ -1,4 +1,4 @@
-"""Dagster's application as it is served here, and the server that runs it."""
+"""Dagster's application with the guard, and the server that runs it."""
 
 import json
 from http import HTTPStatus
@@ -34,24 +34,24 @@ _STATEMENT_MILLISECONDS = 15_000
 _POOL_SECONDS = 3600
 _POOL_OVERFLOW = 20
 _POLL_MILLISECONDS = 2000
-"""How often pages ask for news of assets. These four are what Dagster's own command takes."""
+"""Interval at which pages poll assets. These values are those of Dagster's own command."""
 
 
 class Webserver(DagsterWebserver[Context, WorkspaceRequestContext]):
-    """Dagster's webserver, which executes nothing that comes by GET."""
+    """Dagster's webserver, which executes nothing that arrives by GET."""
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
         """The page GraphiQL for a person, and one operation for a POST of JSON."""
         if request.method == "POST":
             return await self._operation(request)
-        # The same question that Dagster asks, which executes ?query= where the answer is no.
+        # Dagster makes the same test, and otherwise executes ?query=.
         if "text/html" not in request.headers.get("Accept", ""):
             return _refused(HTTPStatus.METHOD_NOT_ALLOWED, "Send operations by POST.")
         page: Response = await super().graphql_http_endpoint(request)
         return page
 
     async def _operation(self, request: Request) -> Response:
-        # Not left to Dagster, which looks for the query in the address where it finds no JSON.
+        # Dagster would look for the query in the URL if the body is not JSON.
         try:
             asked = json.loads(await request.body())
         except (ValueError, RecursionError):
@@ -64,7 +64,7 @@ class Webserver(DagsterWebserver[Context, WorkspaceRequestContext]):
         return _refused(HTTPStatus.BAD_REQUEST, "Send one operation, as an object with query.")
 
     def build_routes(self) -> list[BaseRoute]:
-        """Dagster's, but for notebooks: these are pages of files, and run as the UI's own."""
+        """Dagster's routes without notebooks, whose pages would run with the UI's origin."""
         routes: list[BaseRoute] = super().build_routes()  # type: ignore[no-untyped-call]
         return [each for each in routes if getattr(each, "path", None) not in _NOTEBOOKS]
 
@@ -74,12 +74,12 @@ def _refused(status: HTTPStatus, detail: str) -> Response:
 
 
 def application(context: Context, ui: UiSettings, *, listening: str) -> ASGIApp:
-    """The UI as it is served.
+    """The UI with login, guard and headers.
 
     Args:
         context: Dagster's instance and code.
-        ui: who is let in, and from where.
-        listening: the address it listens on.
+        ui: settings of login and origin.
+        listening: the address that the server listens on.
     """
     dagster: ASGIApp = Webserver(context, "", _POLL_MILLISECONDS).create_asgi_app()
     return StrictHeaders(
@@ -92,12 +92,7 @@ def application(context: Context, ui: UiSettings, *, listening: str) -> ASGIApp:
 
 
 def serve(settings: Settings, *, workspace: Path) -> None:
-    """Serve the UI until SIGTERM.
-
-    Args:
-        settings: where it listens, and who is let in.
-        workspace: the file that names the code.
-    """
+    """Serve the UI until SIGTERM; ``workspace`` is the file that names the code."""
     configure_loggers(formatter="colored", log_level="INFO")
     setup_interrupt_handlers()
     with dg.DagsterInstance.get() as instance:
@@ -110,7 +105,7 @@ def serve(settings: Settings, *, workspace: Path) -> None:
                 host=settings.ui_host,
                 port=settings.ui_port,
                 log_level="warning",
-                # Whom a proxy speaks for is ours to decide, and only where a setting says so.
+                # Only the login evaluates headers of proxies, and only if a setting allows it.
                 proxy_headers=False,
                 server_header=False,
                 ws_max_size=MAX_BODY,

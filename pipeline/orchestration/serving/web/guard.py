@@ -1,7 +1,7 @@
-"""What reaches Dagster's application at all, decided before a byte of it is interpreted.
+"""Requests are checked here before Dagster's application interprets them.
 
-Reading is open to who is logged in. Whatever may change something is a POST of JSON from a page of
-the UI itself, or one that brings the token, as scripts do. A WebSocket is held to the same, since
+Reading needs a login only. A request that can change something has to be a POST of JSON that comes
+from a page of the UI or carries the token, as scripts do. The same holds for a WebSocket, because
 browsers let every page open one.
 """
 
@@ -20,11 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pipeline.config.origins import Addresses, Host, Origin
 
 MAX_BODY = 2**20
-"""Bytes of a request; the largest that the UI sends is the configuration of a run."""
+"""Maximum bytes of a request; the UI's largest request is the configuration of a run."""
 BODY_SECONDS = 30.0
 READING = ("GET", "HEAD")
 FORMS = ("/login", "/logout")
-"""Paths of forms, which browsers send in another type; see ``login``."""
+"""Paths of forms, which browsers send with another content type; see ``login``."""
 
 _FORM = "application/x-www-form-urlencoded"
 _JSON = "application/json"
@@ -32,10 +32,10 @@ _POLICY_VIOLATION = 1008
 
 
 class Refused(Exception):
-    """A request that goes no further."""
+    """A refused request."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
-        """Say with which status, why, and what to do."""
+        """Take the status, and a text with the reason and what to do."""
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -46,10 +46,10 @@ class Head:
     """A request without its body.
 
     Attributes:
-        method: of HTTP, in capitals; ``WEBSOCKET`` where one is to be opened.
+        method: in capitals; ``WEBSOCKET`` for the request to open one.
         path: decoded.
-        target: path and query as they were sent.
-        headers: names in lower case, in order; a name may come twice.
+        target: path and query as sent.
+        headers: names in lower case, in order; a name may occur twice.
     """
 
     method: str
@@ -59,7 +59,7 @@ class Head:
 
     @classmethod
     def of(cls, scope: Scope) -> "Head":
-        """The head of what an ASGI server received."""
+        """The head of an ASGI request."""
         method = "WEBSOCKET" if scope["type"] == "websocket" else scope["method"]
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         target = scope.get("raw_path") or quote(scope["path"]).encode()
@@ -72,25 +72,25 @@ class Head:
         return [value.decode("latin-1") for key, value in self.headers if key == name.encode()]
 
     def one(self, name: str) -> str | None:
-        """The value of a header, None where there is none.
+        """The value of a header; None if it is missing.
 
         Raises:
-            Refused: there are several, of which each reader might take another one.
+            Refused: the header occurs several times, and readers might pick different ones.
         """
         found = self.all(name)
         if len(found) > 1:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} comes several times.")
+            raise Refused(HTTPStatus.BAD_REQUEST, f"The header {name} occurs several times.")
         return found[0].strip() if found else None
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Refuses what is not meant for the UI, or not sent by it.
+    """Refuses requests that do not address the UI, or that other sites send.
 
     Attributes:
-        app: what is guarded.
-        addresses: the UI's own.
-        token: by which scripts are known; None where there is none.
+        app: the guarded application.
+        addresses: addresses of the UI.
+        token: the token of scripts; None if none is set.
     """
 
     app: ASGIApp
@@ -98,7 +98,7 @@ class Guard:
     token: SecretStr | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it."""
+        """Forward a request, or answer it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -113,10 +113,10 @@ class Guard:
         await self.app(scope, receive, send)
 
     def check(self, head: Head) -> None:
-        """Look at a request's head.
+        """Check a request's head.
 
         Raises:
-            Refused: it goes no further.
+            Refused: the request is not allowed.
         """
         self._check_sender(head, self._host(head))
         if head.method in (*READING, "WEBSOCKET"):
@@ -137,19 +137,19 @@ class Guard:
         if not self.addresses.know(host):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
-                "The UI is not known by the name in this address. Set UI_ORIGIN to the address"
-                " under which people open it, such as https://pipeline.example.org.",
+                "The host name of this request is not a name of the UI. Set UI_ORIGIN to the"
+                " address that people open, such as https://pipeline.example.org.",
             )
         return host
 
     def _check_sender(self, head: Head, host: Host) -> None:
-        """Refuse what a page of another site sends, or what nobody vouches for."""
+        """Refuse a request of another site's page, or one without origin and token."""
         given = head.one("origin")
         if given is not None:
             if not self._is_own(given, host):
                 raise Refused(
                     HTTPStatus.FORBIDDEN,
-                    "A page of another site sent this request. If it is the UI's own, set"
+                    "A page of another site sent this request. If it was the UI itself, set"
                     " UI_ORIGIN to its address.",
                 )
         elif head.method not in READING and not has_token(head, self.token):
@@ -169,10 +169,10 @@ class Guard:
 
 
 def has_token(head: Head, token: SecretStr | None) -> bool:
-    """Whether a request brings the token.
+    """Whether a request carries the token.
 
     Raises:
-        Refused: it brings several.
+        Refused: it carries several.
     """
     scheme, _, given = (head.one("authorization") or "").partition(" ")
     if token is None or scheme.lower() != "bearer":
@@ -181,7 +181,7 @@ def has_token(head: Head, token: SecretStr | None) -> bool:
 
 
 def same_secret(given: str, secret: SecretStr) -> bool:
-    """Whether two secrets are equal; the time it takes tells nothing of them."""
+    """Compare two secrets in constant time."""
     digests = [
         hashlib.sha256(each.encode()).digest() for each in (given, secret.get_secret_value())
     ]
@@ -189,9 +189,9 @@ def same_secret(given: str, secret: SecretStr) -> bool:
 
 
 def embeds(head: Head) -> bool:
-    """Whether a page of another site fetches this as a part of itself, by the browser's own word.
+    """Whether the browser reports that a page of another site embeds this address.
 
-    A link that somebody follows is no part (W3C Fetch Metadata).
+    Following a link is not embedding (W3C Fetch Metadata).
     """
     if set(head.all("sec-fetch-site")) <= {"same-origin", "none"}:
         return False
@@ -199,10 +199,10 @@ def embeds(head: Head) -> bool:
 
 
 async def body_of(head: Head, receive: Receive) -> bytes:
-    """A request's body, as long as it is small and comes soon.
+    """A request's body.
 
     Raises:
-        Refused: it is neither.
+        Refused: it is too large or takes too long.
     """
     too_large = Refused(
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A request has at most {MAX_BODY:,} bytes."
@@ -221,12 +221,14 @@ async def body_of(head: Head, receive: Receive) -> bytes:
                 if len(body) > MAX_BODY:
                     raise too_large
     except TimeoutError:
-        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "The request did not come to its end.") from None
+        raise Refused(
+            HTTPStatus.REQUEST_TIMEOUT, "The request was not complete within the time limit."
+        ) from None
     return bytes(body)
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:
-    """A body that was read already, for the application to read again."""
+    """A receiver that returns an already read body."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -236,10 +238,10 @@ def replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def answer(refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell whoever sent a request why it goes no further."""
+    """Answer a refused request with the reason."""
     if scope["type"] == "websocket":
-        # Before it is accepted, this is an answer of 403 (ASGI, websocket.close).
+        # Before the WebSocket is accepted, ASGI turns this into status 403.
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
         return
-    said = PlainTextResponse(f"{refused.detail}\n", refused.status)
-    await said(scope, receive, send)
+    response = PlainTextResponse(f"{refused.detail}\n", refused.status)
+    await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Headers of every answer: what browsers are told not to do with it."""
+"""Security headers of every answer."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 HEADERS = {
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # Also for forms: by "no-referrer" browsers withhold the origin of the UI's own.
+    # With "no-referrer" browsers would omit the origin of the UI's own forms.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -19,27 +19,27 @@ POLICY = (
     " form-action 'self'; connect-src 'self'; font-src 'self' data:; img-src 'self' data: blob:;"
     " media-src 'self'; worker-src 'self' blob:"
 )
-"""Beside the policy that Dagster sends with its page, which says what scripts it runs; both hold.
+"""Applies in addition to the policy of Dagster's page, which restricts scripts.
 
-With this one nothing in a page can call anybody but the UI.
+With this policy nothing in a page can contact any other server than the UI.
 """
 
 
 @dataclass(frozen=True)
 class StrictHeaders:
-    """Adds the headers to every answer of an application."""
+    """Adds the headers to every answer."""
 
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and the answer back with its headers."""
+        """Forward a request, and add the headers to its answer."""
 
         async def strict(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
                 headers.append("Content-Security-Policy", POLICY)
-                # Rows and logs are in it: no cache that others share may keep it.
+                # Answers contain rows and logs, which no shared cache may store.
                 headers.setdefault("Cache-Control", "private")
             await send(message)
 

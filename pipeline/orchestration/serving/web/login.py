@@ -1,6 +1,6 @@
-"""Who is let in: by a password and a session, by the token, or by a proxy that has asked.
+"""Login by password and session, by token, or by a proxy that authenticates users.
 
-Without one of these settings everybody is who reaches the port; see ``settings.UiSettings``.
+Without any of these settings everybody who reaches the port has access; see ``UiSettings``.
 """
 
 import re
@@ -29,14 +29,14 @@ from pipeline.orchestration.serving.web.guard import (
 )
 
 ATTEMPTS = 10
-"""Wrong passwords within ``ATTEMPT_SECONDS``, from wherever: an address can be changed."""
+"""Wrong passwords within ``ATTEMPT_SECONDS``, from all addresses together."""
 ATTEMPT_SECONDS = 60.0
 HEALTH = "/server_info"
-"""Tells versions and nothing else, to probes that know no password."""
+"""Reports versions only, for probes without a password."""
 
 _MAX_SESSIONS = 1000
 _LOCAL = re.compile(r"/(?![/\\])[!-\[\]-~]*")
-"""A path of this server: browsers read // and /\\ as the name of another one."""
+"""A path of this server; browsers read // and /\\ as the name of another server."""
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>pipeline</title>
@@ -55,14 +55,14 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 @dataclass
 class Sessions:
-    """Who is logged in, in the memory of this process: a restart logs everybody out."""
+    """Sessions in the memory of this process; a restart logs everybody out."""
 
     hours: float
     _ends: dict[str, float] = field(default_factory=dict)
     _wrong: list[float] = field(default_factory=list)
 
     def start(self) -> str:
-        """A new session; returns its secret name. The oldest of very many ends."""
+        """Start a session and return its secret name; beyond the limit the oldest one ends."""
         now = time.monotonic()
         self._ends = {name: end for name, end in self._ends.items() if end > now}
         while len(self._ends) >= _MAX_SESSIONS:
@@ -72,15 +72,15 @@ class Sessions:
         return name
 
     def lasts(self, name: str) -> bool:
-        """Whether a session was started and has not ended."""
+        """Whether a session is active."""
         return self._ends.get(name, 0.0) > time.monotonic()
 
     def end(self, name: str) -> None:
-        """End a session, if there is one of this name."""
+        """End a session, if it exists."""
         self._ends.pop(name, None)
 
     def may_try(self) -> bool:
-        """Whether another password may be tried now."""
+        """Whether another attempt is allowed now."""
         since = time.monotonic() - ATTEMPT_SECONDS
         self._wrong = [moment for moment in self._wrong if moment > since]
         return len(self._wrong) < ATTEMPTS
@@ -92,14 +92,14 @@ class Sessions:
 
 @dataclass(frozen=True)
 class Login:
-    """Lets only those through who may."""
+    """Forwards requests of authenticated users only."""
 
     app: ASGIApp
     ui: UiSettings
     sessions: Sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or ask who sends it."""
+        """Forward a request, or ask for a login."""
         if scope["type"] not in ("http", "websocket") or not self.ui.has_login:
             await self.app(scope, receive, send)
             return
@@ -125,7 +125,7 @@ class Login:
         )
 
     def _vouched(self, head: Head, scope: Scope) -> bool:
-        """Whether a proxy that is trusted names a user."""
+        """Whether a trusted proxy names a user."""
         if self.ui.user_header is None:
             return False
         peer = ip_address((scope.get("client") or ("::",))[0].partition("%")[0])
@@ -137,19 +137,19 @@ class Login:
 
     @property
     def _cookie(self) -> str:
-        # By this prefix browsers take it from this very host alone, and only by TLS (RFC 6265bis).
+        # Browsers accept a cookie with this prefix only from this host and over TLS (RFC 6265bis).
         return "__Host-pipeline" if self.ui.secure else "pipeline"
 
     def _session(self, head: Head) -> str:
-        # Cookies of other ports of this machine come along, whatever they are made of.
+        # Browsers also send cookies of other ports of this machine, which may be malformed.
         pairs = [each.strip().partition("=") for each in ";".join(head.all("cookie")).split(";")]
         return next((value for name, _, value in pairs if name == self._cookie), "")
 
     def _ask(self, head: Head) -> Response:
-        """What somebody gets who is not known: the form where a person can fill it in.
+        """The answer for an unknown user: the login form, if a browser asks.
 
         Raises:
-            Refused: it is no person, or there is no password to be asked for.
+            Refused: the client is not a browser, or no password is set.
         """
         if self.ui.password is None:
             raise Refused(
@@ -159,7 +159,7 @@ class Login:
         if head.method not in READING or "text/html" not in ",".join(head.all("accept")):
             raise Refused(HTTPStatus.UNAUTHORIZED, "Log in, or send the token.")
         if head.all("sec-fetch-site") == ["cross-site"]:
-            # On a link from elsewhere browsers keep the session back; on a step of our own not.
+            # On a link from another site browsers omit the strict cookie; a reload sends it.
             return _page(_AGAIN, HTTPStatus.OK)
         return _asking(head.target, "")
 
