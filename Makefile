@@ -53,7 +53,7 @@ check: $(READY) ## lint, type-check, hold the rule of imports, look for secrets 
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -n 0 pipeline_tests/unit/test_house.py
+	@$(BIN)/python -m pytest -q -n 0 pipeline_tests/unit/test_module_rules.py
 	@$(BIN)/python .ci/no_secrets.py
 	@$(BIN)/python .ci/audit.py
 

@@ -1,1 +1,1 @@
-"""What `make bench` runs: this engine, the limit it is held to, and other ways, in one run."""
+"""The benchmarks of `make bench`: this engine, a lower limit and other tools, in one run."""

@@ -1,8 +1,8 @@
-"""Notes for 10,000 contents with audio: `python -m bench.anki`, part of `make bench`.
+"""Benchmark notes for 10,000 contents with audio: `python -m bench.anki`, part of `make bench`.
 
-In one run, on one machine: the limit, which writes the same notes and files to an empty collection
-and proves nothing; the first sync into an empty collection; a sync with nothing changed; and one
-with 100 changes, half of them texts, half recordings. SCALE multiplies the contents.
+One run measures, on one machine: the limit, which writes the same notes and files to an empty
+collection without any proof; the first sync into an empty collection; a sync without changes; and
+a sync of 100 changes, half of them texts, half recordings. SCALE multiplies the contents.
 """
 
 import json
@@ -24,7 +24,7 @@ from pipeline.anki import contents
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Renderer
 from pipeline.anki.store.collection import CollectionFile, make_collection
-from pipeline.anki.store.notes import NewNote, tag_of
+from pipeline.anki.store.notes import NewNote, content_tag
 from pipeline.anki.sync import sync
 from pipeline.application import anki_tables
 from pipeline.application.manager import HybridDatabaseManager
@@ -52,7 +52,7 @@ INSERT INTO rankings (fragment_id, rank_score, assessed_by)
   SELECT id, 1 + id % 5, 'bench' FROM content_fragments WHERE id % 4 > 0;
 ANALYZE;
 """
-"""Four fragments a content, each with a rating; two of them with 15 KiB of audio."""
+"""Four fragments for each content, each with a rating; two of them with 15 KiB of audio."""
 
 _CHANGE = """
 UPDATE learning_content SET translation = translation || ', changed' WHERE id <= {half};
@@ -62,7 +62,7 @@ UPDATE fragment_assets SET asset_data = asset_data || 'x' WHERE id IN
 
 
 def main() -> int:
-    """Measure, print a table, write the results."""
+    """Measure, print a table and write the results."""
     scale = float(os.environ.get("SCALE") or 1)
     number = max(CHANGES, round(CONTENTS * scale))
     seconds: dict[str, float] = {}
@@ -108,7 +108,7 @@ def _run(url: str, statements: str) -> None:
 
 
 def _limit(manager: HybridDatabaseManager, path: Path) -> float:
-    """Seconds of writing rendered notes and their files, reading the files included."""
+    """Seconds to write rendered notes and their files, including reading the files."""
     make_collection(path, decks=[DECK])
     with manager.get_postgres_session(snapshot=True) as session:
         rendered = [Renderer().render(content) for content in contents.read(session)]
@@ -123,7 +123,7 @@ def _limit(manager: HybridDatabaseManager, path: Path) -> float:
                         DECK,
                         "Basic",
                         dict(zip(("Front", "Back"), each.fields, strict=True)),
-                        (tag_of(each.content_id),),
+                        (content_tag(each.content_id),),
                     )
                     for each in rendered
                 ]
@@ -139,7 +139,7 @@ def _sync(manager: HybridDatabaseManager, path: Path) -> tuple[Report, float]:
 
 
 def _require(expected: dict[str, int], report: Report, seconds: float) -> float:
-    """The seconds, if the report is what it should be."""
+    """The seconds, if the report is as expected."""
     found = {action: count for action, count in report.counts.items() if count}
     if found != expected:
         raise SystemExit(f"expected {expected}, got {found}")

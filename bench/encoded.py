@@ -1,7 +1,7 @@
-"""What the limit loads: each table as a file in PostgreSQL's binary COPY format.
+"""The input of the limit: each table as a file in PostgreSQL's binary COPY format.
 
-The files are made once per source, in a folder beside it, and hold exactly its rows. No clock runs
-while they are made.
+The files are created once per source, in a folder beside it, and contain exactly its rows. Creating
+them is not measured.
 """
 
 import shutil
@@ -21,12 +21,12 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def encoded_file(source: Path, table: Table) -> Path:
-    """Return where the binary COPY file of a table of this source is, or is to be."""
+    """The path of a table's binary COPY file; it need not exist."""
     return source.with_suffix(".copy") / table.name
 
 
 def encode(source: Path, url: str) -> None:
-    """Make the binary COPY files of a source, using the empty database at `url`."""
+    """Create the binary COPY files of a source, using the empty database at `url`."""
     final = source.with_suffix(".copy")
     unfinished = source.with_suffix(".copying")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -51,7 +51,7 @@ def _fill(table: Table, reader: sqlite3.Connection, cursor: extensions.cursor) -
 
 
 def _batches(rows: Iterator[tuple[object, ...]]) -> Iterator[StringIO]:
-    """Give rows in COPY's text format, in pieces of about four million characters."""
+    """Rows in COPY's text format, in batches of about four million characters."""
     batch = StringIO()
     for row in rows:
         batch.write("\t".join(map(_text, row)) + "\n")

@@ -1,15 +1,15 @@
-"""The engine alone: the first move of a source, the move again, and syncs of what changed.
+"""Benchmark the engine alone: the first move of a source, a second move, syncs and a cut-over.
 
 usage: python -m bench.engine load|engine|sync|cutover SOURCE URL
 
-Prints one line of JSON, seconds by what they were spent on. ``engine`` moves as a run does, moves
-again, and checks what is committed as ``verify`` does.
-``load`` fills no table ahead, so that the seconds of the proof can be left out of it: what remains
-is the whole of the first move but re-reading and comparing both sides.
-``sync`` moves a copy of the source, then lets the target follow: nothing changed, then a thousand
-rows, a quarter in each table; by dates and sizes, and then the same with the source tracked.
-``cutover`` moves a copy of the source, cuts over while a thousand rows are written until it is
-frozen, writes a thousand rows to the target, and goes back.
+Prints seconds by operation as one line of JSON.
+``engine`` moves like a run, moves again, and checks the committed rows like ``verify``.
+``load`` does not fill tables ahead of their turn, so the seconds of the proof can be subtracted:
+the rest is the first move without reading and comparing both sides again.
+``sync`` moves a copy of the source, then syncs the target: without changes, then with a thousand
+changed rows, a quarter in each table; first by dates and sizes, then with a tracked source.
+``cutover`` moves a copy of the source, cuts over while a thousand rows are written before the
+freeze, writes a thousand rows to the target, and rolls back.
 """
 
 import json
@@ -25,17 +25,17 @@ from pathlib import Path
 from bench.memory import peak_mib
 from pipeline.core.place import PUBLIC
 from pipeline.cutover.rollback import roll_back
-from pipeline.cutover.steps import Site, go_live
+from pipeline.cutover.steps import CutoverContext, go_live
 from pipeline.declared.rules import TableRules
 from pipeline.migrations.content import metadata
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.proof.verification import Sample, verify_table
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
-from pipeline.move.run.mover import Mover
-from pipeline.move.run.scope import Changes, Everything, Scope
-from pipeline.move.run.transaction import Move
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.run.mover import FullMover
+from pipeline.move.run.scope import ChangesOnly, Everything, Scope
+from pipeline.move.run.transaction import MoveResult
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres import session
 from pipeline.postgres.target import Target
@@ -43,15 +43,15 @@ from pipeline.sqlite import tracking
 from pipeline.sqlite.snapshot import take_snapshot
 
 
-class InTurn(Mover):
-    """A mover that fills no table before its turn."""
+class InTurn(FullMover):
+    """A mover that does not fill a table before its turn."""
 
     def _begin(self, *_: object) -> None:
         return None
 
 
-def move_all(source: Path, url: str, folder: Path) -> tuple[float, float, list[Move]]:
-    """Move every table; returns seconds of the snapshot, seconds of the moves, and the moves."""
+def move_all(source: Path, url: str, folder: Path) -> tuple[float, float, list[MoveResult]]:
+    """Move all tables; returns seconds of the snapshot, seconds of the moves, and the moves."""
     started = time.perf_counter()
     with (
         Target.connect(url, shown="bench") as target,
@@ -62,15 +62,15 @@ def move_all(source: Path, url: str, folder: Path) -> tuple[float, float, list[M
     return snapshot.seconds, time.perf_counter() - started - snapshot.seconds, moves
 
 
-def _run(views: SourceViews, target: Target, scope: Scope) -> Iterator[Move]:
+def _run(views: SourceViews, target: Target, scope: Scope) -> Iterator[MoveResult]:
     tables, options = metadata.sorted_tables, MoveOptions("bench")
     return engine.run(tables, views, target, PUBLIC, scope, options)
 
 
 def verify_all(source: Path, url: str, folder: Path) -> float:
-    """Check every value of what is committed; returns seconds, those of the snapshot aside."""
+    """Check every committed value; returns seconds without those of the snapshot."""
     tables = metadata.sorted_tables
-    opened = Source(take_snapshot(source, folder / "snapshot.db", tables=tables))
+    opened = SourceView(take_snapshot(source, folder / "snapshot.db", tables=tables))
     everything = Sample(bytes=2**62, seed=0)
     started = time.perf_counter()
     with Target.connect(url, shown="bench") as target:
@@ -86,7 +86,7 @@ def verify_all(source: Path, url: str, folder: Path) -> float:
 
 
 def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
-    """Seconds of syncs, connecting included."""
+    """Seconds of syncs, including the connection."""
     tables = metadata.sorted_tables
     copy = folder / "source.db"
     found = {}
@@ -97,7 +97,7 @@ def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
         if tracked:
             tracking.switch_on(copy, tables)
         move_all(copy, url, folder)
-        _settle(url)
+        _wait_for_disk(url)
         _sync(copy, url, folder)
         found[f"{way}, nothing changed"] = _sync(copy, url, folder)
         _change(copy, rows=1_000)
@@ -106,29 +106,29 @@ def sync_after(source: Path, url: str, folder: Path) -> dict[str, float]:
 
 
 class _Views(SourceViews):
-    """Views of the source; the application writes until the last moment before it is frozen."""
+    """Views of the source; an application writes to it just before the freeze."""
 
     before_freeze = True
 
     def release(self) -> None:
-        """Let the source go, and then write, once the live file had been pinned."""
-        asked = self._live is not None
+        """Release the source; the first time that the live file was pinned, then write to it."""
+        pinned = self._live is not None
         super().release()
-        if asked and self.before_freeze:
+        if pinned and self.before_freeze:
             self.before_freeze = False
             _change(self._locate(), rows=1_000)
 
 
 def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
-    """Seconds of a cut-over, of which nobody could write, and of the way back."""
+    """Seconds of a cut-over, of blocked writes during it, and of the rollback."""
     copy, tables = folder / "source.db", metadata.sorted_tables
     shutil.copyfile(source, copy)
     with closing(sqlite3.connect(copy)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
     move_all(copy, url, folder)
-    _settle(url)
+    _wait_for_disk(url)
     with Target.connect(url, shown="bench") as target, target.lock():
-        site = Site(
+        site = CutoverContext(
             copy,
             _Views(lambda: copy, folder / "runs", name="cutover"),
             target,
@@ -139,9 +139,12 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
         )
         started = time.perf_counter()
         outcome = go_live(site, outside=())
-        whole = time.perf_counter() - started
+        total = time.perf_counter() - started
         if outcome.state != "live" or outcome.caught_up != 1_000:
-            raise SystemExit(f"it is {outcome.state}, {outcome.caught_up} rows were caught up")
+            raise SystemExit(
+                f"The cut-over ended in state {outcome.state} with {outcome.caught_up} synced rows,"
+                " not in state live with 1,000"
+            )
         with target.transaction():
             for table in tables:
                 target.run(
@@ -151,24 +154,24 @@ def cut_over(source: Path, url: str, folder: Path) -> dict[str, float]:
         started = time.perf_counter()
         returned = roll_back(site, folder)
         back = time.perf_counter() - started
-        if sum(table.updated for table in returned) != 1_000:
-            raise SystemExit(f"{sum(table.updated for table in returned)} rows came back")
+        if (rows := sum(table.updated for table in returned)) != 1_000:
+            raise SystemExit(f"The rollback updated {rows} rows, not 1,000")
     return {
-        "cut-over, 1,000 changes": whole,
+        "cut-over, 1,000 changes": total,
         "cut-over, writes blocked": outcome.blocked_seconds or 0.0,
         "way back, 1,000 changes": back,
     }
 
 
-def _settle(url: str) -> None:
-    """Wait until a write would show in the file's time, and what was moved is on the disk."""
+def _wait_for_disk(url: str) -> None:
+    """Wait until moved rows are on disk, and until a write would change the file's timestamp."""
     with closing(session.connect(url, shown="the target")) as connection:
         connection.cursor().execute("CHECKPOINT")
     time.sleep(1.1)
 
 
 def _change(source: Path, *, rows: int) -> None:
-    """Date rows anew, as many in each table, spread evenly over the keys."""
+    """Update the dates of rows, the same number in each table, evenly spread over the keys."""
     tables = metadata.sorted_tables
     with closing(sqlite3.connect(source)) as connection, connection:
         for table in tables:
@@ -188,7 +191,7 @@ def _sync(source: Path, url: str, folder: Path) -> float:
         Target.connect(url, shown="bench") as target,
         SourceViews(lambda: source, folder / "runs", name="sync") as views,
     ):
-        list(_run(views, target, Changes(or_everything=False)))
+        list(_run(views, target, ChangesOnly(or_everything=False)))
     return time.perf_counter() - started
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of the process that asks."""
+"""Peak memory of this process and its children."""
 
 import resource
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 def peak_mib() -> float:
     """Return the peak resident memory of this process in MiB.
 
-    On Linux `ru_maxrss` of a new process starts at the size of the one that started it, while
-    `VmHWM` begins at its own program; see proc(5) and getrusage(2).
+    On Linux, `ru_maxrss` of a new process starts at the size of its parent, while `VmHWM` covers
+    the process alone; see proc(5) and getrusage(2).
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -25,5 +25,5 @@ def children_peak_mib() -> float:
 
 
 def _mib(ru_maxrss: int) -> float:
-    """Convert `ru_maxrss`, which macOS gives in bytes and Linux in KiB."""
+    """Convert `ru_maxrss`, which is in bytes on macOS and in KiB on Linux."""
     return ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -1,7 +1,7 @@
-"""The plan's own way: query all rows, build ORM objects, add them, commit, table by table.
+"""A move through an ORM: query all rows, build objects, add them and commit, table by table.
 
-Models, `_serialize`-to-dictionary and `Model(**item)` are as in the plan's exporter and importer.
-Kinder than the plan in one thing: ids are kept, so no flush per fragment is needed to learn them.
+Models, `_serialize` and `Model(**item)` are as in the original plan's exporter and importer. Unlike
+in the plan, ids are preserved, so no flush per fragment is needed to obtain them.
 """
 
 from datetime import datetime
@@ -19,7 +19,7 @@ _SCORE = Float().with_variant(Numeric(3, 2), "postgresql")
 
 
 class Base(DeclarativeBase):
-    """Types that both databases share: JSON is JSONB and time has a zone in PostgreSQL."""
+    """Types of both databases; in PostgreSQL, JSON is JSONB and times have a time zone."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         list[str]: _JSON,
@@ -91,7 +91,7 @@ class Ranking(Base):
 
 
 def move(source: Path, url: str) -> None:
-    """Move the four tables into the empty database at `url`, keys and indexes made first."""
+    """Move the four tables into the empty database at `url`, after creating keys and indexes."""
     reader = create_engine(f"sqlite:///{source}")
     writer = create_engine(
         url.replace("postgresql://", "postgresql+psycopg2://", 1),

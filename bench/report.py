@@ -1,4 +1,4 @@
-"""What was measured, against its goals: a table for people and `results.json` for programs."""
+"""Compare measurements with goals: a table for people and `results.json` for programs."""
 
 import json
 from collections.abc import Sequence
@@ -48,15 +48,15 @@ SECOND_GOALS = {
     "sync, tracked, 1,000 changes": 1.0,
     "cut-over, writes blocked": 2.0,
 }
-"""What a schedule every few minutes can bear; on a source ten times as large, half more;
-and how long an application may wait for its cut-over."""
+"""Limits for a schedule that runs every few minutes (half more for a source ten times as large),
+and for the time that a cut-over blocks writes."""
 RATIO_AIMS = {"engine, load": 1.25}
 ENGINE_PEAK_MIB = 400.0
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement of one way; the peak is None where no process had it to itself."""
+    """One measurement of one way; the peak is None if it cannot be attributed to one process."""
 
     workload: str
     way: str
@@ -66,7 +66,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Result:
-    """One way over all rounds: median seconds, its ratio to the limit's, largest peak memory."""
+    """One way over all rounds: median seconds, ratio to the limit, largest peak memory."""
 
     workload: str
     way: str
@@ -77,7 +77,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Remark:
-    """Why a way has no number; `failed` when that is a fault of the benchmark or the engine."""
+    """Why a way has no result; `failed` if the benchmark or the engine caused that."""
 
     workload: str
     way: str
@@ -87,14 +87,14 @@ class Remark:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal in words and whether it holds; None when what it compares with was not measured."""
+    """A goal in words and whether it is reached; None if it could not be evaluated."""
 
     goal: str
     holds: bool | None
 
 
 def summarize(samples: Sequence[Sample], remarks: Sequence[Remark]) -> list[Result]:
-    """Give one result for each workload and way, workloads as they ran, ways as in `WAYS`."""
+    """One result for each workload and way, in the order of the run and of `WAYS`."""
     keys = dict.fromkeys(
         [(sample.workload, sample.way) for sample in samples]
         + [(remark.workload, remark.way) for remark in remarks]
@@ -117,7 +117,7 @@ def summarize(samples: Sequence[Sample], remarks: Sequence[Remark]) -> list[Resu
 
 
 def verdicts(result: Result, results: Sequence[Result]) -> list[Verdict]:
-    """Judge one result by the goals that apply to it."""
+    """Evaluate the goals of one result."""
     found = []
     goal = RATIO_GOALS.get((result.workload, result.way))
     if goal is not None:
@@ -141,14 +141,14 @@ def verdicts(result: Result, results: Sequence[Result]) -> list[Verdict]:
 def show(
     console: Console, results: Sequence[Result], remarks: Sequence[Remark], *, title: str
 ) -> None:
-    """Print one table per workload, and below it why some ways have no number."""
+    """Print one table per workload, followed by the reasons for missing results."""
     for workload in dict.fromkeys(result.workload for result in results):
         table = Table(title=f"{workload}, {title}", box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("way", no_wrap=True)
         for heading in ("median s", "ratio", "peak MiB"):
             table.add_column(heading, justify="right")
         table.add_column("goal", no_wrap=True)
-        table.add_column("holds")
+        table.add_column("reached")
         for result in results:
             if result.workload == workload:
                 judged = verdicts(result, results)
@@ -168,7 +168,7 @@ def show(
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
-    """Write the results as a JSON list of objects, null where nothing was measured."""
+    """Write the results as a JSON list of objects, null for missing values."""
     rounded = [
         {
             key: round(value, 3) if isinstance(value, float) else value
@@ -183,7 +183,7 @@ _HOLDS = {True: "[green]yes[/]", False: "[red]no[/]", None: "-"}
 
 
 def _beats_pgloader(result: Result, results: Sequence[Result]) -> bool | None:
-    """Compare with pgloader's faster setting on the same workload."""
+    """Compare with the faster of pgloader's configurations on the same workload."""
     rivals = [
         other.seconds
         for other in results

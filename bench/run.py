@@ -1,9 +1,9 @@
 """Measure every way on both workloads in one run: `python -m bench.run`, or `make bench`.
 
-Rounds are interleaved (round 1 of all ways, then round 2 of all), so that drift of the machine
-hits all alike. Each measurement has an empty database, a checkpoint just before it and a process
-of its own, and counts only if every row arrived. Exit code 1 means that a way failed; a program
-of others that fails or loses rows is a finding, which the report tells.
+Rounds are interleaved (round 1 of all ways, then round 2 of all), so that variations of the machine
+affect all equally. Each measurement has an empty database, a checkpoint just before it and its own
+process, and is valid only if all rows arrived. Exit code 1 means that a way of this project failed;
+if another program fails or loses rows, the report says so.
 """
 
 import argparse
@@ -59,15 +59,15 @@ ENGINE = {
         "way back, 1,000 changes",
     },
 }
-"""What the ways of this engine measure."""
+"""The measurements of each way of this engine."""
 
 
 class Incomplete(Exception):
-    """A way ended without an error, but rows are missing."""
+    """Rows are missing although a way ended without an error."""
 
 
 def main() -> int:
-    """Run the benchmark as the command line says, print the tables, write the results."""
+    """Run the benchmark, print the tables and write the results."""
     arguments = _arguments()
     console = Console()
     samples: list[Sample] = []
@@ -97,11 +97,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=scale, help="size of the sources, or SCALE")
     parser.add_argument("--workload", nargs="+", choices=list(MAKERS), default=list(MAKERS))
     parser.add_argument(
-        "--rounds", type=int, default=3, help="of all ways but orm, which runs once"
+        "--rounds", type=int, default=3, help="of all ways except orm, which runs once"
     )
-    parser.add_argument("--ways", help=f"comma list of {', '.join(LABELS)}")
+    parser.add_argument("--ways", help=f"comma-separated list of {', '.join(LABELS)}")
     parser.add_argument(
-        "--skip-orm", action="store_true", help="it takes minutes; left out above scale 1"
+        "--skip-orm",
+        action="store_true",
+        help="it takes minutes; skipped above scale 1 anyway",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results.json")
     arguments = parser.parse_args()
@@ -142,7 +144,7 @@ def _rounds(
 
 
 def _label(way: str) -> str:
-    """What a failure of a way is called in the report."""
+    """The label for a failure of a way in the report."""
     return min(ENGINE[way]) if way in ENGINE else LABELS[way]
 
 
@@ -150,8 +152,8 @@ def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
     """Run one way once in a child process.
 
     Raises:
-        Unavailable: its tool is not installed.
-        Failed: the child ended with an error, or left no table.
+        Unavailable: the tool is not installed.
+        Failed: the child process ended with an error, or created no table.
         Incomplete: rows are missing in the target.
     """
     if way in ENGINE:
@@ -179,7 +181,7 @@ def _child(*arguments: str) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(last_line(done.stdout))
     except ValueError as error:
-        raise Failed(f"{arguments[0]} printed no line of JSON at its end") from error
+        raise Failed(f"the last line of {arguments[0]} is not JSON") from error
     return answer
 
 
@@ -195,11 +197,11 @@ def _require_all_rows(source: Path, url: str, seconds: float) -> None:
                 cursor.execute(count)
             except psycopg2.Error as error:
                 raise Failed(last_line(str(error).partition("\n")[0])) from error
-            (there,) = cursor.fetchone() or (0,)
-            (here,) = reader.execute(count).fetchone()
-            if there != here:
+            (moved,) = cursor.fetchone() or (0,)
+            (rows,) = reader.execute(count).fetchone()
+            if moved != rows:
                 raise Incomplete(
-                    f"moved {there:,} of {here:,} rows of {table.name}, in {seconds:.2f} s"
+                    f"moved {moved:,} of {rows:,} rows of {table.name}, in {seconds:.2f} s"
                 )
 
 

@@ -1,7 +1,7 @@
-"""A PostgreSQL of the benchmark's own, in its default configuration.
+"""The benchmark's own PostgreSQL server, in its default configuration.
 
-It runs while the context manager is open and listens on a Unix socket only. Its data directory
-stays in `bench/data/pg`, so that the next run starts it in under a second.
+The server runs while the context manager is open and listens on a Unix socket only. Its data
+directory `bench/data/pg` remains, so the next run starts it in under a second.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +18,10 @@ _DATABASE = "bench"
 
 @contextmanager
 def bench_server() -> Iterator[Callable[[], str]]:
-    """Run the server and give a function that makes an empty database and returns its URL.
+    """Run the server; yields a function that creates an empty database and returns its URL.
 
-    Each call drops the database of the call before, then writes a checkpoint, so that no way pays
-    for the writes of another.
+    Each call drops the database of the previous call and writes a checkpoint, so that measurements
+    do not affect each other.
     """
     DATA.mkdir(exist_ok=True)
     server = ensure_server(DATA / "pg")

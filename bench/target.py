@@ -1,7 +1,7 @@
-"""The four target tables as the plan's DDL declares them, bare and then with keys.
+"""The four target tables as in the original plan's DDL, first bare, then with keys.
 
-A bare table has columns and CHECKs only; its primary key, the plan's indexes and its foreign keys
-follow once the data is in. `last_review_at` is not in the plan: the source has it, so it moves.
+A bare table has only columns and CHECK constraints; its primary key, indexes and foreign keys
+follow after the data. `last_review_at` is not in the plan, but the source has it.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """One target table: column name to its DDL, index definitions, column to the table it needs."""
+    """A target table: DDL by column, definition by index, referenced table by column."""
 
     name: str
     columns: dict[str, str]
@@ -18,7 +18,7 @@ class Table:
 
     @property
     def create(self) -> str:
-        """The statement that makes the bare table."""
+        """The statement that creates the bare table."""
         columns = ", ".join(f"{name} {ddl}" for name, ddl in self.columns.items())
         return f"CREATE TABLE {self.name} ({columns})"
 

@@ -1,8 +1,8 @@
-"""The ways to move the four tables that this engine is compared with.
+"""Other ways to move the four tables, for comparison with this engine.
 
 Each takes a source and the URL of an empty database, and returns wall-clock seconds and the peak
-memory of the process that did the work. `python -m bench.ways WAY SOURCE URL` runs one in a process
-of its own and prints one line of JSON, so that its peak memory is its alone.
+memory of the working process. `python -m bench.ways WAY SOURCE URL` runs one in its own process, so
+that its peak memory is measured alone, and prints one line of JSON.
 """
 
 import importlib.util
@@ -39,11 +39,11 @@ class Measured:
 
 
 class Unavailable(Exception):
-    """The tool of a way, or a part of it, is not installed."""
+    """A tool, or a part of it, is not installed."""
 
 
 class Failed(Exception):
-    """The program of a way ended with an error; the message is its last words."""
+    """A program ended with an error; the message is its last line of output."""
 
 
 def limit(source: Path, url: str) -> Measured:
@@ -63,21 +63,21 @@ def limit(source: Path, url: str) -> Measured:
                     for statement in table.keys:
                         cursor.execute(statement)
 
-    return _here(work)
+    return _in_process(work)
 
 
 def orm(source: Path, url: str) -> Measured:
-    """Move as the plan does, see `bench.orm`."""
+    """Move through an ORM, see `bench.orm`."""
     from bench.orm import move
 
-    return _here(lambda: move(source, url))
+    return _in_process(lambda: move(source, url))
 
 
 def duckdb(source: Path, url: str) -> Measured:
     """Insert from DuckDB's SQLite scanner into its PostgreSQL scanner: bare tables, then keys.
 
     Raises:
-        Unavailable: DuckDB or one of the two extensions is neither installed nor to be had.
+        Unavailable: DuckDB or one of the two extensions is neither installed nor downloadable.
     """
     try:
         import duckdb as library
@@ -88,7 +88,7 @@ def duckdb(source: Path, url: str) -> Measured:
         try:
             connection.execute(_load_extension(name, library.__version__))
         except library.Error as error:
-            raise Unavailable(f"no extension {name} here, and no download") from error
+            raise Unavailable(f"{name} is not installed and cannot be downloaded") from error
 
     def work() -> None:
         _statements(url, [table.create for table in TABLES])
@@ -102,13 +102,13 @@ def duckdb(source: Path, url: str) -> Measured:
             )
         _statements(url, [statement for table in TABLES for statement in table.keys])
 
-    return _here(work)
+    return _in_process(work)
 
 
 def pgloader(source: Path, url: str) -> Measured:
     """Run pgloader with its defaults on the four tables, from process start to exit.
 
-    It makes the tables itself, with wider types, primary and foreign keys, and no other index.
+    It creates the tables itself, with wider types, primary and foreign keys, and no other indexes.
     """
     return _pgloader(source, url, options="")
 
@@ -119,7 +119,7 @@ def pgloader_tuned(source: Path, url: str) -> Measured:
 
 
 def migrate(source: Path, url: str) -> Measured:
-    """Run `pipeline migrate`, as a user does, from process start to exit."""
+    """Run `pipeline migrate` like a user, from process start to exit."""
     urls = {"SQLITE_DATABASE_URL": f"sqlite:///{source}", "DATABASE_URL": url}
     return _program([str(Path(sys.executable).with_name("pipeline")), "migrate"], urls)
 
@@ -134,19 +134,19 @@ WAYS: dict[str, Callable[[Path, str], Measured]] = {
 }
 
 
-def _here(work: Callable[[], None]) -> Measured:
-    began = time.perf_counter()
+def _in_process(work: Callable[[], None]) -> Measured:
+    started = time.perf_counter()
     work()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     return Measured(seconds, peak_mib())
 
 
 def _program(command: list[str], variables: dict[str, str]) -> Measured:
     """Time a program from start to exit.
 
-    It gets no terminal: pgloader out of memory would open a debugger there and wait.
+    It gets no terminal: out of memory, pgloader would open a debugger there and wait.
     """
-    began = time.perf_counter()
+    started = time.perf_counter()
     done = subprocess.run(
         command,
         env=os.environ | variables,
@@ -156,20 +156,20 @@ def _program(command: list[str], variables: dict[str, str]) -> Measured:
         check=False,
         start_new_session=True,
     )
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     if done.returncode != 0:
-        raise Failed(_last_words(done.stderr) or _last_words(done.stdout) or "it said nothing")
+        raise Failed(_failure(done.stderr) or _failure(done.stdout) or "no output")
     return Measured(seconds, children_peak_mib())
 
 
-def _last_words(output: str) -> str:
-    """Return the line that tells why a program ended: out of memory, else its last one."""
+def _failure(output: str) -> str:
+    """The line that explains a failure: one about exhausted memory, else the last line."""
     exhausted = (line for line in output.splitlines() if line.startswith("Heap exhausted"))
     return next(exhausted, last_line(output))
 
 
 def last_line(output: str) -> str:
-    """Return the last line that is not blank, or an empty string."""
+    """The last line that is not blank, or an empty string."""
     return next((line.strip() for line in reversed(output.splitlines()) if line.strip()), "")
 
 
@@ -188,7 +188,7 @@ def _pgloader(source: Path, url: str, *, options: str) -> Measured:
 
 
 def _pgloader_url(url: str) -> str:
-    """Rewrite a URL for pgloader, which names a socket's directory in a form of its own."""
+    """Rewrite a URL for pgloader, which has its own notation for a socket's directory."""
     parts = parse_dsn(url)
     host = parts["host"]
     place = f"unix:{host}" if host.startswith("/") else host
@@ -196,7 +196,7 @@ def _pgloader_url(url: str) -> str:
 
 
 def _load_extension(name: str, version: str) -> str:
-    """Return the SQL that loads a DuckDB extension: from its Python package, else downloaded."""
+    """The SQL that loads a DuckDB extension from its Python package, or downloads it."""
     package = importlib.util.find_spec(f"duckdb_extension_{name}")
     if package is not None and package.origin is not None:
         extensions = Path(package.origin).parent / "extensions"
@@ -211,7 +211,7 @@ def _statements(url: str, statements: list[str]) -> None:
 
 
 def main(way: str, source: str, url: str) -> int:
-    """Run one way and print what was measured, or why it is not available, as JSON."""
+    """Run one way and print its measurement, or why it is not available, as JSON."""
     try:
         print(json.dumps(asdict(WAYS[way](Path(source), url))))
     except Unavailable as reason:

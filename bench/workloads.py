@@ -1,8 +1,8 @@
-"""The two sources that are moved: many small rows, and few large BLOBs.
+"""The two sources of the benchmark: many small rows, and few large BLOBs.
 
-A source is made once per scale and kept in `bench/data/`; delete that folder to make it anew.
-The same scale gives the same bytes everywhere, since every random value comes from one seed.
-All rows meet the target's contract, so that every way moves all of them.
+A source is created once per scale and kept in `bench/data/`; delete that folder to recreate it.
+All random values come from one seed, so the same scale gives the same bytes everywhere. All rows
+meet the target's contract, so every way moves all of them.
 """
 
 import json
@@ -69,7 +69,7 @@ Row = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Shape:
-    """How many rows a source holds; asset sizes are uniform between two numbers of bytes."""
+    """The number of rows of a source; asset sizes are uniform between two numbers of bytes."""
 
     contents: int
     fragments_per_content: int
@@ -85,12 +85,12 @@ class Shape:
 
 
 def make_rows(path: Path, scale: float) -> None:
-    """Make the workload *rows*: 820,000 small rows at scale 1, some 230 MiB."""
+    """Create the workload *rows*: 820,000 small rows at scale 1, about 230 MiB."""
     _make(path, Shape(_scaled(20_000, scale), 10, _scaled(100_000, scale), 5, 102, 1_946))
 
 
 def make_blobs(path: Path, scale: float) -> None:
-    """Make the workload *blobs*: 1,000 assets of 0.05 to 1 MiB at scale 1, some 500 MiB."""
+    """Create the workload *blobs*: 1,000 assets of 0.05 to 1 MiB at scale 1, about 500 MiB."""
     _make(path, Shape(_scaled(200, scale), 10, _scaled(1_000, scale), 1, 51 << 10, 973 << 10))
 
 
@@ -98,7 +98,7 @@ MAKERS = {"rows": make_rows, "blobs": make_blobs}
 
 
 def source_of(workload: str, scale: float) -> Path:
-    """Return the absolute path of a workload's SQLite file, made now if it is not there yet."""
+    """The absolute path of a workload's SQLite file, which is created if it is missing."""
     path = DATA.resolve() / f"{workload}-{scale:g}.db"
     if not path.exists():
         DATA.mkdir(exist_ok=True)
@@ -111,7 +111,7 @@ def _scaled(count: int, scale: float) -> int:
 
 
 def _make(path: Path, shape: Shape) -> None:
-    """Write a source beside `path` and rename it, so that a half-made one is never used."""
+    """Write a source beside `path` and rename it, so that an incomplete one is never used."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.unlink(missing_ok=True)
     rng = random.Random(SEED)

@@ -37,7 +37,7 @@ pytest_plugins = [
     "pipeline_tests.support.receivers",
     "pipeline_tests.support.servers",
     "pipeline_tests.support.services",
-    "pipeline_tests.support.standings",
+    "pipeline_tests.support.verification",
     "pipeline_tests.support.subscribers",
     "pipeline_tests.support.supabase",
     "pipeline_tests.support.turso",
@@ -49,7 +49,9 @@ os.environ["MIGRATIONS"] = "content"
 hypothesis_settings.register_profile("suite", deadline=None, derandomize=True, max_examples=100)
 hypothesis_settings.load_profile("suite")
 
-_numbers = itertools.count()
+# Few names, taken in turn: what a process knows of a database it knows of the next one, too, and
+# who still waits for the one before does not find another in its place.
+_names = itertools.cycle(range(4))
 _MEMORY, _ROOM = Path("/dev/shm"), 4 << 30
 if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
     # By the variable, because commands that tests start have to find the same place.
@@ -64,11 +66,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 _LONGEST = (
-    *("ui", "kill", "soak", "sync_commands", "sync_faults", "migrations", "serving", "old_targets"),
-    *("anki_commands", "cli", "moves_merge", "surroundings", "selftest", "realtime_faults"),
-    *("secrets", "sync", "standing", "anki_sync", "cutover", "cutover_attacks", "embedded"),
-    *("lost_server", "cutover_commands", "refusals", "spaces_live", "contract", "alerts"),
-    *("housekeeping", "subset_random", "sync_sources", "private", "web_attacks", "replica"),
+    *("sync_faults", "sync", "ui", "sync_commands", "migrations", "moves_merge", "kill"),
+    *("sync_sources", "cutover", "soak", "serving", "cutover_attacks", "surroundings"),
+    *("sync_conflicts", "old_targets", "anki_sync", "spaces_moves", "embedded"),
+    *("moves_proof", "sync_rejected", "replica", "types", "overrides", "side_effects"),
+    *("anki_commands", "turso_cutover", "cutover_commands", "subset", "selftest"),
+    *("uniques", "housekeeping", "third_migration", "moves_input", "quarantine"),
+    *("definitions", "network", "moves_schema", "contract", "lost_server", "policies"),
+    *("secrets", "schedules"),
 )
 """Modules that take longest, in that order; the others follow by name."""
 
@@ -126,7 +131,7 @@ def database(request: pytest.FixtureRequest, server: URL) -> Iterator[URL]:
     """An empty database; with Dagster's tables where a test is marked so."""
     marked = request.node.get_closest_marker("dagster") is not None
     template = request.getfixturevalue("dagster_tables") if marked else "template1"
-    with new_database(server, f"test_{next(_numbers)}", template=template) as made:
+    with new_database(server, f"test_{next(_names)}", template=template) as made:
         yield made
 
 

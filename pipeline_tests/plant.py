@@ -119,7 +119,7 @@ class Copy:
             return False
 
 
-def judged(faults: Sequence[PlantedFault], *, jobs: int) -> Iterator[Verdict]:
+def contract_checked(faults: Sequence[PlantedFault], *, jobs: int) -> Iterator[Verdict]:
     """Plant the faults, as many at once as there are jobs, and yield what their tests said."""
     with tempfile.TemporaryDirectory(prefix="planted") as folder:
         copies: queue.Queue[Copy] = queue.Queue()
@@ -158,7 +158,7 @@ def main() -> None:
     if not faults:
         raise SystemExit(f"No fault has {asked.only!r} in its name")
     missed = 0
-    for verdict in judged(faults, jobs=min(asked.jobs, len(faults))):
+    for verdict in contract_checked(faults, jobs=min(asked.jobs, len(faults))):
         missed += not verdict.caught
         state = "caught by" if verdict.caught else "NOT CAUGHT by"
         tests = ", ".join(test for test, failed in verdict.failed.items() if failed or missed)

@@ -34,7 +34,7 @@ FAULTS = (
     # A move: reading and converting.
     PlantedFault(
         name="the reader leaves out the first row of each batch",
-        file="pipeline/move/reading/extract.py",
+        file="pipeline/move/reading/source_view.py",
         old='where, bounds = f"{key} BETWEEN ? AND ?"',
         new='where, bounds = f"{key} > ? AND {key} <= ?"',
         caught_by=("pipeline_tests/engine/test_move.py::test_a_family_moves_whole",),
@@ -45,7 +45,7 @@ FAULTS = (
         old='for path in (source, source.with_name(f"{source.name}-wal")):',
         new="for path in (source,):",
         caught_by=(
-            "pipeline_tests/engine/test_ticks.py::test_the_sensor_sees_a_commit_that_is_in_the_write_ahead_log_alone",
+            "pipeline_tests/engine/test_schedules.py::test_the_sensor_sees_a_commit_that_is_in_the_write_ahead_log_alone",
         ),
     ),
     PlantedFault(
@@ -124,7 +124,7 @@ FAULTS = (
     # A move: comparing and proving.
     PlantedFault(
         name="NULL equals any value",
-        file="pipeline/move/compare/changes.py",
+        file="pipeline/move/compare/columns.py",
         old="differs = pc.or_(one_null, pc.fill_null(pc.not_equal(source, target), False))",
         new="differs = pc.fill_null(pc.not_equal(source, target), False)",
         caught_by=(
@@ -134,18 +134,18 @@ FAULTS = (
     PlantedFault(
         name="conservation allows lost rows",
         file="pipeline/move/ledger/conservation.py",
-        old="passed = ours == theirs",
-        new="passed = ours >= theirs",
+        old="passed = source_rows == moved",
+        new="passed = source_rows >= moved",
         caught_by=(
-            "pipeline_tests/engine/test_standing.py::test_a_fault_of_the_target_is_found_by_these_checks_alone",
+            "pipeline_tests/engine/test_verify_scenarios.py::test_what_changed_in_the_target_is_found",
         ),
     ),
     # Quarantine and ledger.
     PlantedFault(
         name="quarantine keeps the old values of a row that changed",
         file="pipeline/move/ledger/quarantine.py",
-        old="if there.get(row.row_id) == row.fingerprint:",
-        new="if row.row_id in there:",
+        old="if before.get(row.row_id) == row.fingerprint:",
+        new="if row.row_id in before:",
         caught_by=(
             "pipeline_tests/engine/test_quarantine.py::test_a_row_that_changes_but_stays_rejected_is_replaced",
         ),
@@ -172,8 +172,8 @@ FAULTS = (
     PlantedFault(
         name="a newer row of the target is overwritten",
         file="pipeline/move/ledger/conflicts.py",
-        old="pc.greater(there, differing.source)",
-        new="pc.less(there, differing.source)",
+        old="pc.greater(dates, differing.source)",
+        new="pc.less(dates, differing.source)",
         caught_by=(
             "pipeline_tests/engine/test_sync_conflicts.py::test_a_row_that_the_target_changed_later_stays_and_is_told_of_each_time",
         ),
@@ -190,8 +190,8 @@ FAULTS = (
     PlantedFault(
         name="rows that refer to nothing belong to every subset",
         file="pipeline/move/run/scope.py",
-        old="return f\"{' AND '.join(lead)} AND NOT ({nothing})\"",
-        new="return f\"{' AND '.join(lead)} AND ({nothing} OR true)\"",
+        old="return f\"{' AND '.join(inside)} AND NOT ({nothing})\"",
+        new="return f\"{' AND '.join(inside)} AND ({nothing} OR true)\"",
         caught_by=(
             "pipeline_tests/engine/test_subset.py::test_rows_without_a_parent_belong_to_no_subset",
         ),
@@ -202,7 +202,9 @@ FAULTS = (
         file="pipeline/move/proof/verification.py",
         old="if row_id not in overrides and not values <= kept.get(row_id, set())",
         new="if False",
-        caught_by=("pipeline_tests/engine/test_standing.py::test_what_the_ledger_lost_is_found",),
+        caught_by=(
+            "pipeline_tests/engine/test_verify_scenarios.py::test_what_changed_in_the_target_is_found",
+        ),
     ),
     PlantedFault(
         name="a message of PostgreSQL quotes a secret value",
@@ -245,7 +247,7 @@ FAULTS = (
     PlantedFault(
         name="a failed cut-over leaves the source frozen",
         file="pipeline/cutover/steps.py",
-        old="        _unfreeze_at_last(site)\n",
+        old="        _unfreeze_after_failure(context)\n",
         new="",
         caught_by=(
             "pipeline_tests/engine/test_cutover.py::test_a_failure_while_it_is_frozen_thaws_the_source",
@@ -319,7 +321,7 @@ FAULTS = (
     # Anki.
     PlantedFault(
         name="edits of the learner are overwritten",
-        file="pipeline/anki/steps.py",
+        file="pipeline/anki/decisions.py",
         old="or options.force:",
         new="or True:",
         caught_by=(
@@ -389,7 +391,7 @@ FAULTS = (
         old="return time.time() - ended > _AGAIN_SECONDS",
         new="return False",
         caught_by=(
-            "pipeline_tests/engine/test_ticks.py::test_the_sensor_starts_a_failed_sync_again_after_five_minutes",
+            "pipeline_tests/engine/test_schedules.py::test_the_sensor_starts_a_failed_sync_again_after_five_minutes",
         ),
     ),
     PlantedFault(
@@ -442,16 +444,16 @@ FAULTS = (
     # Sources: dump and replica.
     PlantedFault(
         name="an incomplete dump is accepted",
-        file="pipeline/sqlite/dump.py",
-        old="    if not done.ended:\n",
-        new="    if not done.pending:\n",
+        file="pipeline/sqlite/sql_dump.py",
+        old="    if not progress.ended:\n",
+        new="    if not progress.begun:\n",
         caught_by=(
             "pipeline_tests/unit/test_dump.py::test_what_is_no_whole_dump_is_refused_with_its_line",
         ),
     ),
     PlantedFault(
         name="a dump may call any function",
-        file="pipeline/sqlite/dump.py",
+        file="pipeline/sqlite/sql_dump.py",
         old="str(second).lower() not in _DENIED_FUNCTIONS",
         new="True",
         caught_by=("pipeline_tests/unit/test_dump.py::test_a_hostile_dump_reaches_nothing",),
@@ -486,11 +488,11 @@ FAULTS = (
     ),
     PlantedFault(
         name="a command succeeds although a check failed",
-        file="pipeline/cli/commands/running.py",
+        file="pipeline/cli/commands/job_runs.py",
         old="if result.success and all(table.proven for table in found):",
         new="if result.success:",
         caught_by=(
-            "pipeline_tests/engine/test_standing_job.py::test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault",
+            "pipeline_tests/engine/test_verify_job.py::test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault",
         ),
     ),
     PlantedFault(

@@ -1,1 +1,1 @@
-"""Events measured against polling: the same tables, the same writes, the same server."""
+"""Benchmark events against polling, with the same tables, writes and server."""

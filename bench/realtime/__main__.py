@@ -1,8 +1,8 @@
 """Measure events against polling every 5 seconds: `python -m bench.realtime`, or `make bench`.
 
-Scratch databases are made on the server of DATABASE_URL, or else on the benchmark's own. They are
-dropped at the end, after Ctrl-C too; no table of the target is touched. The exit code is 1 when
-events missed something or delivered it twice.
+Scratch databases are created on the server of DATABASE_URL, or on the benchmark's own server. They
+are dropped at the end, also after Ctrl-C; no table of the target is touched. The exit code is 1 if
+events missed a row or delivered it twice.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import URL, make_url
 
-from bench.realtime import measure, picture
+from bench.realtime import chart, measure
 from bench.server import bench_server
 from pipeline.config import environment, settings
 from pipeline.core.errors import PipelineError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print two tables or JSON, write a page."""
+    """Measure, print two tables or JSON, and write a page."""
     given = _parse(arguments)
     messages = Console(stderr=given.json)
     try:
@@ -32,18 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
         reports = settings.load().reports
         with _server() as server:
             messages.print(f"target  {settings.shown(server)}, in scratch databases", markup=False)
-            outcome = measure.run(server, plan, tell=lambda line: messages.print(line, style="dim"))
+            outcome = measure.run(server, plan, log=lambda line: messages.print(line, style="dim"))
     except PipelineError as error:
         Console(stderr=True).print(str(error), markup=False, soft_wrap=True)
         return 2
-    page = picture.write(outcome, reports)
+    page = chart.write(outcome, reports)
     if given.json:
         print(json.dumps(outcome.as_json(), indent=2))
     else:
-        messages.print(_table("Measured", picture.rows(outcome)))
-        messages.print(_table("Goals", picture.goals(outcome)))
+        messages.print(_table("Measured", chart.rows(outcome)))
+        messages.print(_table("Goals", chart.goals(outcome)))
     messages.print(f"report {page}", markup=False, soft_wrap=True)
-    return 0 if outcome.whole else 1
+    return 0 if outcome.complete else 1
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -52,9 +52,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--subscribers",
         type=lambda text: [int(number) for number in text.split(",")],
         default=list(measure.SUBSCRIBERS),
-        help="how many, separated by commas; both ways are measured with each",
+        help="numbers of subscribers, separated by commas; both ways are measured with each",
     )
-    parser.add_argument("--seconds", type=float, default=measure.SECONDS, help="of each calm time")
+    parser.add_argument(
+        "--seconds", type=float, default=measure.SECONDS, help="length of each undisturbed phase"
+    )
     parser.add_argument("--rate", type=float, default=measure.RATE, help="writes per second")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     return parser.parse_args(arguments)
@@ -62,9 +64,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _server() -> Iterator[URL]:
-    """The server that is measured."""
+    """The server to measure."""
     loaded = settings.load()
-    if loaded.given_target is None:
+    if loaded.configured_target is None:
         with bench_server() as fresh:
             yield make_url(fresh())
     else:

@@ -1,9 +1,9 @@
-"""The application that writes: a process of its own, so that its clock waits for no subscriber.
+"""The writing application, in its own process so that subscribers do not delay it.
 
-Messages, notes, progress and joining members come at a steady rate from several sessions, whose
-transactions commit in another order than they began. Every write makes one row, because polling
-sees only the last state of a row. The order comes as a line of JSON on standard input, so no
-password stands in a list of processes.
+Several sessions insert messages, notes, progress and new members at a steady rate; their
+transactions commit in a different order than they start. Every write inserts one row, because
+polling sees only the latest state of a row. The order arrives as a line of JSON on standard input,
+so no password appears in the list of processes.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from pipeline.core.errors import TargetError
 from pipeline.postgres.session import APPLICATION, connect
 
 NAME = "pipeline bench load"
-"""What the server calls these sessions."""
+"""The application name of these sessions."""
 FIRST = 1_000_000
-"""The first id of what is written; who is there before has smaller ones."""
+"""The first id that is written; rows of the fixture have smaller ids."""
 SESSIONS = 4
-_OPEN = 0.02
-"""A transaction stays open for up to so many seconds."""
+_OPEN_SECONDS = 0.02
+"""The longest time that a transaction stays open."""
 _STATEMENTS = {
     "messages": "INSERT INTO messages (id, space_id, user_id, content) VALUES"
     " (%(id)s, %(space)s, %(person)s, 'Shall we go through the second part tonight? ' || %(id)s)",
@@ -48,20 +48,20 @@ _KINDS = (*_MIX[:-1], "space_members")
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be written.
+    """What to write.
 
     Attributes:
-        url: the database, as libpq reads it.
-        people: how many there are.
-        of_a_space: how many of them share a space.
+        url: a libpq URL.
+        users: number of users.
+        members_per_space: number of users in a space.
         rate: writes per second.
-        seconds: for how long.
-        seed: who writes what, and how long transactions stay open.
+        seconds: duration.
+        seed: selects users and tables, and how long transactions stay open.
     """
 
     url: str
-    people: int
-    of_a_space: int
+    users: int
+    members_per_space: int
     rate: float
     seconds: float
     seed: int
@@ -69,7 +69,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Write:
-    """A row that was committed; ``at`` is the monotonic clock as COMMIT was sent."""
+    """A committed row; ``at`` is the monotonic time at which COMMIT was sent."""
 
     table: str
     key: str
@@ -78,31 +78,31 @@ class Write:
 
 
 class Load:
-    """The process that writes, from the outside."""
+    """A handle for the writing process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        """It is ready."""
+        """Wrap a process that is ready to write."""
         self._process = process
 
-    async def begin(self, at: float) -> None:
-        """Let it begin at a moment of the monotonic clock."""
-        await _say(self._process, at)
+    async def start_at(self, at: float) -> None:
+        """Start writing at a time of the monotonic clock."""
+        await _send(self._process, at)
 
     async def written(self) -> list[Write]:
-        """Wait for its end; what it committed.
+        """Wait for the end of the process and return what it committed.
 
         Raises:
-            TargetError: it failed.
+            TargetError: the process failed.
         """
-        return [Write(*each) for each in await _answer(self._process)]
+        return [Write(*each) for each in await _receive(self._process)]
 
 
 @asynccontextmanager
 async def started(order: Order) -> AsyncIterator[Load]:
-    """The process, connected and waiting for its moment.
+    """The writing process, connected and waiting for its start time.
 
     Raises:
-        TargetError: it cannot write.
+        TargetError: the process cannot connect.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -113,8 +113,8 @@ async def started(order: Order) -> AsyncIterator[Load]:
         limit=1 << 30,
     )
     try:
-        await _say(process, asdict(order))
-        await _answer(process)
+        await _send(process, asdict(order))
+        await _receive(process)
         yield Load(process)
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -122,32 +122,32 @@ async def started(order: Order) -> AsyncIterator[Load]:
         await process.wait()
 
 
-async def _say(process: asyncio.subprocess.Process, what: Any) -> None:
+async def _send(process: asyncio.subprocess.Process, message: Any) -> None:
     if process.stdin is None:
         return
-    process.stdin.write(json.dumps(what).encode() + b"\n")
+    process.stdin.write(json.dumps(message).encode() + b"\n")
     with contextlib.suppress(ConnectionError):
         await process.stdin.drain()
 
 
-async def _answer(process: asyncio.subprocess.Process) -> Any:
+async def _receive(process: asyncio.subprocess.Process) -> Any:
     line = await process.stdout.readline() if process.stdout else b""
-    said = json.loads(line) if line else {"failed": "its process has ended"}
-    if isinstance(said, dict):
+    answer = json.loads(line) if line else {"failed": "its process has ended"}
+    if isinstance(answer, dict):
         raise TargetError(
-            f"The application that writes has failed: {said['failed']}", remedy="Measure again"
+            f"The writing application failed: {answer['failed']}", remedy="Measure again"
         )
-    return said
+    return answer
 
 
 def _main() -> None:
-    # Ctrl-C is for the process that measures, which ends this one.
+    # The measuring process handles Ctrl-C and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     order = Order(**json.loads(sys.stdin.readline()))
     try:
-        sessions = [_connected(order.url) for _ in range(SESSIONS)]
+        sessions = [_connect(order.url) for _ in range(SESSIONS)]
         print("[]", flush=True)
-        said = _written(order, sessions, begin=json.loads(sys.stdin.readline()))
+        written = _write_all(order, sessions, start=json.loads(sys.stdin.readline()))
     except TargetError as refused:
         print(json.dumps({"failed": refused.problem}), flush=True)
         return
@@ -155,37 +155,37 @@ def _main() -> None:
         failed = TargetError.from_driver(error, where="the scratch database", url=order.url)
         print(json.dumps({"failed": failed.problem}), flush=True)
         return
-    print(json.dumps(said), flush=True)
+    print(json.dumps(written), flush=True)
 
 
-def _connected(url: str) -> Any:
+def _connect(url: str) -> Any:
     where = "the scratch database"
     return connect(url, shown=where, application_name=NAME, settings=APPLICATION, autocommit=False)
 
 
-def _written(
-    order: Order, sessions: list[Any], *, begin: float
+def _write_all(
+    order: Order, sessions: list[Any], *, start: float
 ) -> list[tuple[str, str, int, float]]:
     def one(number: int) -> list[tuple[str, str, int, float]]:
         writes = range(number, round(order.rate * order.seconds), SESSIONS)
         with closing(sessions[number]) as session:
-            return [_write(order, session, at, due=begin + at / order.rate) for at in writes]
+            return [_write(order, session, n, due=start + n / order.rate) for n in writes]
 
     with ThreadPoolExecutor(SESSIONS) as pool:
-        return [write for made in pool.map(one, range(SESSIONS)) for write in made]
+        return [write for writes in pool.map(one, range(SESSIONS)) for write in writes]
 
 
-def _write(order: Order, session: Any, at: int, *, due: float) -> tuple[str, str, int, float]:
-    chance = random.Random(order.seed * 1_000_003 + at)
-    person, table = chance.randint(1, order.people), _KINDS[at % len(_KINDS)]
-    space = (person - 1) // order.of_a_space + 1
+def _write(order: Order, session: Any, number: int, *, due: float) -> tuple[str, str, int, float]:
+    rng = random.Random(order.seed * 1_000_003 + number)
+    person, table = rng.randint(1, order.users), _KINDS[number % len(_KINDS)]
+    space = (person - 1) // order.members_per_space + 1
     time.sleep(max(0.0, due - time.monotonic()))
     with session.cursor() as cursor:
-        cursor.execute(_STATEMENTS[table], {"id": FIRST + at, "space": space, "person": person})
-        time.sleep(chance.uniform(0, _OPEN))
+        cursor.execute(_STATEMENTS[table], {"id": FIRST + number, "space": space, "person": person})
+        time.sleep(rng.uniform(0, _OPEN_SECONDS))
         committing = time.monotonic()
         session.commit()
-    return table, str(FIRST + at), space, committing
+    return table, str(FIRST + number), space, committing
 
 
 if __name__ == "__main__":

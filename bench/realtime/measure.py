@@ -1,9 +1,9 @@
-"""One way measured: warm, calm and hard times while an application writes.
+"""Measure one way in three phases while an application writes: warm-up, undisturbed, disturbed.
 
-Loads are taken in the calm time alone, which begins when every page has polled once, and times of
-what was written while every page still had a poll before it ended. In the
-hard time all connections are cut again and again, and events lose hints. What has not arrived some
-seconds after the last write counts as missed.
+Load is measured only in the undisturbed phase, which starts when every page has polled once.
+Latency is measured for rows written early enough that every page polls again before the phase ends.
+In the disturbed phase, all connections are cut repeatedly, and events lose hints. A row that has
+not arrived some seconds after the last write counts as missed.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ import psutil
 import psycopg2
 from sqlalchemy.engine import URL
 
-from bench.realtime import hearing
-from bench.realtime.hearing import Tally
+from bench.realtime import subscribers
+from bench.realtime.fixture import MEMBERS_PER_SPACE, create_spaces, scratch, space_of
 from bench.realtime.load import NAME, Load, Order, Write, started
 from bench.realtime.result import EVENTS, WAYS, Measured, Outcome
-from bench.realtime.scene import OF_A_SPACE, furnish, scratch, space_of
+from bench.realtime.subscribers import Tally
 from bench.realtime.wire import Wire, wired
 from pipeline.config.settings import libpq, shown
 from pipeline.core.errors import SettingsError, TargetError
@@ -32,18 +32,18 @@ SUBSCRIBERS = (10, 100, 1000)
 SECONDS = 15.0
 RATE = 5.0
 PATIENCE = 12.0
-"""So many seconds after the last write nothing is missing yet: two polls, or two looks."""
+"""Seconds from the last write until a row counts as missed: two polls, or two reads of the feed."""
 _CUTS = 3
 _SEED = 20
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured.
+    """What to measure.
 
     Attributes:
-        subscribers: how many, one measurement of each way for each.
-        seconds: of the calm time; the hard time is half of it.
+        subscribers: numbers of subscribers; each way is measured with each of them.
+        seconds: length of the undisturbed phase; the disturbed phase is half as long.
         rate: writes per second.
     """
 
@@ -52,23 +52,23 @@ class Plan:
     rate: float = RATE
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be measured.
+        """Refuse a plan that cannot be measured.
 
         Raises:
-            SettingsError: says what.
+            SettingsError: a value is not positive, or there are fewer than two writes.
         """
-        sound = self.subscribers and min(self.subscribers) > 0 and self.seconds > 0
-        # Percentiles want two values.
-        if not sound or self.rate * self.seconds < 2:
+        positive = self.subscribers and min(self.subscribers) > 0 and self.seconds > 0
+        # Percentiles need two values.
+        if not positive or self.rate * self.seconds < 2:
             raise SettingsError(
-                "That cannot be measured",
-                remedy="Take subscribers, seconds and a rate above 0, and two writes at least",
+                "This plan cannot be measured",
+                remedy="Use subscribers, seconds and a rate above 0, and at least two writes",
             )
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """Counters as they stand at a moment."""
+class _Counters:
+    """Counters at one time."""
 
     at: float
     wire: int
@@ -77,103 +77,107 @@ class _Moment:
     cpu: dict[str, float] | None
 
 
-def run(server: URL, plan: Plan, *, tell: Callable[[str], None]) -> Outcome:
+def run(server: URL, plan: Plan, *, log: Callable[[str], None]) -> Outcome:
     """Measure both ways with each number of subscribers, in scratch databases.
 
     Args:
-        server: a database of the server that is measured; nothing is written to it.
-        plan: what is measured.
-        tell: takes a line about what is done.
+        server: a database of the server to measure; nothing is written to it.
+        plan: what to measure.
+        log: receives progress messages.
 
     Raises:
-        TargetError: there is no such database, or a connection was refused.
+        TargetError: the database does not exist, or a connection was refused.
     """
-    made = []
-    for subscribers in plan.subscribers:
+    measured = []
+    for count in plan.subscribers:
         for way in WAYS:
-            tell(f"{way}, {subscribers:,} subscribers")
+            log(f"{way}, {count:,} subscribers")
             with scratch(server) as database, wired(database) as wire:
-                furnish(database, subscribers=subscribers, told=way == EVENTS)
+                create_spaces(database, subscribers=count, feed=way == EVENTS)
                 measurement = _Measurement(
-                    way, subscribers, plan, server=server, database=database, wire=wire
+                    way, count, plan, server=server, database=database, wire=wire
                 )
-                made.append(asyncio.run(measurement.run()))
-    return Outcome(plan.seconds, plan.rate, tuple(made))
+                measured.append(asyncio.run(measurement.run()))
+    return Outcome(plan.seconds, plan.rate, tuple(measured))
 
 
 class _Measurement:
     def __init__(
-        self, way: str, subscribers: int, plan: Plan, *, server: URL, database: URL, wire: Wire
+        self, way: str, count: int, plan: Plan, *, server: URL, database: URL, wire: Wire
     ) -> None:
-        self._way, self._people, self._plan = way, subscribers, plan
+        self._way, self._count, self._plan = way, count, plan
         self._server, self._database, self._wire = server, database, wire
         self._tally, self._lost = Tally(), 0
 
     async def run(self) -> Measured:
-        warm, calm, hard = hearing.EVERY, self._plan.seconds, self._plan.seconds / 2
+        warm_up, undisturbed = subscribers.EVERY, self._plan.seconds
+        disturbed = undisturbed / 2
         order = Order(
             libpq(self._database),
-            self._people,
-            OF_A_SPACE,
+            self._count,
+            MEMBERS_PER_SPACE,
             self._plan.rate,
-            warm + calm + hard,
+            warm_up + undisturbed + disturbed,
             _SEED,
         )
-        heard = hearing.events if self._way == EVENTS else hearing.polling
+        subscribe = subscribers.events if self._way == EVENTS else subscribers.polling
         async with (
             started(order) as load,
-            heard(libpq(self._wire.url), self._people, self._tally) as way,
+            subscribe(libpq(self._wire.url), self._count, self._tally) as way,
         ):
-            begin = time.monotonic() + 0.1
-            await load.begin(begin)
-            await _until(begin + warm)
-            before = self._moment()
-            await _until(before.at + calm)
-            after = self._moment()
-            way.hard = True
+            start = time.monotonic() + 0.1
+            await load.start_at(start)
+            await _until(start + warm_up)
+            before = self._read_counters()
+            await _until(before.at + undisturbed)
+            after = self._read_counters()
+            way.disturbed = True
             for cut in range(_CUTS):
-                await _until(after.at + hard * (cut + 0.5) / _CUTS)
+                await _until(after.at + disturbed * (cut + 0.5) / _CUTS)
                 self._wire.cut()
-            written = await self._arrived(load)
+            written = await self._wait_for_arrival(load)
             self._lost = way.lost
-        # What was written later may have arrived in the hard time.
-        calmly = [write for write in written if write.at < after.at - warm]
-        return self._measured(before, after, written, calmly)
+        # Rows written later may have arrived in the disturbed phase.
+        timed = [write for write in written if write.at < after.at - warm_up]
+        return self._measured(before, after, written, timed)
 
-    def _moment(self) -> _Moment:
-        transactions, cpu = _counters(self._server, self._database.database)
+    def _read_counters(self) -> _Counters:
+        transactions, cpu = _server_counters(self._server, self._database.database)
         wire, json = self._wire.bytes, self._tally.bytes
-        return _Moment(time.monotonic(), wire, json, transactions, cpu)
+        return _Counters(time.monotonic(), wire, json, transactions, cpu)
 
-    async def _arrived(self, load: Load) -> list[Write]:
-        """Wait until everything is there, or for as long as patience lasts."""
+    async def _wait_for_arrival(self, load: Load) -> list[Write]:
+        """Wait until all rows have arrived, at most ``PATIENCE`` seconds."""
         written = await load.written()
-        wanted, until = set(self._wanted(written)), time.monotonic() + PATIENCE
-        while not wanted <= self._tally.first.keys() and time.monotonic() < until:
+        expected, until = set(self._expected(written)), time.monotonic() + PATIENCE
+        while not expected <= self._tally.first.keys() and time.monotonic() < until:
             await asyncio.sleep(0.05)
         return written
 
-    def _wanted(self, written: Sequence[Write]) -> Iterator[tuple[int, str, str]]:
-        of: dict[int, list[int]] = {}
-        for person in range(1, self._people + 1):
-            of.setdefault(space_of(person), []).append(person)
+    def _expected(self, written: Sequence[Write]) -> Iterator[tuple[int, str, str]]:
+        members: dict[int, list[int]] = {}
+        for subscriber in range(1, self._count + 1):
+            members.setdefault(space_of(subscriber), []).append(subscriber)
         for write in written:
-            for person in of[write.space]:
-                yield person, write.table, write.key
+            for subscriber in members[write.space]:
+                yield subscriber, write.table, write.key
 
     def _measured(
-        self, before: _Moment, after: _Moment, written: Sequence[Write], calmly: Sequence[Write]
+        self, before: _Counters, after: _Counters, written: Sequence[Write], timed: Sequence[Write]
     ) -> Measured:
-        first, wanted = self._tally.first, list(self._wanted(written))
-        at = {(write.table, write.key): write.at for write in calmly}
-        took = [
-            1000 * (first[what] - at[what[1:]]) for what in self._wanted(calmly) if what in first
+        first, expected = self._tally.first, list(self._expected(written))
+        committed = {(write.table, write.key): write.at for write in timed}
+        latencies = [
+            1000 * (first[delivery] - committed[delivery[1:]])
+            for delivery in self._expected(timed)
+            if delivery in first
         ]
-        if len(took) < 2:
+        if len(latencies) < 2:
             raise TargetError(
-                f"Nothing arrived by {self._way} in calm times", remedy="Measure again, for longer"
+                f"Nothing arrived by {self._way} in the undisturbed phase",
+                remedy="Measure again with more --seconds",
             )
-        percent, seconds = quantiles(took, n=100, method="inclusive"), after.at - before.at
+        percent, seconds = quantiles(latencies, n=100, method="inclusive"), after.at - before.at
         spent = (
             {name: 1000 * (after.cpu[name] - before.cpu.get(name, 0.0)) for name in after.cpu}
             if before.cpu is not None and after.cpu is not None
@@ -181,7 +185,7 @@ class _Measurement:
         )
         return Measured(
             way=self._way,
-            subscribers=self._people,
+            subscribers=self._count,
             p50_ms=percent[49],
             p95_ms=percent[94],
             p99_ms=percent[98],
@@ -190,9 +194,9 @@ class _Measurement:
             cpu=None if spent is None else sum(spent.values()) / seconds,
             cpu_writing=None if spent is None else spent.get(NAME, 0.0) / seconds,
             transactions=(after.transactions - before.transactions) / seconds,
-            expected=len(wanted),
-            missed=sum(what not in first for what in wanted),
-            double_encoded=sum(times - 1 for times in self._tally.times.values()),
+            expected=len(expected),
+            missed=sum(delivery not in first for delivery in expected),
+            duplicates=sum(times - 1 for times in self._tally.times.values()),
             cuts=self._wire.cuts,
             hints_lost=self._lost,
         )
@@ -202,8 +206,8 @@ async def _until(moment: float) -> None:
     await asyncio.sleep(max(0.0, moment - time.monotonic()))
 
 
-def _counters(server: URL, database: str | None) -> tuple[int, dict[str, float] | None]:
-    """Transactions of a database until now, and seconds of CPU by what its sessions are called."""
+def _server_counters(server: URL, database: str | None) -> tuple[int, dict[str, float] | None]:
+    """Committed transactions of a database, and CPU seconds of its sessions by application name."""
     try:
         with (
             closing(session.connect(libpq(server), shown=shown(server))) as connection,
@@ -231,13 +235,13 @@ def _counters(server: URL, database: str | None) -> tuple[int, dict[str, float] 
 
 
 def _cpu(pid: int) -> float | None:
-    """Seconds of CPU of one of the server's processes; None if it is on another machine."""
+    """CPU seconds of one of the server's processes; None if it runs on another machine."""
     try:
         process = psutil.Process(pid)
         if not process.name().startswith("postgres"):
             return None
         found = process.cpu_times()
-        # What Linux adds up is finer than the hundredths of a second that it tells.
+        # On Linux, schedstat is more precise than the hundredths of a second in cpu_times.
         exact = Path(f"/proc/{pid}/schedstat")
         nanoseconds = int(exact.read_text().split()[0]) if exact.exists() else 0
     except psutil.NoSuchProcess:

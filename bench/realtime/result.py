@@ -1,4 +1,4 @@
-"""What was measured, and what of it was to be reached."""
+"""Measurements and goals."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,23 +13,22 @@ _BYTES = 0.5
 
 @dataclass(frozen=True)
 class Measured:
-    """One way with so many subscribers.
+    """The measurement of one way with one number of subscribers.
 
     Attributes:
         way: events or polling.
-        subscribers: how many.
-        p50_ms: half of what was committed arrived so soon; likewise 95 and 99 percent.
-        wire: bytes per second between the process that subscribes and the server.
-        json: bytes per second that go on to the subscribers.
-        cpu: milliseconds of the server's CPU per second, of all sessions; None where another
-            machine has the server.
-        cpu_writing: those of the application that writes.
-        transactions: of the server per second, of all sessions.
-        expected: rows that were to arrive, each once at each member of its space.
-        missed: those that did not.
-        double_encoded: how many came more than once.
+        p50_ms: median time from commit to arrival; likewise the 95th and 99th percentiles.
+        wire: bytes per second between the subscribing process and the server.
+        json: bytes per second of JSON for the subscribers.
+        cpu: CPU milliseconds per second of all sessions of the server; None if the server runs on
+            another machine.
+        cpu_writing: the part of the writing application.
+        transactions: commits per second of all sessions.
+        expected: deliveries, one for each row and member of its space.
+        missed: expected deliveries that did not happen.
+        duplicates: deliveries after the first.
         cuts: connections that were cut.
-        hints_lost: notifications that were held back.
+        hints_lost: notifications that were dropped.
     """
 
     way: str
@@ -44,24 +43,24 @@ class Measured:
     transactions: float
     expected: int
     missed: int
-    double_encoded: int
+    duplicates: int
     cuts: int
     hints_lost: int
 
     @property
     def bytes(self) -> float:
-        """Bytes per second, those on the wire and those that go on."""
+        """Bytes per second, on the wire and as JSON for the subscribers."""
         return self.wire + self.json
 
     @property
     def load(self) -> float:
-        """How much the server has to do: its CPU, or its transactions if that is not known."""
+        """Load of the server: its CPU time, or its transactions if that is unknown."""
         return self.transactions if self.cpu is None else self.cpu
 
 
 @dataclass(frozen=True)
 class Goal:
-    """Something to be reached: a value that is at most ``most``."""
+    """A goal: a value that is at most ``most``."""
 
     what: str
     subscribers: str
@@ -70,18 +69,18 @@ class Goal:
 
     @property
     def reached(self) -> bool:
-        """Whether it is."""
+        """Whether the goal is reached."""
         return self.value <= self.most
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All that was measured.
+    """All measurements.
 
     Attributes:
-        seconds: how long each calm time was.
+        seconds: length of each undisturbed phase.
         rate: writes per second.
-        measured: a value for each way and number of subscribers.
+        measured: one value for each way and number of subscribers.
     """
 
     seconds: float
@@ -90,21 +89,17 @@ class Outcome:
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        """What was to be reached, and what was."""
+        """The goals with their measured values."""
         return tuple(_goals(self.measured))
 
     @property
-    def whole(self) -> bool:
-        """Whether by events nothing was missed and nothing came twice."""
-        return not any(each.missed or each.double_encoded for each in self.of_events)
-
-    @property
-    def of_events(self) -> tuple[Measured, ...]:
-        """What was measured by events."""
-        return tuple(each for each in self.measured if each.way == EVENTS)
+    def complete(self) -> bool:
+        """Whether events delivered every row exactly once."""
+        events = (each for each in self.measured if each.way == EVENTS)
+        return not any(each.missed or each.duplicates for each in events)
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Measurements and goals for programs."""
         goals = [{**asdict(goal), "reached": goal.reached} for goal in self.goals]
         return {**asdict(self), "goals": goals}
 
@@ -115,7 +110,7 @@ def _goals(measured: Sequence[Measured]) -> Iterator[Goal]:
     for each in ours:
         n = f"{each.subscribers:,}"
         yield Goal("p95 in ms", n, each.p95_ms, _P95_MS)
-        yield Goal("missed or doubled", n, float(each.missed + each.double_encoded), 0.0)
+        yield Goal("missed or duplicated", n, float(each.missed + each.duplicates), 0.0)
         if each.subscribers in polled:
             ratio = _ratio(each.bytes, polled[each.subscribers].bytes)
             yield Goal("bytes, of polling's", n, ratio, _BYTES)

@@ -1,1 +1,1 @@
-"""Cards that follow the content: notes in Anki for what PostgreSQL holds. No Dagster."""
+"""Keep notes in Anki in sync with the contents in PostgreSQL. No Dagster."""

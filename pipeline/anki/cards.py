@@ -1,4 +1,4 @@
-"""Cards as the sync needs them: which content is which note, and what was last exported of it."""
+"""The cards in SQLite: which note belongs to which content, and what was last exported."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +13,7 @@ from pipeline.anki.store.notes import REMOVED, SKIP, SUCCESS, has_tag
 from pipeline.application.anki_tables import anki_cards
 
 _STATES = ("sync::new", "sync::skipped", "sync::failed", "sync::error", SUCCESS)
-"""Tags that say how the last export went; of these a card has one."""
+"""Tags for the result of the last export; a card has one of them."""
 
 _RAW = sa.cast(anki_cards.c.tags, sa.LargeBinary)
 """Tags as bytes, because they may be neither JSON nor UTF-8."""
@@ -21,7 +21,7 @@ _RAW = sa.cast(anki_cards.c.tags, sa.LargeBinary)
 
 @dataclass(frozen=True)
 class Card:
-    """A card; several of one content are an error that the checks name."""
+    """A card; the checks report several cards of one content as an error."""
 
     id: int
     content_id: int | None
@@ -33,12 +33,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Exported:
-    """What Anki has confirmed of a content.
-
-    Attributes:
-        card_id: None where the content had no card.
-        export_hash: digests of what was exported.
-    """
+    """An export that Anki has confirmed; ``card_id`` is None if the content had no card."""
 
     card_id: int | None
     content_id: int
@@ -62,7 +57,7 @@ def read(session: Session) -> list[Card]:
 
 
 def by_content(cards: Iterable[Card]) -> dict[int, Card]:
-    """The card that stands for each content: one with a note before one without."""
+    """The card of each content; of several cards, one with a note."""
     found: dict[int, Card] = {}
     for card in cards:
         if card.content_id is None:
@@ -74,7 +69,7 @@ def by_content(cards: Iterable[Card]) -> dict[int, Card]:
 
 
 def save(session: Session, exported: Sequence[Exported]) -> None:
-    """Keep what Anki has confirmed; a card that is gone meanwhile is not made again."""
+    """Save exports that Anki has confirmed; a card deleted meanwhile is not recreated."""
     moment = datetime.now(timezone.utc)  # noqa: UP017
     rows = [
         {
@@ -90,18 +85,18 @@ def save(session: Session, exported: Sequence[Exported]) -> None:
     if new := [row for row in rows if row["card"] is None]:
         session.execute(_INSERT, new)
     if known := [row for row in rows if row["card"] is not None]:
-        # The first write locks the file, so that nobody changes tags between look and write.
+        # The first write locks the file, so tags cannot change between reading and writing.
         session.execute(_UPDATE, known)
-        session.execute(_RETAG, [_retagged(session, row["card"]) for row in known])
+        session.execute(_RETAG, [_with_success(session, row["card"]) for row in known])
 
 
 def mark(session: Session, cards: Iterable[Card], notes: Collection[int]) -> None:
-    """Let cards bear the mark of notes whose content is gone, and no others.
+    """Tag the cards of marked notes as removed, and untag all others.
 
     Args:
         session: with SQLite.
-        cards: as they were read.
-        notes: those that are marked.
+        cards: all cards.
+        notes: ids of notes that are marked because their content was deleted.
     """
     for card in cards:
         wanted = card.note_id in notes
@@ -112,9 +107,9 @@ def mark(session: Session, cards: Iterable[Card], notes: Collection[int]) -> Non
         session.execute(_RETAG, [{"card": card.id, "tags": tags}])
 
 
-def _retagged(session: Session, card: object) -> dict[str, object]:
-    """The card's tags with the one that says that it was exported, as JSON."""
-    listed = _listed(session.scalar(sa.select(_RAW).where(anki_cards.c.id == card))) or []
+def _with_success(session: Session, card: object) -> dict[str, object]:
+    """The card's tags with the success tag in place of other result tags."""
+    listed = _parse_list(session.scalar(sa.select(_RAW).where(anki_cards.c.id == card))) or []
     kept = [tag for tag in listed if str(tag).lower() not in _STATES]
     return {"card": card, "tags": [SUCCESS, *kept]}
 
@@ -147,19 +142,19 @@ _INSERT = sa.insert(anki_cards).from_select(
         ~sa.exists().where(_C.learning_content_id == sa.bindparam("content"))
     ),
 )
-"""Somebody else may have made the card meanwhile."""
+"""Inserts nothing if another program has created the card meanwhile."""
 
 
-def _listed(text: bytes | None) -> list[Any] | None:
-    """The list that a card's JSON is, None if it is something else; NULL is an empty one."""
+def _parse_list(text: bytes | None) -> list[Any] | None:
+    """A JSON list; NULL is an empty list, anything else is None."""
     try:
-        met = json.loads((text or b"null").decode())
+        parsed = json.loads((text or b"null").decode())
     except (ValueError, RecursionError):
         return None
-    return [] if met is None else met if isinstance(met, list) else None
+    return [] if parsed is None else parsed if isinstance(parsed, list) else None
 
 
 def _tags(text: bytes | None) -> tuple[str, ...]:
-    """The tags of a card; where they cannot be read, the card is left alone like one to skip."""
-    listed = _listed(text)
+    """The tags of a card; a card with unreadable tags is skipped."""
+    listed = _parse_list(text)
     return (SKIP,) if listed is None else tuple(tag for tag in listed if isinstance(tag, str))

@@ -1,4 +1,4 @@
-"""Cards, notes and recordings against the contents, whatever a sync says that it did."""
+"""Compare cards, notes and recordings with the contents, independently of a sync."""
 
 import random
 from collections import defaultdict
@@ -19,25 +19,20 @@ from pipeline.anki.findings import (
     SeveralCards,
 )
 from pipeline.anki.outcomes import Report
-from pipeline.anki.rendering import ExportHash, Renderer, digest, played
-from pipeline.anki.store.notes import REMOVED, Anki, Note, has_tag, tag_of
+from pipeline.anki.rendering import ExportHash, Renderer, digest, sound_files
+from pipeline.anki.store.notes import REMOVED, Anki, Note, content_tag, has_tag
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.core.findings import OFFENDERS, CheckResult, Finding
 
 CONFIRMED = "confirmed"
-OF_CARDS = ("content_exists", "one_card", "export_hash")
-OF_NOTES = ("note_exists", "edited", "recordings")
+CARD_CHECKS = ("content_exists", "one_card", "export_hash")
+NOTE_CHECKS = ("note_exists", "edited", "recordings")
 
 
 def of_cards(
     manager: HybridDatabaseManager, renderer: Renderer, fields: Sequence[str]
 ) -> list[CheckResult]:
-    """Check the cards in SQLite against the contents in PostgreSQL.
-
-    Args:
-        manager: both databases.
-        renderer: makes notes of contents.
-        fields: what the fields of a note are called.
+    """Compare the cards in SQLite with the contents in PostgreSQL.
 
     Raises:
         PipelineError: a database does not answer, or a template cannot be used.
@@ -45,10 +40,10 @@ def of_cards(
     with manager.get_sqlite_session() as session:
         found = cards.read(session)
     with manager.get_postgres_session(snapshot=True) as session:
-        there = contents.ids(session)
+        existing = contents.ids(session)
         return [
-            _content_exists(found, there, contents.in_quarantine(session)),
-            _one_card(found, there),
+            _content_exists(found, existing, contents.in_quarantine(session)),
+            _one_card(found, existing),
             _export_hash(found, session, renderer, fields),
         ]
 
@@ -61,15 +56,15 @@ def of_notes(
     sample: int | None = None,
     seed: int = 0,
 ) -> list[CheckResult]:
-    """Check the notes in Anki, and what they play, against cards and contents.
+    """Compare the notes in Anki and their recordings with cards and contents.
 
     Args:
         manager: both databases.
-        anki: open.
-        fields: what the fields of a note are called.
-        sample: of so many recordings the bytes are compared, of all whether they are there; None
-            compares all.
-        seed: chooses them.
+        anki: an open Anki.
+        fields: names of a note's fields.
+        sample: the number of recordings whose bytes are compared, None for all; the existence of
+            every recording is checked.
+        seed: selects the sample.
 
     Raises:
         PipelineError: a database or Anki does not answer.
@@ -83,7 +78,7 @@ def of_notes(
 
 
 def confirmed(report: Report, *, dry_run: bool) -> CheckResult:
-    """Whether Anki has taken everything that a sync wrote, or would have written."""
+    """Whether Anki confirmed everything that a sync wrote, or would have written."""
     failed = [
         NotConfirmed(outcome.content_id, outcome.detail)
         for outcome in report.outcomes
@@ -96,7 +91,7 @@ def confirmed(report: Report, *, dry_run: bool) -> CheckResult:
 def result(
     name: str, findings: Collection[Finding], figures: Mapping[str, int], *, blocking: bool = True
 ) -> CheckResult:
-    """What a check found; it names some offenders and counts all."""
+    """The result of a check: it lists some offenders and counts all."""
     offenders = {"offenders_in_all": len(findings)} if findings else {}
     return CheckResult(
         name, not findings, blocking, tuple(findings)[:OFFENDERS], {**figures, **offenders}
@@ -104,49 +99,49 @@ def result(
 
 
 def _content_exists(
-    found: Sequence[Card], there: Collection[int], waiting: Collection[int]
+    found: Sequence[Card], existing: Collection[int], quarantined: Collection[int]
 ) -> CheckResult:
-    # A card may be of no content, and one whose note is marked has been seen to.
+    # Cards without a content, and cards of marked notes, are not reported.
     without = [
         (card, content)
         for card in found
-        if (content := card.content_id) is not None and content not in there
+        if (content := card.content_id) is not None and content not in existing
     ]
-    lost = [
-        CardWithoutContent(card.id, content, content in waiting)
+    unmarked = [
+        CardWithoutContent(card.id, content, content in quarantined)
         for card, content in without
         if not has_tag(card.tags, REMOVED)
     ]
-    gone = [finding for finding in lost if not finding.waits]
+    deleted = [finding for finding in unmarked if not finding.waits]
     figures = {
         "cards": len(found),
-        "waiting_in_quarantine": len(lost) - len(gone),
-        "marked_removed": len(without) - len(lost),
+        "waiting_in_quarantine": len(unmarked) - len(deleted),
+        "marked_removed": len(without) - len(unmarked),
     }
-    # Who waits in quarantine is not lost; those come last.
-    ordered = sorted(lost, key=lambda finding: finding.waits)
-    return result("content_exists", ordered, figures, blocking=bool(gone))
+    # Contents in quarantine are not lost; they come last.
+    ordered = sorted(unmarked, key=lambda finding: finding.waits)
+    return result("content_exists", ordered, figures, blocking=bool(deleted))
 
 
-def _one_card(found: Sequence[Card], there: Collection[int]) -> CheckResult:
+def _one_card(found: Sequence[Card], existing: Collection[int]) -> CheckResult:
     by_content = defaultdict(list)
     for card in found:
-        if card.content_id in there:
+        if card.content_id in existing:
             by_content[card.content_id].append(card.id)
     several = [
         SeveralCards(content, tuple(ids))
         for content, ids in sorted(by_content.items())
         if content is not None and len(ids) > 1
     ]
-    figures = {"contents": len(there), "without_card": len(there) - len(by_content)}
+    figures = {"contents": len(existing), "without_card": len(existing) - len(by_content)}
     return result("one_card", several, figures)
 
 
 def _export_hash(
     found: Sequence[Card], session: Session, renderer: Renderer, fields: Sequence[str]
 ) -> CheckResult:
-    following = cards.by_content(found)
-    exported = {number: card for number, card in following.items() if card.note_id is not None}
+    all_cards = cards.by_content(found)
+    exported = {number: card for number, card in all_cards.items() if card.note_id is not None}
     names = (*fields, "recordings")
     outdated: list[Finding] = []
     compared = 0
@@ -162,7 +157,7 @@ def _export_hash(
         compared += 1
         if parts := tuple(name for name, new, old in pairs if new != old):
             outdated.append(ExportOutdated(card.id, content.id, parts))
-    # A field that is kept because the learner edited it is no error.
+    # A field kept because of the learner's edits is not an error.
     return result("export_hash", outdated, {"compared": compared}, blocking=False)
 
 
@@ -172,10 +167,10 @@ def _note_exists(exported: Sequence[Card], notes: Mapping[int, Note]) -> CheckRe
         note = notes.get(card.note_id or 0)
         if note is None:
             wrong.append(NoteMissing(card.id, card.note_id or 0))
-        elif card.content_id is not None and not has_tag(note.tags, tag_of(card.content_id)):
-            wrong.append(NoteUntagged(card.id, note.id, tag_of(card.content_id)))
+        elif card.content_id is not None and not has_tag(note.tags, content_tag(card.content_id)):
+            wrong.append(NoteUntagged(card.id, note.id, content_tag(card.content_id)))
     untagged = any(isinstance(finding, NoteUntagged) for finding in wrong)
-    # That a learner deleted a note is told, and is no fault.
+    # A note that the learner deleted is reported, but is not an error.
     figures = {"cards": len(exported), "notes": len(notes)}
     return result("note_exists", wrong, figures, blocking=untagged or not wrong)
 
@@ -204,18 +199,18 @@ def _recordings(
     plays = [
         (note.id, name)
         for note in notes.values()
-        for name in sorted({name for text in note.fields.values() for name in played(text)})
+        for name in sorted({name for text in note.fields.values() for name in sound_files(text)})
     ]
     names = sorted({name for _, name in plays})
-    there = anki.media_names()
+    existing = anki.media_names()
     if sample is not None and len(names) > sample:
         names = sorted(random.Random(seed).sample(names, sample))  # noqa: S311
     wanted = contents.digests(session, names)
-    met = anki.media(wanted)
+    actual = anki.media(wanted)
     wrong = [
-        RecordingWrong(note, name, "different" if name in there else "missing")
+        RecordingWrong(note, name, "different" if name in existing else "missing")
         for note, name in plays
-        if name not in there or met.get(name) != wanted.get(name)
+        if name not in existing or actual.get(name) != wanted.get(name)
     ]
     files = len({name for _, name in plays})
     return result("recordings", wrong, {"files": files, "compared": len(wanted)})

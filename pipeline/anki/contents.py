@@ -1,9 +1,8 @@
-"""What a card shows, read from PostgreSQL: one query for all contents, read as a stream.
+"""Read the contents of cards from PostgreSQL, as a stream of one query.
 
-Of a content's fragments a card shows the best ``target_learning_item`` and the three best
-``real_life_example``, each with its best recording. Best is who has the highest average rating;
-who has none comes last; among equals the newest comes first. Ratings of fragments are those that
-name no asset.
+A card shows the best ``target_learning_item`` of a content and the three best ``real_life_example``
+fragments, each with its best recording. Fragments and recordings are ordered by average rating,
+then by date, newest first; unrated ones come last. A rating without an asset rates the fragment.
 """
 
 import re
@@ -21,31 +20,26 @@ from pipeline.migrations.content import learning_content
 ITEM = "target_learning_item"
 EXAMPLE = "real_life_example"
 EXAMPLES = 3
-_AT_ONCE = 500
-_RECORDINGS_AT_ONCE = 1
+_BATCH = 500
+_RECORDINGS_BATCH = 1
 _LARGEST_ID = 2**31 - 1
 _FILE = re.compile(r"asset_([1-9][0-9]{0,9})\.mp3")
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A recording, which Anki keeps as a file named after its id.
-
-    Attributes:
-        asset_id: id of the asset.
-        md5: of its bytes, in hexadecimal.
-    """
+    """A recording, which Anki stores under its id; ``md5`` of its bytes is hexadecimal."""
 
     asset_id: int
     md5: str
 
     @property
     def file(self) -> str:
-        """Its name in Anki's media folder, whatever kind of recording it is."""
+        """Its name in Anki's media folder; the suffix does not depend on the audio format."""
         return f"asset_{self.asset_id}.mp3"
 
     def __html__(self) -> str:
-        """What makes Anki play it."""
+        """The command that makes Anki play it."""
         return Markup("[sound:{}]").format(self.file)
 
 
@@ -113,12 +107,7 @@ WHERE :every OR c.id = ANY(:ids) ORDER BY c.id
 
 
 def read(session: Session, ids: Collection[int] | None = None) -> Iterator[Content]:
-    """Contents by id, a part of them in memory at a time.
-
-    Args:
-        session: with PostgreSQL.
-        ids: only these; None for all.
-    """
+    """Contents in the order of their ids, one batch in memory at a time; ``ids`` None reads all."""
     rows = session.execute(
         sa.text(_QUERY),
         {
@@ -128,7 +117,7 @@ def read(session: Session, ids: Collection[int] | None = None) -> Iterator[Conte
             "every": ids is None,
             "ids": list(ids or ()),
         },
-        execution_options={"yield_per": _AT_ONCE},
+        execution_options={"yield_per": _BATCH},
     )
     for row in rows.mappings():
         values: dict[str, Any] = dict(row)
@@ -149,15 +138,15 @@ def recordings(session: Session, sounds: Collection[Sound]) -> Iterator[tuple[So
     rows = session.execute(
         sa.text("SELECT id, asset_data FROM fragment_assets WHERE id = ANY(:ids) ORDER BY id"),
         {"ids": list(by_id)},
-        execution_options={"yield_per": _RECORDINGS_AT_ONCE},
+        execution_options={"yield_per": _RECORDINGS_BATCH},
     )
     for asset_id, data in rows:
         yield by_id[asset_id], bytes(data)
 
 
 def digests(session: Session, files: Collection[str]) -> dict[str, str]:
-    """MD5 of the recordings of these names, those that are no recording's left out."""
-    numbers = (int(met[1]) for name in files if (met := _FILE.fullmatch(name)))
+    """MD5 of the recordings with these file names; other names are ignored."""
+    numbers = (int(match[1]) for name in files if (match := _FILE.fullmatch(name)))
     named = [number for number in numbers if number <= _LARGEST_ID]
     query = sa.text("SELECT id, md5(asset_data) FROM fragment_assets WHERE id = ANY(:ids)")
     sounds = (Sound(asset_id, md5) for asset_id, md5 in session.execute(query, {"ids": named}))
@@ -169,14 +158,14 @@ def ids(session: Session) -> set[int]:
     return set(session.scalars(sa.select(learning_content.c.id)))
 
 
-def held(session: Session, content_ids: Collection[int]) -> set[int]:
-    """Those of the contents that there are; nobody deletes them before the session ends."""
+def lock_existing(session: Session, content_ids: Collection[int]) -> set[int]:
+    """Existing contents among these; they cannot be deleted before the transaction ends."""
     query = sa.text("SELECT id FROM learning_content WHERE id = ANY(:ids) FOR KEY SHARE")
     return set(session.scalars(query, {"ids": list(content_ids)}))
 
 
 def in_quarantine(session: Session) -> set[int]:
-    """Ids of contents that the source has and the target could not take."""
+    """Ids of quarantined contents."""
     if not session.scalar(sa.select(sa.func.to_regclass(quarantine.fullname).is_not(None))):
         return set()
     of_contents = quarantine.c.table_name == learning_content.name

@@ -1,4 +1,4 @@
-"""The vectors beside the cards: what there is of them, and whether it agrees."""
+"""Count and check the vectors of the cards."""
 
 from dataclasses import dataclass
 
@@ -11,21 +11,15 @@ from pipeline.application.anki_tables import vector_embeddings, vector_search
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.core.findings import CheckResult, Finding
 
-OF_EMBEDDINGS = ("embedding_card", "embedding_dimension", "vector_search")
+EMBEDDING_CHECKS = ("embedding_card", "embedding_dimension", "vector_search")
 
 _TOLERANCE = 1e-6
-"""So far may two vectors be apart that were rounded to 32 bits on different ways."""
+"""The largest accepted distance between two vectors with 32-bit values."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What there is of embeddings.
-
-    Attributes:
-        by_type: type -> how many.
-        by_dimension: dimension -> how many.
-        newest: the date of the newest, as text.
-    """
+    """Numbers of embeddings; ``newest`` is the date of the newest one, as text."""
 
     embeddings: int
     cards: int
@@ -43,9 +37,9 @@ def observe(manager: HybridDatabaseManager) -> Observed:
     e, count = vector_embeddings.c, sa.func.count()
     newest = sa.func.max(sa.type_coerce(e.created_at, sa.Text))
     with manager.get_sqlite_session() as session:
-        if not _there(session, vector_embeddings):
+        if not _exists(session, vector_embeddings):
             return Observed(0, 0, {}, {}, None)
-        embeddings, of, last = session.execute(
+        embeddings, cards, newest_date = session.execute(
             sa.select(count, sa.func.count(e.card_id.distinct()), newest).select_from(
                 vector_embeddings
             )
@@ -57,22 +51,22 @@ def observe(manager: HybridDatabaseManager) -> Observed:
                 for column in (e.embedding_type, e.vector_dimension)
             )
         )
-    return Observed(embeddings, of, kinds, dimensions, last)
+    return Observed(embeddings, cards, kinds, dimensions, newest_date)
 
 
 def check(manager: HybridDatabaseManager) -> list[CheckResult]:
-    """Check the embeddings against cards, themselves and what is searched.
+    """Check the embeddings: their cards, their dimensions and the search index.
 
     Raises:
         SourceError: the SQLite file cannot be read.
     """
     with manager.get_sqlite_session() as session:
-        if not _there(session, vector_embeddings):
-            return [result(name, [], {"embeddings": 0}) for name in OF_EMBEDDINGS]
-        there = _there(session, vector_search)
+        if not _exists(session, vector_embeddings):
+            return [result(name, [], {"embeddings": 0}) for name in EMBEDDING_CHECKS]
+        has_search = _exists(session, vector_search)
         count = sa.select(sa.func.count()).select_from(vector_embeddings)
         figures = {"embeddings": session.scalar(count) or 0}
-        differing = _search(session) if there else []
+        differing = _search(session) if has_search else []
         searched = sa.select(sa.func.count()).select_from(vector_search)
         return [
             result("embedding_card", _cards(session), figures),
@@ -80,13 +74,13 @@ def check(manager: HybridDatabaseManager) -> list[CheckResult]:
             result(
                 "vector_search",
                 differing,
-                {**figures, "searchable": (session.scalar(searched) or 0) if there else 0},
+                {**figures, "searchable": (session.scalar(searched) or 0) if has_search else 0},
             ),
         ]
 
 
-def _there(session: Session, table: sa.Table) -> bool:
-    """Whether the application has made a table; it makes these with its first vector."""
+def _exists(session: Session, table: sa.Table) -> bool:
+    """Whether a table exists; the application creates these tables with its first vector."""
     return sa.inspect(session.connection()).has_table(table.name)
 
 
@@ -104,7 +98,7 @@ _DIMENSION = """CASE WHEN json_valid(vector_data) AND json_type(vector_data) = '
   AND NOT EXISTS (SELECT 1 FROM json_each(vector_data) AS v
     WHERE v.type NOT IN ('real', 'integer') OR abs(v.value) > 3.4028235e38)
   THEN json_array_length(vector_data) END"""
-"""How many numbers a vector has, NULL if it is none."""
+"""The number of values in a vector, NULL if it is not a vector."""
 
 
 def _dimensions(session: Session) -> list[Finding]:

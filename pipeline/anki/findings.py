@@ -1,4 +1,4 @@
-"""What the checks across PostgreSQL, SQLite and Anki can find, as values."""
+"""Findings of the checks across PostgreSQL, SQLite and Anki, as values."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -8,7 +8,7 @@ from pipeline.core.findings import Finding
 
 @dataclass(frozen=True)
 class CardWithoutContent(Finding):
-    """A card whose content PostgreSQL does not have; it may wait in quarantine."""
+    """A card whose content is not in PostgreSQL; the content may be in quarantine."""
 
     title: ClassVar[str] = "card without content"
     card: int
@@ -17,14 +17,14 @@ class CardWithoutContent(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
-        where = "which waits in quarantine" if self.waits else "which PostgreSQL does not have"
-        return f"card {self.card}: of content {self.content}, {where}"
+        """The finding as one sentence."""
+        where = "in quarantine" if self.waits else "not in PostgreSQL"
+        return f"card {self.card}: its content {self.content} is {where}"
 
 
 @dataclass(frozen=True)
 class SeveralCards(Finding):
-    """A content that more than one card stands for."""
+    """A content with more than one card."""
 
     title: ClassVar[str] = "several cards"
     content: int
@@ -32,13 +32,13 @@ class SeveralCards(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
-        return f"content {self.content}: has cards {', '.join(map(str, self.cards))}"
+        """The finding as one sentence."""
+        return f"content {self.content}: several cards exist: {', '.join(map(str, self.cards))}"
 
 
 @dataclass(frozen=True)
 class ExportOutdated(Finding):
-    """A card whose last export is not what rendering gives now."""
+    """A card whose last export differs from what rendering produces now."""
 
     title: ClassVar[str] = "export outdated"
     card: int
@@ -47,14 +47,14 @@ class ExportOutdated(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         parts = ", ".join(self.parts)
-        return f"card {self.card}: {parts} of content {self.content} is not as exported"
+        return f"card {self.card}: content {self.content} has changed since the export ({parts})"
 
 
 @dataclass(frozen=True)
 class NoteMissing(Finding):
-    """A card whose note Anki does not have."""
+    """A card whose note is not in Anki."""
 
     title: ClassVar[str] = "note missing"
     card: int
@@ -62,13 +62,13 @@ class NoteMissing(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         return f"card {self.card}: note {self.note} is not in Anki"
 
 
 @dataclass(frozen=True)
 class NoteUntagged(Finding):
-    """A note that does not say of which content it is."""
+    """A note without the tag of its content."""
 
     title: ClassVar[str] = "note untagged"
     card: int
@@ -77,13 +77,13 @@ class NoteUntagged(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         return f"card {self.card}: note {self.note} lacks the tag {self.tag}"
 
 
 @dataclass(frozen=True)
 class NoteEdited(Finding):
-    """A note whose fields are not as they were exported."""
+    """A note whose fields were edited after the export."""
 
     title: ClassVar[str] = "note edited"
     card: int
@@ -92,14 +92,14 @@ class NoteEdited(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         fields = ", ".join(self.fields)
-        return f"card {self.card}: {fields} of note {self.note} is not as exported"
+        return f"card {self.card}: note {self.note} was edited after the export ({fields})"
 
 
 @dataclass(frozen=True)
 class RecordingWrong(Finding):
-    """A file that a note plays and Anki does not have, or has with other bytes."""
+    """A sound file of a note that is missing in Anki, or has different bytes."""
 
     title: ClassVar[str] = "recording wrong"
     note: int
@@ -108,13 +108,13 @@ class RecordingWrong(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         return f"note {self.note}: {self.file} is {self.problem}"
 
 
 @dataclass(frozen=True)
 class NotConfirmed(Finding):
-    """A content that did not get into Anki as it should be."""
+    """A content whose export Anki did not confirm."""
 
     title: ClassVar[str] = "not confirmed"
     content: int
@@ -122,13 +122,13 @@ class NotConfirmed(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         return f"content {self.content}: {self.why}"
 
 
 @dataclass(frozen=True)
 class EmbeddingWithoutCard(Finding):
-    """An embedding of a card that is not there."""
+    """An embedding whose card does not exist."""
 
     title: ClassVar[str] = "embedding without card"
     embedding: int
@@ -136,13 +136,13 @@ class EmbeddingWithoutCard(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
-        return f"embedding {self.embedding}: of card {self.card}, which is not there"
+        """The finding as one sentence."""
+        return f"embedding {self.embedding}: its card {self.card} does not exist"
 
 
 @dataclass(frozen=True)
 class DimensionDiffers(Finding):
-    """An embedding that says another dimension than its vector has; None if it is no vector."""
+    """An embedding whose declared dimension differs; ``has`` is None for an unreadable vector."""
 
     title: ClassVar[str] = "dimension differs"
     embedding: int
@@ -151,10 +151,10 @@ class DimensionDiffers(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         unread = self.has is None
-        actual = "its vector cannot be read" if unread else f"its vector has {self.has}"
-        return f"embedding {self.embedding}: says {self.declared} dimensions, {actual}"
+        actual = "but its vector cannot be read" if unread else f"but its vector has {self.has}"
+        return f"embedding {self.embedding}: declares {self.declared} dimensions, {actual}"
 
 
 @dataclass(frozen=True)
@@ -168,5 +168,5 @@ class SearchDiffers(Finding):
 
     @property
     def sentence(self) -> str:
-        """What is wrong with what."""
+        """The finding as one sentence."""
         return f"card {self.card}, {self.embedding_type}: {self.problem} in vector_search"

@@ -1,4 +1,4 @@
-"""What a sync with Anki is to do, and what it did: values, told to people elsewhere."""
+"""Options and results of a sync with Anki, as values."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,26 +21,25 @@ Action = Literal[
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 CONFIRMED: tuple[Action, ...] = ("created", "updated", "adopted")
-"""What Anki has taken, and the cards know."""
+"""Actions that Anki has confirmed and the cards record."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a sync is to do.
+    """Options of a sync.
 
     Attributes:
-        deck: where notes go whose content has no card yet.
+        deck: for notes of contents without a card.
         note_type: of new notes.
         fields: names of its fields for front and back.
         ids: only these contents; None for all.
-        dry_run: change nothing, tell what would be.
-        force: write what rendering gives now, also over a learner's edits, and make notes again
-            that were deleted in Anki.
-        removed: notes of contents that are not there any more are only reported, get the tag
-            ``sync::removed``, or get it and are suspended.
-        create_decks: make decks that Anki does not have.
-        recordings: compare the bytes of all recordings, not only of those whose content changed.
-        removed_share: of all notes no larger share is marked or suspended in one run.
+        dry_run: change nothing and report what would change.
+        force: overwrite a learner's edits, and recreate notes that were deleted in Anki.
+        removed: notes of deleted contents are only reported, tagged ``sync::removed``, or tagged
+            and suspended.
+        create_decks: create missing decks.
+        recordings: compare the bytes of all recordings, not only those of changed contents.
+        removed_share: the largest share of all notes that one run may mark or suspend.
     """
 
     deck: str
@@ -57,14 +56,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a content, or would.
-
-    Attributes:
-        content_id: which.
-        title: what people call it; empty where it is not there any more.
-        action: what happened.
-        detail: what exactly, and why.
-    """
+    """What happened, or would happen, to a content; the title of a deleted content is empty."""
 
     content_id: int
     title: str
@@ -77,11 +69,10 @@ class Report:
     """What a sync did, or would do.
 
     Attributes:
-        outcomes: of the contents that needed something.
-        counts: action -> contents; those that needed nothing were skipped.
+        outcomes: of all contents that were not skipped.
+        counts: contents by action, including skipped ones.
         media_files: recordings that were stored, or would be.
-        media_bytes: the size of those that were.
-        seconds: how long it took.
+        media_bytes: size of the stored recordings.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -91,6 +82,6 @@ class Report:
     seconds: float = 0.0
 
     def add(self, *outcomes: Outcome) -> None:
-        """Note what became of contents."""
+        """Add outcomes and count their actions."""
         self.outcomes += outcomes
         self.counts.update(outcome.action for outcome in outcomes)

@@ -1,4 +1,4 @@
-"""Notes whose content is not there any more: told, marked or suspended, never deleted."""
+"""Notes whose content was deleted: they are reported, marked or suspended, never deleted."""
 
 from collections.abc import Collection, Mapping
 
@@ -6,78 +6,80 @@ from pipeline.anki.outcomes import Options, Outcome, Report
 from pipeline.anki.store.errors import AnkiError
 from pipeline.anki.store.notes import REMOVED, SKIP, SUSPENDED, Anki, has_tag
 
-_TOLD = {"report": "left as it is", "tag": f"tagged {REMOVED}", "suspend": "suspended"}
+_DETAILS = {"report": "left unchanged", "tag": f"tagged {REMOVED}", "suspend": "suspended"}
 
 
-def see_to(
+def process(
     anki: Anki,
     notes: Mapping[int, int],
     *,
-    there: Collection[int],
-    waiting: Collection[int],
-    off: Collection[int | None],
+    existing: Collection[int],
+    quarantined: Collection[int],
+    skipped: Collection[int | None],
     options: Options,
     report: Report,
 ) -> set[int]:
-    """Look after notes whose content is gone, and after marked ones whose content is back.
+    """Process notes whose content was deleted, and marked notes whose content is back.
 
     Args:
-        anki: open.
-        notes: id -> id of the content that it is of; Anki may have lost some of them.
-        there: the contents that there are.
-        waiting: contents that the source has and the target could not take.
-        off: notes that are to be left as they are.
-        options: what is to be done.
-        report: where it is told.
+        anki: an open Anki.
+        notes: note id -> content id; some notes may no longer exist.
+        existing: ids of all contents.
+        quarantined: ids of quarantined contents.
+        skipped: notes that must not be changed.
+        options: of the sync.
+        report: receives the outcomes.
 
     Returns:
-        the notes that are marked now, or would be.
+        The notes that are marked now, or would be.
 
     Raises:
-        AnkiError: a larger share of the notes would be marked than may be; none was.
+        AnkiError: the share of notes to mark exceeds the limit; no note was marked.
     """
     marked = set(anki.find(REMOVED))
     suspending = options.removed == "suspend"
     done = set(anki.find(SUSPENDED)) if suspending and marked else marked
     for number in sorted(marked):
-        if notes.get(number) in there:
+        if notes.get(number) in existing:
             _restore(anki, number, notes[number], options=options, report=report)
-    # The contents of a whole collection may be gone: only then are many notes looked at.
-    gone = anki.notes({number for number, content_id in notes.items() if content_id not in there})
-    to_mark, bearing = [], set()
-    for number, note in sorted(gone.items()):
+    # Only notes of deleted contents are read.
+    deleted = anki.notes(
+        {number for number, content_id in notes.items() if content_id not in existing}
+    )
+    to_mark, still_marked = [], set()
+    for number, note in sorted(deleted.items()):
         content_id = notes[number]
-        if content_id in waiting:
-            detail = f"note {number}: its content waits in quarantine"
+        if content_id in quarantined:
+            detail = f"note {number}: its content is in quarantine"
             report.add(Outcome(content_id, "", "waiting", detail))
-        elif number in off or has_tag(note.tags, SKIP):
-            detail = f"note {number}: it has the tag {SKIP}; its content is gone"
+        elif number in skipped or has_tag(note.tags, SKIP):
+            detail = f"note {number}: it has the tag {SKIP}; its content was deleted"
             report.add(Outcome(content_id, "", "switched off", detail))
         elif number in done:
-            bearing.add(number)
-            detail = f"note {number}: marked {REMOVED} before"
+            still_marked.add(number)
+            detail = f"note {number}: already marked {REMOVED}"
             report.add(Outcome(content_id, "", "removed", detail))
         else:
             to_mark.append(number)
-            detail = f"note {number}: {_TOLD[options.removed]}"
+            detail = f"note {number}: {_DETAILS[options.removed]}"
             report.add(Outcome(content_id, "", "removed", detail))
     if options.removed == "report":
-        return bearing
+        return still_marked
     if to_mark and not options.dry_run:
-        _mark(anki, to_mark, of=len(notes), options=options)
-    return bearing | set(to_mark)
+        _mark(anki, to_mark, total=len(notes), options=options)
+    return still_marked | set(to_mark)
 
 
-def _mark(anki: Anki, numbers: Collection[int], *, of: int, options: Options) -> None:
-    if len(numbers) > options.removed_share * of:
+def _mark(anki: Anki, numbers: Collection[int], *, total: int, options: Options) -> None:
+    if len(numbers) > options.removed_share * total:
         raise AnkiError(
-            f"The contents of {len(numbers)} of {of} notes are gone, more than a share of"
-            f" {options.removed_share:g}; no note was marked",
-            remedy="See whether this is the right target, or raise MAX_DELETE_SHARE",
+            f"The contents of {len(numbers)} of {total} notes were deleted, more than"
+            f" MAX_DELETE_SHARE ({options.removed_share:g}) allows; no note was marked",
+            remedy="Check that this is the right target; if it is, raise MAX_DELETE_SHARE",
         )
     if options.removed == "suspend":
         anki.suspend(numbers)
-    # The marks come last: who has them is not looked at again.
+    # Tags come last, because tagged notes are not processed again.
     anki.tag(dict.fromkeys(numbers, REMOVED))
     if options.removed == "suspend":
         anki.tag(dict.fromkeys(numbers, SUSPENDED))
@@ -87,5 +89,5 @@ def _restore(anki: Anki, number: int, content_id: int, *, options: Options, repo
     if not options.dry_run:
         for tag in (SUSPENDED, REMOVED):
             anki.untag([number], tag)
-    detail = f"note {number}: its content is back; what was suspended stays so"
+    detail = f"note {number}: its content is back; suspended cards stay suspended"
     report.add(Outcome(content_id, "", "restored", detail))

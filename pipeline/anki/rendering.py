@@ -1,4 +1,4 @@
-"""A content becomes the fields of a note, and a digest of them by which changes are known."""
+"""Render a content as the fields of a note, with digests that reveal changes."""
 
 import hashlib
 import html
@@ -20,7 +20,7 @@ SIDES = ("front.html", "back.html")
 """Templates of the fields, in their order."""
 
 UNKNOWN = "0" * 32
-"""Stands for the digest of a field of which nobody knows what was last exported."""
+"""The digest of a field whose last export is unknown."""
 
 _DIGEST_BYTES = 16
 _S = TypeVar("_S", Content, Fragment)
@@ -31,34 +31,29 @@ _PLAYED = re.compile(r"\[sound:([^\]]*)\]")
 
 
 def canonical(text: str) -> str:
-    """A field as Anki keeps it: composed letters, plain line ends, no control characters."""
+    """A field as Anki stores it: composed characters, LF line ends, no control characters."""
     lines = text.replace("\r\n", "\n")
     return unicodedata.normalize("NFC", _CONTROL.sub("", lines))
 
 
 def digest(text: str) -> str:
-    """What tells one field from another, 32 hexadecimal digits.
+    """A digest of a field, 32 hexadecimal digits.
 
-    Two texts that differ only in what Anki's editor writes in its own way count as one.
+    Entities that Anki's editor replaces by characters do not change the digest.
     """
     for escaped, letter in _AS_EDITED.items():
         text = text.replace(escaped, letter)
     return hashlib.blake2b(canonical(text).encode(), digest_size=_DIGEST_BYTES).hexdigest()
 
 
-def played(text: str) -> list[str]:
-    """Names of the files that a field plays."""
+def sound_files(text: str) -> list[str]:
+    """Names of a field's sound files."""
     return [html.unescape(name) for name in _PLAYED.findall(text)]
 
 
 @dataclass(frozen=True)
 class ExportHash:
-    """What was last exported, field by field; kept as text in ``anki_cards.export_hash``.
-
-    Attributes:
-        fields: a digest for each field.
-        media: one over the recordings.
-    """
+    """Digests of each field and of the recordings, stored in ``anki_cards.export_hash``."""
 
     fields: tuple[str, ...]
     media: str
@@ -69,7 +64,7 @@ class ExportHash:
 
     @classmethod
     def parse(cls, text: str | None, *, fields: int) -> "ExportHash | None":
-        """What such a text says; None where it is another one, as earlier applications wrote."""
+        """Parse a stored text; None for other formats, which earlier applications wrote."""
         parts = (text or "").split("-")
         if len(parts) != fields + 1 or any(len(part) != len(UNKNOWN) for part in parts):
             return None
@@ -78,14 +73,7 @@ class ExportHash:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A content as a note.
-
-    Attributes:
-        content_id: id of the content.
-        title: what people call it.
-        fields: HTML, in the order of ``SIDES``.
-        sounds: the recordings that the fields play.
-    """
+    """A content as a note; ``fields`` is HTML in the order of ``SIDES``."""
 
     content_id: int
     title: str
@@ -94,7 +82,7 @@ class Rendered:
 
     @cached_property
     def hash(self) -> ExportHash:
-        """What is exported when all of it is."""
+        """The export hash after all fields and recordings are exported."""
         media = "".join(sorted(f"{sound.file} {sound.md5}\n" for sound in self.sounds))
         return ExportHash(tuple(map(digest, self.fields)), digest(media))
 
@@ -106,10 +94,10 @@ class Renderer:
         """Load the templates.
 
         Args:
-            folder: holds ``front.html`` and ``back.html``; None for the project's own.
+            folder: contains ``front.html`` and ``back.html``; None for the project's own.
 
         Raises:
-            RenderError: one is missing or not valid.
+            RenderError: a template is missing or invalid.
         """
         self._folder = folder or TEMPLATES
         environment = jinja2.Environment(
@@ -130,7 +118,7 @@ class Renderer:
         """A content as a note.
 
         Raises:
-            RenderError: a template asks for what there is not.
+            RenderError: a template uses an undefined name, or fails otherwise.
         """
         shown = {
             "content": _as_text(content),
@@ -141,7 +129,7 @@ class Renderer:
             texts = [canonical(template.render(shown)).strip() for template in self._templates]
         except Exception as error:  # whatever an expression in a template raises
             raise self._unusable(error, content) from error
-        names = {name for text in texts for name in played(text)}
+        names = {name for text in texts for name in sound_files(text)}
         fragments = [content.item, *content.examples]
         sounds = {f.sound for f in fragments if f and f.sound and f.sound.file in names}
         return Rendered(
@@ -155,22 +143,22 @@ class Renderer:
         name = getattr(error, "name", None) or getattr(error, "filename", None)
         line = getattr(error, "lineno", None)
         where = f"{self._folder}{f', {name}' if name else ''}{f', line {line}' if line else ''}"
-        of = f" for content {content.id}" if content else ""
+        which = f" for content {content.id}" if content else ""
         return RenderError(
-            f"The templates in {where} cannot be used{of} ({error or type(error).__name__})",
-            remedy="Correct them, or take ANKI_TEMPLATES out to use the project's own",
+            f"The templates in {where} cannot be used{which} ({error or type(error).__name__})",
+            remedy="Correct them, or unset ANKI_TEMPLATES to use the project's own",
         )
 
 
 class _Text(str):
-    """Text of a content; whatever escapes it escapes what Anki would take for a command, too."""
+    """Text of a content; escaping it also escapes commands of Anki."""
 
     def __html__(self) -> str:
         return _escaped(str(self))
 
 
 def _as_text(shown: _S) -> _S:
-    """The same content or fragment, whose texts cannot become markup or commands."""
+    """The content or fragment with texts that cannot become markup or commands."""
     values: dict[str, Any] = {
         name: _Text(value) if isinstance(value, str) else value
         for name, value in vars(shown).items()
@@ -181,13 +169,13 @@ def _as_text(shown: _S) -> _S:
 
 
 def _escaped(value: object) -> Markup:
-    """Markup that shows a text as it is; what is markup already stays."""
+    """A text as escaped markup; existing markup is unchanged."""
     if hasattr(value, "__html__"):
         return escape(value)
-    # What Anki drops must not hide a command from us.
+    # Characters that Anki drops could hide a command, so they are removed first.
     return Markup(_COMMANDS.sub("&#91;", str(escape(canonical(str(value))))))  # noqa: S704
 
 
 def _for_anki(value: object) -> object:
-    """What an expression of a template is replaced by."""
+    """The text that replaces an expression in a template."""
     return "" if value is None else value if isinstance(value, Markup) else _escaped(value)

@@ -1,11 +1,11 @@
-"""Notes in Anki follow the contents in PostgreSQL; cards in SQLite remember what was exported.
+"""Update notes in Anki from the contents in PostgreSQL; cards in SQLite record the exports.
 
-Every content is rendered and its digest held against the card's: who is equal costs nothing more.
-Of the others the note is looked at. A field that Anki still has as it was exported is written; one
-that differs is the learner's, is left alone and reported. What was written is read back, and only
-what Anki confirmed is kept in SQLite. A tag on the note says of which content it is, so that a note
-whose card was never written, because an answer was lost or a run was ended, is found and adopted.
-Notes are never deleted. Running it again changes nothing.
+Every content is rendered, and its digest is compared with the card's; equal contents are skipped.
+For the others, the note is read. A field that is unchanged since its export is overwritten; a field
+that the learner edited is left unchanged and reported. Written notes are read back, and only
+confirmed exports are saved in SQLite. A tag on each note names its content, so a note whose card
+was never saved, because an answer was lost or a run ended, is found and adopted. Notes are never
+deleted. A second run changes nothing.
 """
 
 import time
@@ -14,27 +14,27 @@ from itertools import islice
 
 from sqlalchemy.orm import Session
 
-from pipeline.anki import cards, contents, intents, removed
+from pipeline.anki import cards, contents, pending_writes, removed
 from pipeline.anki.cards import Exported
 from pipeline.anki.contents import Sound
+from pipeline.anki.decisions import Step, decide, outcome
 from pipeline.anki.outcomes import Action, Options, Outcome, Report
 from pipeline.anki.rendering import Rendered, Renderer, digest
-from pipeline.anki.steps import Step, decide, outcome
 from pipeline.anki.store.notes import (
     CONTENT_TAGS,
     SKIP,
     Anki,
     Note,
     Refusal,
-    contents_of,
+    content_tag,
     has_tag,
     make_ready,
-    tag_of,
+    tagged_contents,
 )
 from pipeline.application.manager import HybridDatabaseManager
 
-_AT_ONCE = 100
-"""So many contents are written, read back and kept together."""
+_BATCH = 100
+"""The number of contents that are written, confirmed and saved together."""
 
 
 def sync(
@@ -43,72 +43,67 @@ def sync(
     renderer: Renderer,
     options: Options,
     *,
-    on_progress: Callable[[int, int], None] = lambda _done, _of: None,
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Report:
-    """Let the notes follow the contents.
+    """Update the notes of all contents.
 
-    Args:
-        manager: both databases.
-        anki: open.
-        renderer: makes notes of contents.
-        options: what is to be done.
-        on_progress: told how many contents of how many were looked at.
+    ``on_progress`` receives the number of processed contents and their total.
 
     Raises:
-        AnkiGone: Anki does not answer any more; what it confirmed is kept.
-        AnkiError: Anki refuses as a whole, or lacks a deck, a note type or a field.
+        AnkiUnavailable: Anki stopped answering; confirmed exports are saved.
+        AnkiError: Anki refuses the run, or lacks a deck, a note type or a field.
         RenderError: a template cannot be used.
-        Refused: a card cannot be written as Anki has confirmed it.
+        Refused: a confirmed export cannot be saved in its card.
         SourceError: the SQLite file cannot be read or written.
         TargetError: PostgreSQL does not answer.
     """
     started = time.perf_counter()
     with manager.get_postgres_session(snapshot=True) as session:
         run = _Run(manager, session, anki, options)
-        run.make_ready()
+        run.prepare()
         rendered = map(renderer.render, contents.read(session, options.ids))
         done = 0
-        while some := list(islice(rendered, _AT_ONCE)):
-            run.follow(some)
+        while some := list(islice(rendered, _BATCH)):
+            run.update(some)
             done += len(some)
             on_progress(done, len(run.wanted))
         if options.ids is None:
-            run.see_to_removed()
+            run.process_removed()
     run.report.seconds = time.perf_counter() - started
     return run.report
 
 
 class _Run:
-    """One sync under way."""
+    """A running sync."""
 
     def __init__(
         self, manager: HybridDatabaseManager, session: Session, anki: Anki, options: Options
     ) -> None:
         self.report = Report()
         self._manager, self._session, self._anki, self._options = manager, session, anki, options
-        self._there = contents.ids(session)
-        self.wanted = self._there if options.ids is None else self._there & options.ids
-        for number in sorted((options.ids or frozenset()) - self._there):
-            self.report.add(Outcome(number, "", "failed", "PostgreSQL has no such content"))
+        self._existing = contents.ids(session)
+        self.wanted = self._existing if options.ids is None else self._existing & options.ids
+        for number in sorted((options.ids or frozenset()) - self._existing):
+            self.report.add(Outcome(number, "", "failed", "PostgreSQL has no content with this id"))
         with manager.get_sqlite_session() as sqlite:
             self._all_cards = cards.read(sqlite)
         self._cards = cards.by_content(self._all_cards)
         self._tagged = set(anki.find(f"{CONTENT_TAGS}*"))
         self._media = anki.media_names()
-        self._strays = self._read_strays()
-        self._intended = intents.read(session)
+        self._unlinked = self._read_unlinked()
+        self._intended = pending_writes.read(session)
 
-    def _read_strays(self) -> dict[int, list[Note]]:
-        """Notes that say of which content they are, and that no card names."""
+    def _read_unlinked(self) -> dict[int, list[Note]]:
+        """Notes with a content's tag that belong to no card, by content."""
         known = {card.note_id for card in self._all_cards}
         found: dict[int, list[Note]] = {}
         for _, note in sorted(self._anki.notes(self._tagged - known).items()):
-            for content_id in contents_of(note.tags)[:1]:
+            for content_id in tagged_contents(note.tags)[:1]:
                 found.setdefault(content_id, []).append(note)
         return found
 
-    def make_ready(self) -> None:
-        """See that everything is there that new notes need, before anything is written."""
+    def prepare(self) -> None:
+        """Make sure that the decks, the note type and the fields exist, before any write."""
         options = self._options
         decks = {options.deck}
         for content_id in self.wanted:
@@ -124,9 +119,9 @@ class _Run:
             dry_run=options.dry_run,
         )
 
-    def follow(self, rendered: Sequence[Rendered]) -> None:
-        """Let the notes of some contents follow."""
-        changed = [each for each in rendered if not self._is_as_exported(each)]
+    def update(self, rendered: Sequence[Rendered]) -> None:
+        """Update the notes of a batch of contents."""
+        changed = [each for each in rendered if not self._is_unchanged(each)]
         self._skip(len(rendered) - len(changed))
         if not changed:
             return
@@ -136,59 +131,59 @@ class _Run:
         for each in changed:
             card = self._cards.get(each.content_id)
             note = notes.get(card.note_id) if card and card.note_id is not None else None
-            strays = self._strays.get(each.content_id, [])
+            unlinked = self._unlinked.get(each.content_id, [])
             intended = self._intended.get(each.content_id, [])
-            step, told = decide(each, card, note, strays, intended, self._options)
-            self.report.add(*told)
+            step, outcomes = decide(each, card, note, unlinked, intended, self._options)
+            self.report.add(*outcomes)
             steps += [step] if step else []
-        lacking = self._lacking(steps)
+        to_store = self._sounds_to_store(steps)
         if self._options.dry_run:
-            self.report.media_files += len(lacking)
+            self.report.media_files += len(to_store)
         else:
-            steps = self._carry_out(steps, lacking)
+            steps = self._execute(steps, to_store)
         for step in steps:
-            self._tell(step, {sound.file for sound in lacking & {*step.rendered.sounds}})
+            self._report_step(step, {sound.file for sound in to_store & {*step.rendered.sounds}})
 
-    def _is_as_exported(self, rendered: Rendered) -> bool:
+    def _is_unchanged(self, rendered: Rendered) -> bool:
         card = self._cards.get(rendered.content_id)
         return (
             card is not None
             and card.note_id in self._tagged
             and card.export_hash == str(rendered.hash)
-            and rendered.content_id not in self._strays
+            and rendered.content_id not in self._unlinked
             and all(sound.file in self._media for sound in rendered.sounds)
             and not (self._options.force or self._options.recordings)
         )
 
-    def _lacking(self, steps: Iterable[Step]) -> set[Sound]:
-        """Recordings that Anki does not have, or has otherwise."""
+    def _sounds_to_store(self, steps: Iterable[Step]) -> set[Sound]:
+        """Recordings that are missing in Anki, or have different bytes there."""
         wanted = {sound.file: sound for step in steps for sound in step.rendered.sounds}
-        there = self._anki.media(wanted)
-        return {sound for name, sound in wanted.items() if there.get(name) != sound.md5}
+        existing = self._anki.media(wanted)
+        return {sound for name, sound in wanted.items() if existing.get(name) != sound.md5}
 
-    def _carry_out(self, steps: Sequence[Step], lacking: Collection[Sound]) -> list[Step]:
-        """Recordings first, so that no note plays what is not there; cards last.
+    def _execute(self, steps: Sequence[Step], sounds: Collection[Sound]) -> list[Step]:
+        """Store recordings before notes that play them, and save cards last.
 
         Returns:
             The steps that Anki has confirmed.
         """
-        wrong = self._store(lacking)
-        sound = [step for step in steps if self._has_media(step, wrong)]
-        self._intend([step for step in sound if step.write])
-        made = self._make([step for step in sound if step.note_id is None])
-        written = self._write([step for step in sound if step.note_id is not None])
-        confirmed = [*made, *written]
-        self._keep([(step, number) for step, number in confirmed if step.needed])
+        failed = self._store(sounds)
+        playable = [step for step in steps if self._has_media(step, failed)]
+        self._record_intents([step for step in playable if step.write])
+        created = self._create([step for step in playable if step.note_id is None])
+        written = self._write([step for step in playable if step.note_id is not None])
+        confirmed = [*created, *written]
+        self._save([(step, number) for step, number in confirmed if step.needed])
         return [step for step, _ in confirmed]
 
-    def _keep(self, confirmed: Sequence[tuple[Step, int]]) -> None:
-        """Let the cards know what Anki has confirmed."""
+    def _save(self, confirmed: Sequence[tuple[Step, int]]) -> None:
+        """Save the exports that Anki has confirmed in the cards."""
         if not confirmed:
             return
         ids = {step.id for step, _ in confirmed}
         with self._manager.get_postgres_session() as session:
-            # Nobody may delete a content before its card is there.
-            there = contents.held(session, ids)
+            # No content may be deleted before its card is saved.
+            existing = contents.lock_existing(session, ids)
             exported = [
                 Exported(
                     step.card.id if step.card else None,
@@ -198,119 +193,118 @@ class _Run:
                     str(step.hash),
                 )
                 for step, number in confirmed
-                if step.id in there
+                if step.id in existing
             ]
             with self._manager.get_sqlite_session() as sqlite:
                 cards.save(sqlite, exported)
             if known := ids & self._intended.keys():
-                intents.forget(session, known)
+                pending_writes.forget(session, known)
         for number in known:
             del self._intended[number]
 
-    def _intend(self, steps: Sequence[Step]) -> None:
-        """Note what is about to be written, before it is."""
+    def _record_intents(self, steps: Sequence[Step]) -> None:
+        """Record exports in the ledger before they are written."""
         if not steps:
             return
         with self._manager.get_postgres_session() as session:
-            intents.prepare(session)
-            intents.keep(session, {step.id: str(step.hash) for step in steps})
+            pending_writes.prepare(session)
+            pending_writes.record(session, {step.id: str(step.hash) for step in steps})
         for step in steps:
             self._intended.setdefault(step.id, []).append(str(step.hash))
 
-    def _store(self, lacking: Collection[Sound]) -> set[Sound]:
-        """Store recordings; those that Anki then has not as they were stored."""
-        for sound, data in contents.recordings(self._session, lacking):
+    def _store(self, sounds: Collection[Sound]) -> set[Sound]:
+        """Store recordings and read them back; returns those that differ."""
+        for sound, data in contents.recordings(self._session, sounds):
             self._anki.store(sound.file, data)
             self.report.media_files += 1
             self.report.media_bytes += len(data)
-        stored = self._anki.media([sound.file for sound in lacking])
-        return {sound for sound in lacking if stored.get(sound.file) != sound.md5}
+        stored = self._anki.media([sound.file for sound in sounds])
+        return {sound for sound in sounds if stored.get(sound.file) != sound.md5}
 
-    def _has_media(self, step: Step, wrong: Collection[Sound]) -> bool:
-        names = ", ".join(sound.file for sound in step.rendered.sounds if sound in wrong)
+    def _has_media(self, step: Step, failed: Collection[Sound]) -> bool:
+        names = ", ".join(sound.file for sound in step.rendered.sounds if sound in failed)
         if names:
-            self._note(step, "failed", f"{names} is not in Anki as it was stored")
+            self._add_outcome(step, "failed", f"Anki did not store {names} correctly")
         return not names
 
-    def _make(self, steps: Sequence[Step]) -> list[tuple[Step, int]]:
-        """Make notes; those that Anki has, with their ids."""
+    def _create(self, steps: Sequence[Step]) -> list[tuple[Step, int]]:
+        """Create notes; returns the confirmed steps with note ids."""
         if not steps:
             return []
         answers = self._anki.add([step.new_note(self._options) for step in steps])
         found: list[tuple[Step, int | Refusal]] = []
         for step, answer in zip(steps, answers, strict=True):
-            # An answer without an id may hide a note that was made.
-            hidden = self._anki.find(tag_of(step.id)) if isinstance(answer, Refusal) else []
-            found.append((step, hidden[0] if hidden else answer))
-        return self._confirmed(found)
+            # The note may exist although the answer has no id.
+            existing = self._anki.find(content_tag(step.id)) if isinstance(answer, Refusal) else []
+            found.append((step, existing[0] if existing else answer))
+        return self._confirm(found)
 
     def _write(self, steps: Sequence[Step]) -> list[tuple[Step, int]]:
-        """Write fields and tags of notes; those that Anki has."""
+        """Write fields and tags of notes; returns the confirmed steps with note ids."""
         changes = {step.note_id: step.write for step in steps if step.note_id and step.write}
         refused = self._anki.write(changes) if changes else {}
-        if untagged := {s.note_id: tag_of(s.id) for s in steps if s.note_id and not s.tagged}:
+        if untagged := {s.note_id: content_tag(s.id) for s in steps if s.note_id and not s.tagged}:
             self._anki.tag(untagged)
         found = [(step, step.note_id) for step in steps if step.note_id]
-        touched = [
+        changed = [
             (step, refused.get(number, number))
             for step, number in found
             if step.write or not step.tagged
         ]
         others = [(step, number) for step, number in found if not step.write and step.tagged]
-        return [*self._confirmed(touched), *others]
+        return [*self._confirm(changed), *others]
 
-    def _confirmed(self, found: Sequence[tuple[Step, int | Refusal]]) -> list[tuple[Step, int]]:
-        """Read notes back; those that are as they should be."""
+    def _confirm(self, found: Sequence[tuple[Step, int | Refusal]]) -> list[tuple[Step, int]]:
+        """Read notes back; returns the steps whose notes are correct."""
         notes = self._anki.notes({number for _, number in found if isinstance(number, int)})
         confirmed = []
         for step, number in found:
             note = notes.get(number) if isinstance(number, int) else None
             if note is None:
                 why = f" ({number.why})" if isinstance(number, Refusal) else ""
-                what = f"change note {step.note_id}" if step.note_id else "make the note"
-                self._note(step, "failed", f"Anki did not {what}{why}")
+                action = f"change note {step.note_id}" if step.note_id else "create the note"
+                self._add_outcome(step, "failed", f"Anki did not {action}{why}")
                 continue
             differ = [n for n, text in step.write.items() if digest(note.fields[n]) != digest(text)]
             if differ:
-                detail = f"note {note.id} does not hold the new {', '.join(differ)}"
-                self._note(step, "failed", f"{detail}; close Anki's browser and run again")
-            elif not has_tag(note.tags, tag_of(step.id)):
-                self._note(step, "failed", f"note {note.id} did not take its tag")
+                detail = f"Anki did not store {', '.join(differ)} of note {note.id}"
+                self._add_outcome(step, "failed", f"{detail}; close Anki's browser and run again")
+            elif not has_tag(note.tags, content_tag(step.id)):
+                self._add_outcome(step, "failed", f"Anki did not store the tag of note {note.id}")
             else:
                 confirmed.append((step, note.id))
         return confirmed
 
-    def _tell(self, step: Step, recordings: Collection[str]) -> None:
-        what = [*step.write, *sorted(recordings)]
+    def _report_step(self, step: Step, recordings: Collection[str]) -> None:
+        parts = [*step.write, *sorted(recordings)]
         if step.note_id is None:
-            self._note(step, "created", f"in deck {step.deck(self._options)}")
+            self._add_outcome(step, "created", f"in deck {step.deck(self._options)}")
         elif step.adopted:
-            self._note(step, "adopted", ", ".join([f"note {step.note_id}", *what]))
-        elif what:
-            self._note(step, "updated", f"{', '.join(what)} of note {step.note_id}")
+            self._add_outcome(step, "adopted", ", ".join([f"note {step.note_id}", *parts]))
+        elif parts:
+            self._add_outcome(step, "updated", f"{', '.join(parts)} of note {step.note_id}")
         elif step.needed and not step.kept:
-            self._note(step, "updated", f"what is known of note {step.note_id}")
+            self._add_outcome(step, "updated", f"the record of note {step.note_id}")
         elif not step.kept:
             self._skip(1)
 
-    def see_to_removed(self) -> None:
-        """Notes whose content is gone, and notes so marked whose content is back."""
+    def process_removed(self) -> None:
+        """Process notes of deleted contents, and marked notes whose content is back."""
         notes = {
             card.note_id: card.content_id
             for card in self._all_cards
             if card.note_id and card.content_id is not None
         }
-        notes |= {note.id: number for number, some in self._strays.items() for note in some}
-        if (gone := self._intended.keys() - self._there) and not self._options.dry_run:
+        notes |= {note.id: number for number, some in self._unlinked.items() for note in some}
+        if (deleted := self._intended.keys() - self._existing) and not self._options.dry_run:
             with self._manager.get_postgres_session() as session:
-                intents.forget(session, gone)
-        off = {card.note_id for card in self._all_cards if has_tag(card.tags, SKIP)}
-        marked = removed.see_to(
+                pending_writes.forget(session, deleted)
+        marked = removed.process(
             self._anki,
             notes,
-            there=self._there,
-            waiting=contents.in_quarantine(self._session),
-            off=off,
+            existing=self._existing,
+            quarantined=contents.in_quarantine(self._session),
+            skipped={card.note_id for card in self._all_cards if has_tag(card.tags, SKIP)},
             options=self._options,
             report=self.report,
         )
@@ -321,5 +315,5 @@ class _Run:
     def _skip(self, contents: int) -> None:
         self.report.counts["skipped"] += contents
 
-    def _note(self, step: Step, action: Action, detail: str) -> None:
+    def _add_outcome(self, step: Step, action: Action, detail: str) -> None:
         self.report.add(outcome(step.rendered, action, detail))

@@ -1,1 +1,1 @@
-"""What the application imports: its services and the client of realtime."""
+"""The application's API: services on both databases, and the realtime client."""

@@ -1,9 +1,8 @@
 """The tables that stay in SQLite: Anki cards, and the vectors made of them.
 
-The declarations are the application's own schema. Dates are text: what the application and its
-earlier versions wrote is read in any ISO form and taken as UTC where it names no zone; what is
-written has the application's form. Keys between the tables are not enforced by SQLite here, nor
-can one be to PostgreSQL, where the contents are.
+The declarations are the application's own schema. Dates are text: any ISO format is read, as UTC if
+it has no zone, and the application's format is written. SQLite does not enforce the foreign keys
+between these tables, and there can be none to the contents in PostgreSQL.
 """
 
 from datetime import datetime, timezone
@@ -19,22 +18,22 @@ _FORM = "%Y-%m-%d %H:%M:%S.%f"
 
 
 class Moment(sa.types.TypeDecorator[datetime]):
-    """A moment in UTC, kept as text like ``2025-08-06 03:07:13.716509``."""
+    """A timestamp in UTC, stored as text like ``2025-08-06 03:07:13.716509``."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Any) -> str | None:  # noqa: ARG002
-        """An aware moment as the application writes it."""
+        """A timestamp with zone, in the application's format."""
         return None if value is None else value.astimezone(timezone.utc).strftime(_FORM)  # noqa: UP017
 
     def process_result_value(self, value: Any, dialect: Any) -> datetime | None:  # noqa: ARG002
-        """A moment with its zone; None where the text is no date."""
+        """A timestamp with zone; None if the text is not a date."""
         try:
-            met = datetime.fromisoformat(value)
+            found = datetime.fromisoformat(value)
         except (TypeError, ValueError):
             return None
-        aware = met.replace(tzinfo=timezone.utc) if met.tzinfo is None else met  # noqa: UP017
+        aware = found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found  # noqa: UP017
         return aware.astimezone(timezone.utc)  # noqa: UP017
 
 
@@ -51,7 +50,7 @@ anki_cards = sa.Table(
     sa.Column("updated_at", Moment),
     sa.Column("learning_content_id", sa.Integer),
     sa.Column("export_hash", sa.Text),
-    info=TableRules("Which content is which note in Anki, and what was last exported of it.").info,
+    info=TableRules("Maps contents to notes in Anki, with the hash of the last export.").info,
 )
 
 vector_embeddings = sa.Table(
@@ -63,7 +62,7 @@ vector_embeddings = sa.Table(
     sa.Column("vector_data", sa.Text, info=ColumnRules("A JSON array of numbers.").info),
     sa.Column("vector_dimension", sa.Integer, nullable=False),
     sa.Column("created_at", Moment),
-    info=TableRules("What a card means, as numbers: of its front, its back, or both.").info,
+    info=TableRules("Embeddings of cards: of the front, the back, or both.").info,
 )
 
 vector_search = sa.Table(
@@ -73,5 +72,5 @@ vector_search = sa.Table(
     sa.Column("card_id", sa.Integer, nullable=False),
     sa.Column("embedding_type", sa.String(50), nullable=False),
     sa.Column("vector", sa.LargeBinary, nullable=False),
-    info=TableRules("The embeddings again, as 32-bit floats that sqlite-vec can search.").info,
+    info=TableRules("The same embeddings as 32-bit floats, which sqlite-vec can search.").info,
 )

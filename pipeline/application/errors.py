@@ -1,4 +1,4 @@
-"""What the services refuse, as types whose text says what and what to do."""
+"""Errors of the services."""
 
 from typing import Self
 
@@ -13,40 +13,40 @@ class NotFound(PipelineError):
 
     @classmethod
     def of(cls, table: str, number: int) -> Self:
-        """Name the row that is not there."""
+        """Name the missing row."""
         return cls(f"{table} has no row {number}", remedy="Check the id")
 
 
 class Refused(PipelineError):
-    """A value or a key that cannot be taken; nothing was changed."""
+    """A value or a key is invalid; nothing was changed."""
 
     @classmethod
     def by_database(cls, error: sa.exc.DBAPIError, *, where: str) -> Self:
-        """What a database said when it refused."""
+        """The message of a database."""
         detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)
-        said = first_line(str(error.orig))
+        problem = first_line(str(error.orig))
         return cls(
-            f"{where} refused: {said}{f' ({detail})' if detail else ''}",
+            f"{where} rejected the change: {problem}{f' ({detail})' if detail else ''}",
             remedy="Nothing was changed; correct the value",
         )
 
     @classmethod
     def by_model(cls, error: ValidationError, *, where: str) -> Self:
-        """What a model said of the first value that it refused."""
+        """The message of a model about the first invalid value."""
         return cls(f"{where}: {_first(error)}", remedy="Nothing was changed; correct the value")
 
 
 class Unreadable(PipelineError):
-    """A row is there, but something in it is not what the application writes."""
+    """A stored row contains a value that the application does not write."""
 
     @classmethod
     def of(cls, table: str, number: object, problem: str) -> Self:
-        """Name the row, and what is wrong with it."""
-        return cls(f"{table} {number}: {problem}", remedy="Correct it in the database")
+        """Name the row and the problem."""
+        return cls(f"{table} {number}: {problem}", remedy="Correct this row in the database")
 
     @classmethod
     def by_model(cls, table: str, number: object, error: ValidationError) -> Self:
-        """Name the row, and what its model said of the first value that it refused."""
+        """Name the row and the first invalid value."""
         return cls.of(table, number, _first(error))
 
 

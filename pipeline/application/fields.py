@@ -1,6 +1,6 @@
-"""Types of the services' fields: what a value has to be before it is sent to a database.
+"""Types of the services' fields, which validate values before they are sent to a database.
 
-Lengths come from the tables' declarations. What a database could not hold is refused here: a NUL
+Lengths come from the declared tables. Values that a database cannot store are refused: a NUL
 character, half of a surrogate pair, a JSON number that is not finite.
 """
 
@@ -21,13 +21,13 @@ from pipeline.migrations.content import (
 )
 
 MAX_PAGE = 500
-"""Rows of one page, at most."""
+"""The largest page, in rows."""
 
 _DEEPEST = 100
 
 
 def _storable(value: Any) -> Any:
-    """The value itself, if texts, JSON and whatever they hold have a place in both databases."""
+    """The value itself, if both databases can store all texts and JSON in it."""
     level, depth = [value], 0
     while level:
         if depth > _DEEPEST:
@@ -37,7 +37,7 @@ def _storable(value: Any) -> Any:
             if isinstance(part, str):
                 _refuse_characters(part)
             elif isinstance(part, float) and not math.isfinite(part):
-                raise ValueError(f"it holds {part}, which JSON has no number for")
+                raise ValueError(f"it contains {part}, which JSON cannot represent")
             elif isinstance(part, dict):
                 below += [*part.keys(), *part.values()]
             elif isinstance(part, (list, tuple)):
@@ -48,13 +48,13 @@ def _storable(value: Any) -> Any:
 
 def _refuse_characters(text: str) -> None:
     if "\0" in text:
-        raise ValueError("it holds a NUL character, which PostgreSQL cannot keep")
+        raise ValueError("it contains a NUL character, which PostgreSQL cannot store")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("it holds half of a surrogate pair, which is no character")
+        raise ValueError("it contains half of a surrogate pair, which is not a character")
 
 
 def _rounded(score: Decimal) -> Decimal:
-    """Two decimals, ties away from zero, as PostgreSQL's numeric rounds."""
+    """Round to two decimals, ties away from zero, like PostgreSQL's numeric."""
     return score.quantize(Decimal("0.01"), rounding=ROUND_HALF_UP)
 
 

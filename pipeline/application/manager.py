@@ -25,15 +25,15 @@ POOL_SECONDS = 10.0
 
 
 class HybridDatabaseManager:
-    """Two pools of connections, made once for a program and closed at its end.
+    """Two connection pools; create them once per program, and close them at its end.
 
-    A session commits when its block ends and is rolled back by an exception; it may commit in
-    between. Nothing spans both databases: who writes to both says in which order, and what is left
-    when it breaks off in between.
+    A session commits when its block ends, and rolls back on an exception; it may also commit in
+    between. No transaction spans both databases: a method that writes to both documents the order,
+    and the state after an interruption.
 
     Attributes:
         sqlite_path: the SQLite file; sqlite-vec is loaded into every connection.
-        shown: what messages call the PostgreSQL database; holds no password.
+        shown: the name of the PostgreSQL database in messages, without password.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class HybridDatabaseManager:
         busy_seconds: float = BUSY_SECONDS,
         limits: bool = True,
     ) -> None:
-        """Nothing is connected before the first session.
+        """Connect with the first session.
 
         Args:
             sqlite_path: the application's file; it must exist.
-            postgres_url: ``postgresql://...``, with its password.
-            shown: what messages call it.
-            pool_size: connections that are kept open to each database, at most.
-            pool_seconds: how long a session waits for a connection that others use.
+            postgres_url: ``postgresql://...``, with password.
+            shown: the name of the PostgreSQL database in messages.
+            pool_size: the most connections to each database.
+            pool_seconds: how long a session waits for a free connection.
             busy_seconds: how long a statement waits for another writer of the SQLite file.
-            limits: whether PostgreSQL's own time limits hold for statements and idle transactions.
+            limits: whether the server's time limits for statements and idle transactions apply.
 
         Raises:
-            SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
+            SettingsError: the URL is not a PostgreSQL URL, or is ambiguous.
         """
         self.sqlite_path = sqlite_path
         self.shown = shown
@@ -93,11 +93,11 @@ class HybridDatabaseManager:
 
     @classmethod
     def of_settings(cls, *, pool_size: int = POOL_SIZE, limits: bool = True) -> Self:
-        """On the databases that the settings name.
+        """Use the databases of the settings.
 
         Args:
-            pool_size: connections that are kept open to each, at most.
-            limits: whether PostgreSQL's own time limits hold.
+            pool_size: the most connections to each database.
+            limits: whether the server's time limits apply.
 
         Raises:
             SettingsError: a URL is malformed.
@@ -112,11 +112,11 @@ class HybridDatabaseManager:
         """A session with PostgreSQL.
 
         Args:
-            snapshot: read only, and everything as it was at the first statement.
+            snapshot: read only, and all statements see the state at the first one.
 
         Raises:
-            TargetError: the server does not answer or refuses.
-            Refused: a value or a key that the database does not take; nothing was changed.
+            TargetError: the server does not answer, or refuses.
+            Refused: a value or a key is invalid; nothing was changed.
         """
         options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         engine = self._postgres.execution_options(**options) if snapshot else self._postgres
@@ -128,13 +128,13 @@ class HybridDatabaseManager:
         except sa.exc.DBAPIError as error:
             if getattr(error.orig, "pgcode", None) in _TOO_MUCH:
                 raise Refused.by_database(error, where=self.shown) from error
-            # Not "from error": the driver's own text may repeat the URL.
+            # Not "from error": the driver's own text may contain the URL.
             cause: Any = error.orig
             raise TargetError.from_driver(cause, where=self.shown, url=self._url) from None
         except sa.exc.TimeoutError as error:
             raise TargetError(
-                f"{self.shown}: no connection of the pool became free",
-                remedy="End sessions before opening others, or take a larger pool",
+                f"{self.shown}: no connection of the pool became free before the timeout",
+                remedy="Close sessions before opening others, or use a larger pool",
             ) from error
 
     @contextmanager
@@ -144,12 +144,12 @@ class HybridDatabaseManager:
         """A session with the SQLite file.
 
         Args:
-            snapshot: everything as it was at the first statement.
-            write: nobody else writes from now on, so that what is read stays true until it ends.
+            snapshot: all statements see the state at the first one.
+            write: lock out other writers, so that reads stay valid until the session ends.
 
         Raises:
-            SourceError: the file is missing, locked, full or damaged.
-            Refused: a value or a key that the database does not take; nothing was changed.
+            SourceError: the file is missing, locked or damaged, or the disk is full.
+            Refused: a value or a key is invalid; nothing was changed.
         """
         if not self.sqlite_path.exists():
             raise SourceError(
@@ -167,8 +167,8 @@ class HybridDatabaseManager:
             raise _translated(error, self.sqlite_path) from error
         except sa.exc.TimeoutError as error:
             raise SourceError(
-                f"{self.sqlite_path}: no connection of the pool became free",
-                remedy="End sessions before opening others, or take a larger pool",
+                f"{self.sqlite_path}: no connection of the pool became free before the timeout",
+                remedy="Close sessions before opening others, or use a larger pool",
             ) from error
 
     def close(self) -> None:
@@ -177,43 +177,43 @@ class HybridDatabaseManager:
         self._sqlite.dispose()
 
     def __enter__(self) -> Self:
-        """Use it within a block, and close it at the end."""
+        """The manager, closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Close both pools."""
         self.close()
 
 
 _LIMITED = stating(without=LIMITS, row_security="on")
 
 _TOO_MUCH = frozenset({"54000", "54001", "54023"})
-"""SQLSTATEs of a value that is too large: for an index, for the stack, too many arguments."""
+"""SQLSTATEs of too large a value: for an index, for the stack, too many arguments."""
 
-_SQLITE_SAYS = (
-    ("locked", "somebody else is writing to it", "Try again when that has ended"),
-    ("full", "the disk is full", "Free space; what was begun was undone"),
-    ("readonly", "it cannot be written", "Give this user the right to write file and folder"),
+_SQLITE_PROBLEMS = (
+    ("locked", "another process is writing to it", "Try again later"),
+    ("full", "the disk is full", "Free disk space; the transaction was rolled back"),
+    ("readonly", "it is read-only", "Give this user write permission on the file and its folder"),
     ("malformed", "it is damaged", "Restore it from a backup"),
-    ("not a database", "it is no SQLite database", f"Check {CONTENT.setting}"),
-    ("no such table", "it lacks a table", "Check that it is the application's file"),
-    ("unable to open", "it cannot be opened", "Check the path and its rights"),
+    ("not a database", "it is not an SQLite database", f"Check {CONTENT.setting}"),
+    ("no such table", "a table is missing", "Check that this is the application's file"),
+    ("unable to open", "it cannot be opened", "Check the path and its permissions"),
 )
 
 
 def _translated(error: sa.exc.DBAPIError, path: Path) -> SourceError:
-    said = first_line(str(error.orig))
-    for words, problem, remedy in _SQLITE_SAYS:
-        if words in said:
-            return SourceError(f"{path}: {problem} ({said})", remedy=remedy)
-    return SourceError(f"{path}: {said}", remedy="What was begun was undone")
+    message = first_line(str(error.orig))
+    for words, problem, remedy in _SQLITE_PROBLEMS:
+        if words in message:
+            return SourceError(f"{path}: {problem} ({message})", remedy=remedy)
+    return SourceError(f"{path}: {message}", remedy="The transaction was rolled back")
 
 
 def _driver() -> Any:
-    """Python's own SQLite, or one beside it where that was built without extensions.
+    """Python's own SQLite, or pysqlite3 if that was built without extensions.
 
-    Two SQLite libraries that have one file open in one process drop each other's locks, so there
-    is a second one only where there has to be.
+    Two SQLite libraries that open the same file in one process drop each other's locks, so
+    pysqlite3 is only used if necessary.
     """
     if hasattr(sqlite3.Connection, "enable_load_extension"):
         return sqlite3
@@ -234,10 +234,10 @@ def _load_vectors(connection: Any, _: object) -> None:
 
 
 def _refuse_unsendable(where: str, context: sa.engine.ExceptionContext) -> None:
-    """The driver itself says of a NUL or a number of more than 64 bits that it cannot send it."""
+    """Refuse values that the driver cannot send: a NUL, or a number of more than 64 bits."""
     error = context.original_exception
     if isinstance(error, (ValueError, OverflowError)):
         raise Refused(
-            f"{where} refused: {first_line(str(error))}",
+            f"{where} rejected the change: {first_line(str(error))}",
             remedy="Nothing was changed; correct the value",
         ) from error

@@ -1,4 +1,4 @@
-"""What goes into the services and what comes out, as frozen values."""
+"""Input and output of the services, as frozen values."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -41,38 +41,38 @@ T = TypeVar("T")
 
 
 class Frozen(BaseModel):
-    """A value that does not change, and has no fields but its own."""
+    """An immutable value without extra fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Input(Frozen):
-    """What is to be written; only the fields that were set are.
+    """Values to write; only fields that were set are written.
 
-    None means NULL, and is refused where the table does not take it.
+    None means NULL, and is refused if the column is NOT NULL.
     """
 
     table: ClassVar[sa.Table]
 
     @model_validator(mode="after")
-    def _none_only_where_null_may_be(self) -> Self:
+    def _require_nullable_for_none(self) -> Self:
         for name in self.model_fields_set:
             if getattr(self, name) is None and not self.table.c[name].nullable:
                 raise ValueError(f"{name} cannot be None; leave it out instead")
         return self
 
     def values(self) -> dict[str, Any]:
-        """By column, what a statement writes."""
-        written = {name: getattr(self, name) for name in type(self).model_fields}
+        """The values to write, by column."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
         return {
-            name: sa.null() if written[name] is None else written[name]
-            for name in written
+            name: sa.null() if given[name] is None else given[name]
+            for name in given
             if name in self.model_fields_set
         }
 
 
 class LearningContentUpdate(Input):
-    """Changes of a content; what is left out stays."""
+    """Changes of a content; other fields stay."""
 
     table = learning_content
 
@@ -88,7 +88,7 @@ class LearningContentUpdate(Input):
 
 
 class LearningContentCreate(Input):
-    """A new content; a language that is left out is the table's default."""
+    """A new content; without a language the table's default applies."""
 
     table = learning_content
 
@@ -104,7 +104,7 @@ class LearningContentCreate(Input):
 
 
 class FragmentUpdate(Input):
-    """Changes of a fragment; what is left out stays."""
+    """Changes of a fragment; other fields stay."""
 
     table = content_fragments
 
@@ -131,7 +131,7 @@ class FragmentCreate(Input):
 
 
 class AssetCreate(Input):
-    """What is told of a file beside its bytes."""
+    """The fields of a file, without its bytes."""
 
     table = fragment_assets
 
@@ -152,7 +152,7 @@ class RankingCreate(Input):
 
 
 class RankingUpdate(Input):
-    """Changes of a rating; what is left out stays."""
+    """Changes of a rating; other fields stay."""
 
     table = rankings
 
@@ -162,7 +162,7 @@ class RankingUpdate(Input):
 
 
 class CardUpdate(Input):
-    """Changes of a card; what is left out stays."""
+    """Changes of a card; other fields stay."""
 
     table = anki_cards
 
@@ -186,14 +186,14 @@ class CardCreate(Input):
 
 
 class ContentFilter(Frozen):
-    """Which contents are meant: those that meet every condition that is given.
+    """Conditions on contents; all of them have to hold.
 
     Attributes:
-        easiest: the lowest difficulty level, itself included.
-        hardest: the highest difficulty level, itself included.
-        tags_all: every one of these tags.
-        tags_any: at least one of these tags; when empty, nothing is asked.
-        metadata: what the content's metadata contains.
+        easiest: the lowest difficulty level, inclusive.
+        hardest: the highest difficulty level, inclusive.
+        tags_all: tags that a content must have.
+        tags_any: tags of which a content must have one; empty for no condition.
+        metadata: JSON that the content's metadata must contain.
     """
 
     content_type: Text | None = None
@@ -206,7 +206,7 @@ class ContentFilter(Frozen):
 
 
 class LearningContent(Frozen):
-    """A content as it is kept; JSON null reads as None."""
+    """A stored content; JSON null reads as None."""
 
     id: int
     title: str
@@ -223,7 +223,7 @@ class LearningContent(Frozen):
 
 
 class Fragment(Frozen):
-    """A fragment as it is kept."""
+    """A stored fragment."""
 
     id: int
     native_text: str
@@ -241,7 +241,7 @@ class Asset(Frozen):
     """A file of a fragment, without its bytes.
 
     Attributes:
-        size: of the file, in bytes.
+        size: in bytes.
     """
 
     id: int
@@ -254,7 +254,7 @@ class Asset(Frozen):
 
 
 class Ranking(Frozen):
-    """A rating; with an asset_id it rates the asset, else the fragment."""
+    """A rating of an asset if asset_id is set, otherwise of a fragment."""
 
     id: int
     fragment_id: int | None
@@ -267,7 +267,7 @@ class Ranking(Frozen):
 
 
 class Card(Frozen):
-    """Which content is which note in Anki."""
+    """The note in Anki of a content."""
 
     id: int
     anki_note_id: int | None
@@ -280,7 +280,7 @@ class Card(Frozen):
 
 
 class Embedding(Frozen):
-    """A side of a card as a vector."""
+    """The vector of a card's side."""
 
     card_id: int
     embedding_type: EmbeddingType
@@ -289,10 +289,10 @@ class Embedding(Frozen):
 
 
 class Match(Frozen):
-    """A card that was found by its vector.
+    """A card found by its vector.
 
     Attributes:
-        distance: 1 less the cosine of the angle: 0 of the same direction, 2 of the opposite.
+        distance: 1 minus the cosine of the angle: 0 for the same direction, 2 for the opposite.
     """
 
     card_id: int
@@ -301,11 +301,11 @@ class Match(Frozen):
 
 
 class Rebuilt(Frozen):
-    """What a rebuild did.
+    """The result of a rebuild.
 
     Attributes:
-        filled: how many vectors can be searched now.
-        unreadable: ids of the embeddings whose text is no vector; they were left out.
+        filled: number of searchable vectors.
+        unreadable: ids of skipped embeddings, whose text is not a vector.
     """
 
     filled: int
@@ -313,11 +313,11 @@ class Rebuilt(Frozen):
 
 
 class Page(Frozen, Generic[T]):
-    """Part of a list, and how long the whole is.
+    """A page of a list.
 
     Attributes:
-        items: at most ``limit`` of them, after the first ``offset``.
-        total: how many there are on all pages, at the same moment.
+        items: at most ``limit`` items, after the first ``offset``.
+        total: number of items on all pages, at the same moment.
     """
 
     items: tuple[T, ...]

@@ -1,6 +1,6 @@
-"""Rows of declared tables: one read, written, deleted, or a page of them.
+"""Reads, writes and deletes rows of declared tables, and reads pages of rows.
 
-Every function works within a session of its caller and commits nothing.
+Every function works within the session of its caller, and commits nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,9 @@ _BIGGEST = 2**63 - 1
 
 
 def reading(model: type[M], table: sa.Table) -> Callable[[Mapping[Any, Any]], M]:
-    """What makes a row of a table its model.
+    """A function that converts a row of a table to its model.
 
-    It raises Unreadable, which names the row, when that holds something that its model does not.
+    It raises Unreadable, which names the row, if the model refuses a value.
     """
 
     def read(row: Mapping[Any, Any]) -> M:
@@ -34,10 +34,10 @@ def reading(model: type[M], table: sa.Table) -> Callable[[Mapping[Any, Any]], M]
 
 
 def checked(model: type[M], **values: Any) -> M:
-    """A model of values that came one by one.
+    """A model of separate values.
 
     Raises:
-        Refused: one of them is not what the model takes.
+        Refused: the model refuses a value.
     """
     try:
         return model(**values)
@@ -46,10 +46,10 @@ def checked(model: type[M], **values: Any) -> M:
 
 
 def one(session: Session, query: sa.Select[Any], *, table: sa.Table, number: int) -> sa.RowMapping:
-    """The row of a query that has this id.
+    """The row of a query with this id.
 
     Raises:
-        NotFound: there is none.
+        NotFound: it does not exist.
     """
     row = session.execute(query.where(table.c.id == number)).mappings().first()
     if row is None:
@@ -66,16 +66,18 @@ def page_of(
     limit: int,
     offset: int,
 ) -> Page[M]:
-    """Part of what a query finds, ordered, and how much it finds; want a snapshot for both.
+    """A page of a query's rows, with their total; use a snapshot, so that both agree.
 
     Raises:
-        Refused: limit is not 1 to 500, or offset is negative.
-        Unreadable: a row holds something that cannot be read.
+        Refused: limit is not 1 to 500, or offset is out of range.
+        Unreadable: a value of a row is invalid.
     """
     if not 1 <= limit <= MAX_PAGE:
-        raise Refused(f"A page cannot have {limit} rows", remedy=f"Take a limit of 1 to {MAX_PAGE}")
+        raise Refused(f"A page cannot have {limit} rows", remedy=f"Use a limit of 1 to {MAX_PAGE}")
     if not 0 <= offset <= _BIGGEST:
-        raise Refused(f"A page cannot begin after {offset} rows", remedy="Count from 0")
+        raise Refused(
+            f"A page cannot have the offset {offset}", remedy="Use an offset of 0 or more"
+        )
     total = session.scalar(sa.select(sa.func.count()).select_from(query.subquery())) or 0
     found = session.execute(query.order_by(*order).limit(limit).offset(offset)).mappings()
     items = tuple(read(row) for row in found)
@@ -83,17 +85,13 @@ def page_of(
 
 
 def insert(session: Session, table: sa.Table, values: Mapping[str, Any]) -> int:
-    """Write a new row.
-
-    Returns:
-        its id.
-    """
-    made = session.execute(sa.insert(table).values(**values).returning(table.c.id))
-    return int(made.scalar_one())
+    """Insert a row; returns its id."""
+    inserted = session.execute(sa.insert(table).values(**values).returning(table.c.id))
+    return int(inserted.scalar_one())
 
 
 def update(session: Session, payload: Input, number: int, *, now: Any) -> None:
-    """Write the fields that are set, and when; without any, nothing changes.
+    """Write the fields that are set, and updated_at; without such fields change nothing.
 
     Raises:
         NotFound: there is no row with this id.
@@ -108,11 +106,11 @@ def update(session: Session, payload: Input, number: int, *, now: Any) -> None:
 
 
 def delete(session: Session, table: sa.Table, number: int) -> None:
-    """Delete a row; what refers to it goes by cascade where the database knows one.
+    """Delete a row; the database cascades to rows that refer to it.
 
     Raises:
         NotFound: there is no row with this id.
     """
-    gone = session.execute(sa.delete(table).where(table.c.id == number).returning(table.c.id))
-    if gone.first() is None:
+    deleted = session.execute(sa.delete(table).where(table.c.id == number).returning(table.c.id))
+    if deleted.first() is None:
         raise NotFound.of(table.name, number)

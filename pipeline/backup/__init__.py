@@ -1,4 +1,4 @@
-"""Copies of both databases that are known to be restorable, and the way back from them."""
+"""Back up both databases, verify each backup by restoring it, and restore from it."""
 
 from pipeline.backup.manifest import Manifest
 from pipeline.backup.store import newest

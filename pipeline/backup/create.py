@@ -1,4 +1,4 @@
-"""A backup of both databases, rehearsed as soon as it is made."""
+"""Back up both databases and verify the backup by restoring it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.backup import dump, restore, source, store
+from pipeline.backup import restore, source, store, target_dump
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.config.environment import Databases
 from pipeline.core.errors import PipelineError
@@ -20,29 +20,15 @@ from pipeline.migrations.declaration import Migration
 
 @dataclass(frozen=True)
 class RestoreCheck:
-    """How the restore of one half elsewhere went.
-
-    Attributes:
-        fault: why it cannot be restored, None if it can.
-        seconds: how long it took.
-    """
+    """The result of restoring one database elsewhere; ``fault`` is None if it succeeded."""
 
     fault: str | None
     seconds: float
 
 
 @dataclass(frozen=True)
-class Made:
-    """A backup that was just made.
-
-    Attributes:
-        manifest: what it holds, and whether it is known to be restorable.
-        source_seconds: how long the copy of the source took.
-        target_seconds: how long the dump of the target took.
-        source: how its restore went.
-        target: how its restore went.
-        removed: names of older backups that were removed.
-    """
+class BackupResult:
+    """A new backup, with the seconds of both copies and the names of removed older backups."""
 
     manifest: Manifest
     source_seconds: float
@@ -52,26 +38,22 @@ class Made:
     removed: tuple[str, ...]
 
 
-def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Made:
+def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> BackupResult:
     """Take a backup and restore it elsewhere; the caller holds the target's lock.
 
-    Args:
-        home: PIPELINE_HOME.
-        found: both databases.
-        migration: whose databases these are.
-        keep: how many backups of it are kept.
+    ``keep`` is the number of the migration's backups that remain.
 
     Raises:
-        PipelineError: it could not be taken; nothing that looks like a backup is left.
+        PipelineError: the backup failed; nothing that looks like a backup remains.
     """
     at = datetime.now(UTC)
     name = store.stamp(at)
     with store.unfinished(home, name) as folder:
         started = time.perf_counter()
-        held = source.back_up(found.source, folder / SOURCE_FILE)
-        sha256 = store.sha256_of(folder / SOURCE_FILE)
-        between = time.perf_counter()
-        dumped = dump.back_up(
+        source_tables = source.back_up(found.source, folder / SOURCE_FILE)
+        sha256 = store.file_sha256(folder / SOURCE_FILE)
+        copied = time.perf_counter()
+        target_tables = target_dump.back_up(
             found.target_url, shown=found.target_shown, parts=_parts(migration), folder=folder
         )
         ended = time.perf_counter()
@@ -81,46 +63,48 @@ def make(home: Path, found: Databases, migration: Migration, *, keep: int) -> Ma
             source=str(found.source),
             source_sha256=sha256,
             source_bytes=(folder / SOURCE_FILE).stat().st_size,
-            source_tables=held,
+            source_tables=source_tables,
             target=found.target_shown,
-            target_tables=dumped,
+            target_tables=target_tables,
             migration=migration.name,
             source_rights=Rights.of(found.source),
         )
         store.finish(home, folder, manifest)
-    kept = store.place(home, name)
-    with store.unfinished(home, f"{name}-rehearsal") as scratch:
-        of_source = _restore_checked(
-            lambda: source.verify_restore(kept, manifest, scratch=scratch), migration.address
+    backup = store.place(home, name)
+    with store.unfinished(home, f"{name}-restore-check") as scratch:
+        source_check = _check(
+            lambda: source.verify_restore(backup, manifest, scratch=scratch), migration.address
         )
-    of_target = _restore_checked(
+    target_check = _check(
         lambda: restore.verify_restore(
-            found.target_url, shown=found.target_shown, tables=dumped, folder=kept
+            found.target_url, shown=found.target_shown, tables=target_tables, folder=backup
         ),
         migration.address,
     )
     removed: list[str] = []
-    if not (of_source.fault or of_target.fault):
-        manifest = store.note_rehearsal(home, manifest)
+    if not (source_check.fault or target_check.fault):
+        manifest = store.mark_restore_verified(home, manifest)
         removed = store.retain(home, migration.name, keep)
-    return Made(manifest, between - started, ended - between, of_source, of_target, tuple(removed))
+    return BackupResult(
+        manifest, copied - started, ended - copied, source_check, target_check, tuple(removed)
+    )
 
 
 def _parts(migration: Migration) -> Iterator[tuple[sa.Table, str]]:
-    """What of the target belongs to a migration: its tables, and its rows of the ledger."""
+    """A migration's tables in the target, and its rows in the ledger."""
     names = [table.name for table in migration.tables]
     for table in migration.tables:
         yield table, ""
     for table in ledger.metadata.sorted_tables:
-        only = ledger.part_of(table, migration.name, names)
+        only = ledger.migration_rows(table, migration.name, names)
         if only is not None:
             yield table, only
 
 
-def _restore_checked(restored: Callable[[], None], address: Address) -> RestoreCheck:
+def _check(restore: Callable[[], None], address: Address) -> RestoreCheck:
     started = time.perf_counter()
     try:
-        restored()
+        restore()
     except PipelineError as error:
-        return RestoreCheck(str(error.addressed(address)), time.perf_counter() - started)
+        return RestoreCheck(str(error.for_migration(address)), time.perf_counter() - started)
     return RestoreCheck(None, time.perf_counter() - started)

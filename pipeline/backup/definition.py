@@ -1,40 +1,39 @@
-"""A table of PostgreSQL as the statements that make it again, in the words of its own catalog.
+"""The DDL statements that recreate a PostgreSQL table, generated from the server's catalog.
 
-Names are written without their schema, so the same statements make the table in another schema
-when that one is first in ``search_path``; and two tables are defined alike exactly when their
-statements are equal.
+Names are written without a schema, so the statements create the table in whichever schema is first
+in ``search_path``. Two tables have the same definition exactly when their statements are equal.
 """
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.declared import feed, objects, prefixes
+from pipeline.declared import feed, functions, trigger_prefixes
 
 PHASES = ("functions", "table", "keys", "links", "triggers", "rights")
-"""What triggers and policies call, as far as it is ours; columns and sequences; keys, rules and
-indexes, which are built after the rows; foreign keys, which need all tables, and rules that old
-rows may break; triggers; and who may do what."""
+"""In order of execution: functions of ours that triggers and policies call; columns and sequences;
+keys, constraints and indexes, built after the rows are loaded; foreign keys, which need all tables,
+and constraints that are NOT VALID; triggers; and privileges."""
 
 POLICY = "CREATE POLICY "
-"""How the statements of policies begin; they may look into other tables, which need to be there."""
+"""The prefix of policy statements. Policies may read other tables, which must exist first."""
 
 IN_PLACE = ("table", "keys", "rights")
-"""Phases that must be alike for rows to be replaced in the table that is there."""
+"""Phases that must be equal for rows to be replaced in the existing table."""
 
 _CALLED = f"""
   SELECT DISTINCT p.oid, p.oid::regprocedure::text AS signature, p.proacl, p.proowner, n.nspname
   FROM (
     SELECT tgfoid AS oid FROM pg_trigger
     WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal
-      AND NOT starts_with(tgname, '{prefixes.FEED}')
+      AND NOT starts_with(tgname, '{trigger_prefixes.FEED}')
     UNION SELECT d.refobjid FROM pg_policy AS y JOIN pg_depend AS d ON d.objid = y.oid
     WHERE y.polrelid = to_regclass(%(table)s) AND d.classid = 'pg_policy'::regclass
       AND d.refclassid = 'pg_proc'::regclass
   ) AS used JOIN pg_proc AS p USING (oid) JOIN pg_namespace AS n ON n.oid = p.pronamespace
-  WHERE n.nspname IN ('{objects.SCHEMA}', '{feed.SCHEMA}')
+  WHERE n.nspname IN ('{functions.SCHEMA}', '{feed.SCHEMA}')
 """
-"""Functions in schemas of ours that a table's triggers and policies call; others' are not ours."""
+"""Functions in this project's schemas that a table's triggers and policies call."""
 
 _DEFINITION = (
     """
@@ -150,15 +149,15 @@ SELECT phase, statement FROM (
   UNION ALL SELECT 'rights', 3 + kind, what, format('GRANT %%s TO %%s%%s', what,
     CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
     CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END) FROM granted
-) AS said ORDER BY phase, place, name COLLATE "C", statement COLLATE "C"
-""".replace("{CAPTURE}", prefixes.CAPTURE)
-    .replace("{FEED}", prefixes.FEED)
+) AS statements ORDER BY phase, place, name COLLATE "C", statement COLLATE "C"
+""".replace("{CAPTURE}", trigger_prefixes.CAPTURE)
+    .replace("{FEED}", trigger_prefixes.FEED)
     .replace("{CALLED}", _CALLED)
 )
-"""Triggers that capture writes belong to the state of the migration, not to the table, and those of
-the feed to what realtime makes of the target."""
+"""Leaves out the capture triggers, which belong to the state of the migration, and the triggers of
+the realtime feed."""
 
-_RIGHTS = """
+_REVOKE_TABLE_RIGHTS = """
 SELECT DISTINCT format('REVOKE ALL ON %%s%%s FROM %%s',
     CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' END, c.oid::regclass,
     CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(g.grantee)) END)
@@ -168,13 +167,13 @@ SELECT DISTINCT format('REVOKE ALL ON %%s%%s FROM %%s',
         AND refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s)))
 """
 
-_FUNCTION_RIGHTS = f"""
+_REVOKE_FUNCTION_RIGHTS = f"""
 SELECT DISTINCT format('REVOKE ALL ON FUNCTION %%s FROM %%I', signature,
     pg_get_userbyid(g.grantee))
   FROM ({_CALLED}) AS called, aclexplode(proacl) AS g WHERE g.grantee NOT IN (0, proowner)
 """
 
-_PUBLISHED = """
+_PUBLICATIONS = """
 SELECT pubname::text, format('ALTER PUBLICATION %%I ADD TABLE %%I%%s%%s', pubname, relname,
     ' (' || (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
       WHERE attrelid = prrelid AND attnum = ANY(prattrs)) || ')',
@@ -189,24 +188,19 @@ _CAST = re.compile(
 )
 
 Definition = dict[str, tuple[str, ...]]
-"""Statements by phase, in the order in which they are executed."""
+"""Statements by phase, in order of execution."""
 
 
-def path(*schemas: str) -> str:
-    """The statement by which names are looked for in these schemas, until the transaction ends.
+def set_search_path(*schemas: str) -> str:
+    """The statement that sets ``search_path`` to these schemas until the transaction ends.
 
-    A temporary table of the same name comes last; not named, it would come first.
+    ``pg_temp`` is listed last; unlisted, it would be searched first.
     """
     return f"SET LOCAL search_path = {', '.join(dict.fromkeys((*schemas, 'pg_temp')))}"
 
 
 def define(cursor: Any, table: str) -> Definition:
-    """The statements that make a table again.
-
-    Args:
-        cursor: a session whose ``search_path`` begins with the table's schema.
-        table: its name with its schema, quoted.
-    """
+    """The statements that recreate a table; its schema must be first in ``search_path``."""
     cursor.execute(_DEFINITION, {"table": table})
     found: dict[str, list[str]] = {phase: [] for phase in PHASES}
     for phase, statement in cursor.fetchall():
@@ -215,42 +209,40 @@ def define(cursor: Any, table: str) -> Definition:
 
 
 def same(one: Definition, other: Definition, *, phases: Iterable[str] = PHASES) -> bool:
-    """Whether two definitions make the same table; casts within rules are not looked at.
+    """Whether two definitions create the same table; casts in expressions are ignored.
 
-    PostgreSQL does not write them down again as it read them: ``ARRAY['a'::varchar]::text[]``
-    comes back as ``ARRAY['a'::varchar::text]``.
+    PostgreSQL changes casts when it stores an expression: ``ARRAY['a'::varchar]::text[]`` becomes
+    ``ARRAY['a'::varchar::text]``.
     """
     return all(
-        # A backup may be older than a phase.
-        plain(one.get(phase, ())) == plain(other.get(phase, ()))
+        # Backups of older versions may lack a phase.
+        without_casts(one.get(phase, ())) == without_casts(other.get(phase, ()))
         for phase in phases
     )
 
 
-def plain(statements: Iterable[str]) -> list[str]:
+def without_casts(statements: Iterable[str]) -> list[str]:
     """Statements without casts."""
     return [_CAST.sub("", statement) for statement in statements]
 
 
-def published(cursor: Any, table: str) -> dict[str, str]:
-    """Publications that name a table, each with the statement that puts it there again.
+def publications(cursor: Any, table: str) -> dict[str, str]:
+    """Publications that list a table, each with the statement that adds the table to it.
 
-    Args:
-        cursor: a session whose ``search_path`` begins with the table's schema.
-        table: its name with its schema, quoted.
+    The table's schema must be first in ``search_path``.
     """
-    cursor.execute(_PUBLISHED, {"table": table})
+    cursor.execute(_PUBLICATIONS, {"table": table})
     return dict(cursor.fetchall())
 
 
-def take_rights(cursor: Any, table: str) -> None:
-    """Take from everybody but the owner what default privileges gave away with a new table."""
-    _execute_each(cursor, _RIGHTS, table)
+def revoke_table_rights(cursor: Any, table: str) -> None:
+    """Revoke the privileges on a new table that default privileges granted to other roles."""
+    _execute_each(cursor, _REVOKE_TABLE_RIGHTS, table)
 
 
-def take_functions(cursor: Any, table: str) -> None:
-    """Let nobody but their owner and the public call the functions that a table calls."""
-    _execute_each(cursor, _FUNCTION_RIGHTS, table)
+def revoke_function_rights(cursor: Any, table: str) -> None:
+    """Revoke EXECUTE on a table's functions from all roles except their owner and PUBLIC."""
+    _execute_each(cursor, _REVOKE_FUNCTION_RIGHTS, table)
 
 
 def _execute_each(cursor: Any, sql: str, table: str) -> None:

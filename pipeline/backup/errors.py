@@ -1,11 +1,11 @@
-"""What can go wrong with a backup."""
+"""Errors of backups and restores."""
 
 from pipeline.core.errors import PipelineError
 
 
 class BackupError(PipelineError):
-    """A backup cannot be made, or is not what it should be."""
+    """A backup cannot be created or is damaged."""
 
 
 class RestoreRefused(BackupError):
-    """A backup is sound, and restoring it now would destroy something or mix things up."""
+    """The backup is intact, but restoring it now would lose or mix up data."""

@@ -1,7 +1,7 @@
-"""What a backup says of itself: the file ``manifest.json``, sealed with its own SHA-256.
+"""The manifest of a backup: the file ``manifest.json``, sealed with its own SHA-256.
 
-Its definitions of tables are executed by a restore, so a manifest that was damaged or changed
-afterwards is refused like any other damaged file.
+A restore executes the table definitions in it, so a manifest that was damaged or changed later is
+refused like any other damaged file.
 """
 
 import hashlib
@@ -9,8 +9,9 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from pipeline.backup.errors import BackupError
 from pipeline.core.messages import BACKUP_LIST, message
@@ -23,7 +24,7 @@ _SEAL = "seal"
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of the SQLite file, as ``source.figures`` finds it."""
+    """A table of the SQLite file; ``source.figures`` computes the digest."""
 
     name: str
     rows: int
@@ -32,7 +33,7 @@ class SourceTable:
 
 @dataclass(frozen=True)
 class Counter:
-    """A sequence of PostgreSQL: the number it gave last, and whether it gave it."""
+    """A sequence of PostgreSQL: its ``last_value`` and ``is_called``."""
 
     name: str
     last: int
@@ -44,23 +45,21 @@ class TargetTable:
     """A table of the target.
 
     Attributes:
-        schema: where it is.
-        name: its name.
-        there: whether it was there; if not, the rest is empty.
-        only: SQL that is true of the rows that belong to the backup; empty for all.
-        rows: how many.
+        existed: if not, the following fields are empty.
+        only: an SQL condition for the rows that belong to the backup; empty for all.
         bytes: size of its file.
         sha256: of its file.
-        digest: what the server says of all its values, see ``dump.digest``.
-        columns: those that are in the file.
-        definition: statements that make it again, by phase, see ``definition.PHASES``.
+        digest: of all values in the database, see ``dump.digest``.
+        columns: those in the file.
+        definition: statements that recreate the table, by phase, see ``definition.PHASES``.
         counters: the sequences that it owns.
-        publications: those that named it, each with the statement that puts it there again.
+        publications: those that listed it, each with the statement that adds it again.
+        stored_as: the table's name when its file was written; empty if unchanged.
     """
 
     schema: str
     name: str
-    there: bool
+    existed: Annotated[bool, Field(alias="there")]
     only: str = ""
     rows: int = 0
     bytes: int = 0
@@ -70,15 +69,16 @@ class TargetTable:
     definition: dict[str, tuple[str, ...]] = field(default_factory=dict)
     counters: tuple[Counter, ...] = ()
     publications: dict[str, str] = field(default_factory=dict)
+    stored_as: str = ""
 
     @property
     def file(self) -> str:
         """The name of its file in the backup's folder."""
-        return f"{self.schema}.{self.name}.copy"
+        return f"{self.schema}.{self.stored_as or self.name}.copy"
 
     @property
     def shown(self) -> str:
-        """Its name for people."""
+        """Its name in messages."""
         return self.name if self.schema == "public" else f"{self.schema}.{self.name}"
 
 
@@ -87,17 +87,16 @@ class Manifest:
     """A finished backup.
 
     Attributes:
-        name: the backup's, which is its folder's.
-        at: when it was begun.
+        name: also the name of its folder.
+        at: when the backup was started.
         source: path of the SQLite file.
         source_sha256: of the copy.
         source_bytes: size of the copy.
-        source_tables: all tables of the file.
-        target: what people call the PostgreSQL database; holds no password.
-        target_tables: those that were looked for.
-        migration: whose databases these are.
-        rehearsed: when both parts were restored elsewhere and found equal, None if they were not.
-        source_rights: who could do what with the SQLite file; None in backups of older versions.
+        target: the PostgreSQL database as messages show it; contains no password.
+        target_tables: the requested tables; some may not have existed.
+        restore_verified: when both parts were restored elsewhere and found equal, None if they were
+            not; ``restore_verified`` in manifests of older versions.
+        source_rights: owner and mode of the SQLite file; None in backups of older versions.
     """
 
     name: str
@@ -109,12 +108,14 @@ class Manifest:
     target: str
     target_tables: tuple[TargetTable, ...]
     migration: str = "content"
-    rehearsed: datetime | None = None
+    restore_verified: Annotated[
+        datetime | None, Field(validation_alias=AliasChoices("restore_verified", "rehearsed"))
+    ] = None
     source_rights: Rights | None = None
 
     @property
     def bytes(self) -> int:
-        """What it takes on the disk."""
+        """Its size on disk."""
         return self.source_bytes + sum(table.bytes for table in self.target_tables)
 
 
@@ -122,8 +123,8 @@ _MANIFEST = TypeAdapter(Manifest)
 
 
 def sealed(manifest: Manifest) -> str:
-    """A manifest as it is written."""
-    whole = _MANIFEST.dump_python(manifest, mode="json")
+    """A manifest as JSON with its seal."""
+    whole = _MANIFEST.dump_python(manifest, mode="json", by_alias=True)
     return json.dumps(whole | {_SEAL: _seal(whole)}, ensure_ascii=False, indent=1)
 
 
@@ -139,7 +140,8 @@ def read(folder: Path) -> Manifest:
         manifest = _MANIFEST.validate_python(whole)
     except FileNotFoundError as error:
         raise BackupError(
-            f"{folder} holds no backup", remedy=message("Name one that ", BACKUP_LIST, " shows")
+            f"{folder} contains no backup",
+            remedy=message("Run ", BACKUP_LIST, " to list the backups"),
         ) from error
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(folder) from error
@@ -160,5 +162,5 @@ def _seal(whole: dict[str, object]) -> str:
 
 def _damaged(folder: Path) -> BackupError:
     return BackupError(
-        f"The manifest of {folder} is not as it was written", remedy="Take another backup"
+        f"The manifest of {folder} is damaged or was changed", remedy="Take another backup"
     )

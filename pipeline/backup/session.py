@@ -1,4 +1,4 @@
-"""A session with the target whose every value reads the same in every server."""
+"""A session with the target for backups and restores, with errors that name the cause."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,23 +12,23 @@ from pipeline.postgres import refusals
 from pipeline.postgres.session import connect
 
 _DEPENDED_ON = ("2BP01", "0A000")
-"""SQLSTATEs of what cannot be dropped or emptied because something else needs it."""
+"""SQLSTATEs of tables that cannot be dropped or emptied because other objects depend on them."""
 
-_SPOKEN = "Nothing was changed; disable that trigger, then run again"
+_DISABLE_TRIGGER = "Nothing was changed; disable that trigger, then run again"
 
 
 @contextmanager
 def session(url: str, *, shown: str, reading: bool = False) -> Iterator[Any]:
-    """A cursor within one transaction, which is committed at the end.
+    """A cursor in one transaction, which is committed at the end.
 
     Args:
         url: a libpq URL, ``postgresql://...``.
-        shown: what messages call this database; holds no password.
-        reading: nothing can be written, and everything is as it was at the first statement.
+        shown: the database's name in messages; contains no password.
+        reading: read-only, with one snapshot for all statements.
 
     Raises:
         TargetError: no server answers, or it refuses.
-        RestoreRefused: something that is no part of the backup depends on what is replaced.
+        RestoreRefused: an object outside the backup depends on a table to be replaced.
     """
     with closing(
         connect(url, shown=shown, application_name="pipeline backup", autocommit=False)
@@ -42,20 +42,25 @@ def session(url: str, *, shown: str, reading: bool = False) -> Iterator[Any]:
             if error.pgcode in _DEPENDED_ON and error.diag.message_detail:
                 detail = " ".join(error.diag.message_detail.split())
                 raise RestoreRefused(
-                    f"{shown}: something that the backup does not have depends on its tables"
+                    f"{shown}: an object that is not in the backup depends on the backup's tables"
                     f" ({detail.rstrip('.')})",
-                    remedy="Nothing was changed; drop it, restore, and make it again",
+                    remedy="Nothing was changed; drop the object, restore, and create it again",
                 ) from None
-            who = _speaker(connection, error)
-            if who:
-                said = error.diag.message_primary
-                raise TargetError(f"{shown}: {who} stopped it: {said}", remedy=_SPOKEN) from None
-            # Not "from error": the server's further lines quote the row that it refused.
+            trigger = _refusing_trigger(connection, error)
+            if trigger:
+                raise TargetError(
+                    f"{shown}: {trigger} raised an error: {error.diag.message_primary}",
+                    remedy=_DISABLE_TRIGGER,
+                ) from None
+            # Not "from error": the server's further lines quote the refused row.
             raise TargetError.from_driver(error, where=shown, url=url) from None
 
 
-def _speaker(connection: Any, error: psycopg2.Error) -> str:
-    """Which trigger of the target refused something; the transaction has been rolled back."""
+def _refusing_trigger(connection: Any, error: psycopg2.Error) -> str:
+    """The trigger of the target that raised the error, empty if none did.
+
+    The transaction must have been rolled back.
+    """
     context = refusals.Context.of(error.diag.context or "")
     if connection.closed or not context.explains(error.pgcode or ""):
         return ""
@@ -65,4 +70,4 @@ def _speaker(connection: Any, error: psycopg2.Error) -> str:
             cursor.execute(query)
             return cursor.fetchall()
 
-    return refusals.speaker(ask, context)
+    return refusals.refusing_object(ask, context)

@@ -1,8 +1,8 @@
-"""The SQLite file: copied, examined, and put back.
+"""Copy, check and restore the SQLite file.
 
 A restore goes through SQLite itself, as one transaction on the live file: open applications see it
-like any other commit, a WAL is respected, and one that is killed leaves the file as it was. Only
-what SQLite cannot take for a database is moved aside instead.
+like any other commit, a WAL is respected, and a killed restore leaves the file unchanged. Only a
+file that SQLite does not accept as a database is renamed and replaced.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from pipeline.sqlite import opening
 from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, copy_source, require_room, validate
 
 _CHUNK = 1 << 20
-_RUINED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_NOT_A_DATABASE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _LOCKED = ("SQLITE_BUSY", "SQLITE_LOCKED")
-_BESIDE = ("", "-wal", "-shm", "-journal")
-"""What belongs to a database file, by the end of its name."""
+_SUFFIXES = ("", "-wal", "-shm", "-journal")
+"""Suffixes of a database file and the files beside it."""
 
 
 @dataclass(frozen=True)
@@ -37,56 +37,49 @@ class Restored:
     """What a restore did.
 
     Attributes:
-        path: the file that is as the backup again.
-        kept: a copy of what was there, None where that was equal or nothing.
-        aside: what could not be opened, and was moved out of the way.
+        path: the restored file.
+        kept: a copy of the previous file; None if there was none, or it equalled the backup.
+        damaged_file: the previous file under its new name, if SQLite could not open it.
     """
 
     path: Path
     kept: Path | None
-    aside: Path | None
+    damaged_file: Path | None
 
 
 def back_up(source: Path, into: Path) -> tuple[SourceTable, ...]:
-    """Copy the live file, and see that the copy is whole.
-
-    Args:
-        source: the live file; the application may go on writing.
-        into: the file to make.
-
-    Returns:
-        What is in the copy.
+    """Copy the live file, which may be written meanwhile, and check the copy's integrity.
 
     Raises:
         SourceError: the file cannot be read.
         BackupError: it is damaged.
     """
     copy_source(source, into)
-    store.onto_disk(into)
-    with _reading(into) as copy:
+    store.flush_to_disk(into)
+    with _open_copy(into) as copy:
         return figures(copy, shown=str(source))
 
 
 def figures(connection: sqlite3.Connection, *, shown: str) -> tuple[SourceTable, ...]:
-    """All tables of a database, in the order of their names, after an integrity check.
+    """Row counts and digests of all tables, by name, after an integrity check.
 
-    Rows are digested with their storage classes, in the order in which they lie. What belongs to a
-    virtual table lies in tables of its own.
+    Digests include storage classes and follow the order of storage. Virtual tables are covered by
+    their shadow tables.
 
     Raises:
         BackupError: the database is damaged.
     """
-    connection.text_factory = _as_it_is
+    connection.text_factory = _decode_losslessly
     try:
-        said = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
-        if said != ["ok"]:
-            raise _damaged(shown, "; ".join(said))
+        problems = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
+        if problems != ["ok"]:
+            raise _damaged(shown, "; ".join(problems))
         names = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name"
         ).fetchall()
         return tuple(_figures(connection, name) for (name,) in names)
     except sqlite3.DatabaseError as error:
-        if _named(error) in _RUINED:
+        if _error_name(error) in _NOT_A_DATABASE:
             raise _damaged(shown, str(error)) from error
         raise
 
@@ -99,20 +92,20 @@ def restore(
     expected: tuple[SourceTable, ...],
     rights: Rights | None = None,
 ) -> Restored:
-    """Make a file equal to a backup's copy, and hold it against what the backup said.
+    """Make a file equal to a backup's copy, and compare it with the manifest.
 
-    It keeps its mode, and its owner as far as this user may give it to another one.
+    The file keeps its mode, and its owner if this user has the right to set it.
 
     Args:
-        copy: the backup's copy, known to be whole.
-        onto: the file; it need not be there.
-        kept: where to keep what is there now.
-        expected: what the backup said of its tables.
-        rights: who may do what with a file that is missing; otherwise it is private.
+        copy: the backup's copy, known to be intact.
+        onto: the file; it need not exist.
+        kept: receives a copy of the present file.
+        expected: tables from the manifest.
+        rights: owner and mode of a missing file; None makes it private.
 
     Raises:
-        RestoreRefused: another program keeps the file locked; it is as it was.
-        BackupError: it cannot be written, or is not equal afterwards.
+        RestoreRefused: another program keeps the file locked; it is unchanged.
+        BackupError: it cannot be written, or differs afterwards.
     """
     try:
         private.folder(onto.parent)
@@ -121,40 +114,35 @@ def restore(
         raise _refused(onto, error) from error
     require_room(copy, onto.parent)
     rights = Rights.of(onto) or rights
-    keep = aside = None
-    if missing or _ruined(onto):
-        aside = _replace(onto, copy, rights)
+    previous = damaged_file = None
+    if missing or _is_not_a_database(onto):
+        damaged_file = _replace(onto, copy, rights)
     else:
         try:
-            keep = _keep(onto, kept, expected)
+            previous = _copy_current(onto, kept, expected)
             _overwrite(onto, copy)
         except sqlite3.DatabaseError as error:
-            if _named(error) not in _RUINED:
+            if _error_name(error) not in _NOT_A_DATABASE:
                 raise _refused(onto, error) from error
-            aside = _replace(onto, copy, rights)
-    with _translated(onto), closing(_opened(onto, "ro")) as live:
+            damaged_file = _replace(onto, copy, rights)
+    with _translate_errors(onto), closing(_open(onto, "ro")) as live:
         live.execute("BEGIN")
         if figures(live, shown=str(onto)) != expected:
             raise BackupError(
                 f"{onto} differs from the backup",
-                remedy="Stop the application, which may have written meanwhile, and restore again",
+                remedy="The application may have written meanwhile. Stop it, then restore again",
             )
-    return Restored(onto, keep, aside)
+    return Restored(onto, previous, damaged_file)
 
 
 def verify_restore(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
-    """Restore a backup's copy over a scratch file, as a restore would, and compare.
-
-    Args:
-        folder: the backup's.
-        manifest: the backup's.
-        scratch: a folder for what is restored.
+    """Restore a backup's copy over a database in the folder ``scratch``, and compare.
 
     Raises:
-        BackupError: it is not restorable.
+        BackupError: the backup cannot be restored.
     """
     copy = folder / SOURCE_FILE
-    store.require_whole(copy, manifest.source_sha256)
+    store.require_intact(copy, manifest.source_sha256)
     live = private.create(scratch / "live.db")
     with closing(sqlite3.connect(live)) as connection:
         connection.executescript("PRAGMA journal_mode = WAL; CREATE TABLE other (id)")
@@ -164,19 +152,19 @@ def verify_restore(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
 def _figures(connection: sqlite3.Connection, name: str) -> SourceTable:
     whole, rows = hashlib.sha256(), 0
     for row in connection.execute(f"SELECT * FROM {quoted(name)} NOT INDEXED"):
-        # No two different rows read alike; a blob, which is long, by its digest.
+        # Different rows have different representations; a long BLOB is replaced by its digest.
         values = [hashlib.sha256(v).digest() if isinstance(v, bytes) else v for v in row]
         whole.update(repr(values).encode("utf-8", "surrogatepass"))
         rows += 1
     return SourceTable(name, rows, whole.hexdigest())
 
 
-def _as_it_is(text: bytes) -> str:
+def _decode_losslessly(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
-def _ruined(onto: Path) -> bool:
-    """Whether a file is plainly no database; SQLite would change what lies beside it."""
+def _is_not_a_database(onto: Path) -> bool:
+    """Whether a file is clearly no database; opening it would change the files beside it."""
     try:
         validate(onto)
     except SourceError:
@@ -184,87 +172,89 @@ def _ruined(onto: Path) -> bool:
     return False
 
 
-def _keep(onto: Path, kept: Path, expected: tuple[SourceTable, ...]) -> Path | None:
-    """Copy what is there, unless it is what the backup has."""
+def _copy_current(onto: Path, kept: Path, expected: tuple[SourceTable, ...]) -> Path | None:
+    """Copy the present file, unless it equals the backup."""
     private.folder(kept.parent)
     require_room(onto, kept.parent)
     draft = kept.with_name(f"{kept.name}.unfinished")
     draft.unlink(missing_ok=True)
     try:
         private.create(draft)
-        with closing(_opened(onto, "rw")) as live, closing(sqlite3.connect(draft)) as copy:
+        with closing(_open(onto, "rw")) as live, closing(sqlite3.connect(draft)) as copy:
             copy.execute("PRAGMA journal_mode = OFF")
             carry_over(live, copy, wait=BUSY_SECONDS)
-        with _reading(draft) as copy, contextlib.suppress(BackupError):
+        with _open_copy(draft) as copy, contextlib.suppress(BackupError):
             if figures(copy, shown=str(onto)) == expected:
                 return None
-        store.onto_disk(draft)
+        store.flush_to_disk(draft)
         return draft.rename(kept)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def _overwrite(onto: Path, copy: Path) -> None:
-    with _reading(copy) as backup, closing(_opened(onto, "rw")) as live:
-        if _page(backup) != _page(live) and live.execute("PRAGMA journal_mode").fetchone() == (
-            "wal",
-        ):
-            # In this mode SQLite cannot change the size of pages.
+    with _open_copy(copy) as backup, closing(_open(onto, "rw")) as live:
+        if _page_size(backup) != _page_size(live) and _is_wal(live):
+            # In WAL mode SQLite cannot change the page size.
             live.execute("PRAGMA journal_mode = DELETE")
         carry_over(backup, live, wait=BUSY_SECONDS)
 
 
 def _replace(onto: Path, copy: Path, rights: Rights | None) -> Path | None:
-    """Put a copy where no database is; what was there, or lies beside it, is moved aside."""
+    """Put a copy where no database is; an existing file and the files beside it are renamed."""
     draft = onto.with_name(f"{onto.name}.restoring")
     try:
-        with copy.open("rb") as held, private.opened(draft, "wb") as file:
-            shutil.copyfileobj(held, file, _CHUNK)
+        with copy.open("rb") as original, private.opened(draft, "wb") as file:
+            shutil.copyfileobj(original, file, _CHUNK)
             file.flush()
             if rights is not None:
-                rights.give(file.fileno())
-        store.onto_disk(draft)
-        aside = _moved_aside(onto)
+                rights.apply(file.fileno())
+        store.flush_to_disk(draft)
+        damaged_file = _rename_damaged(onto)
         draft.rename(onto)
     except (OSError, FilesError) as error:
         draft.unlink(missing_ok=True)
         raise _refused(onto, error) from error
-    return aside
+    return damaged_file
 
 
-def _moved_aside(onto: Path) -> Path | None:
-    aside = onto.with_name(f"{onto.name}.damaged-{store.replaced(onto).stem}")
-    for end in _BESIDE:
+def _rename_damaged(onto: Path) -> Path | None:
+    new = onto.with_name(f"{onto.name}.damaged-{store.replaced(onto).stem}")
+    for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
-            onto.with_name(onto.name + end).rename(aside.with_name(aside.name + end))
-    return aside if aside.exists() else None
+            onto.with_name(onto.name + suffix).rename(new.with_name(new.name + suffix))
+    return new if new.exists() else None
 
 
 @contextmanager
-def _reading(copy: Path) -> Iterator[sqlite3.Connection]:
-    """A file that nobody writes; no WAL is made beside it."""
+def _open_copy(copy: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file that is not being written; no WAL is created beside it."""
     with closing(opening.connect(copy, "immutable")) as connection:
         yield connection
 
 
-def _opened(path: Path, mode: opening.Mode) -> sqlite3.Connection:
+def _open(path: Path, mode: opening.Mode) -> sqlite3.Connection:
     return opening.connect(path, mode, timeout=0, isolation_level=None)
 
 
-def _page(connection: sqlite3.Connection) -> int:
+def _page_size(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA page_size").fetchone()[0])
 
 
+def _is_wal(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone() == ("wal",))
+
+
 @contextmanager
-def _translated(onto: Path) -> Iterator[None]:
+def _translate_errors(onto: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
         raise _refused(onto, error) from error
 
 
-def _named(error: sqlite3.Error) -> str:
-    """SQLite's own name of what went wrong; the part before a further detail."""
+def _error_name(error: sqlite3.Error) -> str:
+    """SQLite's primary result code, such as ``SQLITE_BUSY``."""
     name = getattr(error, "sqlite_errorname", "") or (
         "SQLITE_BUSY" if "locked" in str(error) else ""
     )
@@ -274,20 +264,20 @@ def _named(error: sqlite3.Error) -> str:
 def _refused(onto: Path, error: Exception) -> BackupError:
     if isinstance(error, FilesError) and isinstance(error.__cause__, OSError):
         error = error.__cause__
-    if isinstance(error, sqlite3.Error) and _named(error) in _LOCKED:
+    if isinstance(error, sqlite3.Error) and _error_name(error) in _LOCKED:
         return RestoreRefused(
-            f"{onto} stayed locked by another program, and is as it was",
-            remedy="Let that program finish or close it, then restore again",
+            f"{onto} stayed locked by another program and was not changed",
+            remedy="Let that program finish, or close it, then restore again",
         )
     why = error.strerror if isinstance(error, OSError) else error
     return BackupError(
-        f"{onto} cannot be written ({why}), and is as it was",
-        remedy="Check its folder's permissions and room, then restore again",
+        f"{onto} cannot be written ({why}) and was not changed",
+        remedy="Check the permissions of its folder and the free disk space, then restore again",
     )
 
 
-def _damaged(shown: str, said: str) -> BackupError:
+def _damaged(shown: str, problem: str) -> BackupError:
     return BackupError(
-        f"{shown} is damaged ({' '.join(said.split())[:200]})",
+        f"{shown} is damaged ({' '.join(problem.split())[:200]})",
         remedy="Restore it from an earlier backup, or recover it with `sqlite3 FILE .recover`",
     )

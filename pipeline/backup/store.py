@@ -1,7 +1,7 @@
-"""Where backups lie: a folder each below ``PIPELINE_HOME/backups``, named by its time in UTC.
+"""The folders of backups: ``PIPELINE_HOME/backups/NAME``, where the name is the time in UTC.
 
-A backup is filled below ``unfinished`` and renamed when everything is on the disk, so what was
-killed never looks like a backup. What is removed goes back there first, for the same reason.
+A backup is written below ``unfinished`` and renamed once everything is on disk, so a killed run
+leaves nothing that looks like a backup. Removal moves a backup there first, for the same reason.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 
 
 def stamp(moment: datetime) -> str:
-    """A moment as names have it, to the millisecond."""
+    """A time as a name, to the millisecond."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6].replace(":", "-") + "Z"
 
 
@@ -37,12 +37,12 @@ def place(home: Path, name: str) -> Path:
 
 
 def replaced(home: Path) -> Path:
-    """A new name for a copy of a source that a restore is about to overwrite."""
+    """A new path for the copy of a source that a restore is about to overwrite."""
     return home / _BACKUPS / _REPLACED / f"{stamp(datetime.now(UTC))}.db"
 
 
 def finished(home: Path) -> list[Manifest]:
-    """All backups, the newest first; whatever else lies there is passed over."""
+    """All backups, newest first; other files and damaged backups are ignored."""
     found = []
     with contextlib.suppress(OSError):
         for folder in (home / _BACKUPS).iterdir():
@@ -51,134 +51,127 @@ def finished(home: Path) -> list[Manifest]:
     return sorted(found, key=lambda manifest: manifest.at, reverse=True)
 
 
-def newest(home: Path, migration: str, *, rehearsed: bool = False) -> Manifest | None:
-    """The newest backup of a migration, None without any.
-
-    Args:
-        home: PIPELINE_HOME.
-        migration: its name.
-        rehearsed: only of those that are known to be restorable.
-    """
+def newest(home: Path, migration: str, *, restore_verified: bool = False) -> Manifest | None:
+    """The newest backup of a migration, optionally only among backups with a verified restore."""
     wanted = (m for m in finished(home) if m.migration == migration)
-    return next((m for m in wanted if m.rehearsed or not rehearsed), None)
+    return next((m for m in wanted if m.restore_verified or not restore_verified), None)
 
 
 def named(home: Path, migration: str, name: str | None) -> Manifest:
-    """The backup of a name, or the newest of a migration that was rehearsed.
+    """The backup with this name; without a name, the newest one whose restore was verified.
 
     Raises:
-        BackupError: there is none, it is of another migration, or its manifest is damaged.
+        BackupError: there is none, it belongs to another migration, or its manifest is damaged.
     """
     if name is not None:
         manifest = manifests.read(place(home, Path(name).name))
         if manifest.migration != migration:
             raise BackupError(
-                f"The backup {manifest.name} is of the migration {manifest.migration}, not of"
+                f"The backup {manifest.name} belongs to the migration {manifest.migration}, not to"
                 f" {migration}",
-                remedy="Name that migration, or another backup",
+                remedy="Use that migration, or choose another backup",
             )
         return manifest
-    found = newest(home, migration, rehearsed=True)
+    found = newest(home, migration, restore_verified=True)
     if found is None:
         raise BackupError(
-            f"There is no rehearsed backup of {migration} in {home / _BACKUPS}",
-            remedy=message("Run ", BACKUP, ", or name one with --from"),
+            f"There is no backup of {migration} with a verified restore in {home / _BACKUPS}",
+            remedy=message("Run ", BACKUP, ", or choose a backup with --from"),
         )
     return found
 
 
 @contextmanager
 def unfinished(home: Path, name: str) -> Iterator[Path]:
-    """A folder to fill; it is gone at the end, unless ``finish`` has renamed it.
+    """A folder to fill; it is removed at the end unless ``finish`` has renamed it.
 
     Raises:
-        BackupError: it cannot be written, or its disk is full.
+        BackupError: the folder cannot be written, or the disk is full.
     """
     try:
         with private_folder(home / _BACKUPS / _UNFINISHED, name) as folder:
             yield folder
     except (OSError, FilesError) as error:
         cause = error.__cause__ if isinstance(error, FilesError) else error
-        said = cause.strerror if isinstance(cause, OSError) else None
+        detail = cause.strerror if isinstance(cause, OSError) else None
         raise BackupError(
             f"The backup {name} cannot be written in {home / _BACKUPS}"
-            f" ({said or type(error).__name__})",
-            remedy="Make room there, or give this user the right to write, and run again",
+            f" ({detail or type(error).__name__})",
+            remedy="Free disk space there, or give this user write permission, and run again",
         ) from error
 
 
 def finish(home: Path, folder: Path, manifest: Manifest) -> None:
-    """Make a filled folder a backup; everything is on the disk before it bears its name."""
+    """Turn a filled folder into a backup, once all of it is on disk."""
     _write(folder, manifest)
     made = folder.rename(place(home, manifest.name))
-    # Not before: whoever clears away takes a folder without a held lock for a dead one's.
+    # Only after the rename: cleaning up removes unfinished folders that nobody locks.
     (made / "lock").unlink()
-    _settle(home / _BACKUPS)
+    _flush_folder(home / _BACKUPS)
 
 
-def note_rehearsal(home: Path, manifest: Manifest) -> Manifest:
-    """Note that a backup is restorable."""
-    noted = replace(manifest, rehearsed=datetime.now(UTC))
-    _write(place(home, manifest.name), noted)
-    return noted
+def mark_restore_verified(home: Path, manifest: Manifest) -> Manifest:
+    """Record the present time in the manifest as that of a verified restore."""
+    marked = replace(manifest, restore_verified=datetime.now(UTC))
+    _write(place(home, manifest.name), marked)
+    return marked
 
 
 def retain(home: Path, migration: str, keep: int) -> list[str]:
-    """Remove what is older than so many of a migration's newest backups.
+    """Remove all but the newest ``keep`` backups of a migration.
 
-    Of sources that a restore has overwritten, so many copies are kept, too.
-
-    The newest backup that was rehearsed stays, however old it is.
+    The newest backup with a verified restore always stays; without one, nothing is removed. Of the
+    sources that restores have overwritten, the newest ``keep`` copies stay.
 
     Returns:
-        The names of the backups that were removed.
+        The names of the removed backups.
     """
-    safe = newest(home, migration, rehearsed=True)
+    safe = newest(home, migration, restore_verified=True)
     mine = [each for each in finished(home) if each.migration == migration]
     old = [each.name for each in mine[keep:] if safe and each.name != safe.name]
     for name in old:
-        aside = home / _BACKUPS / _UNFINISHED / name
-        private.folder(aside.parent)
-        place(home, name).rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        to_delete = home / _BACKUPS / _UNFINISHED / name
+        private.folder(to_delete.parent)
+        place(home, name).rename(to_delete)
+        shutil.rmtree(to_delete, ignore_errors=True)
     for path in sorted((home / _BACKUPS / _REPLACED).glob("*"), reverse=True)[keep:]:
         path.unlink(missing_ok=True)
     return old
 
 
-def sha256_of(path: Path) -> str:
-    """The digest of a file.
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
 
     Raises:
         BackupError: it cannot be read.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
-                whole.update(chunk)
+                digest.update(chunk)
     except OSError as error:
         raise BackupError(
             f"{path} cannot be read ({error.strerror})", remedy="Take another backup"
         ) from error
-    return whole.hexdigest()
+    return digest.hexdigest()
 
 
-def require_whole(path: Path, sha256: str) -> None:
-    """Refuse a file of a backup that is not as it was written.
+def require_intact(path: Path, sha256: str) -> None:
+    """Refuse a file of a backup that was changed after it was written.
 
     Raises:
         BackupError: it is missing or damaged.
     """
-    if sha256_of(path) != sha256:
+    if file_sha256(path) != sha256:
         raise BackupError(
-            f"{path} is not as it was written: its SHA-256 differs from the manifest's",
+            f"{path} is damaged: its SHA-256 differs from the manifest",
             remedy="Take another backup",
         )
 
 
-def onto_disk(path: Path) -> None:
-    """Wait until what was written to a file is on the disk."""
+def flush_to_disk(path: Path) -> None:
+    """Wait until a file's contents are on disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
@@ -187,15 +180,15 @@ def _write(folder: Path, manifest: Manifest) -> None:
     path = manifests.path_in(folder)
     draft = path.with_suffix(".new")
     private.write_text(draft, manifests.sealed(manifest))
-    onto_disk(draft)
+    flush_to_disk(draft)
     draft.rename(path)
-    _settle(folder)
+    _flush_folder(folder)
 
 
-def _settle(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    row_id = os.open(folder, os.O_RDONLY)
+def _flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(row_id)
+        os.fsync(descriptor)
     finally:
-        os.close(row_id)
+        os.close(descriptor)

@@ -27,6 +27,6 @@ def reported(error: Exception) -> ProgramFault | None:
     except (PipelineError, OSError):
         return None
     return ProgramFault(
-        f"This is a fault of the program ({type(error).__name__})",
+        f"This is a bug in the pipeline ({type(error).__name__})",
         remedy=f"Report it with the traceback in {path}",
     )

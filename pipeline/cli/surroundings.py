@@ -56,7 +56,7 @@ class _Output(io.TextIOWrapper):
             if not isinstance(error, BrokenPipeError):
                 raise OutputError(
                     f"The output cannot be written ({error.strerror})",
-                    remedy="Free some space, or send the output elsewhere",
+                    remedy="Free disk space, or redirect the output",
                 ) from error
 
 

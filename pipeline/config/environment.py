@@ -1,4 +1,4 @@
-"""From settings to databases that answer: the sample sources, the embedded server."""
+"""Databases of the settings, made available: sample sources and the embedded server included."""
 
 import contextlib
 from contextlib import closing
@@ -26,29 +26,29 @@ class Server:
     """The target.
 
     Attributes:
-        target: the PostgreSQL database, with its password.
+        target: the URL of the PostgreSQL database, with its password.
     """
 
     target: URL
 
     @property
     def target_url(self) -> str:
-        """The target as libpq reads it."""
+        """The URL in the form of libpq, with its password."""
         return libpq(self.target)
 
     @property
     def target_shown(self) -> str:
-        """The target for people, without a password."""
+        """The target in messages, without a password."""
         return shown(self.target)
 
 
 @dataclass(frozen=True)
 class Databases(Server):
-    """Where everything of a migration is.
+    """Source and target of a migration.
 
     Attributes:
         source: the SQLite file.
-        snapshots: where runs keep their private copies of the source.
+        snapshots: the folder of the runs' private copies of the source.
     """
 
     source: Path
@@ -56,27 +56,24 @@ class Databases(Server):
 
 
 def server(settings: Settings) -> Server:
-    """Make sure that the target is there; it is started where the settings name none.
+    """Make the target available; without a configured target, start the embedded server.
 
     Raises:
         TargetError: the embedded server does not start.
         SettingsError: the URL is malformed.
     """
-    if settings.given_target is not None:
-        return Server(settings.given_target)
+    if settings.configured_target is not None:
+        return Server(settings.configured_target)
     private.home(settings.pipeline_home)
     return Server(ensure_server(settings.server_data))
 
 
 def databases(settings: Settings, migration: Migration, *, fresh: bool = False) -> Databases:
-    """Make sure that source and target are there.
+    """Make source and target available.
 
-    A sample is made, and the embedded server started, only where the settings name none.
+    Without a configured source or target, create the sample or start the embedded server.
 
-    Args:
-        settings: they name both.
-        migration: whose source.
-        fresh: what was fetched of the source is brought up to date, too.
+    ``fresh`` also updates an existing copy of a source that is fetched.
 
     Raises:
         TargetError: the embedded server does not start.
@@ -90,32 +87,32 @@ def databases(settings: Settings, migration: Migration, *, fresh: bool = False) 
 
 
 def source_file(settings: Settings, migration: Migration) -> Path:
-    """The source alone, up to date with where it comes from; the sample is made.
+    """Fetch the source, or create the sample if no source is configured.
 
     Raises:
         SettingsError: the URL is malformed.
-        SourceError: it cannot be fetched.
+        SourceError: the source cannot be fetched.
     """
     origin = settings.origin(migration)
     if not isinstance(origin, File) or origin.path == settings.sample_path(migration):
         private.home(settings.pipeline_home)
     source = fetch(origin, home=settings.pipeline_home)
     if source == settings.sample_path(migration) and not source.exists():
-        # Two processes may come here together; the sample is the same whoever makes it.
+        # Two processes may create the sample at once; both create the same.
         with contextlib.suppress(FileExistsError):
             migration.make_sample(source)
     return source
 
 
-def watched(settings: Settings, migration: Migration) -> Path:
-    """The file that looks otherwise once the source has been written.
+def watched_file(settings: Settings, migration: Migration) -> Path:
+    """The file whose metadata changes when the source changes, for the sensor.
 
-    A database on Turso is asked whether it has something new, which is one short request; what has
-    never been fetched is left to a run, as it may take long. A dump is looked at itself.
+    For a database on Turso, one short request updates the copy first. A copy that does not exist
+    yet is left to a run, because the first fetch may take long. For a dump, it is the dump itself.
 
     Raises:
         SettingsError: the URL is malformed.
-        SourceError: there is no source, or the server refuses us.
+        SourceError: the source is missing, or the server rejects the request.
     """
     match settings.origin(migration):
         case Dump(path) if path.exists():
@@ -128,10 +125,10 @@ def watched(settings: Settings, migration: Migration) -> Path:
 
 
 def update_ledger(found: Server) -> None:
-    """Bring a ledger that an older version has made up to date.
+    """Update a ledger that an older version created.
 
     Raises:
-        TargetError: the target does not answer, or refuses.
+        TargetError: the target does not respond or rejects the update.
     """
     try:
         with (
@@ -142,27 +139,27 @@ def update_ledger(found: Server) -> None:
         ):
             update(cursor)
     except psycopg2.Error as error:
-        # Not "from error": the driver's own text may repeat the URL.
-        made = TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
-        raise made from None
+        # Not "from error": the driver's text may contain the URL.
+        translated = TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
+        raise translated from None
 
 
 def update(cursor: Any) -> None:
-    """Bring the ledger up to date by a session that is open already."""
+    """Update the ledger in an open session."""
     cursor.execute(ledger.OUTDATED)
     if cursor.fetchone() == (True,):
         cursor.execute(ledger.UPDATE)
 
 
 def require_session(found: Server) -> None:
-    """Refuse bulk work over a connection that holds for one transaction only.
+    """Reject a transaction pooler, which cannot be used for bulk work.
 
     Raises:
-        SettingsError: the target is reached by a transaction pooler.
+        SettingsError: the target is reached through a transaction pooler.
     """
     if pooled(found.target):
         raise SettingsError(
-            f"DATABASE_URL names a transaction pooler (port {found.target.port}), which cannot hold"
-            " the lock and the transaction that a move needs",
-            remedy="Take the direct or the session connection (port 5432)",
+            f"DATABASE_URL names a transaction pooler (port {found.target.port}), which does not"
+            " support the lock and the transaction of a move",
+            remedy="Use the direct or the session connection (port 5432)",
         )

@@ -1,4 +1,4 @@
-"""Locks between processes of one machine, and folders that end with their process."""
+"""Locks between processes of one machine, and temporary folders of runs."""
 
 import fcntl
 import shutil
@@ -11,14 +11,14 @@ from pipeline.core import private
 
 @contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[int]:
-    """Hold a file's lock, which the operating system lets go when the process dies.
+    """Hold the lock of a file; the operating system releases it when the process dies.
 
     Yields:
-        The open file; a process that inherits it holds the lock as well.
+        The file descriptor; a process that inherits it also holds the lock.
 
     Raises:
-        BlockingIOError: somebody else holds it, and ``wait`` is False.
-        FilesError: the file cannot be made.
+        BlockingIOError: another process holds the lock, and ``wait`` is False.
+        FilesError: the file cannot be created.
     """
     with private.opened(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -27,24 +27,22 @@ def locked(path: Path, *, wait: bool) -> Iterator[int]:
 
 @contextmanager
 def private_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A folder of one run; folders of runs that were killed are cleared away.
+    """Create the folder of a run, and remove folders of runs that were killed.
 
-    Args:
-        parent: holds such folders and nothing else.
-        name: the folder's name.
+    ``parent`` contains nothing but such folders.
 
     Raises:
-        FilesError: it cannot be made.
+        FilesError: the folder cannot be created.
     """
     private.folder(parent)
     folder = parent / name
     with ExitStack() as held:
-        # One run at a time clears and makes folders.
+        # One run at a time removes and creates folders.
         with locked(parent.with_suffix(".lock"), wait=True):
             for old in parent.iterdir():
-                # Held by a run that goes on, or just cleared away by one that ended.
-                held_or_gone = suppress(BlockingIOError, FileNotFoundError)
-                with held_or_gone, locked(old / "lock", wait=False):
+                # The run still holds the lock, or it has just removed its folder.
+                in_use_or_deleted = suppress(BlockingIOError, FileNotFoundError)
+                with in_use_or_deleted, locked(old / "lock", wait=False):
                     shutil.rmtree(old, ignore_errors=True)
             private.folder(folder)
             held.enter_context(locked(folder / "lock", wait=False))

@@ -1,8 +1,8 @@
-"""Sentences for people that name commands and settings as values.
+"""Sentences for people that contain commands and settings as values.
 
-Whoever finds a fault does not know which migration it works for. So a sentence keeps the command
-itself, and the edge, which knows the migration, writes it out: for one "pipeline plan", for another
-"pipeline plan spaces".
+Code that reports a fault does not know the current migration. So a sentence contains the command as
+a value, and the caller that knows the migration writes it out: "pipeline plan" for one migration,
+"pipeline plan spaces" for another.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Address:
-    """The migration that a sentence is about, as far as it shows in sentences.
+    """A migration as sentences name it.
 
     Attributes:
-        name: what commands have to be told; empty where a command without a name is right.
+        name: the argument of commands; empty for the migration with plain names.
         setting: the variable that names the source.
     """
 
@@ -21,8 +21,8 @@ class Address:
     setting: str
 
 
-ANYBODY = Address("", "SQLITE_DATABASE_URL")
-"""Where nobody knows the migration, or the one with plain names is meant."""
+DEFAULT_ADDRESS = Address("", "SQLITE_DATABASE_URL")
+"""The migration with plain names; also used if the migration is unknown."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,8 @@ class Command:
     """A command of the project.
 
     Attributes:
-        words: its name.
-        options: what follows the name of the migration.
-        of_migration: whether it takes one.
+        options: follow the name of the migration.
+        of_migration: it takes the name of a migration.
     """
 
     words: str
@@ -40,17 +39,17 @@ class Command:
     of_migration: bool = True
 
     def written(self, address: Address) -> str:
-        """As people type it."""
+        """The command line."""
         name = address.name if self.of_migration else ""
         return " ".join(filter(None, ("pipeline", self.words, name, self.options)))
 
 
 @dataclass(frozen=True)
 class SourceSetting:
-    """The setting that names the source."""
+    """The setting that names the source of the migration."""
 
     def written(self, address: Address) -> str:
-        """As people set it."""
+        """The name of the variable."""
         return address.setting
 
 
@@ -59,12 +58,12 @@ Part = str | Command | SourceSetting
 
 @dataclass(frozen=True)
 class Message:
-    """A sentence in parts."""
+    """A sentence made of texts, commands and settings."""
 
     parts: tuple[Part, ...]
 
     def written(self, address: Address) -> str:
-        """The whole sentence."""
+        """The sentence with its commands written out."""
         return "".join(
             part if isinstance(part, str) else part.written(address) for part in self.parts
         )
@@ -74,15 +73,15 @@ Text = str | Message
 
 
 def message(*parts: Part | Message) -> Message:
-    """A sentence of these parts."""
+    """Join parts to a message."""
     flat: list[Part] = []
     for part in parts:
         flat.extend(part.parts if isinstance(part, Message) else (part,))
     return Message(tuple(flat))
 
 
-def written(text: Text, address: Address = ANYBODY) -> str:
-    """A sentence for people."""
+def written(text: Text, address: Address = DEFAULT_ADDRESS) -> str:
+    """Write out a text for a migration."""
     return text if isinstance(text, str) else text.written(address)
 
 

@@ -1,15 +1,15 @@
-"""Where the tables of a migration land."""
+"""The destination of a migration's tables."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Place:
-    """A part of a PostgreSQL database, which one run at a time may write.
+    """A schema of a PostgreSQL database that one run at a time may write.
 
     Attributes:
-        schema: holds the tables.
-        lock_key: the key of the advisory lock that a run holds.
+        schema: contains the tables.
+        lock_key: the key of the run's advisory lock.
     """
 
     schema: str

@@ -1,4 +1,4 @@
-"""What a person decides where no rule can, with defaults that lose nothing."""
+"""Decisions about the data that a person has to make; the defaults lose nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,25 +12,25 @@ DoubleEncodedJson = Literal["unwrap", "keep"]
 
 @dataclass(frozen=True)
 class Policies:
-    """Decisions that hold for every table of a run.
+    """Policies for every table of a run.
 
     Attributes:
-        naive_zone: the zone of dates that name none; an hour that does not exist there, or exists
-            twice, sends its row to quarantine.
-        forbidden_nulls: "table.column" -> the value that stands for a NULL that the target
-            forbids; where none is given, the row goes to quarantine.
-        extra_columns: columns that only the source has are carried along, ignored, or a reason to
-            stop.
-        lossy_conversions: a value that cannot be undone moves while its original is kept in the
-            ledger, sends its row to quarantine, or stops the move.
-        conflicts: a row that was changed in the target since the source was read last, and is not
-            what the source has: the target's or the source's version stays, or the move stops.
-        double_encoded_json: of columns that are declared to hold JSON as a string within JSON, such
-            strings are unwrapped or kept as they are; the way back alone takes either for equal,
-            because an application may go on writing such strings.
-        adopt_target: rows of the target that no move has put there are made equal to the source;
-            otherwise the move stops before it changes anything.
-        max_value_bytes: a larger row of the source stops the move, before it takes the memory.
+        naive_zone: the time zone of dates without an offset; a row with an hour that is missing or
+            ambiguous in that zone is quarantined.
+        forbidden_nulls: "table.column" -> the replacement for a NULL that the target does not
+            allow; without a replacement, the row is quarantined.
+        extra_columns: columns that only the source has are carried to the target, ignored, or stop
+            the move.
+        lossy_conversions: a value that loses information is moved and its original kept in the
+            ledger, its row is quarantined, or the move stops.
+        conflicts: for a differing row that was changed in the target after the last sync, the
+            target's or the source's version is kept, or the move stops.
+        double_encoded_json: in columns declared as double-encoded, strings that contain JSON are
+            unwrapped or kept; only a rollback accepts either, because the application may continue
+            to write such strings.
+        adopt_target: rows that no move wrote to the target are made equal to the source; otherwise
+            the move stops before it changes anything.
+        max_value_bytes: a larger row of the source stops the move before it is read into memory.
     """
 
     naive_zone: str = "UTC"

@@ -1,9 +1,9 @@
-"""Files and folders that only their owner may enter, from the moment they are made.
+"""Files and folders that are accessible only to their owner from the moment they are created.
 
-Copies of the source, backups and evidence hold what the databases guard by their own rights. What
-is made here is private whatever the umask is. SQLite, Dagster and other libraries make files of
-their own: the umask of every process that starts here covers those, and a file that is made before
-SQLite opens it gives its rights to the journals beside it.
+Copies of the source, backups and evidence contain data that the databases protect by privileges.
+Files created here are private whatever the umask is. Files of SQLite, Dagster and other libraries
+are covered by the umask of every process that starts here; journals of SQLite take the permissions
+of their database file, which is therefore created here before SQLite opens it.
 """
 
 import contextlib
@@ -21,62 +21,63 @@ from pipeline.core.errors import FilesError
 _FOLDER, _FILE = 0o700, 0o600
 _OTHERS = 0o077
 _ENTERED = 0o067
-"""What a home must not allow; root lets its server's user pass, see ``unprivileged``."""
+"""Permissions a home must not grant; root allows its server's user, see ``unprivileged``."""
 _OURS = frozenset(
     {
         *("anki", "backups", "code", "dagster", "faults", "postgres", "replaced", "reports"),
         *("snapshots", "sources", "spaces", "unfinished", "unwell"),
     }
 )
-"""How names of entries of a home begin, up to their first point."""
+"""Names of entries of a home, up to the first dot."""
 _SAMPLE = "sample"
-"""How those of samples end; each migration has one."""
-_PROJECT = Path(__file__).resolve().parent.parent.parent
-_told: set[Path] = set()
+"""The end of the names of samples, one per migration."""
+PROJECT = Path(__file__).resolve().parent.parent.parent
+"""The folder of the project."""
+_reported: set[Path] = set()
 
 
 def guard_process() -> None:
-    """Let libraries of this process, and the processes that it starts, make private files."""
+    """Make files private that libraries of this process and its child processes create."""
     os.umask(_OTHERS)
 
 
-def home(path: Path, *, say: Callable[[str], None] | None = None) -> Path:
-    """Make the folder of all files of the pipeline, or close one that others can enter.
+def home(path: Path, *, report: Callable[[str], None] | None = None) -> Path:
+    """Create the folder of all files of the pipeline, or make an existing one private.
 
-    What lies in it is closed as well, as far as it belongs to this user; no link is followed.
+    Its content becomes private as well, if it belongs to this user; links are not followed.
 
     Args:
         path: the folder.
-        say: gets the message, once per folder; standard error by default.
+        report: receives a warning, once per folder; standard error by default.
 
     Raises:
-        FilesError: the folder cannot be made.
+        FilesError: the folder cannot be created.
     """
     folder(path)
     with translated(path):
         found = path.stat()
         loose = found.st_mode & _ENTERED or any(map(_is_loose, path.iterdir()))
-    if loose and path not in _told:
+    if loose and path not in _reported:
         why = _why_shared(path, found)
         if why is None:
             if found.st_mode & _ENTERED:
                 path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
             _tighten(path)
         else:
-            _told.add(path)
-            (say or _say)(
-                f"Other users can enter PIPELINE_HOME {path}: its permissions were left as they"
-                f" are, because {why}. Files that the pipeline creates are private; to protect the"
+            _reported.add(path)
+            (report or _print)(
+                f"Other users can access PIPELINE_HOME {path}: its permissions were not changed"
+                f" because {why}. Files that the pipeline creates are private; to protect the"
                 " rest, use a folder for the pipeline alone."
             )
     return path
 
 
 def folder(path: Path) -> Path:
-    """Make a folder, and those above it that are missing; one that is there stays as it is.
+    """Create a folder and missing parents; an existing folder does not change.
 
     Raises:
-        FilesError: it cannot be made.
+        FilesError: it cannot be created.
     """
     if path.is_dir():
         return path
@@ -91,10 +92,10 @@ def folder(path: Path) -> Path:
 
 
 def create(path: Path) -> Path:
-    """Make an empty file, where there is none, that SQLite then fills.
+    """Create an empty file, unless it exists, for SQLite to fill.
 
     Raises:
-        FilesError: it cannot be made.
+        FilesError: it cannot be created.
     """
     with translated(path):
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, _FILE))
@@ -102,7 +103,7 @@ def create(path: Path) -> Path:
 
 
 def opened(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """Open a file to write it; one that is there is closed to others first.
+    """Open a file for writing; an existing file is made private first.
 
     Raises:
         FilesError: it cannot be opened.
@@ -123,13 +124,7 @@ def write_text(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Rights:
-    """Who may do what with a file that is not the pipeline's own.
-
-    Attributes:
-        mode: its permission bits.
-        uid: its user.
-        gid: its group.
-    """
+    """Permission bits, user and group of a file that does not belong to the pipeline."""
 
     mode: int
     uid: int
@@ -137,28 +132,28 @@ class Rights:
 
     @classmethod
     def of(cls, path: Path) -> "Rights | None":
-        """Those of a file, None where there is none."""
+        """Read those of a file; None if it does not exist."""
         try:
             found = path.stat()
         except FileNotFoundError:
             return None
         return cls(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid)
 
-    def give(self, row_id: int) -> None:
-        """Give them to an open file; only root can give it to another user."""
+    def apply(self, descriptor: int) -> None:
+        """Apply them to an open file; only root can change its user."""
         uid = self.uid if os.geteuid() == 0 else -1
-        # A group that this user is not in cannot be given either.
+        # A user can only set groups of which it is a member.
         with contextlib.suppress(PermissionError):
-            os.fchown(row_id, uid, self.gid)
-        os.fchmod(row_id, self.mode)
+            os.fchown(descriptor, uid, self.gid)
+        os.fchmod(descriptor, self.mode)
 
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Say in one sentence why a file cannot be written; what callers expect passes.
+    """Translate errors of writing a file; errors that callers handle are passed on.
 
     Raises:
-        FilesError: the disk is full or broken, or this user lacks a right.
+        FilesError: the disk is full or faulty, or this user lacks a permission.
     """
     try:
         yield
@@ -169,58 +164,58 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _opener(path: str, flags: int) -> int:
-    row_id = os.open(path, flags, _FILE)
-    if os.fstat(row_id).st_mode & _OTHERS:
-        os.fchmod(row_id, _FILE)
-    return row_id
+    descriptor = os.open(path, flags, _FILE)
+    if os.fstat(descriptor).st_mode & _OTHERS:
+        os.fchmod(descriptor, _FILE)
+    return descriptor
 
 
 def _is_loose(path: Path) -> bool:
     try:
         found = path.lstat()
     except FileNotFoundError:
-        return False  # a file that another process needed for a moment
+        return False  # a temporary file of another process
     own = stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)
     return own and found.st_uid == os.geteuid() and bool(found.st_mode & _OTHERS)
 
 
 def _why_shared(path: Path, found: os.stat_result) -> str | None:
-    """Why a folder is not the pipeline's own to close; None where it is."""
-    there = path.resolve()
+    """Why permissions of a folder must not be changed; None if they may be."""
+    resolved = path.resolve()
     if found.st_uid != os.geteuid():
         return "it belongs to another user"
-    inside = [_PROJECT]
+    inside = [PROJECT]
     with contextlib.suppress(RuntimeError):  # a user without a home
         inside.append(Path.home().resolve())
-    ancestor = any(there in (each, *each.parents) for each in inside)
+    ancestor = any(resolved in (each, *each.parents) for each in inside)
     others = any(not _is_ours(each) for each in path.iterdir() if not each.is_symlink())
     if found.st_mode & stat.S_ISVTX or ancestor or others:
-        return "it holds more than the pipeline's files"
+        return "it contains other files"
     return None
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether an entry of a home has a name that the pipeline gives."""
+    """Whether the pipeline creates entries of this name in a home."""
     name = path.name.split(".")[0]
     return name in _OURS or name == _SAMPLE or name.endswith(f"_{_SAMPLE}")
 
 
 def _tighten(path: Path) -> None:
-    for _, folders, files, at in os.fwalk(path, follow_symlinks=False):
+    for _, folders, files, parent in os.fwalk(path, follow_symlinks=False):
         for name in (*folders, *files):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             try:
-                row_id = os.open(name, flags, dir_fd=at)
+                descriptor = os.open(name, flags, dir_fd=parent)
             except OSError:
-                continue  # a link, a socket, or gone
+                continue  # a link, a socket, or deleted
             try:
-                found = os.fstat(row_id)
+                found = os.fstat(descriptor)
                 mode = stat.S_IMODE(found.st_mode)
                 if found.st_uid == os.geteuid() and mode & _OTHERS:
-                    os.fchmod(row_id, mode & ~_OTHERS)
+                    os.fchmod(descriptor, mode & ~_OTHERS)
             finally:
-                os.close(row_id)
+                os.close(descriptor)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

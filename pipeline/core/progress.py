@@ -1,4 +1,4 @@
-"""How a long move tells that it goes on: events in Dagster's log, a bar in the terminal."""
+"""Progress of a long move: lines in Dagster's log, a bar in the terminal."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ Phase = Literal["load", "compare", "prove", "export"]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a phase of a move has come."""
+    """Progress of one phase of a move."""
 
     table: str
     phase: Phase
@@ -26,14 +26,14 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 LOG_SECONDS = 2.0
-"""A table that takes longer than this says in the log how far it is, this often."""
+"""The interval between progress lines in the log."""
 
 _watcher: ContextVar[OnProgress | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
 def watched_by(watcher: OnProgress) -> Iterator[None]:
-    """Let a watcher see the progress of every move that runs inside, in this process."""
+    """Report the progress of every move in this context and process to a watcher."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -42,23 +42,23 @@ def watched_by(watcher: OnProgress) -> Iterator[None]:
 
 
 def reporter(log: logging.Logger) -> OnProgress:
-    """What a move reports to: the watcher at once, the log now and then."""
+    """Report each step to the watcher, and to the log every ``LOG_SECONDS``."""
     watcher = _watcher.get()
-    said = time.monotonic()
+    last_logged = time.monotonic()
 
     def report(progress: Progress) -> None:
-        nonlocal said
+        nonlocal last_logged
         if watcher is not None:
             watcher(progress)
-        if time.monotonic() - said >= LOG_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - last_logged >= LOG_SECONDS:
+            last_logged = time.monotonic()
             log.info(sentence(progress))
 
     return report
 
 
 def sentence(progress: Progress) -> str:
-    """Rows, bytes and rate in a line."""
+    """One line with rows, bytes and rates."""
     seconds = max(progress.seconds, 1e-3)
     return (
         f"{progress.table}, {progress.phase}: {progress.rows:,} of {progress.of_rows:,} rows,"

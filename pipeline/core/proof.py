@@ -1,4 +1,4 @@
-"""The checks of a table, and the proof that they make together.
+"""The checks of a table, and their results as a proof.
 
 For each check: its name, what it proves and what a failure means, whether a move that fails it is
 rolled back, and whether moves make it, verifications of committed rows, or both.
@@ -36,7 +36,7 @@ class Check:
         *,
         passed: bool | None = None,
     ) -> CheckResult:
-        """The outcome of this check; it passed if it found nothing, unless ``passed`` says."""
+        """The result of this check; without ``passed``, it passed if there are no findings."""
         found = tuple(findings)
         passed = not found if passed is None else passed
         return CheckResult(self.name, passed, self.blocking, found, figures or {})
@@ -49,7 +49,7 @@ CONSERVATION = Check(
 )
 KEYS = Check(
     "keys",
-    "Source and target hold the same keys. A failure names keys that are missing in the target or"
+    "Source and target have the same keys. A failure names keys that are missing in the target or"
     " exist only there.",
 )
 DIGESTS = Check(
@@ -81,7 +81,7 @@ SCHEMA = Check(
 DRIFT = Check(
     "drift",
     "Source and declaration agree on the columns. A warning names columns that only one of them"
-    " has, or that have another type.",
+    " has, or whose types differ.",
     blocking=False,
 )
 QUARANTINE = Check(
@@ -98,12 +98,12 @@ CONVERSIONS = Check(
 )
 OVERRIDES = Check(
     "overrides",
-    "No value was set by a person in place of the source's. A warning names such values.",
+    "No value of the source was overridden manually. A warning names such values.",
     blocking=False,
 )
 CONFLICTS = Check(
     "conflicts",
-    "No row was changed in the target as well as in the source. A warning names such rows, and"
+    "No row was changed in both the source and the target. A warning names such rows, and"
     " which side was kept.",
     blocking=False,
     in_verification=False,
@@ -114,24 +114,24 @@ CHECKS = (
     *(DRIFT, QUARANTINE, CONVERSIONS, OVERRIDES, CONFLICTS),
 )
 BY_COMPARISON = (CONSERVATION.name, KEYS.name, DIGESTS.name)
-"""Checks that need both sides read."""
-OF_A_MOVE = tuple(check.name for check in CHECKS if check.in_moves)
+"""Checks that read both databases."""
+MOVE_CHECKS = tuple(check.name for check in CHECKS if check.in_moves)
 BLOCKING = tuple(check.name for check in CHECKS if check.in_moves and check.blocking)
 OF_A_VERIFICATION = tuple(check.name for check in CHECKS if check.in_verification)
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The checks that were made of one table, in the order in which they were made."""
+    """Check results of one table, in the order in which the checks ran."""
 
     checks: tuple[CheckResult, ...]
 
     def __getitem__(self, name: str) -> CheckResult:
-        """The check of a name."""
+        """The result of a check, by name."""
         return next(check for check in self.checks if check.name == name)
 
     def __iter__(self) -> Iterator[CheckResult]:
-        """Every check."""
+        """All results."""
         return iter(self.checks)
 
     @property

@@ -1,11 +1,31 @@
-"""Names and texts as SQL writes them, on both sides."""
+"""Names and texts, escaped for SQL and for a terminal."""
+
+import json
+import unicodedata
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of Unicode: control, format (directions, joiners), surrogate, line, paragraph."""
 
 
 def quoted(name: str) -> str:
-    """A name as an SQL identifier, whatever it is made of."""
+    """A name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
     """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def printable(text: str) -> str:
+    """A text with control characters and invisible characters escaped.
+
+    A terminal then does not act on them. The escapes are those of JSON, so a JSON text of one line
+    does not change.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        json.dumps(letter)[1:-1] if unicodedata.category(letter) in _INVISIBLE else letter
+        for letter in text
+    )

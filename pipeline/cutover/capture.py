@@ -1,7 +1,7 @@
-"""Note what others than a move write into the target: triggers and an outbox.
+"""Capture writes to the target by anything but a move: triggers and an outbox.
 
-Keys are enough, because what a row became is read when it is taken back. The triggers fire once
-for each statement and take all of its rows together, cascades included, whoever writes.
+Only keys are stored, because a rollback reads the current rows. The triggers fire once per
+statement, for every session, and store the keys of all affected rows, including cascades.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
-from pipeline.declared import prefixes
+from pipeline.declared import trigger_prefixes
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres.session import MOVING
@@ -49,16 +49,13 @@ _TRIGGERS = {
 
 
 def switch_on(target: Target, tables: Sequence[sa.Table]) -> None:
-    """Begin with an empty outbox, and note every write from now on; in a transaction.
-
-    The tables are there.
-    """
+    """Empty the outbox and start to capture writes to existing tables, within a transaction."""
     switch_off(target, tables)
     install(target, tables)
 
 
 def install(target: Target, tables: Sequence[sa.Table]) -> None:
-    """Note every write from now on, behind what the outbox holds already; in a transaction."""
+    """Start to capture writes and keep the contents of the outbox, within a transaction."""
     target.run(_FUNCTION, "REVOKE ALL ON FUNCTION migration.note_changes() FROM PUBLIC")
     for table in tables:
         name, key = f"public.{quoted(table.name)}", RowKey.of(table).name
@@ -67,13 +64,13 @@ def install(target: Target, tables: Sequence[sa.Table]) -> None:
             target.run(
                 f"CREATE TRIGGER {_name(event)} {when} ON {name} {images}"
                 f" FOR EACH STATEMENT EXECUTE FUNCTION migration.note_changes({arguments})",
-                # Also in a session that replays what it was sent.
+                # ALWAYS: also in a session that applies replicated changes.
                 f"ALTER TABLE {name} ENABLE ALWAYS TRIGGER {_name(event)}",
             )
 
 
 def switch_off(target: Target, tables: Sequence[sa.Table]) -> None:
-    """Note nothing any more, and forget what was noted; in a transaction."""
+    """Stop capturing writes and empty the outbox, within a transaction."""
     for table in tables:
         if target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table.name)}",)):
             for event in _TRIGGERS:
@@ -85,17 +82,17 @@ def switch_off(target: Target, tables: Sequence[sa.Table]) -> None:
 
 
 def is_on(target: Target, table: sa.Table) -> bool:
-    """Whether every write of a table is noted, whoever writes."""
-    there = target.value(
+    """Whether every write to a table is captured, whichever session writes."""
+    triggers = target.value(
         "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) AND tgname = ANY($2)"
         " AND tgenabled = 'A'",
         (f"public.{quoted(table.name)}", [_name(event) for event in _TRIGGERS]),
     )
-    return bool(there == len(_TRIGGERS))
+    return bool(triggers == len(_TRIGGERS))
 
 
 def noted(target: Target, tables: Sequence[sa.Table]) -> dict[str, int]:
-    """How many notes there are, by table; none of those without."""
+    """The number of entries in the outbox by table; tables without entries are left out."""
     names = [table.name for table in tables]
     return dict(
         target.rows(
@@ -107,7 +104,7 @@ def noted(target: Target, tables: Sequence[sa.Table]) -> dict[str, int]:
 
 
 def keys(target: Target, mapping: TableMapping) -> list[Any] | None:
-    """Keys of the rows that were written; None if that may be any row."""
+    """Keys of the rows that were written; None if any row may have been."""
     if not is_on(target, mapping.table):
         return None
     found = target.rows(
@@ -120,7 +117,7 @@ def keys(target: Target, mapping: TableMapping) -> list[Any] | None:
 
 
 def _name(event: str) -> str:
-    return prefixes.CAPTURE + event
+    return trigger_prefixes.CAPTURE + event
 
 
 def _literal(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Keep everybody from writing the source's tables, by triggers that refuse.
+"""Block writes to the source's tables, by triggers that raise an error.
 
-They outlive every process, so nobody writes by mistake while the application is switched over, or
-afterwards. Reading goes on, and so does writing the file's other tables.
+The triggers outlive every process, so no writes happen by mistake during the cut-over or later.
+Reads and writes to other tables of the file still work.
 """
 
 import sqlite3
@@ -18,11 +18,11 @@ from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 
 _PREFIX = "pipeline_frozen"
 _EVENTS = ("INSERT", "UPDATE", "DELETE")
-_SAYS = "this table has moved to PostgreSQL or is just moving; see pipeline cutover status"
+_MESSAGE = "this table has moved to PostgreSQL or is just moving; see pipeline cutover status"
 
 
 def freeze(source: Path, tables: Sequence[sa.Table]) -> None:
-    """Let every write of these tables fail, once the transaction that is under way has ended.
+    """Block writes to these tables as soon as the current transaction of another writer ends.
 
     Raises:
         SourceError: the file cannot be written, or stays locked.
@@ -34,7 +34,7 @@ def freeze(source: Path, tables: Sequence[sa.Table]) -> None:
 
 
 def unfreeze(source: Path) -> bool:
-    """Let the tables be written again; returns whether any was frozen.
+    """Allow writes again; returns whether any table was frozen.
 
     Raises:
         SourceError: the file cannot be written, or stays locked.
@@ -44,19 +44,13 @@ def unfreeze(source: Path) -> bool:
 
 
 def is_frozen(connection: sqlite3.Connection, tables: Sequence[sa.Table], schema: str) -> bool:
-    """Whether all of these tables are frozen.
-
-    Args:
-        connection: one that sees the source.
-        tables: the tables.
-        schema: the name by which the connection knows the source.
-    """
-    there = _there(connection, schema)
-    return all((name, bare(statement)) in there for name, statement in _triggers(tables))
+    """Whether all of these tables are frozen."""
+    existing = _existing(connection, schema)
+    return all((name, bare(statement)) in existing for name, statement in _triggers(tables))
 
 
 def is_frozen_file(source: Path, tables: Sequence[sa.Table]) -> bool:
-    """Whether all of these tables of a file are frozen; a file that cannot be read is not."""
+    """Whether all of these tables of a file are frozen; False if it cannot be read."""
     try:
         with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as connection:
             return is_frozen(connection, tables, "main")
@@ -71,20 +65,20 @@ def _triggers(tables: Sequence[sa.Table]) -> Iterator[tuple[str, str]]:
             yield (
                 name,
                 f"CREATE TRIGGER {quoted(name)} BEFORE {event} ON {quoted(table.name)}"
-                f" BEGIN SELECT RAISE(ABORT, '{_SAYS}'); END",
+                f" BEGIN SELECT RAISE(ABORT, '{_MESSAGE}'); END",
             )
 
 
-def _there(connection: sqlite3.Connection, schema: str = "main") -> set[tuple[str, str]]:
+def _existing(connection: sqlite3.Connection, schema: str = "main") -> set[tuple[str, str]]:
     found = connection.execute(
         f"SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM {schema}.sqlite_master"
-        f" WHERE type = 'trigger' AND name GLOB '{_PREFIX}_*' AND instr(sql, '{_SAYS}') > 0"
+        f" WHERE type = 'trigger' AND name GLOB '{_PREFIX}_*' AND instr(sql, '{_MESSAGE}') > 0"
     )
     return {(name.decode(), bare(sql.decode())) for name, sql in found}
 
 
 def _remove(connection: sqlite3.Connection) -> bool:
-    there = _there(connection)
-    for name, _ in there:
+    existing = _existing(connection)
+    for name, _ in existing:
         connection.execute(f"DROP TRIGGER {quoted(name)}")
-    return bool(there)
+    return bool(existing)

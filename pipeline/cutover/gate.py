@@ -1,7 +1,7 @@
-"""What must hold before the application may write to the target: one list of yes or no.
+"""The conditions for the application to write to the target: a list of yes or no answers.
 
-Each question is asked of the databases themselves. What only Dagster or the disk knows is answered
-outside and joins the list.
+The answers come from both databases. Those that only Dagster or the disk can give are added by the
+caller.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,25 +26,23 @@ from pipeline.cutover import capture, freezing, sign_offs
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.ledger import watermarks
 from pipeline.move.proof import table_checks
-from pipeline.move.reading.live import LiveSource
+from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.postgres import access, schema
 from pipeline.postgres.target import Target
 
 PROVEN, FROZEN = "every value is proven", "nobody writes the source"
-"""What can hold only once the source is frozen."""
+"""The questions that can only be answered with yes once the source is frozen."""
 
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question of the gate.
+    """One question of the gate and its answer.
 
     Attributes:
-        question: what must hold.
-        yes: whether it does.
-        detail: what was seen.
-        remedy: what to do about it; empty where it holds.
+        detail: the observed facts.
+        remedy: what to do; empty if the condition holds.
     """
 
     question: str
@@ -54,19 +52,12 @@ class Answer:
 
 
 def ask(
-    target: Target, live: LiveSource, tables: Sequence[sa.Table], policies: Policies
+    target: Target, live: PinnedSource, tables: Sequence[sa.Table], policies: Policies
 ) -> list[Answer]:
-    """Ask both databases.
-
-    Args:
-        target: a session within a transaction.
-        live: the source as it is now.
-        tables: those that move.
-        policies: what a person decided.
-    """
-    lacking = [table.name for table in tables if not schema.exists(target, table.name)]
-    if lacking or not target.value("SELECT to_regclass('migration.signed_off') IS NOT NULL"):
-        detail = f"the target does not hold {', '.join(lacking) or 'the ledger'}"
+    """Evaluate all conditions; ``target`` is a session within a transaction."""
+    missing = [table.name for table in tables if not schema.exists(target, table.name)]
+    if missing or not target.value("SELECT to_regclass('migration.signed_off') IS NOT NULL"):
+        detail = f"the target lacks {', '.join(missing) or 'the ledger'}"
         return [Answer(PROVEN, False, detail, message("Run ", MIGRATE))]
     try:
         for table in tables:
@@ -85,22 +76,26 @@ def ask(
     ]
 
 
-def ask_later(target: Target, live: LiveSource, tables: Sequence[sa.Table]) -> list[Answer]:
-    """Ask what must go on to hold while the target is live, for the sake of the way back."""
+def ask_later(target: Target, live: PinnedSource, tables: Sequence[sa.Table]) -> list[Answer]:
+    """Evaluate the conditions of a rollback while the target is live."""
     frozen, unwatched = _frozen(live, tables), _unwatched(target, tables)
     if not frozen.yes:
-        frozen = replace(frozen, remedy="Stop who writes there; put back the file that was frozen")
+        frozen = replace(frozen, remedy="Stop all writers of the source; restore the frozen file")
     question = "every write is captured"
     if unwatched:
         detail = [f"writes to {', '.join(unwatched)} are not captured"]
-        captured = _no(question, detail, message(ROLLBACK, " will compare every row of them"))
+        captured = _no(
+            question,
+            detail,
+            message("Nothing to do: ", ROLLBACK, " will compare all of their rows"),
+        )
     else:
         captured = Answer(question, True, f"{sum(capture.noted(target, tables).values()):,} so far")
     return [frozen, captured]
 
 
-def _proven(target: Target, live: LiveSource, mappings: Sequence[TableMapping]) -> Answer:
-    """Every value was proven once, and every change that the source logged since then."""
+def _proven(target: Target, live: PinnedSource, mappings: Sequence[TableMapping]) -> Answer:
+    """Whether every value was proven once, and every change logged by the source since."""
     question, wrong, outstanding = PROVEN, [], 0
     for mapping in mappings:
         mark = watermarks.read(target, mapping.name)
@@ -110,27 +105,29 @@ def _proven(target: Target, live: LiveSource, mappings: Sequence[TableMapping]) 
         )
         if mark is None or not whole:
             wrong.append(f"{mapping.name} was never moved and proven as a whole")
-        elif mark.rules != watermarks.rules_of(mapping):
-            wrong.append(f"columns or policies of {mapping.name} are others since")
+        elif mark.rules != watermarks.rules_digest(mapping):
+            wrong.append(f"columns or policies of {mapping.name} have changed since")
         elif now is None or mark.position is None:
-            wrong.append(f"{mapping.name} is not tracked, so nobody knows what changed since")
+            wrong.append(f"{mapping.name} is not tracked, so later changes are unknown")
         elif not live.continues(mark.position):
-            wrong.append(f"the log of changes of {mapping.name} is not the one that was read")
+            wrong.append(
+                f"the change log of {mapping.name} no longer has the entry that was last read"
+            )
         elif now != mark.position:
             outstanding += len(live.changed_keys(mapping, mark.position))
     if wrong:
         return _no(question, wrong, message("Run ", TRACK_ON, ", then ", MIGRATE))
     if outstanding:
-        detail = [f"{_rows(outstanding)} written since"]
-        return _no(question, detail, "Nothing: freeze and live move them at last")
+        detail = [f"{_rows(outstanding)} written since the last move"]
+        return _no(question, detail, "Nothing to do: freeze and live move these rows")
     return Answer(question, True, "as a whole, and every change since; nothing is outstanding")
 
 
-def _frozen(live: LiveSource, tables: Sequence[sa.Table]) -> Answer:
+def _frozen(live: PinnedSource, tables: Sequence[sa.Table]) -> Answer:
     with live.sqlite() as connection:
         if freezing.is_frozen(connection, tables, live.schema):
             return Answer(FROZEN, True, "its tables are frozen")
-    return _no(FROZEN, ["its tables can be written"], message(FREEZE))
+    return _no(FROZEN, ["its tables can be written"], message("Run ", FREEZE))
 
 
 def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
@@ -145,8 +142,9 @@ def _conflicts(target: Target, tables: Sequence[sa.Table]) -> Answer:
             f"{count:,} {'value' if count == 1 else 'values'} of {name} changed in the target"
             for name, count in found
         ]
-        return _no(question, detail, "Take one side: POLICY_CONFLICTS=source, or change the source")
-    return Answer(question, True, "nobody changed a moved row in the target")
+        remedy = "Keep one side: set POLICY_CONFLICTS=source, or change the source"
+        return _no(question, detail, remedy)
+    return Answer(question, True, "no moved row was changed in the target")
 
 
 def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
@@ -154,12 +152,13 @@ def _untouched(target: Target, tables: Sequence[sa.Table]) -> Answer:
     unwatched = _unwatched(target, tables)
     if unwatched:
         detail = [f"writes to {', '.join(unwatched)} are not captured"]
-        return _no(question, detail, message(FREEZE, " switches that on"))
+        return _no(question, detail, message("Run ", FREEZE, ", which captures every later write"))
     written = capture.noted(target, tables)
     if written:
         detail = [f"{_rows(count)} of {name} written" for name, count in written.items()]
-        return _no(question, detail, message("Stop who writes there, then run ", FREEZE, " again"))
-    return Answer(question, True, "every write is captured, there was none")
+        remedy = message("Stop all other writers of the target, then run ", FREEZE, " again")
+        return _no(question, detail, remedy)
+    return Answer(question, True, "every write is captured; there were none")
 
 
 def _unwatched(target: Target, tables: Sequence[sa.Table]) -> list[str]:
@@ -168,17 +167,16 @@ def _unwatched(target: Target, tables: Sequence[sa.Table]) -> list[str]:
 
 def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
     question = "quarantine is empty or signed off"
-    waiting = {table.name: sign_offs.lacking(target, table.name) for table in tables}
+    waiting = {table.name: sign_offs.unsigned(target, table.name) for table in tables}
     detail = [
         f"{_rows(len(rows))} of {name} ({', '.join(rows[:_NAMED])}{', ...' * (len(rows) > _NAMED)})"
         for name, rows in waiting.items()
         if rows
     ]
     if detail:
-        remedy = message("Mend them, or ", SIGN_OFF)
-        return _no(question, detail, remedy)
+        return _no(question, detail, message("Correct these rows, or run ", SIGN_OFF))
     signed = sign_offs.count(target, tables)
-    return Answer(question, True, f"{_rows(signed)} of it signed off" if signed else "empty")
+    return Answer(question, True, f"{_rows(signed)} signed off" if signed else "empty")
 
 
 def _sequences(target: Target, mappings: Sequence[TableMapping]) -> Answer:
@@ -195,8 +193,8 @@ def _rights(target: Target, mappings: Sequence[TableMapping]) -> Answer:
     found = _findings(tuple(access.check(target, mapping)[0]) for mapping in mappings)
     found += [describe(finding) for finding in access.exposed(target)]
     if found:
-        return _no(question, found, message("Run ", SYNC_FULL, ", or revoke what is too much"))
-    return Answer(question, True, "as declared, and tried as every role")
+        return _no(question, found, message("Run ", SYNC_FULL, ", or revoke the other privileges"))
+    return Answer(question, True, "as declared, and tested as every role")
 
 
 def _rows(count: int) -> str:

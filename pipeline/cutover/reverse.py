@@ -1,7 +1,7 @@
-"""PostgreSQL values in the form in which the application keeps them in SQLite.
+"""PostgreSQL values in the format that the application uses in SQLite.
 
-The opposite of the casts in ``mapping/types.py``. Only what changed in the target is written in
-this form; a value that is as it was keeps the letters that the source has.
+The opposite of the casts in ``mapping/types.py``. Only values changed in the target are written in
+this format; unchanged values of the source are not rewritten.
 """
 
 from typing import Any
@@ -16,21 +16,20 @@ _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'
 
 ISO = "iso"
-"""In a MetaData's ``info["moments"]``: its application writes dates as JavaScript's Date does."""
+"""A value of ``info["moments"]`` of a MetaData: dates have the format of JavaScript's Date."""
 
 
 def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None) -> str:
-    """SQL that gives a value of this column as SQLite is to hold it.
+    """SQL for a value of this column as SQLite stores it.
 
     Args:
-        column: a column of the target.
-        zone: the zone of the source's dates that name none.
-        moments: the form of its dates: ISO, or None for local time.
+        zone: the time zone of dates of the source that name none.
+        moments: the format of its dates: ISO, or None for local time.
     """
     name = quoted(column.name)
     match column.type:
         case sa.DateTime(timezone=True):
-            # What has no end has no letters either, and no place in the source.
+            # The source cannot store infinity; the caller refuses it.
             written = _iso(name) if moments == ISO else _moment(name, zone)
             return f"CASE WHEN isfinite({name}) THEN {written} ELSE {name}::text END"
         case sa.LargeBinary() | sa.Integer() | sa.Float():
@@ -46,22 +45,22 @@ def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None)
 
 
 def _moment(name: str, zone: str) -> str:
-    """The local time, as the application writes it; with its offset where that is ambiguous."""
-    there = "'" + zone.replace("'", "''") + "'"
+    """Local time as the application writes it, with its offset if it is ambiguous."""
+    literal = "'" + zone.replace("'", "''") + "'"
     if zone == "UTC":
         return f"to_char({name} AT TIME ZONE 'UTC', '{_LOCAL}')"
     hour = "interval '1 hour'"
-    local = f"{name} AT TIME ZONE {there}"
+    local = f"{name} AT TIME ZONE {literal}"
     return (
-        f"CASE WHEN ({name} + {hour}) AT TIME ZONE {there} = {local}"
-        f" OR ({name} - {hour}) AT TIME ZONE {there} = {local}"
+        f"CASE WHEN ({name} + {hour}) AT TIME ZONE {literal} = {local}"
+        f" OR ({name} - {hour}) AT TIME ZONE {literal} = {local}"
         f" THEN to_char({name} AT TIME ZONE 'UTC', '{_LOCAL}') || '+00:00'"
         f" ELSE to_char({local}, '{_LOCAL}') END"
     )
 
 
 def _iso(name: str) -> str:
-    """Milliseconds in UTC, with a ``Z``; microseconds only where there are any."""
+    """UTC with ``Z`` and milliseconds, or microseconds if there are any."""
     utc = f"{name} AT TIME ZONE 'UTC'"
     return (
         f"to_char({utc}, CASE WHEN extract(microseconds FROM {name})::bigint % 1000 = 0"

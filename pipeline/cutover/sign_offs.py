@@ -1,6 +1,6 @@
-"""Rows in quarantine that somebody lets stay behind, by name and with a reason.
+"""Sign-offs of rows that may stay in quarantine, each with a name and a reason.
 
-A sign-off is about the row as it was seen: when its value or its reasons change, it ends.
+A sign-off is valid for one version of the row. It ends when a value or a rejection reason changes.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,18 @@ _VALID = (
 
 
 def sign(target: Target, table: str, *, row_ids: Sequence[str], by: str, reason: str) -> int:
-    """Let rows of a table stay in quarantine.
+    """Sign off rows in quarantine, within a transaction; returns how many.
 
     Args:
         target: a session within a transaction.
-        table: the table.
-        row_ids: keys, or what else names the rows; none means all that wait now.
-        by: who says so.
-        reason: why.
-
-    Returns:
-        How many rows were signed off.
+        row_ids: keys or row ids; none means all rows that are in quarantine now.
 
     Raises:
-        SettingsError: there is no such row, or a name or a reason is lacking.
+        SettingsError: there is no such row, or the name or the reason is missing.
     """
     if not by.strip() or not reason.strip():
         raise SettingsError(
-            "A sign-off needs a name and a reason", remedy="Say --by NAME --reason TEXT"
+            "A sign-off needs a name and a reason", remedy="Add --by NAME --reason TEXT"
         )
     waiting = target.rows(
         "SELECT row_id, coalesce(source_key, row_id), fingerprint FROM migration.quarantine"
@@ -46,10 +40,10 @@ def sign(target: Target, table: str, *, row_ids: Sequence[str], by: str, reason:
     if unknown or not waiting:
         raise SettingsError(
             f"No row {', '.join(sorted(unknown)) or 'at all'} of {table} is in quarantine",
-            remedy=message("See ", EXPORT, " for those that are"),
+            remedy=message("Run ", EXPORT, " to list the rows in quarantine"),
         )
-    meant = [row for row in waiting if not row_ids or {row[0], row[1]} & set(row_ids)]
-    for row_id, _, fingerprint in meant:
+    selected = [row for row in waiting if not row_ids or {row[0], row[1]} & set(row_ids)]
+    for row_id, _, fingerprint in selected:
         target.rows(
             "INSERT INTO migration.signed_off (table_name, row_id, fingerprint, by_whom, reason)"
             " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (table_name, row_id) DO UPDATE SET"
@@ -57,32 +51,31 @@ def sign(target: Target, table: str, *, row_ids: Sequence[str], by: str, reason:
             " reason = EXCLUDED.reason, at = now() RETURNING 1",
             (table, row_id, fingerprint, by, reason),
         )
-    return len(meant)
+    return len(selected)
 
 
 def undo(target: Target, table: str, *, row_ids: Sequence[str]) -> int:
-    """Take sign-offs back; returns how many.
+    """Revoke sign-offs, within a transaction; returns how many.
 
     Args:
         target: a session within a transaction.
-        table: the table.
-        row_ids: keys, or what else names the rows; none means all.
+        row_ids: keys or row ids; none means all.
     """
-    meant = (
+    selected = (
         "SELECT row_id FROM migration.quarantine WHERE table_name = $1"
         " AND (row_id = ANY($2) OR source_key = ANY($2))"
     )
-    gone = target.rows(
+    deleted = target.rows(
         "DELETE FROM migration.signed_off WHERE table_name = $1"
-        f" AND (cardinality($2::text[]) = 0 OR row_id = ANY($2) OR row_id IN ({meant}))"
+        f" AND (cardinality($2::text[]) = 0 OR row_id = ANY($2) OR row_id IN ({selected}))"
         " RETURNING 1",
         (table, list(row_ids)),
     )
-    return len(gone)
+    return len(deleted)
 
 
-def lacking(target: Target, table: str) -> list[str]:
-    """Keys (or else row ids) of the rows that wait and are not signed off."""
+def unsigned(target: Target, table: str) -> list[str]:
+    """Keys (or else row ids) of the rows in quarantine that are not signed off."""
     return [
         name
         for (name,) in target.rows(
@@ -94,7 +87,7 @@ def lacking(target: Target, table: str) -> list[str]:
 
 
 def count(target: Target, tables: Sequence[sa.Table]) -> int:
-    """How many rows are signed off as they wait now."""
+    """How many rows in quarantine have a valid sign-off."""
     return int(
         target.value(
             f"SELECT count(*) {_VALID} WHERE q.table_name = ANY($1) AND s.row_id IS NOT NULL",

@@ -1,9 +1,9 @@
-"""Who may write: the states of a migration, as the ledger remembers them.
+"""The states of a migration, stored in the ledger: which database the application may write to.
 
-shadow: the application writes the source, moves make the target follow.
-frozen: nobody writes the source's tables; the target is proven equal to them.
-live: the application writes the target, and what it writes is captured.
-closed: the same, without a way back.
+shadow: the application writes to the source; moves keep the target in sync.
+frozen: nobody can write to the source's tables; the target is proven equal to them.
+live: the application writes to the target; its changes are captured.
+closed: the application writes to the target; a rollback is no longer possible.
 """
 
 from dataclasses import dataclass
@@ -22,29 +22,29 @@ STEPS: dict[State, tuple[State, ...]] = {
     "live": ("closed", "shadow"),
     "closed": (),
 }
-"""From each state, those that follow."""
+"""Allowed changes of state."""
 
 
 @dataclass(frozen=True)
 class CurrentState:
-    """The state, and since when; None if it has never changed."""
+    """A state, and the time and run of its last change; None if it never changed."""
 
     state: State
     since: datetime | None = None
     run_id: str | None = None
 
     def __str__(self) -> str:
-        """The state for people."""
+        """The state, for messages."""
         since = "" if self.since is None else f" since {self.since:%Y-%m-%d %H:%M:%S} UTC"
         return f"{self.state}{since}"
 
 
 class WrongState(TargetError):
-    """What was asked for cannot be done in this state."""
+    """The operation is not allowed in this state."""
 
 
 def read(target: Target, migration: str) -> CurrentState:
-    """The state of a migration; shadow before anything was moved."""
+    """The state of a migration; shadow before its first move."""
     if not target.value("SELECT to_regclass('migration.cutover') IS NOT NULL"):
         return CurrentState("shadow")
     found = target.rows(
@@ -56,16 +56,18 @@ def read(target: Target, migration: str) -> CurrentState:
 
 
 def change(target: Target, migration: str, to: State, *, run_id: str) -> None:
-    """Go on to another state, in the transaction that is under way.
+    """Change the state within the current transaction.
 
     Raises:
-        WrongState: that one does not follow from this one.
+        WrongState: the change is not allowed.
     """
     now = read(target, migration).state
     if to not in STEPS[now]:
         raise WrongState(
-            f"The migration is {now}, from which it cannot become {to}",
-            remedy=f"It may become {' or '.join(STEPS[now])}" if STEPS[now] else "It has ended",
+            f"The migration is {now} and cannot become {to}",
+            remedy=f"It can become {' or '.join(STEPS[now])}"
+            if STEPS[now]
+            else "The migration has ended",
         )
     target.rows(
         "INSERT INTO migration.cutover (migration, state, run_id) VALUES ($1, $2, $3) RETURNING 1",
@@ -73,8 +75,8 @@ def change(target: Target, migration: str, to: State, *, run_id: str) -> None:
     )
 
 
-def says_no(target: Target, migration: str) -> str | None:
-    """Why the target does not follow the source any more, as a sentence; None where it does."""
+def why_not_following(target: Target, migration: str) -> str | None:
+    """A sentence why the target no longer follows the source; None if it does."""
     now = read(target, migration)
     if now.state in ("shadow", "frozen"):
         return None
@@ -82,17 +84,19 @@ def says_no(target: Target, migration: str) -> str | None:
 
 
 def require_following(target: Target, migration: str) -> None:
-    """Refuse a target that does not follow the source any more.
+    """Refuse a target that no longer follows the source.
 
     Raises:
-        WrongState: the application writes there.
+        WrongState: the application writes to the target.
     """
-    no = says_no(target, migration)
-    if no:
-        back = read(target, migration).state == "live"
+    reason = why_not_following(target, migration)
+    if reason:
+        live = read(target, migration).state == "live"
         raise WrongState(
-            f"{no}, so nothing may be moved over it or held against the source",
-            remedy=message(ROLLBACK, " takes its writes back into the source, and moves run again")
-            if back
+            f"{reason}, so the target can neither be overwritten nor compared with the source",
+            remedy=message(
+                ROLLBACK, " copies the target's changes to the source and enables moves again"
+            )
+            if live
             else "Nothing is left to move",
         )

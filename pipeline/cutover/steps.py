@@ -1,8 +1,8 @@
-"""The steps of a cut-over, each from one state to the next, with the target's lock held.
+"""The steps of a cut-over: each changes the state of the migration, with the target's lock held.
 
-What takes long is done while the application goes on writing: the target is compared with the
-source value by value, and whatever can be asked already is asked. Only then the source is frozen,
-and what was written meanwhile moves; the gate opens or the source is unfrozen.
+The slow part runs while the application continues to write: it compares the target with the source
+value by value and evaluates most questions of the gate. Then the source is frozen and the last
+changes are moved. If the gate does not open, the source is unfrozen.
 """
 
 import contextlib
@@ -21,32 +21,27 @@ from pipeline.cutover.gate import Answer
 from pipeline.cutover.states import State, WrongState
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.engine import NotKnown
-from pipeline.move.run.scope import Changes, Everything, Scope
-from pipeline.move.run.transaction import Move
+from pipeline.move.engine import ChangesUnknown
+from pipeline.move.run.scope import ChangesOnly, Everything, Scope
+from pipeline.move.run.transaction import MoveResult
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 
 CUTOVER, STEP = "cutover", "change_state"
-"""How Dagster calls the state of a migration, and the step that changes it."""
+"""The names of a migration's state and of the step that changes it in Dagster."""
 FINAL = ("close", "rollback")
 """Steps that cannot be undone."""
 
 
 @dataclass(frozen=True)
-class Site:
-    """Both databases, and how a run treats them.
+class CutoverContext:
+    """Both databases and the options of a run.
 
     Attributes:
-        path: the live source.
-        sources: views of it.
         target: the session, which holds the target's lock.
-        migration: the name by which the ledger knows what is cut over.
-        tables: those that move, parents before children.
-        options: what holds for every table of the run.
-        log: told what happens.
+        tables: the tables that move, parents before children.
     """
 
     path: Path
@@ -60,14 +55,13 @@ class Site:
 
 @dataclass
 class Outcome:
-    """What a step came to.
+    """The result of a step.
 
     Attributes:
-        state: the state it ended in.
-        answers: what the gate was told at last; empty where it was not asked.
-        blocked_seconds: how long nobody could write anywhere; None where that goes on, or was
-            never so.
-        caught_up: rows that were written to the target while the source was frozen.
+        answers: the last answers of the gate; empty if it was not evaluated.
+        blocked_seconds: how long the application could write to neither database; None if it was
+            never blocked or still is.
+        caught_up: rows written to the target while the source was frozen.
     """
 
     state: State
@@ -77,183 +71,190 @@ class Outcome:
 
     @property
     def open(self) -> bool:
-        """Whether every answer was yes."""
+        """Whether every answer is yes."""
         return all(answer.yes for answer in self.answers)
 
 
 def confirmation(step: str, migration: str) -> str:
-    """What a run's configuration has to confirm a step with; empty where nothing is asked."""
+    """The confirmation that a run's configuration must contain; empty if none is required."""
     return f"{step} {migration}" if step in FINAL else ""
 
 
-def freeze(site: Site, *, outside: Sequence[Answer]) -> Outcome:
-    """From shadow to frozen, and there only if the gate is open; otherwise back.
+def freeze(context: CutoverContext, *, outside: Sequence[Answer]) -> Outcome:
+    """Go from shadow to frozen if the gate is open; otherwise stay in shadow.
 
     Args:
-        site: both databases.
-        outside: answers that are not for the databases to give.
+        outside: answers that do not come from the databases.
 
     Raises:
         WrongState: the migration is live or closed.
         PipelineError: a table could not be moved; the source is unfrozen.
     """
-    with _frozen(site, outside) as (outcome, _):
+    with _frozen(context, outside) as (outcome, _):
         return outcome
 
 
-def go_live(site: Site, *, outside: Sequence[Answer]) -> Outcome:
-    """From shadow or frozen to live, if the gate is open; otherwise to shadow.
+def go_live(context: CutoverContext, *, outside: Sequence[Answer]) -> Outcome:
+    """Go from shadow or frozen to live if the gate is open; otherwise to shadow.
 
     Raises:
         WrongState: the migration is live or closed already.
         PipelineError: a table could not be moved; the source is unfrozen.
     """
-    with _frozen(site, outside) as (outcome, since):
+    with _frozen(context, outside) as (outcome, since):
         if outcome.state == "frozen":
-            with site.target.transaction():
-                states.change(site.target, site.migration, "live", run_id=site.options.run_id)
+            with context.target.transaction():
+                _change_state(context, "live")
             outcome.state, outcome.blocked_seconds = "live", time.time() - since
         return outcome
 
 
-def unfreeze(site: Site) -> Outcome:
-    """Let the application write the source again.
+def unfreeze(context: CutoverContext) -> Outcome:
+    """Let the application write to the source again.
 
     Raises:
-        WrongState: the migration is live or closed; ``rollback`` is the way back.
+        WrongState: the migration is live or closed; use ``rollback`` instead.
     """
-    now = states.read(site.target, site.migration).state
+    now = states.read(context.target, context.migration).state
     if now not in ("frozen", "shadow"):
-        states.require_following(site.target, site.migration)
-    site.sources.release()
-    freezing.unfreeze(site.path)
+        states.require_following(context.target, context.migration)
+    context.sources.release()
+    freezing.unfreeze(context.path)
     if now == "frozen":
-        with site.target.transaction():
-            states.change(site.target, site.migration, "shadow", run_id=site.options.run_id)
+        with context.target.transaction():
+            _change_state(context, "shadow")
     return Outcome("shadow")
 
 
-def close(site: Site) -> Outcome:
-    """From live to closed: nothing is captured any more, and there is no way back.
+def close(context: CutoverContext) -> Outcome:
+    """Go from live to closed: stop capturing changes. A rollback is no longer possible.
 
     Raises:
         WrongState: the migration is not live.
     """
-    with site.target.transaction():
-        states.change(site.target, site.migration, "closed", run_id=site.options.run_id)
-        capture.switch_off(site.target, site.tables)
+    with context.target.transaction():
+        _change_state(context, "closed")
+        capture.switch_off(context.target, context.tables)
     return Outcome("closed")
 
 
-def ask(site: Site) -> list[Answer]:
-    """Ask both databases what the gate demands of them, or what must hold while it is live.
+def ask(context: CutoverContext) -> list[Answer]:
+    """Evaluate the gate, or the conditions of a later rollback if the migration is live.
 
     Raises:
-        PipelineError: one of them does not answer.
+        PipelineError: a database does not answer.
     """
-    live = site.sources.pin(site.tables)
-    with site.target.read_only():
-        now = states.read(site.target, site.migration).state
+    live = context.sources.pin(context.tables)
+    with context.target.read_only():
+        now = states.read(context.target, context.migration).state
         if now == "closed":
             return []
         if now == "live":
-            return gate.ask_later(site.target, live, site.tables)
-        return gate.ask(site.target, live, site.tables, site.options.policies)
+            return gate.ask_later(context.target, live, context.tables)
+        return gate.ask(context.target, live, context.tables, context.options.policies)
 
 
 @contextlib.contextmanager
-def _frozen(site: Site, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, float]]:
-    """The source frozen and proven equal, with the time since when; unfrozen on any failure."""
-    now = states.read(site.target, site.migration)
+def _frozen(context: CutoverContext, outside: Sequence[Answer]) -> Iterator[tuple[Outcome, float]]:
+    """Freeze the source and prove both sides equal; unfreeze it on any failure.
+
+    Yields:
+        The outcome, and the time of the freeze in seconds since the epoch.
+    """
+    now = states.read(context.target, context.migration)
     if now.state not in ("shadow", "frozen"):
-        raise WrongState(f"The migration is {now} already", remedy=message("See ", CUTOVER_STATUS))
+        raise WrongState(f"The migration is already {now}", remedy=message("See ", CUTOVER_STATUS))
     if now.state == "shadow":
-        answers = _prepare(site, outside)
+        answers = _prepare(context, outside)
         if not all(answer.yes for answer in answers):
             yield Outcome("shadow", answers), 0.0
             return
     since = time.time() if now.since is None or now.state == "shadow" else now.since.timestamp()
     try:
         if now.state == "shadow":
-            with site.target.transaction():
-                states.change(site.target, site.migration, "frozen", run_id=site.options.run_id)
-        # Also where a run before this one ended between the two.
-        freezing.freeze(site.path, site.tables)
-        site.log("the source is frozen")
-        caught_up = _catch_up(site)
-        answers = [*outside, *ask(site)]
+            with context.target.transaction():
+                _change_state(context, "frozen")
+        # Also needed if an earlier run ended between the two steps.
+        freezing.freeze(context.path, context.tables)
+        context.log("the source is frozen")
+        caught_up = _catch_up(context)
+        answers = [*outside, *ask(context)]
     except BaseException:
-        # Whatever it is, interruption included, the application must be able to write somewhere.
-        _unfreeze_at_last(site)
+        # After any failure, including an interruption, the application must be able to write.
+        _unfreeze_after_failure(context)
         raise
     outcome = Outcome("frozen", answers, caught_up=caught_up)
     if not outcome.open:
-        unfreeze(site)
+        unfreeze(context)
         outcome.state, outcome.blocked_seconds = "shadow", time.time() - since
     yield outcome, since
 
 
-def _unfreeze_at_last(site: Site) -> None:
-    """Unfreeze after a failure, even if the target no longer answers; report that failure too.
+def _unfreeze_after_failure(context: CutoverContext) -> None:
+    """Unfreeze even if the target no longer answers, and report that failure as well.
 
-    It was not live: this very step alone could have made it so.
+    The migration is not live: only the interrupted step could have changed its state.
     """
     try:
-        site.sources.release()
-        freezing.unfreeze(site.path)
-        unfreeze(site)
+        context.sources.release()
+        freezing.unfreeze(context.path)
+        unfreeze(context)
     except PipelineError as error:
-        site.log(message("run ", UNFREEZE, ": ", error.message))
+        context.log(message("the source may still be frozen; run ", UNFREEZE, ": ", error.message))
 
 
-def _prepare(site: Site, outside: Sequence[Answer]) -> list[Answer]:
-    """What takes long, while the application writes: compare every value, and ask what can be."""
-    if tracking.switch_on(site.path, site.tables):
-        site.log("the source tracks its changes from now on")
-    while not _compare(site):
-        site.log("tables that were just made are compared again, now that nobody writes unseen")
+def _change_state(context: CutoverContext, state: State) -> None:
+    states.change(context.target, context.migration, state, run_id=context.options.run_id)
+
+
+def _prepare(context: CutoverContext, outside: Sequence[Answer]) -> list[Answer]:
+    """The slow part, while the application writes: compare every value, evaluate the gate."""
+    if tracking.switch_on(context.path, context.tables):
+        context.log("change tracking of the source is on")
+    while not _compare(context):
+        context.log("new tables are compared again, now that every write to them is captured")
     later = (gate.PROVEN, gate.FROZEN)
-    asked = [answer for answer in ask(site) if answer.question not in later]
-    site.sources.release()
-    return [*outside, *asked]
+    answers = [answer for answer in ask(context) if answer.question not in later]
+    context.sources.release()
+    return [*outside, *answers]
 
 
-def _compare(site: Site) -> bool:
-    """Make the target equal to the source; whether every table was watched from the start."""
-    target = site.target
+def _compare(context: CutoverContext) -> bool:
+    """Make the target equal to the source; returns whether all tables were captured all along."""
+    target = context.target
     with target.transaction():
         schema.make_ledger(target)
-        present = [table for table in site.tables if schema.exists(target, table.name)]
-        # From here on nobody else can write to the target unseen.
+        present = [table for table in context.tables if schema.exists(target, table.name)]
+        # From here on, every other write to the target is captured.
         capture.switch_on(target, present)
-    for moved in _move(site, Everything()):
-        site.log(_told(moved))
-    site.sources.release()
-    return len(present) == len(site.tables)
+    for moved in _move(context, Everything()):
+        context.log(_summary(moved))
+    context.sources.release()
+    return len(present) == len(context.tables)
 
 
-def _catch_up(site: Site) -> int:
-    """Move what the application wrote until the source was frozen."""
+def _catch_up(context: CutoverContext) -> int:
+    """Move the changes that the application made before the source was frozen."""
     try:
-        moves = list(_move(site, Changes(or_everything=False)))
-    except NotKnown as error:
+        moves = list(_move(context, ChangesOnly(or_everything=False)))
+    except ChangesUnknown as error:
         raise PipelineError(
-            f"The last changes cannot be moved alone: {error.why}",
+            f"The last changes cannot be moved separately: {error.why}",
             remedy="Run the same command again; the source is not frozen",
         ) from error
     for moved in moves:
         if moved.written_rows or moved.deleted_rows:
-            site.log(_told(moved))
+            context.log(_summary(moved))
     return sum(moved.written_rows + moved.deleted_rows for moved in moves)
 
 
-def _move(site: Site, scope: Scope) -> Iterator[Move]:
-    """Move all tables; the second witness sees every row."""
-    options = replace(site.options, witness_all=True)
-    return engine.run(site.tables, site.sources, site.target, PUBLIC, scope, options)
+def _move(context: CutoverContext, scope: Scope) -> Iterator[MoveResult]:
+    """Move all tables; the second witness checks every row."""
+    options = replace(context.options, witness_all=True)
+    return engine.run(context.tables, context.sources, context.target, PUBLIC, scope, options)
 
 
-def _told(moved: Move) -> str:
+def _summary(moved: MoveResult) -> str:
     return (
         f"{moved.table}: {moved.strategy}, {moved.written_rows:,} rows written,"
         f" {moved.deleted_rows:,} deleted, {moved.target_rows:,} proven"

@@ -1,1 +1,1 @@
-"""The words in which a table is declared (rights, events, functions), and our own tables."""
+"""The vocabulary of table declarations (privileges, events, functions), and our own tables."""

@@ -1,7 +1,7 @@
-"""Which of Supabase's roles may do what with a moved table.
+"""Privileges of Supabase's roles on a moved table.
 
-A table's rules say so, or else its MetaData's; a role that is not named may do
-nothing. Supabase gives new tables in ``public`` to everybody, so what is not declared is revoked.
+They are declared in the rules of the table or of its MetaData; other roles have none. Supabase
+grants all roles access to new tables in ``public``, so undeclared privileges are revoked.
 """
 
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ READ: tuple[Privilege, ...] = ("SELECT",)
 ALL: tuple[Privilege, ...] = get_args(Privilege)
 
 ROLES = ("anon", "authenticated", "service_role")
-"""Roles by which Supabase serves requests; a database without them exposes nothing."""
+"""The roles of Supabase's requests; a database without them exposes nothing."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """What one role may do.
+    """The privileges of one role.
 
     Attributes:
         role: one of ``ROLES``.
-        privileges: of the table; who may insert may also use its sequence.
-        rows: SQL condition on the rows that it sees, and that it may write if it may; None for
-            all. Tables have their schema in it, and functions of ``upkeep`` are called as
-            ``(SELECT upkeep.f())``, so that they are asked once and not for every row.
+        privileges: on the table; INSERT includes its sequence.
+        rows: SQL condition on the rows that it may read and write; None for all. It qualifies
+            tables with their schema, and calls functions as ``(SELECT pipeline_functions.f())``, so
+            that they run once and not for each row.
     """
 
     role: str
@@ -38,9 +38,9 @@ class Access:
 
 
 DEFAULT = (Access("service_role", ALL), Access("authenticated", READ))
-"""The service does everything, who is signed in reads, nobody else sees anything."""
+"""The service has all privileges, signed-in users may read, others have none."""
 
 
 def of_table(table: sa.Table) -> tuple[Access, ...]:
-    """What is declared of a table."""
+    """The declared privileges on a table."""
     return TableRules.of(table).access or SharedRules.of(table.metadata).access

@@ -1,7 +1,7 @@
-"""What of a table is told to who listens: which columns, to whom, and as which event.
+"""Which changes of a table are published: which columns, to whom, and as which event.
 
-A table's rules say so (``told``); a table without that is never published and makes no event. SQL
-speaks of the row as ``new``, and as ``old`` where it was changed or deleted.
+They are declared in a table's rules (``published``); other tables are never published and make no
+event. SQL calls the row ``new``, and ``old`` if it was changed or deleted.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from pipeline.declared.rules import TableRules
 Operation = Literal["INSERT", "UPDATE", "DELETE"]
 
 STORED = ("message:new", "note:published", "progress:updated", "member:changed")
-"""Events that rows of tables make."""
+"""Events made by rows of tables."""
 
 FLEETING = ("presence:changed", "typing:changed")
-"""Events that no table keeps."""
+"""Events that are stored in no table."""
 
 
 @dataclass(frozen=True)
-class Occurs:
-    """When a change of a row is an event.
+class EventRule:
+    """The condition under which a change of a row is an event.
 
     Attributes:
         event: one of ``STORED``.
-        on: the operations that may be one.
-        when: SQL condition on ``new``, and on ``old`` where ``on`` is UPDATE alone.
+        on: the operations that may make one.
+        when: SQL condition on ``new``, and on ``old`` if ``on`` is UPDATE alone.
     """
 
     event: str
@@ -36,25 +36,25 @@ class Occurs:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is told of a table's changes.
+class PublishedChanges:
+    """The published changes of a table.
 
     Attributes:
-        columns: those that are published; never a BLOB or a secret.
-        space: SQL for the id of the space that the row ``r`` belongs to, NULL for none.
-        user: SQL for the id of the user whom alone the row ``r`` concerns; None if it is told to
+        columns: published columns; never a BLOB or a secret.
+        space: SQL for the id of the space that row ``r`` belongs to, NULL for none.
+        user: SQL for the id of the only user that row ``r`` concerns; None if it is published to
             its whole space.
-        events: which changes are events of a type; others are known by their table alone.
-        old_rows: whether who listens needs the row as it was (REPLICA IDENTITY FULL).
+        events: changes that are events of a type; others are known by their table alone.
+        old_rows: whether subscribers need the row before the change (REPLICA IDENTITY FULL).
     """
 
     columns: tuple[str, ...]
     space: str = "NULL"
     user: str | None = None
-    events: tuple[Occurs, ...] = ()
+    events: tuple[EventRule, ...] = ()
     old_rows: bool = False
 
 
-def of_table(table: sa.Table) -> Told | None:
-    """What is declared of a table, None if nothing is told of it."""
-    return TableRules.of(table).told
+def published_changes(table: sa.Table) -> PublishedChanges | None:
+    """The published changes of a table; None if it is not published."""
+    return TableRules.of(table).published

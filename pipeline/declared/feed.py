@@ -1,18 +1,18 @@
-"""The feed: what changed in published tables, in a schema ``feed`` of its own in the target.
+"""The feed: changes of published tables, in the target's schema ``feed``.
 
-It outlives the migration: the application's events hang on it. Triggers write a row of ``changes``
-for each row of a published table that somebody changes, in the transaction that changes it. Moves
-make none. ``id`` orders the changes of one row as they were made; ``xid`` is the transaction, by
-which a reader tells what it has not seen yet, whatever order transactions commit in. ``horizon``
-has one row: ``epoch`` is another one in every feed that was made anew, and readers that know less
-than the transactions before ``pruned`` have missed something for good.
+It outlives the migration, because the application's events depend on it. Triggers write a row of
+``changes`` for each changed row of a published table, in the same transaction. Moves write none.
+``id`` orders the changes of one row. ``xid`` is the transaction; it tells a reader which changes
+are unread, in whatever order transactions commit. ``horizon`` has one row: ``epoch`` differs in
+every recreated feed, and readers that have not read all transactions before ``pruned`` have missed
+changes for good.
 
-``fleeting`` holds the events that no table keeps, for half a minute, so that they are read under
-rights like everything else; a crash of the server empties it. ``payload`` of ``changes`` is where
-earlier versions put those that were too large for NOTIFY.
+``fleeting`` holds events without a table of their own for half a minute, so reading them requires
+privileges too; a server crash empties it. ``payload`` of ``changes`` holds events of earlier
+versions that were too large for NOTIFY.
 
-Every role that can connect may listen to ``CHANNEL`` and notify it; PostgreSQL has no right against
-that. So a notification says that there is something new in one of the two tables, and nothing else.
+Every role that can connect can listen to ``CHANNEL`` and notify it; PostgreSQL has no privilege
+against that. So a notification only says that one of the two tables has new rows.
 """
 
 from typing import Any
@@ -26,28 +26,28 @@ CHANNEL = "feed"
 """The channel of NOTIFY."""
 
 CHANGED_HINT, FLEETING_HINT = "", "fleeting"
-"""What is notified when ``changes`` or ``fleeting`` has new rows. Anybody can forge such a hint, so
-it makes readers look, and nothing of it is believed."""
+"""Payloads of NOTIFY for new rows of ``changes`` or ``fleeting``. Anybody can forge such a hint, so
+it makes readers query the feed, and its content is not trusted."""
 
 FRESH = "30 seconds"
-"""Fleeting events that are older are not read any more."""
+"""Older fleeting events are not read."""
 
 CANARY_TOPICS = ("space:-1", "user:-1")
-"""Who listens to everything does not mean these: what is told there was never said by anybody."""
+"""Subscribers to all topics do not get these: their events are tests and come from no user."""
 
 metadata = sa.MetaData(schema=SCHEMA)
 
 
 class TransactionId(sa.types.UserDefinedType[str]):
-    """PostgreSQL's ``xid8``: the number of a transaction, which never begins anew."""
+    """PostgreSQL's ``xid8``: a transaction number that never wraps around."""
 
     def get_col_spec(self, **_: Any) -> str:
-        """Its name in DDL."""
+        """The type in DDL."""
         return "xid8"
 
 
 def _position() -> tuple[sa.Column[Any], ...]:
-    """What every row of the feed begins with: where it stands, and to whom it is addressed."""
+    """The first columns of both tables: position, time and topic."""
     return (
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         sa.Column(
@@ -81,7 +81,7 @@ fleeting = sa.Table(
     *_position(),
     sa.Column("event", sa.Text, nullable=False),
     sa.Column("payload", JSONB),
-    # Presence is said again and again; logging it would cost more than it is worth.
+    # Presence is repeated often; WAL for it would cost more than it is worth.
     prefixes=["UNLOGGED"],
 )
 sa.Index("fleeting_xid_idx", fleeting.c.xid)

@@ -1,19 +1,18 @@
-"""The ledger: what the pipeline itself remembers, in schema ``migration`` of the target.
+"""The ledger: the pipeline's own state, in schema ``migration`` of the target.
 
-Quarantine keeps a rejected row whole: one row of ``quarantine`` says which and why, one row of
-``quarantine_values`` per column keeps the value's SQLite storage class and its exact bytes
+``quarantine`` and ``quarantine_values`` keep rejected rows whole: the first names a row and its
+reasons, the second has one row per column with the value's SQLite storage class and its exact bytes
 (text as stored, integers as decimal digits, reals as eight bytes big-endian IEEE 754).
-``overrides`` keeps values in the same form: those that a person set in place of the source's.
-``watermarks`` tell up to where the source has been read; they are written with the rows they
-speak of. ``conflicts`` holds values of rows that somebody changed in the target and that were left
-as they are, ``cascaded`` the keys of rows that went with their parent, or that only lost it (its
-name is empty then), until their own table's turn.
-``anki_intents`` tells what was about to be written to Anki until its card says that it was.
-``cutover`` is the history of who may write, a migration's newest row says who may now; ``outbox``
-holds the keys of rows that others than a move wrote into the target since it was prepared for the
-cut-over, NULL for a whole table; ``signed_off`` says who lets which row in quarantine stay behind,
-and why.
-Every migration has rows of its own, told by the table's name or by its own.
+``overrides`` keeps values in the same format that a person set in place of the source's.
+``watermarks`` record up to where the source has been read; they are written together with the rows.
+``conflicts`` holds values of rows that were changed in the target and left unchanged by a move.
+``cascaded`` holds keys of rows that were deleted with their parent, or only lost it (the parent is
+empty then), until the move of their own table. ``anki_intents`` records pending writes to Anki.
+``cutover`` is the history of each migration's state; the newest row is the present one. ``outbox``
+holds keys of rows that the application wrote into the target since it was prepared for the
+cut-over; NULL means the whole table. ``signed_off`` records who accepted that a quarantined row
+stays behind, and why.
+Each migration has its own rows, identified by a table's name or by the migration's name.
 """
 
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.declared import functions
 from pipeline.declared.rules import TableRules
 
 SCHEMA = "migration"
@@ -161,7 +161,8 @@ evidence = sa.Table(
 )
 
 
-_RENAMED_COLUMNS = (
+RENAMED_TABLES = (("mended", "overrides"),)
+RENAMED_COLUMNS = (
     ("quarantine", "handle", "row_id"),
     ("quarantine_values", "handle", "row_id"),
     ("overrides", "handle", "row_id"),
@@ -169,15 +170,23 @@ _RENAMED_COLUMNS = (
     ("watermarks", "seen", "fingerprint"),
 )
 
-OUTDATED = """
-SELECT to_regclass('migration.mended') IS NOT NULL OR EXISTS (
+OLD_FUNCTIONS_SCHEMA = "upkeep"
+"""The name of ``functions.SCHEMA`` in earlier versions."""
+
+_HAS_OLD_FUNCTIONS = f"""(to_regnamespace('{functions.SCHEMA}') IS NULL AND EXISTS (
+    SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('{OLD_FUNCTIONS_SCHEMA}')
+    AND starts_with(proname, 'stamp_') AND pronargs = 0 AND prosrc LIKE '%IF new *<> old THEN%'))"""
+"""Whether the old schema exists and is ours: then it contains a function that sets a stamp."""
+
+OUTDATED = f"""
+SELECT {_HAS_OLD_FUNCTIONS} OR to_regclass('migration.mended') IS NOT NULL OR EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = to_regclass('migration.quarantine') AND attname = 'handle')
   OR (to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration'))
 """
-"""Whether an older version made the ledger, or a backup of an older version was restored."""
+"""Whether an older version created the ledger, or a backup of an older version was restored."""
 
 UPDATE = f"""
 ALTER TABLE IF EXISTS migration.cutover
@@ -186,12 +195,16 @@ ALTER TABLE IF EXISTS migration.cutover ALTER COLUMN migration DROP DEFAULT;
 DO $$
 DECLARE renamed record;
 BEGIN
+  IF {_HAS_OLD_FUNCTIONS} THEN
+    ALTER SCHEMA {OLD_FUNCTIONS_SCHEMA} RENAME TO {functions.SCHEMA};
+  END IF;
   IF to_regclass('migration.mended') IS NOT NULL THEN
     DROP TABLE IF EXISTS migration.overrides;
     ALTER TABLE migration.mended RENAME TO overrides;
+    ALTER TABLE migration.overrides RENAME CONSTRAINT mended_pkey TO overrides_pkey;
   END IF;
   FOR renamed IN
-    SELECT * FROM (VALUES {", ".join(map(str, _RENAMED_COLUMNS))}) AS c (table_name, old, new)
+    SELECT * FROM (VALUES {", ".join(map(str, RENAMED_COLUMNS))}) AS c (table_name, old, new)
     JOIN pg_attribute ON attrelid = to_regclass('migration.' || table_name) AND attname = old
   LOOP
     EXECUTE format('ALTER TABLE migration.%I RENAME COLUMN %I TO %I',
@@ -199,16 +212,16 @@ BEGIN
   END LOOP;
 END $$
 """
-"""Rename tables and columns, and say of cut-overs that they are of the first migration."""
+"""Rename tables, columns and the functions' schema; earlier cut-overs belong to ``content``."""
 
 
-def part_of(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:
-    """SQL that is true of a migration's rows of a table of the ledger; None if it has none there.
+def migration_rows(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:
+    """An SQL condition on a migration's rows of a ledger table; None if it has no rows there.
 
     Args:
-        table: of the ledger.
-        migration: its name.
-        tables: names of its tables.
+        table: the ledger table.
+        migration: the name of the migration.
+        tables: names of the migration's tables.
     """
     if "table_name" in table.columns:
         return f"table_name IN ({', '.join(map(_literal, tables))})"

@@ -1,4 +1,4 @@
-"""What is declared of tables and columns beyond what SQLAlchemy has a word for."""
+"""Rules of tables and columns that SQLAlchemy has no attribute for."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -7,8 +7,8 @@ import sqlalchemy as sa
 
 if TYPE_CHECKING:
     from pipeline.declared.access import Access
-    from pipeline.declared.events import Told
-    from pipeline.declared.objects import Function
+    from pipeline.declared.events import PublishedChanges
+    from pipeline.declared.functions import Function
 
 _KEY = "rules"
 
@@ -16,47 +16,47 @@ _KEY = "rules"
 class _Rules:
     @classmethod
     def of(cls, declared: "sa.MetaData | sa.Table | sa.Column[Any]") -> Self:
-        """The rules of what is declared; the default ones where it has none."""
+        """The rules of a declared object; the defaults if it has none."""
         found: Self | None = declared.info.get(_KEY)
         return cls() if found is None else found
 
     @property
     def info(self) -> dict[str, Any]:
-        """The rules as SQLAlchemy's ``info`` holds them."""
+        """The rules for SQLAlchemy's ``info``."""
         return {_KEY: self}
 
 
 @dataclass(frozen=True)
 class TableRules(_Rules):
-    """What is declared of a table.
+    """The rules of a table.
 
     Attributes:
-        description: what its rows are, for people.
-        changed_by: the column that tells when a row changed.
-        stamp: the column that a trigger of the target sets to the moment of each update.
-        told: what is published of it, see ``events``; None for nothing.
-        access: who may do what with it; where it is empty, what all tables have.
-        migration: of the ledger: the migration whose rows are all that it has.
+        description: the meaning of its rows, for people.
+        changed_by: the column with the time of a row's last change.
+        stamp: the column that a trigger of the target sets to the time of each update.
+        published: its published changes; None if it is not published.
+        access: privileges on it; if empty, those of all tables apply.
+        migration: for a ledger table: the only migration with rows in it.
     """
 
     description: str = ""
     changed_by: str | None = None
     stamp: str | None = None
-    told: "Told | None" = None
+    published: "PublishedChanges | None" = None
     access: "tuple[Access, ...]" = ()
     migration: str | None = None
 
 
 @dataclass(frozen=True)
 class ColumnRules(_Rules):
-    """What is declared of a column.
+    """The rules of a column.
 
     Attributes:
-        description: what its values are, for people.
-        storage: PostgreSQL's storage mode, if it is another than the type's.
-        secret: its values are shown nowhere.
+        description: the meaning of its values, for people.
+        storage: PostgreSQL's storage mode, if it is not the default of the type.
+        secret: its values are never shown.
         double_encoded: the application may have written its JSON as a string within JSON.
-        added: only the target has it.
+        added: only the target has the column.
     """
 
     description: str | None = None
@@ -68,12 +68,12 @@ class ColumnRules(_Rules):
 
 @dataclass(frozen=True)
 class SharedRules(_Rules):
-    """What is declared of all tables of a MetaData.
+    """The rules of all tables of a MetaData.
 
     Attributes:
-        access: who may do what with those that do not say it themselves.
-        moments: ``iso``: the application writes dates as JavaScript's Date does.
-        functions: what policies of these tables call.
+        access: privileges on tables without their own.
+        moments: ``iso``: the application writes dates in the format of JavaScript's Date.
+        functions: functions that policies of these tables call.
     """
 
     access: "tuple[Access, ...]" = ()

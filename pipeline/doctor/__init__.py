@@ -1,1 +1,1 @@
-"""Whether both databases are fit for a move, told before one is tried. Nothing is changed."""
+"""Check both databases before a move, without changing anything."""

@@ -1,4 +1,4 @@
-"""What an examination finds, as values."""
+"""Results of the checks of both databases, as values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,14 +10,11 @@ State = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        place: what was examined.
-        name: what was looked at.
-        state: an error stops a move, a warning may bite later.
-        detail: what was found.
-        remedy: what to do about it; empty where all is well.
+        state: an error prevents a move; a warning points out a risk.
+        remedy: empty if the state is ok.
     """
 
     place: Literal["source", "target"]

@@ -1,4 +1,4 @@
-"""Both databases, as the settings name them."""
+"""Check the databases that the settings name."""
 
 from pipeline.config.environment import databases
 from pipeline.config.settings import Settings
@@ -8,7 +8,7 @@ from pipeline.migrations.declaration import Migration
 
 
 def examine(settings: Settings, migration: Migration) -> list[Diagnostic]:
-    """Whether source and target are fit for a migration; nothing is changed.
+    """Check source and target of a migration without changing them.
 
     Raises:
         TargetError: the embedded server does not start.
@@ -18,7 +18,7 @@ def examine(settings: Settings, migration: Migration) -> list[Diagnostic]:
     tables = migration.tables
     try:
         size = found.source.stat().st_size
-    except OSError:  # which the examination of the source tells
+    except OSError:  # reported by the check of the source
         size = 0
     return [
         *source.examine(

@@ -1,4 +1,4 @@
-"""Examine the PostgreSQL target: reachable, encrypted, and with the rights that a move needs."""
+"""Check the PostgreSQL target: connectivity, encryption, privileges and limits."""
 
 import socket
 import time
@@ -13,39 +13,40 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq, pooled, shown
-from pipeline.core.errors import SESSION_REFUSALS, ShapeError, TargetError
+from pipeline.core.errors import ShapeError, TargetError
 from pipeline.core.messages import Text
 from pipeline.core.quoting import quoted
+from pipeline.core.server_errors import SESSION_REFUSALS
 from pipeline.declared import ledger
 from pipeline.doctor.diagnostics import Diagnostic, State
 from pipeline.move.ledger import unmanaged_rows
 from pipeline.postgres import connections, relations, session
 
 OLDEST = 14
-"""The oldest PostgreSQL that this was tried on or that its documentation allows."""
+"""The oldest supported PostgreSQL version."""
 
 SKEW_SECONDS = 60.0
-"""Dates of change are compared across the databases; clocks further apart mislead a sync."""
+"""The largest accepted clock difference; sync compares timestamps of both databases."""
 
 _CONNECT_SECONDS = 10
 _EXPIRES_SOON_DAYS = 14
 _TEMPORARY_KIB = 1024**2
-"""A gibibyte sorts the keys of some ten million rows."""
-_LOCKS_OF_A_RUN = 400
-"""Each table that a run makes or reads is locked, with its indexes, keys and sequences."""
-_CHECKED = ("verify-ca", "verify-full")
+"""1 GiB is enough to sort the keys of about ten million rows."""
+_LOCKS_PER_RUN = 400
+"""A run locks each table that it creates or reads, with its indexes, keys and sequences."""
+_VERIFYING_SSLMODES = ("verify-ca", "verify-full")
 
 
 def examine(
     url: URL, *, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool = False
 ) -> Iterator[Diagnostic]:
-    """Look at the target, in one transaction that is undone.
+    """Check the target in one transaction, which is rolled back.
 
     Args:
-        url: with its password, which stands in nothing that is found.
-        tables: those that will be written.
+        url: the target; its password does not appear in the results.
+        tables: the tables of the migration.
         bytes_needed: the size of the source.
-        adopt: rows in them that no move has put there are no obstacle.
+        adopt: accept rows that no move has written.
     """
     yield from _address(url)
     started = time.time()
@@ -55,11 +56,13 @@ def examine(
                 libpq(url), shown=shown(url), seconds=_CONNECT_SECONDS, autocommit=False
             )
         ) as connection:
-            yield _diagnostic("reachable", "ok", f"{shown(url)}, in {time.time() - started:.2f} s")
-            detail = "encoding, isolation level, time zone and the like are set for each session"
+            yield _diagnostic(
+                "reachable", "ok", f"{shown(url)}, connected in {time.time() - started:.2f} s"
+            )
+            detail = "encoding, isolation level, time zone and other settings apply as required"
             yield _diagnostic("session", "ok", detail)
             with connection.cursor() as cursor:
-                yield from _looked(cursor, url, tables, bytes_needed, adopt)
+                yield from _inspect(cursor, url, tables, bytes_needed, adopt)
             connection.rollback()
     except TargetError as refused:
         name = "session" if refused.sqlstate in SESSION_REFUSALS else "reachable"
@@ -71,15 +74,16 @@ def examine(
 
 
 def _address(url: URL) -> Iterator[Diagnostic]:
-    """What the URL alone tells."""
+    """Check the address in the URL, without connecting."""
     if not url.host:
         return
     if pooled(url):
         yield _diagnostic(
             "connection",
             "error",
-            "a transaction pooler (port 6543), which cannot hold a move's lock and transaction",
-            "Take the direct or the session connection (port 5432)",
+            "a transaction pooler (port 6543), which does not support the lock and the transaction"
+            " of a move",
+            "Use the direct connection or the session pooler (port 5432)",
         )
     elif "pooler.supabase.com" in url.host:
         yield _diagnostic("connection", "ok", "Supabase's session pooler")
@@ -90,8 +94,8 @@ def _address(url: URL) -> Iterator[Diagnostic]:
         yield _diagnostic(
             "address",
             "error",
-            f"{url.host} has only an IPv6 address, and this machine has no way there",
-            "Take the session pooler's address, or buy the project an IPv4 address",
+            f"{url.host} has only an IPv6 address, and this machine has no IPv6 connection",
+            "Use the session pooler's address, or add an IPv4 address to the Supabase project",
         )
 
 
@@ -103,7 +107,7 @@ def _families(host: str, port: int) -> set[int]:
 
 
 def _has_ipv6() -> bool:
-    """Whether packets to the IPv6 internet have a way; none is sent."""
+    """Whether this machine has a route to the IPv6 internet; no packet is sent."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect(("2001:db8::1", 9))
@@ -112,7 +116,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _looked(
+def _inspect(
     cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool
 ) -> Iterator[Diagnostic]:
     yield _version(cursor)
@@ -122,14 +126,14 @@ def _looked(
     schema = _schema(cursor)
     if schema:
         yield schema
-        return  # What else is asked needs this schema.
+        return  # The other checks need this schema.
     yield from _rights(cursor, tables)
     yield _temporary(cursor)
     yield _locks(cursor)
     yield _clock(cursor)
     yield _extension(cursor)
-    yield _others(cursor, tables, adopt=adopt)
-    yield _room(cursor, bytes_needed)
+    yield _contents(cursor, tables, adopt=adopt)
+    yield _disk_space(cursor, bytes_needed)
 
 
 def _version(cursor: Any) -> Diagnostic:
@@ -148,7 +152,7 @@ def _encryption(cursor: Any, url: URL) -> Diagnostic:
         "SELECT ssl, inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
         " OR inet_server_addr() = '::1' FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
     )
-    if ssl and url.query.get("sslmode") in _CHECKED:
+    if ssl and url.query.get("sslmode") in _VERIFYING_SSLMODES:
         return _diagnostic("encryption", "ok", "encrypted, and the certificate is checked")
     if local:
         return _diagnostic("encryption", "ok", "not needed: the server is on this machine")
@@ -161,7 +165,7 @@ def _encryption(cursor: Any, url: URL) -> Diagnostic:
 
 
 def _password(cursor: Any) -> Diagnostic:
-    """When it expires; the server then says only that it is wrong."""
+    """When the password expires; after that, the server only reports that it is wrong."""
     user, until, days = _row(
         cursor,
         "SELECT session_user::text, to_char(until, 'YYYY-MM-DD'),"
@@ -173,7 +177,7 @@ def _password(cursor: Any) -> Diagnostic:
     detail = f"the password of {user} expires on {until}"
     if days > _EXPIRES_SOON_DAYS:
         return _diagnostic("password", "ok", detail)
-    remedy = f"Run ALTER ROLE {quoted(user)} VALID UNTIL a later day, or set a new password"
+    remedy = f"Run ALTER ROLE {quoted(user)} VALID UNTIL a later date, or set a new password"
     return _diagnostic("password", "warning", detail, remedy)
 
 
@@ -185,15 +189,15 @@ def _connections(cursor: Any) -> Diagnostic:
 
 
 def _schema(cursor: Any) -> Diagnostic | None:
-    """What stands against the schema of the tables, None where it is there and open."""
-    user, there, opened = _row(
+    """The error if schema public does not exist or cannot be used, else None."""
+    user, exists, usable = _row(
         cursor,
         "SELECT current_user, to_regnamespace('public') IS NOT NULL,"
         " has_schema_privilege(to_regnamespace('public')::oid, 'USAGE')",
     )
-    if there and opened:
+    if exists and usable:
         return None
-    if there:
+    if exists:
         remedy = f"Grant USAGE and CREATE on schema public to {user}"
         return _diagnostic("rights", "error", f"{user} lacks USAGE on schema public", remedy)
     remedy = f"Run CREATE SCHEMA public, and grant USAGE and CREATE on it to {user}"
@@ -212,27 +216,27 @@ def _rights(cursor: Any, tables: Sequence[sa.Table]) -> Iterator[Diagnostic]:
         " FROM unnest(%s) AS n) AND NOT pg_has_role(relowner, 'USAGE') ORDER BY relname",
         ([table.name for table in tables],),
     )
-    foreign = [name for (name,) in cursor.fetchall()]
+    owned_by_others = [name for (name,) in cursor.fetchall()]
     lacking = [
-        what
-        for what, there in (
+        right
+        for right, granted in (
             ("CREATE on the database (for the schemas migration and dagster)", create),
             ("TEMPORARY on the database (for staging)", temporary),
             ("CREATE on schema public (for the tables)", public),
-            *((f"ownership of {name}", False) for name in foreign),
+            *((f"ownership of {name}", False) for name in owned_by_others),
         )
-        if not there
+        if not granted
     ]
     if lacking:
         yield _diagnostic(
             "rights", "error", f"{user} lacks {', '.join(lacking)}", f"Grant them to {user}"
         )
     else:
-        yield _diagnostic("rights", "ok", f"{user} may make schemas, tables and temporary tables")
+        yield _diagnostic("rights", "ok", f"{user} may create schemas, tables and temporary tables")
 
 
 def _temporary(cursor: Any) -> Diagnostic:
-    """Whether sorting may take room on the server's disk; -1 is no limit."""
+    """The limit for temporary files of sorts; -1 means no limit."""
     kib, detail = _row(
         cursor,
         "SELECT setting::bigint, CASE setting WHEN '-1' THEN 'no limit' ELSE"
@@ -242,49 +246,52 @@ def _temporary(cursor: Any) -> Diagnostic:
     if kib < 0 or kib >= _TEMPORARY_KIB:
         return _diagnostic("temporary files", "ok", detail)
     remedy = (
-        "Raise temp_file_limit for this user; keys and indexes of large tables are sorted there"
+        "Raise temp_file_limit for this user; keys and indexes of large tables need it for sorting"
     )
     return _diagnostic("temporary files", "warning", f"at most {detail} for this user", remedy)
 
 
 def _locks(cursor: Any) -> Diagnostic:
-    room, used = _row(
+    total, used = _row(
         cursor,
         "SELECT current_setting('max_locks_per_transaction')::bigint"
         " * (current_setting('max_connections')::bigint"
         " + current_setting('max_prepared_transactions')::bigint),"
         " (SELECT count(*) FROM pg_locks WHERE NOT fastpath)",
     )
-    detail = f"the server has room for {room:,}, {used:,} are taken; a run needs {_LOCKS_OF_A_RUN}"
-    if room - used >= _LOCKS_OF_A_RUN:
+    detail = f"{used:,} of the server's {total:,} locks are in use; a run needs {_LOCKS_PER_RUN}"
+    if total - used >= _LOCKS_PER_RUN:
         return _diagnostic("locks", "ok", detail)
     remedy = "Raise max_locks_per_transaction and restart the server"
     return _diagnostic("locks", "warning", detail, remedy)
 
 
 def _clock(cursor: Any) -> Diagnostic:
-    (there,) = _row(cursor, "SELECT clock_timestamp()")
-    apart = abs((there - datetime.now(timezone.utc)).total_seconds())  # noqa: UP017
-    if apart <= SKEW_SECONDS:
-        return _diagnostic("clock", "ok", f"{apart:.1f} s from this machine's")
-    remedy = "Let both machines take their time from the network"
-    return _diagnostic("clock", "warning", f"{apart:,.0f} s from this machine's", remedy)
+    (server_time,) = _row(cursor, "SELECT clock_timestamp()")
+    skew = abs((server_time - datetime.now(timezone.utc)).total_seconds())  # noqa: UP017
+    if skew <= SKEW_SECONDS:
+        return _diagnostic("clock", "ok", f"{skew:.1f} s apart from the clock of this machine")
+    remedy = "Synchronize the clocks of both machines (NTP)"
+    return _diagnostic(
+        "clock", "warning", f"{skew:,.0f} s apart from the clock of this machine", remedy
+    )
 
 
 def _extension(cursor: Any) -> Diagnostic:
-    made, there = _row(
+    installed, available = _row(
         cursor,
         "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'pg_trgm'),"
         " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_trgm')",
     )
-    if made or there:
-        return _diagnostic("extensions", "ok", f"pg_trgm is {'there' if made else 'available'}")
-    remedy = "Install PostgreSQL's contrib modules; without it search reads every row"
+    if installed or available:
+        state = "installed" if installed else "available"
+        return _diagnostic("extensions", "ok", f"pg_trgm is {state}")
+    remedy = "Install PostgreSQL's contrib modules; without pg_trgm, search reads every row"
     return _diagnostic("extensions", "warning", "pg_trgm is not available", remedy)
 
 
-def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagnostic:
-    """What cannot be moved into: other relations, rows of others, and tables beside them."""
+def _contents(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagnostic:
+    """Check for relations that cannot be written, rows that no move wrote, and other tables."""
     try:
         for table in tables:
             facts = relations.inspect(partial(_rows, cursor), relations.PUBLIC, table.name)
@@ -292,9 +299,11 @@ def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagnost
                 relations.require_writable(table.name, facts, columns=table.columns.keys())
     except ShapeError as error:
         return _diagnostic("contents", "error", error.problem, error.advice)
-    foreign = unmanaged_rows.unmanaged(partial(_rows, cursor), [table.name for table in tables])
-    if foreign and not adopt:
-        detail = "; ".join(unmanaged_rows.sentence(table, rows) for table, rows in foreign.items())
+    unmanaged = unmanaged_rows.unmanaged(partial(_rows, cursor), [table.name for table in tables])
+    if unmanaged and not adopt:
+        detail = "; ".join(
+            unmanaged_rows.sentence(table, rows) for table, rows in unmanaged.items()
+        )
         return _diagnostic("contents", "error", detail, unmanaged_rows.REMEDY)
     cursor.execute(
         "SELECT relname::text FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace"
@@ -303,19 +312,22 @@ def _others(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagnost
         ([table.name for table in tables],),
     )
     names = [name for (name,) in cursor.fetchall()]
-    (known,) = _row(cursor, f"SELECT to_regclass('{ledger.evidence.fullname}') IS NOT NULL")
-    if names and not known:
-        detail = (
-            f"holds {', '.join(names[:5])}{' and more' if len(names) > 5 else ''}, and no ledger"
-        )
-        return _diagnostic("contents", "warning", detail, "See whether this is the right database")
-    return _diagnostic("contents", "ok", "moved to before" if known else "nothing of others")
+    (moved_before,) = _row(cursor, f"SELECT to_regclass('{ledger.evidence.fullname}') IS NOT NULL")
+    if names and not moved_before:
+        listed = f"{', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
+        detail = f"other tables ({listed}), but no ledger of a move"
+        return _diagnostic("contents", "warning", detail, "Check that this is the right database")
+    detail = "target of earlier moves" if moved_before else "no other tables"
+    return _diagnostic("contents", "ok", detail)
 
 
-def _room(cursor: Any, bytes_needed: int) -> Diagnostic:
+def _disk_space(cursor: Any, bytes_needed: int) -> Diagnostic:
     (size,) = _row(cursor, "SELECT pg_database_size(current_database())")
-    detail = f"the database has {size / 2**20:,.0f} MiB, about {2 * bytes_needed / 2**20:,.0f} come"
-    return _diagnostic("room", "ok", f"{detail}; PostgreSQL does not tell how much is free")
+    detail = (
+        f"the database has {size / 2**20:,.0f} MiB; a move adds about"
+        f" {2 * bytes_needed / 2**20:,.0f} MiB; PostgreSQL does not report free disk space"
+    )
+    return _diagnostic("disk space", "ok", detail)
 
 
 def _rows(cursor: Any, query: str) -> Any:

@@ -1,9 +1,9 @@
-"""What the target demands of a row, as SQL that SQLite can run.
+"""The requirements of the target for a row, as SQL for SQLite.
 
-The contract knows everything that a row can be judged by alone: storage classes, NOT NULL,
-ranges, lengths, dates, JSON and CHECKs, the last on the value as it will arrive. Parents and
-whatever only PostgreSQL can know are found when the rows are set down; their reasons are told
-here as well, so that a rejected row always gets every reason that applies.
+The contract covers all rules that concern a row alone: storage classes, NOT NULL, ranges, lengths,
+dates, JSON, and CHECKs on the converted value. Missing parents and violations that only PostgreSQL
+detects are found when rows are written. Their reasons are added here, so that a rejected row has
+all reasons that apply.
 """
 
 import hashlib
@@ -21,24 +21,23 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.visitors import replacement_traverse
 
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import literal, quoted
+from pipeline.mapping.cast import Rule
 from pipeline.mapping.json_texts import repeats_a_name, unwrapped
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import Rule
 
 _CHUNK = 400
 
 LOSSY = "lossy"
-"""The code of a reason that only a policy makes one."""
+"""The code of a reason that depends on a policy."""
 LOSES = "would lose what cannot be undone"
 
 
 def bare(sql: str) -> str:
-    """A statement without what may be written otherwise and mean the same.
+    """A statement without blanks and quotation marks, for comparison.
 
-    SQLite keeps the text of a schema as it was given, Turso writes it down anew, with other spaces
-    and more names quoted.
+    SQLite keeps the text of a schema unchanged; Turso changes blanks and quotes more names.
     """
     return re.sub(r'[\s"]', "", sql)
 
@@ -52,13 +51,13 @@ class Reason:
     message: str
 
     def __str__(self) -> str:
-        """The reason in a few words."""
+        """Column and message."""
         return f"{self.column} {self.message}" if self.column else self.message
 
 
 @dataclass(frozen=True)
 class StoredValue:
-    """A source value as it is stored: its storage class and its exact bytes."""
+    """A source value: its storage class and its exact bytes."""
 
     column: str
     storage: str
@@ -67,11 +66,11 @@ class StoredValue:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A source row that stays out of the target, whole.
+    """A complete source row that is not moved.
 
     Attributes:
-        row_id: what names the row in the source for certain (its rowid).
-        key: its primary key as text, None if it has none.
+        row_id: identifies the row in the source (its rowid).
+        key: its primary key as text.
     """
 
     row_id: str
@@ -81,18 +80,18 @@ class Rejected:
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same row with the same reasons."""
-        seen = hashlib.md5(repr(self.reasons).encode(), usedforsecurity=False)
+        """A hash of values and reasons."""
+        digest = hashlib.md5(repr(self.reasons).encode(), usedforsecurity=False)
         for value in self.values:
             size = -1 if value.value is None else len(value.value)
-            seen.update(f"{value.column}\0{value.storage}\0{size}\0".encode())
-            seen.update(value.value or b"")
-        return seen.hexdigest()
+            digest.update(f"{value.column}\0{value.storage}\0{size}\0".encode())
+            digest.update(value.value or b"")
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
 class Contract:
-    """The rules of one landing; every rule belongs to a column."""
+    """The rules of a table mapping, each with its column."""
 
     mapping: TableMapping
     rules: tuple[tuple[str, Rule], ...]
@@ -101,8 +100,8 @@ class Contract:
         """SQL that is true exactly for the rows that break a rule.
 
         Args:
-            always: only those rules that every row is held against.
-            cast: also those rules whose breach makes a cast fail.
+            always: include only rules that are checked for every row.
+            cast: include rules whose violation makes a cast fail.
         """
         rules = [
             rule.violated
@@ -121,53 +120,50 @@ class Contract:
         row_id_column: str,
         held: dict[str, set[str]],
         known: dict[str, Reason],
-        everything: str = "",
+        all_rows_prefix: str = "",
     ) -> Iterator[Rejected]:
-        """Read rejected rows whole, with every reason that applies, one at a time.
+        """Yield rejected rows with all their values and reasons.
 
         Args:
             source: a connection whose ``text_factory`` is bytes.
-            row_ids: what names the rows, integers or text.
-            row_id_column: the column of the source that holds the row id.
-            held: keys in quarantine by parent table.
+            row_ids: integers or text.
+            row_id_column: the column of the source with the row id.
+            held: quarantined keys by parent table.
             known: reasons found elsewhere, by row id as text.
-            everything: prefix of the names of tables in which parents are looked up.
+            all_rows_prefix: prefix of the names of the parent tables.
         """
-        sql = self._explain_sql(row_id_column, everything)
-        _hold(source, held)
-        waiting = iter(row_ids)
-        while chunk := list(islice(waiting, _CHUNK)):
+        sql = self._explain_sql(row_id_column, all_rows_prefix)
+        _store_held_keys(source, held)
+        remaining = iter(row_ids)
+        while chunk := list(islice(remaining, _CHUNK)):
             for row in source.execute(sql, (json.dumps(chunk),)):
                 yield self._rejected(row, known)
 
-    def without_parent(
+    def rows_without_parent(
         self, source: sqlite3.Connection, *, row_id_column: str, held: dict[str, set[str]]
     ) -> list[object]:
-        """Handles of the rows whose parent is not in the source, or is held back itself.
+        """Row ids of the rows whose parent is missing in the source or is held itself.
 
-        Args:
-            source: a connection of Python's own.
-            row_id_column: the column of the source that holds the row id.
-            held: keys that are held back, by parent table.
+        ``held`` has the keys of held rows by parent table.
         """
-        _hold(source, held)
-        lonely = []
+        _store_held_keys(source, held)
+        conditions: list[str] = []
         for column, parent in self.mapping.parents:
             orphan, waiting = _parent_sql(column.name, parent)
-            lonely += [orphan, waiting] if held[parent.name] else [orphan]
-        if not lonely:
+            conditions += [orphan, waiting] if held[parent.name] else [orphan]
+        if not conditions:
             return []
         found = source.execute(
             f"SELECT {row_id_column} FROM {quoted(self.mapping.name)} AS r"
-            f" WHERE {' OR '.join(f'({condition})' for condition in lonely)}"
+            f" WHERE {' OR '.join(f'({condition})' for condition in conditions)}"
         )
         return [row_id for (row_id,) in found]
 
-    def _unplaceable(
-        self, values: Iterable[StoredValue], told: Sequence[Reason]
+    def _unconvertible_dates(
+        self, values: Iterable[StoredValue], known: Sequence[Reason]
     ) -> Iterator[Reason]:
-        """Moments that keep every rule, and that the cast finds no place for."""
-        wrong = {reason.column for reason in told}
+        """Dates that meet all rules but cannot be converted."""
+        wrong = {reason.column for reason in known}
         for value in values:
             kind = self.mapping.table.columns[value.column].type
             if value.storage != "text" or not isinstance(kind, sa.DateTime):
@@ -177,10 +173,10 @@ class Contract:
                 try:
                     cast.convert(pa.array([value.value]).cast(cast.raw))
                 except pa.ArrowInvalid as error:
-                    yield Reason("conversion", value.column, cannot_be_converted(error))
+                    yield Reason("conversion", value.column, conversion_message(error))
 
     def _losses(self, values: Iterable[StoredValue]) -> Iterator[Reason]:
-        """Values that would lose something, although their row is rejected anyway."""
+        """Values that would lose information; their row is rejected anyway."""
         for value in values:
             cast = self.mapping.casts[value.column]
             if value.storage not in cast.storage or value.storage not in ("real", "text"):
@@ -197,12 +193,11 @@ class Contract:
             try:
                 lossy = cast.convert(pa.array([found]).cast(cast.raw)).lossy
             except pa.ArrowInvalid:
-                # Its rule has told already what it is.
-                continue
+                continue  # A rule has reported it.
             if lossy is not None and lossy[0].as_py():
                 yield Reason(LOSSY, value.column, LOSES)
 
-    def _explain_sql(self, row_id_column: str, everything: str) -> str:
+    def _explain_sql(self, row_id_column: str, all_rows_prefix: str) -> str:
         outputs = [
             f"CAST({row_id_column} AS TEXT)",
             f"CAST({quoted(self.mapping.key.name)} AS TEXT)",
@@ -212,7 +207,7 @@ class Contract:
             outputs += [f"typeof({name})", name]
         outputs += [f"({rule.violated}) IS TRUE" for _, rule in self.rules]
         for column, parent in self.mapping.parents:
-            outputs += list(_parent_sql(column.name, parent, everything))
+            outputs += list(_parent_sql(column.name, parent, all_rows_prefix))
         return (
             f"SELECT {', '.join(outputs)} FROM {quoted(self.mapping.name)} AS r"
             f" WHERE {row_id_column} IN (SELECT value FROM json_each(?)) ORDER BY {row_id_column}"
@@ -246,7 +241,7 @@ class Contract:
             and "text" in self.mapping.casts[value.column].storage
             and not is_utf8(value.value or b"")
         ]
-        reasons += self._unplaceable(values, reasons)
+        reasons += self._unconvertible_dates(values, reasons)
         if self.mapping.policies.lossy_conversions != "keep":
             reasons += self._losses(values)
         extra = known.get(row_id)
@@ -256,8 +251,8 @@ class Contract:
         return Rejected(row_id, key, tuple(reasons), values)
 
 
-def contract_of(mapping: TableMapping) -> Contract:
-    """Compile the contract of a landing."""
+def compile_contract(mapping: TableMapping) -> Contract:
+    """Compile the contract of a table mapping."""
     rules: list[tuple[str, Rule]] = []
     for column in mapping.columns:
         name, cast = quoted(column.name), mapping.casts[column.name]
@@ -269,22 +264,23 @@ def contract_of(mapping: TableMapping) -> Contract:
 
 
 def _checks(mapping: TableMapping) -> Iterator[tuple[str, Rule]]:
-    def as_it_arrives(element: object, **_: object) -> object:
+    def converted(element: object, **_: object) -> object:
         if isinstance(element, sa.Column):
             value = mapping.casts[element.name].checked_as(quoted(element.name))
             if element.name in mapping.fills:
                 given = mapping.policies.forbidden_nulls[f"{mapping.name}.{element.name}"]
-                value = f"ifnull({value}, {_literal(given)})"
+                default = literal(given) if isinstance(given, str) else repr(given)
+                value = f"ifnull({value}, {default})"
             return sa.literal_column(value, element.type)
         return None
 
-    # A set of constraints has another order in every process; rules are compared between them.
+    # The order of a set differs between processes, but rules are compared between processes.
     for check in sorted(mapping.table.constraints, key=lambda each: str(each.name)):
         if isinstance(check, sa.CheckConstraint):
             names = [column.name for column in check.columns]
             if not set(names) <= set(mapping.casts):
                 continue
-            condition = replacement_traverse(check.sqltext, {}, as_it_arrives)
+            condition = replacement_traverse(check.sqltext, {}, converted)
             sql = condition.compile(
                 dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
             )
@@ -295,12 +291,8 @@ def _checks(mapping: TableMapping) -> Iterator[tuple[str, Rule]]:
             yield names[0], Rule("check", message, f"NOT ({sql})")
 
 
-def _literal(value: object) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value)
-
-
-def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
-    """Keep the keys that are held back in temporary tables, for ``_parent_sql``."""
+def _store_held_keys(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
+    """Store the keys of held rows in temporary tables, for ``_parent_sql``."""
     for parent, keys in held.items():
         name = quoted(f"held {parent}")
         # A table cannot be dropped while another statement of the connection reads.
@@ -309,10 +301,10 @@ def _hold(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
         source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
 
 
-def _parent_sql(column: str, parent: sa.Table, everything: str = "") -> tuple[str, str]:
+def _parent_sql(column: str, parent: sa.Table, all_rows_prefix: str = "") -> tuple[str, str]:
     key = RowKey.of(parent).sql
     name = f"r.{quoted(column)}"
-    among = f"{everything}{quoted(parent.name)}"
+    among = f"{all_rows_prefix}{quoted(parent.name)}"
     exists = f"EXISTS (SELECT 1 FROM {among} AS p WHERE p.{key} = {name})"
     held = f"CAST({name} AS TEXT) IN (SELECT key FROM temp.{quoted(f'held {parent.name}')})"
     return f"{name} IS NOT NULL AND NOT {exists}", f"{name} IS NOT NULL AND {held}"
@@ -321,17 +313,17 @@ def _parent_sql(column: str, parent: sa.Table, everything: str = "") -> tuple[st
 def _text(value: object) -> str | None:
     if not isinstance(value, bytes):
         return None
-    # Shown to people and kept in a column of text, which has no place for NUL.
+    # PostgreSQL's text cannot contain NUL.
     return value.decode("utf-8", "replace").replace("\0", "\N{SYMBOL FOR NULL}")
 
 
-def cannot_be_converted(error: pa.ArrowInvalid) -> str:
-    """What a cast says of a value, as the message of a reason."""
+def conversion_message(error: pa.ArrowInvalid) -> str:
+    """The error of a cast as the message of a reason."""
     return f"cannot be converted: {str(error).splitlines()[0]}"
 
 
 def forbidden_loss(mapping: TableMapping, row: Rejected) -> str | None:
-    """What a row would lose that nothing else rejects, where the policy is to stop; else None."""
+    """The loss that stops the move by policy, if the row has no other reason; otherwise None."""
     if mapping.policies.lossy_conversions != "fail" or {r.code for r in row.reasons} != {LOSSY}:
         return None
     return f"{mapping.name} {row.key}: {'; '.join(map(str, row.reasons))}"
@@ -347,16 +339,12 @@ def is_utf8(value: bytes) -> bool:
 
 
 def stored(column: str, storage: str, value: object) -> StoredValue:
-    """A value as Python's sqlite3 gives it, with texts as bytes."""
+    """A value of Python's sqlite3, with text as bytes."""
     match value:
         case None | bytes():
             return StoredValue(column, storage, value)
         case int():
             return StoredValue(column, storage, str(value).encode())
         case float():
-            return StoredValue(column, storage, _ieee754(value))
+            return StoredValue(column, storage, struct.pack(">d", value))
     raise TypeError(f"SQLite returned {type(value)} for {column}")
-
-
-def _ieee754(value: float) -> bytes:
-    return struct.pack(">d", value)

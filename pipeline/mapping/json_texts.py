@@ -1,4 +1,4 @@
-"""What can be told of a JSON text without PostgreSQL."""
+"""Inspection of JSON texts without PostgreSQL."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 LAYERS = 8
-"""So many strings may lie around a JSON text; every one doubles the backslashes of the next."""
+"""The most levels of double encoding; each level doubles the backslashes."""
 
 _STRING = re.compile(r'"([^"]*)"\s*(:?)')
 _BLANKS = " \t\n\r"
@@ -17,12 +17,12 @@ _LONE = re.compile("[\ud800-\udfff]")
 
 
 def strings(texts: pa.Array) -> pa.Array:
-    """Where a JSON text is a string; the cheap test before any value becomes a Python object."""
+    """A mask of JSON texts that are strings, without conversion to Python objects."""
     return pc.fill_null(pc.match_substring_regex(texts, f'^[{_BLANKS}]*"'), False)
 
 
 def unwrap(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
-    """Texts with those strings unwrapped that hold JSON, and where that is (None: nowhere)."""
+    """Unwrap strings that contain JSON; also return a mask of them (None: no string)."""
     at = np.flatnonzero(strings(texts).to_numpy(zero_copy_only=False))
     found = [unwrapped(text) for text in texts.take(pa.array(at)).to_pylist()]
     where = np.zeros(len(texts), dtype=bool)
@@ -35,11 +35,11 @@ def unwrap(texts: pa.Array) -> tuple[pa.Array, pa.Array | None]:
 
 
 def unwrapped(text: str) -> str | None:
-    """The object or array that a JSON string holds, however often it was written as a string.
+    """The object or array in a JSON string that was encoded once or several times.
 
     Returns:
-        None for what is no string, and for a string that holds anything else: whether ``"5"`` was
-        meant as a number nobody can tell. What is nested too deep is left to PostgreSQL to judge.
+        None for other JSON and for strings with other content, because ``"5"`` may be meant as a
+        string. PostgreSQL checks JSON that is nested too deep.
     """
     inner, refused = text, None
     for _ in range(LAYERS):
@@ -47,7 +47,7 @@ def unwrapped(text: str) -> str | None:
         if not isinstance(found, str):
             return None
         if refused is None and "\\u" in inner and _LONE.search(found):
-            # Half a letter has no place in UTF-8; PostgreSQL refuses the string that spells it.
+            # UTF-8 has no lone surrogates; PostgreSQL rejects the string with the escape.
             refused = inner
         inner = found
         if inner.lstrip(_BLANKS).startswith(("{", "[")):
@@ -56,7 +56,7 @@ def unwrapped(text: str) -> str | None:
 
 
 def _decoded(text: str) -> Any:
-    """What a JSON text says, numbers as their digits; None where it is not valid."""
+    """Decode a JSON text, numbers as digits; None if it is not valid."""
     try:
         return _DECODER.decode(text)
     except RecursionError:
@@ -72,16 +72,16 @@ def _no_constant(name: str) -> NoReturn:
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)
 
 
-def repeating(texts: pa.Array) -> pa.Array:
-    """Where an object in a JSON text says the name of a member twice, of which jsonb keeps one."""
+def mask_repeated_names(texts: pa.Array) -> pa.Array:
+    """A mask of JSON texts with an object that repeats a name, of which jsonb keeps one."""
     found = [text is not None and repeats_a_name(text) for text in texts.to_pylist()]
     return pa.array(found, pa.bool_())
 
 
 def repeats_a_name(text: str) -> bool:
-    """Whether an object in a JSON text says the name of a member twice."""
+    """Whether an object in a JSON text repeats the name of a member."""
     if "\\" not in text:
-        # Most texts have no name twice at all, in whatever object.
+        # Most texts have no repeated name in any object.
         names = [name for name, colon in _STRING.findall(text) if colon]
         if len(set(names)) == len(names):
             return False
@@ -94,9 +94,9 @@ def repeats_a_name(text: str) -> bool:
     try:
         json.loads(text, object_pairs_hook=members, parse_int=str, parse_float=str)
     except RecursionError:
-        # Too deep to be sure: keeping an original too many does no harm.
+        # Nested too deep to decide; an unnecessary original does no harm.
         return True
     except ValueError:
-        # No JSON at all, which is said elsewhere.
+        # Not JSON, which is reported elsewhere.
         return False
     return bool(repeated)

@@ -1,4 +1,4 @@
-"""What tells the rows of a table apart."""
+"""The key that identifies the rows of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,12 @@ from pipeline.core.quoting import quoted
 
 
 class KeyNotSupported(PipelineError):
-    """A table whose rows are not told apart by one column of their own."""
+    """A table whose rows are not identified by one column."""
 
 
 @dataclass(frozen=True)
 class RowKey:
-    """The columns of a table's primary key; for now there is exactly one.
-
-    Attributes:
-        columns: in the order of the key.
-    """
+    """The columns of a primary key, in its order; currently there is exactly one."""
 
     columns: tuple[sa.Column[Any], ...]
 
@@ -29,12 +25,13 @@ class RowKey:
         """The key of a declared table.
 
         Raises:
-            KeyNotSupported: it has no column, or several.
+            KeyNotSupported: the key has no column, or several.
         """
         columns = tuple(table.primary_key.columns)
         if len(columns) != 1:
+            names = [column.name for column in columns]
             raise KeyNotSupported(
-                f"{table.name} is declared with {described([each.name for each in columns])}",
+                f"Table {table.name} is declared with {description(names)}",
                 remedy="Declare one column as its primary key; nothing was changed",
             )
         return cls(columns)
@@ -56,8 +53,8 @@ class RowKey:
         return quoted(self.name)
 
 
-def described(columns: Sequence[str]) -> str:
-    """A primary key that is not supported, for people."""
+def description(columns: Sequence[str]) -> str:
+    """Describe an unsupported primary key."""
     if not columns:
-        return "no primary key, so nothing tells its rows apart"
+        return "no primary key, so its rows cannot be identified"
     return f"a primary key of {len(columns)} columns ({', '.join(columns)}), which is not supported"

@@ -1,7 +1,7 @@
-"""Values that nobody is shown: those of columns whose ``info["secret"]`` says so.
+"""Values of secret columns (``ColumnRules.secret``), which are never displayed.
 
-They move and are kept like all others, quarantine and originals included. Whatever is told of them,
-to people or to Dagster, says ``(secret)``. Keys are shown: without them nothing could be mended.
+They are moved and kept like all others, in quarantine and as originals, too. Reports to people and
+to Dagster show ``(secret)`` instead. Keys are displayed, because overrides need them.
 """
 
 import re
@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.types import Cast, Converted
+from pipeline.mapping.cast import Cast, Converted
 
 SHOWN = "(secret)"
 _OURS = {"pipeline_stage", "UTF8"}
@@ -22,16 +22,16 @@ _QUOTED = re.compile('"([^"]*)"')
 
 
 class Secret:
-    """A value that can be kept, and that prints as nothing."""
+    """A value whose ``repr`` does not show it."""
 
     __slots__ = ("value",)
 
     def __init__(self, value: Any) -> None:
-        """Take a value in."""
+        """Wrap a value."""
         self.value = value
 
     def __repr__(self) -> str:
-        """Nothing of it."""
+        """The placeholder."""
         return SHOWN
 
 
@@ -41,17 +41,17 @@ def columns(table: sa.Table) -> frozenset[str]:
 
 
 def hidden(table: sa.Table, column: str, values: Iterable[Any]) -> list[Any]:
-    """Values of a column as findings may hold them."""
+    """Values of a column for findings."""
     return [Secret(value) for value in values] if column in columns(table) else list(values)
 
 
 def revealed(value: Any) -> Any:
-    """A value of a finding, for the ledger alone."""
+    """The original value of a finding; only the ledger may use it."""
     return value.value if isinstance(value, Secret) else value
 
 
-def discreet(cast: Cast) -> Cast:
-    """The same cast, whose failure does not quote what it could not convert."""
+def redacted(cast: Cast) -> Cast:
+    """The same cast, with errors that do not quote the value."""
 
     def convert(values: pa.Array) -> Converted:
         try:
@@ -64,10 +64,10 @@ def discreet(cast: Cast) -> Cast:
     return replace(cast, convert=convert)
 
 
-def said_of(table: sa.Table, message: str) -> str:
-    """What PostgreSQL says of a row; where that may quote a secret, it ends before the quotation.
+def redact_message(table: sa.Table, message: str) -> str:
+    """PostgreSQL's message about a row, cut before a quotation that may be a secret.
 
-    Names of the table's own are quoted as well, and stay.
+    Quoted names of the table are kept.
     """
     if not columns(table):
         return message

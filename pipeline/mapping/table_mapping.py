@@ -1,10 +1,11 @@
-"""What a table will look like in the target, given what the source really has.
+"""The table of the target that results from the declaration and the actual source.
 
-The declared table is the rule. Columns that only the source has are carried along, nullable;
-declared columns that the source lacks stay at their default. Both are drift and are reported, but
-for columns that only the target has on purpose (``ColumnRules.added``).
+Columns that only the source has are carried to the target as nullable columns. Declared columns
+that the source lacks keep their default. Both are reported as drift, except for columns that only
+the target is meant to have (``ColumnRules.added``).
 """
 
+import functools
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -23,18 +24,19 @@ from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping import secret
+from pipeline.mapping.cast import Cast
 from pipeline.mapping.row_key import RowKey
-from pipeline.mapping.types import ByteSize, Cast, carried_type, cast_of, type_name
+from pipeline.mapping.types import ByteSize, carried_type, cast_for, type_name
 
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _LONGEST_NAME = 63
 _MOST_COLUMNS = 1_000
-"""PostgreSQL has room for 1,600 of them, if their values are short, and counts dropped ones."""
+"""PostgreSQL's limit is 1,600, or less for long values, and includes dropped columns."""
 
 
 @dataclass(frozen=True)
 class SourceColumn:
-    """A column as SQLite declares it."""
+    """A column and its type in the source."""
 
     name: str
     declared: str
@@ -42,14 +44,12 @@ class SourceColumn:
 
 @dataclass(frozen=True)
 class TableMapping:
-    """A declared table and one source, matched.
+    """A declared table, matched with a source.
 
     Attributes:
-        table: the declared table with the carried columns added.
-        columns: the columns that move, in the target's order.
-        declared: the moving columns' types in the source, by name.
-        drift: where source and declaration disagree.
-        policies: what a person decided.
+        table: the declared table with the carried columns.
+        columns: the columns that are moved, in the order of the target.
+        declared: types of these columns in the source, by name.
     """
 
     table: sa.Table
@@ -60,7 +60,7 @@ class TableMapping:
 
     @property
     def name(self) -> str:
-        """The table's name, the same on both sides."""
+        """The table's name in source and target."""
         return self.table.name
 
     @cached_property
@@ -69,53 +69,53 @@ class TableMapping:
         return RowKey.of(self.table).column
 
     @cached_property
-    def of_keys(self) -> "TableMapping":
-        """The same table, with nothing but its key to read and compare."""
+    def key_mapping(self) -> "TableMapping":
+        """The same mapping with only the key."""
         return replace(self, columns=(self.key,))
 
     @property
     def changed_by(self) -> str | None:
-        """The column that tells when a row changed, if it moves."""
+        """The column with the time of a row's last change, if it is moved."""
         name = TableRules.of(self.table).changed_by
         return name if name in self.casts else None
 
     @cached_property
-    def of_versions(self) -> "TableMapping":
-        """The same table, with what tells of a change: key, date of change, sizes of BLOBs."""
-        telling = [c for c in self.columns if c.name == self.changed_by]
+    def version_mapping(self) -> "TableMapping":
+        """The same mapping with only the key, the time of change and the sizes of BLOBs."""
+        change_time = [c for c in self.columns if c.name == self.changed_by]
         sizes = [
             sa.Column(column.name, ByteSize())
             for column in self.columns
             if isinstance(column.type, sa.LargeBinary)
         ]
-        return replace(self, columns=(self.key, *telling, *sizes))
+        return replace(self, columns=(self.key, *change_time, *sizes))
 
     @property
     def sized(self) -> frozenset[str]:
-        """Names of the columns of which only the size is compared."""
+        """Names of columns whose size is compared instead of their values."""
         return frozenset(c.name for c in self.columns if isinstance(c.type, ByteSize))
 
     @property
     def carried(self) -> frozenset[str]:
-        """Names of the columns that only the source declares."""
+        """Names of columns that only the source has."""
         return frozenset(drift.column for drift in self.drift if drift.kind == "carried")
 
     @cached_property
     def casts(self) -> dict[str, Cast]:
-        """The cast of every moving column, by name."""
+        """The cast of each moved column, by name."""
         zone = self.policies.naive_zone
         casts = {
-            column.name: cast_of(
+            column.name: cast_for(
                 column, naive_zone=zone, double_encoded=column.name in self.double_encoded
             )
             for column in self.columns
         }
         hidden = secret.columns(self.table) & casts.keys()
-        return casts | {name: secret.discreet(casts[name]) for name in hidden}
+        return casts | {name: secret.redacted(casts[name]) for name in hidden}
 
     @cached_property
     def double_encoded(self) -> frozenset[str]:
-        """Names of the columns in which JSON within strings of JSON is unwrapped."""
+        """Names of columns whose double-encoded JSON is unwrapped."""
         if self.policies.double_encoded_json == "keep":
             return frozenset()
         return frozenset(
@@ -124,10 +124,10 @@ class TableMapping:
 
     @cached_property
     def fills(self) -> dict[str, pa.Scalar]:
-        """What stands for a NULL that the target forbids, as COPY takes it, by column.
+        """Replacements for NULLs that the target does not allow, in the form for COPY, by column.
 
         Raises:
-            SettingsError: a value is not of its column's type.
+            SettingsError: a replacement does not fit the type of its column.
         """
         given = {
             column.name: self.policies.forbidden_nulls[f"{self.name}.{column.name}"]
@@ -144,22 +144,22 @@ class TableMapping:
             value = value.encode(errors="surrogatepass")
         rules = [cast.storage_rule("v", ""), *cast.rules("v")]
         try:
-            with closing(sqlite3.connect(":memory:")) as judge:
+            with closing(sqlite3.connect(":memory:")) as database:
                 for rule in rules:
                     sql = f"SELECT ({rule.violated}) IS TRUE FROM (SELECT ? AS v)"
-                    if judge.execute(sql, (value,)).fetchone()[0]:
+                    if database.execute(sql, (value,)).fetchone()[0]:
                         raise ValueError(f"it {rule.message}")
             return cast.convert(pa.array([value], cast.raw)).values[0]
         except (ValueError, OverflowError) as error:
             (given,) = secret.hidden(self.table, name, [value])
             raise SettingsError(
-                f"{given!r} cannot stand for NULL in {self.name}.{name}: {error}",
+                f"{given!r} cannot replace NULL in {self.name}.{name}: {error}",
                 remedy="Correct POLICY_FORBIDDEN_NULLS",
             ) from error
 
     @property
     def parents(self) -> tuple[tuple[sa.Column[Any], sa.Table], ...]:
-        """Every foreign key as (column, table it refers to)."""
+        """Each foreign key as (column, referenced table)."""
         return tuple(
             (key.parent, key.column.table)
             for key in sorted(self.table.foreign_keys, key=lambda key: key.parent.name)
@@ -172,11 +172,31 @@ def match(
     """Match a declared table with the columns that the source has.
 
     Raises:
-        SourceError: the source lacks a column without which rows cannot move, or has more than
-            the policy of extra columns allows.
-        SettingsError: a value that shall stand for NULL is not of its column's type.
+        SourceError: the source lacks a required column, or has columns that the policy forbids.
+        SettingsError: a replacement for NULL does not fit the type of its column.
     """
-    table = declared
+    return _matched(declared, tuple(source_columns), _Decided(policies))
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """Policies as a key; equal only where every value is written alike: 1 is not ``True``."""
+
+    policies: Policies
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Decided) and repr(self.policies) == repr(other.policies)
+
+    def __hash__(self) -> int:
+        return hash(repr(self.policies))
+
+
+@functools.lru_cache(maxsize=128)
+def _matched(
+    declared: sa.Table, source_columns: tuple[SourceColumn, ...], decided: _Decided
+) -> TableMapping:
+    """Match a table; a run asks several times for each, and copies of tables cost the most."""
+    table, policies = declared, decided.policies
     found = {column.name: column for column in source_columns}
     drift = [*_missing(table, found), *_retyped(table, found)]
     extra = [column for column in source_columns if column.name not in table.columns]
@@ -184,7 +204,7 @@ def match(
         _require_room(table, extra)
     if extra and policies.extra_columns == "fail":
         raise SourceError(
-            f"Table {table.name} of the source has columns that are not declared:"
+            f"Table {table.name} of the source has undeclared columns:"
             f" {', '.join(column.name for column in extra)}",
             remedy="Declare them, or set POLICY_EXTRA_COLUMNS to carry or ignore",
         )
@@ -207,7 +227,7 @@ def match(
 
 
 def _require_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
-    """Refuse columns that no table of PostgreSQL can have."""
+    """Reject columns that PostgreSQL does not support."""
     wrong = [
         column.name
         for column in extra
@@ -216,16 +236,16 @@ def _require_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
     ]
     if wrong or len(table.columns) + len(extra) > _MOST_COLUMNS:
         shown = ", ".join(repr(name[:_LONGEST_NAME]) for name in wrong[:5])
-        told = f"columns that PostgreSQL cannot have: {shown}"
+        unsupported = f"columns whose names PostgreSQL does not support: {shown}"
         raise SourceError(
             f"Table {table.name} of the source has"
-            f" {told if wrong else f'{len(extra):,} columns that are not declared, too many'}",
+            f" {unsupported if wrong else f'{len(extra):,} undeclared columns, too many'}",
             remedy="Rename or drop them, or set POLICY_EXTRA_COLUMNS=ignore",
         )
 
 
 def _copy(declared: sa.Table) -> sa.Table:
-    """A table that may get further columns, among copies of those that it refers to."""
+    """A copy of a table that can be extended, with copies of the tables that it refers to."""
     everything = sa.MetaData(
         naming_convention=declared.metadata.naming_convention, info=declared.metadata.info
     )
@@ -240,7 +260,7 @@ def _require_columns(table: sa.Table, policies: Policies) -> None:
         declared = table.metadata.tables.get(of_table)
         if declared is None or column not in declared.columns or declared.columns[column].nullable:
             raise SettingsError(
-                f"POLICY_FORBIDDEN_NULLS names {name}, which is no column that forbids NULL",
+                f"POLICY_FORBIDDEN_NULLS names {name}, which is not a NOT NULL column",
                 remedy='Correct it, as in {"content_fragments.native_text": ""}',
             )
 
@@ -266,8 +286,8 @@ def _retyped(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
         source = found.get(column.name)
         if source is None or not source.declared:
             continue
-        expected = cast_of(column).storage
-        actual = cast_of(sa.Column(column.name, carried_type(source.declared))).storage
+        expected = cast_for(column).storage
+        actual = cast_for(sa.Column(column.name, carried_type(source.declared))).storage
         if not set(expected) & set(actual):
             detail = f"declared {source.declared} in the source, {column.type} in the target"
             drift.append(Drift(table.name, column.name, "retyped", detail))

@@ -1,1 +1,1 @@
-"""What moves: one module a migration, found by ``registry``; its sample lies beside it."""
+"""The migrations, one module each with its sample; ``registry`` finds them."""

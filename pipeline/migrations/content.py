@@ -1,14 +1,15 @@
-"""The learning application: the four tables that move to PostgreSQL, and what hangs beside them.
+"""The learning application: the four tables that move to PostgreSQL, with search and Anki.
 
-The declarations are the target's schema, word for word the plan's DDL. Their order is the order
-of the move: a table comes after every table that it refers to. What goes beyond DDL is in the rules
-of a table and its columns.
+The declarations are the schema of the target and equal the planned DDL. They are in the order of
+the move: a table comes after the tables that it refers to. Rules of tables and columns add what DDL
+does not cover.
 """
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.declared import access
+from pipeline.declared.columns import integer_id, moment, reference
 from pipeline.declared.rules import ColumnRules, SharedRules, TableRules
 from pipeline.migrations.content_sample import make_sample
 from pipeline.migrations.declaration import NAMES, Anki, Migration, Search
@@ -16,31 +17,8 @@ from pipeline.migrations.declaration import NAMES, Anki, Migration, Search
 metadata = sa.MetaData(naming_convention=NAMES, info=SharedRules(access=access.DEFAULT).info)
 
 
-def _moment(name: str, description: str) -> sa.Column[object]:
-    return sa.Column(
-        name,
-        sa.DateTime(timezone=True),
-        server_default=sa.text("now()"),
-        info=ColumnRules(description).info,
-    )
-
-
 def _id() -> sa.Column[int]:
-    return sa.Column(
-        "id",
-        sa.Integer,
-        primary_key=True,
-        info=ColumnRules("Survives the move; files and cards are named after it.").info,
-    )
-
-
-def _refers_to(name: str, parent: str) -> sa.Column[int]:
-    return sa.Column(
-        name,
-        sa.Integer,
-        sa.ForeignKey(f"{parent}.id", ondelete="CASCADE"),
-        info=ColumnRules(f"The row of {parent} that this one belongs to.").info,
-    )
+    return integer_id("Unchanged by the migration; files and cards are named after it.")
 
 
 learning_content = sa.Table(
@@ -56,10 +34,10 @@ learning_content = sa.Table(
     sa.Column("difficulty_level", sa.Integer),
     sa.Column("tags", JSONB, info=ColumnRules("A list of strings.").info),
     sa.Column("content_metadata", JSONB),
-    _moment("created_at", "When the content was written."),
-    _moment("updated_at", "When the content last changed."),
+    moment("created_at", "When the content was created.", now=True),
+    moment("updated_at", "When the content last changed.", now=True),
     info=TableRules(
-        "What is learned: a word or phrase, its translation and its sound.",
+        "Words and phrases with translation and pronunciation.",
         changed_by="updated_at",
     ).info,
 )
@@ -81,11 +59,11 @@ content_fragments = sa.Table(
     sa.Column("extra", sa.Text),
     sa.Column("fragment_type", sa.String(50), nullable=False),
     sa.Column("fragment_metadata", JSONB),
-    _moment("created_at", "When the fragment was written."),
-    _moment("updated_at", "When the fragment last changed."),
-    _refers_to("learning_content_id", "learning_content"),
+    moment("created_at", "When the fragment was created.", now=True),
+    moment("updated_at", "When the fragment last changed.", now=True),
+    reference("learning_content_id", "learning_content", nullable=True),
     info=TableRules(
-        "Examples, meanings and tips that belong to a content.",
+        "Examples, meanings and tips for a content.",
         changed_by="updated_at",
     ).info,
 )
@@ -97,22 +75,22 @@ fragment_assets = sa.Table(
     "fragment_assets",
     metadata,
     _id(),
-    _refers_to("fragment_id", "content_fragments"),
+    reference("fragment_id", "content_fragments", nullable=True),
     sa.Column("asset_type", sa.String(20), nullable=False),
     sa.Column(
         "asset_data",
         sa.LargeBinary,
         nullable=False,
         info=ColumnRules(
-            "The file itself. Compressed already, so PostgreSQL does not try.",
+            "The file. It is already compressed, so PostgreSQL does not compress it.",
             storage="EXTERNAL",
         ).info,
     ),
     sa.Column("asset_metadata", JSONB),
-    _moment("created_at", "When the file was made; making it anew moves it forward."),
+    moment("created_at", "When the file was created or replaced.", now=True),
     sa.Column("created_by", sa.String(100)),
     info=TableRules(
-        "Audio, images and videos of the fragments, kept in the database.",
+        "Audio, images and videos of the fragments.",
         changed_by="created_at",
     ).info,
 )
@@ -128,15 +106,15 @@ rankings = sa.Table(
     "rankings",
     metadata,
     _id(),
-    _refers_to("fragment_id", "content_fragments"),
-    _refers_to("asset_id", "fragment_assets"),
+    reference("fragment_id", "content_fragments", nullable=True),
+    reference("asset_id", "fragment_assets", nullable=True),
     sa.Column("rank_score", sa.Numeric(3, 2), server_default=sa.text("0.0")),
     sa.Column("assessed_by", sa.String(100), nullable=False),
     sa.Column("assessment_notes", sa.Text),
-    _moment("created_at", "When the rating was given."),
-    _moment("updated_at", "When the rating last changed."),
+    moment("created_at", "When the rating was created.", now=True),
+    moment("updated_at", "When the rating last changed.", now=True),
     info=TableRules(
-        "Ratings of fragments and of their assets, 0 to 5.",
+        "Ratings of fragments and assets, 0 to 5.",
         changed_by="updated_at",
     ).info,
 )
@@ -159,4 +137,4 @@ CONTENT = Migration(
     beside=(Search((learning_content, content_fragments)), Anki()),
     plain=True,
 )
-"""The learning application; what it had before there was another one keeps its plain names."""
+"""The learning application; its assets, jobs and commands have plain names."""

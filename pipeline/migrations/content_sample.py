@@ -1,8 +1,7 @@
-"""A sample source: a small SQLite file in the Anki application's schema.
+"""A sample source: a small SQLite file with the schema of the learning application.
 
-The file holds sixty Thai words with everything the application keeps about them, and, with ids from
-9001, the rows that a first migration has to refuse or hold back. Every value comes from the seed:
-the same seed gives the same rows. An existing file is never touched.
+The file contains sixty Thai words with all data of the application. Rows with ids from 9001 are
+rejected or held by a first migration. The same seed produces the same rows.
 """
 
 import io
@@ -15,11 +14,11 @@ import wave
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.migrations.sample_file import write
+from pipeline.migrations.content_words import SENTENCES, TIPS, Word, words
+from pipeline.migrations.sample_file import Row, insert, numbered, write
 
 _SCHEMA = """
 CREATE TABLE learning_content (
@@ -53,7 +52,7 @@ CREATE TABLE vector_search (
     vector BLOB NOT NULL);
 """
 
-# Each row has one fault. Columns that an INSERT leaves out are NULL and may be.
+# Each row has one fault. Columns that are missing in an INSERT are nullable.
 _FLAWS = r"""
 -- A title of 208 characters where the target takes 200. What hangs below it waits for it:
 -- fragments 9001 and 9002, asset 9001 and rankings 9001 and 9002 are sound but have no parent.
@@ -112,74 +111,8 @@ INSERT INTO rankings (id, fragment_id, asset_id, rank_score, assessed_by, create
     (9013, 1, NULL, 4.333333333333333, 'average', '2025-03-08 08:05:00');
 """
 
-# Every kind of word: three sentences (Thai, IPA, English) that it fits, and a tip.
-_SENTENCES = {
-    "verb": (
-        ("วันนี้ผมไม่อยาก{}", "wan.níː pʰǒm mâj jàːk̚ {}", "I do not want {} today."),
-        ("เขาเริ่ม{}แล้ว", "kʰǎw rɤ̂ːm {} lɛ́ːw", "He has started {}."),
-        ("คุณอยาก{}ไหม", "kʰun jàːk̚ {} mǎj", "Do you want {}?"),
-    ),
-    "noun": (
-        ("{}อยู่ที่ไหน", "{} jùː tʰîː.nǎj", "Where is the {}?"),
-        ("นี่คือ{}", "nîː kʰɯː {}", "This is the {}."),
-        ("ผมคิดถึง{}", "pʰǒm kʰít̚.tʰɯ̌ŋ {}", "I miss the {}."),
-    ),
-    "adjective": (
-        ("{}มากจริง ๆ", "{} mâːk̚ t͡ɕiŋ t͡ɕiŋ", "Really very {}."),
-        ("ไม่{}เลย", "mâj {} lɤːj", "Not {} at all."),
-        ("{}ไหม", "{} mǎj", "Is it {}?"),
-    ),
-    "day": (
-        ("{}อากาศร้อน", "{} ʔaː.kàːt̚ rɔ́ːn", "Hot weather {}."),
-        ("{}เป็นวันหยุด", "{} pen wan.jùt̚", "A day off {}."),
-        ("เล่าเรื่อง{}ให้ฟังหน่อย", "lâw rɯ̂aŋ {} hâj faŋ nɔ̀j", "Tell me about {}."),
-    ),
-    "phrase": (
-        ("เขาพูดว่า {}", "kʰǎw pʰûːt̚ wâː {}", "He said: {}."),
-        ("อย่าลืมพูดว่า {}", "jàː lɯːm pʰûːt̚ wâː {}", "Do not forget to say: {}."),
-        ("ผมลืมพูดว่า {}", "pʰǒm lɯːm pʰûːt̚ wâː {}", "I forgot to say: {}."),
-    ),
-}
-_TIPS = {
-    "verb": "The verb never changes: {0}แล้ว tells that it is done, จะ{0} that it is to come.",
-    "noun": "There is no plural form: {0} is one or many, and a classifier counts them.",
-    "adjective": "It follows its noun and needs no verb “to be”; {0}กว่า is the comparative.",
-    "day": "It opens or closes the sentence; with {0} the verb needs no tense.",
-    "phrase": "Say {0}ครับ as a man, {0}ค่ะ as a woman, with a wai 🙏 to elders.",
-}
-
-# Each line: a kind and a topic; then the words as native text, IPA, difficulty and translation.
-_WORDS = """
-noun food: น้ำ náːm 1 water; ข้าว kʰâːw 1 rice; กาแฟ kaː.fɛː 2 coffee
-noun home: บ้าน bâːn 1 house
-noun shopping: ตลาด tà.làːt̚ 2 market
-noun animals: หมา mǎː 1 dog; แมว mɛːw 1 cat; ปลา plaː 1 fish; ไก่ kàj 1 chicken; หมู mǔː 1 pig
-noun animals: ม้า máː 2 horse; ช้าง t͡ɕʰáːŋ 2 elephant; นก nók̚ 2 bird
-noun people: แม่ mɛ̂ː 1 mother; พ่อ pʰɔ̂ː 1 father; พี่ pʰîː 2 older sibling; น้อง nɔ́ːŋ 2 younger sibling
-noun people: เพื่อน pʰɯ̂an 2 friend; หมอ mɔ̌ː 2 doctor
-noun school: ครู kʰruː 1 teacher; หนังสือ nǎŋ.sɯ̌ː 2 book; โรงเรียน roːŋ.rian 2 school
-noun school: มหาวิทยาลัย má.hǎː.wít̚.tʰá.jaː.laj 4 university
-noun travel: รถ rót̚ 1 car; ถนน tʰà.nǒn 3 road; ประเทศ prà.tʰêːt̚ 4 country
-noun weather: ฝน fǒn 2 rain
-noun news: เศรษฐกิจ sèːt̚.tʰà.kìt̚ 5 economy; สิ่งแวดล้อม sìŋ.wɛ̂ːt̚.lɔ́ːm 5 environment
-verb food: กิน kin 1 to eat
-verb people: รัก rák̚ 1 to love
-verb travel: ไป paj 1 to go; มา maː 1 to come
-verb school: เรียน rian 1 to study; พูด pʰûːt̚ 2 to speak; อ่าน ʔàːn 3 to read; เขียน kʰǐan 3 to write
-verb school: รู้ rúː 3 to know; เข้าใจ kʰâw.t͡ɕaj 3 to understand
-verb shopping: ซื้อ sɯ́ː 2 to buy; ขาย kʰǎːj 3 to sell
-verb home: นอน nɔːn 2 to sleep; ทำงาน tʰam.ŋaːn 3 to work
-adjective weather: ร้อน rɔ́ːn 2 hot; หนาว nǎːw 2 cold
-adjective people: สวย sǔaj 2 beautiful; ดี diː 1 good; สนุก sà.nùk̚ 3 fun
-adjective home: ใหญ่ jàj 2 big; เล็ก lék̚ 2 small
-adjective shopping: แพง pʰɛːŋ 2 expensive; ถูก tʰùːk̚ 3 cheap
-adjective food: อร่อย ʔà.rɔ̀j 3 delicious; เผ็ด pʰèt̚ 3 spicy
-day time: วันนี้ wan.níː 2 today; พรุ่งนี้ pʰrûŋ.níː 3 tomorrow; เมื่อวาน mɯ̂a.waːn 3 yesterday
-phrase people: สวัสดี sà.wàt̚.diː 1 hello; ขอบคุณ kʰɔ̀ːp̚.kʰun 1 thank you; ขอโทษ kʰɔ̌ː.tʰôːt̚ 2 sorry
-"""
-
-# The mark that IPA puts on a vowel: the tone's name, and its pitch in semitones at the start, the
-# middle and the end of a syllable.
+# A tone mark of IPA: the tone's name, and its pitch in semitones at the start, the middle and the
+# end of a syllable.
 _TONES = {
     "": ("mid", (0, 0, -1)),
     "\N{COMBINING GRAVE ACCENT}": ("low", (-2, -4, -6)),
@@ -191,70 +124,35 @@ _RATE = 8000
 _BANGKOK = timezone(timedelta(hours=7))
 _NEW_YEAR = datetime(2025, 1, 1, tzinfo=UTC)
 
-_Row = tuple[object, ...]
-
-
-class _Word(NamedTuple):
-    kind: str
-    topic: str
-    native: str
-    ipa: str
-    difficulty: int
-    translation: str
-
 
 def make_sample(path: Path, *, seed: int = 7) -> None:
-    """Write a sample source with seven tables, flawed rows included, to a new SQLite file.
-
-    The file appears under its name only when it is complete. Missing folders are created.
-
-    Args:
-        path: Where the file goes.
-        seed: Decides every random choice. The same seed gives the same rows.
+    """Create a sample source with seven tables, faulty rows included.
 
     Raises:
-        FileExistsError: Something has this name already; it is left as it is.
+        FileExistsError: the path exists; it does not change.
     """
     write(path, lambda source: _fill(source, random.Random(seed)))
 
 
 def _fill(source: sqlite3.Connection, rng: random.Random) -> None:
     source.executescript(_SCHEMA)
-    words = list(enumerate(_words(), 1))
-    _insert(source, "learning_content", [_content(rng, i, word) for i, word in words])
-    fragments = [row for i, word in words for row in _fragments(rng, i, word)]
-    _insert(source, "content_fragments", _numbered(fragments))
-    assets = _numbered(row for i, row in enumerate(fragments, 1) for row in _assets(rng, i, row))
-    _insert(source, "fragment_assets", assets)
+    numbered_words = list(enumerate(words(), 1))
+    insert(source, "learning_content", [_content(rng, i, word) for i, word in numbered_words])
+    fragments = [row for i, word in numbered_words for row in _fragments(rng, i, word)]
+    insert(source, "content_fragments", numbered(fragments))
+    assets = numbered(row for i, row in enumerate(fragments, 1) for row in _assets(rng, i, row))
+    insert(source, "fragment_assets", assets)
     owners = [(i, None) for i in range(1, len(fragments) + 1)] + [(f, a) for a, f, *_ in assets]
-    _insert(source, "rankings", _numbered(row for owner in owners for row in _rankings(rng, owner)))
+    insert(source, "rankings", numbered(row for owner in owners for row in _rankings(rng, owner)))
     source.executescript(_FLAWS)
     contents = [i for (i,) in source.execute("SELECT id FROM learning_content ORDER BY id")]
-    _insert(source, "anki_cards", [_card(rng, i, c) for i, c in enumerate(contents, 1)])
-    embeddings = _numbered(_embeddings(rng))
-    _insert(source, "vector_embeddings", embeddings)
-    _insert(source, "vector_search", list(_searchable(embeddings)))
+    insert(source, "anki_cards", [_card(rng, i, c) for i, c in enumerate(contents, 1)])
+    embeddings = numbered(_embeddings(rng))
+    insert(source, "vector_embeddings", embeddings)
+    insert(source, "vector_search", list(_searchable(embeddings)))
 
 
-def _insert(source: sqlite3.Connection, table: str, rows: Sequence[_Row]) -> None:
-    marks = ", ".join("?" * len(rows[0]))
-    source.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
-
-
-def _numbered(rows: Iterable[_Row]) -> list[_Row]:
-    return [(i, *row) for i, row in enumerate(rows, 1)]
-
-
-def _words() -> Iterator[_Word]:
-    for line in _WORDS.strip().splitlines():
-        group, entries = line.split(": ")
-        kind, topic = group.split()
-        for entry in entries.split("; "):
-            native, ipa, difficulty, translation = entry.split(" ", 3)
-            yield _Word(kind, topic, native, ipa, int(difficulty), translation)
-
-
-def _content(rng: random.Random, number: int, word: _Word) -> _Row:
+def _content(rng: random.Random, number: int, word: Word) -> Row:
     title = f"{word.native} ({word.translation})"
     tags = _json(rng, [word.topic, f"level-{word.difficulty}"])
     metadata = _json(rng, {"original_card_id": 4000 + number, "part_of_speech": word.kind})
@@ -264,16 +162,16 @@ def _content(rng: random.Random, number: int, word: _Word) -> _Row:
     return number, title, "vocabulary", "thai", *texts, tags, metadata, created, updated, reviewed
 
 
-def _fragments(rng: random.Random, content: int, word: _Word) -> Iterator[_Row]:
+def _fragments(rng: random.Random, content: int, word: Word) -> Iterator[Row]:
     """Yield a word's fragments without ids: its item, two examples, one to three others."""
     sentences = [
         (thai.format(word.native), english.format(word.translation), ipa.format(word.ipa))
-        for thai, ipa, english in _SENTENCES[word.kind]
+        for thai, ipa, english in SENTENCES[word.kind]
     ]
     tones = ", ".join(_TONES[mark][0] for mark in _tone_marks(word.ipa))
     meaning = f"{word.native} is the {word.kind} “{word.translation}”."
-    tip = _TIPS[word.kind].format(word.native)
-    # Both normal forms of Unicode occur, as text typed and text copied do.
+    tip = TIPS[word.kind].format(word.native)
+    # Both normal forms of Unicode occur, as in typed and in copied text.
     decomposed = unicodedata.normalize("NFD", word.ipa)
     others = [
         ("basic_meaning", word.native, meaning, None),
@@ -294,7 +192,7 @@ def _fragments(rng: random.Random, content: int, word: _Word) -> Iterator[_Row]:
         yield native, body, sound, extra, kind, metadata, *_stamps(rng), content
 
 
-def _assets(rng: random.Random, fragment: int, row: _Row) -> Iterator[_Row]:
+def _assets(rng: random.Random, fragment: int, row: Row) -> Iterator[Row]:
     """Yield the audio of a fragment without ids: about half of the fragments have some."""
     _, _, ipa, _, kind, *_ = row
     likely = {"target_learning_item": 1.0, "real_life_example": 0.75}.get(str(kind), 0.0)
@@ -307,41 +205,41 @@ def _assets(rng: random.Random, fragment: int, row: _Row) -> Iterator[_Row]:
         yield fragment, "audio", sound, metadata, _stamps(rng)[0], rng.choice(["system", None])
 
 
-def _rankings(rng: random.Random, owner: tuple[object, object]) -> Iterator[_Row]:
+def _rankings(rng: random.Random, owner: tuple[object, object]) -> Iterator[Row]:
     """Yield up to two rankings, without ids, of a fragment or of one of its assets."""
     fragment, asset = owner
-    # The application leaves the fragment out of some rankings of assets.
+    # The application omits the fragment in some rankings of assets.
     rated = None if asset and rng.random() < 0.3 else fragment
     for judge in rng.sample(["somchai", "malee", "nok"], rng.choice([0, 1, 1, 2])):
         note = rng.choice(["clear", "ชัดเจนดี", None, None])
         yield rated, asset, round(rng.uniform(0, 5), 2), judge, note, *_stamps(rng)
 
 
-def _card(rng: random.Random, number: int, content: int) -> _Row:
-    """Return a card that waits for its first export."""
+def _card(rng: random.Random, number: int, content: int) -> Row:
+    """Return a card that was never exported."""
     tags = json.dumps(["sync::new", rng.choice(["hard", "easy"])])
     return number, None, "top-thai-2000", tags, *_stamps(rng), content, None
 
 
-def _embeddings(rng: random.Random) -> Iterator[_Row]:
+def _embeddings(rng: random.Random) -> Iterator[Row]:
     for card in range(1, 6):
         for side in ("front", "back", "combined"):
             vector = json.dumps([round(rng.gauss(0, 0.05), 6) for _ in range(384)])
             yield card, side, vector, 384, _stamps(rng)[0]
 
 
-def _searchable(embeddings: Iterable[_Row]) -> Iterator[_Row]:
+def _searchable(embeddings: Iterable[Row]) -> Iterator[Row]:
     for number, card, side, vector, *_ in embeddings:
         yield number, card, side, np.array(json.loads(str(vector)), np.float32).tobytes()
 
 
 def _json(rng: random.Random, value: object) -> str | None:
-    """Return the text of `value`, or now and then SQL NULL or JSON null instead."""
+    """Return the JSON of `value`, or sometimes SQL NULL or JSON null."""
     return rng.choices([json.dumps(value), None, "null"], weights=[80, 12, 8])[0]
 
 
 def _stamps(rng: random.Random) -> tuple[str, str]:
-    """Return a creation and a later update, both in one of the shapes that occur."""
+    """Return a creation and a later update, in one of the formats that occur."""
     created = _NEW_YEAR + timedelta(microseconds=rng.randrange(200 * 86_400 * 10**6))
     updated = created + timedelta(microseconds=rng.randrange(30 * 86_400 * 10**6))
     shape = rng.choice(["%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S", None])

@@ -1,8 +1,8 @@
-"""The words in which a migration is declared.
+"""The vocabulary for declaring a migration.
 
-A migration is one module with a ``Migration``; ``registry`` finds it. Settings, commands, jobs,
-assets and messages follow from it. What hangs beside its tables is declared by ``beside``; the
-parts of the project that build it look for the kinds that they know.
+A migration is a module with a ``Migration``, which ``registry`` finds. Its settings, commands,
+jobs, assets and messages follow from the declaration. ``beside`` declares features in addition to
+the tables; the code of a feature looks for its own kind.
 """
 
 from collections.abc import Callable
@@ -20,29 +20,29 @@ NAMES = {
     "ck": "%(table_name)s_%(constraint_name)s_check",
     "uq": "%(table_name)s_%(column_0_name)s_key",
 }
-"""PostgreSQL's own names for constraints, so that declared and hand-written DDL agree."""
+"""PostgreSQL's default names of constraints, so that declared and hand-written DDL are equal."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Something that hangs beside a migration's tables; of each kind there is one at most."""
+    """A feature in addition to a migration's tables, at most one of each kind."""
 
 
 @dataclass(frozen=True)
 class Search(Beside):
-    """Indexes by which these tables are searched; each sync ends with them."""
+    """Search indexes of these tables, which each sync updates."""
 
     tables: tuple[sa.Table, ...]
 
 
 @dataclass(frozen=True)
 class Anki(Beside):
-    """Notes in Anki that follow the tables; the gate of a cut-over asks whether they do."""
+    """Notes in Anki that follow the tables; the gate of a cut-over checks them."""
 
 
 @dataclass(frozen=True)
 class Realtime(Beside):
-    """The feed of changes and its channels; the gate of a cut-over asks whether events arrive."""
+    """The feed of changes and its channels; the gate of a cut-over checks that events arrive."""
 
 
 Kind = TypeVar("Kind", bound=Beside)
@@ -53,14 +53,14 @@ class Migration:
     """Tables that move together, parents before children.
 
     Attributes:
-        name: what commands, groups of assets and the ledger call it.
-        metadata: its tables; no name occurs in two migrations.
-        setting: the variable that names its source.
-        make_sample: makes a small source where none is named.
-        owners: who owns its assets.
-        beside: what hangs beside its tables.
-        plain: its assets, jobs and commands have plain names, without its own; at most one
-            migration has those.
+        name: the name in commands, groups of assets and the ledger.
+        metadata: the tables; a table name occurs in one migration only.
+        setting: the variable that names the source.
+        make_sample: creates a small source if none is configured.
+        owners: the owners of the assets.
+        beside: features in addition to the tables.
+        plain: assets, jobs and commands have names without that of the migration; at most one
+            migration is plain.
     """
 
     name: str
@@ -73,23 +73,23 @@ class Migration:
 
     @property
     def tables(self) -> list[sa.Table]:
-        """Its tables, parents before children."""
+        """The tables, parents before children."""
         return self.metadata.sorted_tables
 
     @property
     def sample(self) -> str:
-        """The name of the file that is made where no source is named."""
+        """The file name of the sample."""
         return self.named("sample.db")
 
     def named(self, what: str) -> str:
-        """The name of its asset, step, job or file of a kind that every migration has."""
+        """The name of an asset, step, job or file that every migration has."""
         return what if self.plain else f"{self.name}_{what}"
 
     @property
     def address(self) -> Address:
-        """How sentences that are about it name commands and its source."""
+        """The form of commands and of the source setting in sentences about this migration."""
         return Address("" if self.plain else self.name, self.setting)
 
     def declared(self, kind: type[Kind]) -> Kind | None:
-        """What of a kind hangs beside its tables; None if nothing does."""
+        """The feature of a kind, None if the migration has none."""
         return next((each for each in self.beside if isinstance(each, kind)), None)

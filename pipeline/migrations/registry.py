@@ -1,7 +1,7 @@
-"""The migrations there are: those of this package, and of one more folder if the settings name it.
+"""The known migrations: those of this package and of an additional folder from the settings.
 
-Every module is imported once in a process, and whatever ``Migration`` it declares is taken. Other
-modules, such as samples, may lie beside; a module of a further folder imports them relatively.
+Each module is imported once per process, and each ``Migration`` in it is registered. The folders
+may contain other modules, such as samples; modules of the additional folder import them relatively.
 """
 
 import functools
@@ -27,13 +27,13 @@ _SETTING = re.compile("[A-Z][A-Z0-9_]*")
 
 @dataclass(frozen=True)
 class Registry:
-    """Migrations in the order in which people are shown them."""
+    """Migrations in the order for display."""
 
     migrations: tuple[Migration, ...]
 
     @property
     def names(self) -> list[str]:
-        """What the migrations are called."""
+        """The names of all migrations."""
         return [migration.name for migration in self.migrations]
 
     @property
@@ -42,32 +42,32 @@ class Registry:
         return [table for migration in self.migrations for table in migration.tables]
 
     def __iter__(self) -> Iterator[Migration]:
-        """Every migration."""
+        """All migrations."""
         return iter(self.migrations)
 
     def get(self, name: str) -> Migration | None:
-        """The migration of a name."""
+        """Find a migration by name."""
         return next((each for each in self.migrations if each.name == name), None)
 
     def of(self, tables: Sequence[sa.Table]) -> Migration:
-        """The migration that some tables, all of one, belong to."""
+        """The migration of tables that belong together."""
         return next(each for each in self.migrations if each.metadata is tables[0].metadata)
 
     def holding(self, table: str) -> Migration | None:
-        """The migration that has a table of a name."""
+        """Find the migration of a table by the table's name."""
         return next((each for each in self.migrations if table in each.metadata.tables), None)
 
     def having(self, kind: type[Beside]) -> Migration | None:
-        """The migration beside whose tables something of a kind hangs."""
+        """Find the first migration with a feature of a kind."""
         return next((each for each in self.migrations if each.declared(kind)), None)
 
 
 def find(folder: Path | None = None) -> Registry:
-    """The migrations of this package, and of a further folder.
+    """Find the migrations of this package and of an additional folder.
 
     Raises:
-        SettingsError: the folder declares none, cannot be imported, or two migrations contradict
-            each other.
+        SettingsError: the folder declares no migration or cannot be imported, or two migrations
+            conflict.
     """
     return _found(folder)
 
@@ -75,15 +75,15 @@ def find(folder: Path | None = None) -> Registry:
 @functools.cache
 def _found(folder: Path | None) -> Registry:
     own = _declared(_modules(pipeline.migrations))
-    further = [] if folder is None else _declared(_modules(_package(folder)))
-    if folder is not None and not set(further) - set(own):
+    additional = [] if folder is None else _declared(_modules(_package(folder)))
+    if folder is not None and not set(additional) - set(own):
         raise SettingsError(
             f"MIGRATIONS_FOLDER {folder} declares no migration",
-            remedy="Let a module there declare a Migration, or leave the setting out",
+            remedy="Declare a Migration in a module there, or remove the setting",
         )
-    # The one with plain names comes first: it is the one that is meant where none is named.
+    # The one with plain names comes first, because it is the default.
     own.sort(key=lambda each: not each.plain)
-    registry = Registry(tuple(dict.fromkeys([*own, *further])))
+    registry = Registry(tuple(dict.fromkeys([*own, *additional])))
     _require_consistent(registry)
     return registry
 
@@ -93,20 +93,20 @@ def _modules(package: ModuleType) -> Iterator[ModuleType]:
         name = f"{package.__name__}.{module.name}"
         try:
             yield importlib.import_module(name)
-        except Exception as error:  # whatever a module of somebody else's may raise
+        except Exception as error:  # modules of users may raise anything
             raise SettingsError(
                 f"The migration {module.name} in {next(iter(package.__path__))} cannot be imported"
                 f" ({type(error).__name__}: {error})",
-                remedy="Correct that module, or move it away",
+                remedy="Correct that module, or remove it from the folder",
             ) from error
 
 
 def _package(folder: Path) -> ModuleType:
-    """A folder as a package, so that its modules can import each other relatively."""
+    """Make a folder a package, so that its modules can import each other relatively."""
     if not folder.is_dir():
         raise SettingsError(
-            f"MIGRATIONS_FOLDER {folder} is no folder",
-            remedy="Name the folder that holds the modules of your migrations",
+            f"MIGRATIONS_FOLDER {folder} is not a folder",
+            remedy="Set it to the folder with the modules of your migrations",
         )
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
     package = ModuleType(f"pipeline_migrations_{digest}")
@@ -115,38 +115,38 @@ def _package(folder: Path) -> ModuleType:
 
 
 def _declared(modules: Iterable[ModuleType]) -> list[Migration]:
-    """What modules declare, by name; one of them may import what another one declares."""
+    """Migrations of modules, sorted by name; modules may import each other's."""
     values = (value for module in modules for value in vars(module).values())
     found = {value for value in values if isinstance(value, Migration)}
     return sorted(found, key=lambda each: each.name)
 
 
 def _require_consistent(registry: Registry) -> None:
-    """Refuse migrations that would get into each other's way.
+    """Reject invalid names and migrations that conflict.
 
     Raises:
-        SettingsError: says what two of them have in common, or which name cannot be used.
+        SettingsError: names the conflict or the invalid name.
     """
     for migration in registry:
         if not _NAME.fullmatch(migration.name) or not _SETTING.fullmatch(migration.setting):
             raise _unusable(
-                f"a migration cannot be called {migration.name!r}, with its source in"
-                f" {migration.setting!r}"
+                f"the name {migration.name!r} or the setting {migration.setting!r} is not valid;"
+                " write them like my_content and MY_CONTENT_URL"
             )
     first: dict[str, Migration] = {}
     for migration in registry:
-        for claim in _of(migration):
+        for claim in _claims(migration):
             other = first.setdefault(claim, migration)
             if other is not migration:
                 raise _unusable(f"{other.name} and {migration.name} both have {claim}")
 
 
-def _of(migration: Migration) -> Iterator[str]:
-    """What only one migration can have."""
+def _claims(migration: Migration) -> Iterator[str]:
+    """Properties that only one migration can have."""
     yield f"the name {migration.name}"
     yield f"the setting {migration.setting}"
     yield from (f"a table {table.name}" for table in migration.tables)
-    yield from (f"{type(each).__name__} beside it" for each in migration.beside)
+    yield from (f"the feature {type(each).__name__}" for each in migration.beside)
     if migration.plain:
         yield "plain names"
 
@@ -154,5 +154,5 @@ def _of(migration: Migration) -> Iterator[str]:
 def _unusable(why: str) -> SettingsError:
     return SettingsError(
         f"The migrations cannot be used together: {why}",
-        remedy="Change the declaration of one of them",
+        remedy="Change one of their declarations",
     )

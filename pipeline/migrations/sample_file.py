@@ -1,8 +1,8 @@
-"""A sample appears under its name only when it is complete, and never over something else."""
+"""Creation of samples: a file appears only when it is complete, and never replaces another."""
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,17 +10,17 @@ from tempfile import TemporaryDirectory
 from pipeline.core import private
 from pipeline.core.errors import FilesError
 
+Row = tuple[object, ...]
+
 
 def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
-    """Write a new SQLite file; missing folders are created.
+    """Create an SQLite file and missing folders.
 
-    Args:
-        path: where it goes.
-        fill: makes tables and rows in an empty database.
+    ``fill`` creates tables and rows in an empty database.
 
     Raises:
-        FileExistsError: something has this name already; it is left as it is.
-        FilesError: it cannot be written.
+        FileExistsError: the path exists; it does not change.
+        FilesError: the file cannot be written.
     """
     _refuse_existing(path)
     private.folder(path.parent)
@@ -37,12 +37,23 @@ def write(path: Path, fill: Callable[[sqlite3.Connection], None]) -> None:
         except sqlite3.OperationalError as error:
             raise FilesError(
                 f"The sample {path} cannot be written ({error})",
-                remedy="Free space on that disk, or name a source of your own",
+                remedy="Free space on that disk, or configure a source",
             ) from error
         _refuse_existing(path)
         whole.rename(path)
 
 
+def insert(source: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
+    """Insert rows with a value for each column."""
+    marks = ", ".join("?" * len(rows[0]))
+    source.executemany(f"INSERT INTO `{table}` VALUES ({marks})", rows)
+
+
+def numbered(rows: Iterable[Row]) -> list[Row]:
+    """Put ids from 1 in front of rows."""
+    return [(i, *row) for i, row in enumerate(rows, 1)]
+
+
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists; move it away or choose another name for the sample")
+        raise FileExistsError(f"{path} exists; move it or choose another path for the sample")

@@ -1,49 +1,49 @@
-"""The group-spaces application: its tables, those of Better Auth among them, and its realtime.
+"""The group-spaces application: its tables, those of Better Auth, and its realtime events.
 
-Declared as the tables of ``content`` are.
+The declarations follow those of ``content``.
 
-Who is signed in sees the spaces of which he is an active member, with what belongs to them, and
-what concerns him alone. Better Auth's ids are text, so he is known by ``sub`` of the request's
-claims and not by Supabase's ``auth.uid()``, which is a UUID. Conditions are written so that
-PostgreSQL asks once in a statement and finds rows by an index; what hangs on a note or a lesson is
-seen with it.
+An authenticated user sees the spaces in which the user is an active member, the rows of these
+spaces, and the user's own rows. Better Auth's ids are text, so users are identified by ``sub`` of
+the request's claims and not by Supabase's ``auth.uid()``, which is a UUID. PostgreSQL evaluates the
+conditions once per statement and finds rows by an index. Rows of a note or a lesson are visible
+with the note or the lesson.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.declared import access
-from pipeline.declared.events import Occurs, Told
-from pipeline.declared.objects import Function
+from pipeline.declared import access, better_auth
+from pipeline.declared.columns import (
+    add_index,
+    created_at,
+    double_encoded_json,
+    integer_id,
+    moment,
+    reference,
+    require_one_of,
+    text,
+    updated_at,
+)
+from pipeline.declared.events import EventRule, PublishedChanges
+from pipeline.declared.functions import Function
 from pipeline.declared.rules import ColumnRules, SharedRules, TableRules
 from pipeline.migrations.declaration import NAMES, Migration, Realtime
 from pipeline.migrations.spaces_sample import make_sample
 
 _CALLER = """u.auth_provider_id =
     nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::json ->> 'sub'"""
-"""A setting that was set for a transaction is empty after it, and no JSON."""
+"""After a transaction, a setting of the transaction is empty, which is not valid JSON."""
 
 _OWN_SPACES = f"""
     SELECT m.space_id FROM public.space_members AS m JOIN public.users AS u ON u.id = m.user_id
     WHERE m.status = 'active' AND {_CALLER}"""
 
 _ME = Function(
-    "me",
-    "integer",
-    f"""
-  RETURN (SELECT u.id FROM public.users AS u WHERE {_CALLER});
-""",
+    "me", "integer", f"\n  RETURN (SELECT u.id FROM public.users AS u WHERE {_CALLER});\n"
 )
-_SPACES = Function(
-    "spaces_of_me",
-    "integer[]",
-    f"""
-  RETURN ARRAY({_OWN_SPACES});
-""",
-)
+_SPACES = Function("spaces_of_me", "integer[]", f"\n  RETURN ARRAY({_OWN_SPACES});\n")
 _PEOPLE = Function(
     "people_of_me",
     "integer[]",
@@ -61,7 +61,7 @@ metadata = sa.MetaData(
 )
 
 _HIDDEN = (access.Access("service_role", access.ALL),)
-"""Who is signed in learns nothing of how others sign in."""
+"""Authenticated users cannot read credentials."""
 
 _WHOLE_SPACE = "r.space_id"
 
@@ -70,94 +70,26 @@ def _among(function: Function) -> str:
     return f"= ANY ((SELECT {function.call})::integer[])"
 
 
-def _seen(rows: str) -> tuple[access.Access, ...]:
-    """Only these rows are seen by who is signed in."""
+def _visible(rows: str) -> tuple[access.Access, ...]:
+    """Authenticated users see only these rows."""
     return (
         access.Access("service_role", access.ALL),
         access.Access("authenticated", access.READ, rows),
     )
 
 
-_OF_SPACE = _seen(f"space_id {_among(_SPACES)}")
-_OF_LESSON = _seen("lesson_id = ANY (ARRAY(SELECT l.id FROM public.lessons AS l))")
-_OF_NOTE = _seen("note_id = ANY (ARRAY(SELECT n.id FROM public.notes AS n))")
-_OWN = _seen(f"user_id = (SELECT {_ME.call})")
+_OF_SPACE = _visible(f"space_id {_among(_SPACES)}")
+_OF_LESSON = _visible("lesson_id = ANY (ARRAY(SELECT l.id FROM public.lessons AS l))")
+_OF_NOTE = _visible("note_id = ANY (ARRAY(SELECT n.id FROM public.notes AS n))")
+_OWN = _visible(f"user_id = (SELECT {_ME.call})")
 
 
 def _id() -> sa.Column[int]:
-    return sa.Column(
-        "id",
-        sa.Integer,
-        primary_key=True,
-        info=ColumnRules("Survives the move; addresses of pages hold it.").info,
-    )
-
-
-def _text_id() -> sa.Column[str]:
-    return sa.Column(
-        "id",
-        sa.Text,
-        primary_key=True,
-        info=ColumnRules("Survives the move, byte for byte.").info,
-    )
-
-
-def _refers_to(name: str, parent: str, *, optional: bool = False) -> sa.Column[int]:
-    return sa.Column(
-        name,
-        sa.Integer,
-        sa.ForeignKey(f"{parent}.id", ondelete="SET NULL" if optional else "CASCADE"),
-        nullable=optional,
-        info=ColumnRules(f"The row of {parent} that this one belongs to.").info,
-    )
-
-
-def _text(name: str, *, optional: bool = False, default: str | None = None) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=optional, server_default=default)
-
-
-def _secret(name: str, *, optional: bool = False) -> sa.Column[str]:
-    return sa.Column(
-        name,
-        sa.Text,
-        nullable=optional,
-        info=ColumnRules("A secret, moved byte for byte and shown nowhere.", secret=True).info,
-    )
-
-
-def _json(name: str, description: str) -> sa.Column[Any]:
-    return sa.Column(name, JSONB, info=ColumnRules(description, double_encoded=True).info)
-
-
-def _moment(name: str, description: str, *, now: bool = False) -> sa.Column[Any]:
-    return sa.Column(
-        name,
-        sa.DateTime(timezone=True),
-        nullable=not now,
-        server_default=sa.text("now()") if now else None,
-        info=ColumnRules(description).info,
-    )
-
-
-def _created() -> sa.Column[Any]:
-    return _moment("created_at", "When the row was made.", now=True)
-
-
-def _updated() -> sa.Column[Any]:
-    return _moment("updated_at", "When the row last changed; a trigger sets it.", now=True)
+    return integer_id("Unchanged by the migration; URLs of pages contain it.")
 
 
 def _position() -> sa.Column[int]:
     return sa.Column("position", sa.Integer, nullable=False, server_default=sa.text("0"))
-
-
-def _index(name: str, parent: str, *columns: str) -> sa.Index:
-    """An index by which rows of a parent are found; PostgreSQL makes none for foreign keys."""
-    return sa.Index(f"idx_{name}", *(metadata.tables[parent].c[column] for column in columns))
-
-
-def _one_of(table: sa.Table, column: str, *values: str) -> None:
-    table.append_constraint(sa.CheckConstraint(table.c[column].in_(values), name=column))
 
 
 def _info(
@@ -165,14 +97,14 @@ def _info(
     *,
     stamp: bool = True,
     changed_by: str = "updated_at",
-    told: Told | None = None,
+    published: PublishedChanges | None = None,
     rights: Sequence[access.Access] | None = None,
 ) -> dict[str, Any]:
     return TableRules(
         description,
         changed_by=changed_by,
         stamp="updated_at" if stamp else None,
-        told=told,
+        published=published,
         access=tuple(rights or ()),
     ).info
 
@@ -181,15 +113,15 @@ users = sa.Table(
     "users",
     metadata,
     _id(),
-    sa.Column("auth_provider_id", sa.Text, nullable=False, unique=True),
-    sa.Column("email", sa.Text, nullable=False, unique=True),
-    _text("name", optional=True),
-    _text("avatar_url", optional=True),
-    _text("bio", optional=True),
-    _created(),
-    _updated(),
+    text("auth_provider_id", unique=True),
+    text("email", unique=True),
+    text("name", nullable=True),
+    text("avatar_url", nullable=True),
+    text("bio", nullable=True),
+    created_at(),
+    updated_at(),
     info=_info(
-        "People of the application, as its pages show them.", rights=_seen(f"id {_among(_PEOPLE)}")
+        "Users with the profile that the pages show.", rights=_visible(f"id {_among(_PEOPLE)}")
     ),
 )
 
@@ -197,117 +129,101 @@ spaces = sa.Table(
     "spaces",
     metadata,
     _id(),
-    _refers_to("owner_id", "users"),
-    _text("name"),
-    sa.Column("slug", sa.Text, nullable=False, unique=True),
-    _text("description", optional=True),
-    _text("cover_image_url", optional=True),
-    _text("theme_color", optional=True),
+    reference("owner_id", "users"),
+    text("name"),
+    text("slug", unique=True),
+    text("description", nullable=True),
+    text("cover_image_url", nullable=True),
+    text("theme_color", nullable=True),
     sa.Column(
         "enable_realtime",
         sa.Boolean,
         nullable=False,
         server_default=sa.true(),
-        info=ColumnRules("Whether changes in the space are told.", added=True).info,
+        info=ColumnRules("Whether changes in the space are published.", added=True).info,
     ),
-    _created(),
-    _updated(),
-    info=_info("Groups that learn together.", rights=_seen(f"id {_among(_SPACES)}")),
+    created_at(),
+    updated_at(),
+    info=_info("Learning groups.", rights=_visible(f"id {_among(_SPACES)}")),
 )
-_index("spaces_owner", "spaces", "owner_id")
+add_index(spaces, "spaces_owner", "owner_id")
 
 space_members = sa.Table(
     "space_members",
     metadata,
     _id(),
-    _refers_to("space_id", "spaces"),
-    _refers_to("user_id", "users"),
-    _text("role", default="member"),
-    _text("status", default="active"),
-    _created(),
-    _updated(),
+    reference("space_id", "spaces"),
+    reference("user_id", "users"),
+    text("role", default="member"),
+    text("status", default="active"),
+    created_at(),
+    updated_at(),
     sa.UniqueConstraint("space_id", "user_id"),
     info=_info(
-        "Who belongs to which space.",
+        "Members of spaces.",
         rights=_OF_SPACE,
-        told=Told(
+        published=PublishedChanges(
             ("id", "space_id", "user_id", "role", "status", "created_at", "updated_at"),
             space=_WHOLE_SPACE,
-            events=(Occurs("member:changed", ("INSERT", "UPDATE", "DELETE")),),
+            events=(EventRule("member:changed", ("INSERT", "UPDATE", "DELETE")),),
             old_rows=True,
         ),
     ),
 )
-_one_of(space_members, "role", "owner", "admin", "member")
-_one_of(space_members, "status", "active", "invited", "left")
-_index("space_members_user", "space_members", "user_id")
+require_one_of(space_members, "role", "owner", "admin", "member")
+require_one_of(space_members, "status", "active", "invited", "left")
+add_index(space_members, "space_members_user", "user_id")
 
 messages = sa.Table(
     "messages",
     metadata,
     _id(),
-    _refers_to("space_id", "spaces"),
-    _refers_to("user_id", "users"),
-    _text("content"),
-    _json("attachments", "A list of what hangs on the message."),
-    _created(),
-    _updated(),
+    reference("space_id", "spaces"),
+    reference("user_id", "users"),
+    text("content"),
+    double_encoded_json("attachments", "A list of attached files."),
+    created_at(),
+    updated_at(),
     info=_info(
-        "What is said in a space.",
+        "Messages in a space.",
         rights=_OF_SPACE,
-        told=Told(
-            (
-                "id",
-                "space_id",
-                "user_id",
-                "content",
-                "attachments",
-                "created_at",
-                "updated_at",
-            ),
+        published=PublishedChanges(
+            ("id", "space_id", "user_id", "content", "attachments", "created_at", "updated_at"),
             space=_WHOLE_SPACE,
-            events=(Occurs("message:new", ("INSERT",)),),
+            events=(EventRule("message:new", ("INSERT",)),),
         ),
     ),
 )
-_index("messages_space", "messages", "space_id", "created_at")
-_index("messages_user", "messages", "user_id")
+add_index(messages, "messages_space", "space_id", "created_at")
+add_index(messages, "messages_user", "user_id")
 
 notes = sa.Table(
     "notes",
     metadata,
     _id(),
-    _refers_to("space_id", "spaces"),
-    _refers_to("author_id", "users"),
-    _text("title"),
-    _text("status", default="draft"),
-    _refers_to("assigned_to", "users", optional=True),
-    _moment("due_at", "When it is due."),
-    _moment("published_at", "When it was published."),
-    _created(),
-    _updated(),
+    reference("space_id", "spaces"),
+    reference("author_id", "users"),
+    text("title"),
+    text("status", default="draft"),
+    reference("assigned_to", "users", nullable=True, ondelete="SET NULL"),
+    moment("due_at", "When it is due."),
+    moment("published_at", "When it was published."),
+    created_at(),
+    updated_at(),
     info=_info(
-        "Notes of a space, drafts and published ones.",
-        rights=_seen(
+        "Notes of a space, drafts included.",
+        rights=_visible(
             f"space_id {_among(_SPACES)} AND (status <> 'draft' OR author_id = (SELECT {_ME.call}))"
         ),
-        told=Told(
+        published=PublishedChanges(
             (
-                "id",
-                "space_id",
-                "author_id",
-                "title",
-                "status",
-                "assigned_to",
-                "due_at",
-                "published_at",
-                "created_at",
-                "updated_at",
+                *("id", "space_id", "author_id", "title", "status", "assigned_to", "due_at"),
+                *("published_at", "created_at", "updated_at"),
             ),
             space=_WHOLE_SPACE,
             events=(
-                Occurs("note:published", ("INSERT",), "new.status = 'published'"),
-                Occurs(
+                EventRule("note:published", ("INSERT",), "new.status = 'published'"),
+                EventRule(
                     "note:published",
                     ("UPDATE",),
                     "new.status = 'published' AND old.status <> 'published'",
@@ -317,184 +233,111 @@ notes = sa.Table(
         ),
     ),
 )
-_one_of(notes, "status", "draft", "published")
-_index("notes_space", "notes", "space_id")
-_index("notes_author", "notes", "author_id")
-_index("notes_assigned", "notes", "assigned_to")
+require_one_of(notes, "status", "draft", "published")
+add_index(notes, "notes_space", "space_id")
+add_index(notes, "notes_author", "author_id")
+add_index(notes, "notes_assigned", "assigned_to")
 
 note_blocks = sa.Table(
     "note_blocks",
     metadata,
     _id(),
-    _refers_to("note_id", "notes"),
-    _text("type"),
-    _json("content", "What the block holds, by its type."),
+    reference("note_id", "notes"),
+    text("type"),
+    double_encoded_json("content", "The content, depending on the type."),
     _position(),
-    _created(),
-    _updated(),
+    created_at(),
+    updated_at(),
     info=_info(
-        "Texts, tasks and links of which a note is made.",
+        "Texts, tasks and links of a note.",
         rights=_OF_NOTE,
-        told=Told(
+        published=PublishedChanges(
             ("id", "note_id", "type", "content", "position", "created_at", "updated_at"),
             space="(SELECT n.space_id FROM public.notes AS n WHERE n.id = r.note_id)",
         ),
     ),
 )
-_one_of(note_blocks, "type", "text", "todo", "link")
-_index("note_blocks_note", "note_blocks", "note_id", "position")
+require_one_of(note_blocks, "type", "text", "todo", "link")
+add_index(note_blocks, "note_blocks_note", "note_id", "position")
 
 lessons = sa.Table(
     "lessons",
     metadata,
     _id(),
-    _refers_to("space_id", "spaces"),
-    _text("title"),
-    _text("description", optional=True),
-    _text("cover_image_url", optional=True),
-    _text("availability", default="always"),
-    _moment("available_at", "From when it can be taken."),
-    _created(),
-    _updated(),
+    reference("space_id", "spaces"),
+    text("title"),
+    text("description", nullable=True),
+    text("cover_image_url", nullable=True),
+    text("availability", default="always"),
+    moment("available_at", "When the lesson becomes available."),
+    created_at(),
+    updated_at(),
     info=_info("Lessons of a space.", rights=_OF_SPACE),
 )
-_one_of(lessons, "availability", "always", "date", "prereq")
-_index("lessons_space", "lessons", "space_id")
+require_one_of(lessons, "availability", "always", "date", "prereq")
+add_index(lessons, "lessons_space", "space_id")
 
 lesson_topics = sa.Table(
     "lesson_topics",
     metadata,
     _id(),
-    _refers_to("lesson_id", "lessons"),
-    _text("title"),
-    _text("body", optional=True),
-    _text("youtube_url", optional=True),
+    reference("lesson_id", "lessons"),
+    text("title"),
+    text("body", nullable=True),
+    text("youtube_url", nullable=True),
     _position(),
-    _created(),
-    _updated(),
+    created_at(),
+    updated_at(),
     info=_info("The parts of a lesson.", rights=_OF_LESSON),
 )
-_index("lesson_topics_lesson", "lesson_topics", "lesson_id", "position")
+add_index(lesson_topics, "lesson_topics_lesson", "lesson_id", "position")
 
 progress = sa.Table(
     "progress",
     metadata,
     _id(),
-    _refers_to("user_id", "users"),
-    _refers_to("lesson_id", "lessons"),
+    reference("user_id", "users"),
+    reference("lesson_id", "lessons"),
     sa.Column("topic_id", sa.Integer, sa.ForeignKey("lesson_topics.id", ondelete="CASCADE")),
-    _text("status", default="not_started"),
-    _updated(),
+    text("status", default="not_started"),
+    updated_at(),
     info=_info(
-        "How far who has come in which lesson.",
+        "Progress of users in lessons.",
         rights=_OF_LESSON,
-        told=Told(
+        published=PublishedChanges(
             ("id", "user_id", "lesson_id", "topic_id", "status", "updated_at"),
             space="(SELECT l.space_id FROM public.lessons AS l WHERE l.id = r.lesson_id)",
-            events=(Occurs("progress:updated", ("INSERT", "UPDATE")),),
+            events=(EventRule("progress:updated", ("INSERT", "UPDATE")),),
         ),
     ),
 )
-_one_of(progress, "status", "not_started", "in_progress", "completed")
-_index("progress_user", "progress", "user_id")
-_index("progress_lesson", "progress", "lesson_id")
-_index("progress_topic", "progress", "topic_id")
+require_one_of(progress, "status", "not_started", "in_progress", "completed")
+add_index(progress, "progress_user", "user_id")
+add_index(progress, "progress_lesson", "lesson_id")
+add_index(progress, "progress_topic", "topic_id")
 
 notifications = sa.Table(
     "notifications",
     metadata,
     _id(),
-    _refers_to("user_id", "users"),
-    _text("type"),
-    _json("payload", "What happened, by its type."),
+    reference("user_id", "users"),
+    text("type"),
+    double_encoded_json("payload", "Details of the event, depending on the type."),
     sa.Column("read", sa.Boolean, nullable=False, server_default=sa.false()),
-    _created(),
+    created_at(),
     info=_info(
-        "What a person is to be told.",
+        "Notifications of users.",
         rights=_OWN,
         stamp=False,
         changed_by="created_at",
-        told=Told(
-            ("id", "user_id", "type", "payload", "read", "created_at"),
-            user="r.user_id",
+        published=PublishedChanges(
+            ("id", "user_id", "type", "payload", "read", "created_at"), user="r.user_id"
         ),
     ),
 )
-_index("notifications_user", "notifications", "user_id", "created_at")
+add_index(notifications, "notifications_user", "user_id", "created_at")
 
-auth_user = sa.Table(
-    "user",
-    metadata,
-    _text_id(),
-    _text("name"),
-    sa.Column("email", sa.Text, nullable=False, unique=True),
-    sa.Column("email_verified", sa.Boolean, nullable=False, server_default=sa.false()),
-    _text("image", optional=True),
-    _created(),
-    _updated(),
-    info=_info("Better Auth: who can sign in.", rights=_HIDDEN),
-)
-
-
-def _of_user() -> sa.Column[str]:
-    return sa.Column(
-        "user_id", sa.Text, sa.ForeignKey("user.id", ondelete="CASCADE"), nullable=False
-    )
-
-
-auth_session = sa.Table(
-    "session",
-    metadata,
-    _text_id(),
-    _moment("expires_at", "Until when it is valid."),
-    sa.Column(
-        "token",
-        sa.Text,
-        nullable=False,
-        unique=True,
-        info=ColumnRules("What the browser shows to be known again.", secret=True).info,
-    ),
-    _text("ip_address", optional=True),
-    _text("user_agent", optional=True),
-    _of_user(),
-    _created(),
-    _updated(),
-    info=_info("Better Auth: who is signed in, and until when.", rights=_HIDDEN),
-)
-_index("session_user", "session", "user_id")
-
-auth_account = sa.Table(
-    "account",
-    metadata,
-    _text_id(),
-    _text("account_id"),
-    _text("provider_id"),
-    _of_user(),
-    _secret("access_token", optional=True),
-    _secret("refresh_token", optional=True),
-    _secret("id_token", optional=True),
-    _moment("access_token_expires_at", "Until when the access token is valid."),
-    _moment("refresh_token_expires_at", "Until when the refresh token is valid."),
-    _text("scope", optional=True),
-    _secret("password", optional=True),
-    _created(),
-    _updated(),
-    info=_info("Better Auth: by what a user signs in.", rights=_HIDDEN),
-)
-_index("account_user", "account", "user_id")
-
-auth_verification = sa.Table(
-    "verification",
-    metadata,
-    _text_id(),
-    _text("identifier"),
-    _secret("value"),
-    _moment("expires_at", "Until when it is valid."),
-    _created(),
-    _updated(),
-    info=_info("Better Auth: codes and links that wait to be used.", rights=_HIDDEN),
-)
-_index("verification_identifier", "verification", "identifier")
+better_auth.declare(metadata, access=_HIDDEN)
 
 SPACES = Migration(
     "spaces",

@@ -1,19 +1,18 @@
-"""A sample source: a small SQLite file in the schema of the group-spaces application.
+"""A sample source: a small SQLite file with the schema of the group-spaces application.
 
-Three spaces in which a few people learn Thai together: what they say, write, teach and have done,
-and by what they sign in. Dates are ISO text, truth values 0 and 1, JSON is text that was sometimes
-stringified twice, as the application writes them. Rows with ids from 9001 on have one fault each.
-Every value comes from the seed.
+A few users learn Thai in three spaces: members, messages, notes, lessons, progress and credentials.
+As in the application, dates are ISO text, booleans are 0 and 1, and JSON is text that is sometimes
+encoded twice. Rows with ids from 9001 have one fault each. The same seed produces the same rows.
 """
 
 import json
 import random
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from pipeline.migrations.sample_file import write
+from pipeline.migrations.sample_file import Row, insert, numbered, write
 
 SCHEMA = """
 CREATE TABLE `users` (`id` integer PRIMARY KEY AUTOINCREMENT NOT NULL,
@@ -77,7 +76,7 @@ CREATE TABLE `verification` (`id` text PRIMARY KEY NOT NULL, `identifier` text N
     `value` text NOT NULL, `expires_at` text NOT NULL, `created_at` text NOT NULL,
     `updated_at` text NOT NULL);
 """
-"""As Drizzle makes it for libSQL."""
+"""The schema in the form that Drizzle creates for libSQL."""
 
 _FLAWS = """
 INSERT INTO space_members VALUES
@@ -116,18 +115,12 @@ _TALK = [
 _LESSONS = ["Greetings", "Numbers", "At the market", "Five tones"]
 _START = datetime(2025, 1, 6, 9, 30, tzinfo=UTC)
 
-_Row = tuple[object, ...]
-
 
 def make_sample(path: Path, *, seed: int = 11) -> None:
-    """Write a sample source with fourteen tables, flawed rows included, to a new SQLite file.
-
-    Args:
-        path: where the file goes; missing folders are created.
-        seed: decides every random choice. The same seed gives the same rows.
+    """Create a sample source with fourteen tables, faulty rows included.
 
     Raises:
-        FileExistsError: something has this name already; it is left as it is.
+        FileExistsError: the path exists; it does not change.
     """
     write(path, lambda source: _fill(source, random.Random(seed)))
 
@@ -135,74 +128,65 @@ def make_sample(path: Path, *, seed: int = 11) -> None:
 def _fill(source: sqlite3.Connection, rng: random.Random) -> None:
     source.executescript(SCHEMA)
     people = range(1, len(_PEOPLE) + 1)
-    _insert(source, "user", [_auth_user(rng, i) for i in people])
-    _insert(source, "session", [_session(rng, i) for i in people])
-    _insert(source, "account", [_account(rng, i) for i in people])
+    insert(source, "user", [_auth_user(rng, i) for i in people])
+    insert(source, "session", [_session(rng, i) for i in people])
+    insert(source, "account", [_account(rng, i) for i in people])
     expires = _stamp(_START + timedelta(days=400))
-    _insert(
+    insert(
         source,
         "verification",
         [("ver_1", "ann@example.org", _token(rng), expires, *_stamps(rng))],
     )
-    _insert(source, "users", _numbered(_user(rng, i) for i in people))
-    _insert(source, "spaces", [_space(rng, i) for i in range(1, len(_SPACES) + 1)])
+    insert(source, "users", numbered(_user(rng, i) for i in people))
+    insert(source, "spaces", [_space(rng, i) for i in range(1, len(_SPACES) + 1)])
     members = _members(rng)
-    _insert(source, "space_members", _numbered(members))
+    insert(source, "space_members", numbered(members))
     together = [(space, user) for space, user, *_ in members]
-    _insert(source, "messages", _numbered(_message(rng, together) for _ in range(180)))
+    insert(source, "messages", numbered(_message(rng, together) for _ in range(180)))
     notes = [_note(rng, together) for _ in range(24)]
-    _insert(source, "notes", _numbered(notes))
-    _insert(
+    insert(source, "notes", numbered(notes))
+    insert(
         source,
         "note_blocks",
-        _numbered(_block(rng, note, at) for note in range(1, 25) for at in range(3)),
+        numbered(_block(rng, note, at) for note in range(1, 25) for at in range(3)),
     )
     lessons = [(space, title) for space in (1, 2, 3) for title in _LESSONS]
-    _insert(source, "lessons", _numbered(_lesson(rng, *lesson) for lesson in lessons))
+    insert(source, "lessons", numbered(_lesson(rng, *lesson) for lesson in lessons))
     topics = [(lesson, at) for lesson in range(1, len(lessons) + 1) for at in range(3)]
-    _insert(source, "lesson_topics", _numbered(_topic(rng, *topic) for topic in topics))
-    _insert(source, "progress", _numbered(_progress(rng, topics) for _ in range(60)))
-    _insert(source, "notifications", _numbered(_notification(rng) for _ in range(40)))
+    insert(source, "lesson_topics", numbered(_topic(rng, *topic) for topic in topics))
+    insert(source, "progress", numbered(_progress(rng, topics) for _ in range(60)))
+    insert(source, "notifications", numbered(_notification(rng) for _ in range(40)))
     source.executescript(_FLAWS)
 
 
-def _insert(source: sqlite3.Connection, table: str, rows: Sequence[_Row]) -> None:
-    marks = ", ".join("?" * len(rows[0]))
-    source.executemany(f"INSERT INTO `{table}` VALUES ({marks})", rows)
-
-
-def _numbered(rows: Iterable[_Row]) -> list[_Row]:
-    return [(i, *row) for i, row in enumerate(rows, 1)]
-
-
-def _auth_user(rng: random.Random, i: int) -> _Row:
+def _auth_user(rng: random.Random, i: int) -> Row:
     return f"usr_{i:02}", _PEOPLE[i - 1], f"person{i}@example.org", i % 2, None, *_stamps(rng)
 
 
-def _session(rng: random.Random, i: int) -> _Row:
+def _session(rng: random.Random, i: int) -> Row:
     expires = _stamp(_START + timedelta(days=rng.randrange(300, 900)))
     return f"ses_{i:02}", expires, _token(rng), "198.51.100.7", None, f"usr_{i:02}", *_stamps(rng)
 
 
-def _account(rng: random.Random, i: int) -> _Row:
+def _account(rng: random.Random, i: int) -> Row:
     hashed = f"{_token(rng)}:{_token(rng)}{_token(rng)}"
     nothing = (None,) * 6
     user = f"usr_{i:02}"
     return f"acc_{i:02}", user, "credential", user, *nothing, hashed, *_stamps(rng)
 
 
-def _user(rng: random.Random, i: int) -> _Row:
+def _user(rng: random.Random, i: int) -> Row:
     bio = rng.choice(["Learning since 2019.", "ครูภาษาไทย", None])
     return f"usr_{i:02}", f"person{i}@example.org", _PEOPLE[i - 1], None, bio, *_stamps(rng)
 
 
-def _space(rng: random.Random, i: int) -> _Row:
+def _space(rng: random.Random, i: int) -> Row:
     name, slug = _SPACES[i - 1]
     return i, i, name, slug, None, None, rng.choice(["#0ea5e9", "#f97316", None]), *_stamps(rng)
 
 
-def _members(rng: random.Random) -> list[_Row]:
-    found: list[_Row] = []
+def _members(rng: random.Random) -> list[Row]:
+    found: list[Row] = []
     for space in range(1, len(_SPACES) + 1):
         for user in sorted({space, *rng.sample(range(1, 7), 4)}):
             role = "owner" if user == space else rng.choice(["admin", "member", "member"])
@@ -211,19 +195,19 @@ def _members(rng: random.Random) -> list[_Row]:
     return found
 
 
-def _message(rng: random.Random, together: Sequence[tuple[object, object]]) -> _Row:
+def _message(rng: random.Random, together: Sequence[tuple[object, object]]) -> Row:
     files = [{"name": "cat.png", "bytes": rng.randrange(1000, 90000)}] * rng.choice([0, 0, 1, 2])
     return *rng.choice(together), rng.choice(_TALK), _json(rng, files), *_stamps(rng)
 
 
-def _note(rng: random.Random, together: Sequence[tuple[object, object]]) -> _Row:
+def _note(rng: random.Random, together: Sequence[tuple[object, object]]) -> Row:
     space, author = rng.choice(together)
     made, changed = _stamps(rng)
     status, at = rng.choice([("draft", None), ("published", changed), ("published", changed)])
     return space, author, f"Notes on {rng.choice(_LESSONS)}", status, None, None, at, made, changed
 
 
-def _block(rng: random.Random, note: int, at: int) -> _Row:
+def _block(rng: random.Random, note: int, at: int) -> Row:
     kind = ("text", "todo", "link")[at]
     content = {
         "text": {"text": rng.choice(_TALK)},
@@ -233,29 +217,29 @@ def _block(rng: random.Random, note: int, at: int) -> _Row:
     return note, kind, _json(rng, content), at, *_stamps(rng)
 
 
-def _lesson(rng: random.Random, space: int, title: str) -> _Row:
+def _lesson(rng: random.Random, space: int, title: str) -> Row:
     when = rng.choice([None, _stamp(_START + timedelta(days=rng.randrange(500)))])
     return space, title, None, None, "date" if when else "always", when, *_stamps(rng)
 
 
-def _topic(rng: random.Random, lesson: int, at: int) -> _Row:
+def _topic(rng: random.Random, lesson: int, at: int) -> Row:
     return lesson, f"Part {at + 1}", rng.choice(_TALK), None, at, *_stamps(rng)
 
 
-def _progress(rng: random.Random, topics: Sequence[tuple[int, int]]) -> _Row:
+def _progress(rng: random.Random, topics: Sequence[tuple[int, int]]) -> Row:
     at = rng.randrange(len(topics))
     lesson, status = topics[at][0], rng.choice(["not_started", "in_progress", "completed"])
     return rng.randint(1, len(_PEOPLE)), lesson, rng.choice([at + 1, None]), status, _stamps(rng)[1]
 
 
-def _notification(rng: random.Random) -> _Row:
+def _notification(rng: random.Random) -> Row:
     kind = rng.choice(["mention", "invited", "published"])
     payload = _json(rng, {"message_id": rng.randint(1, 180)})
     return rng.randint(1, len(_PEOPLE)), kind, payload, rng.randint(0, 1), _stamps(rng)[0]
 
 
 def _json(rng: random.Random, value: object) -> str | None:
-    """The text of a value, sometimes stringified once more, now and then NULL."""
+    """The JSON of a value, sometimes encoded twice, sometimes NULL."""
     once = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return rng.choices([once, json.dumps(once, ensure_ascii=False), None], weights=[80, 12, 8])[0]
 
@@ -270,5 +254,5 @@ def _stamps(rng: random.Random) -> tuple[str, str]:
 
 
 def _stamp(moment: datetime) -> str:
-    """As JavaScript writes a date."""
+    """A date in the format of JavaScript."""
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

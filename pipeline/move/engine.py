@@ -1,8 +1,8 @@
-"""The one door to the engine: tables of a migration move from their source into their target.
+"""The entry point of the engine, which moves tables of a migration from the source to the target.
 
-A run holds the target's lock, has a view of the source (a copy, or the pinned live file) with the
-values that a person has mended, and moves one table after another, parents first. ``run`` moves all
-of them; who moves a table at a time, as a step of Dagster does, opens an ``Engine``.
+A run holds the target's lock, opens a view of the source (a copy, or the pinned live file) with all
+overrides applied, and moves one table after another, parents first. ``run`` moves all tables; an
+``Engine`` moves one table at a time, as the steps of Dagster do.
 """
 
 import contextlib
@@ -15,25 +15,25 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.place import Place
 from pipeline.core.progress import OnProgress
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.run.mover import Mover
-from pipeline.move.run.scope import Changes, Scope, Subset, family
+from pipeline.move.run.mover import FullMover
+from pipeline.move.run.scope import ChangesOnly, Scope, Subset, family
 from pipeline.move.run.subset import SubsetMover
-from pipeline.move.run.sync import Syncer, why_whole
-from pipeline.move.run.transaction import Move, TableMover
+from pipeline.move.run.sync import Syncer, reason_for_full_comparison
+from pipeline.move.run.transaction import MoveResult, TableMover
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres.target import Target
 
 
-class NotKnown(PipelineError):
-    """It cannot be known what changed, so every value has to be compared.
+class ChangesUnknown(PipelineError):
+    """The changed rows cannot be determined, so every value has to be compared.
 
     Attributes:
-        why: the reason, for people.
+        why: the reason, for messages.
     """
 
     def __init__(self, why: str) -> None:
-        """Say why."""
-        super().__init__(f"It is not enough to sync: {why}", remedy="Sync in full")
+        """Put the reason into the message."""
+        super().__init__(f"A sync of changes is not possible: {why}", remedy="Run a full sync")
         self.why = why
 
 
@@ -47,15 +47,11 @@ class Engine:
 
     @property
     def idle(self) -> Target:
-        """A session that is in no transaction between two moves."""
+        """A session that is not in a transaction between two moves."""
         return self._mover.idle
 
-    def move(self, table: sa.Table, *, on_progress: OnProgress = lambda _: None) -> Move:
-        """Move a table whose parents have moved before.
-
-        Args:
-            table: one of those that the engine was opened for.
-            on_progress: called after every batch of this table.
+    def move(self, table: sa.Table, *, on_progress: OnProgress = lambda _: None) -> MoveResult:
+        """Move a table whose parents have already been moved.
 
         Raises:
             PipelineError: nothing was changed.
@@ -78,20 +74,22 @@ def run(
     options: MoveOptions,
     *,
     on_progress: OnProgress = lambda _: None,
-) -> Iterator[Move]:
-    """Move tables of one migration, parents first; what has moved stays if a later one fails.
+) -> Iterator[MoveResult]:
+    """Move tables of one migration, parents first; moved tables stay if a later one fails.
 
     Raises:
-        PipelineError: source or target is not usable, or a table could not be moved and is as it
-            was before.
+        PipelineError: source or target is not usable, or a table could not be moved; that table is
+            unchanged.
     """
-    with opened(tables, source, target, place, scope, options, on_progress=on_progress) as engine:
+    with open_engine(
+        tables, source, target, place, scope, options, on_progress=on_progress
+    ) as engine:
         for table in tables:
             yield engine.move(table, on_progress=on_progress)
 
 
 @contextlib.contextmanager
-def opened(
+def open_engine(
     tables: Sequence[sa.Table],
     source: SourceViews,
     target: Target,
@@ -102,40 +100,35 @@ def opened(
     on_progress: OnProgress = lambda _: None,
     log: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Engine]:
-    """An engine for one run; what it has begun and not moved is undone at the end.
+    """Open an engine for one run; unfinished work is rolled back at the end.
 
     Args:
-        tables: those of one migration that move.
-        source: views of their source.
-        target: a session in no transaction.
-        place: what is locked.
-        scope: which rows move.
-        options: what holds for every table.
+        target: a session outside a transaction.
         on_progress: called after every batch while both sides are compared for changes.
-        log: gets the reason why everything moves where only changes were asked for.
+        log: receives the reason if every value is compared although only changes were requested.
 
     Raises:
         LockedError: another run holds the target.
-        NotKnown: changes alone cannot be moved, and the scope says not to move everything.
+        ChangesUnknown: changes cannot be determined, and the scope does not allow a full move.
         PipelineError: source or target is not usable; nothing was changed.
     """
     with contextlib.ExitStack() as stack:
-        # First the lock, then the view: who waits for another run must not move an older one.
+        # First the lock, then the view: after waiting for the lock, the view must be current.
         stack.enter_context(target.lock(place))
         mover: TableMover | None = None
         if isinstance(scope, Subset):
             mover = SubsetMover(source.pin(family(tables)), target, scope, options)
-        elif isinstance(scope, Changes) and not source.copied:
+        elif isinstance(scope, ChangesOnly) and not source.copied:
             try:
                 mover = _syncer(tables, source, target, scope, options, on_progress)
-            except NotKnown as error:
+            except ChangesUnknown as error:
                 if not scope.or_everything:
                     raise
-                log(f"Every value is looked at, because {error.why}.")
+                log(f"Every value is compared because {error.why}.")
                 source.release()
         if mover is None:
             copy = source.copy(tables, target=target)
-            mover = stack.enter_context(Mover.over(copy, target, options))
+            mover = stack.enter_context(FullMover.over(copy, target, options))
         yield Engine(mover, source, list(tables))
 
 
@@ -143,19 +136,19 @@ def _syncer(
     tables: Sequence[sa.Table],
     source: SourceViews,
     target: Target,
-    scope: Changes,
+    scope: ChangesOnly,
     options: MoveOptions,
     on_progress: OnProgress,
 ) -> Syncer:
-    """What moves changes alone.
+    """The mover of changes.
 
     Raises:
-        NotKnown: these are not enough.
+        ChangesUnknown: the changes cannot be determined.
     """
     live = source.pin(tables)
     syncer = Syncer(live, target, options, retry_rejected=scope.retry_rejected)
-    why = why_whole(tables, live=live, target=target, policies=options.policies)
-    why = why or syncer.look(tables, on_progress=on_progress)
+    why = reason_for_full_comparison(tables, live=live, target=target, policies=options.policies)
+    why = why or syncer.find_changes(tables, on_progress=on_progress)
     if why is not None:
-        raise NotKnown(why)
+        raise ChangesUnknown(why)
     return syncer

@@ -58,19 +58,18 @@ def verify(migration: Migration) -> "Job":
     return _job(
         migration.named("verify"),
         _checks(migration, proof.OF_A_VERIFICATION),
-        "Compare committed rows with source, ledger and declaration. Both databases are read,"
-        " nothing is written.",
+        "Compare committed rows with source, ledger and declaration. Both databases are only read.",
     )
 
 
 def plan(
     migration: Migration, asset: dg.AssetsDefinition, doctor: dg.AssetChecksDefinition
 ) -> "Job":
-    """Tell what a move would do."""
+    """Show what a move would do."""
     return _job(
         migration.named("plan"),
         dg.AssetSelection.assets(asset) - dg.AssetSelection.checks(doctor),
-        "Tell what a move would do. Both databases are read, nothing is written.",
+        "Show what a move would do. Both databases are only read.",
     )
 
 
@@ -79,9 +78,8 @@ def cutover(migration: Migration, asset: dg.AssetsDefinition) -> "Job":
     return _job(
         migration.named("cutover"),
         dg.AssetSelection.assets(asset),
-        "Let the application change over to the target, or back. Its configuration says which step;"
-        " the gate has to be open for those that lead there, and close and rollback have to be"
-        " confirmed.",
+        "Cut the application over to the target, or roll back. The run's configuration selects the"
+        " step. freeze and live require an open gate; close and rollback require a confirmation.",
     )
 
 
@@ -91,7 +89,7 @@ def backup(migration: Migration, assets: dg.AssetsDefinition) -> "Job":
         migration.named("backup"),
         dg.AssetSelection.assets(assets),
         "Copy the source and dump the target's tables, then restore both elsewhere and compare."
-        " Older backups than the newest KEEP_BACKUPS are removed.",
+        " Only the newest KEEP_BACKUPS backups are kept.",
     )
 
 
@@ -100,8 +98,8 @@ def anki_sync(following: dg.AssetsDefinition, across: Sequence[dg.AssetChecksDef
     return _job(
         "anki_sync",
         dg.AssetSelection.assets(following) | dg.AssetSelection.checks(*across),
-        "Let the notes in Anki and the cards in SQLite follow the contents in PostgreSQL, and check"
-        " all three against each other. Notes are never deleted, a learner's edits stay.",
+        "Update the notes in Anki and the cards in SQLite from the contents in PostgreSQL, then"
+        " compare all three. Notes are never deleted; a learner's edits are kept.",
     )
 
 
@@ -120,8 +118,8 @@ def realtime(asset: dg.AssetsDefinition) -> "Job":
     return _job(
         "realtime",
         dg.AssetSelection.assets(asset),
-        "Make the feed of changes, the publication and the policies of channels as declared, then"
-        " make an event of each type once and see it arrive.",
+        "Create the feed of changes, the publication and the policies of channels as declared,"
+        " then send a test event of each type and check that it arrives.",
     )
 
 
@@ -130,7 +128,7 @@ def feed(asset: dg.AssetsDefinition) -> "Job":
     return _job(
         "feed",
         dg.AssetSelection.assets(asset),
-        "Forget changes of the feed that are older than FEED_HOURS.",
+        "Delete changes of the feed that are older than FEED_HOURS.",
     )
 
 
@@ -139,14 +137,14 @@ def doctor(migration: Migration, check: dg.AssetChecksDefinition) -> "Job":
     return _job(
         migration.named("doctor"),
         dg.AssetSelection.checks(check),
-        "Tell whether both databases are fit for a move. Nothing is changed.",
+        "Check whether both databases are ready for a move. Nothing is changed.",
     )
 
 
 def _moves(migration: Migration) -> dg.AssetSelection:
     """The tables' assets, with the checks that are part of a move."""
     tables = dg.AssetSelection.assets(*(table.name for table in migration.tables))
-    return tables.without_checks() | _checks(migration, proof.OF_A_MOVE)
+    return tables.without_checks() | _checks(migration, proof.MOVE_CHECKS)
 
 
 def _checks(migration: Migration, names: Iterable[str]) -> dg.AssetSelection:

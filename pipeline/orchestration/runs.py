@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 from pipeline.config import environment, settings
 from pipeline.config.settings import DAGSTER_OPTIONS
 from pipeline.core.errors import Transient
-from pipeline.core.proof import OF_A_MOVE
+from pipeline.core.proof import MOVE_CHECKS
 from pipeline.orchestration.common import checks
 from pipeline.orchestration.definitions import defs
 from pipeline.orchestration.instance import processes, storage
@@ -47,8 +47,10 @@ def instance() -> Iterator[dg.DagsterInstance]:
     """
     found = environment.server(settings.load())
     _require_connections(found)
-    sa.event.listen(QueuePool, "checkout", _ping)
-    sa.event.listen(sa.Engine, "handle_error", _give_up)
+    # A second listener would ask a second time, not in place of the first.
+    if not sa.event.contains(QueuePool, "checkout", _ping):
+        sa.event.listen(QueuePool, "checkout", _ping)
+        sa.event.listen(sa.Engine, "handle_error", _give_up)
     with contextlib.ExitStack() as stack:
         try:
             opened = stack.enter_context(dg.DagsterInstance.get())
@@ -105,7 +107,9 @@ def _only(job: dg.JobDefinition, tables: Collection[str]) -> dg.JobDefinition:
     return dg.define_asset_job(
         job.name,
         selection=dg.AssetSelection.assets(*tables).without_checks()
-        | dg.AssetSelection.checks(*(k for table in tables for k in checks.keys(table, OF_A_MOVE))),
+        | dg.AssetSelection.checks(
+            *(k for table in tables for k in checks.keys(table, MOVE_CHECKS))
+        ),
         description=job.description,
         executor_def=dg.in_process_executor,
     ).resolve(asset_graph=defs.resolve_asset_graph(), resource_defs=job.resource_defs)
@@ -132,7 +136,7 @@ def _give_up(context: sa.engine.ExceptionContext) -> None:
     if DAGSTER_OPTIONS not in str(engine.url.query.get("options", "")):
         return
     loaded = settings.load()
-    if loaded.given_target is None and postmaster.find(loaded.server_data) is None:
+    if loaded.configured_target is None and postmaster.find(loaded.server_data) is None:
         raise storage.ServerEnded from context.original_exception
 
 

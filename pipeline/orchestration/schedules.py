@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from pipeline.config import environment, settings
-from pipeline.config.environment import watched
+from pipeline.config.environment import watched_file
 from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
@@ -96,9 +96,9 @@ def source_sensor(job: "Job", migration: Migration, *, on: bool = False) -> dg.S
     )
     def source_written(context: dg.SensorEvaluationContext) -> Tick:
         try:
-            source = watched(settings.load(), migration)
+            source = watched_file(settings.load(), migration)
         except PipelineError as error:
-            yield dg.SkipReason(str(error.addressed(migration.address)))
+            yield dg.SkipReason(str(error.for_migration(migration.address)))
             return
         # A file that is being written has no fingerprint.
         fingerprint = fingerprint_of(source)
@@ -166,10 +166,10 @@ def under_way(instance: dg.DagsterInstance, *, follows: Migration | None) -> str
     found = environment.server(settings.load())
     with Target.connect(found.target_url, shown=found.target_shown) as target:
         holder = target.holder()
-        no = states.says_no(target, follows.name) if follows else None
+        no = states.why_not_following(target, follows.name) if follows else None
     if no:
         return f"{no}."
-    return f"{found.target_shown} is held by {holder}." if holder else None
+    return f"{found.target_shown} is in use by {holder}." if holder else None
 
 
 def _unusable(setting: str, cron: str, zone: str) -> SettingsError:

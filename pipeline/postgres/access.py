@@ -1,7 +1,7 @@
-"""Rights on a moved table: GRANTs and row level security, as declared, and probed as each role.
+"""Privileges on a moved table: declared GRANTs and row level security, and a test as each role.
 
-Roles that the server does not have are left out; a server with none of them exposes nothing, and
-nothing is granted or revoked there.
+Roles that the server lacks are skipped. On a server with none of these roles, nothing is granted or
+revoked.
 """
 
 import json
@@ -12,21 +12,22 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.errors import TargetError
-from pipeline.core.findings import Exposed, Finding, RightDiffers
+from pipeline.core.findings import Finding
 from pipeline.core.quoting import quoted
 from pipeline.declared import feed, ledger
 from pipeline.declared.access import ALL, ROLES, Access, Privilege, of_table
-from pipeline.declared.objects import SCHEMA as UPKEEP
+from pipeline.declared.functions import SCHEMA as FUNCTIONS_SCHEMA
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.postgres import objects
+from pipeline.postgres import table_functions
+from pipeline.postgres.findings import Exposed, RightDiffers
 from pipeline.postgres.target import DataFault, Target
 
 HIDDEN = (ledger.SCHEMA, "dagster")
-"""Schemas that no request may reach."""
+"""Schemas that API requests must not reach."""
 
-_VISITORS = ("anon", "authenticated")
-"""Roles that people have; the feed is closed to them, and the service may speak through it."""
+_CLIENT_ROLES = ("anon", "authenticated")
+"""Roles of end users. They have no access to the feed; the service role does."""
 
 _PROBES: dict[Privilege, str] = {
     "SELECT": "SELECT FROM {table} LIMIT 1",
@@ -63,13 +64,12 @@ SELECT json_build_object(
 
 @dataclass(frozen=True)
 class Rights:
-    """Who may do what with a table.
+    """The privileges on a table.
 
     Attributes:
-        secured: whether row level security is on.
-        granted: (role, privilege) of the table; PUBLIC is everybody.
-        sequence: the same of the sequence of its key.
-        policies: names.
+        granted: (role, privilege) of the table.
+        sequence: (role, privilege) of the sequence of its key.
+        policies: descriptions of its policies.
     """
 
     secured: bool
@@ -79,35 +79,37 @@ class Rights:
 
 
 def roles(target: Target) -> list[str]:
-    """Those of Supabase's roles that the server has."""
+    """The Supabase roles that exist on the server."""
     found = target.rows("SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)", (ROLES,))
     return sorted(name for (name,) in found)
 
 
 def apply(target: Target, mapping: TableMapping) -> None:
-    """Make the rights on a table as declared, if they are not; it is there, with its key."""
-    there = roles(target)
-    if there and _held(target, mapping.table, there) != _declared(target, mapping.table, there):
+    """Set the declared privileges on an existing table, unless they are already set."""
+    server_roles = roles(target)
+    if server_roles and _held(target, mapping.table, server_roles) != _declared(
+        target, mapping.table, server_roles
+    ):
         names = target.rows(
             "SELECT polname::text FROM pg_policy WHERE polrelid = to_regclass($1)",
             (_name(mapping.table),),
         )
-        target.run(*statements(mapping.table, there, replaced=[name for (name,) in names]))
+        target.run(*statements(mapping.table, server_roles, replaced=[name for (name,) in names]))
 
 
 def hide(target: Target) -> None:
-    """Take the schemas that belong to the pipeline away from everybody else."""
-    there = roles(target)
-    if not there:
+    """Revoke all access to the pipeline's own schemas."""
+    server_roles = roles(target)
+    if not server_roles:
         return
     for schema in HIDDEN:
         if target.value("SELECT to_regnamespace($1) IS NOT NULL", (schema,)):
-            target.run(*hiding(schema, there))
+            target.run(*hiding(schema, server_roles))
 
 
-def hiding(schema: str, there: Sequence[str] = ROLES) -> list[str]:
-    """DDL that takes a schema and all that is in it away from these roles."""
-    who = ", ".join(["PUBLIC", *map(quoted, there)])
+def hiding(schema: str, server_roles: Sequence[str] = ROLES) -> list[str]:
+    """DDL that revokes all access of these roles to a schema and its contents."""
+    who = ", ".join(["PUBLIC", *map(quoted, server_roles)])
     return [
         f"REVOKE ALL ON SCHEMA {schema} FROM {who}",
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {who}",
@@ -116,23 +118,21 @@ def hiding(schema: str, there: Sequence[str] = ROLES) -> list[str]:
 
 
 def statements(
-    table: sa.Table, there: Sequence[str] = ROLES, *, replaced: Sequence[str] = ()
+    table: sa.Table, server_roles: Sequence[str] = ROLES, *, replaced: Sequence[str] = ()
 ) -> list[str]:
-    """DDL of the declared rights; all others are revoked.
+    """DDL that grants the declared privileges and revokes all others.
 
     Args:
-        table: the table; the sequence of its key is called as SERIAL calls it.
-        there: roles that the server has.
-        replaced: policies that are there.
+        table: the table; the sequence of its key has the name that SERIAL gives it.
     """
-    name, who = quoted(table.name), ", ".join(["PUBLIC", *map(quoted, there)])
+    name, who = quoted(table.name), ", ".join(["PUBLIC", *map(quoted, server_roles)])
     made = [f"REVOKE ALL ON TABLE {name} FROM {who}"]
     made += [f"DROP POLICY {quoted(policy)} ON {name}" for policy in sorted(replaced)]
     sequence = _sequence(table)
     if sequence:
         made.append(f"REVOKE ALL ON SEQUENCE {sequence} FROM {who}")
     made.append(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY")
-    for access in _of(table, there):
+    for access in _of(table, server_roles):
         role = quoted(access.role)
         made.append(f"GRANT {', '.join(access.privileges)} ON TABLE {name} TO {role}")
         if sequence and "INSERT" in access.privileges:
@@ -146,7 +146,6 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
 
     Args:
         target: a session within a transaction; it may act as the roles.
-        mapping: the table.
     """
     there = roles(target)
     if not there:
@@ -159,14 +158,14 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
 
 
 def exposed(target: Target) -> list[Finding]:
-    """Schemas of the pipeline that requests may reach, by a right or by the API's configuration."""
-    hidden = (*HIDDEN, UPKEEP)
+    """Schemas of the pipeline that requests may reach, by a privilege or by the API's settings."""
+    hidden = (*HIDDEN, FUNCTIONS_SCHEMA)
     usable = target.rows(
         "SELECT n.nspname::text, r.rolname::text FROM pg_namespace AS n CROSS JOIN pg_roles AS r"
         " WHERE (n.nspname = ANY($1) AND r.rolname = ANY($2)"
         " OR n.nspname = $3 AND r.rolname = ANY($4))"
         " AND has_schema_privilege(r.oid, n.oid, 'USAGE') ORDER BY 1, 2",
-        (hidden, ROLES, feed.SCHEMA, _VISITORS),
+        (hidden, ROLES, feed.SCHEMA, _CLIENT_ROLES),
     )
     found: list[Finding] = [Exposed(schema, f"{role} may use it") for schema, role in usable]
     served = target.rows(
@@ -194,29 +193,32 @@ def _differing(table: sa.Table, held: Rights, declared: Rights) -> Iterator[Find
         has = "has" if (role, privilege) in held.sequence else "lacks"
         yield RightDiffers(table.name, f"{role} {has} {privilege} of its sequence")
     for name in sorted(held.policies ^ declared.policies):
-        more = name in held.policies
+        undeclared = name in held.policies
         yield RightDiffers(
-            table.name, f"policy {name} is {'not declared' if more else 'missing or different'}"
+            table.name,
+            f"policy {name} is {'not declared' if undeclared else 'missing or different'}",
         )
 
 
-def _probed(target: Target, mapping: TableMapping, there: Sequence[str]) -> Iterator[Finding]:
-    """Act as each role that this user may become, and see what it can do."""
-    declared = {(a.role, p) for a in _of(mapping.table, there) for p in a.privileges}
-    for role in there:
+def _probed(
+    target: Target, mapping: TableMapping, server_roles: Sequence[str]
+) -> Iterator[Finding]:
+    """Act as each role that this user may assume, and test what it can do."""
+    declared = {(a.role, p) for a in _of(mapping.table, server_roles) for p in a.privileges}
+    for role in server_roles:
         if not target.value(_MAY_BECOME, (role,)):
             continue
         for privilege, probe in _PROBES.items():
             sql = probe.format(table=_name(mapping.table), key=quoted(mapping.key.name))
             may = _may(target, role, sql)
             if may != ((role, privilege) in declared):
-                said = "could" if may else "could not"
-                yield RightDiffers(mapping.name, f"{role} {said} {privilege} when it was tried")
+                can = "can" if may else "cannot"
+                yield RightDiffers(mapping.name, f"{role} {can} {privilege} when tested")
 
 
 def _may(target: Target, role: str, sql: str) -> bool:
     try:
-        with target.undone():
+        with target.rolled_back():
             # As in a session of that role, policies hide rows and raise no error.
             target.run("SET LOCAL row_security = on", f"SET LOCAL ROLE {quoted(role)}", sql)
     except TargetError as error:
@@ -224,24 +226,24 @@ def _may(target: Target, role: str, sql: str) -> bool:
             raise
         return False
     except DataFault as fault:
-        # It came as far as the rows, or a function on the way was refused something.
+        # The statement reached the rows, or a function on the way was refused access.
         return fault.sqlstate != _REFUSED
     return True
 
 
-def _held(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
-    found: dict[str, Any] = json.loads(target.value(_HELD, (_name(table), list(there))))
+def _held(target: Target, table: sa.Table, server_roles: Sequence[str]) -> Rights:
+    found: dict[str, Any] = json.loads(target.value(_HELD, (_name(table), list(server_roles))))
     known = set(ALL)
     return Rights(
         found["secured"],
         frozenset((role, right) for role, right in found["granted"] if right in known),
         frozenset((role, right) for role, right in found["sequence"]),
-        frozenset(_told(*policy) for policy in found["policies"]),
+        frozenset(_description(*policy) for policy in found["policies"]),
     )
 
 
-def _declared(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
-    accesses = _of(table, there)
+def _declared(target: Target, table: sa.Table, server_roles: Sequence[str]) -> Rights:
+    accesses = _of(table, server_roles)
     writers = [access.role for access in accesses if "INSERT" in access.privileges]
     conditions = _conditions(target, table, accesses)
     return Rights(
@@ -251,7 +253,7 @@ def _declared(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
         if _sequence(table)
         else frozenset(),
         frozenset(
-            _told(
+            _description(
                 _policy(access),
                 "PERMISSIVE",
                 _command(access),
@@ -265,14 +267,14 @@ def _declared(target: Target, table: sa.Table, there: Sequence[str]) -> Rights:
 
 
 def _conditions(target: Target, table: sa.Table, accesses: Sequence[Access]) -> dict[str, str]:
-    """The conditions of declared policies in PostgreSQL's own words, by name."""
+    """The conditions of declared policies as PostgreSQL writes them, by name."""
     some = [access for access in accesses if access.rows is not None]
     if not some:
         return {}
-    with target.undone():
-        # Whether they are as declared is for the check of the schema to say.
-        objects.make_functions(target, table, [access.role for access in accesses])
-        with objects.twin(target, table):
+    with target.rolled_back():
+        # The schema check reports functions that differ from the declaration.
+        table_functions.make_functions(target, table, [access.role for access in accesses])
+        with table_functions.twin(target, table):
             target.run(*(_policy_ddl(table, access) for access in some))
             return dict(
                 target.rows(
@@ -283,16 +285,16 @@ def _conditions(target: Target, table: sa.Table, accesses: Sequence[Access]) -> 
             )
 
 
-def _told(
+def _description(
     name: str, kind: str, command: str, who: str, rows: str | None, written: str | None
 ) -> str:
-    """A policy in words that differ when it does."""
+    """Describe a policy; descriptions are equal only if the policies are."""
     only = "" if kind == "PERMISSIVE" else f"{kind} "
     return f"{name} ({only}{command} TO {who}: {rows}{'' if written is None else f'; {written}'})"
 
 
-def _of(table: sa.Table, there: Sequence[str]) -> list[Access]:
-    return [access for access in of_table(table) if access.role in there]
+def _of(table: sa.Table, server_roles: Sequence[str]) -> list[Access]:
+    return [access for access in of_table(table) if access.role in server_roles]
 
 
 def _policy(access: Access) -> str:

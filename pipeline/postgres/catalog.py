@@ -1,19 +1,20 @@
-"""The declared schema against the real one, both in the words of PostgreSQL's catalog.
+"""Compare the declared schema with the real one, both as PostgreSQL's catalog writes them.
 
-The declared table is made as a temporary one, within the transaction and undone in it, so both
-definitions come from the same server and nothing needs to be parsed here.
+The declared table is created as a temporary table and rolled back, so both definitions come from
+the same server and need no parsing.
 """
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from pipeline.core.findings import Finding, SchemaDiffers
+from pipeline.core.findings import Finding
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
-from pipeline.postgres import access, objects, schema
+from pipeline.postgres import access, schema, table_functions
+from pipeline.postgres.findings import SchemaDiffers
 from pipeline.postgres.target import Target
 
 Definitions = dict[tuple[str, str], str]
@@ -40,13 +41,13 @@ SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
   WHERE i.indrelid = {oid}
 """
-_TRIGGERS = f"SELECT 'trigger', * FROM ({objects.TRIGGERS}) AS t"
+_TRIGGERS = f"SELECT 'trigger', * FROM ({table_functions.TRIGGERS}) AS t"
 
 
 def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
     """Columns, types, defaults, constraints, indexes, triggers and their functions are as declared.
 
-    What the target has beyond the declaration is counted, and is nobody's fault.
+    Additional objects of the target are counted, and are no finding.
 
     Args:
         target: a session within a transaction.
@@ -54,8 +55,8 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
     """
     actual = _definitions(target, f"public.{quoted(mapping.name)}")
     there = access.roles(target)
-    other = objects.differing(target, mapping.table, there)
-    with target.undone():
+    other = table_functions.differing(target, mapping.table, there)
+    with target.rolled_back():
         declared = _declared(target, mapping, there)
         restored = _restored(target, mapping, declared)
     if not actual:
@@ -79,7 +80,7 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
     return (
         findings,
         {
-            "declared": len(declared) + len(objects.functions_of(mapping.table, there)),
+            "declared": len(declared) + len(table_functions.table_functions(mapping.table, there)),
             "differing": len(findings),
             "more": len(set(actual) - set(declared)),
         },
@@ -97,8 +98,8 @@ def _definitions(target: Target, table: str) -> Definitions:
     }
 
 
-def _declared(target: Target, mapping: TableMapping, there: Sequence[str]) -> Definitions:
-    objects.make_functions(target, mapping.table, there)
+def _declared(target: Target, mapping: TableMapping, server_roles: Sequence[str]) -> Definitions:
+    table_functions.make_functions(target, mapping.table, server_roles)
     target.run("SET LOCAL search_path = pg_temp, public")
     for parent in {parent.name: parent for _, parent in mapping.parents}.values():
         if parent is not mapping.table:
@@ -110,7 +111,7 @@ def _declared(target: Target, mapping: TableMapping, there: Sequence[str]) -> De
 def _restored(target: Target, mapping: TableMapping, declared: Definitions) -> Definitions:
     """The declared table after a dump and a restore, or an upgrade of the server.
 
-    PostgreSQL writes a rule down with other casts once it has read its own words.
+    PostgreSQL writes a CHECK with other casts once it has parsed its own text.
     """
     table = f"pg_temp.{quoted(mapping.name)}"
     for (kind, name), text in declared.items():

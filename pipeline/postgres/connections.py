@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.errors import CONNECTIONS_OF_A_RUN
 from pipeline.core.quoting import quoted
+from pipeline.core.server_errors import CONNECTIONS_OF_A_RUN
 
 _LIMITS = """
 WITH me AS (SELECT oid, rolname, rolconnlimit, rolsuper FROM pg_roles WHERE rolname = session_user)
@@ -31,13 +31,13 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Limit:
-    """What limits connections.
+    """A limit of connections: of the role, the database or the server.
 
     Attributes:
-        of: whose limit it is.
+        of: the object that has the limit, for messages.
         most: connections that it allows.
-        free: those of them that nobody uses, the one that asks counted as free.
-        remedy: what to do where these are too few.
+        free: unused connections; the querying connection counts as unused.
+        remedy: what to do if these are too few.
     """
 
     of: str
@@ -47,12 +47,12 @@ class Limit:
 
     @property
     def enough(self) -> bool:
-        """Whether a run can open all that it needs."""
+        """Whether a run can open all connections that it needs."""
         return self.free >= CONNECTIONS_OF_A_RUN
 
     @property
     def detail(self) -> str:
-        """How many there are, for people."""
+        """The figures, for messages."""
         return (
             f"{self.of} allows {self.most:,} connections, {self.free:,} are free; a run needs"
             f" {CONNECTIONS_OF_A_RUN}"
@@ -60,7 +60,7 @@ class Limit:
 
 
 def tightest(ask: Callable[[str], Sequence[Sequence[Any]]]) -> Limit:
-    """The limit that leaves the fewest connections, as seen by one that is closed before a run."""
+    """The limit that leaves the fewest connections; the querying one is closed before a run."""
     limits = [_limit(*row) for row in ask(_LIMITS)]
     return min(limits, key=lambda limit: limit.free)
 

@@ -1,7 +1,7 @@
-"""What functions of the target say when they refuse what is written, and which trigger spoke.
+"""Errors raised by functions of the target: which function, and which trigger called it.
 
-A server's message alone does not tell where it comes from. The context of the error names the
-PL/pgSQL functions that were running; the catalog knows which triggers call them.
+The server's message does not name its origin. The context of the error names the PL/pgSQL functions
+that were running, and the catalog lists the triggers that call them.
 """
 
 import re
@@ -9,30 +9,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.core.errors import TRANSIENT_STATES
 from pipeline.core.quoting import literal
+from pipeline.core.server_errors import TRANSIENT_STATES
 
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Executes a query without parameters and returns its rows."""
 
 REMEDY = (
-    "Nothing was changed; correct what it names, or let the trigger do nothing where"
+    "Nothing was changed. Correct the cause named above, or make the trigger do nothing where"
     " current_setting('pipeline.moving', true) is 'on'"
 )
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s".()]+)'
 _SIGNATURE = re.compile(rf"{_NAME}(?:\.{_NAME})?\([^()]*\)")
 _RAISED = re.compile(r"\b(RAISE|ASSERT)$")
-_OF_THE_SERVER = ("08", "53", "57", "58", "XX")
-"""Classes of SQLSTATE that speak of the server or the session, whatever was running."""
+_SERVER_CLASSES = ("08", "53", "57", "58", "XX")
+"""Classes of SQLSTATE whose cause is the server or the session, not the running function."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where in the target's own functions an error arose.
+    """Where in the target's own functions an error occurred.
 
     Attributes:
-        functions: the PL/pgSQL functions that were running, as the server writes them, innermost
-            first.
+        functions: the signatures of the running PL/pgSQL functions, innermost first.
         raised: whether the innermost one raised the error itself.
     """
 
@@ -41,7 +40,7 @@ class Context:
 
     @classmethod
     def of(cls, text: str) -> "Context":
-        """Read the context of an error; the words around the names depend on the language."""
+        """Parse the context of an error; the words around the names are localized."""
         lines = text.splitlines()
         found = [
             _SIGNATURE.search(line.replace("PL/pgSQL", "", 1))
@@ -52,33 +51,30 @@ class Context:
         return cls(tuple(each[0] for each in found if each), raised)
 
     def explains(self, sqlstate: str) -> bool:
-        """Whether a function, and not the server, is the reason of an error."""
-        passing = sqlstate in TRANSIENT_STATES or sqlstate.startswith(_OF_THE_SERVER)
-        return self.raised or bool(self.functions and not passing)
+        """Whether a function, and not the server, caused an error."""
+        by_server = sqlstate in TRANSIENT_STATES or sqlstate.startswith(_SERVER_CLASSES)
+        return self.raised or bool(self.functions and not by_server)
 
 
-NOWHERE = Context()
-"""Of an error that arose in no function."""
+NO_CONTEXT = Context()
+"""The context of an error that occurred in no function."""
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A trigger that calls a function.
+    """A trigger and the function that it calls.
 
     Attributes:
-        name: its name.
-        table: the table that it watches; None for an event trigger.
-        function: the function that it calls.
-        of_row: whether it is called for each row.
+        table: None for an event trigger.
     """
 
     name: str
     table: str | None
     function: str
-    of_row: bool = False
+    for_each_row: bool = False
 
     def __str__(self) -> str:
-        """As people find it."""
+        """Describe the trigger in a message."""
         if self.table is None:
             return f"event trigger {self.name} (function {self.function})"
         return f"trigger {self.name} of {self.table} (function {self.function})"
@@ -91,46 +87,45 @@ UNION ALL SELECT evtname::text, NULL, false FROM pg_event_trigger
   WHERE evtenabled <> 'D' AND evtfoid = to_regprocedure({function}) ORDER BY 2, 1
 """
 
-_OTHERS = """
+_UNMANAGED = """
 SELECT tgname::text, tgrelid::regclass::text, tgfoid::regprocedure::text, (tgtype & 1) = 1
   FROM pg_trigger JOIN pg_proc AS p ON p.oid = tgfoid
   JOIN pg_class AS c ON c.oid = tgrelid
   WHERE (c.oid = to_regclass({table}) OR c.relnamespace = to_regnamespace('migration'))
   AND NOT tgisinternal AND tgenabled <> 'D'
-  AND p.pronamespace::regnamespace::text NOT IN ('upkeep', 'migration', 'feed') ORDER BY 1
+  AND p.pronamespace::regnamespace::text NOT IN ('pipeline_functions', 'migration', 'feed')
+  ORDER BY 1
 """
 
 
-def callers(ask: Ask, context: Context, *, table: str = "") -> list[Trigger]:
-    """The triggers that may have spoken: those that call the innermost function of a trigger.
+def calling_triggers(ask: Ask, context: Context, *, table: str = "") -> list[Trigger]:
+    """The triggers that may have caused an error: those that call the innermost trigger function.
 
     Args:
-        ask: asks the target.
-        context: of the error.
-        table: the table that was written; where a function serves several, its trigger is meant.
+        table: the table that was written; if several tables share a function, only its triggers are
+            returned.
     """
     for function in context.functions:
         rows = ask(_CALLING.format(function=literal(function)))
-        found = [Trigger(name, of, function, *rest) for name, of, *rest in rows]
+        found = [Trigger(name, owner, function, *rest) for name, owner, *rest in rows]
         if found:
             own = [each for each in found if each.table and each.table.strip('"') == table]
             return own or found
     return []
 
 
-def others(ask: Ask, table: str) -> list[Trigger]:
-    """Triggers of a table, or of the ledger, that no part of the pipeline has made.
+def unmanaged_triggers(ask: Ask, table: str) -> list[Trigger]:
+    """Triggers of a table, or of the ledger, that the pipeline did not create.
 
     Args:
-        ask: asks the target.
         table: its name with its schema, quoted.
     """
-    return [Trigger(*row) for row in ask(_OTHERS.format(table=literal(table)))]
+    return [Trigger(*row) for row in ask(_UNMANAGED.format(table=literal(table)))]
 
 
-def speaker(ask: Ask, context: Context, *, table: str = "") -> str:
-    """Who refused, for the beginning of a sentence; empty where no function was running."""
-    found = callers(ask, context, table=table)
+def refusing_object(ask: Ask, context: Context, *, table: str = "") -> str:
+    """The triggers or the function that refused a write; empty if no function was running."""
+    found = calling_triggers(ask, context, table=table)
     if found:
         return " or ".join(map(str, found))
     return f"function {context.functions[0]}" if context.functions else ""

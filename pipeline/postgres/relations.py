@@ -1,8 +1,8 @@
-"""What a name in the target stands for: one plain table, or something that means more or less.
+"""The kind of relation behind a table name in the target. Only plain tables are accepted.
 
-PostgreSQL reads and deletes the rows of a table's children together with its own, a view or a
-partitioned table has none, and policies may hide some. Whoever reads or writes such a name would
-speak of other rows than the table's. It is refused by name, before anything changes.
+PostgreSQL reads and deletes the rows of child tables together with those of their parent, views and
+partitioned tables have no rows of their own, and policies may hide rows. Reading or writing such a
+relation would affect other rows than those of the table, so it is refused before anything changes.
 """
 
 import json
@@ -41,7 +41,7 @@ FACTS = """json_build_object(
     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
     AND d.refclassid = 'pg_extension'::regclass)
 )"""
-"""SQL for ``Facts`` as JSON, of a row ``c`` of ``pg_class``."""
+"""SQL that returns ``Facts`` as JSON for a row ``c`` of ``pg_class``."""
 
 _KINDS = {
     "v": "a view",
@@ -54,19 +54,17 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Facts:
-    """What the catalog says of a name.
+    """What the catalog records about a relation.
 
     Attributes:
         kind: as in ``pg_class.relkind``.
-        is_partition: whether it is a part of another table.
-        unlogged: whether the server empties it when it crashes.
+        unlogged: the server empties it after a crash.
         hidden_from: the user from whom policies may hide rows, None if they hide nothing.
         children: tables that inherit from it, with their schemas.
         parents: tables that it inherits from, with their schemas.
-        rules: names of rules that act in the place of what is written.
-        computed: columns whose values the target makes itself.
+        rules: names of rules that rewrite INSERT, UPDATE or DELETE.
+        computed: generated columns.
         deferrable_key: name of the primary key, if it is deferrable.
-        extension: the extension that it belongs to, None for none.
     """
 
     kind: str
@@ -82,100 +80,96 @@ class Facts:
 
     @classmethod
     def of(cls, found: dict[str, Any]) -> "Facts":
-        """Read what ``FACTS`` gives."""
+        """Build from the JSON that ``FACTS`` returns."""
         lists = ("children", "parents", "rules", "computed")
         return cls(**{**found, **{name: tuple(found[name]) for name in lists}})
 
 
 def inspect(ask: Ask, schema: str, table: str) -> Facts | None:
-    """What the catalog says of a name; None if it stands for nothing."""
+    """What the catalog records about a relation; None if there is none of this name."""
     name = f"{quoted(schema)}.{quoted(table)}".replace("'", "''")
     found = ask(f"SELECT ({FACTS})::text FROM pg_class AS c WHERE c.oid = to_regclass('{name}')")
     return Facts.of(json.loads(found[0][0])) if found else None
 
 
 def _shown(schema: str, table: str) -> str:
-    """A name for people, which they can copy into a statement."""
+    """A name for messages, which can be copied into a statement."""
     plain = table.isidentifier() and table.isascii() and table == table.lower()
     return f"{schema}.{table if plain else quoted(table)}"
 
 
 def require_plain(table: str, facts: Facts, *, schema: str = PUBLIC) -> None:
-    """Refuse a name whose rows are not those of one plain table.
+    """Refuse a relation that is not one plain table.
 
     Raises:
-        ShapeError: says what it stands for, and what to do.
+        ShapeError: names the kind of relation and the remedy.
     """
     name = _shown(schema, table)
     if facts.kind != "r":
         raise ShapeError(
-            f"{name} of the target is {_KINDS.get(facts.kind, 'something else')}, not a table",
+            f"{name} in the target is {_KINDS.get(facts.kind, 'another kind of relation')},"
+            " not a table",
             remedy="Rename or drop it",
         )
     if facts.children:
         raise ShapeError(
-            f"{name} of the target has tables that inherit from it ({', '.join(facts.children)}),"
-            f" whose rows PostgreSQL reads and deletes as rows of {table}",
+            f"{name} in the target has child tables ({', '.join(facts.children)}). PostgreSQL reads"
+            f" and deletes their rows as rows of {table}",
             remedy=f"Run ALTER TABLE {facts.children[0]} NO INHERIT {name}, then run again",
         )
     if facts.parents:
         parent = facts.parents[0]
-        how, undo = "inherits from", f"ALTER TABLE {name} NO INHERIT {parent}"
+        relation, undo = "inherits from", f"ALTER TABLE {name} NO INHERIT {parent}"
         if facts.is_partition:
-            how, undo = "is a partition of", f"ALTER TABLE {parent} DETACH PARTITION {name}"
+            relation, undo = "is a partition of", f"ALTER TABLE {parent} DETACH PARTITION {name}"
         raise ShapeError(
-            f"{name} of the target {how} {parent}, so its rows can change through that table",
+            f"{name} in the target {relation} {parent}, so its rows can change through that table",
             remedy=f"Run {undo}, then run again",
         )
     if facts.hidden_from is not None:
         raise ShapeError(
-            f"{name} of the target has row level security that may hide rows from the user"
+            f"Row level security of {name} in the target may hide rows from the user"
             f" {facts.hidden_from}",
-            remedy="Connect as its owner, or as a user with BYPASSRLS; if it is the owner, run"
-            f" ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY",
+            remedy="Connect as the owner of the table or as a user with BYPASSRLS. If this user is"
+            f" the owner, run ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY",
         )
 
 
 def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> None:
-    """Refuse a table of schema ``public`` that does not keep what is written as it is written.
-
-    Args:
-        table: its name.
-        facts: what the catalog says of it.
-        columns: those that are written.
+    """Refuse a table of schema ``public`` that does not store values exactly as written.
 
     Raises:
-        ShapeError: says why not, and what to do.
+        ShapeError: names the reason and the remedy.
     """
     require_plain(table, facts)
     name = _shown(PUBLIC, table)
     computed = [column for column in facts.computed if column in columns]
     if facts.extension is not None:
         raise ShapeError(
-            f"{name} of the target belongs to the extension {facts.extension}",
-            remedy="Move the extension to a schema of its own, or name another database in"
-            " DATABASE_URL",
+            f"{name} in the target belongs to the extension {facts.extension}",
+            remedy="Move the extension to a schema of its own, or set DATABASE_URL to another"
+            " database",
         )
     if facts.rules:
         raise ShapeError(
-            f"{name} of the target has the rule {facts.rules[0]}, which rewrites what is written to"
-            " it",
-            remedy="Drop it; a trigger can do the same",
+            f"{name} in the target has the rule {facts.rules[0]}, which rewrites INSERT, UPDATE or"
+            " DELETE statements",
+            remedy="Drop the rule; a trigger can do the same",
         )
     if computed:
         raise ShapeError(
-            f"{name} of the target computes {', '.join(computed)} itself, so the source's values"
-            " have no place there",
+            f"{name} in the target has generated columns ({', '.join(computed)}), so the values of"
+            " the source cannot be stored there",
             remedy=f"Run ALTER TABLE {name} ALTER COLUMN {computed[0]} DROP EXPRESSION",
         )
     if facts.deferrable_key is not None:
         raise ShapeError(
-            f"{name} of the target has a deferrable primary key {facts.deferrable_key}, by which"
-            " PostgreSQL cannot find the row to update",
-            remedy="Drop it and add it again without DEFERRABLE",
+            f"{name} in the target has a deferrable primary key {facts.deferrable_key}, which"
+            " PostgreSQL cannot use to update existing rows",
+            remedy="Drop the key and add it again without DEFERRABLE",
         )
     if facts.unlogged:
         raise ShapeError(
-            f"{name} of the target is unlogged: the server empties it when it crashes",
+            f"{name} in the target is unlogged: the server empties it after a crash",
             remedy=f"Run ALTER TABLE {name} SET LOGGED",
         )

@@ -1,7 +1,7 @@
-"""DDL of the target, compiled from the declarations, and what is there already.
+"""DDL of the target, compiled from the declarations, and the current state of its tables.
 
-A table that is missing or empty is filled bare and gets its keys and indexes afterwards: that is
-a factor of four. DDL is transactional, so nobody sees the table in between.
+Missing or empty tables are loaded first; keys and indexes follow, which is four times faster. DDL
+is transactional, so no other session sees the table without them.
 """
 
 import json
@@ -17,25 +17,24 @@ from pipeline.declared import ledger
 from pipeline.declared.rules import ColumnRules
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT, type_name
-from pipeline.postgres import access, objects, relations
+from pipeline.postgres import access, relations, table_functions
 from pipeline.postgres.target import Target
 
 
 @dataclass(frozen=True)
-class Present:
-    """What the target holds under a table's name.
+class TargetTableState:
+    """The current state of a table in the target.
 
     Attributes:
-        exists: whether there is a table.
         rows: whether it has any row.
         types: column name -> type, as PostgreSQL writes it.
         required: columns that are NOT NULL and have no default.
         primary_key: name of the primary key constraint.
         referenced: whether another table's foreign key needs the primary key.
-        constraints: foreign key, unique and CHECK constraints by name.
-        unproven: those of them that were never validated.
+        constraints: names of foreign key, unique and CHECK constraints.
+        not_validated: constraints that were never validated.
         indexes: names of indexes that belong to no constraint.
-        facts: what else the catalog says of it; None where there is no table.
+        facts: None if there is no table.
     """
 
     exists: bool
@@ -45,22 +44,22 @@ class Present:
     primary_key: str | None = None
     referenced: bool = False
     constraints: frozenset[str] = frozenset()
-    unproven: frozenset[str] = frozenset()
+    not_validated: frozenset[str] = frozenset()
     indexes: frozenset[str] = frozenset()
     facts: relations.Facts | None = None
 
 
 def compiled(element: Any) -> str:
-    """DDL as PostgreSQL reads it, with blanks and line ends of names as they are."""
+    """DDL for PostgreSQL; blanks and line breaks inside names are kept."""
     return str(element.compile(dialect=DIALECT)).strip()
 
 
 def exists(target: Target, table: str) -> bool:
-    """Whether the target has something under a name, in schema ``public``."""
+    """Whether schema ``public`` of the target has a relation of this name."""
     return bool(target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table)}",)))
 
 
-_LOOK = f"""
+_INSPECT = f"""
 SELECT json_build_object(
   'facts', {relations.FACTS},
   'columns', (SELECT coalesce(json_agg(json_build_array(attname,
@@ -77,38 +76,38 @@ SELECT json_build_object(
 """
 
 
-def inspect(target: Target, table: str) -> Present:
-    """See what the target holds under a name, in schema ``public``.
+def inspect(target: Target, table: str) -> TargetTableState:
+    """The current state of a table in schema ``public`` of the target.
 
     Raises:
-        ShapeError: the name belongs to something else than one plain table.
+        ShapeError: the name belongs to a relation that is not one plain table.
     """
-    found = target.rows(_LOOK, (f"public.{quoted(table)}",))
+    found = target.rows(_INSPECT, (f"public.{quoted(table)}",))
     if not found:
-        return Present(exists=False)
-    met = json.loads(found[0][0])
-    facts = relations.Facts.of(met["facts"])
+        return TargetTableState(exists=False)
+    state = json.loads(found[0][0])
+    facts = relations.Facts.of(state["facts"])
     relations.require_plain(table, facts)
-    columns, constraints = met["columns"], met["constraints"]
-    return Present(
+    columns, constraints = state["columns"], state["constraints"]
+    return TargetTableState(
         exists=True,
         rows=target.value(f"SELECT EXISTS (SELECT FROM {quoted(table)})"),
         types={attribute: kind for attribute, kind, _ in columns},
         required=frozenset(attribute for attribute, _, needed in columns if needed),
         primary_key=next((n for n, kind, _ in constraints if kind == "p"), None),
-        referenced=met["referenced"],
+        referenced=state["referenced"],
         constraints=frozenset(n for n, kind, _ in constraints if kind in ("f", "u", "c")),
-        unproven=frozenset(n for n, _, proven in constraints if not proven),
-        indexes=frozenset(met["indexes"]),
+        not_validated=frozenset(n for n, _, validated in constraints if not validated),
+        indexes=frozenset(state["indexes"]),
         facts=facts,
     )
 
 
-def inspect_for_writing(target: Target, mapping: TableMapping) -> Present:
-    """See what the target holds under a table's name, and whether it keeps what is written.
+def inspect_for_writing(target: Target, mapping: TableMapping) -> TargetTableState:
+    """The current state of a table in the target, which must be writable.
 
     Raises:
-        ShapeError: it is something else than one plain table, or keeps other values.
+        ShapeError: it is not one plain table, or does not store values exactly as written.
     """
     present = inspect(target, mapping.name)
     if present.facts is not None:
@@ -117,8 +116,8 @@ def inspect_for_writing(target: Target, mapping: TableMapping) -> Present:
     return present
 
 
-def check_shape(mapping: TableMapping, present: Present) -> None:
-    """Refuse a table of the same name with another shape.
+def check_shape(mapping: TableMapping, present: TargetTableState) -> None:
+    """Refuse an existing table whose columns differ from the declaration.
 
     Raises:
         ShapeError: names every column that differs.
@@ -134,16 +133,16 @@ def check_shape(mapping: TableMapping, present: Present) -> None:
         elif actual is not None and actual != expected:
             wrong.append(f"{column.name} is {actual} instead of {expected}")
     declared = {column.name for column in mapping.table.columns}
-    wrong += [f"{name} is required there but unknown here" for name in present.required - declared]
+    wrong += [f"{name} is required but not declared" for name in present.required - declared]
     if wrong:
         raise ShapeError(
-            f"Table {mapping.name} of the target has another shape: {'; '.join(sorted(wrong))}",
-            remedy="Rename or drop that table, or point DATABASE_URL at another database",
+            f"Table {mapping.name} of the target has a different shape: {'; '.join(sorted(wrong))}",
+            remedy="Rename or drop that table, or set DATABASE_URL to another database",
         )
 
 
-def prepare(mapping: TableMapping, present: Present) -> list[str]:
-    """DDL that makes the table able to take rows: the table, and columns it still lacks."""
+def prepare(mapping: TableMapping, present: TargetTableState) -> list[str]:
+    """DDL that creates the table, or adds the columns that it lacks."""
     if not present.exists:
         return [*_create(mapping)]
     types = present.types or {}
@@ -154,14 +153,14 @@ def prepare(mapping: TableMapping, present: Present) -> list[str]:
     ]
 
 
-def strip(mapping: TableMapping, present: Present) -> list[str]:
-    """DDL that takes keys and indexes off an empty table, except a key that others refer to."""
+def strip(mapping: TableMapping, present: TargetTableState) -> list[str]:
+    """DDL that drops keys and indexes of an empty table, except a referenced primary key."""
     if not present.exists:
         return []
     name = quoted(mapping.name)
     foreign = {key.name for key in _foreign_keys(mapping.table)} & present.constraints
-    # What is unique is held against every row as it comes; it is told apart afterwards.
-    foreign |= {unique.name for unique in uniques_of(mapping.table)} & present.constraints
+    # A unique constraint would check each row on arrival; duplicates are found afterwards.
+    foreign |= {unique.name for unique in unique_constraints(mapping.table)} & present.constraints
     own = {index.name for index in mapping.table.indexes} & present.indexes
     drops = [
         f"ALTER TABLE {name} DROP CONSTRAINT {quoted(str(key))}"
@@ -173,19 +172,19 @@ def strip(mapping: TableMapping, present: Present) -> list[str]:
     return drops
 
 
-def foreign_keys(mapping: TableMapping, present: Present) -> list[str]:
-    """DDL for the foreign keys that are not there, or were never validated."""
+def foreign_keys(mapping: TableMapping, present: TargetTableState) -> list[str]:
+    """DDL for the foreign keys that are missing or were never validated."""
     missing, name = [], quoted(mapping.name)
     for key in _foreign_keys(mapping.table):
         if key.name not in present.constraints:
             missing.append(compiled(AddConstraint(key, isolate_from_table=False)))
-        elif key.name in present.unproven:
+        elif key.name in present.not_validated:
             missing.append(f"ALTER TABLE {name} VALIDATE CONSTRAINT {quoted(str(key.name))}")
     return missing
 
 
-def keys(mapping: TableMapping, present: Present) -> list[str]:
-    """DDL for the primary key and other constraints that are not there."""
+def keys(mapping: TableMapping, present: TargetTableState) -> list[str]:
+    """DDL for the missing primary key and other missing constraints."""
     table = mapping.table
     missing = (
         []
@@ -200,8 +199,8 @@ def keys(mapping: TableMapping, present: Present) -> list[str]:
     return missing
 
 
-def indexes(mapping: TableMapping, present: Present) -> list[str]:
-    """DDL for the indexes that are not there."""
+def indexes(mapping: TableMapping, present: TargetTableState) -> list[str]:
+    """DDL for the missing indexes."""
     return [
         compiled(CreateIndex(index))
         for index in sorted(mapping.table.indexes, key=lambda index: str(index.name))
@@ -210,33 +209,33 @@ def indexes(mapping: TableMapping, present: Present) -> list[str]:
 
 
 def make_ledger(target: Target) -> None:
-    """Make the ledger's tables, as far as they are not there."""
+    """Create the missing tables of the ledger."""
     tables = ledger.metadata.sorted_tables
-    there = target.value(
+    existing = target.value(
         "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)"
         " AND relname = ANY($2) AND relkind = 'r'",
         (ledger.SCHEMA, [table.name for table in tables]),
     )
-    if there < len(tables):
+    if existing < len(tables):
         target.run(*ledger_ddl())
         access.hide(target)
 
 
 def ledger_ddl() -> list[str]:
-    """DDL of the ledger; what is there already stays."""
+    """DDL of the ledger; it does not change existing tables."""
     tables = (CreateTable(table, if_not_exists=True) for table in ledger.metadata.sorted_tables)
     return [f"CREATE SCHEMA IF NOT EXISTS {ledger.SCHEMA}", *map(compiled, tables)]
 
 
 def whole(mapping: TableMapping) -> list[str]:
-    """DDL of a table that is not there, with all that belongs to it but functions."""
-    absent = Present(exists=False)
+    """DDL of a new table with its keys, indexes and triggers, but without their functions."""
+    absent = TargetTableState(exists=False)
     return [
         *prepare(mapping, absent),
         *keys(mapping, absent),
         *foreign_keys(mapping, absent),
         *indexes(mapping, absent),
-        *objects.triggers_ddl(mapping.table),
+        *table_functions.triggers_ddl(mapping.table),
     ]
 
 
@@ -258,8 +257,8 @@ def _create(mapping: TableMapping) -> list[str]:
     return statements
 
 
-def uniques_of(table: sa.Table) -> list[sa.UniqueConstraint]:
-    """What is declared unique beside the key, in order of its names."""
+def unique_constraints(table: sa.Table) -> list[sa.UniqueConstraint]:
+    """The declared unique constraints, in order of their names."""
     found = (each for each in table.constraints if isinstance(each, sa.UniqueConstraint))
     return sorted(found, key=lambda unique: str(unique.name))
 

@@ -1,12 +1,12 @@
-"""What every session with PostgreSQL relies on, and how a session states it.
+"""The settings that every session with PostgreSQL relies on, and how a session sets them.
 
-A server, a database, a role, a URL and the environment can each set what a session starts with. A
-session of this project takes none of that for granted. The connection request carries what every
-version knows and every user may set; one statement, in one round trip, then puts right whatever
-still differs. It refuses a standby, a database that is not in UTF8, and a setting that only a
-superuser may put right.
+A server, a database, a role, a URL and the environment can each change the defaults of a session. A
+session of this project relies on none of them. The connection request carries the settings that all
+versions support and all users may change. One statement, in one round trip, then corrects all
+remaining differences. It refuses a standby, a database whose encoding is not UTF8, and a setting
+that only a superuser may correct.
 
-What is not listed here changes neither values nor locks: see the list in the tests.
+Settings not listed here affect neither values nor locks: see the list in the tests.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,25 +17,21 @@ from urllib.parse import quote, unquote, urlencode
 
 import psycopg2
 
-from pipeline.core.errors import (
-    SESSION_ENCODING,
-    SESSION_SETTING,
-    SESSION_STANDBY,
-    TargetError,
-)
+from pipeline.core.errors import TargetError
 from pipeline.core.quoting import literal
+from pipeline.core.server_errors import SESSION_ENCODING, SESSION_SETTING, SESSION_STANDBY
 
 MOVING = "pipeline.moving"
-"""The setting that is on in a transaction of a move; what others write is captured."""
+"""The setting that is on during a transaction of a move; all other writes are captured."""
 
-LEAVE_ALONE = (
-    f"Let the trigger do nothing where current_setting('{MOVING}', true) is 'on', or disable it,"
+TRIGGER_REMEDY = (
+    f"Make the trigger do nothing where current_setting('{MOVING}', true) is 'on', or disable it,"
     " then run again"
 )
-"""What to do about a trigger that spoils a move."""
+"""The remedy for a trigger that interferes with a move."""
 
 CANARY = "pipeline.canary"
-"""The setting that makes the feed publish what a move writes."""
+"""The setting that makes the feed publish the writes of a move."""
 
 SILENCE: Mapping[str, int] = MappingProxyType(
     {
@@ -46,7 +42,7 @@ SILENCE: Mapping[str, int] = MappingProxyType(
         "tcp_user_timeout": 120_000,
     }
 )
-"""After about two minutes without a sign of life a connection is lost; the default is two hours."""
+"""A silent connection is considered lost after about two minutes; the default is two hours."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +50,11 @@ class Setting:
     """A setting that a session relies on.
 
     Attributes:
-        name: as PostgreSQL shows it.
-        value: what it must be, as ``current_setting`` shows it.
-        why: what goes wrong where it is something else.
-        also: values that serve as well; a session leaves them alone.
-        early: the connection request can carry it, because every supported version knows it and
-            every user may set it.
+        value: the required value, as ``current_setting`` returns it.
+        why: what goes wrong with any other value.
+        also: other accepted values; a session does not change them.
+        early: the connection request can carry it, because all supported versions know it and all
+            users may set it.
     """
 
     name: str
@@ -75,23 +70,23 @@ def _all(why: str, *, early: bool = True, **values: str) -> tuple[Setting, ...]:
 
 _LIMITS = (
     *_all("a long statement is cancelled", statement_timeout="0"),
-    *_all("a run waits for a lock without end", lock_timeout="1min"),
+    *_all("a run waits for a lock indefinitely", lock_timeout="1min"),
     *_all(
-        "a session that waits for the other database is ended",
+        "a session that waits for the other database is terminated",
         idle_in_transaction_session_timeout="0",
         idle_session_timeout="0",
     ),
-    # Known since PostgreSQL 17.
-    *_all("the transaction of a large table is ended", early=False, transaction_timeout="0"),
+    # PostgreSQL 17 and later.
+    *_all("the transaction of a large table is terminated", early=False, transaction_timeout="0"),
 )
 LIMITS = frozenset(setting.name for setting in _LIMITS)
-"""Limits of time, which an application may want to keep as its server has them."""
+"""Timeouts, which an application may want to keep as configured on its server."""
 
 SETTINGS: tuple[Setting, ...] = (
     *_LIMITS,
-    *_all("texts are stored and read as other texts", client_encoding="UTF8"),
+    *_all("texts are stored and read with the wrong encoding", client_encoding="UTF8"),
     *_all(
-        "a value is written or read in another form",
+        "a value is written or read in a different format",
         DateStyle="ISO, MDY",
         IntervalStyle="postgres",
         bytea_output="hex",
@@ -102,34 +97,34 @@ SETTINGS: tuple[Setting, ...] = (
         lc_time="C",
     ),
     *_all(
-        "a moment without a zone means another moment",
+        "a timestamp without a time zone means another point in time",
         TimeZone="UTC",
         timezone_abbreviations="Default",
     ),
     *_all("digits of numbers are lost", extra_float_digits="1"),
     *_all(
-        "a statement means something else",
+        "a statement has another meaning",
         standard_conforming_strings="on",
         backslash_quote="safe_encoding",
         array_nulls="on",
         transform_null_equals="off",
     ),
-    # Named last, a temporary table of the same name does not come before the moved one.
-    *_all("another table of the same name is meant", search_path="public, pg_temp"),
+    # With pg_temp last, a temporary table of the same name does not hide the moved one.
+    *_all("another table of the same name is used", search_path="public, pg_temp"),
     *_all("tables belong to another user", role="none"),
     *_all("policies hide rows instead of raising an error", row_security="off"),
-    *_all("definitions are written in another form", quote_all_identifiers="off"),
+    *_all("definitions are written in a different format", quote_all_identifiers="off"),
     *_all("faulty functions are accepted", check_function_bodies="on"),
-    *_all("a table lacks what others have", default_table_access_method="heap"),
+    *_all("a table lacks features of heap tables", default_table_access_method="heap"),
     *_all(
-        "rows that others committed while a lock was waited for are not seen",
+        "rows committed by others while waiting for a lock are not seen",
         default_transaction_isolation="read committed",
     ),
     *_all("nothing can be written", default_transaction_read_only="off"),
-    *_all("a transaction waits without end", default_transaction_deferrable="off"),
-    *_all("an index leaves rows out at random", gin_fuzzy_search_limit="0"),
+    *_all("a transaction waits indefinitely", default_transaction_deferrable="off"),
+    *_all("an index omits rows at random", gin_fuzzy_search_limit="0"),
     *_all(
-        "messages nobody needs travel with every statement",
+        "needless messages are sent with every statement",
         client_min_messages="warning",
         escape_string_warning="on",
     ),
@@ -137,12 +132,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "synchronous_commit",
         "on",
-        "what was proven is lost when the server fails",
+        "proven data is lost when the server fails",
         also=("local", "remote_write", "remote_apply"),
         early=False,
     ),
     *_all(
-        "a query over large tables runs without end",
+        "a query over large tables runs indefinitely",
         enable_bitmapscan="on",
         enable_hashagg="on",
         enable_hashjoin="on",
@@ -157,34 +152,34 @@ SETTINGS: tuple[Setting, ...] = (
         plan_cache_mode="auto",
         vacuum_cost_delay="0",
     ),
-    # One setting under two names: before PostgreSQL 16, and since.
+    # One setting with two names: before PostgreSQL 16, and later.
     *_all(
-        "a plan for tests of the server is used",
+        "a plan meant for testing the server is used",
         early=False,
         force_parallel_mode="off",
         debug_parallel_query="off",
     ),
-    # Known since minor releases of August 2024.
+    # Minor releases of August 2024 and later.
     *_all("views cannot be read", early=False, restrict_nonsystem_relation_kind=""),
     *_all("triggers and foreign keys do nothing", early=False, session_replication_role="origin"),
-    # Known since PostgreSQL 17.
-    *_all("the server leaves out what it does for new tables", early=False, event_triggers="on"),
+    # PostgreSQL 17 and later.
+    *_all("event triggers do not run for new tables", early=False, event_triggers="on"),
     *_all(
-        "damaged pages are read as if they were sound",
+        "damaged pages are read without an error",
         early=False,
         zero_damaged_pages="off",
         ignore_checksum_failure="off",
     ),
-    Setting("plpgsql.variable_conflict", "error", "a function means another column", early=False),
-    Setting("plpgsql.extra_errors", "none", "sound functions raise errors", early=False),
-    Setting(MOVING, "off", "changes are taken for those of a move", also=("",), early=False),
+    Setting("plpgsql.variable_conflict", "error", "a function uses another column", early=False),
+    Setting("plpgsql.extra_errors", "none", "valid functions raise errors", early=False),
+    Setting(MOVING, "off", "changes are mistaken for those of a move", also=("",), early=False),
     Setting(CANARY, "off", "rows of a move are published", also=("",), early=False),
 )
-"""What every session relies on, limits first, because they count already."""
+"""The settings that every session relies on; limits come first because they already apply."""
 
 
 def stating(without: Collection[str] = (), **values: str) -> tuple[Setting, ...]:
-    """The settings of a kind of session: all but some, some with other values."""
+    """All settings without some, and some with other values."""
     return tuple(
         replace(setting, value=values.get(setting.name, setting.value))
         for setting in SETTINGS
@@ -193,17 +188,17 @@ def stating(without: Collection[str] = (), **values: str) -> tuple[Setting, ...]
 
 
 MOVES = SETTINGS
-"""A session that moves, proves or keeps rows; a row that a policy would hide is an error."""
+"""For a session that moves, proves or backs up rows. Hidden rows raise an error."""
 
 APPLICATION = stating(row_security="on")
-"""A session of the application or its subscribers, to which policies apply."""
+"""For a session of the application or its subscribers, to which policies apply."""
 
 DAGSTER = stating(search_path="dagster")
-"""A session of Dagster's own storage, some of whose columns hold local time without a zone."""
+"""For a session of Dagster's storage, which has columns with local time without a time zone."""
 
 
 def options(settings: Iterable[Setting]) -> str:
-    """The settings that a connection request can carry, in the form of libpq's ``options``."""
+    """The early settings, in the format of libpq's ``options``."""
     return " ".join(
         f"-c{setting.name}={setting.value}".replace("\\", "\\\\").replace(" ", "\\ ")
         for setting in settings
@@ -212,9 +207,9 @@ def options(settings: Iterable[Setting]) -> str:
 
 
 def statement(settings: Iterable[Setting]) -> str:
-    """One statement that puts a session right or says why it cannot be.
+    """One statement that sets all settings of a session, or raises an error if it cannot.
 
-    A setting that this version of PostgreSQL lacks is skipped.
+    Settings unknown to this version of PostgreSQL are skipped.
     """
     stated = ",\n".join(
         f"    ({literal(each.name)}, ARRAY[{', '.join(map(literal, (each.value, *each.also)))}])"
@@ -256,16 +251,14 @@ def address(
     application_name: str,
     silence: Mapping[str, int] = SILENCE,
 ) -> str:
-    """A URL for libpq whose connection request states the settings.
+    """Add settings to the connection request of a libpq URL.
 
-    What the URL says otherwise stands: certificates, time limits of the connection, its own
-    ``application_name``, and ``options`` that are not stated here, which some providers need.
+    Other parameters of the URL stay: certificates, connection timeouts, its own
+    ``application_name``, and other ``options``, which some providers require.
 
     Args:
-        url: a libpq URL, ``postgresql://...``.
-        settings: what the session relies on.
-        application_name: what the server's list of sessions calls it.
-        silence: when a network that has gone silent is noticed.
+        application_name: the name of the session in ``pg_stat_activity``.
+        silence: timeouts and keepalives that detect a dead network connection.
     """
     base, _, query = url.partition("?")
     given = [tuple(part.partition("=")[::2]) for part in query.split("&") if part]
@@ -291,18 +284,16 @@ def connect(
     seconds: int = SILENCE["connect_timeout"],
     autocommit: bool = True,
 ) -> Any:
-    """A connection of psycopg2 that states what it relies on.
+    """Open a psycopg2 connection with these settings.
 
     Args:
-        url: a libpq URL, ``postgresql://...``.
-        shown: what messages call this database; holds no password.
-        application_name: what the server's list of sessions calls it.
-        settings: what the session relies on.
-        seconds: how long to wait for a server, unless the URL says it.
+        shown: the name of this database in messages; contains no password.
+        application_name: the name of the session in ``pg_stat_activity``.
+        seconds: how long to wait for a server, unless the URL sets it.
         autocommit: every statement is a transaction of its own.
 
     Raises:
-        TargetError: no server answers, or a session with it cannot be put right.
+        TargetError: no server answers, or a setting cannot be changed.
     """
     silence = {**SILENCE, "connect_timeout": seconds}
     whole = address(url, settings, application_name=application_name, silence=silence)
@@ -312,13 +303,13 @@ def connect(
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement(settings))
-            # Asks nothing, unless a pooler has kept the connection request to itself.
+            # Sends nothing, unless a pooler has dropped the settings of the connection request.
             connection.set_client_encoding("UTF8")
             connection.autocommit = autocommit
         except BaseException:
             connection.close()
             raise
     except (psycopg2.Error, UnicodeError) as error:
-        # Not "from error": the driver's own text may repeat the URL.
+        # Not "from error": the driver's message may contain the URL.
         raise TargetError.from_driver(error, where=shown, url=url) from None
     return connection

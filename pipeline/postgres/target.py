@@ -1,7 +1,7 @@
-"""One session with the target: transactions, savepoints, COPY in and out, one lock.
+"""One session with the target: transactions, savepoints, COPY in both directions, one lock.
 
-The session runs in the driver's autocommit mode and says BEGIN itself: only so can a failed
-COPY be undone to a savepoint and the rest of the transaction go on.
+The session uses the driver's autocommit mode and sends BEGIN itself. This is the only way to roll a
+failed COPY back to a savepoint and continue the transaction.
 """
 
 import contextlib
@@ -13,51 +13,46 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 import adbc_driver_manager
-import adbc_driver_postgresql.dbapi as adbc_postgresql
 import pyarrow as pa
 
-from pipeline.core.errors import SESSION_REFUSALS, LockedError, TargetError
+from pipeline.core.errors import LockedError, TargetError
 from pipeline.core.place import PUBLIC, Place
-from pipeline.postgres import refusals, session
-
-"""The advisory lock that a writer of the target holds, whatever it writes."""
+from pipeline.core.server_errors import SESSION_REFUSALS
+from pipeline.postgres import arrow_driver, refusals, session
 
 LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
-"""Classes of SQLSTATE that refuse what was asked and leave the session whole."""
+"""Classes of SQLSTATE that refuse a statement and leave the session usable."""
 
 
 class DataFault(Exception):
-    """PostgreSQL refused a value; what was sent with it can be undone to a savepoint.
+    """PostgreSQL refused a value; the statement can be rolled back to a savepoint.
 
     Attributes:
-        sqlstate: the server's code.
         context: which functions of the target were running.
-        of_value: whether a value was refused, and not a function broken.
+        value_refused: a value was refused; False if a function is broken.
     """
 
     def __init__(
-        self, error: BaseException, sqlstate: str, context: refusals.Context = refusals.NOWHERE
+        self, error: BaseException, sqlstate: str, context: refusals.Context = refusals.NO_CONTEXT
     ) -> None:
-        """Keep the code and the sentence of the server."""
+        """Keep the server's error code and message."""
         message = next((line for line in str(error).splitlines() if "ERROR:" in line), str(error))
         super().__init__(message.split("ERROR:")[-1].strip())
         self.sqlstate = sqlstate
         self.context = context
-        self.of_value = context.raised or sqlstate.startswith(_DATA_FAULTS)
+        self.value_refused = context.raised or sqlstate.startswith(_DATA_FAULTS)
 
 
 Another = Callable[[], AbstractContextManager["Target"]]
 
 
 class Target:
-    """A connection to the target; threads take turns, statement by statement.
+    """A connection to the target; threads share it, one statement at a time.
 
-    Every method raises ``DataFault`` when a value was refused and ``TargetError`` for the rest.
-
-    Attributes:
-        another: opens one more session with the same database.
+    Every method raises ``DataFault`` when a value is refused and ``TargetError`` for all other
+    errors.
     """
 
     def __init__(self, connection: Any, shown: str, another: Another, held: set[Place]) -> None:
@@ -67,7 +62,7 @@ class Target:
         self._shown = shown
         self.another = another
         self._cursor = connection.cursor()
-        self._mine = threading.RLock()
+        self._turn = threading.RLock()
 
     @classmethod
     @contextmanager
@@ -82,16 +77,15 @@ class Target:
         """Open a session.
 
         Args:
-            url: a libpq URL, ``postgresql://...``.
-            shown: what error messages call this database; holds no password.
-            application_name: what the server's list of sessions calls this one.
-            held: places that a session of the same run holds, shared by all of its sessions.
+            shown: the name of this database in messages; contains no password.
+            application_name: the name of this session in ``pg_stat_activity``.
+            held: places locked by a session of the same run, shared by all of its sessions.
         """
         whole = session.address(url, session.MOVES, application_name=application_name)
         try:
-            connection = adbc_postgresql.connect(whole, autocommit=True)
+            connection = arrow_driver.connect(whole)
         except (adbc_driver_manager.Error, ValueError) as error:
-            # Not "from error": the driver's own text may repeat the URL.
+            # Not "from error": the driver's message may contain the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
         held = set() if held is None else held
         again = functools.partial(
@@ -136,7 +130,7 @@ class Target:
         schema: str | None = None,
         temporary: bool = False,
     ) -> None:
-        """COPY a batch into an existing table, by column name; None is the schema of the tables."""
+        """COPY a batch into an existing table, by column name; ``public`` if no schema is given."""
         place: dict[str, Any] = {"db_schema_name": schema} if schema else {}
         if temporary:
             place = {"temporary": True}
@@ -145,12 +139,12 @@ class Target:
 
     @contextmanager
     def bounds(self, low: object, high: object) -> Iterator[None]:
-        """Let queries inside ask ``current_setting('pipeline.low')`` and ``'pipeline.high'``.
+        """Set ``current_setting('pipeline.low')`` and ``'pipeline.high'`` for queries inside.
 
-        The driver streams a query by COPY only when it has no parameters, and values have no
-        place in the text of a query; settings carry them. Other threads wait.
+        The driver streams a query by COPY only if it has no parameters. Settings pass the values
+        instead, so that they do not appear in the text of the query. Other threads wait.
         """
-        with self._mine:
+        with self._turn:
             self.rows(
                 "SELECT set_config('pipeline.low', $1, false),"
                 " set_config('pipeline.high', $2, false)",
@@ -161,7 +155,7 @@ class Target:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit at the end, or roll back on any exception."""
-        # Who waited for a lock must see what was committed meanwhile, whatever the default is.
+        # After waiting for a lock, the transaction must see rows committed in the meantime.
         self.run("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             yield
@@ -174,28 +168,28 @@ class Target:
             raise
 
     def _stopped(self, fault: DataFault) -> TargetError:
-        """Say what stopped a transaction that was rolled back."""
-        who = refusals.speaker(self.rows, fault.context)
-        if who:
-            problem = f"{self._shown}: {who} stopped what was written: {fault}"
-            made = TargetError(problem, remedy=refusals.REMEDY)
+        """The error for a transaction that was rolled back."""
+        origin = refusals.refusing_object(self.rows, fault.context)
+        if origin:
+            problem = f"{self._shown}: {origin} rejected the write: {fault}"
+            error = TargetError(problem, remedy=refusals.REMEDY)
         else:
-            remedy = "Nothing was changed; correct what it names"
-            made = TargetError(f"{self._shown}: {fault}", remedy=remedy)
-        made.sqlstate = fault.sqlstate
-        return made
+            remedy = "Nothing was changed. Correct the cause named above"
+            error = TargetError(f"{self._shown}: {fault}", remedy=remedy)
+        error.sqlstate = fault.sqlstate
+        return error
 
-    def settle(self) -> None:
-        """Do now, and from here on at once, what triggers and keys defer to the commit."""
+    def run_deferred_constraints(self) -> None:
+        """Run deferred triggers and constraint checks now; later ones run immediately."""
         self.run("SET CONSTRAINTS ALL IMMEDIATE")
 
     def mark_as_move(self) -> None:
-        """Let triggers of the target know, until the transaction ends, that a move writes."""
+        """Tell triggers of the target, until the transaction ends, that a move writes."""
         self.run(f"SET LOCAL {session.MOVING} = 'on'")
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """One view of the whole database; what is done inside is undone at the end."""
+        """A transaction with one view of the whole database; it is rolled back at the end."""
         self.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:
             yield
@@ -206,13 +200,13 @@ class Target:
         self.run("ROLLBACK")
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
-        """Undo what happens inside, within a transaction."""
+    def rolled_back(self) -> Iterator[None]:
+        """Roll back everything done inside; the surrounding transaction continues."""
         self.run("SAVEPOINT undone")
         try:
             yield
         except BaseException:
-            # What went wrong is worth telling, not that the session is gone.
+            # Report the original error, not a lost session.
             with contextlib.suppress(TargetError, DataFault):
                 self._undo()
             raise
@@ -223,8 +217,8 @@ class Target:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Undo what happened inside on a ``DataFault``; it is raised on. Other threads wait."""
-        with self._mine:
+        """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait."""
+        with self._turn:
             self.run("SAVEPOINT here")
             try:
                 yield
@@ -235,14 +229,13 @@ class Target:
 
     @contextmanager
     def lock(self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-        """Hold a place of the target against other runs; nothing is done if this run holds it.
+        """Lock a place of the target against other runs, unless this run has locked it already.
 
         Args:
-            place: what is held.
-            seconds: how long another run is waited for.
+            seconds: how long to wait for another run.
 
         Raises:
-            LockedError: somebody else held it for that long; the message says who.
+            LockedError: another run still holds the lock; the message names it.
         """
         if place in self._held:
             yield
@@ -251,7 +244,7 @@ class Target:
         while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
             if time.monotonic() > deadline:
                 raise LockedError(
-                    f"{self._shown} is held by {self.holder(place) or 'another run'}",
+                    f"{self._shown} is in use by {self.holder(place) or 'another run'}",
                     remedy="Wait until that run ends, then run again",
                 )
             time.sleep(0.2)
@@ -264,7 +257,7 @@ class Target:
                 self.rows(f"SELECT pg_advisory_unlock({place.lock_key})")
 
     def holder(self, place: Place = PUBLIC) -> str | None:
-        """Who holds a place of the target, None if nobody does."""
+        """The run that holds the lock of a place, for messages; None if it is free."""
         found = self.rows(
             "SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),"
             " to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_locks l"
@@ -280,12 +273,12 @@ class Target:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
-            with self._mine:
+            with self._turn:
                 yield
         except adbc_driver_manager.Error as error:
             state = getattr(error, "sqlstate", None)
             context = _context(error)
-            # Not "from error": the server's further lines quote the row that it refused.
+            # Not "from error": further lines of the server's message quote the refused row.
             data = state and (state.startswith(_DATA_FAULTS) or context.explains(state))
             if state and data and state not in SESSION_REFUSALS:
                 raise DataFault(error, state, context) from None
@@ -294,16 +287,16 @@ class Target:
 
 def _context(error: adbc_driver_manager.Error) -> refusals.Context:
     """Which functions of the target were running."""
-    # The driver gives names as bytes.
-    said = (text for name, text in error.details if "PG_DIAG_CONTEXT" in str(name))
-    return refusals.Context.of(b"".join(said).decode(errors="replace"))
+    # The driver returns names as bytes.
+    details = (text for name, text in error.details if "PG_DIAG_CONTEXT" in str(name))
+    return refusals.Context.of(b"".join(details).decode(errors="replace"))
 
 
 def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:
-    """A batch in pieces that fit into a socket's buffer.
+    """A batch in slices that fit into a socket's buffer.
 
-    While the server takes one piece from the buffer, the driver can encode the next.
+    While the server reads one slice from the buffer, the driver can encode the next.
     """
     rows = max(1, batch.num_rows * _SLICE_BYTES // max(1, batch.nbytes))
-    slices = [batch.slice(at, rows) for at in range(0, batch.num_rows, rows)]
+    slices = [batch.slice(start, rows) for start in range(0, batch.num_rows, rows)]
     return pa.RecordBatchReader.from_batches(batch.schema, slices)

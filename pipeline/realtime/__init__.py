@@ -1,1 +1,1 @@
-"""Changes of published tables, told as they happen: the database's side and the subscribers'."""
+"""Published changes: the feed, the publication, channels and their checks, in the database."""

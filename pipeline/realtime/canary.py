@@ -1,11 +1,11 @@
-"""A canary: every type of event is made once in a space of its own, and must arrive.
+"""A canary: one event of each type is emitted in a space of its own, and must arrive.
 
-A second session listens as the application's server does; only what this session notified counts,
-because anybody can notify. Rows have to be committed to be told, so
-they stand in the target for a moment: a person and a space that nobody else belongs to, with ids
-below zero, which no sequence gives out. They are written as a move's rows, so neither capture nor
-the way back sees them, and told all the same. They are removed at the end, whatever happens; what a
-killed run leaves behind, the next one removes first.
+A second session listens as the application's server does. Only notifications from this session
+count, because anybody can notify. Rows have to be committed to be published, so they are in the
+target for a moment: a user and a space without other members, with negative ids, which no sequence
+generates. They are written as rows of a move, so capture and the rollback ignore them, but they
+are published. They are always removed at the end; the next run first removes the rows of a run
+that was killed.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from pipeline.declared.events import FLEETING
 from pipeline.postgres import session
 from pipeline.postgres.target import Target
 from pipeline.realtime.checks import CANARY
-from pipeline.realtime.findings import NotHeard
+from pipeline.realtime.findings import EventNotReceived
 
 ID = -1
 MARK = "pipeline-canary"
 TOPIC, _PERSON = feed.CANARY_TOPICS
 SECONDS = 5.0
-"""What takes longer counts as lost."""
+"""Slower events count as lost."""
 
-_SCENE = (
+_FIXTURE = (
     f"INSERT INTO public.users (id, auth_provider_id, email) VALUES ({ID}, '{MARK}', '{MARK}')",
     "INSERT INTO public.spaces (id, owner_id, name, slug, enable_realtime)"
     f" VALUES ({ID}, {ID}, '{MARK}', '{MARK}', true)",
@@ -67,36 +67,36 @@ _REMOVE = (
 )
 
 
-def sing(target: Target, *, url: str, shown: str) -> CheckResult:
-    """Make an event of each type, and tell how long each took to arrive.
+def emit(target: Target, *, url: str, shown: str) -> CheckResult:
+    """Emit one event of each type, and measure how long each takes to arrive.
 
     Args:
         target: a session that holds the target's lock and is in no transaction.
-        url: the same database, as libpq reads it.
-        shown: what messages call it.
+        url: the same database, in the format of libpq.
+        shown: its name in messages.
 
     Returns:
-        A check whose figures are how many events arrived, and after how long.
+        A check whose figures are the number of events that arrived, and their latencies.
 
     Raises:
-        TargetError: the scene could not be made or removed, or a connection was lost.
+        TargetError: the fixture could not be created or removed, or a connection was lost.
     """
     findings: list[Finding] = []
     figures: dict[str, Any] = {"events": 0}
     remove(target)
     with _listening(url, shown) as connection:
         try:
-            with _written(target, told=False):
-                target.run(*_SCENE)
+            with _writing(target, published=False):
+                target.run(*_FIXTURE)
             for event in (*_STORED, *FLEETING):
-                found = _made(target, connection, event)
+                found = _emit_one(target, connection, event)
                 if isinstance(found, float):
                     figures["events"] += 1
                     figures[milliseconds(event)] = round(found * 1000, 1)
                 else:
                     findings.append(found)
         except BaseException:
-            # What went wrong is worth telling; the next run removes what is left.
+            # The first error is reported; the next run removes the remaining rows.
             with contextlib.suppress(TargetError):
                 remove(target)
             raise
@@ -105,22 +105,22 @@ def sing(target: Target, *, url: str, shown: str) -> CheckResult:
 
 
 def milliseconds(event: str) -> str:
-    """What the time is called that an event took from its commit until it was heard."""
+    """The figure of an event's latency, from its commit until its notification."""
     return f"{event.replace(':', '_')}_ms"
 
 
 def remove(target: Target) -> None:
-    """Remove what a canary made, in a transaction of its own."""
-    with _written(target, told=False):
+    """Remove the rows of a canary, in a transaction of its own."""
+    with _writing(target, published=False):
         target.run(*_REMOVE)
 
 
-def _made(target: Target, connection: Any, event: str) -> float | NotHeard:
-    """Make one event; returns the seconds from the commit until it was heard."""
+def _emit_one(target: Target, connection: Any, event: str) -> float | EventNotReceived:
+    """Emit one event; returns the seconds from its commit until its notification."""
     hint = feed.CHANGED_HINT if event in _STORED else feed.FLEETING_HINT
-    said = hint, int(target.value("SELECT pg_backend_pid()"))
+    expected = hint, int(target.value("SELECT pg_backend_pid()"))
     try:
-        with _written(target, told=True):
+        with _writing(target, published=True):
             if event in _STORED:
                 target.run(_STORED[event][1])
             else:
@@ -129,17 +129,17 @@ def _made(target: Target, connection: Any, event: str) -> float | NotHeard:
     except Transient:
         raise
     except TargetError as error:
-        return NotHeard(event, f"it could not be made ({error.problem})")
-    if not _heard(connection, said, until=started + SECONDS):
-        return NotHeard(event, f"nobody was notified within {SECONDS:.0f} s")
+        return EventNotReceived(event, f"the event could not be emitted ({error.problem})")
+    if not _notified(connection, expected, until=started + SECONDS):
+        return EventNotReceived(event, f"no notification within {SECONDS:.0f} s")
     seconds = time.perf_counter() - started
-    if not _kept(target, event):
-        return NotHeard(event, "the feed has no row of it")
+    if not _recorded(target, event):
+        return EventNotReceived(event, "the feed has no row for the event")
     return seconds
 
 
-def _kept(target: Target, event: str) -> bool:
-    """Whether the feed has a row of this event."""
+def _recorded(target: Target, event: str) -> bool:
+    """Whether the feed has a row for this event."""
     if event in FLEETING:
         return bool(
             target.value(
@@ -156,29 +156,29 @@ def _kept(target: Target, event: str) -> bool:
     )
 
 
-def _heard(connection: Any, said: tuple[str, int], *, until: float) -> bool:
-    """Whether a notification with this payload, by this process of the server, comes in time."""
+def _notified(connection: Any, expected: tuple[str, int], *, until: float) -> bool:
+    """Whether a notification with this payload and backend process id arrives in time."""
     while (left := until - time.perf_counter()) > 0:
         try:
             if select.select([connection], [], [], left)[0]:
                 connection.poll()
         except psycopg2.Error:
             return False
-        heard = [(notify.payload, notify.pid) for notify in connection.notifies]
+        received = [(notify.payload, notify.pid) for notify in connection.notifies]
         connection.notifies.clear()
-        if said in heard:
+        if expected in received:
             return True
     return False
 
 
 @contextmanager
-def _written(target: Target, *, told: bool) -> Iterator[None]:
-    """A transaction that writes as a move does; ``told`` lets the feed speak of it all the same."""
+def _writing(target: Target, *, published: bool) -> Iterator[None]:
+    """A transaction that writes like a move; the feed records it if ``published``."""
     with target.transaction():
         target.mark_as_move()
         target.run(
-            f"SET LOCAL {session.CANARY} = '{'on' if told else 'off'}'",
-            # As in the sessions of an application.
+            f"SET LOCAL {session.CANARY} = '{'on' if published else 'off'}'",
+            # As in sessions of the application.
             "SET LOCAL row_security = on",
         )
         yield
@@ -197,6 +197,6 @@ def _listening(url: str, shown: str) -> Iterator[Any]:
         try:
             connection.cursor().execute(f"LISTEN {quoted(feed.CHANNEL)}")
         except psycopg2.Error as error:
-            # Not "from error": the driver's own text may repeat the URL.
+            # Not "from error": the driver's own text may contain the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
         yield connection

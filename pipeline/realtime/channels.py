@@ -1,12 +1,12 @@
-"""Who may join which private channel of Supabase's Realtime: policies on ``realtime.messages``.
+"""Access to private channels of Supabase Realtime: policies on ``realtime.messages``.
 
-``space:ID`` is heard by the active members of that space, who may also show their presence and that
-they are typing there. ``user:ID`` is heard by that user, and nobody speaks there but the database.
-Where the target has no ``realtime.messages`` there is nothing to do.
+Active members of a space may join ``space:ID`` and send presence and typing events there. Only that
+user may join ``user:ID``, and only the database sends to it. Without ``realtime.messages`` in the
+target there is nothing to do.
 
-Realtime decides when somebody joins, by a row without an event, and does not ask again for each
-message. So members can broadcast any event to their space; who listens takes what a broadcast says
-for a hint, and reads the feed.
+Realtime checks the policies when a client joins, by a row without an event, and not again for each
+message. So members can broadcast any event to their space; subscribers treat a broadcast as a hint
+and read the feed.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from pipeline.postgres.target import Target
 from pipeline.realtime.functions import Function
 
 LISTENER = "authenticated"
-"""The role of who is signed in."""
+"""The role of signed-in users."""
 
 _FLEETING = ", ".join(f"'{event}'" for event in FLEETING)
 
-# Better Auth's ids are text, so auth.uid(), which is a uuid, cannot be asked.
+# Better Auth's ids are text, so auth.uid(), which returns a uuid, cannot be used.
 _MAY_HEAR = Function(
     "feed.may_hear(text,text)",
     "feed.may_hear(topic text, extension text)",
@@ -54,7 +54,7 @@ FUNCTIONS = (_MAY_HEAR, _MAY_SPEAK)
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy on ``realtime.messages``; conditions as PostgreSQL shows them."""
+    """A policy on ``realtime.messages``; conditions in the format of ``pg_policies``."""
 
     name: str
     command: str
@@ -65,7 +65,7 @@ class Policy:
 
     @property
     def ddl(self) -> str:
-        """The statement that makes it."""
+        """The statement that creates it."""
         using = f" USING ({self.using})" if self.using else ""
         check = f" WITH CHECK ({self.check})" if self.check else ""
         return (
@@ -85,8 +85,8 @@ POLICIES = (
 )
 
 
-def is_there(target: Target) -> bool:
-    """Whether the target has Supabase's Realtime."""
+def exists(target: Target) -> bool:
+    """Whether the target has Supabase Realtime."""
     return bool(
         target.value(
             "SELECT EXISTS (SELECT FROM pg_class AS c JOIN pg_namespace AS n"
@@ -96,7 +96,7 @@ def is_there(target: Target) -> bool:
 
 
 def inspect(target: Target) -> list[Policy]:
-    """The policies that there are, those of others included."""
+    """All existing policies, including those of others."""
     found = target.rows(
         "SELECT policyname::text, cmd, array_to_string(roles, ', '), qual, with_check, permissive"
         " FROM pg_policies WHERE (schemaname, tablename) = ('realtime', 'messages') ORDER BY 1"
@@ -105,14 +105,14 @@ def inspect(target: Target) -> list[Policy]:
 
 
 def apply(target: Target) -> bool:
-    """Make functions and policies as declared, in a transaction; False where there is no Realtime.
+    """Create functions and policies as declared, in a transaction; False without Realtime.
 
-    The feed is there. Policies of others stay.
+    The feed must exist. Policies of others are kept.
     """
-    if not is_there(target) or LISTENER not in access.roles(target):
+    if not exists(target) or LISTENER not in access.roles(target):
         return False
     target.run(*(function.ddl for function in FUNCTIONS))
-    # Only by a policy can they be called: the schema is closed to who is signed in.
+    # Only policies can call them: signed-in users have no right on the schema.
     names = ", ".join(function.signature for function in FUNCTIONS)
     target.run(
         f"REVOKE ALL ON FUNCTION {names} FROM PUBLIC",
@@ -129,7 +129,7 @@ def apply(target: Target) -> bool:
 
 
 def secured(target: Target) -> bool:
-    """Whether policies are asked at all."""
+    """Whether row level security is on, so that policies apply."""
     return bool(
         target.value(
             "SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass('realtime.messages')"

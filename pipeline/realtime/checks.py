@@ -1,4 +1,4 @@
-"""What is wrong with the feed, the publication and the channels, as findings."""
+"""Checks of the feed, the publication and the channels."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,15 +13,15 @@ from pipeline.declared.feed import metadata as feed_metadata
 from pipeline.declared.rules import ColumnRules
 from pipeline.postgres import access as rights
 from pipeline.postgres.target import Target
-from pipeline.realtime import channels, objects, publication
+from pipeline.realtime import channels, feed_objects, publication
 from pipeline.realtime.findings import (
     ObjectDiffers,
-    OldRowsUntold,
+    OldRowsNotPublished,
     PolicyDiffers,
     PublicationDiffers,
     PublishedByOthers,
-    PublishedOtherwise,
     SecretPublished,
+    TablePublicationDiffers,
 )
 from pipeline.realtime.functions import functions
 
@@ -30,14 +30,14 @@ CANARY = "canary"
 NAMES = (PUBLISHED, SECRETS, TRIGGERS, CHANNELS, CANARY)
 
 
-def standing(
+def verify(
     target: Target, tables: Sequence[sa.Table], *, known: Sequence[sa.Table]
 ) -> tuple[CheckResult, ...]:
-    """All checks but the canary; nothing is written.
+    """All checks except the canary; nothing is written.
 
     Args:
         target: a session within a transaction.
-        tables: the migration's.
+        tables: the migration's tables.
         known: the tables of all migrations.
     """
     return (
@@ -51,9 +51,9 @@ def standing(
 def published(
     target: Target, tables: Sequence[sa.Table], *, known: Sequence[sa.Table]
 ) -> CheckResult:
-    """What is declared is published, with its columns; of others it only warns."""
+    """Declared tables are published with their columns; tables of others only cause a warning."""
     now, wanted = publication.inspect(target), publication.declared(target, tables)
-    wrong, other = [*_of_publication(now)], list[Finding]()
+    wrong, other = [*_publication_findings(now)], list[Finding]()
     names = {table.name for table in known}
     for name in sorted({*wanted, *now.tables}):
         actual, how = now.tables.get(name), wanted.get(name)
@@ -62,24 +62,24 @@ def published(
         if how is None and name not in names:
             other.append(PublishedByOthers(name))
         else:
-            wrong.append(PublishedOtherwise(name, _words(how), _words(actual)))
+            wrong.append(TablePublicationDiffers(name, _description(how), _description(actual)))
     other += [PublishedByOthers(name) for name in now.others]
-    for table in objects.published_tables(tables):
-        told = events.of_table(table)
-        if told and told.old_rows and (more := publication.undeclared(target, table)):
-            other.append(OldRowsUntold(table.name, tuple(more)))
+    for table in feed_objects.published_tables(tables):
+        rules = events.published_changes(table)
+        if rules and rules.old_rows and (more := publication.undeclared(target, table)):
+            other.append(OldRowsNotPublished(table.name, tuple(more)))
     figures = {
         "tables": len(now.tables),
         "columns": sum(
-            len(how.columns or tables_columns(target, name)) for name, how in now.tables.items()
+            len(how.columns or _visible_columns(target, name)) for name, how in now.tables.items()
         ),
         "wal_level": str(target.value("SELECT current_setting('wal_level')")),
     }
     return _result(PUBLISHED, wrong, other, figures)
 
 
-def tables_columns(target: Target, table: str) -> tuple[str, ...]:
-    """Columns that subscribers see of a published table."""
+def _visible_columns(target: Target, table: str) -> tuple[str, ...]:
+    """Columns of a published table that subscribers see."""
     found = target.rows(
         "SELECT attnames::text[] FROM pg_publication_tables WHERE pubname = $1"
         " AND schemaname = 'public' AND tablename = $2",
@@ -89,7 +89,7 @@ def tables_columns(target: Target, table: str) -> tuple[str, ...]:
 
 
 def no_secrets_published(target: Target, known: Sequence[sa.Table]) -> CheckResult:
-    """Nothing that nobody may see is published; the catalog is asked, not the declaration."""
+    """No secret is published, according to the catalog and not to the declaration."""
     found = target.rows(
         "SELECT p.schemaname::text, p.tablename::text, a.attname::text,"
         " format_type(a.atttypid, NULL) FROM pg_publication_tables AS p"
@@ -103,8 +103,8 @@ def no_secrets_published(target: Target, known: Sequence[sa.Table]) -> CheckResu
     findings: dict[Finding, None] = {}
     for schema, name, column, kind in found:
         table = declared.get(name) if schema == "public" else None
-        if schema == "auth" or (table is not None and _of_auth(table)):
-            findings[SecretPublished(name, None, "it tells how people sign in")] = None
+        if schema == "auth" or (table is not None and _holds_credentials(table)):
+            findings[SecretPublished(name, None, "it holds sign-in data")] = None
         elif table is not None and column in table.c and ColumnRules.of(table.c[column]).secret:
             findings[SecretPublished(name, column, "it is a secret")] = None
         elif kind == "bytea":
@@ -115,25 +115,25 @@ def no_secrets_published(target: Target, known: Sequence[sa.Table]) -> CheckResu
 
 
 def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
-    """The feed's tables, functions and triggers are there, enabled and as declared, and hidden."""
-    if not objects.is_there(target):
+    """The feed's tables, functions and triggers exist as declared, enabled and hidden."""
+    if not feed_objects.exists(target):
         missing = ObjectDiffers("schema", "feed", message("missing; run ", REALTIME_ON))
         return CheckResult(TRIGGERS, False, True, (missing,))
-    wanted, present = objects.triggers(tables), objects.inspect(target)
+    wanted, present = feed_objects.triggers(tables), feed_objects.inspect(target)
     wanted_functions = functions(tables)
-    findings: list[Finding] = [*_of_tables(target)]
+    findings: list[Finding] = [*_table_findings(target)]
     findings += [
         ObjectDiffers("function", function.signature, why)
-        for function, why in objects.differing(target, wanted_functions)
+        for function, why in feed_objects.differing(target, wanted_functions)
     ]
-    there = {(trigger.table, trigger.name): trigger for trigger in present}
+    existing = {(trigger.table, trigger.name): trigger for trigger in present}
     for trigger in wanted:
-        actual = there.pop((trigger.table, trigger.name), None)
+        actual = existing.pop((trigger.table, trigger.name), None)
         if actual != trigger:
-            why = _why(actual)
-            findings.append(ObjectDiffers("trigger", f"{trigger.name} on {trigger.table}", why))
+            name = f"{trigger.name} on {trigger.table}"
+            findings.append(ObjectDiffers("trigger", name, _trigger_problem(actual)))
     findings += [
-        ObjectDiffers("trigger", f"{name} on {table}", "not declared") for table, name in there
+        ObjectDiffers("trigger", f"{name} on {table}", "not declared") for table, name in existing
     ]
     findings += [
         found for found in rights.exposed(target) if getattr(found, "schema", None) == "feed"
@@ -143,15 +143,15 @@ def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
 
 
 def allowed(target: Target) -> CheckResult:
-    """Who may join which channel is as declared; policies of others only warn."""
-    if not channels.is_there(target):
+    """Channel policies are as declared; policies of others only cause a warning."""
+    if not channels.exists(target):
         return CheckResult(CHANNELS, True, True, (), {"policies": 0})
     wrong: list[Finding] = []
     if not channels.secured(target):
-        wrong.append(PolicyDiffers("(all)", "row level security is off, so none is asked"))
+        wrong.append(PolicyDiffers("(all)", "row level security is off, so no policy applies"))
     wrong += [
         ObjectDiffers("function", function.signature, why)
-        for function, why in objects.differing(target, channels.FUNCTIONS)
+        for function, why in feed_objects.differing(target, channels.FUNCTIONS)
     ]
     present = {policy.name: policy for policy in channels.inspect(target)}
     for policy in channels.POLICIES:
@@ -159,7 +159,9 @@ def allowed(target: Target) -> CheckResult:
         if actual != policy:
             why = "missing" if actual is None else "not as declared"
             wrong.append(PolicyDiffers(policy.name, why))
-    others = [PolicyDiffers(name, "somebody else's; it may let others in") for name in present]
+    others = [
+        PolicyDiffers(name, "not declared; it may grant access to other users") for name in present
+    ]
     figures = {"policies": len(channels.POLICIES), "of_others": len(others)}
     return _result(CHANNELS, wrong, others, figures)
 
@@ -167,23 +169,23 @@ def allowed(target: Target) -> CheckResult:
 def _result(
     name: str, wrong: Sequence[Finding], others: Sequence[Finding], figures: dict[str, Any]
 ) -> CheckResult:
-    """A check that fails for what is wrong, and warns of what others did."""
+    """A check that fails for ``wrong``, and only warns of objects of others."""
     findings = (*wrong, *others)
     if findings:
         figures = {**figures, "offenders_in_all": len(findings)}
     return CheckResult(name, not findings, bool(wrong) or not others, findings, figures)
 
 
-def _of_publication(now: publication.State) -> Iterator[Finding]:
+def _publication_findings(now: publication.State) -> Iterator[Finding]:
     if not now.exists:
-        yield PublicationDiffers("it is not there")
+        yield PublicationDiffers("it does not exist")
     if now.everything:
-        yield PublicationDiffers("it publishes every table there is, now and later")
+        yield PublicationDiffers("it publishes all tables, present and future")
     if not now.complete:
         yield PublicationDiffers(f"it publishes only {', '.join(sorted(now.operations))}")
 
 
-def _of_tables(target: Target) -> Iterator[Finding]:
+def _table_findings(target: Target) -> Iterator[Finding]:
     found = target.rows(
         "SELECT c.relname::text, a.attname::text FROM pg_attribute AS a JOIN pg_class AS c"
         " ON c.oid = a.attrelid WHERE c.relnamespace = to_regnamespace('feed')"
@@ -195,20 +197,20 @@ def _of_tables(target: Target) -> Iterator[Finding]:
             yield ObjectDiffers("table", f"feed.{table.name}", "its columns are not as declared")
 
 
-def _of_auth(table: sa.Table) -> bool:
-    """Whether who is signed in may not even read it."""
+def _holds_credentials(table: sa.Table) -> bool:
+    """Whether even signed-in users may not read it."""
     return channels.LISTENER not in {access.role for access in of_table(table)}
 
 
-def _words(how: publication.Published | None) -> str | None:
+def _description(how: publication.PublishedTable | None) -> str | None:
     if how is None:
         return None
     columns = "all columns" if how.columns is None else ", ".join(how.columns)
-    identity = "whole old rows" if how.identity == "f" else "keys of old rows"
-    return f"{columns} and {identity}" + ("" if how.rows else ", of some rows")
+    identity = "full old rows" if how.identity == "f" else "keys of old rows"
+    return f"{columns} and {identity}" + ("" if how.rows else ", of selected rows")
 
 
-def _why(actual: objects.Trigger | None) -> str:
+def _trigger_problem(actual: feed_objects.Trigger | None) -> str:
     if actual is None:
         return "missing"
     return "disabled" if actual.enabled == "D" else "not as declared"

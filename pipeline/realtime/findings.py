@@ -1,4 +1,4 @@
-"""What checks of realtime can find, as values."""
+"""Findings of the checks of realtime."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,10 +9,10 @@ from pipeline.realtime import publication
 
 
 @dataclass(frozen=True)
-class PublishedOtherwise(Finding):
-    """A table is published in another way than declared; None where it is not."""
+class TablePublicationDiffers(Finding):
+    """A table is not published as declared; None if it is not published, or not declared."""
 
-    title: ClassVar[str] = "published otherwise"
+    title: ClassVar[str] = "table publication differs"
     table: str
     declared: str | None
     actual: str | None
@@ -23,7 +23,7 @@ class PublishedOtherwise(Finding):
         if self.actual is None:
             return f"{self.table} is not published"
         if self.declared is None:
-            return f"{self.table} is published, but nothing of it is to be told"
+            return f"{self.table} is published, but not declared as published"
         return f"{self.table} is published with {self.actual} instead of {self.declared}"
 
 
@@ -42,22 +42,22 @@ class PublicationDiffers(Finding):
 
 @dataclass(frozen=True)
 class PublishedByOthers(Finding):
-    """A table that no migration declares is published with those that are."""
+    """A published table that no migration declares."""
 
-    title: ClassVar[str] = "published by others"
+    title: ClassVar[str] = "undeclared table published"
     table: str
 
     @property
     def sentence(self) -> str:
         """What is wrong with what."""
-        return f"{self.table} is published, too, by somebody else; no migration declares it"
+        return f"{self.table} is also published, but no migration declares it"
 
 
 @dataclass(frozen=True)
-class OldRowsUntold(Finding):
-    """A table whose old rows cannot be told, because it has columns that are not declared."""
+class OldRowsNotPublished(Finding):
+    """A table whose old rows cannot be published, because it has undeclared columns."""
 
-    title: ClassVar[str] = "old rows untold"
+    title: ClassVar[str] = "old rows not published"
     table: str
     columns: tuple[str, ...]
 
@@ -65,12 +65,14 @@ class OldRowsUntold(Finding):
     def sentence(self) -> str:
         """What is wrong with what."""
         columns = ", ".join(self.columns)
-        return f"{self.table}: old rows are not told, because {columns} is not declared"
+        return (
+            f"{self.table}: old rows are not published, because of undeclared columns ({columns})"
+        )
 
 
 @dataclass(frozen=True)
 class SecretPublished(Finding):
-    """Something is published that nobody may see, or that is too large for it."""
+    """A published column or table that is secret or too large."""
 
     title: ClassVar[str] = "secret published"
     table: str
@@ -81,7 +83,7 @@ class SecretPublished(Finding):
     def sentence(self) -> str:
         """What is wrong with what."""
         place = f"{self.table}.{self.column}" if self.column else self.table
-        return f"{place} is published, and {self.why}"
+        return f"{place} is published, although {self.why}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class ObjectDiffers(Finding):
 
 @dataclass(frozen=True)
 class PolicyDiffers(Finding):
-    """A policy of channels is not as declared, or not ours."""
+    """A policy of channels is not as declared, or not declared."""
 
     title: ClassVar[str] = "policy differs"
     name: str
@@ -114,10 +116,10 @@ class PolicyDiffers(Finding):
 
 
 @dataclass(frozen=True)
-class NotHeard(Finding):
-    """An event that was made and did not arrive as it should."""
+class EventNotReceived(Finding):
+    """An event of the canary that did not arrive as expected."""
 
-    title: ClassVar[str] = "not heard"
+    title: ClassVar[str] = "event not received"
     event: str
     why: str
 

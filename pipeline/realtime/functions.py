@@ -1,7 +1,7 @@
-"""The functions of the feed, as SQL: what its triggers do, and what others may call.
+"""The functions of the feed, as SQL: those that its triggers call, and those open to others.
 
-They run as who made them, with a search path that nobody can bend, so whoever may write a table may
-do so without a right on the feed.
+They run as their owner with an empty search path, so writing to a table requires no right on the
+feed.
 """
 
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
 from pipeline.declared import events, feed
-from pipeline.declared.events import FLEETING, Occurs, Operation, Told
+from pipeline.declared.events import FLEETING, Operation, PublishedChanges
 from pipeline.mapping.row_key import RowKey
 from pipeline.postgres.session import CANARY, MOVING
 
 SEND = "feed.send(text,text,jsonb)"
 FULL_QUEUE = 0.5
-"""Beyond this share of its queue NOTIFY is left out: a full one fails the transactions that use it.
-Who listens finds the changes when it looks by itself."""
-MOST_TOLD = 50
-"""A broadcast names so many changes; who needs more reads the feed."""
+"""Above this share of its queue NOTIFY is skipped, because a full queue fails the transactions that
+use it. Subscribers find the changes when they poll."""
+MOST_CHANGES = 50
+"""Changes that one broadcast names at most; the feed has all."""
 PAYLOAD_BYTES = 256 << 10
-"""A fleeting event carries at most so many bytes of JSON."""
+"""The largest payload of a fleeting event, as JSON."""
 SWEPT_EVERY = 100
-"""Each so-many-th fleeting event removes those that are not fresh any more."""
-_SWEPT_BEHIND = 100_000
-"""It looks no further back, past rows that a long transaction keeps the server from removing."""
+"""Every so many fleeting events the expired ones are removed."""
+_SWEPT_IDS = 100_000
+"""The ids that this removal goes back; a long transaction can keep many dead rows before them."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,10 @@ class Function:
     """A function of the feed.
 
     Attributes:
-        signature: name and types of arguments, as ``to_regprocedure`` reads them.
-        head: name and arguments with their names.
-        returns: its type.
-        body: what PostgreSQL keeps as ``prosrc``.
-        language: of the body.
+        signature: name and argument types, in the format of ``to_regprocedure``.
+        head: name and named arguments.
+        returns: a type, in PostgreSQL's words.
+        body: PostgreSQL's ``prosrc``.
     """
 
     signature: str
@@ -49,7 +48,7 @@ class Function:
 
     @property
     def ddl(self) -> str:
-        """The statement that makes it."""
+        """The statement that creates it."""
         stable = " STABLE" if self.language == "sql" else ""
         return (
             f"CREATE OR REPLACE FUNCTION {self.head} RETURNS {self.returns} LANGUAGE"
@@ -70,10 +69,10 @@ BEGIN
     PERFORM pg_notify('{feed.CHANNEL}', '{feed.CHANGED_HINT}');
   END IF;
   FOR told IN
-    SELECT m.topic, max(m.id) AS version, count(*) > {MOST_TOLD} AS more,
+    SELECT m.topic, max(m.id) AS version, count(*) > {MOST_CHANGES} AS more,
         jsonb_agg(jsonb_build_object('id', m.id, 'table', m.table_name, 'operation', m.operation,
           'key', m.key, 'event', m.event) ORDER BY m.id)
-          FILTER (WHERE m.number <= {MOST_TOLD} AND m.table_name IS NOT NULL) AS changes
+          FILTER (WHERE m.number <= {MOST_CHANGES} AND m.table_name IS NOT NULL) AS changes
       FROM (SELECT *, row_number() OVER (PARTITION BY topic ORDER BY id) AS number FROM made) AS m
       GROUP BY m.topic ORDER BY m.topic
   LOOP
@@ -88,7 +87,7 @@ END
 )
 
 # realtime.send and not realtime.broadcast_changes: the latter sends whole rows, one by one, with
-# columns that are not told, and raises when it fails, which would fail the application's write.
+# unpublished columns, and raises when it fails, which would fail the application's write.
 _BROADCAST = Function(
     "feed.broadcast(text,text,jsonb)",
     "feed.broadcast(topic text, event text, payload jsonb)",
@@ -134,7 +133,7 @@ BEGIN
     RETURNING f.id INTO made;
   IF made % {SWEPT_EVERY} = 0 THEN
     DELETE FROM feed.fleeting AS f WHERE f.id IN (SELECT o.id FROM feed.fleeting AS o
-      WHERE o.id BETWEEN made - {_SWEPT_BEHIND} AND made
+      WHERE o.id BETWEEN made - {_SWEPT_IDS} AND made
         AND o.at < clock_timestamp() - interval '{feed.FRESH}' FOR UPDATE SKIP LOCKED);
   END IF;
   IF pg_notification_queue_usage() <= {FULL_QUEUE} THEN
@@ -145,7 +144,7 @@ END
 """,
 )
 
-# A bounded number of the oldest is looked at, whatever there is, so that it always ends soon.
+# It checks a bounded number of the oldest rows, so that it always ends soon.
 _PRUNE = Function(
     "feed.prune(interval,integer)",
     "feed.prune(keep interval, most integer)",
@@ -172,7 +171,7 @@ END
 """,
 )
 
-# Whom the rows concerned cannot be told any more; all readers begin anew.
+# The topics of truncated rows are unknown, so all readers start again.
 _BEGIN_ANEW = Function(
     "feed.begin_anew()",
     "feed.begin_anew()",
@@ -191,25 +190,29 @@ END
 
 def functions(tables: Sequence[sa.Table]) -> list[Function]:
     """All functions of the feed of these tables."""
-    noting = [_noting(table, told) for table in tables if (told := events.of_table(table))]
-    return [_BROADCAST, _TELL, _SEND, _PRUNE, _BEGIN_ANEW, *noting]
+    recording = [
+        _recording(table, published)
+        for table in tables
+        if (published := events.published_changes(table))
+    ]
+    return [_BROADCAST, _TELL, _SEND, _PRUNE, _BEGIN_ANEW, *recording]
 
 
-def named(table: sa.Table) -> str:
-    """A table of the application, as SQL names it."""
+def qualified(table: sa.Table) -> str:
+    """The name of a table of the application in SQL, with its schema."""
     return f"public.{quoted(table.name)}"
 
 
-def _noting(table: sa.Table, told: Told) -> Function:
-    """The function that notes what a statement changed in a table."""
+def _recording(table: sa.Table, published: PublishedChanges) -> Function:
+    """The function that records the rows of a table that a statement changed."""
     key = RowKey.of(table).sql
     rows = {
-        "INSERT": f'"after" AS new LEFT JOIN {named(table)} AS old ON false',
+        "INSERT": f'"after" AS new LEFT JOIN {qualified(table)} AS old ON false',
         "UPDATE": f'"before" AS old FULL JOIN "after" AS new ON new.{key} = old.{key}',
-        "DELETE": f'"before" AS old LEFT JOIN {named(table)} AS new ON false',
+        "DELETE": f'"before" AS old LEFT JOIN {qualified(table)} AS new ON false',
     }
     branches = "".join(
-        f"    WHEN '{operation}' THEN{_changes(table, told, key, source)}"
+        f"    WHEN '{operation}' THEN{_insert_changes(table, published, key, source)}"
         for operation, source in rows.items()
     )
     head = f"feed.{quoted(f'note_{table.name}')}()"
@@ -232,23 +235,24 @@ END
     )
 
 
-def _changes(table: sa.Table, told: Told, key: str, rows: str) -> str:
-    """The statement that notes changed rows; one that is told elsewhere now went and came."""
+def _insert_changes(table: sa.Table, published: PublishedChanges, key: str, rows: str) -> str:
+    """The statement that records changed rows; a new topic makes a row deleted and inserted."""
     was, now = (
-        "ROW(" + ", ".join(f"{side}.{quoted(column)}" for column in told.columns) + ")"
+        "ROW(" + ", ".join(f"{side}.{quoted(column)}" for column in published.columns) + ")"
         for side in ("old", "new")
     )
-    gone = f"(SELECT {_event(told, 'DELETE')} FROM (SELECT old.*) AS new)"
+    deleted = f"(SELECT {_event(published, 'DELETE')} FROM (SELECT old.*) AS new)"
+    old_topic, new_topic = _topic(published, "old"), _topic(published, "new")
     return f"""
       INSERT INTO feed.changes (topic, event, table_name, operation, key)
       SELECT c.topic, c.event, {_literal(table.name)}, c.operation, c.key::text
         FROM {rows}
-        CROSS JOIN LATERAL (SELECT {_topic(told, "old")} AS was, {_topic(told, "new")} AS now
+        CROSS JOIN LATERAL (SELECT {old_topic} AS was, {new_topic} AS now
           OFFSET 0) AS place
         CROSS JOIN LATERAL (VALUES
-          (place.was, 'DELETE', old.{key}, {gone}),
-          (place.now, 'INSERT', new.{key}, {_event(told, "INSERT")}),
-          (place.now, 'UPDATE', new.{key}, {_event(told, "UPDATE")})
+          (place.was, 'DELETE', old.{key}, {deleted}),
+          (place.now, 'INSERT', new.{key}, {_event(published, "INSERT")}),
+          (place.now, 'UPDATE', new.{key}, {_event(published, "UPDATE")})
         ) AS c (topic, operation, key, event)
         WHERE c.topic IS NOT NULL AND CASE c.operation
           WHEN 'UPDATE' THEN place.was = place.now AND {was} IS DISTINCT FROM {now}
@@ -257,22 +261,23 @@ def _changes(table: sa.Table, told: Told, key: str, rows: str) -> str:
 """
 
 
-def _topic(told: Told, side: str) -> str:
+def _topic(published: PublishedChanges, side: str) -> str:
     row = f"(SELECT {side}.*) AS r"
-    if told.user is not None:
-        return f"(SELECT 'user:' || ({told.user}) FROM {row})"
+    if published.user is not None:
+        return f"(SELECT 'user:' || ({published.user}) FROM {row})"
     return (
         "(SELECT 'space:' || t.space FROM"
-        f" (SELECT ({told.space}) AS space FROM {row}) AS t WHERE NOT EXISTS"
+        f" (SELECT ({published.space}) AS space FROM {row}) AS t WHERE NOT EXISTS"
         " (SELECT FROM public.spaces AS s WHERE s.id = t.space AND NOT s.enable_realtime))"
     )
 
 
-def _event(told: Told, operation: Operation) -> str:
-    def case(occurs: Occurs) -> str:
-        return f" WHEN {occurs.when} THEN {_literal(occurs.event)}"
-
-    cases = "".join(case(occurs) for occurs in told.events if operation in occurs.on)
+def _event(published: PublishedChanges, operation: Operation) -> str:
+    cases = "".join(
+        f" WHEN {rule.when} THEN {_literal(rule.event)}"
+        for rule in published.events
+        if operation in rule.on
+    )
     return f"CASE{cases} END" if cases else "NULL::text"
 
 

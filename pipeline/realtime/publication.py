@@ -1,12 +1,12 @@
-"""What ``supabase_realtime`` publishes: the declared tables with the declared columns.
+"""The publication ``supabase_realtime``: the declared tables with the declared columns.
 
-PostgreSQL refuses every UPDATE and DELETE of a table that is published with a list of columns while
-its replica identity is FULL, even if the list names all of them. So a table whose old rows are told
-is published without a list, as long as it has no column that is not declared; one that has is
-published with the list, and its old rows are not told.
+PostgreSQL refuses every UPDATE and DELETE of a table that is published with a column list while its
+replica identity is FULL, even if the list names all columns. So a table whose old rows are
+published has no list, unless it has undeclared columns; then it has a list, and its old rows are
+not published.
 
-Tables of the migrations that are not told are taken out. Tables that no migration declares were
-published by somebody else: they stay, and are found by the check.
+Tables of migrations that are not declared as published are removed. Tables that no migration
+declares are kept, and the check reports them.
 """
 
 import json
@@ -22,14 +22,14 @@ from pipeline.declared import events
 from pipeline.postgres.target import Target
 
 NAME = "supabase_realtime"
-"""The publication that Supabase's Realtime reads."""
+"""The publication that Supabase Realtime reads."""
 
 OLDEST = 150_000
-"""Lists of columns came with PostgreSQL 15."""
+"""The first version of PostgreSQL with column lists."""
 
 _OPERATIONS = frozenset({"insert", "update", "delete", "truncate"})
 
-_LOOK = """
+_STATE = """
 SELECT json_build_object(
   'everything', p.puballtables
     OR EXISTS (SELECT FROM pg_publication_namespace WHERE pnpubid = p.oid),
@@ -47,12 +47,12 @@ SELECT json_build_object(
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedTable:
     """How a table is published.
 
     Attributes:
-        columns: the list of columns, sorted; None publishes all.
-        identity: ``relreplident``: 'd' tells keys of old rows, 'f' whole ones.
+        columns: the column list, sorted; None publishes all.
+        identity: ``relreplident``: 'd' publishes keys of old rows, 'f' full old rows.
         rows: whether all rows are published.
     """
 
@@ -63,93 +63,93 @@ class Published:
 
 @dataclass(frozen=True)
 class State:
-    """The publication as it is.
+    """The present publication.
 
     Attributes:
-        exists: whether there is one.
-        everything: it publishes all tables, or all of a schema, now and later.
-        operations: which changes are published.
-        tables: those of schema public, by name.
-        others: names of those of other schemas.
+        everything: it publishes all tables of the database or of a schema, present and future.
+        tables: those in schema public, by name.
+        others: names of those in other schemas.
     """
 
     exists: bool
     everything: bool = False
     operations: frozenset[str] = _OPERATIONS
-    tables: dict[str, Published] = field(default_factory=dict)
+    tables: dict[str, PublishedTable] = field(default_factory=dict)
     others: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether changes of all kinds are published."""
+        """Whether all operations are published."""
         return self.operations == _OPERATIONS
 
 
 def inspect(target: Target) -> State:
-    """The publication as it is."""
-    found = target.rows(_LOOK, (NAME,))
+    """The present publication."""
+    found = target.rows(_STATE, (NAME,))
     if not found:
         return State(exists=False)
-    told: dict[str, Any] = json.loads(found[0][0])
+    state: dict[str, Any] = json.loads(found[0][0])
     tables = {
-        table["name"]: Published(
+        table["name"]: PublishedTable(
             None if table["columns"] is None else tuple(sorted(table["columns"])),
             table["identity"],
             table["rows"],
         )
-        for table in told["tables"]
+        for table in state["tables"]
         if table["schema"] == "public"
     }
-    others = sorted(f"{t['schema']}.{t['name']}" for t in told["tables"] if t["schema"] != "public")
-    return State(True, told["everything"], frozenset(told["operations"]), tables, tuple(others))
+    others = sorted(
+        f"{t['schema']}.{t['name']}" for t in state["tables"] if t["schema"] != "public"
+    )
+    return State(True, state["everything"], frozenset(state["operations"]), tables, tuple(others))
 
 
-def declared(target: Target, tables: Sequence[sa.Table]) -> dict[str, Published]:
-    """How the tables are to be published that are told, given the columns that they have."""
+def declared(target: Target, tables: Sequence[sa.Table]) -> dict[str, PublishedTable]:
+    """How the declared tables have to be published, given their actual columns."""
     return {
-        table.name: Published(None, "f")
-        if told.old_rows and not undeclared(target, table)
-        else Published(tuple(sorted(told.columns)), "d")
+        table.name: PublishedTable(None, "f")
+        if rules.old_rows and not undeclared(target, table)
+        else PublishedTable(tuple(sorted(rules.columns)), "d")
         for table in tables
-        if (told := events.of_table(table))
+        if (rules := events.published_changes(table))
     }
 
 
 def undeclared(target: Target, table: sa.Table) -> list[str]:
-    """Columns that a table has and that are not told."""
-    told = events.of_table(table)
+    """Columns of a table that are not declared as published."""
+    rules = events.published_changes(table)
     found = target.rows(
         "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1)"
         " AND attnum > 0 AND NOT attisdropped AND attname <> ALL($2) ORDER BY 1",
-        (f"public.{quoted(table.name)}", list(told.columns if told else ())),
+        (f"public.{quoted(table.name)}", list(rules.columns if rules else ())),
     )
     return [name for (name,) in found]
 
 
 def apply(target: Target, tables: Sequence[sa.Table], *, known: Collection[str]) -> list[str]:
-    """Publish what is declared, in a transaction; what is as declared is not touched.
+    """Publish the declared tables, in a transaction; matching ones are kept.
 
     Args:
         target: the session.
-        tables: the migration's; all of them are there.
+        tables: the migration's; all of them exist.
         known: names of the tables of all migrations.
 
     Returns:
-        What was changed, in words.
+        The changes made, in words.
 
     Raises:
-        TargetError: the server is too old, or the publication holds whatever there is.
+        TargetError: the server is too old, or the publication covers all tables.
     """
     version = target.value("SELECT current_setting('server_version_num')::int")
     if version < OLDEST:
         raise TargetError(
-            f"PostgreSQL {version // 10_000} cannot publish chosen columns of a table",
+            f"PostgreSQL {version // 10_000} cannot publish selected columns of a table",
             remedy=f"Upgrade the target to {OLDEST // 10_000} or newer",
         )
     now = inspect(target)
     if now.everything:
         raise TargetError(
-            f"The publication {NAME} publishes every table there is, secrets included",
+            f"The publication {NAME} publishes all tables, including secrets",
             remedy=f"Run DROP PUBLICATION {NAME} in the target, then run again",
         )
     if not now.exists:
@@ -161,7 +161,7 @@ def apply(target: Target, tables: Sequence[sa.Table], *, known: Collection[str])
         if now.tables[name] != wanted.get(name) and (name in wanted or name in known):
             target.run(f"ALTER PUBLICATION {NAME} DROP TABLE public.{quoted(name)}")
             if name not in wanted:
-                done.append(f"{name} is not published any more")
+                done.append(f"{name} is no longer published")
     for name, how in wanted.items():
         if now.tables.get(name) != how:
             target.run(*_publish(name, how))
@@ -170,11 +170,11 @@ def apply(target: Target, tables: Sequence[sa.Table], *, known: Collection[str])
 
 
 def streamed(target: Target) -> bool:
-    """Whether the server writes what subscribers of a publication need."""
+    """Whether ``wal_level`` allows logical replication, which subscribers of a publication need."""
     return bool(target.value("SELECT current_setting('wal_level') = 'logical'"))
 
 
-def _publish(name: str, how: Published) -> list[str]:
+def _publish(name: str, how: PublishedTable) -> list[str]:
     identity = "FULL" if how.identity == "f" else "DEFAULT"
     columns = "" if how.columns is None else f" ({', '.join(map(quoted, how.columns))})"
     return [

@@ -1,4 +1,4 @@
-"""The page of a run's evidence: how bars, sizes, times and values are shown to people."""
+"""Render the evidence of a run as a page: bars, sizes, times and values for people."""
 
 import functools
 import unicodedata
@@ -10,16 +10,16 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from pipeline.core.printable import printable
+from pipeline.core.quoting import printable
 
-_ROOM = 400
-_LEAD = 40
-_AM = "\u0e33\u0eb3"
+_SHOWN_CHARACTERS = 400
+_CONTEXT_CHARACTERS = 40
+_AM_VOWELS = "\u0e33\u0eb3"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a bar; where it begins and how wide it is, in percent of the bar."""
+    """A piece of a bar; start and width are percentages of the bar."""
 
     name: str
     value: float
@@ -28,22 +28,22 @@ class Piece:
 
 
 def render(run: object) -> str:
-    """The evidence of a run as an HTML page that needs nothing from outside."""
+    """The evidence of a run as a self-contained HTML page."""
     return _environment().get_template("evidence.html.j2").render(run=run)
 
 
 def pieces(values: Mapping[str, float]) -> list[Piece]:
-    """A bar of values that are not zero, to scale; the widths add up to all of it."""
-    whole, begin, found = sum(values.values()), 0.0, []
+    """Divide a bar by the values that are not zero; the widths add up to 100 %."""
+    total, begin, found = sum(values.values()), 0.0, []
     for name, value in values.items():
         if value:
-            found.append(Piece(name, value, 100 * begin / whole, 100 * value / whole))
+            found.append(Piece(name, value, 100 * begin / total, 100 * value / total))
             begin += value
     return found
 
 
 def share(part: float, whole: float) -> str:
-    """Percent; nothing but nothing is 0 %, and nothing but everything is 100 %."""
+    """A percentage; only zero is shown as 0 %, and only the whole as 100 %."""
     if part in (0, whole):
         return "100 %" if part else "0 %"
     percent = 100 * part / whole
@@ -53,15 +53,15 @@ def share(part: float, whole: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes in the unit in which people read them."""
+    """A number of bytes in a suitable unit."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")
-    at = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
-    number = f"{count / 1024**at:,.1f}".removesuffix(".0")
-    return f"{number} {units[at]}"
+    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    number = f"{count / 1024**power:,.1f}".removesuffix(".0")
+    return f"{number} {units[power]}"
 
 
 def duration(seconds: float) -> str:
-    """A time as people read it."""
+    """A duration in a suitable unit."""
     if seconds < 0.001:
         return "under 1 ms"
     if seconds < 1:
@@ -73,22 +73,22 @@ def duration(seconds: float) -> str:
 
 
 def shown(value: Any, other: Any = None) -> Iterator[tuple[str, str]]:
-    """A value in pieces, cut where it is long, with everything in it that nobody could see.
+    """A value in pieces; long values are shortened, and invisible characters are spelled out.
 
     Args:
-        value: what is shown.
-        other: a text that it should equal; the part that is not the same is pointed out.
+        value: the value to show.
+        other: a text that should equal it; the differing part is marked.
 
     Yields:
-        The kind of a piece (text, differs, unseen, cut, nothing), and its text.
+        The kind of a piece (text, differs, unseen, cut, nothing) and its text.
     """
     if value is None or value == "":
         yield "nothing", "NULL" if value is None else "empty text"
         return
     text = str(value)
-    begin, end = _unequal(text, other) if isinstance(other, str) else (len(text), len(text))
-    first = max(0, min(begin - _LEAD, len(text) - _ROOM))
-    last = first + _ROOM
+    begin, end = _difference(text, other) if isinstance(other, str) else (len(text), len(text))
+    first = max(0, min(begin - _CONTEXT_CHARACTERS, len(text) - _SHOWN_CHARACTERS))
+    last = first + _SHOWN_CHARACTERS
     if first:
         yield "cut", f"{first:,} characters before"
     for kind, run in (
@@ -96,34 +96,36 @@ def shown(value: Any, other: Any = None) -> Iterator[tuple[str, str]]:
         ("differs", text[begin : min(end, last)]),
         ("text", text[end:last]),
     ):
-        yield from _seen(kind, run)
+        yield from _spell_out_invisible(kind, run)
     if last < len(text):
         yield "cut", f"{len(text) - last:,} characters more"
 
 
-def _unequal(text: str, other: str) -> tuple[int, int]:
-    """Where the part of a text that another one has not begins and ends; letters stay whole."""
-    begin = _alike(text, other)
-    end = len(text) - _alike(text[begin:][::-1], other[begin:][::-1])
-    while begin and (_joins(text, begin) or _joins(other, begin)):
+def _difference(text: str, other: str) -> tuple[int, int]:
+    """Start and end of the part of a text that differs; combined characters are not split."""
+    begin = _common_prefix(text, other)
+    end = len(text) - _common_prefix(text[begin:][::-1], other[begin:][::-1])
+    while begin and (_combines(text, begin) or _combines(other, begin)):
         begin -= 1
-    while _joins(text, end):
+    while _combines(text, end):
         end += 1
     return begin, end
 
 
-def _alike(text: str, other: str) -> int:
-    """How many letters at the beginning are the same."""
+def _common_prefix(text: str, other: str) -> int:
+    """Length of the common prefix."""
     lengths = range(1, min(len(text), len(other)) + 1)
     return bisect_left(lengths, True, key=lambda length: text[:length] != other[:length])
 
 
-def _joins(text: str, at: int) -> bool:
-    """Whether a sign, such as a vowel above its consonant, is drawn onto the letter before it."""
-    return at < len(text) and (unicodedata.category(text[at])[0] == "M" or text[at] in _AM)
+def _combines(text: str, index: int) -> bool:
+    """Whether a character combines with the one before it, such as a vowel above a consonant."""
+    return index < len(text) and (
+        unicodedata.category(text[index])[0] == "M" or text[index] in _AM_VOWELS
+    )
 
 
-def _seen(kind: str, text: str) -> Iterator[tuple[str, str]]:
+def _spell_out_invisible(kind: str, text: str) -> Iterator[tuple[str, str]]:
     run = ""
     for letter in text:
         if unicodedata.category(letter)[0] in "CZ" and letter != " ":
@@ -138,12 +140,12 @@ def _seen(kind: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def between(power: int) -> str:
-    """The sizes that a power of two stands for."""
+    """The range of sizes from a power of two to the next."""
     return f"{size(2**power)} to {size(2 ** (power + 1))}" if power else "under 2 B"
 
 
-def _spelled_out(value: object) -> object:
-    """Names and sentences without what nobody could see; markup has been through here before."""
+def _finalize(value: object) -> object:
+    """Spell out invisible characters in text; markup has already been processed."""
     if not isinstance(value, str) or isinstance(value, markupsafe.Markup):
         return value
     return "\n".join(map(printable, value.split("\n")))
@@ -151,14 +153,14 @@ def _spelled_out(value: object) -> object:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.reporting"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_spelled_out,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"share": share, "size": size, "duration": duration, "shown": shown}
-    made.globals["pieces"] = pieces
-    return made
+    environment.filters |= {"share": share, "size": size, "duration": duration, "shown": shown}
+    environment.globals["pieces"] = pieces
+    return environment

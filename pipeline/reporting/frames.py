@@ -1,4 +1,4 @@
-"""What people read as tables, for the terminal, the UI and the report alike."""
+"""Data frames with text for people, for the terminal, the UI and the report."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import pandas as pd
 
 from pipeline.anki.outcomes import Outcome
 from pipeline.core.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
-from pipeline.core.messages import ANYBODY, Address, Message, written
-from pipeline.core.printable import printable
+from pipeline.core.messages import DEFAULT_ADDRESS, Address, Message, written
+from pipeline.core.quoting import printable
 from pipeline.cutover.gate import Answer
 from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.move.run.plan import TablePlan
@@ -20,8 +20,8 @@ _MARKDOWN = str.maketrans(
 )
 
 
-def offenders(findings: Iterable[Finding], address: Address = ANYBODY) -> pd.DataFrame:
-    """Findings, at most as many as a check names."""
+def offenders(findings: Iterable[Finding], address: Address = DEFAULT_ADDRESS) -> pd.DataFrame:
+    """Findings, at most as many as a check lists."""
     rows = [
         {"finding": finding.title, **_without_table(finding, address)}
         for finding in list(findings)[:OFFENDERS]
@@ -30,7 +30,7 @@ def offenders(findings: Iterable[Finding], address: Address = ANYBODY) -> pd.Dat
 
 
 def of_plan(plans: Sequence[TablePlan]) -> Frames:
-    """A plan: what would move, what would not and why, what would change."""
+    """Plans, one frame for each aspect."""
     return {
         "Would move": _frame(
             {
@@ -44,11 +44,13 @@ def of_plan(plans: Sequence[TablePlan]) -> Frames:
             }
             for plan in plans
         ),
-        "In the way": _frame(
+        "Obstacles": _frame(
             {"table": plan.table, "obstacle": plan.obstacle} for plan in plans if plan.obstacle
         ),
         "Would be rejected": _frame(_reason(r) for plan in plans for r in plan.rejections),
-        "Would lose something": _frame(_lossy(lossy) for plan in plans for lossy in plan.lossy),
+        "Would be converted with loss": _frame(
+            _lossy(lossy) for plan in plans for lossy in plan.lossy
+        ),
         "Drift": _frame(
             [
                 *(_drift(drift) for plan in plans for drift in plan.drift),
@@ -57,7 +59,7 @@ def of_plan(plans: Sequence[TablePlan]) -> Frames:
                         "table": plan.table,
                         "column": column,
                         "drift": "target only",
-                        "detail": "stays as it is",
+                        "detail": "stays unchanged",
                     }
                     for plan in plans
                     for column in plan.target_only
@@ -90,52 +92,54 @@ def of_plan(plans: Sequence[TablePlan]) -> Frames:
 
 
 def reasons(found: Iterable[Quarantined]) -> pd.DataFrame:
-    """Why rows are in quarantine, or would be."""
+    """Reasons why rows are or would be quarantined."""
     return _frame(_reason(each) for each in found)
 
 
-def of_outcomes(outcomes: Iterable[Outcome]) -> pd.DataFrame:
-    """What became of contents in Anki."""
+def outcome_frame(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """Results of contents in Anki."""
     return _frame(
         {
             "content": outcome.content_id,
             "title": outcome.title,
-            "what": outcome.action,
+            "action": outcome.action,
             "detail": outcome.detail,
         }
         for outcome in outcomes
     )
 
 
-def of_diagnostics(diagnostics: Iterable[Diagnostic], address: Address = ANYBODY) -> pd.DataFrame:
-    """What an examination of both databases found."""
+def diagnostic_frame(
+    diagnostics: Iterable[Diagnostic], address: Address = DEFAULT_ADDRESS
+) -> pd.DataFrame:
+    """Results of the checks of both databases."""
     return _frame(
         {
-            "place": diagnostic.place,
-            "what": diagnostic.name,
+            "database": diagnostic.place,
+            "check": diagnostic.name,
             "state": diagnostic.state,
             "detail": diagnostic.detail,
-            "do": written(diagnostic.remedy, address),
+            "remedy": written(diagnostic.remedy, address),
         }
         for diagnostic in diagnostics
     )
 
 
-def of_answers(answers: Iterable[Answer], address: Address = ANYBODY) -> pd.DataFrame:
-    """The gate: one line for each question."""
+def answer_frame(answers: Iterable[Answer], address: Address = DEFAULT_ADDRESS) -> pd.DataFrame:
+    """Requirements of the cut-over, one line for each."""
     return _frame(
         {
-            "what must hold": answer.question,
+            "requirement": answer.question,
             "": "yes" if answer.yes else "no",
-            "seen": answer.detail,
-            "what to do": written(answer.remedy, address),
+            "detail": answer.detail,
+            "remedy": written(answer.remedy, address),
         }
         for answer in answers
     )
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A frame as Markdown; what would break out of its cell, link or load is escaped."""
+    """A frame as Markdown; characters that form markup, links or HTML are escaped."""
 
     def cell(value: object) -> str:
         text = "" if value is None else str(value)
@@ -153,24 +157,24 @@ def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _without_table(finding: Finding, address: Address) -> dict[str, object]:
     return {
-        name: _plain(value, address) for name, value in vars(finding).items() if name != "table"
+        name: _as_text(value, address) for name, value in vars(finding).items() if name != "table"
     }
 
 
-def _changed(examples: Iterable[tuple[str, str | None, str]]) -> str:
+def _examples(examples: Iterable[tuple[str, str | None, str]]) -> str:
     return "; ".join(
         f"{key}: {'NULL' if old is None else old} to {new}" for key, old, new in examples
     )
 
 
-def _plain(value: object, address: Address) -> object:
+def _as_text(value: object, address: Address) -> object:
     match value:
         case Message():
             return value.written(address)
         case None:
             return "NULL"
         case [[_, _, _], *_] if isinstance(value, tuple):
-            return _changed(value)
+            return _examples(value)
         case tuple():
             return ", ".join(map(str, value))
     return value
@@ -190,7 +194,7 @@ def _lossy(found: Lossy) -> dict[str, object]:
         "table": found.table,
         "column": found.column,
         "values": f"{found.values:,}",
-        "for example": _changed(found.examples),
+        "for example": _examples(found.examples),
     }
 
 

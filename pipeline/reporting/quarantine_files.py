@@ -1,4 +1,4 @@
-"""Quarantine as a file that a person can mend: CSV or JSON, by the file's name."""
+"""Export quarantine to a file for manual correction and read it back: CSV or JSON, by suffix."""
 
 import csv
 import io
@@ -14,16 +14,17 @@ csv.field_size_limit(2**31 - 1)  # a BLOB is one field
 
 
 def write(path: Path, records: Iterable[dict[str, str]]) -> int:
-    """Write records; returns how many.
+    """Write records; returns their number.
 
     Raises:
-        OverrideError: the file exists, is named neither .csv nor .json, or cannot be written.
+        OverrideError: the file exists, its suffix is neither .csv nor .json, or it cannot be
+            written.
     """
-    form, written = _form(path), list(records)
+    suffix, written = _suffix(path), list(records)
     try:
-        # They hold what the databases guard by their own rights.
+        # The values are protected by privileges in the databases, so the file is private.
         path.touch(mode=0o600, exist_ok=False)
-        if form == ".json":
+        if suffix == ".json":
             path.write_text(json.dumps(written, ensure_ascii=False, indent=1), encoding="utf-8")
         else:
             with path.open("w", encoding="utf-8", newline="") as file:
@@ -32,12 +33,12 @@ def write(path: Path, records: Iterable[dict[str, str]]) -> int:
                 writer.writerows(written)
     except FileExistsError:
         raise OverrideError(
-            f"{path} is there already, and may hold what somebody mended",
-            remedy="Name another file, or remove it",
+            f"{path} already exists and may contain corrections",
+            remedy="Choose another file, or remove this one",
         ) from None
     except OSError as error:
         raise OverrideError(
-            f"{path} cannot be written ({error.strerror})", remedy="Name another"
+            f"{path} cannot be written ({error.strerror})", remedy="Choose another file"
         ) from error
     return len(written)
 
@@ -46,23 +47,25 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     """Read records back.
 
     Raises:
-        OverrideError: the file is missing, or not of the form that ``write`` gives it.
+        OverrideError: the file cannot be read, or does not have the format of an export.
     """
-    again = "Export quarantine again, and mend that file"
+    again = "Export quarantine again, and edit the new file"
     try:
-        # Line ends within values stay as they are.
+        # newline="" preserves line ends within values.
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read()
-        if _form(path) == ".json":
+        if _suffix(path) == ".json":
             records = json.loads(text)
         else:
             records = list(csv.DictReader(io.StringIO(text, newline="")))
     except OSError as error:
         raise OverrideError(
-            f"{path} cannot be read ({error.strerror})", remedy="Name the file"
+            f"{path} cannot be read ({error.strerror})", remedy="Use a file that an export wrote"
         ) from error
     except (UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise OverrideError(f"{path} is not as it was exported ({error})", remedy=again) from error
+        raise OverrideError(
+            f"{path} does not have the format of an export ({error})", remedy=again
+        ) from error
     needed = {"table", "row_id", "column", "storage", "value"}
     for number, record in enumerate(records if isinstance(records, list) else [None], start=1):
         if not isinstance(record, dict) or not needed <= record.keys():
@@ -72,7 +75,10 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _form(path: Path) -> str:
+def _suffix(path: Path) -> str:
     if path.suffix.lower() not in (".csv", ".json"):
-        raise OverrideError(f"{path} is named neither .csv nor .json", remedy="Name it so")
+        raise OverrideError(
+            f"{path} ends neither in .csv nor in .json",
+            remedy="Use a file whose name ends in .csv or .json",
+        )
     return path.suffix.lower()

@@ -1,1 +1,1 @@
-"""The proof attacks itself."""
+"""Prove that the checks detect faults, by planting faults."""

@@ -1,9 +1,9 @@
-"""The proof attacks itself: faults are planted one at a time, and the checks have to find them.
+"""The self-test: plant faults one at a time and see whether the checks find them.
 
 A sample is moved into a scratch database of the embedded server. Each fault is planted in a
-transaction, the standing checks look at every table, and the transaction is undone. Differences
-that do no harm are planted in a copy of the source; nobody may report those. Faults of a move
-itself are planted while it moves, see ``during_moves``.
+transaction, all tables are verified, and the transaction is rolled back. Harmless differences are
+planted in a copy of the source; no check may report them. Faults of the move itself are planted
+during a move, see ``during_moves``.
 """
 
 import sqlite3
@@ -25,8 +25,8 @@ from pipeline.migrations.content_sample import make_sample
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.proof.verification import Sample, verify_table
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
+from pipeline.move.reading.source_view import SourceView
 from pipeline.move.run.scope import Everything
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres import session
@@ -40,13 +40,13 @@ _EVERYTHING = Sample(bytes=2**62, seed=0, witness_all=True)
 
 
 def attack(server: URL) -> Iterator[Outcome]:
-    """Plant everything, one at a time, and tell what was caught.
+    """Plant all faults, one at a time, and report which checks caught them.
 
     Args:
-        server: a PostgreSQL server on which a database may be made and dropped.
+        server: a PostgreSQL server on which a database can be created and dropped.
 
     Raises:
-        TargetError: it does not answer, or allows no new database.
+        TargetError: the server does not answer, or does not permit a new database.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -58,19 +58,19 @@ def attack(server: URL) -> Iterator[Outcome]:
         for _ in engine.run(tables, views, target, PUBLIC, Everything(), MoveOptions("selftest")):
             pass
         source = views.copy(tables, target=target)
-        sound = _checks(source, target)
-        crying = [check for check in sound if check.blocking and not check.passed]
-        if crying:
-            yield outcome("nothing is planted", frozenset(), [], crying)
+        baseline = _checks(source, target)
+        failed = [check for check in baseline if check.blocking and not check.passed]
+        if failed:
+            yield outcome("no fault is planted", frozenset(), [], failed)
         for fault in FAULTS:
             found = _checks(source, target, planted=fault.sql)
-            yield outcome(fault.name, fault.caught_by, sound, found)
+            yield outcome(fault.name, fault.caught_by, baseline, found)
         for number, harmless in enumerate(HARMLESS):
             changed = folder / f"harmless {number}.db"
             make_sample(changed)
             _rewrite(changed, harmless)
-            found = _checks(Source(_copy(changed, folder / f"copy {number}.db")), target)
-            yield outcome(harmless.name, frozenset(), sound, found)
+            found = _checks(SourceView(_copy(changed, folder / f"copy {number}.db")), target)
+            yield outcome(harmless.name, frozenset(), baseline, found)
         yield from during_moves.attack(sample, folder / "faults", url)
 
 
@@ -108,7 +108,7 @@ def _rewrite(path: Path, harmless: Harmless) -> None:
         )
 
 
-def _checks(source: Source, target: Target, *, planted: str = "") -> list[CheckResult]:
+def _checks(source: SourceView, target: Target, *, planted: str = "") -> list[CheckResult]:
     found: list[CheckResult] = []
     with target.read_only():
         if planted:

@@ -1,7 +1,7 @@
-"""What is planted in a move itself: in its driver, reader and casts, and in what the target does.
+"""Faults planted during a move: in the driver, the reader, the casts and the target.
 
-Each fault has an empty target, into which one table of the sample moves. The move has to find it
-and roll back, to refuse to begin, or to end with a target that holds what the source has.
+For each fault, one table of the sample moves into an empty target. The move must detect the fault
+and roll back, refuse to start, or end with a target that equals the source.
 """
 
 import threading
@@ -28,8 +28,8 @@ from pipeline.move.proof import table_checks
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading import batch_converter
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
+from pipeline.move.reading.source_view import SourceView
 from pipeline.move.run import views
 from pipeline.move.run.scope import Everything
 from pipeline.move.run.views import SourceViews
@@ -38,7 +38,7 @@ from pipeline.postgres.target import Target
 from pipeline.selftest.outcome import Outcome
 
 REFUSED = "refused"
-"""Stands for a check where a move refuses to begin."""
+"""Takes the place of a check name if a move refuses to start."""
 
 _TABLE = metadata.tables["learning_content"]
 _EVERYTHING = Sample(bytes=2**62, seed=0, witness_all=True)
@@ -50,12 +50,11 @@ class MoveFault:
     """A fault of a move.
 
     Attributes:
-        name: what is wrong, in a few words.
-        caught_by: the blocking checks that have to fail, or ``REFUSED``; none where the move has to
-            come to the right end all the same.
-        moved_before: whether the table has moved before, without the fault.
-        sql: what plants it, in the session that moves.
-        during: what plants it while the move goes on; it is given the target's URL.
+        caught_by: the blocking checks that must fail, or ``REFUSED``; empty if the move must
+            succeed nevertheless.
+        moved_before: move the table once before, without the fault.
+        sql: statements that plant the fault in the session of the move.
+        during: plants the fault while the move runs; receives the target's URL.
     """
 
     name: str
@@ -65,11 +64,11 @@ class MoveFault:
     during: Callable[[URL], AbstractContextManager[object]] = lambda _: nullcontext()
 
 
-class _Shortening(Source):
-    """A reader that loses the last letter of every translation."""
+class _ShorteningSource(SourceView):
+    """A reader that drops the last character of every translation."""
 
     def read(self, *arguments: Any, **options: Any) -> pa.RecordBatch:
-        """One range, with its translations cut."""
+        """One range, with shortened translations."""
         batch = super().read(*arguments, **options)
         return _changed(batch, "translation", lambda texts: pc.utf8_slice_codeunits(texts, 0, -1))
 
@@ -81,11 +80,11 @@ def _changed(batch: pa.RecordBatch, name: str, by: Callable[[pa.Array], pa.Array
 
 @contextmanager
 def _cast_to_minutes(_: URL) -> Iterator[None]:
-    """A cast that loses the seconds of a moment, wherever the engine converts."""
-    whole = batch_converter.convert
+    """A cast that drops the seconds of a timestamp, wherever the engine converts."""
+    original = batch_converter.convert
 
     def cut(mapping: TableMapping, raw: pa.RecordBatch) -> Any:
-        batch, lossy = whole(mapping, raw)
+        batch, lossy = original(mapping, raw)
         minutes = pc.floor_temporal
         return _changed(batch, "created_at", lambda at: minutes(at, unit="minute")), lossy
 
@@ -104,8 +103,8 @@ def _replaced(module: ModuleType, name: str, by: object) -> Iterator[None]:
 
 
 @contextmanager
-def _insert_of_somebody(url: URL) -> Iterator[None]:
-    """An insert that is open when the move begins, and committed while it waits."""
+def _concurrent_insert(url: URL) -> Iterator[None]:
+    """An insert that is uncommitted when the move starts, and commits while the move waits."""
     with closing(session.connect(libpq(url), shown=shown(url))) as other:
         other.autocommit = False
         with other.cursor() as cursor:
@@ -123,18 +122,18 @@ def _insert_of_somebody(url: URL) -> Iterator[None]:
 
 MOVE_FAULTS = (
     MoveFault(
-        "the driver speaks another encoding",
+        "the driver uses the wrong encoding",
         frozenset({"witness"}),
         sql=("SET client_encoding = 'LATIN1'",),
     ),
     MoveFault(
-        "the reader loses letters",
+        "the reader drops characters",
         frozenset({"witness"}),
-        during=lambda _: _replaced(views, "Source", _Shortening),
+        during=lambda _: _replaced(views, "SourceView", _ShorteningSource),
     ),
-    MoveFault("a cast loses seconds", frozenset({"witness"}), during=_cast_to_minutes),
+    MoveFault("a cast drops seconds", frozenset({"witness"}), during=_cast_to_minutes),
     MoveFault(
-        "a trigger changes a row at the commit",
+        "a trigger changes a row at commit",
         frozenset({"digests", "witness"}),
         moved_before=True,
         sql=(
@@ -147,7 +146,7 @@ MOVE_FAULTS = (
         ),
     ),
     MoveFault(
-        "another table inherits the moved one",
+        "another table inherits from the moved one",
         frozenset({REFUSED}),
         moved_before=True,
         sql=(
@@ -157,22 +156,22 @@ MOVE_FAULTS = (
         ),
     ),
     MoveFault(
-        "somebody inserts a row while the move waits",
+        "another session inserts a row during the move",
         frozenset(),
         moved_before=True,
         sql=("SET default_transaction_isolation = 'repeatable read'",),
-        during=_insert_of_somebody,
+        during=_concurrent_insert,
     ),
 )
 
 
 def attack(sample: Path, folder: Path, url: URL) -> Iterator[Outcome]:
-    """Plant every fault, one at a time, and tell what was caught.
+    """Plant all faults, one at a time, and report which checks caught them.
 
     Args:
         sample: the source.
-        folder: where copies of it are made.
-        url: a scratch database, whose schemas are dropped.
+        folder: receives copies of it.
+        url: a scratch database; its schemas are dropped.
     """
     for fault in MOVE_FAULTS:
         with (
@@ -194,12 +193,12 @@ def _planted(fault: MoveFault, source: SourceViews, url: URL, target: Target) ->
     try:
         with fault.during(url):
             _move(source, target)
-        found = _committed(source, target)
+        found = _verify_committed(source, target)
     except ProofFailed as error:
         found = [check for check in error.checks if check.blocking]
     except PipelineError as error:
-        why = (NotComparable(_TABLE.name, str(error)),)
-        found = [CheckResult(REFUSED, False, True, why)]
+        refusal = (NotComparable(_TABLE.name, str(error)),)
+        found = [CheckResult(REFUSED, False, True, refusal)]
     failed = [check for check in found if not check.passed]
     findings = [finding for check in failed for finding in check.findings]
     caught = frozenset(check.name for check in failed)
@@ -212,8 +211,8 @@ def _move(source: SourceViews, target: Target) -> None:
         pass
 
 
-def _committed(source: SourceViews, target: Target) -> list[CheckResult]:
-    """The blocking checks of what the move has committed."""
+def _verify_committed(source: SourceViews, target: Target) -> list[CheckResult]:
+    """The blocking checks of the committed table."""
     copy = source.copy([_TABLE], target=target)
     with target.read_only():
         checks = verify_table(prepare(_TABLE, copy), source=copy, target=target, sample=_EVERYTHING)

@@ -1,4 +1,4 @@
-"""What is planted in a committed target, and what looks different and does no harm."""
+"""Faults planted in a committed target, and harmless differences planted in the source."""
 
 import json
 from collections.abc import Callable
@@ -10,12 +10,11 @@ _BANGKOK = timezone(timedelta(hours=7))
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that a migration can get wrong.
+    """A fault that a migration can cause.
 
     Attributes:
-        name: what is wrong, in a few words.
-        sql: what plants it in the target.
-        caught_by: the checks that have to fail, and no others.
+        sql: plants it in the target.
+        caught_by: exactly the checks that must fail.
     """
 
     name: str
@@ -25,13 +24,9 @@ class Fault:
 
 @dataclass(frozen=True)
 class Harmless:
-    """Something that looks different and means the same.
+    """A difference in representation that does not change the meaning.
 
-    Attributes:
-        name: what differs, in a few words.
-        table: where it is planted in the source.
-        column: the column whose every value is rewritten.
-        rewrite: old value -> new value.
+    ``rewrite`` maps each value of the column in the source to its new form.
     """
 
     name: str
@@ -46,7 +41,7 @@ def _fault(name: str, sql: str, *caught_by: str) -> Fault:
 
 FAULTS = (
     _fault(
-        "the last row is dropped",
+        "the last row is missing",
         "DELETE FROM rankings WHERE id = (SELECT max(id) FROM rankings)",
         *("conservation", "keys", "witness"),
     ),
@@ -63,13 +58,13 @@ FAULTS = (
         *("digests", "witness"),
     ),
     _fault(
-        "one moment is an hour off",
+        "one timestamp is off by an hour",
         "UPDATE learning_content SET created_at = created_at + interval '1 hour'"
         " WHERE id = (SELECT max(id) FROM learning_content)",
         *("digests", "witness"),
     ),
     _fault(
-        "a rank is rounded the other way",
+        "a rank is rounded in the wrong direction",
         "UPDATE rankings AS r SET rank_score = rank_score - sign(c.kept_as::numeric"
         " - c.original::numeric) * 0.01 FROM migration.conversions AS c WHERE r.id = ("
         "SELECT min(source_key::integer) FROM migration.conversions WHERE table_name = 'rankings')"
@@ -77,19 +72,19 @@ FAULTS = (
         *("digests", "witness"),
     ),
     _fault(
-        "a row is there twice, under another id",
+        "a row is duplicated under another id",
         "INSERT INTO rankings SELECT (jsonb_populate_record(r, jsonb_build_object('id',"
         " (SELECT max(id) + 1 FROM rankings)))).* FROM rankings AS r ORDER BY id LIMIT 1",
         *("conservation", "keys", "sequences", "witness"),
     ),
     _fault(
-        "a foreign key points to another row",
+        "a foreign key references the wrong row",
         "UPDATE rankings SET fragment_id = (SELECT max(id) FROM content_fragments)"
         " WHERE id = (SELECT min(id) FROM rankings)",
         *("digests", "witness"),
     ),
     _fault(
-        "a number in a JSON text is changed",
+        "a number in a JSON document is changed",
         "UPDATE learning_content SET content_metadata = jsonb_set(content_metadata,"
         " '{original_card_id}', to_jsonb((content_metadata->>'original_card_id')::integer + 1))"
         " WHERE id = (SELECT min(id) FROM learning_content WHERE content_metadata ?"
@@ -97,42 +92,42 @@ FAULTS = (
         *("digests", "witness"),
     ),
     _fault(
-        "a text has a space at its end",
+        "a text has a trailing space",
         "UPDATE content_fragments SET native_text = native_text || ' '"
         " WHERE id = (SELECT max(id) FROM content_fragments)",
         *("digests", "witness"),
     ),
     _fault(
-        "a NULL has become an empty text",
+        "a NULL became an empty string",
         "UPDATE content_fragments SET extra = '' WHERE id ="
         " (SELECT min(id) FROM content_fragments WHERE extra IS NULL)",
         *("digests", "witness"),
     ),
     _fault("an index is missing", "DROP INDEX idx_rankings_fragment", "schema"),
     _fault(
-        "a sequence is behind",
+        "a sequence is behind the largest id",
         "ALTER SEQUENCE rankings_id_seq RESTART WITH 1",
         "sequences",
     ),
     _fault(
-        "a row has left quarantine for nowhere",
+        "a quarantined row is lost",
         "DELETE FROM migration.quarantine WHERE ctid = (SELECT min(ctid) FROM migration.quarantine"
         " WHERE table_name = 'content_fragments')",
         *("conservation", "keys", "quarantine", "witness"),
     ),
     _fault(
-        "a row lost its parent while triggers were off",
+        "a parent is deleted while triggers are off",
         "SET LOCAL session_replication_role = replica;"
         " DELETE FROM fragment_assets WHERE id = (SELECT min(asset_id) FROM rankings)",
         *("conservation", "keys", "foreign_keys", "witness"),
     ),
     _fault(
-        "a foreign key is gone",
+        "a foreign key constraint is missing",
         "ALTER TABLE rankings DROP CONSTRAINT rankings_asset_id_fkey",
         *("foreign_keys", "schema"),
     ),
     _fault(
-        "a CHECK allows more than declared",
+        "a CHECK constraint is weaker than declared",
         "ALTER TABLE rankings DROP CONSTRAINT rankings_rank_score_check,"
         " ADD CONSTRAINT rankings_rank_score_check CHECK (rank_score >= 0)",
         "schema",
@@ -152,12 +147,12 @@ def _reversed(text: str) -> str:
     return json.dumps(value, indent=2)
 
 
-def _elsewhere(text: str) -> str:
+def _in_bangkok(text: str) -> str:
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=moment.tzinfo or timezone.utc).astimezone(_BANGKOK).isoformat()  # noqa: UP017
 
 
 HARMLESS = (
-    Harmless("JSON members in another order", "learning_content", "content_metadata", _reversed),
-    Harmless("equal instants in another zone", "learning_content", "created_at", _elsewhere),
+    Harmless("JSON keys in a different order", "learning_content", "content_metadata", _reversed),
+    Harmless("equal times in a different zone", "learning_content", "created_at", _in_bangkok),
 )

@@ -1,4 +1,4 @@
-"""What the checks said of one planted difference."""
+"""Which checks reacted to one planted difference."""
 
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -8,11 +8,11 @@ from pipeline.core.findings import CheckResult, Finding
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the checks said of one planted difference.
+    """Which checks reacted to one planted difference.
 
     Attributes:
         name: the difference.
-        expected: names of the checks that have to fail; none for a harmless one.
+        expected: names of the checks that must fail; none for a harmless difference.
         caught: names of the checks that failed.
         finding: one of their findings.
     """
@@ -23,21 +23,21 @@ class Outcome:
     finding: Finding | None
 
     @property
-    def right(self) -> bool:
-        """Whether exactly those checks failed that had to."""
+    def as_expected(self) -> bool:
+        """Whether exactly the expected checks failed."""
         return self.caught == self.expected
 
 
 def outcome(
-    name: str, expected: frozenset[str], sound: list[CheckResult], found: list[CheckResult]
+    name: str, expected: frozenset[str], baseline: list[CheckResult], found: list[CheckResult]
 ) -> Outcome:
-    """What changed for the worse; where nothing was sound before, all that was found."""
-    worse = [
+    """Compare check results with those of the baseline; an empty baseline reports all."""
+    changed = [
         now
-        for before, now in zip_longest(sound, found)
+        for before, now in zip_longest(baseline, found)
         if before is None or (now.findings, now.passed) != (before.findings, before.passed)
     ]
-    findings = [finding for check in worse for finding in check.findings]
+    findings = [finding for check in changed for finding in check.findings]
     return Outcome(
-        name, expected, frozenset(check.name for check in worse), next(iter(findings), None)
+        name, expected, frozenset(check.name for check in changed), next(iter(findings), None)
     )

@@ -1,1 +1,1 @@
-"""A source as a file: opened safely, copied, fetched from a dump or from Turso."""
+"""The source as a file: safe opening, snapshots, copies of dumps and Turso databases."""

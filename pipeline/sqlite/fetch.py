@@ -1,8 +1,7 @@
-"""From where a source comes to an SQLite file that is read as any other.
+"""Fetching of a source into an SQLite file.
 
-What is fetched lies under ``PIPELINE_HOME`` in a folder that only this user can enter. A mark
-beside it says whose copy it is: the copy itself is never written by a cut-over, see
-``pipeline.sqlite.followed``.
+Copies are kept under ``PIPELINE_HOME`` in a folder that only this user can access. A marker next to
+a copy names its origin: a cut-over never writes the copy itself, see ``copy_markers``.
 """
 
 import sys
@@ -12,31 +11,31 @@ from pathlib import Path
 from pipeline.core import private
 from pipeline.core.errors import SourceError
 from pipeline.core.locks import locked
-from pipeline.sqlite import dump, followed, replica
-from pipeline.sqlite.dump import Log
+from pipeline.sqlite import copy_markers, replica, sql_dump
 from pipeline.sqlite.origin import Dump, File, Origin, Remote, place
 from pipeline.sqlite.primary import Primary
+from pipeline.sqlite.sql_dump import Log
 
 
-def tell(text: str) -> None:
-    """Say something beside what a command prints."""
+def log_to_stderr(text: str) -> None:
+    """Print a message that is not part of a command's output."""
     print(text, file=sys.stderr, flush=True)
 
 
-def fetch(origin: Origin, *, home: Path, log: Log = tell) -> Path:
-    """Bring the file that is read up to date with where it comes from.
+def fetch(origin: Origin, *, home: Path, log: Log = log_to_stderr) -> Path:
+    """Update the copy of a source, and return the SQLite file to read.
 
-    Two processes at once do it one after the other. What is interrupted is done again by the next
-    call; until then the file is what it was.
+    Concurrent calls wait for each other. The next call repeats an interrupted update; until then
+    the file does not change.
 
     Args:
-        origin: where the source comes from.
-        home: where the pipeline keeps its files.
-        log: told what takes long, and what was mended.
+        origin: the source; a file is returned unchanged.
+        home: the folder of the pipeline's files.
+        log: receives messages about progress and repairs.
 
     Raises:
-        SourceError: it cannot be had; the message says what to do.
-        Transient: the server did not answer now.
+        SourceError: the source cannot be fetched.
+        Transient: the server did not respond.
     """
     path = place(origin, home=home)
     if isinstance(origin, File):
@@ -44,18 +43,18 @@ def fetch(origin: Origin, *, home: Path, log: Log = tell) -> Path:
     folder = path.parent
     try:
         private.folder(folder)
-        followed.mark(path, origin.shown)
-        with locked(folder / "lock", wait=True) as held:
+        copy_markers.mark(path, origin.shown)
+        with locked(folder / "lock", wait=True) as lock:
             match origin:
                 case Dump():
-                    dump.bring(origin.path, path, log=log)
+                    sql_dump.update_copy(origin.path, path, log=log)
                 case Remote():
-                    replica.bring(origin, path, held=held, log=log)
-                    again = partial(fetch, origin, home=home, log=log)
-                    followed.PRIMARIES[path] = Primary(origin, again)
+                    replica.update_copy(origin, path, lock=lock, log=log)
+                    refresh = partial(fetch, origin, home=home, log=log)
+                    copy_markers.PRIMARIES[path] = Primary(origin, refresh)
     except OSError as error:
         raise SourceError(
             f"The copy of {origin.shown} in {folder} cannot be written ({error.strerror})",
-            remedy="Check the rights and the room of PIPELINE_HOME",
+            remedy="Check the permissions and the free space of PIPELINE_HOME",
         ) from error
     return path

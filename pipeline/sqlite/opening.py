@@ -1,10 +1,10 @@
-"""How an SQLite file is opened that somebody else has made: nothing in it is trusted.
+"""Opening of untrusted SQLite files.
 
-Whoever can hand over a source can put anything into it: triggers, views, computed columns, pages
-that point at each other. Every connection to such a file is made here. Schemas may not call
-functions that act, cells are checked before they are read, extensions stay off (SQLite's default),
-and what a statement may take is limited. The bulk reader has an SQLite of its own that knows no
-limits; before it computes columns, a process of its own has computed them once, within bounds.
+A source can contain anything: triggers, views, computed columns, pages that point at each other.
+Every connection to such a file is opened here. Schemas cannot call functions with side effects,
+cells are checked before they are read, extensions stay off (SQLite's default), and statements have
+resource limits. The bulk reader uses its own SQLite library without such limits; so a separate
+process first computes the computed columns once, within limits.
 """
 
 import sqlite3
@@ -21,10 +21,10 @@ from pipeline.core.quoting import quoted
 Mode = Literal["ro", "rw", "rwc", "immutable"]
 
 UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError, MemoryError)
-"""What reading a damaged file raises; SQLite may quote in its message what is no text."""
+"""Errors of reading a damaged file; SQLite's message may quote bytes that are not UTF-8."""
 
 VALUE_BYTES = 1_000_000_000
-"""The largest value and row that is read; PostgreSQL takes no larger ones either."""
+"""The largest value and row that is read; PostgreSQL does not accept larger ones."""
 
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: VALUE_BYTES,
@@ -37,10 +37,10 @@ _LIMITS = {
 
 COMPUTING_SECONDS = 60.0
 COMPUTING_BYTES = 2**30
-"""What computing a table's columns may take, of time and of memory."""
+"""Limits of time and memory for computing the columns of a table."""
 
 COMPUTED_SHARE = 10
-"""Computed values may be so many times as large as the file."""
+"""The largest ratio of the size of computed values to the size of the file."""
 
 _COMPUTING = """
 import resource, sqlite3, sys
@@ -58,29 +58,26 @@ for row in source.execute(query):
 
 
 def connect(path: Path, mode: Mode, **options: Any) -> sqlite3.Connection:
-    """Open a file that somebody else has made.
+    """Open an untrusted file.
 
-    Args:
-        path: the file.
-        mode: what may be done with it; ``immutable`` is for a file that nobody writes any more.
-        options: further ones of ``sqlite3.connect``.
+    ``immutable`` is for a file that is never written again.
     """
     if mode == "rwc":
         private.create(path)
-    asked = "immutable=1" if mode == "immutable" else f"mode={mode}"
-    made: sqlite3.Connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{asked}", uri=True, **options
+    parameter = "immutable=1" if mode == "immutable" else f"mode={mode}"
+    connection: sqlite3.Connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{parameter}", uri=True, **options
     )
     try:
-        guard(made)
+        guard(connection)
     except BaseException:
-        made.close()
+        connection.close()
         raise
-    return made
+    return connection
 
 
 def guard(connection: sqlite3.Connection) -> None:
-    """Let a connection trust nothing of the files that it reads."""
+    """Set the limits and the checks of a connection to untrusted files."""
     for limit, most in _LIMITS.items():
         connection.setlimit(limit, most)
     connection.execute("PRAGMA trusted_schema = OFF")
@@ -90,17 +87,12 @@ def guard(connection: sqlite3.Connection) -> None:
 def require_computable(
     path: Path, table: str, columns: Sequence[str], *, source: Path, busy_seconds: float = 0.0
 ) -> None:
-    """Compute columns once in a process of its own, which ends when it takes too much.
+    """Compute columns once in a separate process with limits.
 
-    Args:
-        path: the file that is read.
-        table: its table.
-        columns: those that are computed when they are read.
-        source: what messages call the file.
-        busy_seconds: how long a locked file is waited for.
+    ``path`` is the file to read, ``source`` its name in messages.
 
     Raises:
-        SourceError: they take too much time, memory or room, or cannot be computed.
+        SourceError: the columns exceed a limit or cannot be computed.
     """
     query = f"SELECT {', '.join(map(quoted, columns))} FROM {quoted(table)}"
     most = COMPUTED_SHARE * path.stat().st_size
@@ -112,12 +104,12 @@ def require_computable(
             timeout=COMPUTING_SECONDS + busy_seconds,
             check=False,
         )
-        said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = None if ended.returncode == 0 else said[-1] if said else "the computation broke off"
+        errors = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = None if ended.returncode == 0 else (errors or ["the process was killed"])[-1]
     except subprocess.TimeoutExpired:
         why = f"they take longer than {COMPUTING_SECONDS:g} s"
     if why is not None:
         raise SourceError(
             f"The computed columns of {table} in {source} cannot be read ({why})",
-            remedy="Look at what they compute, and take them out if it is not the application's",
+            remedy="Check what they compute, and remove them if the application does not need them",
         )

@@ -1,4 +1,4 @@
-"""Where a source comes from, read from the URL that a setting gives; nothing is opened here."""
+"""Parsing of the URL of a source; nothing is opened here."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -10,45 +10,45 @@ from sqlalchemy.exc import ArgumentError
 
 from pipeline.core import urls
 from pipeline.core.errors import SettingsError
+from pipeline.core.private import PROJECT
 
-_PROJECT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "TURSO_AUTH_TOKEN"  # noqa: S105
-"""The setting that holds a Turso database's token."""
+"""The setting with the token of a Turso database."""
 _REMOTE = ("libsql", "https", "http")
 _FORMS = "dump:///PATH for a dump, libsql://HOST for a database on Turso"
 
 
 @dataclass(frozen=True)
 class File:
-    """An SQLite file, read and written where it lies."""
+    """An SQLite file, read and written in place."""
 
     path: Path
 
     @property
     def shown(self) -> str:
-        """What people call it."""
+        """The name in messages."""
         return str(self.path)
 
 
 @dataclass(frozen=True)
 class Dump:
-    """A text that makes a database, as ``turso db shell NAME .dump`` writes it."""
+    """An SQL text in the form of ``turso db shell NAME .dump``."""
 
     path: Path
 
     @property
     def shown(self) -> str:
-        """What people call it."""
+        """The name in messages."""
         return f"the dump {self.path}"
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A database on a server of Turso.
+    """A database on a Turso server.
 
     Attributes:
-        url: how it is reached, ``https://HOST`` or ``http://HOST:PORT``.
-        token: lets us in; None where the server asks for none.
+        url: ``https://HOST`` or ``http://HOST:PORT``.
+        token: the access token; None if the server requires none.
     """
 
     url: str
@@ -56,12 +56,12 @@ class Remote:
 
     @property
     def shown(self) -> str:
-        """What people call it."""
+        """The name in messages."""
         return f"libsql://{self.url.removeprefix('https://')}" if self.secure else self.url
 
     @property
     def secure(self) -> bool:
-        """Whether nobody on the way can read along."""
+        """Whether the connection is encrypted."""
         return self.url.startswith("https://")
 
 
@@ -69,34 +69,27 @@ Origin = File | Dump | Remote
 
 
 def place(origin: Origin, *, home: Path) -> Path:
-    """The SQLite file that is read: the origin's own, or one in a folder of its own.
+    """The SQLite file to read: the source itself, or its copy under ``home``.
 
-    Databases are kept apart by a digest of where they come from.
-
-    Args:
-        origin: where the source comes from.
-        home: where the pipeline keeps its files.
+    The folder of a copy is named after a digest of the origin.
     """
     match origin:
         case File(path):
             return path
         case Dump(path):
-            whence = f"dump {path.absolute()}"
+            identity = f"dump {path.absolute()}"
         case Remote(url):
-            whence = f"remote {url}"
-    return home / "sources" / hashlib.sha256(whence.encode()).hexdigest()[:16] / "source.db"
+            identity = f"remote {url}"
+    return home / "sources" / hashlib.sha256(identity.encode()).hexdigest()[:16] / "source.db"
 
 
 def parse(url: str, *, token: SecretStr | None, name: str) -> Origin:
-    """Read the URL of a source; relative paths begin at the project's folder.
+    """Parse the URL of a source; relative paths start at the project's folder.
 
-    Args:
-        url: what the setting holds.
-        token: what a database on Turso asks for.
-        name: the setting, for messages.
+    ``name`` is the setting in messages.
 
     Raises:
-        SettingsError: the URL has another form; nothing of it is repeated.
+        SettingsError: the URL is malformed; the message contains nothing of it.
     """
     if _scheme(url) in _REMOTE:
         return _remote(url, token=token, name=name)
@@ -110,8 +103,7 @@ def parse(url: str, *, token: SecretStr | None, name: str) -> Origin:
             f"{name} does not name an SQLite {'dump' if kind == 'dump' else 'file'}",
             remedy=f"Write it as sqlite:///PATH, with four slashes for an absolute path; {_FORMS}",
         )
-    made = Dump if kind == "dump" else File
-    return made(_PROJECT / path)
+    return (Dump if kind == "dump" else File)(PROJECT / path)
 
 
 def _parsed(url: str) -> URL | None:
@@ -129,18 +121,19 @@ def _remote(url: str, *, token: SecretStr | None, name: str) -> Remote:
     parts = urls.server(url.strip(), _REMOTE)
     if parts is None or parts.hostname is None:
         raise SettingsError(
-            f"{name} names no server", remedy=f"Write it as sqlite:///PATH; {_FORMS}"
+            f"{name} does not name a server", remedy=f"Write it as sqlite:///PATH; {_FORMS}"
         )
     host, port = parts.hostname, parts.port
     if "@" in parts.netloc or parts.query or parts.fragment or parts.path not in ("", "/"):
         raise SettingsError(
-            f"{name} has more than a server's name: a user, a password, a path or a query",
-            remedy=f"Write it as libsql://HOST, and put the token into {TOKEN}",
+            f"{name} contains more than the name of a server: a user, a password, a path or a"
+            " query",
+            remedy=f"Write it as libsql://HOST, and set {TOKEN} to the token",
         )
     secret = token.get_secret_value().strip() if token else ""
     if not secret.isascii() or any(not " " < letter <= "~" for letter in secret):
         raise SettingsError(
-            f"{TOKEN} is no token", remedy="Make one with turso db tokens create NAME"
+            f"{TOKEN} is not a token", remedy="Create one with turso db tokens create NAME"
         )
     scheme = "http" if parts.scheme.lower() == "http" else "https"
     server = f"[{host}]" if ":" in host else host

@@ -1,8 +1,8 @@
-"""Write a database on Turso where it is: one request, which is one transaction.
+"""Writing of a database on Turso: one request, which is one transaction.
 
-Statements are tried on the file that follows it, then sent together, over the protocol that its own
-clients speak (Hrana over HTTP, ``/v2/pipeline``). Each runs only if the one before it did, COMMIT
-only if all did; so they all take effect, or none. Triggers hold there whoever writes.
+Statements are first tried on the copy and then sent in one batch over Turso's client protocol
+(Hrana over HTTP, ``/v2/pipeline``). Each statement runs only if the previous one succeeded, COMMIT
+only if all did; so either all take effect or none. Triggers on Turso fire for every writer.
 """
 
 import base64
@@ -23,7 +23,7 @@ from pipeline.sqlite.replica import Lost
 from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable
 
 REQUEST_BYTES = 64 * 2**20
-"""What is written at once may be so large; it is one request."""
+"""The largest size of a transaction, which is one request."""
 
 _SECONDS = 120.0
 _WRITES = ("CREATE", "DROP", "INSERT", "UPDATE", "DELETE", "REPLACE")
@@ -31,11 +31,10 @@ _WRITES = ("CREATE", "DROP", "INSERT", "UPDATE", "DELETE", "REPLACE")
 
 @dataclass(frozen=True)
 class Primary:
-    """A database on Turso that is written.
+    """A database on Turso that can be written.
 
     Attributes:
-        origin: the server.
-        refresh: lets the file follow.
+        refresh: updates the copy.
     """
 
     origin: Remote
@@ -43,15 +42,13 @@ class Primary:
 
     @contextmanager
     def writing(self, file: Path, *, why: str) -> Iterator[sqlite3.Connection]:
-        """One transaction at the primary, and then the file follows; an exception undoes it.
+        """Run a transaction on the primary and then update the copy; an exception rolls back.
 
-        Args:
-            file: follows the primary.
-            why: what needs that, for people.
+        ``why`` is the reason in messages.
 
         Raises:
-            SourceError: the primary refuses it; it is as it was.
-            Transient: it did not answer; whether it wrote is not known.
+            SourceError: the primary rejected the transaction; it did not change.
+            Transient: the primary did not respond; whether it committed is unknown.
         """
         self.refresh()
         try:
@@ -80,24 +77,24 @@ class Primary:
             request = client.build_request("POST", f"{self.origin.url}/v2/pipeline", json=body)
             if len(request.content) > REQUEST_BYTES:
                 raise SourceError(
-                    f"What {why} writes to {shown} has {len(request.content) / 2**20:,.0f} MiB,"
-                    f" more than the {REQUEST_BYTES / 2**20:.0f} of one request",
-                    remedy="Write the larger rows there by hand first, then run again",
+                    f"The transaction for {why} has {len(request.content) / 2**20:,.0f} MiB, more"
+                    f" than the limit of {REQUEST_BYTES / 2**20:.0f} MiB per request to {shown}",
+                    remedy="Write the larger rows there manually first, then run again",
                 )
             try:
                 answer = client.send(request)
             except httpx.HTTPError as error:
                 raise Lost(
-                    f"{shown} did not answer while it was written ({type(error).__name__}), so"
-                    f" whether {why} took effect is not known",
-                    remedy="Run again: what is there already is not written twice",
+                    f"{shown} did not respond to a write ({type(error).__name__}), so it is unknown"
+                    f" whether {why} took effect",
+                    remedy="Run again; existing rows are not written twice",
                 ) from None
         _require_done(answer, shown, why)
 
 
 def _steps(writes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A batch in which each step needs the one before it; the last one undoes what did not end."""
-    # Rows come in an order in which they need not have their parents yet.
+    """A batch whose steps each require the previous one; the last step rolls back on failure."""
+    # A row may come before its parent.
     plain = [{"sql": sql} for sql in ("PRAGMA foreign_keys = OFF", "BEGIN IMMEDIATE")]
     steps: list[dict[str, Any]] = []
     for statement in (*plain, *writes, {"sql": "COMMIT"}):
@@ -115,51 +112,51 @@ def _ok(step: int) -> dict[str, Any]:
 
 
 def _require_done(answer: httpx.Response, shown: str, why: str) -> None:
-    """Refuse an answer that does not say that COMMIT was executed."""
+    """Reject a response that does not confirm the COMMIT."""
     if answer.status_code in (401, 403):
         raise SourceError(
-            f"{shown} refuses the token for writing, which {why} needs",
-            remedy=f"Make one that is not read-only, and set it as {TOKEN}",
+            f"{shown} does not accept the token for writing, which {why} requires",
+            remedy=f"Create a token that is not read-only, and set {TOKEN} to it",
         )
     if answer.status_code != httpx.codes.OK:
         kind = Lost if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR else SourceError
         raise kind(
-            f"{shown} did not take what {why} writes (HTTP {answer.status_code})",
-            remedy="Run again in a while",
+            f"{shown} rejected the write for {why} (HTTP {answer.status_code})",
+            remedy="Wait a few minutes and run again",
         )
     try:
         result = answer.json()["results"][0]
         if result["type"] != "ok":
-            said = [str(result["error"]["message"])]
-            done = False
+            errors = [str(result["error"]["message"])]
+            committed = False
         else:
             batch = result["response"]["result"]
-            said = [str(error["message"]) for error in batch["step_errors"] if error]
-            done = batch["step_results"][-2] is not None
+            errors = [str(error["message"]) for error in batch["step_errors"] if error]
+            committed = batch["step_results"][-2] is not None
     except (ValueError, LookupError, TypeError):
-        said, done = ["its answer is not understood"], False
-    if done and not said:
+        errors, committed = ["its response cannot be parsed"], False
+    if committed and not errors:
         return
-    locked = any(word in " ".join(said).lower() for word in ("locked", "busy"))
+    locked = any(word in " ".join(errors).lower() for word in ("locked", "busy"))
     raise (Lost if locked else SourceError)(
-        f"{shown} did not take what {why} writes: {said[0] if said else 'nothing was committed'}",
-        remedy="Nothing was changed there; run again once that is mended",
+        f"{shown} rejected the write for {why}: {errors[0] if errors else 'nothing was committed'}",
+        remedy="Nothing was changed there; fix the cause and run again",
     )
 
 
 class _Trial(sqlite3.Connection):
-    """A connection that remembers what it wrote, as it is sent."""
+    """A connection that records its writes in the form of the protocol."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.writes: list[dict[str, Any]] = []
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        done = super().execute(sql, parameters)
+        cursor = super().execute(sql, parameters)
         if sql.lstrip().upper().startswith(_WRITES):
             args = [_value(each) for each in parameters]
             self.writes.append({"sql": sql, "args": args} if args else {"sql": sql})
-        return done
+        return cursor
 
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         for each in parameters:
@@ -168,7 +165,7 @@ class _Trial(sqlite3.Connection):
 
 
 def _value(value: Any) -> dict[str, Any]:
-    """A value as the protocol writes it, with its storage class."""
+    """A value in the form of the protocol, with its storage class."""
     match value:
         case None:
             return {"type": "null"}
@@ -181,6 +178,6 @@ def _value(value: Any) -> dict[str, Any]:
         case bytes():
             return {"type": "blob", "base64": base64.b64encode(value).decode()}
     raise SourceError(
-        f"The number {value} cannot be sent to a database on Turso",
+        f"The number {value} cannot be written to a database on Turso",
         remedy="Change it in the target, then run again",
     )

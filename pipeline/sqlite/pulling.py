@@ -1,8 +1,8 @@
-"""Bring a replica up to date, in a process of its own; ``replica`` starts it.
+"""Update of a replica in a separate process, which ``replica`` starts.
 
-The package keeps the replica with an SQLite of its own, and two of them with one file open in one
-process drop each other's locks. The token comes by standard input, where nobody else sees it; what
-happened goes to standard output as JSON.
+Turso's package uses its own SQLite library, and two libraries with the same file open in one
+process drop each other's locks. The token is passed by standard input, where other users cannot see
+it; the result is written to standard output as JSON.
 """
 
 import json
@@ -12,11 +12,11 @@ import sys
 from pipeline.core import private
 
 SILENT_SECONDS = 60.0
-"""A server that says nothing for so long is given up."""
+"""The timeout of the network."""
 
 
 def main() -> None:
-    """Pull, and leave all of the replica in its one file."""
+    """Pull, and write the WAL of the replica to its file."""
     path, url = sys.argv[1:]
     private.guard_process()
     token = sys.stdin.readline().strip()
@@ -30,8 +30,8 @@ def main() -> None:
         revision = replica.stats().revision
         replica.close()
     except turso.sync.Error as error:
-        said = str(error).replace(token, "***") if token else str(error)
-        json.dump({"error": said}, sys.stdout)
+        text = str(error).replace(token, "***") if token else str(error)
+        json.dump({"error": text}, sys.stdout)
         sys.exit(1)
     json.dump({"changed": changed, "revision": revision}, sys.stdout)
 

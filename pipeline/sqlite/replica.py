@@ -1,8 +1,8 @@
-"""A database on Turso, kept as a replica, and as a plain SQLite file that the engine reads.
+"""A replica of a database on Turso, and a plain SQLite copy of it for the engine.
 
-The replica is touched by the official package alone, in a process of its own. What it holds goes
-into the file as one transaction of SQLite, so whoever reads the file meanwhile goes on reading what
-was. Where nothing changed, the file is not touched, and looks as it did.
+Only Turso's package accesses the replica, in a separate process. The content of the replica is
+written to the copy in one SQLite transaction, so concurrent readers still see the previous state.
+Without changes, the copy and its file times stay the same.
 """
 
 import json
@@ -18,69 +18,70 @@ from pathlib import Path
 from pipeline.core import private
 from pipeline.core.errors import PipelineError, SourceError, Transient
 from pipeline.sqlite import opening
-from pipeline.sqlite.dump import Log
 from pipeline.sqlite.origin import TOKEN, Remote
 from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, unreadable
+from pipeline.sqlite.sql_dump import Log
 
-_TELL_SECONDS = 10.0
-"""A pull that takes longer says how far it is, and again after as much."""
+_REPORT_SECONDS = 10.0
+"""The interval between progress messages of a pull."""
 
 
 class Lost(SourceError, Transient):
-    """The server did not answer now; the same call may succeed later."""
+    """The server did not respond; the same call may succeed later."""
 
 
 class Damaged(SourceError):
-    """The replica is not what the server has; a new one may be."""
+    """The replica is not a copy of the server; a new one may be."""
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What a pull came to.
+    """The result of a pull.
 
     Attributes:
-        changed: whether the server had something new.
-        revision: of the server, up to which the replica follows it.
+        changed: the server had changes.
+        revision: the server's revision that the replica has.
     """
 
     changed: bool
     revision: str
 
 
-def bring(origin: Remote, into: Path, *, held: int, log: Log) -> None:
-    """Pull, and let the file follow; a replica that is damaged is set aside and fetched anew.
+def update_copy(origin: Remote, into: Path, *, lock: int, log: Log) -> None:
+    """Pull, and update the copy; a damaged replica is moved away and fetched again.
 
     Args:
         origin: the server.
-        into: the file; nobody else pulls meanwhile.
-        held: the lock's file, which the pull holds to its end even if this process is killed.
-        log: told what takes long, and what was mended.
+        into: the copy; the caller holds its lock.
+        lock: the descriptor of the lock, which the pull inherits and holds to its end even if this
+            process is killed.
+        log: receives messages about progress and repairs.
 
     Raises:
-        SourceError: the server refuses us, or has no such database.
-        Transient: the server did not answer now; the file is as it was.
+        SourceError: the server rejects the request, or has no such database.
+        Transient: the server did not respond; the copy did not change.
     """
     try:
-        _follow(origin, into, held=held, log=log)
+        _update(origin, into, lock=lock, log=log)
     except Damaged as error:
-        kept = _set_aside(into)
-        if kept is None:
+        moved = _move_away(into)
+        if moved is None:
             raise
-        log(f"{error.problem}. It is kept as {kept.name}, and fetched anew")
-        _follow(origin, into, held=held, log=log)
+        log(f"{error.problem}. It was moved to {moved.name} and is fetched again")
+        _update(origin, into, lock=lock, log=log)
 
 
-def _follow(origin: Remote, into: Path, *, held: int, log: Log) -> None:
+def _update(origin: Remote, into: Path, *, lock: int, log: Log) -> None:
     replica, mark = into.parent / "replica" / "replica.db", into.parent / "current.json"
     private.folder(replica.parent)
-    # Without the mark, the file is behind the replica: a run may end between the two.
-    before = _marked(mark) if _sound(into) else None
+    # Without the mark, the copy may be older than the replica: a run may end in between.
+    before = _read_revision(mark) if _is_intact(into) else None
     mark.unlink(missing_ok=True)
-    pulled = _pull(origin, replica, held=held, log=log)
+    pulled = _pull(origin, replica, lock=lock, log=log)
     if before is not None and _went_back(before, pulled.revision):
         raise Damaged(
-            f"{origin.shown} is at revision {pulled.revision}, its replica was at {before}: it is"
-            " another database than before",
+            f"{origin.shown} is at revision {pulled.revision}, but its replica was at {before}: the"
+            " database was replaced",
             remedy="Run again",
         )
     if pulled.changed or before is None:
@@ -88,7 +89,7 @@ def _follow(origin: Remote, into: Path, *, held: int, log: Log) -> None:
     private.write_text(mark, json.dumps(pulled.revision))
 
 
-def _marked(mark: Path) -> str | None:
+def _read_revision(mark: Path) -> str | None:
     try:
         found = json.loads(mark.read_text())
     except (OSError, ValueError):
@@ -97,25 +98,25 @@ def _marked(mark: Path) -> str | None:
 
 
 def _went_back(before: str, now: str) -> bool:
-    """Whether revisions that count up went down; others tell nothing."""
+    """Whether a numeric revision decreased; other revisions cannot be compared."""
     return before.isdigit() and now.isdigit() and int(now) < int(before)
 
 
-def _pull(origin: Remote, replica: Path, *, held: int, log: Log) -> Pulled:
+def _pull(origin: Remote, replica: Path, *, lock: int, log: Log) -> Pulled:
     token = origin.token.get_secret_value() if origin.token else ""
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.sqlite.pulling", str(replica), origin.url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        pass_fds=(held,),
+        pass_fds=(lock,),
         text=True,
     ) as child:
         given: str | None = f"{token}\n"
         try:
             while True:
                 try:
-                    out, _ = child.communicate(given, timeout=_TELL_SECONDS)
+                    out, _ = child.communicate(given, timeout=_REPORT_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
                     given = None
@@ -125,92 +126,93 @@ def _pull(origin: Remote, replica: Path, *, held: int, log: Log) -> Pulled:
             child.kill()
             raise
     try:
-        told = json.loads(out)
+        result = json.loads(out)
     except ValueError:
         raise Damaged(
-            f"Pulling {origin.shown} broke off (exit code {child.returncode})", remedy="Run again"
+            f"The pull from {origin.shown} was interrupted (exit code {child.returncode})",
+            remedy="Run again",
         ) from None
-    if "error" in told:
-        raise _translated(origin, str(told["error"]))
-    return Pulled(bool(told["changed"]), str(told["revision"]))
+    if "error" in result:
+        raise _translate(origin, str(result["error"]))
+    return Pulled(bool(result["changed"]), str(result["revision"]))
 
 
 _KNOWN: tuple[tuple[str, type[PipelineError], str, str], ...] = (
     (
         r"status=40[13]\b",
         SourceError,
-        "refuses the token",
-        f"Make one with turso db tokens create NAME, and set it as {TOKEN}",
+        "does not accept the token",
+        f"Create one with turso db tokens create NAME, and set {TOKEN} to it",
     ),
     (
         r"status=404\b",
         SourceError,
-        "has no such database, or none that can be replicated",
-        "See turso db show NAME for its URL",
+        "has no such database, or does not allow its replication",
+        "Run turso db show NAME to see its URL",
     ),
     (
         r"status=(?:408|429|5\d\d)\b",
         Lost,
-        "met an error of its own (HTTP {found})",
-        "Run again in a while; nothing was changed",
+        "reported an internal error (HTTP {found})",
+        "Wait a few minutes and run again; nothing was changed",
     ),
     (
         r"Errno -2\]|nodename nor servname",
         SourceError,
-        "cannot be found: no server has this name",
-        "See turso db show NAME for its URL",
+        "cannot be found: the host name is unknown",
+        "Run turso db show NAME to see its URL",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed",
         SourceError,
-        "has a certificate that is not trusted",
-        "Check the URL, and the certificates that this machine trusts",
+        "has an untrusted certificate",
+        "Check the URL, and the trusted certificates of this machine",
     ),
     (
         r"\[SSL",
         SourceError,
-        "speaks no TLS",
-        "Write http://HOST:PORT for a server of your own that has none",
+        "does not support TLS",
+        "Use http://HOST:PORT for a server of your own without TLS",
     ),
     (
         r"network error|http error|timed out|IncompleteRead|unexpected end of|Connection",
         Lost,
-        "did not answer, or broke off",
-        "Check the network and run again; what was there before is kept",
+        "did not respond, or closed the connection",
+        "Check the network and run again; the previous copy is kept",
     ),
-    (r"status=(\d+)", SourceError, "answers in a way that is not understood", "Check the URL"),
+    (r"status=(\d+)", SourceError, "sent an unexpected response", "Check the URL"),
 )
 
 
-def _translated(origin: Remote, said: str) -> PipelineError:
-    """What the package says, as a sentence; of what the server wrote nothing is repeated."""
+def _translate(origin: Remote, text: str) -> PipelineError:
+    """Translate an error of the package; the message contains nothing of the server's response."""
     for pattern, kind, problem, remedy in _KNOWN:
-        found = re.search(pattern, said)
+        found = re.search(pattern, text)
         if found:
             code = found.group().removeprefix("status=")
             return kind(f"{origin.shown} {problem.format(found=code)}", remedy=remedy)
     return Damaged(
         f"The replica of {origin.shown} cannot be used"
-        f" ({said.removeprefix('sync engine operation failed: ')[:200]})",
-        remedy="Run again; if it stays so, remove its folder in PIPELINE_HOME/sources",
+        f" ({text.removeprefix('sync engine operation failed: ')[:200]})",
+        remedy="Run again; if the error remains, delete its folder in PIPELINE_HOME/sources",
     )
 
 
 def _publish(replica: Path, into: Path, origin: Remote) -> None:
-    """Make the file equal to the replica, in one transaction."""
+    """Make the copy equal to the replica, in one transaction."""
     wal = replica.with_name(f"{replica.name}-wal")
     if wal.exists() and wal.stat().st_size:
-        raise Damaged(f"The replica of {origin.shown} is not whole", remedy="Run again")
-    # Nobody writes it now, and its own package knows nothing of SQLite's locks.
+        raise Damaged(f"The replica of {origin.shown} is incomplete", remedy="Run again")
+    # Nothing writes the replica now, and its package ignores SQLite's locks.
     with closing(opening.connect(replica, "immutable")) as copy:
         try:
-            said = str(copy.execute("PRAGMA integrity_check(1)").fetchone()[0])
+            result = str(copy.execute("PRAGMA integrity_check(1)").fetchone()[0])
             page = copy.execute("PRAGMA page_size").fetchone()[0]
         except opening.UNREADABLE as error:
-            said = str(error)
-        if said != "ok":
+            result = str(error)
+        if result != "ok":
             raise Damaged(
-                f"The replica of {origin.shown} is damaged ({said.splitlines()[-1]})",
+                f"The replica of {origin.shown} is damaged ({result.splitlines()[-1]})",
                 remedy="Run again",
             )
         private.create(into)
@@ -221,12 +223,12 @@ def _publish(replica: Path, into: Path, origin: Remote) -> None:
                 carry_over(copy, file, wait=BUSY_SECONDS)
         except opening.UNREADABLE as error:
             raise unreadable(into, error) from error
-    # The first reader leaves an empty WAL beside it; from now on reading changes no look.
-    _sound(into)
+    # The first read creates an empty WAL; later reads then do not change the fingerprint.
+    _is_intact(into)
 
 
-def _sound(file: Path) -> bool:
-    """Whether a file is there that SQLite takes for a database; what it does not is removed."""
+def _is_intact(file: Path) -> bool:
+    """Whether a file is an SQLite database; a file that is not is deleted."""
     if not file.exists():
         return False
     try:
@@ -239,13 +241,13 @@ def _sound(file: Path) -> bool:
     return True
 
 
-def _set_aside(into: Path) -> Path | None:
-    """Move the replica out of the way; None where there was none before this run."""
+def _move_away(into: Path) -> Path | None:
+    """Rename a damaged replica; None if there was none before this run."""
     folder = into.parent / "replica"
     if not (folder / "replica.db-info").exists():
         shutil.rmtree(folder, ignore_errors=True)
         return None
     for old in into.parent.glob("replica.damaged-*"):
         shutil.rmtree(old, ignore_errors=True)
-    kept = into.parent / f"replica.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-    return folder.rename(kept)
+    target = into.parent / f"replica.damaged-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    return folder.rename(target)

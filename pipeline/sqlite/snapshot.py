@@ -1,9 +1,9 @@
-"""One consistent, private copy of the source, taken while the application goes on writing.
+"""A consistent, private copy of the source, taken while the application continues to write.
 
-Bulk readers never touch the live file: they bring their own SQLite library, and two libraries on
-one file in one process drop each other's POSIX locks ("How To Corrupt An SQLite Database File",
-section 2.2.1). The copy belongs to one run, is never written again once it is taken, and can
-therefore be opened as immutable, without any lock.
+Bulk readers never open the live file: they use their own SQLite library, and two libraries with the
+same file open in one process drop each other's POSIX locks ("How To Corrupt An SQLite Database
+File", section 2.2.1). A finished copy belongs to one run and is never written again, so it can be
+opened as immutable, without locks.
 """
 
 import shutil
@@ -20,20 +20,17 @@ from pipeline.core import private
 from pipeline.core.errors import SourceError
 from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.quoting import quoted
-from pipeline.mapping import row_key
-from pipeline.mapping.row_key import KeyNotSupported, RowKey
-from pipeline.sqlite import followed, opening
+from pipeline.mapping.row_key import RowKey
+from pipeline.sqlite import copy_markers, opening
+from pipeline.sqlite.tables import require_computable, require_table
 
 MAGIC = b"SQLite format 3\x00"
 _HEADER = 100
 BUSY_SECONDS = 30.0
-"""How long a locked source is waited for."""
-
-_COMPUTED = 2
-"""What ``table_xinfo`` says of a column that is computed whenever it is read."""
+"""How long to wait for a locked source."""
 
 _SETTLED_SECONDS = 1.0
-"""Two writes within the grain of a file system's clock leave the same time."""
+"""Two writes within the resolution of a file system's clock leave the same time."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,11 @@ class Snapshot:
     """A finished copy.
 
     Attributes:
-        path: the copy; immutable from now on.
-        source: the file it was taken from.
-        bytes: its size.
-        seconds: how long the copy took.
-        fingerprint: what the file looked like just before, see ``fingerprint_of``.
+        path: the copy, which is immutable.
+        source: the live file.
+        bytes: the size of the source.
+        seconds: the duration of the copy.
+        fingerprint: the ``fingerprint_of`` the source just before the copy.
     """
 
     path: Path
@@ -61,14 +58,14 @@ def take_snapshot(
     """Copy the source in one step and prepare the copy for reading in key order.
 
     Args:
-        source: the live SQLite file; it is opened read-only.
-        into: the file to make; an older one is replaced.
-        tables: the tables that will be read.
-        busy_seconds: how long a locked source is waited for.
+        source: the live SQLite file, which is opened read-only.
+        into: the copy; an existing file is replaced.
+        tables: the tables to read.
+        busy_seconds: how long to wait for a locked source.
 
     Raises:
-        SourceError: the file is missing, empty, encrypted, no database, truncated, locked, lacks
-            one of the tables, or there is no room for the copy.
+        SourceError: the source is missing, empty, encrypted, not a database, truncated or locked,
+            lacks a table, or there is no space for the copy.
     """
     started = time.perf_counter()
     validate(source)
@@ -89,15 +86,10 @@ def take_snapshot(
 
 
 def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
-    """Copy the source in one step, page by page.
-
-    Args:
-        source: the live SQLite file; it is opened read-only.
-        into: the file to make; an older one is replaced.
-        busy_seconds: how long a locked source is waited for.
+    """Copy the source in one step; arguments as in ``take_snapshot``.
 
     Raises:
-        SourceError: the file cannot be read, or there is no room for the copy.
+        SourceError: the source cannot be read, or there is no space for the copy.
     """
     validate(source)
     private.folder(into.parent)
@@ -111,30 +103,27 @@ def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS)
 
 
 def require_room(source: Path, folder: Path) -> None:
-    """See whether a copy of a file has room in a folder.
+    """Require disk space for a copy of a file.
 
     Raises:
-        SourceError: it has not.
+        SourceError: there is too little.
     """
     size, free = source.stat().st_size, shutil.disk_usage(folder).free
     if free < size * 1.1:
         raise SourceError(
             f"The copy of {source} needs {size / 2**20:.0f} MiB in {folder},"
             f" which has {free / 2**20:.0f} MiB free",
-            remedy="Free some space there and run again",
+            remedy="Free space there and run again",
         )
 
 
 def carry_over(source: sqlite3.Connection, into: sqlite3.Connection, *, wait: float) -> None:
-    """Make one database equal to another in one step, which is one transaction.
+    """Replace the content of a database with that of another, in one transaction.
 
-    Args:
-        source: the one that is read.
-        into: the one that is replaced.
-        wait: how many seconds a lock on either is waited for.
+    Wait ``wait`` seconds for a lock on either.
 
     Raises:
-        sqlite3.DatabaseError: either stayed locked, or cannot be read or written.
+        sqlite3.DatabaseError: a database stayed locked, or cannot be read or written.
     """
     deadline = time.monotonic() + wait
 
@@ -146,57 +135,57 @@ def carry_over(source: sqlite3.Connection, into: sqlite3.Connection, *, wait: fl
 
 
 def fingerprint_of(source: Path) -> str | None:
-    """What a file looks like from outside; it looks otherwise once it has been written.
+    """Inode, size and time of a file and its WAL, which change when the file is written.
 
     Returns:
-        None while it was written so recently that a further write might not show in its time.
+        None if the file was written so recently that a further write might leave the same time.
     """
-    looks = [str(source.absolute())]
+    parts = [str(source.absolute())]
     for path in (source, source.with_name(f"{source.name}-wal")):
         try:
             found = path.stat()
         except FileNotFoundError:
-            looks.append("none")
+            parts.append("none")
             continue
         if time.time_ns() - found.st_mtime_ns < _SETTLED_SECONDS * 10**9:
             return None
-        looks.append(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}")
-    return "; ".join(looks)
+        parts.append(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}")
+    return "; ".join(parts)
 
 
 def unreadable(source: Path, error: Exception, *, copy: Path | None = None) -> SourceError:
-    """Translate what SQLite says of a file that it cannot read.
+    """Translate SQLite's error about a file.
 
     Args:
         source: the file.
-        error: what SQLite said.
-        copy: the private file that was written meanwhile.
+        error: raised by SQLite.
+        copy: the private copy, if one was being written.
     """
-    text = "it is no text" if isinstance(error, UnicodeDecodeError) else str(error) or "no memory"
+    text = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "no memory"
     if "locked" in text or "busy" in text:
         return SourceError(
-            f"The source {source} stayed locked by another program",
-            remedy="Let that program finish its transaction, then run again",
+            f"The source {source} is locked by another program",
+            remedy="Wait until that program has finished its transaction, then run again",
         )
     if "readonly" in text:
         return SourceError(
-            f"The source {source} has an unfinished transaction in {source.name}-journal,"
-            " left by a program that was killed",
+            f"The source {source} has an unfinished transaction of a killed program in"
+            f" {source.name}-journal",
             remedy="Start and close the application once to roll it back, then run again",
         )
     if "is full" in text:
         return SourceError(
-            f"The copy of {source} found no room in {copy.parent}"
+            f"There is no space for the copy of {source} in {copy.parent}"
             if copy
             else f"The disk of {source} is full",
-            remedy="Free space on that disk, and run again",
+            remedy="Free space on that disk and run again",
         )
     if (
         "malformed" in text
         or "not a database" in text
         or "I/O" in text
         or "corrupt" in text
-        or text == "it is no text"
+        or text == "it is not UTF-8"
     ):
         return SourceError(
             f"The source {source} is damaged or truncated ({text.splitlines()[0]})",
@@ -209,10 +198,10 @@ def unreadable(source: Path, error: Exception, *, copy: Path | None = None) -> S
 
 
 def validate(source: Path) -> None:
-    """See whether a file can be an SQLite database at all.
+    """Check that a file is an SQLite database, by its header and size.
 
     Raises:
-        SourceError: it is missing, empty, encrypted, truncated or something else.
+        SourceError: it is missing, empty, encrypted, truncated or another kind of file.
     """
     try:
         if not source.exists():
@@ -222,14 +211,14 @@ def validate(source: Path) -> None:
             )
         if not source.is_file():
             raise SourceError(
-                f"The source {source} is not a file", remedy="Name the SQLite file itself"
+                f"The source {source} is not a file", remedy="Use the path of an SQLite file"
             )
         with source.open("rb") as file:
             head = file.read(_HEADER)
     except OSError as error:
         raise SourceError(
             f"The source {source} cannot be opened ({error.strerror})",
-            remedy="Check its name, and give this user the right to read it",
+            remedy="Check its path, and give this user read permission",
         ) from error
     if not head:
         raise SourceError(
@@ -239,7 +228,8 @@ def validate(source: Path) -> None:
     if head[:16] != MAGIC:
         looks_random = sum(byte > 127 for byte in head[:64]) > 16
         raise SourceError(
-            f"The source {source} is {'encrypted, or ' if looks_random else ''}no SQLite database",
+            f"The source {source} is {'encrypted or ' if looks_random else ''}not an SQLite"
+            " database",
             remedy="Export a plain SQLite copy first"
             if looks_random
             else message("Check that ", SOURCE_SETTING, " names the right file"),
@@ -248,24 +238,22 @@ def validate(source: Path) -> None:
     page = 65536 if page == 1 else page
     if len(head) < _HEADER or not page or source.stat().st_size % page:
         raise SourceError(
-            f"The source {source} is truncated: its size is not a whole number of pages",
+            f"The source {source} is truncated: its size is not a multiple of the page size",
             remedy="Copy it again, or restore it from a backup",
         )
 
 
 @contextmanager
 def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
-    """One transaction that writes the source, where it lives; an exception undoes it.
+    """Run a transaction on the source, or on the primary of a copy; an exception rolls back.
 
-    Args:
-        source: the live file.
-        why: what needs that, for people.
+    ``why`` is the reason in messages.
 
     Raises:
-        SourceError: the file cannot be written, or stays locked.
+        SourceError: the source cannot be written, or stays locked.
     """
     validate(source)
-    primary = followed.primary_of(source, why=why)
+    primary = copy_markers.primary_of(source, why=why)
     if primary is not None:
         with primary.writing(source, why=why) as connection:
             yield connection
@@ -284,8 +272,8 @@ def writing(source: Path, *, why: str) -> Iterator[sqlite3.Connection]:
     except opening.UNREADABLE as error:
         if "readonly" in str(error):
             raise SourceError(
-                f"The source {source} cannot be written, which {why} needs",
-                remedy="Give this user the right to write it",
+                f"The source {source} cannot be written, which {why} requires",
+                remedy="Give this user write permission",
             ) from error
         raise unreadable(source, error) from error
 
@@ -301,7 +289,7 @@ def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
 
 
 def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path) -> None:
-    """Check that the table is there, and index its key where the source does not."""
+    """Check the table, and index its key if the source has no index."""
     require_table(copy, table, source)
     require_computable(copy, table, source, path=into)
     key = RowKey.of(table).name
@@ -309,82 +297,3 @@ def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path
     if key in columns and not columns[key][5]:
         index = quoted(f"pipeline key of {table.name}")
         copy.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table.name)} ({quoted(key)})")
-
-
-def require_table(
-    connection: sqlite3.Connection, table: sa.Table, source: Path, *, schema: str = "main"
-) -> None:
-    """Check that a connection sees a table, and that one column tells its rows apart.
-
-    Raises:
-        SourceError: it is not there, or is a view or a virtual table, which would run code.
-        KeyNotSupported: its key, as it is declared or in the source, is not one column.
-    """
-    kind = connection.execute(
-        f"SELECT type, rootpage FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
-    ).fetchone()
-    if kind is None or kind[0] not in ("table", b"table"):
-        raise SourceError(
-            f"The source {source} has no table {table.name}",
-            remedy=message("Check that ", SOURCE_SETTING, " names the application's database"),
-        )
-    if not kind[1]:
-        raise SourceError(
-            f"{table.name} of the source {source} is a virtual table, which is not read",
-            remedy=message("Check that ", SOURCE_SETTING, " names the application's database"),
-        )
-    key, name = RowKey.of(table), quoted(table.name)
-    info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
-    primary = {row[5]: _text(row[1]) for row in info if row[5]}
-    if len(primary) > 1:
-        columns = [primary[at] for at in sorted(primary)]
-        raise KeyNotSupported(
-            f"{table.name} of the source {source} has {row_key.described(columns)}",
-            remedy=f"Give it a primary key of one column, {key.name}; nothing was changed",
-        )
-    if key.name not in primary.values() and primary and _has_no_rowid(connection, name, schema):
-        raise KeyNotSupported(
-            f"{table.name} of the source {source} has the primary key {primary[1]} and no rowid,"
-            f" so {key.name} need not tell its rows apart",
-            remedy=f"Make {key.name} its primary key; nothing was changed",
-        )
-
-
-def require_computable(
-    connection: sqlite3.Connection,
-    table: sa.Table,
-    source: Path,
-    *,
-    schema: str = "main",
-    path: Path | None = None,
-    busy_seconds: float = 0.0,
-) -> None:
-    """Check that columns which are computed when they are read can be; most tables have none.
-
-    Args:
-        connection: one that sees the table.
-        table: the table.
-        source: what messages call the file.
-        schema: the name by which the connection knows it.
-        path: the file that is read, if it is not the source itself.
-        busy_seconds: how long a locked file is waited for.
-
-    Raises:
-        SourceError: they take too much, or cannot be computed.
-    """
-    info = connection.execute(f"PRAGMA {schema}.table_xinfo({quoted(table.name)})").fetchall()
-    computed = [row[1] for row in info if row[6] == _COMPUTED]
-    if computed:
-        opening.require_computable(
-            path or source, table.name, computed, source=source, busy_seconds=busy_seconds
-        )
-
-
-def _text(name: object) -> str:
-    # A connection for rows of the source delivers texts as bytes.
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _has_no_rowid(connection: sqlite3.Connection, name: str, schema: str) -> bool:
-    found = connection.execute(f"PRAGMA {schema}.table_list({name})").fetchall()
-    return any(_text(row[2]) == "table" and row[4] for row in found)

@@ -1,4 +1,4 @@
-"""A text of SQL, statement by statement, without holding more of it than one statement."""
+"""Splitting of an SQL text into statements; only one statement is kept in memory."""
 
 import re
 import sqlite3
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 STATEMENT_BYTES = 256 * 2**20
-"""The longest statement that is read; a row whose BLOB has half of that makes one."""
+"""The longest statement; a BLOB takes twice its size in SQL."""
 
 _PIECE = 2**20
 
@@ -16,7 +16,7 @@ _WHOLE = re.compile(
        | --[^\n]*+\n | -(?!-) | /\*(?s:.*?)\*/ | /(?!\*) )*+ ;""",
     re.X,
 )
-"""To the first semicolon that is in no string, name or comment."""
+"""Up to the first semicolon outside strings, names and comments."""
 
 _SPACE = re.compile(rb"(?: \s++ | --[^\n]*+(?:\n|\Z) | /\*(?s:.*?)\*/ )*+", re.X)
 
@@ -28,9 +28,9 @@ class Statement:
     """One statement with its semicolon.
 
     Attributes:
-        sql: without what stands before it.
-        line: of the text, where it begins.
-        end: how many bytes of the text are behind us.
+        sql: without leading blanks and comments.
+        line: the line in which it begins.
+        end: its end in the text, in bytes.
     """
 
     sql: bytes
@@ -39,15 +39,14 @@ class Statement:
 
 
 class Unfinished(Exception):
-    """The text ends within a statement, or one is too long.
+    """The text ends within a statement, or a statement is too long.
 
     Attributes:
-        line: where that statement begins.
-        long: whether it is too long.
+        line: the line in which that statement begins.
     """
 
     def __init__(self, line: int, *, long: bool) -> None:
-        """Say where."""
+        """Create the error for a statement."""
         super().__init__(line)
         self.line = line
         self.long = long
@@ -57,43 +56,43 @@ def statements(text: BinaryIO) -> Iterator[Statement]:
     """Yield the statements of a text, in order.
 
     Raises:
-        Unfinished: the text ends within a statement, or one is too long.
+        Unfinished: the text ends within a statement, or a statement is too long.
     """
-    held, line, behind, ended = b"", 1, 0, False
+    buffer, line, consumed, ended = b"", 1, 0, False
     while not ended:
-        # As much again as is held, so that a long statement is looked at few times.
-        piece = text.read(max(_PIECE, len(held)))
-        held, ended, at = held + piece, not piece, 0
+        # The buffer doubles, so that a long statement is scanned only a few times.
+        piece = text.read(max(_PIECE, len(buffer)))
+        buffer, ended, position = buffer + piece, not piece, 0
         while True:
-            begins = _skip(held, at)
-            to = _end(held, begins)
-            if to is None:
+            start = _skip(buffer, position)
+            end = _end(buffer, start)
+            if end is None:
                 break
-            line += held.count(b"\n", at, begins)
-            yield Statement(held[begins:to], line, behind + to)
-            line += held.count(b"\n", begins, to)
-            at = to
-        held, behind = held[at:], behind + at
-        if len(held) > STATEMENT_BYTES:
+            line += buffer.count(b"\n", position, start)
+            yield Statement(buffer[start:end], line, consumed + end)
+            line += buffer.count(b"\n", start, end)
+            position = end
+        buffer, consumed = buffer[position:], consumed + position
+        if len(buffer) > STATEMENT_BYTES:
             raise Unfinished(line, long=True)
-    begins = _skip(held, 0)
-    if begins < len(held):
-        raise Unfinished(line + held.count(b"\n", 0, begins), long=False)
+    start = _skip(buffer, 0)
+    if start < len(buffer):
+        raise Unfinished(line + buffer.count(b"\n", 0, start), long=False)
 
 
-def _skip(held: bytes, at: int) -> int:
-    found = _SPACE.match(held, at)
-    return found.end() if found else at
+def _skip(buffer: bytes, position: int) -> int:
+    found = _SPACE.match(buffer, position)
+    return found.end() if found else position
 
 
-def _end(held: bytes, begins: int) -> int | None:
-    """Where a statement ends; None where more of the text is needed to tell."""
-    to = begins
-    while found := _WHOLE.match(held, to):
-        to = found.end()
-        # A trigger has statements within.
-        if not _TRIGGER.match(held, begins) or sqlite3.complete_statement(
-            held[begins:to].decode(errors="replace")
+def _end(buffer: bytes, start: int) -> int | None:
+    """The end of a statement; None if it is beyond the buffer."""
+    end = start
+    while found := _WHOLE.match(buffer, end):
+        end = found.end()
+        # A trigger contains statements.
+        if not _TRIGGER.match(buffer, start) or sqlite3.complete_statement(
+            buffer[start:end].decode(errors="replace")
         ):
-            return to
+            return end
     return None

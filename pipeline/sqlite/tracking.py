@@ -1,10 +1,10 @@
-"""Exact tracking of what changed in the source, by triggers; it is off until somebody asks for it.
+"""Exact tracking of changes in the source by triggers; tracking is off by default.
 
-Every insert, update and delete of a tracked table notes the row's key in one log table of the
-source, within the application's own transaction. A run reads the log and never writes it; triggers
-cut it to its newest entries. Each entry carries a random token, so that a log that is not the one
-that was read before (switched off and on again, cut too short, restored from a backup) is known by
-the token of the last entry read.
+Each insert, update and delete in a tracked table adds the row's key to a log table of the source,
+within the application's own transaction. Runs read the log and never write it; triggers keep only
+the newest entries. Each entry has a random token. If the log is not the one that was read before
+(switched off and on again, truncated, restored from a backup), the token of the last entry that was
+read does not match.
 """
 
 import sqlite3
@@ -21,11 +21,12 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import bare
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite import opening
-from pipeline.sqlite.snapshot import BUSY_SECONDS, require_table, unreadable, validate, writing
+from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable, validate, writing
+from pipeline.sqlite.tables import as_text, require_table
 
 LOG = "pipeline_changes"
 KEPT_CHANGES = 1_000_000
-"""Entries that the log holds at most; who comes later than that must compare everything."""
+"""The most entries of the log; a sync that missed older ones compares everything."""
 
 _LOG_DDL = (
     f"CREATE TABLE {LOG} (change INTEGER PRIMARY KEY, table_name TEXT, key,"
@@ -35,7 +36,7 @@ _LOG_DDL = (
 
 @dataclass(frozen=True)
 class Position:
-    """A place in the log: the number of an entry, and its token in hexadecimal digits."""
+    """A position in the log: the number of an entry and its token in hexadecimal."""
 
     change: int
     token: str
@@ -43,12 +44,12 @@ class Position:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a source is tracked.
+    """The state of tracking.
 
     Attributes:
-        tracked: names of the tables whose triggers are there.
-        untracked: names of those whose triggers are missing or altered.
-        entries: entries of the log, None where there is no log.
+        tracked: names of tables with all triggers.
+        untracked: names of tables whose triggers are missing or altered.
+        entries: the number of log entries; None if there is no log.
     """
 
     tracked: tuple[str, ...]
@@ -57,23 +58,23 @@ class Status:
 
 
 def switch_on(source: Path, tables: Iterable[sa.Table]) -> bool:
-    """Install the log and the triggers, or mend what is left of them; all or nothing.
+    """Install or repair the log and the triggers, in one transaction.
 
     Returns:
-        False where nothing was missing, so that nothing was written.
+        False if nothing was missing and nothing was written.
 
     Raises:
-        SourceError: the file cannot be written, lacks a table, or has a unique index whose
+        SourceError: the source cannot be written, lacks a table, or has a unique index whose
             conflicts cannot be tracked.
     """
     tables = list(tables)
     with writing(source, why="tracking") as connection:
-        if _there(connection) and all(_complete(connection, table) for table in tables):
+        if _log_exists(connection) and all(_complete(connection, table) for table in tables):
             return False
         _remove(connection)
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (LOG,)).fetchone():
             raise SourceError(
-                f"The source {source} has a table {LOG} of its own, the name of the log of changes",
+                f"The source {source} already has a table {LOG}, the name of the change log itself",
                 remedy="Sync without tracking, by dates and sizes",
             )
         connection.execute(_LOG_DDL)
@@ -86,33 +87,33 @@ def switch_on(source: Path, tables: Iterable[sa.Table]) -> bool:
 
 
 def switch_off(source: Path) -> bool:
-    """Remove triggers and log; returns whether there were any.
+    """Remove the triggers and the log; return whether there were any.
 
     Raises:
-        SourceError: the file cannot be written.
+        SourceError: the source cannot be written.
     """
     with writing(source, why="tracking") as connection:
         return _remove(connection)
 
 
 def status(source: Path, tables: Iterable[sa.Table]) -> Status:
-    """Look whether a source is tracked; nothing is written.
+    """Read the state of tracking; nothing is written.
 
     Raises:
-        SourceError: the file cannot be read.
+        SourceError: the source cannot be read.
     """
     validate(source)
     try:
         with closing(opening.connect(source, "ro", timeout=BUSY_SECONDS)) as connection:
-            there = _there(connection)
-            whole = {table.name: there and _complete(connection, table) for table in tables}
+            has_log = _log_exists(connection)
+            complete = {table.name: has_log and _complete(connection, table) for table in tables}
             count = f"SELECT count(*) FROM {LOG}"
-            entries = connection.execute(count).fetchone()[0] if there else None
+            entries = connection.execute(count).fetchone()[0] if has_log else None
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
     return Status(
-        tuple(name for name, complete in whole.items() if complete),
-        tuple(name for name, complete in whole.items() if not complete),
+        tuple(name for name, tracked in complete.items() if tracked),
+        tuple(name for name, tracked in complete.items() if not tracked),
         entries,
     )
 
@@ -120,31 +121,28 @@ def status(source: Path, tables: Iterable[sa.Table]) -> Status:
 def position(
     connection: sqlite3.Connection, table: sa.Table, *, schema: str = "main"
 ) -> Position | None:
-    """The newest entry of the log; None where the table is not tracked.
+    """The newest entry of the log; None if the table is not tracked.
 
-    Args:
-        connection: one that sees the source.
-        table: the table.
-        schema: the name by which the connection knows the source.
+    ``schema`` is the name of the source in the connection.
     """
-    if not _there(connection, schema) or not _complete(connection, table, schema):
+    if not _log_exists(connection, schema) or not _complete(connection, table, schema):
         return None
     found = connection.execute(
         f"SELECT change, hex(token) FROM {schema}.{LOG} ORDER BY change DESC LIMIT 1"
     ).fetchone()
-    return Position(found[0], _text(found[1])) if found else None
+    return Position(found[0], as_text(found[1])) if found else None
 
 
 def continues(connection: sqlite3.Connection, after: Position, *, schema: str) -> bool:
-    """Whether the log still holds the very entry that was read last."""
+    """Whether the log still contains the entry that was read last."""
     found = connection.execute(
         f"SELECT hex(token) FROM {schema}.{LOG} WHERE change = ?", (after.change,)
     ).fetchone()
-    return found is not None and _text(found[0]) == after.token
+    return found is not None and as_text(found[0]) == after.token
 
 
 def changed_since(table: str, after: Position, *, schema: str) -> tuple[str, tuple[Any, ...]]:
-    """A query for keys of the rows of a table that were written or deleted since."""
+    """A query for the keys of a table's rows that were written or deleted since."""
     query = f"SELECT key FROM {schema}.{LOG} WHERE change > ? AND table_name = ?"
     return query, (after.change, table)
 
@@ -152,19 +150,19 @@ def changed_since(table: str, after: Position, *, schema: str) -> tuple[str, tup
 def _triggers(
     connection: sqlite3.Connection, table: sa.Table, schema: str = "main"
 ) -> dict[str, str]:
-    """Name -> statement of every trigger of a table."""
+    """Name -> SQL of every trigger of a table."""
     key = RowKey.of(table).sql
     name = table.name.replace("'", "''")
 
     def trigger(when: str, event: str, *keys: str) -> tuple[str, str]:
-        called = f"{LOG}_{table.name}_{when}_{event}".lower()
-        notes = " ".join(
+        trigger_name = f"{LOG}_{table.name}_{when}_{event}".lower()
+        inserts = " ".join(
             f"INSERT INTO {LOG} (table_name, key) SELECT '{name}', {each};" for each in keys
         )
         cut = f"DELETE FROM {LOG} WHERE change <= (SELECT max(change) FROM {LOG}) - {KEPT_CHANGES};"
-        return called, (
-            f"CREATE TRIGGER {quoted(called)} {when} {event} ON {quoted(table.name)}"
-            f" BEGIN {notes} {cut} END"
+        return trigger_name, (
+            f"CREATE TRIGGER {quoted(trigger_name)} {when} {event} ON {quoted(table.name)}"
+            f" BEGIN {inserts} {cut} END"
         )
 
     found = dict(
@@ -174,7 +172,7 @@ def _triggers(
             trigger("AFTER", "UPDATE", f"OLD.{key}", f"NEW.{key} WHERE NEW.{key} IS NOT OLD.{key}"),
         )
     )
-    # A row that goes because REPLACE makes room for another one fires no trigger of its own.
+    # A row that REPLACE deletes because of a conflict fires no delete trigger.
     rivals = [
         " AND ".join(
             f"r.{quoted(column)} = NEW.{quoted(column)} COLLATE {quoted(order)}"
@@ -191,53 +189,53 @@ def _triggers(
 def _unique(
     connection: sqlite3.Connection, table: sa.Table, schema: str
 ) -> Iterator[list[tuple[str, str]]]:
-    """Columns, each with its collation, that are unique together, the key alone left out.
+    """Unique sets of columns, each with its collation, except the key alone.
 
     Raises:
-        SourceError: an index is partial, or on an expression.
+        SourceError: a unique index is partial or on an expression.
     """
     key, name = RowKey.of(table).name, quoted(table.name)
     info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
-    primary = [_text(row[1]) for row in info if row[5]]
+    primary = [as_text(row[1]) for row in info if row[5]]
     if len(primary) == 1 and primary != [key]:
-        # Of a rowid by another name there is no index.
+        # An alias of the rowid has no index.
         yield [(primary[0], "BINARY")]
     for row in connection.execute(f"PRAGMA {schema}.index_list({name})").fetchall():
         _, index, unique, _, partial = row
         if not unique:
             continue
-        told = connection.execute(f"PRAGMA {schema}.index_xinfo({quoted(_text(index))})").fetchall()
+        index_info = f"PRAGMA {schema}.index_xinfo({quoted(as_text(index))})"
         columns = [
-            (None if column is None else _text(column), _text(order))
-            for _, _, column, _, order, of_key in told
+            (None if column is None else as_text(column), as_text(order))
+            for _, _, column, _, order, of_key in connection.execute(index_info).fetchall()
             if of_key
         ]
         named = [(column, order) for column, order in columns if column is not None]
         if partial or len(named) < len(columns):
             raise SourceError(
-                f"{table.name} cannot be tracked: its unique index {_text(index)} is partial or on"
-                " an expression, so what REPLACE deletes because of it would not be noticed",
+                f"{table.name} cannot be tracked: its unique index {as_text(index)} is partial or"
+                " on an expression, so rows that REPLACE deletes would not be logged",
                 remedy="Sync without tracking, by dates and sizes",
             )
         if named != [(key, "BINARY")]:
             yield named
 
 
-def _there(connection: sqlite3.Connection, schema: str = "main") -> bool:
+def _log_exists(connection: sqlite3.Connection, schema: str = "main") -> bool:
     found = connection.execute(
         f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?", (LOG,)
     ).fetchone()
-    return found is not None and bare(_text(found[0])) == bare(_LOG_DDL)
+    return found is not None and bare(as_text(found[0])) == bare(_LOG_DDL)
 
 
 def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "main") -> bool:
-    """Whether all triggers of a table are there, word for word."""
-    there = {
+    """Whether all triggers of a table exist without changes."""
+    existing = {
         name: bare(sql) for name, sql, on in _our_triggers(connection, schema) if on == table.name
     }
     try:
-        meant = _triggers(connection, table, schema)
-        return there == {name: bare(sql) for name, sql in meant.items()}
+        expected = _triggers(connection, table, schema)
+        return existing == {name: bare(sql) for name, sql in expected.items()}
     except SourceError:
         return False
 
@@ -245,24 +243,19 @@ def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "ma
 def _our_triggers(
     connection: sqlite3.Connection, schema: str = "main"
 ) -> list[tuple[str, str, str]]:
-    """Triggers that write the log, as (name, statement, table)."""
+    """Triggers that write the log, as (name, SQL, table)."""
     found = connection.execute(
         f"SELECT name, sql, tbl_name FROM {schema}.sqlite_master WHERE type = 'trigger'"
         f" AND name GLOB '{LOG}_*' AND instr(sql, 'INSERT INTO {LOG} ') > 0"
     )
-    return [(_text(name), _text(sql), _text(table)) for name, sql, table in found]
+    return [(as_text(name), as_text(sql), as_text(table)) for name, sql, table in found]
 
 
 def _remove(connection: sqlite3.Connection) -> bool:
-    there = _there(connection)
+    has_log = _log_exists(connection)
     triggers = _our_triggers(connection)
     for name, *_ in triggers:
         connection.execute(f"DROP TRIGGER {quoted(name)}")
-    if there:
+    if has_log:
         connection.execute(f"DROP TABLE {LOG}")
-    return there or bool(triggers)
-
-
-def _text(value: Any) -> str:
-    # A connection for rows of the source delivers texts as bytes.
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return has_log or bool(triggers)

@@ -246,7 +246,7 @@ def test_a_receiver_that_stays_down_is_given_up(
         said.append(sensor.tick())
         sensor.later()
     assert hook.asked == TRIES
-    assert "The alert is given up." in said[TRIES - 1]
+    assert "The alert was discarded." in said[TRIES - 1]
     assert said[TRIES] == "No alert is due."
 
 
@@ -328,7 +328,7 @@ def test_a_sentence_that_holds_a_secret_is_told_without_it(monkeypatch: pytest.M
         alert = alert_of(run, instance, settings.load())
     assert alert is not None
     assert leaks(f"{alert} {alert.data}") == set()
-    said = "tells_a_secret failed because of a fault in the program (ValueError: no way to"
+    said = "tells_a_secret failed because of a bug in the pipeline (ValueError: no way to"
     assert alert.steps[0].sentence.startswith(said)
 
 
@@ -438,11 +438,11 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "no mail server": ({"SMTP_URL": "s3cr3t"}, "ALERT_SMTP_URL cannot be used"),
     "no port": ({"SMTP_URL": "smtp://me:s3cr3t@h:pa55"}, "ALERT_SMTP_URL cannot be used"),
     "no address of the UI": ({"UI_URL": "ui.example"}, "ALERT_UI_URL cannot be used"),
-    "no people": ({"SMTP_URL": "smtp://me:s3cr3t@h"}, "ALERT_FROM, ALERT_TO as well"),
-    "no server": ({"FROM": "a@b.org", "TO": "c@d.org"}, "ALERT_SMTP_URL as well"),
+    "no people": ({"SMTP_URL": "smtp://me:s3cr3t@h"}, "Mail also needs ALERT_FROM, ALERT_TO"),
+    "no server": ({"FROM": "a@b.org", "TO": "c@d.org"}, "Mail also needs ALERT_SMTP_URL"),
     "people without name": (
         {"SMTP_URL": "smtp://h", "FROM": "a@b.org", "TO": "c@d.org, somebody"},
-        "no address",
+        "is not an address",
     ),
     "neither yes nor no": ({"WARNINGS": "some"}, "ALERT_WARNINGS cannot be used"),
 }

@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from pipeline.anki import checks, embeddings
-from pipeline.anki.checks import CONFIRMED, OF_CARDS, OF_NOTES
-from pipeline.anki.embeddings import OF_EMBEDDINGS, Observed
+from pipeline.anki.checks import CARD_CHECKS, CONFIRMED, NOTE_CHECKS
+from pipeline.anki.embeddings import EMBEDDING_CHECKS, Observed
 from pipeline.anki.findings import (
     CardWithoutContent,
     DimensionDiffers,
@@ -99,7 +99,7 @@ def test_all_checks_pass_where_everything_follows(followed: World) -> None:
 
 def test_the_checks_are_those_that_are_announced(followed: World) -> None:
     named = (tuple(of_cards(followed)), tuple(of_notes(followed)), tuple(of_embeddings(followed)))
-    assert named == (OF_CARDS, OF_NOTES, OF_EMBEDDINGS)
+    assert named == (CARD_CHECKS, NOTE_CHECKS, EMBEDDING_CHECKS)
 
 
 def test_empty_databases_have_no_faults(world: World) -> None:
@@ -504,7 +504,9 @@ def test_where_the_application_has_made_no_vectors_there_is_nothing_to_check(
     file_world: World,
 ) -> None:
     file_world.sql("DROP TABLE vector_embeddings")
-    assert of_embeddings(file_world) == {name: good(name, embeddings=0) for name in OF_EMBEDDINGS}
+    assert of_embeddings(file_world) == {
+        name: good(name, embeddings=0) for name in EMBEDDING_CHECKS
+    }
     assert embeddings.observe(file_world.manager) == Observed(0, 0, {}, {}, None)
 
 
@@ -531,22 +533,22 @@ def test_the_checks_read_while_somebody_writes(cards_only: World) -> None:
 @pytest.mark.parametrize(
     ("finding", "said"),
     [
-        (CardWithoutContent(1, 2, False), "card 1: of content 2, which PostgreSQL does not have"),
-        (CardWithoutContent(1, 2, True), "card 1: of content 2, which waits in quarantine"),
-        (SeveralCards(1, (2, 3)), "content 1: has cards 2, 3"),
+        (CardWithoutContent(1, 2, False), "card 1: its content 2 is not in PostgreSQL"),
+        (CardWithoutContent(1, 2, True), "card 1: its content 2 is in quarantine"),
+        (SeveralCards(1, (2, 3)), "content 1: several cards exist: 2, 3"),
         (
             ExportOutdated(1, 2, ("Front", "recordings")),
-            "card 1: Front, recordings of content 2 is not as exported",
+            "card 1: content 2 has changed since the export (Front, recordings)",
         ),
         (NoteMissing(1, 2), "card 1: note 2 is not in Anki"),
         (NoteUntagged(1, 2, "t"), "card 1: note 2 lacks the tag t"),
         (RecordingWrong(1, "a.mp3", "missing"), "note 1: a.mp3 is missing"),
         (NotConfirmed(1, "why"), "content 1: why"),
-        (EmbeddingWithoutCard(1, 2), "embedding 1: of card 2, which is not there"),
-        (DimensionDiffers(1, 384, 3), "embedding 1: says 384 dimensions, its vector has 3"),
+        (EmbeddingWithoutCard(1, 2), "embedding 1: its card 2 does not exist"),
+        (DimensionDiffers(1, 384, 3), "embedding 1: declares 384 dimensions, but its vector has 3"),
         (
             DimensionDiffers(1, 384, None),
-            "embedding 1: says 384 dimensions, its vector cannot be read",
+            "embedding 1: declares 384 dimensions, but its vector cannot be read",
         ),
         (
             SearchDiffers(1, "front", "not searchable"),

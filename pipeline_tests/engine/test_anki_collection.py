@@ -12,7 +12,7 @@ import pytest
 from anki.collection import Collection
 
 from pipeline.anki.store.collection import CollectionFile, make_collection
-from pipeline.anki.store.errors import AnkiError, AnkiGone
+from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote
 from pipeline.migrations.content_sample import make_sample
 from pipeline_tests.support.anki_world import (
@@ -59,7 +59,7 @@ def test_a_folder_is_no_collection(tmp_path: Path) -> None:
 def test_another_file_is_not_made_a_collection(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "collection.anki2"
     path.write_bytes(data)
-    assert refused(path) == (AnkiError, f"{path} is no collection of Anki", SETTING)
+    assert refused(path) == (AnkiError, f"{path} is not an Anki collection", SETTING)
     assert (path.read_bytes(), [each.name for each in tmp_path.iterdir()]) == (data, [path.name])
 
 
@@ -67,7 +67,7 @@ def test_the_applications_own_file_is_not_made_a_collection(tmp_path: Path) -> N
     path = tmp_path / "anki_vector_db.db"
     make_sample(path)
     before = path.read_bytes()
-    assert refused(path) == (AnkiError, f"{path} is no collection of Anki", SETTING)
+    assert refused(path) == (AnkiError, f"{path} is not an Anki collection", SETTING)
     assert (path.read_bytes(), [each.name for each in tmp_path.iterdir()]) == (before, [path.name])
 
 
@@ -76,7 +76,7 @@ def test_a_database_with_one_table_of_a_collections_name_is_not_one(tmp_path: Pa
     with closing(SQLITE.connect(path)) as connection:
         connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY)")
     before = path.read_bytes()
-    assert refused(path) == (AnkiError, f"{path} is no collection of Anki", SETTING)
+    assert refused(path) == (AnkiError, f"{path} is not an Anki collection", SETTING)
     assert path.read_bytes() == before
 
 
@@ -99,7 +99,7 @@ def test_a_path_with_signs_of_a_url_is_one_of_a_collection(path: Path) -> None:
 
 def test_a_collection_that_exists_is_not_made_again(path: Path) -> None:
     before = path.read_bytes()
-    with pytest.raises(AnkiError, match="exists already"):
+    with pytest.raises(AnkiError, match="already exists"):
         make_collection(path)
     assert path.read_bytes() == before
 
@@ -130,10 +130,10 @@ def test_a_collection_that_another_program_has_open(path: Path) -> None:
     with held_elsewhere(path):
         kind, problem, remedy = refused(path)
     assert (kind, remedy) == (
-        AnkiGone,
+        AnkiUnavailable,
         "Close Anki, or install AnkiConnect in it and set ANKI_CONNECT_URL",
     )
-    assert problem.startswith(f"the collection {path}: another program has it open (")
+    assert problem.startswith(f"the collection {path}: another program has opened it (")
     with CollectionFile(path) as anki:
         assert anki.decks() == ["Default", DECK]
 
@@ -150,7 +150,7 @@ def test_a_run_keeps_others_out_for_as_long_as_it_lasts(path: Path) -> None:
 def test_a_second_attempt_in_one_process_does_not_let_others_in(path: Path) -> None:
     script = "import sys; from anki.collection import Collection; Collection(sys.argv[1]).close()"
     with CollectionFile(path):
-        assert refused(path)[0] is AnkiGone
+        assert refused(path)[0] is AnkiUnavailable
         other = subprocess.run([sys.executable, "-c", script, path], check=False)
     assert other.returncode == 1
 
@@ -176,7 +176,7 @@ def test_a_collection_of_a_newer_anki_is_told(path: Path) -> None:
         connection.execute("UPDATE col SET ver = 99")
     kind, problem, remedy = refused(path)
     assert (kind, remedy) == (AnkiError, "Install a newer anki package, or use AnkiConnect")
-    assert problem.startswith(f"the collection {path}: a newer Anki has written it (")
+    assert problem.startswith(f"the collection {path}: it was written by a newer version of Anki (")
 
 
 # Disks
@@ -184,7 +184,7 @@ def test_a_collection_of_a_newer_anki_is_told(path: Path) -> None:
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 
 
-NO_ROOM = "Free space and run again; what was confirmed is kept"
+NO_ROOM = "Free disk space and run again; confirmed exports are saved"
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def test_a_disk_that_is_read_only_is_told(
         kind, problem, remedy = refused(path)
         assert (kind, remedy) == (
             AnkiError,
-            "Give this user the right to write the file, its folder and its media",
+            "Give this user write permission for the file, its folder and its media",
         )
         assert problem.startswith(f"the collection {path}: it cannot be written (")
 
@@ -292,7 +292,10 @@ OUTSIDE = ["../evil.mp3", "a/b.mp3", "/etc/passwd", "", ".", ".."]
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_nothing_is_stored_outside_the_folder(path: Path, name: str) -> None:
     before = sorted(path.parent.rglob("*"))
-    with CollectionFile(path) as anki, pytest.raises(AnkiError, match="no name of a media file"):
+    with (
+        CollectionFile(path) as anki,
+        pytest.raises(AnkiError, match="is not a valid name of a media file"),
+    ):
         anki.store(name, b"x")
     assert [each for each in sorted(path.parent.rglob("*.mp3")) if each not in before] == []
 

@@ -15,11 +15,19 @@ import pytest
 from pydantic import SecretStr
 
 from pipeline.anki.store.connect import AnkiConnect
-from pipeline.anki.store.errors import AnkiError, AnkiGone
+from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote
 from pipeline.core.errors import SettingsError
 from pipeline_tests.support.anki_server import FULL_DISK, AnkiServer
-from pipeline_tests.support.anki_world import DECK, KEY, ServerWay, World, actions, fields_of, told
+from pipeline_tests.support.anki_world import (
+    DECK,
+    KEY,
+    ServerWay,
+    World,
+    actions,
+    field_names,
+    told,
+)
 
 AGAIN = 3
 """How often a request is sent that may be repeated."""
@@ -56,28 +64,32 @@ def patient(world: World) -> None:
 
 NO_KEY = (
     AnkiError,
-    "HERE refused the key",
+    "HERE rejected the API key",
     "Set ANKI_CONNECT_KEY to the apiKey in AnkiConnect's configuration",
 )
-STRANGE = (AnkiError, "HERE did not answer {} as AnkiConnect does", "Check ANKI_CONNECT_URL")
+STRANGE = (
+    AnkiError,
+    "HERE answered {} in a format that is not AnkiConnect's",
+    "Check ANKI_CONNECT_URL",
+)
 BROKEN = (
-    AnkiGone,
-    "HERE broke off while it answered {}",
-    "Run again; what was done meanwhile is found then",
+    AnkiUnavailable,
+    "HERE closed the connection during {}",
+    "Run again; the next run detects what was written",
 )
 SILENT = (
-    AnkiGone,
+    AnkiUnavailable,
     "HERE did not answer {} within 0.1 s",
-    "See whether a window of Anki waits for you, then run again",
+    "Check whether a dialog is open in Anki, then run again",
 )
 NO_PROFILE = (
     AnkiError,
-    "HERE refused {} (collection is not available)",
+    "HERE rejected {} (collection is not available)",
     "Open a profile in Anki, then run again",
 )
 OLD = (
     AnkiError,
-    "HERE has version 5 of AnkiConnect, 6 is needed",
+    "HERE has version 5 of AnkiConnect, but version 6 or newer is required",
     "Update the add-on AnkiConnect in Anki",
 )
 
@@ -121,8 +133,8 @@ def test_a_fault_while_it_looks_is_told_and_nothing_is_done(
             "createDeck",
             (
                 AnkiError,
-                f"HERE refused createDeck ({FULL_DISK})",
-                "What was confirmed before is kept; run again afterwards",
+                f"HERE rejected createDeck ({FULL_DISK})",
+                "Fix the problem in Anki, then run again; confirmed exports are saved",
             ),
         ),
     ],
@@ -169,7 +181,7 @@ def test_a_key_that_is_not_right_is_told_without_it(
         pass
     assert refused(caught.value) == (
         AnkiError,
-        f"Anki at {anki_server.url} refused the key",
+        f"Anki at {anki_server.url} rejected the API key",
         "Set ANKI_CONNECT_KEY to the apiKey in AnkiConnect's configuration",
     )
 
@@ -196,7 +208,7 @@ def test_a_key_stands_in_no_text_of_the_client(anki_server: AnkiServer) -> None:
 
 def test_a_password_in_the_url_stands_in_no_message(no_pauses: None) -> None:
     client = AnkiConnect("http://user:pass-word@127.0.0.1:9")
-    with pytest.raises(AnkiGone) as caught, client:
+    with pytest.raises(AnkiUnavailable) as caught, client:
         pass
     assert "pass-word" not in "".join(traceback.format_exception(caught.value))
     assert caught.value.problem == "Anki at http://127.0.0.1:9 does not answer"
@@ -205,10 +217,10 @@ def test_a_password_in_the_url_stands_in_no_message(no_pauses: None) -> None:
 def test_where_nobody_listens_it_does_not_answer(no_pauses: None) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-    with pytest.raises(AnkiGone) as caught, AnkiConnect(f"http://127.0.0.1:{port}"):
+    with pytest.raises(AnkiUnavailable) as caught, AnkiConnect(f"http://127.0.0.1:{port}"):
         pass
     assert refused(caught.value) == (
-        AnkiGone,
+        AnkiUnavailable,
         f"Anki at http://127.0.0.1:{port} does not answer",
         "Start Anki with the add-on AnkiConnect, or correct ANKI_CONNECT_URL",
     )
@@ -284,7 +296,7 @@ def test_an_empty_body_is_answered_by_plain_text(anki_server: AnkiServer) -> Non
 def test_an_action_that_is_not_supported_is_told(anki_server: AnkiServer) -> None:
     client = AnkiConnect(anki_server.url, key=SecretStr(KEY))
     with pytest.raises(AnkiError, match="unsupported action") as caught, client:
-        client._ask("guiBrowse", again=True)
+        client._ask("guiBrowse", idempotent=True)
     assert refused(caught.value)[2] == "Update the add-on AnkiConnect in Anki"
 
 
@@ -314,7 +326,7 @@ def test_what_was_confirmed_before_an_answer_was_lost_is_kept(
 ) -> None:
     server_world.words(*range(1, 151))
     with anki_server.fault("lost after", "addNote", only=2):
-        assert detail(server_world)[0] is AnkiGone
+        assert detail(server_world)[0] is AnkiUnavailable
     assert [card.content for card in server_world.cards()] == list(range(1, 101))
     report = server_world.sync()
     assert (report.counts, server_world.followed()) == (
@@ -329,7 +341,7 @@ def test_a_note_that_anki_does_not_make_is_told(
     server_world.words(1, 2)
     with anki_server.fault("null, not made", "addNote", only=1):
         assert told(server_world.sync()) == [
-            (1, "failed", "Anki did not make the note (it gave no id)"),
+            (1, "failed", "Anki did not create the note (the answer has no id)"),
             (2, "created", "in deck top-thai-2000"),
         ]
     assert actions(server_world.sync()) == [(1, "created")]
@@ -418,7 +430,7 @@ def test_fields_that_anki_pretends_to_write_are_told_and_written_later(
             (
                 1,
                 "failed",
-                f"note {number} does not hold the new Front, Back; close Anki's browser and run"
+                f"Anki did not store Front, Back of note {number}; close Anki's browser and run"
                 " again",
             ),
             (2, "updated", f"Front, Back of note {server_world.note(2).id}"),
@@ -432,10 +444,12 @@ def test_a_tag_that_anki_pretends_to_give_is_told(
     server_world: World, anki_server: AnkiServer
 ) -> None:
     server_world.words(1)
-    number = server_world.add_note(*fields_of(1).values())
+    number = server_world.add_note(*field_names(1).values())
     server_world.card(1, number)
     with anki_server.fault("pretends", "addTags"):
-        assert told(server_world.sync()) == [(1, "failed", f"note {number} did not take its tag")]
+        assert told(server_world.sync()) == [
+            (1, "failed", f"Anki did not store the tag of note {number}")
+        ]
     assert actions(server_world.sync()) == [(1, "updated")]
     assert server_world.by_content()[1][0].id == number
     assert actions(server_world.sync()) == []
@@ -467,7 +481,7 @@ def test_what_never_succeeds_is_made_good_by_the_next_run(
     server_world.change(1, native_text="ใหม่")
     server_world.run("UPDATE fragment_assets SET asset_data = 'other bytes' WHERE id = 100")
     with anki_server.fault(kind, action):
-        assert detail(server_world)[0] is AnkiGone
+        assert detail(server_world)[0] is AnkiUnavailable
     assert actions(server_world.sync()) == [(1, "updated")]
     assert server_world.followed() == server_world.all_followed()
 
@@ -481,7 +495,7 @@ def test_a_note_that_could_not_be_marked_is_marked_by_the_next_run(
     server_world.sync()
     server_world.remove(1)
     with anki_server.fault(kind, action):
-        assert detail(server_world, removed="suspend")[0] is AnkiGone
+        assert detail(server_world, removed="suspend")[0] is AnkiUnavailable
     server_world.sync(removed="suspend")
     note = server_world.note(1)
     assert (note.suspended, "sync::removed" in note.tags) == ((True,), True)
@@ -497,7 +511,7 @@ def test_a_recording_that_anki_stores_otherwise_keeps_its_note_back(
     server_world.words(1, 2)
     with anki_server.fault(kind, "storeMediaFile", only=1):
         assert told(server_world.sync()) == [
-            (1, "failed", "asset_100.mp3 is not in Anki as it was stored"),
+            (1, "failed", "Anki did not store asset_100.mp3 correctly"),
             (2, "created", "in deck top-thai-2000"),
         ]
     assert [card.content for card in server_world.cards()] == [2]

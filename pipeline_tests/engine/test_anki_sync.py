@@ -18,7 +18,7 @@ from pipeline_tests.support.anki_world import (
     World,
     actions,
     die_at,
-    fields_of,
+    field_names,
     told,
 )
 
@@ -55,8 +55,8 @@ def test_every_content_becomes_one_note(world: World) -> None:
     ]
     assert (report.media_files, report.media_bytes) == (4, 4 * len(b"ID3 recording 100"))
     assert [(n.fields, n.tags, n.decks, n.suspended) for n in world.notes()] == [
-        (fields_of(1), {"sync::content::1", SUCCESS}, (DECK,), (False,)),
-        (fields_of(2), {"sync::content::2", SUCCESS}, (DECK,), (False,)),
+        (field_names(1), {"sync::content::1", SUCCESS}, (DECK,), (False,)),
+        (field_names(2), {"sync::content::2", SUCCESS}, (DECK,), (False,)),
     ]
     assert world.followed() == world.all_followed()
 
@@ -165,7 +165,7 @@ def test_only_the_contents_that_were_asked_for_follow(world: World) -> None:
     world.words(1, 2, 3)
     report = world.sync(ids=frozenset({2, 77}))
     assert told(report) == [
-        (77, "failed", "PostgreSQL has no such content"),
+        (77, "failed", "PostgreSQL has no content with this id"),
         (2, "created", "in deck top-thai-2000"),
     ]
     assert list(world.by_content()) == [2]
@@ -174,7 +174,8 @@ def test_only_the_contents_that_were_asked_for_follow(world: World) -> None:
 def test_an_id_that_no_database_can_hold_is_no_content(world: World) -> None:
     world.words(1)
     assert told(world.sync(ids=frozenset({-1, 2**31, 2**70}))) == [
-        (number, "failed", "PostgreSQL has no such content") for number in (-1, 2**31, 2**70)
+        (number, "failed", "PostgreSQL has no content with this id")
+        for number in (-1, 2**31, 2**70)
     ]
 
 
@@ -293,7 +294,7 @@ def test_a_tag_switches_a_card_off(world: World, where: str, tag: str) -> None:
     else:
         world.tag(world.note(1).id, tag)
     world.change(1, native_text="ใหม่")
-    off = [(1, "switched off", "it has the tag sync::skip")]
+    off = [(1, "switched off", "the note or its card has the tag sync::skip")]
     assert left_alone(world) == off
     assert left_alone(world, force=True) == off
 
@@ -301,7 +302,7 @@ def test_a_tag_switches_a_card_off(world: World, where: str, tag: str) -> None:
 def test_a_card_that_is_switched_off_gets_no_note(world: World) -> None:
     world.words(1)
     world.card(1, tags='["sync::skip"]')
-    assert left_alone(world) == [(1, "switched off", "it has the tag sync::skip")]
+    assert left_alone(world) == [(1, "switched off", "the note or its card has the tag sync::skip")]
 
 
 @pytest.mark.parametrize(("where", "removed"), [("card", "tag"), ("note", "suspend")])
@@ -323,7 +324,7 @@ def test_a_note_that_the_learner_deleted_is_made_again_only_by_force(world: Worl
     world.sync()
     number = world.note(1).id
     world.delete(number)
-    detail = f"note {number} is not in Anki; --force --only 1 makes it again"
+    detail = f"note {number} is not in Anki; --force --only 1 recreates it"
     assert left_alone(world) == [(1, "missing", detail)]
     assert told(world.sync(force=True)) == [(1, "created", "in deck top-thai-2000")]
     assert world.followed() == world.all_followed()
@@ -335,7 +336,7 @@ def test_a_copy_with_its_tags_is_told_and_left_alone(world: World) -> None:
     world.sync()
     note = world.note(1)
     copy = world.add_note(*note.fields.values(), *note.tags)
-    told_of = [(1, "duplicate", f"note {copy} has its tag too; delete one of them")]
+    told_of = [(1, "duplicate", f"note {copy} has the same tag; delete one of them")]
     assert left_alone(world) == told_of
     world.change(1, native_text="ใหม่")
     assert told(world.sync()) == [*told_of, (1, "updated", f"Front of note {note.id}")]
@@ -359,7 +360,7 @@ def test_a_note_that_says_it_is_of_another_content_is_not_touched(world: World) 
     world.words(1, 2)
     number = world.add_note("front", "back", "sync::content::2")
     world.card(1, number)
-    failed = (1, "failed", f"note {number} says that it is of content 2")
+    failed = (1, "failed", f"note {number} has the tag of content 2")
     assert failed in told(world.sync())
     assert {note.id: note.fields for note in world.notes()}[number] == {
         "Front": "front",
@@ -382,7 +383,7 @@ def test_a_tag_that_names_no_content_disturbs_nothing(world: World, tag: str) ->
     world.words(1)
     world.add_note("mine", "own", tag)
     world.sync()
-    assert [note.fields for note in world.by_content()[1]] == [fields_of(1)]
+    assert [note.fields for note in world.by_content()[1]] == [field_names(1)]
 
 
 def test_the_capitals_of_the_learners_tags_make_no_difference(world: World) -> None:
@@ -400,7 +401,7 @@ def test_a_tag_that_the_learner_took_away_is_given_again(world: World) -> None:
     world.sync()
     number = world.note(1).id
     world.untag(number, "sync::content::1")
-    assert told(world.sync()) == [(1, "updated", f"what is known of note {number}")]
+    assert told(world.sync()) == [(1, "updated", f"the record of note {number}")]
     assert world.note(1).id == number
     assert left_alone(world) == []
 
@@ -417,7 +418,7 @@ def test_a_note_without_the_fields_is_told(world: World) -> None:
 
 def test_an_untagged_note_that_is_right_is_tagged(world: World) -> None:
     world.words(1)
-    number = world.add_note(*fields_of(1).values(), "mine")
+    number = world.add_note(*field_names(1).values(), "mine")
     world.card(1, number, export_hash="5d41402abc4b2a76b9719d911017c592")
     assert actions(world.sync()) == [(1, "updated")]
     assert world.note(1).tags == {"mine", "sync::content::1"}
@@ -429,11 +430,11 @@ def test_what_an_earlier_application_exported_is_kept_until_forced(
     world: World, export_hash: str | None
 ) -> None:
     world.words(1)
-    number = world.add_note("old front", fields_of(1)["Back"])
+    number = world.add_note("old front", field_names(1)["Back"])
     world.card(1, number, export_hash=export_hash)
-    kept = (1, "kept", f"Front of note {number}: what was exported is not known")
+    kept = (1, "kept", f"Front of note {number}: its last export is unknown")
     assert told(world.sync())[0] == kept
-    assert world.note(1).fields == {**fields_of(1), "Front": "old front"}
+    assert world.note(1).fields == {**field_names(1), "Front": "old front"}
     assert left_alone(world) == [kept]
     world.change(1, translation="new")
     assert told(world.sync()) == [kept, (1, "updated", f"Back of note {number}")]
@@ -447,7 +448,7 @@ def test_an_untagged_note_whose_content_is_gone_is_told(world: World) -> None:
     world.words(2)
     number = world.add_note("old", "note")
     world.card(1, number)
-    assert (1, "removed", f"note {number}: left as it is") in told(world.sync())
+    assert (1, "removed", f"note {number}: left unchanged") in told(world.sync())
 
 
 @pytest.mark.parametrize(
@@ -470,7 +471,7 @@ def test_a_card_without_tags_gets_a_note(world: World, tags: str | None) -> None
 def test_of_several_cards_the_one_with_a_note_follows(world: World) -> None:
     world.words(1)
     without = world.card(1)
-    number = world.add_note(*fields_of(1).values(), "sync::content::1")
+    number = world.add_note(*field_names(1).values(), "sync::content::1")
     other = world.add_note("another", "note", "sync::content::1")
     world.card(1, number)
     world.card(1, other)
@@ -480,7 +481,7 @@ def test_of_several_cards_the_one_with_a_note_follows(world: World) -> None:
     world.change(1, native_text="ใหม่")
     assert told(world.sync()) == [(1, "updated", f"Front of note {number}")]
     assert {note.id: note.fields["Back"] for note in world.notes()} == {
-        number: fields_of(1)["Back"],
+        number: field_names(1)["Back"],
         other: "note",
     }
 
@@ -491,7 +492,7 @@ def test_of_several_cards_the_one_with_a_note_follows(world: World) -> None:
 @pytest.mark.parametrize(
     ("removed", "detail", "tags", "suspended"),
     [
-        ("report", "left as it is", set(), False),
+        ("report", "left unchanged", set(), False),
         ("tag", "tagged sync::removed", {"sync::removed"}, False),
         ("suspend", "suspended", {"sync::removed", "sync::suspended"}, True),
     ],
@@ -512,11 +513,11 @@ def test_the_note_of_a_content_that_is_gone(
         note.tags | tags,
         (suspended,),
     )
-    again = detail if removed == "report" else "marked sync::removed before"
+    again = detail if removed == "report" else "already marked sync::removed"
     assert left_alone(world, removed=removed) == [(1, "removed", f"note {note.id}: {again}")]
 
     world.words(1)
-    back = [(1, "restored", f"note {note.id}: its content is back; what was suspended stays so")]
+    back = [(1, "restored", f"note {note.id}: its content is back; suspended cards stay suspended")]
     assert told(world.sync(removed=removed)) == (back if tags else [])
     assert world.note(1).tags == note.tags
     assert left_alone(world, removed=removed) == []
@@ -535,7 +536,7 @@ def test_a_content_in_quarantine_is_not_gone(world: World) -> None:
     number = world.note(1).id
     world.remove(1)
     world.wait_in_quarantine(1, 2)
-    waits = [(1, "waiting", f"note {number}: its content waits in quarantine")]
+    waits = [(1, "waiting", f"note {number}: its content is in quarantine")]
     assert left_alone(world, removed="suspend") == waits
 
 
@@ -589,7 +590,7 @@ def test_more_notes_than_the_share_are_not_marked(world: World, removed: str) ->
     world.remove(2)
     before = world.notes()
     with pytest.raises(
-        AnkiError, match=r"The contents of 2 of 4 notes are gone.*no note was marked"
+        AnkiError, match=r"The contents of 2 of 4 notes were deleted.*no note was marked"
     ):
         world.sync(removed=removed, removed_share=0.25)
     assert world.notes() == before
@@ -602,7 +603,7 @@ def test_more_notes_than_the_share_are_not_marked(world: World, removed: str) ->
 def test_a_deck_that_only_a_card_without_need_names_is_not_asked_for(world: World) -> None:
     world.words(1)
     world.card(1, deck_name="gone", tags='["sync::skip"]')
-    assert left_alone(world) == [(1, "switched off", "it has the tag sync::skip")]
+    assert left_alone(world) == [(1, "switched off", "the note or its card has the tag sync::skip")]
 
 
 @pytest.mark.parametrize(
@@ -627,7 +628,7 @@ def test_another_note_type_with_more_fields(world: World) -> None:
     world.words(1)
     kind = "Basic (optional reversed card)"
     assert actions(world.sync(note_type=kind, fields=("Back", "Front"))) == [(1, "created")]
-    front, back = fields_of(1).values()
+    front, back = field_names(1).values()
     assert world.note(1).fields == {"Front": back, "Back": front, "Add Reverse": ""}
     assert left_alone(world, note_type=kind, fields=("Back", "Front")) == []
 
@@ -731,7 +732,7 @@ def test_another_writer_of_the_cards_is_told_and_the_next_run_goes_on(world: Wor
     world.card(1)
     with closing(SQLITE.connect(world.sqlite)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(SourceError, match="somebody else is writing to it"):
+        with pytest.raises(SourceError, match="another process is writing to it"):
             world.sync()
         other.rollback()
     assert actions(world.sync()) == [(1, "adopted"), (2, "adopted")]
@@ -751,7 +752,7 @@ def test_a_postgresql_that_ends_the_session_is_told_and_the_next_run_goes_on(
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
 
-    with pytest.raises(TargetError, match="the connection was cut by the server"):
+    with pytest.raises(TargetError, match="the connection to the server was lost"):
         world.sync(happens=ends)
     world.sync()
     assert world.followed() == world.all_followed()
@@ -777,7 +778,7 @@ def test_a_run_sees_the_contents_as_they_were_when_it_began(world: World) -> Non
 
     report = world.sync(deck="verbs", create_decks=True, happens=changes)
     assert told(report) == [(1, "created", "in deck verbs")]
-    assert [note.fields for note in world.notes()] == [fields_of(1)]
+    assert [note.fields for note in world.notes()] == [field_names(1)]
     assert world.media()["asset_100.mp3"] == b"ID3 recording 100"
     assert sorted(actions(world.sync())) == [(1, "updated"), (2, "created")]
     assert world.followed() == world.all_followed()
@@ -791,7 +792,7 @@ def test_a_content_that_changes_meanwhile_follows_in_the_next_run(world: World) 
             world.change(1, native_text="ใหม่")
 
     world.sync(happens=changes)
-    assert world.note(1).fields == fields_of(1)
+    assert world.note(1).fields == field_names(1)
     assert actions(world.sync()) == [(1, "updated")]
     assert world.followed() == world.all_followed()
 
@@ -932,5 +933,5 @@ def test_what_was_only_tagged_can_be_suspended_later(world: World) -> None:
     assert told(world.sync(removed="suspend")) == [(1, "removed", f"note {number}: suspended")]
     assert set(world.note(1).tags) >= {"sync::removed", "sync::suspended"}
     assert told(world.sync(removed="suspend")) == [
-        (1, "removed", f"note {number}: marked sync::removed before")
+        (1, "removed", f"note {number}: already marked sync::removed")
     ]

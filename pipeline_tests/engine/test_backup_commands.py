@@ -89,9 +89,9 @@ def test_a_backup_that_cannot_be_restored_fails_its_check_and_its_run(
     assert results(ran)["source_backup"].passed
     now = newest(home, "content")
     assert now is not None
-    assert now.rehearsed is None
+    assert now.restore_verified is None
     assert "yes" in invoke("backup", "list")
-    assert f"of {good.at:%Y-%m-%d %H:%M:%S} UTC" in invoke("restore", "source", "--yes")
+    assert f"at {good.at:%Y-%m-%d %H:%M:%S} UTC" in invoke("restore", "source", "--yes")
 
 
 def test_restore_brings_both_databases_back_and_says_so(
@@ -133,7 +133,7 @@ def test_a_backup_of_another_database_is_refused_unless_it_is_meant(
         PipelineError, match=r"of another source: .*source\.db instead of .*other\.db"
     ):
         invoke("restore", "source", "--yes")
-    with pytest.raises(PipelineError, match=r"of another target: .*, and not .* other_test_"):
+    with pytest.raises(PipelineError, match=r"of another target: .* instead of .* other_test_"):
         invoke("restore", "target", "--yes")
     assert other.run("SELECT * FROM rankings") == []
     invoke("restore", "source", "--yes", "--other")
@@ -148,7 +148,7 @@ def test_a_target_that_is_held_by_a_run_is_not_restored(
     with (
         Target.connect(target_url, shown="it") as target,
         target.lock(),
-        pytest.raises(PipelineError, match="is held by another run"),
+        pytest.raises(PipelineError, match="is in use by another run"),
     ):
         invoke("restore", "target", "--yes")
     query(target_url, "DELETE FROM rankings")
@@ -169,7 +169,8 @@ def test_nothing_is_overwritten_without_a_yes(
         main()
     assert (
         capsys.readouterr().err
-        == "This command asks a question, and there is no terminal. Add --yes.\n"
+        == "This command asks for confirmation, but standard input is not a terminal."
+        " Add --yes to confirm.\n"
     )
     with pytest.raises(PipelineError, match="Add --yes"):
         invoke("restore", "target")
@@ -180,10 +181,10 @@ def test_without_a_backup_the_commands_say_so(home: Path) -> None:
     assert invoke("backup", "list") == "no backup exists yet; run pipeline backup\n"
     for what in ("source", "target"):
         with pytest.raises(
-            PipelineError, match=r"There is no rehearsed backup of content in .*Run pipeline b"
+            PipelineError, match=r"no backup of content with a verified restore in .*Run pipeline b"
         ):
             invoke("restore", what, "--yes")
-        with pytest.raises(PipelineError, match="holds no backup"):
+        with pytest.raises(PipelineError, match="contains no backup"):
             invoke("restore", what, "--from", "none", "--yes")
 
 
@@ -200,7 +201,9 @@ def test_the_command_takes_a_backup_and_lists_it(
     said = capfd.readouterr().out
     manifest = newest(home, "content")
     assert manifest is not None
-    assert "restored elsewhere, and every table is equal" in said
+    assert "restored elsewhere; every table equals the original" in said
     assert manifest.name in said
-    assert json.loads((home / "backups" / manifest.name / "manifest.json").read_text())["rehearsed"]
+    assert json.loads((home / "backups" / manifest.name / "manifest.json").read_text())[
+        "restore_verified"
+    ]
     assert settings.load().keep_backups == 7

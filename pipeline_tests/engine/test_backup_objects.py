@@ -32,7 +32,7 @@ LISTED = (
 )
 HANGING = """
 SELECT 'function', proname::text, proacl::text, pg_get_functiondef(oid)
-  FROM pg_proc WHERE pronamespace = to_regnamespace('upkeep')
+  FROM pg_proc WHERE pronamespace = to_regnamespace('pipeline_functions')
 UNION ALL SELECT 'published', pubname || tablename, attnames::text, rowfilter
   FROM pg_publication_tables
 UNION ALL SELECT 'identity', relname, relreplident::text, NULL FROM pg_class
@@ -105,7 +105,7 @@ def test_everything_comes_back_where_nothing_is_left(
 ) -> None:
     before = whole(target)
     names = ", ".join(f'"{table.name}"' for table in TABLES)
-    query(libpq(target), f"DROP TABLE {names}; DROP SCHEMA upkeep CASCADE")
+    query(libpq(target), f"DROP TABLE {names}; DROP SCHEMA pipeline_functions CASCADE")
     assert put_back(target, taken) == []
     assert whole(target) == before
     works(target)
@@ -117,9 +117,10 @@ def test_functions_that_were_altered_come_back(
     before = whole(target)
     query(
         libpq(target),
-        "CREATE OR REPLACE FUNCTION upkeep.me() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
-        "GRANT EXECUTE ON FUNCTION upkeep.me() TO PUBLIC;"
-        "GRANT EXECUTE ON FUNCTION upkeep.spaces_of_me() TO anon;"
+        "CREATE OR REPLACE FUNCTION pipeline_functions.me() RETURNS integer LANGUAGE sql"
+        " AS 'SELECT 1';"
+        "GRANT EXECUTE ON FUNCTION pipeline_functions.me() TO PUBLIC;"
+        "GRANT EXECUTE ON FUNCTION pipeline_functions.spaces_of_me() TO anon;"
         "ALTER TABLE users DISABLE TRIGGER stamp_updated_at;"
         "DROP TRIGGER stamp_updated_at ON notes;"
         'DROP POLICY "authenticated may read" ON messages',
@@ -172,9 +173,7 @@ def test_a_function_that_differs_is_found_by_the_proof(
         for t in tables
     ]
     for put in (restore, verify_restore):
-        with pytest.raises(
-            BackupError, match=r"users as restored is defined otherwise \(functions"
-        ):
+        with pytest.raises(BackupError, match=r"users has a different definition \(functions"):
             put(libpq(target), shown="the target", tables=wrong, folder=folder)
     assert whole(target) == before
 

@@ -84,7 +84,7 @@ def test_a_restore_undoes_whatever_was_done(
     kept = tmp_path / "kept.db"
     done = sources.restore(copy, filled.path, kept=kept, expected=expected)
     assert figures(filled.path) == expected
-    assert done.aside is None
+    assert done.damaged_file is None
     assert (done.kept, kept.exists()) == ((None, False) if now == expected else (kept, True))
     if done.kept:
         assert figures(kept) == now
@@ -109,7 +109,7 @@ def test_what_cannot_be_opened_is_moved_aside_with_all_that_belongs_to_it(
     was = filled.path.read_bytes() if filled.path.exists() else None
     done = sources.restore(copy, filled.path, kept=tmp_path / "kept.db", expected=expected)
     assert figures(filled.path) == expected
-    assert (done.aside.read_bytes() if done.aside else None) == was
+    assert (done.damaged_file.read_bytes() if done.damaged_file else None) == was
     (wal,) = tmp_path.glob("source.db.damaged-*-wal")
     assert wal.read_bytes() == b"of another file"
 
@@ -142,7 +142,9 @@ def test_a_locked_source_is_left_as_it_is(
     monkeypatch.setattr(sources, "BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(filled.path, isolation_level=None)) as application:
         application.execute("BEGIN IMMEDIATE")
-        with pytest.raises(RestoreRefused, match="stayed locked by another program, and is as it"):
+        with pytest.raises(
+            RestoreRefused, match="stayed locked by another program and was not changed"
+        ):
             sources.restore(copy, filled.path, kept=tmp_path / "kept.db", expected=expected)
     assert figures(filled.path) == before
 
@@ -195,7 +197,7 @@ import os, signal, sys, time
 from pathlib import Path
 from pipeline.backup import source
 copy, live, kept = map(Path, sys.argv[1:])
-with source._reading(copy) as connection:
+with source._open_copy(copy) as connection:
     expected = source.figures(connection, shown="it")
 for line in sys.stdin:
     child = os.fork()

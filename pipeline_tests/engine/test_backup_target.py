@@ -185,7 +185,9 @@ def test_a_failed_restore_leaves_rows_and_sequences_alone(kept: Kept) -> None:
         for table in kept.manifest.target_tables
     ]
     folder = kept.place.folder(kept.manifest)
-    with pytest.raises(BackupError, match=r"migration\.watermarks as restored has .* other values"):
+    with pytest.raises(
+        BackupError, match=r"The restored table migration\.watermarks has .* the values differ"
+    ):
         restore.restore(kept.url, shown=SHOWN, tables=changed, folder=folder)
     assert everything(kept.url) == before
 
@@ -225,7 +227,7 @@ def test_a_flipped_bit_is_refused_before_anything_is_touched(kept: Kept, file: s
     raw = bytearray(sound)
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(BackupError, match="not as it was written"):
+    with pytest.raises(BackupError, match=r"is damaged(: its SHA-256| or was changed)"):
         store.named(kept.place.home, "content", kept.manifest.name)
         kept.put_back()
     path.write_bytes(sound)
@@ -243,15 +245,15 @@ def test_what_cannot_be_made_again_is_found_when_it_is_backed_up(kept: Kept) -> 
     made = kept.place.back_up()
     assert made.source.fault is None
     assert 'check constraint "fits" of relation "rankings" is violated' in str(made.target.fault)
-    assert made.manifest.rehearsed is None
+    assert made.manifest.restore_verified is None
     assert store.newest(kept.place.home, "content") == made.manifest
     assert store.named(kept.place.home, "content", None) == kept.manifest
 
 
 def test_nothing_of_a_rehearsal_stays(kept: Kept) -> None:
-    assert query(kept.url, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'rehearsal%'") == [
-        (0,)
-    ]
+    assert query(
+        kept.url, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'restore_check%'"
+    ) == [(0,)]
 
 
 def test_tables_that_were_not_there_are_dropped(
@@ -260,7 +262,7 @@ def test_tables_that_were_not_there_are_dropped(
     place = Place.at(source.path, target_url, tmp_path)
     made = place.back_up()
     assert made.target.fault is None
-    assert {table.there for table in made.manifest.target_tables} == {False}
+    assert {table.existed for table in made.manifest.target_tables} == {False}
     source.add_family(contents=1)
     move_all(source.path, target_url)
     moved = place.back_up()

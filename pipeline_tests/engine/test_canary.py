@@ -32,9 +32,9 @@ def url(server: URL, feed_template: str) -> Iterator[str]:
         yield libpq(made)
 
 
-def sing(url: str) -> CheckResult:
+def emit(url: str) -> CheckResult:
     with Target.connect(url, shown="the target") as target, target.lock(seconds=0):
-        return canary.sing(target, url=url, shown="the target")
+        return canary.emit(target, url=url, shown="the target")
 
 
 def rows(url: str) -> list[list[tuple[int, ...]]]:
@@ -48,7 +48,7 @@ def said(found: CheckResult) -> list[str]:
 def test_every_type_of_event_arrives_and_nothing_stays(url: str) -> None:
     query(url, "UPDATE notes SET title = 'x'")
     before = rows(url), changes(url)
-    found = sing(url)
+    found = emit(url)
     assert said(found) == []
     assert found.passed
     assert found.figures.pop("events") == 6
@@ -71,7 +71,7 @@ def test_whoever_listens_hears_the_canary_in_a_space_of_its_own_alone(url: str) 
             " EXECUTE FUNCTION copy()",
         )
     with listening(url) as listener:
-        assert sing(url).passed
+        assert emit(url).passed
         heard = listener.heard(at_least=6)
     assert heard == [feed.CHANGED_HINT] * 4 + [feed.FLEETING_HINT] * 2
     assert query(url, "SELECT topic, count(*) FROM told GROUP BY 1") == [("space:-1", 6)]
@@ -93,10 +93,10 @@ def test_what_somebody_else_notifies_is_not_taken_for_the_canary(
 
     forging = threading.Thread(target=forge)
     forging.start()
-    found = sing(url)
+    found = emit(url)
     stop.set()
     forging.join()
-    assert said(found) == [f"{event}: nobody was notified within 0 s" for event in STORED]
+    assert said(found) == [f"{event}: no notification within 0 s" for event in STORED]
     assert found.figures["events"] == 2
 
 
@@ -105,7 +105,7 @@ def test_the_canary_is_no_write_of_the_application(url: str) -> None:
         with target.transaction():
             schema.make_ledger(target)
             capture.switch_on(target, TABLES)
-        assert sing(url).passed
+        assert emit(url).passed
         assert capture.noted(target, TABLES) == {}
         query(url, "UPDATE notes SET title = 'written'")
         assert capture.noted(target, TABLES) == {"notes": 1}
@@ -116,26 +116,26 @@ def test_the_canary_is_no_write_of_the_application(url: str) -> None:
     [
         (
             "ALTER TABLE messages DISABLE TRIGGER pipeline_feed_insert",
-            "message:new: nobody was notified within 0 s",
+            "message:new: no notification within 0 s",
         ),
         (
             "ALTER TABLE feed.changes DISABLE TRIGGER pipeline_feed_tell",
-            "message:new: nobody was notified within 0 s",
+            "message:new: no notification within 0 s",
         ),
         (
             "ALTER TABLE progress ADD CONSTRAINT no CHECK (id > 0)",
-            "progress:updated: it could not be made (the target: new row for relation",
+            "progress:updated: the event could not be emitted (the target: new row for relation",
         ),
         (
             "ALTER FUNCTION feed.send(text, text, jsonb) RENAME TO sent",
-            "presence:changed: it could not be made (the target: function feed.send",
+            "presence:changed: the event could not be emitted (the target: function feed.send",
         ),
         (
             "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN NEW.event = NULL; RETURN NEW; END $$;"
             " CREATE TRIGGER forget BEFORE INSERT ON feed.changes FOR EACH ROW"
             " EXECUTE FUNCTION forget()",
-            "message:new: the feed has no row of it",
+            "message:new: the feed has no row for the event",
         ),
     ],
 )
@@ -145,7 +145,7 @@ def test_an_event_that_does_not_arrive_is_found_and_nothing_stays(
     monkeypatch.setattr(canary, "SECONDS", 0.4)
     query(url, fault)
     before = rows(url)
-    found = sing(url)
+    found = emit(url)
     assert not found.passed
     assert found.blocking
     assert said(found)[0].startswith(finding)
@@ -162,8 +162,8 @@ def test_what_a_killed_canary_left_is_removed_by_the_next(
         monkeypatch.setattr(canary, "remove", lambda _: None)
         try:
             with Target.connect(url, shown="the target") as target:
-                canary._heard = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-                canary.sing(target, url=url, shown="the target")
+                canary._notified = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+                canary.emit(target, url=url, shown="the target")
         finally:
             os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -172,7 +172,7 @@ def test_what_a_killed_canary_left_is_removed_by_the_next(
         time.sleep(0.05)
     assert rows(url)[0][0] == (-1,)
     assert len(changes(url)) == 1
-    assert sing(url).passed
+    assert emit(url).passed
     assert (rows(url), changes(url)) == (before, [])
 
 
@@ -184,19 +184,19 @@ def test_a_canary_that_cannot_be_removed_is_no_success(url: str) -> None:
         " CREATE TRIGGER stay BEFORE DELETE ON users FOR EACH ROW EXECUTE FUNCTION stay()",
     )
     with pytest.raises(TargetError, match="users stay"):
-        sing(url)
+        emit(url)
 
 
 def test_a_scene_that_cannot_be_made_leaves_nothing(url: str) -> None:
     query(url, "ALTER TABLE lessons ADD CONSTRAINT no CHECK (id > 0)")
     before = rows(url)
     with pytest.raises(TargetError, match="violates check constraint"):
-        sing(url)
+        emit(url)
     assert rows(url) == before
 
 
 def test_somebody_elses_row_with_that_id_is_left_alone_and_named(url: str) -> None:
     query(url, "INSERT INTO users (id, auth_provider_id, email) VALUES (-1, 'dan', 'd@x')")
     with pytest.raises(TargetError, match="users_pkey"):
-        sing(url)
+        emit(url)
     assert query(url, "SELECT auth_provider_id FROM users WHERE id = -1") == [("dan",)]

@@ -13,10 +13,11 @@ from pipeline.application.realtime.reader import Reader
 from pipeline.application.realtime.transports.session import Session
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
-from pipeline.core.findings import Exposed, describe
+from pipeline.core.findings import describe
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import access
+from pipeline.postgres.findings import Exposed
 from pipeline.postgres.target import Target
 from pipeline.realtime import checks
 from pipeline_tests.support.feeds import (
@@ -226,7 +227,7 @@ def test_the_service_writes_a_table_and_it_is_told(url: str) -> None:
 
 def said(url: str, name: str) -> list[str]:
     with Target.connect(url, shown="the target") as target, target.read_only():
-        found = checks.standing(target, TABLES, known=registry.find().tables)
+        found = checks.verify(target, TABLES, known=registry.find().tables)
         return [describe(f) for result in found if result.name == name for f in result.findings]
 
 
@@ -235,7 +236,7 @@ def test_everything_is_as_declared_and_stays_so(url: str) -> None:
     switch_on(url)
     assert query(url, "SELECT oid FROM pg_policy ORDER BY 1") == before
     with Target.connect(url, shown="the target") as target, target.read_only():
-        found = checks.standing(target, TABLES, known=registry.find().tables)
+        found = checks.verify(target, TABLES, known=registry.find().tables)
     assert {result.name: result.passed for result in found} == {
         "published": True,
         "no_secrets_published": True,
@@ -279,8 +280,8 @@ def test_policies_that_are_not_asked_and_those_of_others_are_found(url: str, adm
     query(whole, 'CREATE POLICY "all" ON realtime.messages FOR SELECT USING (true)')
     try:
         assert said(url, checks.CHANNELS) == [
-            "policy (all) of realtime.messages: row level security is off, so none is asked",
-            "policy all of realtime.messages: somebody else's; it may let others in",
+            "policy (all) of realtime.messages: row level security is off, so no policy applies",
+            "policy all of realtime.messages: not declared; it may grant access to other users",
         ]
     finally:
         query(whole, 'DROP POLICY "all" ON realtime.messages')

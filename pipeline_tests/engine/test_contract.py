@@ -18,8 +18,9 @@ from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
 from pipeline.move.reading.batch_converter import BatchConverter, convert
-from pipeline.move.reading.extract import Range, Source
 from pipeline.move.reading.prepare import Prepared, prepare
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import Range
 from pipeline.postgres import schema
 from pipeline.postgres.target import DataFault, Target
 from pipeline.sqlite.snapshot import take_snapshot
@@ -280,7 +281,7 @@ class Given:
     def surveyed(self) -> Iterator["Bench"]:
         """The source surveyed, and a session with the target."""
         copy = self.path.with_suffix(".copy")
-        source = Source(take_snapshot(self.path, copy, tables=[THING]))
+        source = SourceView(take_snapshot(self.path, copy, tables=[THING]))
         with Target.connect(self.url, shown="the target") as target:
             yield Bench(source, prepare(THING, source), target)
 
@@ -289,15 +290,19 @@ class Given:
 class Bench:
     """Where a table is sifted by hand."""
 
-    source: Source
+    source: SourceView
     prepared: Prepared
     target: Target
 
-    def judged(self) -> Rows:
+    def contract_checked(self) -> Rows:
         """What arrives when the contract sees every row from the start."""
         survey, mapping = self.prepared.survey, self.prepared.mapping
         return self._set_down(
-            [BatchConverter(self.source, mapping, self.prepared.contract, survey, judging=True)]
+            [
+                BatchConverter(
+                    self.source, mapping, self.prepared.contract, survey, check_contract=True
+                )
+            ]
         )
 
     def trusted(self, *, beside_a_rejected_row: bool = False) -> Rows:
@@ -319,7 +324,7 @@ class Bench:
         return self._set_down(converters)
 
     def _set_down(self, converters: list[BatchConverter]) -> Rows:
-        bare = schema.prepare(self.prepared.mapping, schema.Present(exists=False))
+        bare = schema.prepare(self.prepared.mapping, schema.TargetTableState(exists=False))
         with self.target.transaction():
             self.target.run("DROP TABLE IF EXISTS thing", *bare)
             for converted in (converted for converter in converters for converted in converter):
@@ -359,20 +364,20 @@ def named(rows: Rows) -> dict[str, Any]:
 
 def test_a_value_arrives_trusted_exactly_when_it_does_judged(every_value: Given) -> None:
     with every_value.surveyed() as bench:
-        assert named(bench.trusted()) == named(bench.judged())
+        assert named(bench.trusted()) == named(bench.contract_checked())
 
 
 def test_a_value_arrives_beside_a_rejected_row_exactly_when_it_does_judged(
     every_value: Given,
 ) -> None:
     with every_value.surveyed() as bench:
-        assert named(bench.trusted(beside_a_rejected_row=True)) == named(bench.judged())
+        assert named(bench.trusted(beside_a_rejected_row=True)) == named(bench.contract_checked())
 
 
 def test_a_move_lets_in_what_the_contract_does(every_value: Given) -> None:
     with every_value.surveyed() as bench:
-        judged = bench.judged()
-    assert named(every_value.moved()) == named(judged)
+        contract_checked = bench.contract_checked()
+    assert named(every_value.moved()) == named(contract_checked)
 
 
 def test_a_merge_lets_in_what_a_fill_does(every_value: Given, columns: str, url: str) -> None:
@@ -401,7 +406,10 @@ def test_the_contract_knows_what_converts(url: str) -> None:
     ):
         mapping, contract = bench.prepared.mapping, bench.prepared.contract
         (part,) = bench.prepared.survey.ranges
-        broken = {*bench.prepared.survey.rejected, *bench.source.judge(mapping, contract, part)}
+        broken = {
+            *bench.prepared.survey.rejected,
+            *bench.source.violating_row_ids(mapping, contract, part),
+        }
         unconvertible = set()
         for at in {*range(1, part.rows + 1)} - {*bench.prepared.survey.rejected}:
             try:
@@ -487,12 +495,12 @@ def test_any_rows_come_to_the_same_whichever_way_they_go(
 ) -> None:
     with given_rows(url, columns, rows) as source:
         with source.surveyed() as bench:
-            judged = bench.judged()
-            assert bench.trusted() == judged
-            assert bench.trusted(beside_a_rejected_row=True) == judged
-        assert source.moved() == judged
+            contract_checked = bench.contract_checked()
+            assert bench.trusted() == contract_checked
+            assert bench.trusted(beside_a_rejected_row=True) == contract_checked
+        assert source.moved() == contract_checked
         source.write(columns, [OTHER] * (len(rows) + 2))
         source.moved()
         source.write(columns, rows)
-        assert source.moved() == judged
-        assert set(source.reasons()) == set(range(1, len(rows) + 1)) - set(judged)
+        assert source.moved() == contract_checked
+        assert set(source.reasons()) == set(range(1, len(rows) + 1)) - set(contract_checked)

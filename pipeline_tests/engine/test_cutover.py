@@ -20,9 +20,9 @@ from pipeline.cutover import capture, freezing, reverse, rollback, sign_offs, st
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.replay import NotReversible
 from pipeline.cutover.states import WrongState
-from pipeline.cutover.steps import Site
+from pipeline.cutover.steps import CutoverContext
 from pipeline.migrations.content import CONTENT
-from pipeline.move.reading.extract import Source
+from pipeline.move.reading.source_view import SourceView
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
@@ -51,7 +51,7 @@ def test_what_was_written_while_everything_was_compared_is_moved_at_last(
 ) -> None:
     ask = steps.ask
 
-    def asked_while_writing(site: Site) -> list[Answer]:
+    def asked_while_writing(site: CutoverContext) -> list[Answer]:
         if states.read(site.target, "content").state == "shadow":
             world.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
             world.source.run("DELETE FROM rankings WHERE id = 2")
@@ -97,12 +97,12 @@ def test_frozen_can_be_thawed_or_go_live(world: World) -> None:
 def test_once_live_nothing_is_moved_over_the_target(live: World) -> None:
     with (
         Target.connect(live.url, shown="the target") as target,
-        pytest.raises(WrongState, match="so nothing may be moved over it"),
+        pytest.raises(WrongState, match="so the target can neither be overwritten"),
     ):
         states.require_following(target, "content")
     with dg.build_resources({"target": TargetDatabase()}) as made, pytest.raises(WrongState):
-        made.target.engine(lambda *_: None, migration=CONTENT, strategy="any")
-    with pytest.raises(WrongState, match=r"is live since .* already"):
+        made.target.engine(lambda *_: None, migration=CONTENT)
+    with pytest.raises(WrongState, match=r"is already live since"):
         live.live()
     with pytest.raises(WrongState):
         live.unfreeze()
@@ -124,7 +124,7 @@ def test_a_state_that_does_not_follow_is_refused(world: World, to: states.State)
     move_all(world.source.path, world.url)
     with (
         Target.connect(world.url, shown="the target") as target,
-        pytest.raises(WrongState, match="The migration is shadow, from which it cannot become"),
+        pytest.raises(WrongState, match="The migration is shadow and cannot become"),
         target.transaction(),
     ):
         states.change(target, "content", to, run_id="x")
@@ -143,7 +143,7 @@ def test_an_answer_from_outside_keeps_the_gate_closed_before_anything_is_frozen(
 
 def test_before_the_first_move_the_gate_says_what_is_missing(world: World) -> None:
     assert world.ask() == {
-        "every value is proven": "no: the target does not hold learning_content,"
+        "every value is proven": "no: the target lacks learning_content,"
         " content_fragments, fragment_assets, rankings"
     }
 
@@ -151,11 +151,11 @@ def test_before_the_first_move_the_gate_says_what_is_missing(world: World) -> No
 def test_the_gate_of_a_target_that_follows(world: World) -> None:
     move_all(world.source.path, world.url)
     assert world.ask() == {
-        "every value is proven": "no: learning_content is not tracked, so nobody knows what"
-        " changed since; content_fragments is not tracked, so nobody knows what changed since;"
-        " fragment_assets is not tracked, so nobody knows what changed since; and 1 more",
+        "every value is proven": "no: learning_content is not tracked, so later changes are"
+        " unknown; content_fragments is not tracked, so later changes are unknown;"
+        " fragment_assets is not tracked, so later changes are unknown; and 1 more",
         "nobody writes the source": "no: its tables can be written",
-        "no value differs": "nobody changed a moved row in the target",
+        "no value differs": "no moved row was changed in the target",
         "nobody else writes the target": "no: writes to learning_content, content_fragments,"
         " fragment_assets, rankings are not captured",
         "quarantine is empty or signed off": "empty",
@@ -166,12 +166,12 @@ def test_the_gate_of_a_target_that_follows(world: World) -> None:
     move_all(world.source.path, world.url)
     assert world.ask()["every value is proven"].startswith("as a whole")
     world.source.run("UPDATE rankings SET rank_score = 1")
-    assert world.ask()["every value is proven"] == "no: 12 rows written since"
+    assert world.ask()["every value is proven"] == "no: 12 rows written since the last move"
     sync_all(world.source.path, world.url)
     assert world.ask()["every value is proven"].startswith("as a whole")
     tracking.switch_off(world.source.path)
     tracking.switch_on(world.source.path, TABLES)
-    assert "is not the one that was read" in world.ask()["every value is proven"]
+    assert "no longer has the entry that was last read" in world.ask()["every value is proven"]
     query(world.url, "DELETE FROM migration.watermarks")
     assert "was never moved and proven as a whole" in world.ask()["every value is proven"]
 
@@ -181,7 +181,7 @@ def test_other_policies_than_those_that_were_moved_by_close_the_gate(world: Worl
     move_all(world.source.path, world.url)
     world.policies = Policies(naive_zone="Asia/Bangkok")
     assert (
-        "columns or policies of learning_content are others since"
+        "columns or policies of learning_content have changed since"
         in world.ask()["every value is proven"]
     )
 
@@ -200,7 +200,7 @@ def test_a_row_in_quarantine_closes_the_gate_until_it_is_signed_off(world: World
     assert world.ask()[question] == "no: 1 row of rankings (51)"
     with world.site() as site, site.target.transaction():
         assert sign_offs.sign(site.target, "rankings", row_ids=[], by="Ann", reason="known") == 2
-    assert world.ask()[question] == "2 rows of it signed off"
+    assert world.ask()[question] == "2 rows signed off"
     # The row changes, so what was said of it holds no more.
     world.source.run("UPDATE rankings SET rank_score = 8 WHERE id = 51")
     assert world.live().state == "shadow"
@@ -236,7 +236,7 @@ def test_a_row_that_goes_to_quarantine_at_the_last_moment_thaws_the_source(
 ) -> None:
     ask = steps.ask
 
-    def asked_while_writing(site: Site) -> list[Answer]:
+    def asked_while_writing(site: CutoverContext) -> list[Answer]:
         found = ask(site)
         if states.read(site.target, "content").state == "shadow":
             world.source.run("UPDATE rankings SET rank_score = 9 WHERE id = 3")
@@ -283,14 +283,16 @@ def test_a_sequence_that_is_behind_and_a_conflict_close_the_gate(world: World) -
         " VALUES ('rankings', '1', 'rank_score')",
     )
     said = world.ask()
-    assert said["sequences are ahead"].startswith("no: rankings: public.rankings_id_seq would")
+    assert said["sequences are ahead"].startswith(
+        "no: rankings: the next value of public.rankings_id_seq"
+    )
     assert said["no value differs"] == "no: 1 value of rankings changed in the target"
 
 
 def test_a_failure_while_it_is_frozen_thaws_the_source(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Site) -> int:
+    def interrupted(_: CutoverContext) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(steps, "_catch_up", interrupted)
@@ -305,7 +307,7 @@ def test_after_a_run_that_was_killed_while_frozen_it_can_go_on_or_back(
 ) -> None:
     monkeypatch.setattr(steps, "unfreeze", lambda _: None)
 
-    def killed(_: Site) -> int:
+    def killed(_: CutoverContext) -> int:
         raise PipelineError("killed", remedy="none")
 
     with monkeypatch.context() as patch:
@@ -318,7 +320,7 @@ def test_after_a_run_that_was_killed_while_frozen_it_can_go_on_or_back(
 
 
 def test_two_operators_do_not_cut_over_together(world: World) -> None:
-    with world.site(), pytest.raises(PipelineError, match="is held by another run"):
+    with world.site(), pytest.raises(PipelineError, match="is in use by another run"):
         world.live()
 
 
@@ -442,12 +444,12 @@ def test_a_reader_that_hides_what_the_way_back_spoils_is_caught(
 ) -> None:
     before = content(live.source.path)
     live.do("UPDATE learning_content SET translation = 'right' WHERE id = 1")
-    written, read = reverse.expression, Source.read
+    written, read = reverse.expression, SourceView.read
 
     def spoiled(column: sa.Column[Any], **options: Any) -> str:
         return "'wrong'" if column.name == "translation" else written(column, **options)
 
-    def hidden(self: Source, *given: Any, **options: Any) -> pa.RecordBatch:
+    def hidden(self: SourceView, *given: Any, **options: Any) -> pa.RecordBatch:
         batch = read(self, *given, **options)
         at = batch.schema.get_field_index("translation")
         if at < 0:
@@ -457,7 +459,7 @@ def test_a_reader_that_hides_what_the_way_back_spoils_is_caught(
 
     with monkeypatch.context() as patch:
         patch.setattr(reverse, "expression", spoiled)
-        patch.setattr(Source, "read", hidden)
+        patch.setattr(SourceView, "read", hidden)
         with pytest.raises(rollback.NotEqual, match="translation: source 'wrong', target 'right'"):
             live.rollback()
     assert (content(live.source.path), live.state) == (before, "live")
@@ -492,11 +494,11 @@ def test_rows_in_quarantine_stay_in_the_source(world: World) -> None:
     [
         (
             "UPDATE rankings SET updated_at = 'infinity' WHERE id = 1",
-            "rankings 1, updated_at: infinity has no place in SQLite",
+            "rankings 1, updated_at: SQLite cannot store infinity",
         ),
         (
             "INSERT INTO rankings (id, assessed_by) VALUES (50, 'x')",
-            "rankings 50: the source has a row of this key that could not move",
+            "rankings 50: the source has a rejected row with this key",
         ),
     ],
 )
@@ -523,7 +525,7 @@ def test_a_rule_of_the_source_alone_is_told_with_the_row(world: World) -> None:
     world.source.run("CREATE UNIQUE INDEX one_title ON learning_content (title)")
     world.live()
     world.do("UPDATE learning_content SET title = 'word 2' WHERE id = 3")
-    with pytest.raises(NotReversible, match="learning_content 3 cannot be put into the source"):
+    with pytest.raises(NotReversible, match="learning_content 3 cannot be written to the source"):
         world.rollback()
     assert world.state == "live"
 
@@ -549,7 +551,7 @@ def test_what_was_written_to_other_tables_of_the_file_stays(live: World) -> None
     assert live.source.run("SELECT * FROM cards") == [(7,)]
 
 
-@pytest.mark.parametrize("where", ["put", "_go_on", "unfreeze"])
+@pytest.mark.parametrize("where", ["write_back", "_update_watermarks", "unfreeze"])
 def test_a_way_back_that_was_killed_is_done_again(
     live: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -575,7 +577,7 @@ def test_a_way_back_that_was_killed_is_done_again(
 
 def test_there_is_nothing_to_take_back_in_shadow(world: World) -> None:
     move_all(world.source.path, world.url)
-    with pytest.raises(WrongState, match="so there is nothing to take back"):
+    with pytest.raises(WrongState, match="so there is nothing to roll back"):
         world.rollback()
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.policies import Policies
-from pipeline.cutover import freezing, replay, rollback, states, steps
+from pipeline.cutover import freezing, replay, rollback, states, steps, write_back
 from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.move.ledger import overrides
-from pipeline.move.run.mover import Mover
+from pipeline.move.run.mover import FullMover
 from pipeline.postgres.target import Target
 from pipeline.sqlite import snapshot
 from pipeline_tests.support.cutover_world import TABLES, World, content, equal
@@ -37,14 +37,14 @@ def world(shadow: World) -> World:
 def test_a_connection_that_is_cut_while_it_is_frozen_leaves_the_source_writable(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(site: steps.Site) -> int:
+    def cut(site: steps.CutoverContext) -> int:
         pid = site.target.value("SELECT pg_backend_pid()")
         query(world.url, "SELECT pg_terminate_backend(%s)", (pid,))
         return int(site.target.value("SELECT 1"))
 
     with monkeypatch.context() as patch:
         patch.setattr(steps, "_catch_up", cut)
-        with pytest.raises(PipelineError, match="the connection was cut"):
+        with pytest.raises(PipelineError, match="the connection to the server was lost"):
             world.live()
     world.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
     assert world.live().state == "live"
@@ -87,15 +87,15 @@ def test_what_was_written_while_the_capture_was_off_comes_back_too(live: World, 
 def test_a_table_that_was_made_just_now_is_compared_again_once_it_is_watched(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    move = Mover.move
+    move = FullMover.move
 
-    def written(self: Mover, *arguments: object, **more: object) -> object:
+    def written(self: FullMover, *arguments: object, **more: object) -> object:
         moved = move(self, *arguments, **more)  # type: ignore[arg-type]
         if moved.table == "rankings" and moved.strategy == "filled":
             query(world.url, "UPDATE rankings SET rank_score = 1 WHERE id = 1")
         return moved
 
-    monkeypatch.setattr(Mover, "move", written)
+    monkeypatch.setattr(FullMover, "move", written)
     outcome = world.live()
     assert (
         outcome.open,
@@ -110,7 +110,7 @@ def test_what_was_written_to_a_source_that_is_not_frozen_is_not_overwritten(live
     freezing.unfreeze(live.source.path)
     live.source.run("UPDATE rankings SET rank_score = 2.5 WHERE id = 1")
     live.do("UPDATE rankings SET assessed_by = 'pg' WHERE id = 1")
-    with pytest.raises(PipelineError, match="not frozen"):
+    with pytest.raises(PipelineError, match="no longer frozen"):
         live.rollback()
     assert live.state == "live"
     assert live.source.run("SELECT rank_score FROM rankings WHERE id = 1") == [(2.5,)]
@@ -126,7 +126,9 @@ def test_a_zone_that_was_changed_meanwhile_changes_no_date(live: World) -> None:
     live.do("UPDATE fragment_assets SET created_by = 'x'")
     live.do("UPDATE rankings SET rank_score = 1")
     live.policies = Policies(naive_zone="Asia/Bangkok")
-    with pytest.raises(PipelineError, match="columns or policies of learning_content are others"):
+    with pytest.raises(
+        PipelineError, match="columns or the policies of learning_content have changed"
+    ):
         live.rollback()
     assert (live.state, content(live.source.path)) == ("live", before)
 
@@ -295,8 +297,8 @@ def test_a_cut_over_that_was_killed_goes_on_or_back(
     ("module", "name", "when"),
     [
         (rollback, "replay", "after"),
-        (rollback, "put", "before"),
-        (rollback, "put", "after"),
+        (rollback, "write_back", "before"),
+        (rollback, "write_back", "after"),
         (freezing, "unfreeze", "before"),
         (freezing, "unfreeze", "after"),
     ],
@@ -373,7 +375,7 @@ def test_a_reader_that_does_not_end_stops_neither_for_good(
     other: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "BUSY_SECONDS", 0.2)
-    monkeypatch.setattr(replay, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(write_back, "BUSY_SECONDS", 0.2)
     freeze = freezing.freeze
     with closing(sqlite3.connect(other.source.path, isolation_level=None)) as reader:
 
@@ -384,7 +386,7 @@ def test_a_reader_that_does_not_end_stops_neither_for_good(
 
         with monkeypatch.context() as patch:
             patch.setattr(freezing, "freeze", while_reading)
-            with pytest.raises(PipelineError, match="stayed locked by another program"):
+            with pytest.raises(PipelineError, match="is locked by another program"):
                 other.live()
         reader.execute("COMMIT")
         other.source.run("UPDATE rankings SET rank_score = 1.5 WHERE id = 1")
@@ -393,7 +395,7 @@ def test_a_reader_that_does_not_end_stops_neither_for_good(
         before = content(other.source.path)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM rankings").fetchall()
-        with pytest.raises(PipelineError, match="stayed locked by another program"):
+        with pytest.raises(PipelineError, match="is locked by another program"):
             other.rollback()
     assert (other.state, content(other.source.path)) == ("live", before)
     other.rollback()
@@ -407,7 +409,7 @@ def test_mended_values_stay_mends_and_what_was_written_over_them_comes_back(worl
         record = {"table": "rankings", "storage": "real", "value": "4.0", "column": "rank_score"}
         name = {"column": "assessed_by", "storage": "text", "value": "good"}
         for row_id in "12":
-            overrides.take_in(
+            overrides.import_overrides(
                 target, [record | {"row_id": row_id}, record | name | {"row_id": row_id}]
             )
     assert world.live().state == "live"
@@ -484,7 +486,7 @@ def test_a_card_whose_content_would_go_is_named_with_where_it_lives(world: World
     world.live()
     world.delete_share = 1
     world.do("DELETE FROM learning_content WHERE id = 3")
-    with pytest.raises(PipelineError, match=r"cards 7 would refer .* where they live"):
+    with pytest.raises(PipelineError, match=r"cards 7 would refer .* in their database"):
         world.rollback()
     world.source.run("DELETE FROM cards")
     world.rollback()

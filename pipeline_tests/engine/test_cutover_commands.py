@@ -105,7 +105,7 @@ def test_the_whole_evening_there_and_back(
         assert not refused.success
         said = failure(refused)
         assert said.startswith("The application writes to the target: the migration is live since")
-        assert said.endswith("back into the source, and moves run again.")
+        assert said.endswith("copies the target's changes to the source and enables moves again.")
     for last, said in (
         ("close", ""),
         ("close", "yes"),
@@ -221,7 +221,7 @@ def test_the_commands_print_the_gate_and_say_who_may_write(
     )
     assert (signed.code, signed.out) == (
         0,
-        "1 row of rankings may stay behind, signed off by Ann\n",
+        "1 row of rankings may remain in quarantine, signed off by Ann\n",
     )
     unknown = pipeline(
         *("cutover", "sign-off", "rankings", "--row", "5", "--by", "Ann", "--reason", "x"),
@@ -231,7 +231,7 @@ def test_the_commands_print_the_gate_and_say_who_may_write(
     assert unknown.err.startswith("No row 5 of rankings is in quarantine.")
     status = pipeline("cutover", "status", **variables)
     assert status.code == 0
-    assert "1 row of it signed off" in status.out
+    assert "1 row signed off" in status.out
     nothing = pipeline("rollback", **variables)
     assert nothing.code == 1
-    assert "The migration is shadow, so there is nothing to take back." in nothing.err
+    assert "The migration is shadow, so there is nothing to roll back." in nothing.err

@@ -22,10 +22,10 @@ from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query
 
 TABLES = metadata.sorted_tables
-IN_SOURCE = ["library", "readable", "integrity", "journal", "tables", "foreign keys", "room"]
+IN_SOURCE = ["library", "readable", "integrity", "journal", "tables", "foreign keys", "disk space"]
 IN_TARGET = [
     *("reachable", "session", "version", "encryption", "password", "connections"),
-    *("rights", "temporary files", "locks", "clock", "extensions", "contents", "room"),
+    *("rights", "temporary files", "locks", "clock", "extensions", "contents", "disk space"),
 ]
 
 
@@ -72,7 +72,7 @@ def test_rows_without_parents_are_counted(source: SourceFile) -> None:
     source.add("rankings", {"id": 91, "asset_id": 77}, {"id": 92, "asset_id": 78})
     found = of_source(source.path)
     assert ill(found) == {"foreign keys": "warning"}
-    assert found["foreign keys"].detail == "2 rows of rankings to fragment_assets have none"
+    assert found["foreign keys"].detail == "parents missing: 2 rows (rankings to fragment_assets)"
 
 
 def test_a_view_in_the_place_of_a_table_is_no_table(source: SourceFile) -> None:
@@ -137,14 +137,14 @@ def test_a_target_that_was_moved_to_is_well(database: URL, source: SourceFile) -
     move_all(source.path, libpq(database))
     found = of_target(database)
     assert ill(found) == {}
-    assert found["contents"].detail == "moved to before"
+    assert found["contents"].detail == "target of earlier moves"
 
 
 def test_a_database_of_somebody_else_is_warned_of(database: URL) -> None:
     query(libpq(database), "CREATE TABLE invoices (id int)")
     found = of_target(database)
     assert ill(found) == {"contents": "warning"}
-    assert found["contents"].detail == "holds invoices, and no ledger"
+    assert found["contents"].detail == "other tables (invoices), but no ledger of a move"
 
 
 def test_rights_that_lack_are_named(database: URL) -> None:

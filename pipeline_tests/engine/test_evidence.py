@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pipeline.migrations.content import metadata
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.orchestration.common import evidence
-from pipeline.orchestration.common.evidence import BlobSizes
+from pipeline.orchestration.common.blob_sizes import BlobSizes, blob_sizes
 from pipeline.postgres.target import Target
 from pipeline.reporting import evidence_page
 from pipeline_tests.support.commands import usable
@@ -133,11 +133,11 @@ def test_a_blob_that_is_null_has_no_size(target_url: str) -> None:
     columns = (sa.Column("a", sa.LargeBinary), sa.Column("b", sa.LargeBinary))
     table = sa.Table("files", sa.MetaData(), sa.Column("id", sa.Integer), *columns)
     with Target.connect(target_url, shown="the target") as target:
-        found = evidence.blob_sizes(target, table)
+        found = blob_sizes(target, table)
     assert found == [BlobSizes("a", 1, 1, {0: 1}), BlobSizes("b", 0, 0, {})]
     assert found[1].histogram == []
     panels = page(part(blobs=found)).all(of="panel")
-    assert "Sizes of the BLOBs in b The target holds none." in [panel.words for panel in panels]
+    assert "Sizes of the BLOBs in b The target has none." in [panel.words for panel in panels]
 
 
 # Checks and offenders.

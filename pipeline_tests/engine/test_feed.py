@@ -13,12 +13,12 @@ from pipeline.backup import restore
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
 from pipeline.declared import feed
-from pipeline.declared.events import Told
+from pipeline.declared.events import PublishedChanges
 from pipeline.declared.rules import TableRules
 from pipeline.migrations import content, spaces
 from pipeline.orchestration.assets.realtime import prune
 from pipeline.postgres.target import Target
-from pipeline.realtime import objects
+from pipeline.realtime import feed_objects
 from pipeline_tests.support.backups import Place
 from pipeline_tests.support.feeds import TABLES, changes, listening, switch_on
 from pipeline_tests.support.moves import move_all
@@ -295,8 +295,8 @@ def test_a_feed_cannot_be_made_before_the_tables_are_there(target_url: str) -> N
         pytest.raises(TargetError, match="no table user, users, ") as failed,
         target.transaction(),
     ):
-        objects.apply(target, TABLES)
-    said = str(failed.value.addressed(spaces.SPACES.address))
+        feed_objects.apply(target, TABLES)
+    said = str(failed.value.for_migration(spaces.SPACES.address))
     assert said.endswith("Run pipeline migrate spaces first.")
 
 
@@ -312,7 +312,7 @@ def test_a_feed_that_is_made_again_stays_as_it_is(url: str) -> None:
 def test_triggers_of_a_table_that_is_told_no_more_go(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = replace(TableRules.of(spaces.messages), told=None)
+    quiet = replace(TableRules.of(spaces.messages), published=None)
     monkeypatch.setattr(spaces.messages, "info", quiet.info)
     switch_on(url)
     query(url, "INSERT INTO messages (space_id, user_id, content) VALUES (1, 1, 'x')")
@@ -326,10 +326,10 @@ def test_a_restore_tells_nothing_but_that_readers_begin_anew(
     source.add_family(contents=2)
     move_all(source.path, target_url)
     table = content.learning_content
-    told = Told(("id", "title"), user="r.id")
-    monkeypatch.setattr(table, "info", replace(TableRules.of(table), told=told).info)
+    published = PublishedChanges(("id", "title"), user="r.id")
+    monkeypatch.setattr(table, "info", replace(TableRules.of(table), published=published).info)
     with Target.connect(target_url, shown="the target") as target, target.transaction():
-        objects.apply(target, [table])
+        feed_objects.apply(target, [table])
     kept = Place.at(source.path, target_url, tmp_path)
     made = kept.back_up()
     assert made.target.fault is None

@@ -19,9 +19,9 @@ from pipeline.mapping.contract import Rejected
 from pipeline.mapping.table_mapping import match
 from pipeline.migrations.content import metadata
 from pipeline.move.reading.batch_converter import BatchConverter
-from pipeline.move.reading.extract import Source
-from pipeline.move.reading.live import pinned
+from pipeline.move.reading.pinned_source import pinned
 from pipeline.move.reading.prepare import prepare, surveyed
+from pipeline.move.reading.source_view import SourceView
 from pipeline.sqlite import opening, tracking
 from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all, sync_all
@@ -35,7 +35,7 @@ PAGE = 512
 
 def read_all(path: Path, folder: Path, policies: Policies = DEFAULT) -> list[Rejected]:
     """Read a source as a move does, as far as no target is needed; what would be rejected."""
-    source = Source(take_snapshot(path, folder / "copy.db", tables=TABLES, busy_seconds=1))
+    source = SourceView(take_snapshot(path, folder / "copy.db", tables=TABLES, busy_seconds=1))
     found: list[Rejected] = []
     for table in TABLES:
         prepared = prepare(table, source, policies)
@@ -60,7 +60,7 @@ def follow_all(path: Path, folder: Path) -> None:
             mapping = match(table, live.columns(table.name))
             live.position(table)
             versions = live.take_versions(mapping)
-            surveyed(mapping.of_versions, versions)
+            surveyed(mapping.version_mapping, versions)
             live.take_rows(mapping, keys=list(range(50)), row_ids=[])
             prepared = surveyed(mapping, live)
             for _ in BatchConverter(live, mapping, prepared.contract, prepared.survey):
@@ -262,7 +262,7 @@ def test_triggers_checks_and_views_of_the_source_are_not_run(
     source.run("CREATE VIEW everything AS SELECT load_extension('/tmp/evil') FROM rankings")
     rewrite(source.path, "rank_score FLOAT", "rank_score FLOAT CHECK (load_extension('/tmp/e'))")
     assert move_all(source.path, target_url)["rankings"].moved_rows == 4
-    opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=TABLES))
+    opened = SourceView(take_snapshot(source.path, tmp_path / "copy.db", tables=TABLES))
     with opened.writable([]) as connection:
         connection.execute("UPDATE rankings SET rank_score = 1")
     assert query(target_url, "SELECT count(*) FROM rankings") == [(4,)]

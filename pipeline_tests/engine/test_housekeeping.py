@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 from pipeline.config import settings
 from pipeline.config.settings import libpq
 from pipeline.core.errors import SettingsError
-from pipeline.core.proof import OF_A_MOVE
+from pipeline.core.proof import MOVE_CHECKS
 from pipeline.orchestration.assets.housekeeping import AT_ONCE, Kept, tidy
 from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import usable
@@ -278,7 +278,7 @@ def last_known(home: Home) -> dict[str, Any]:
         event = home.instance.get_latest_materialization_event(key)
         rows = event.asset_materialization.metadata.get("dagster/row_count") if event else None
         fetched = home.instance.fetch_materializations(key, limit=1).records
-        keys = [dg.AssetCheckKey(key, name) for name in OF_A_MOVE]
+        keys = [dg.AssetCheckKey(key, name) for name in MOVE_CHECKS]
         checks = storage.get_latest_asset_check_execution_by_key(keys)
         found[table] = (
             rows.value if rows else None,
@@ -290,7 +290,7 @@ def last_known(home: Home) -> dict[str, Any]:
 
 def test_the_last_materialization_and_check_results_of_each_table_stay(home: Home) -> None:
     before = last_known(home)
-    assert before["rankings"] == (4, 1, dict.fromkeys(OF_A_MOVE, "SUCCEEDED"))
+    assert before["rankings"] == (4, 1, dict.fromkeys(MOVE_CHECKS, "SUCCEEDED"))
     home.copy(KEPT + 3)
     home.tidy()
     assert last_known(home) == before

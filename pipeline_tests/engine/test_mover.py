@@ -12,9 +12,9 @@ from pipeline.migrations.content import metadata
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.proof.table_checks import ProofFailed
-from pipeline.move.reading.extract import Source
+from pipeline.move.reading.source_view import SourceView
 from pipeline.move.run import mover as mover_module
-from pipeline.move.run.mover import Mover
+from pipeline.move.run.mover import FullMover
 from pipeline.move.run.transaction import PendingFill, start_fill
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import take_snapshot
@@ -30,11 +30,11 @@ SESSIONS = (
 
 
 @contextmanager
-def moving(source: SourceFile, url: str, folder: Path) -> Iterator[Mover]:
+def moving(source: SourceFile, url: str, folder: Path) -> Iterator[FullMover]:
     snapshot = take_snapshot(source.path, folder / "copy.db", tables=metadata.sorted_tables)
     with (
         Target.connect(url, shown="the target") as target,
-        Mover.over(Source(snapshot), target, MoveOptions("test")) as mover,
+        FullMover.over(SourceView(snapshot), target, MoveOptions("test")) as mover,
     ):
         yield mover
 

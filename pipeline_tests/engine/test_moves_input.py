@@ -24,7 +24,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.errors import LockedError, PipelineError, SourceError, TargetError
 from pipeline.core.place import PUBLIC
 from pipeline.migrations.content import metadata
-from pipeline.move.reading import extract
+from pipeline.move.reading import surveys
 from pipeline.postgres.embedded import postmaster
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import take_snapshot
@@ -102,7 +102,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda _: None, "There is no source"),
     "a folder": (lambda path: path.mkdir(), "is not a file"),
     "empty": (lambda path: path.touch(), "is empty"),
-    "a text": (lambda path: path.write_text("id,title\n1,x\n"), "no SQLite database"),
+    "a text": (lambda path: path.write_text("id,title\n1,x\n"), "is not an SQLite database"),
     "encrypted": (lambda path: path.write_bytes(random.Random(1).randbytes(8192)), "encrypted"),
     "cut in its first line": (lambda path: path.write_bytes(_make(path)[:16]), "truncated"),
     "cut in its header": (lambda path: path.write_bytes(_make(path)[:60]), "truncated"),
@@ -253,7 +253,7 @@ def test_rows_whose_id_is_none_are_quarantined_and_others_arrive(
     declared: str,
     batch_rows: int,
 ) -> None:
-    monkeypatch.setattr(extract, "BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(surveys, "BATCH_ROWS", batch_rows)
     ddl = CONTENT_DDL.replace("rankings (id INTEGER NOT NULL PRIMARY KEY", f"rankings ({declared}")
     source = SourceFile.make(tmp_path / "source.db", ddl)
     source.add_family(contents=1)
@@ -293,7 +293,7 @@ def _free_port() -> int:
 def test_no_server_at_the_url_is_told(source: SourceFile, place: str) -> None:
     source.add_family(contents=1)
     text = refusal(TargetError, lambda: move_all(source.path, f"postgresql://me:secret@{place}"))
-    assert "the target: no server answers" in text
+    assert "the target: the server does not respond" in text
     assert "DATABASE_URL" in text
 
 
@@ -345,7 +345,7 @@ def test_a_wrong_password_is_told_without_it(source: SourceFile, guarded: URL) -
     source.add_family(contents=1)
     wrong = libpq(guarded.set(password="wrong-secret"))
     text = refusal(TargetError, lambda: move_all(source.path, wrong))
-    assert "refused this user or password" in text
+    assert "rejected the user or password" in text
     assert "DATABASE_URL" in text
     none = libpq(guarded._replace(password=None))
     assert "password" in refusal(TargetError, lambda: move_all(source.path, none))
@@ -358,7 +358,7 @@ def test_a_password_with_a_blank_is_understood_and_not_told(
     source.add_family(contents=1)
     wrong = libpq(guarded.set(password="wrong secret"))
     text = refusal(TargetError, lambda: move_all(source.path, wrong))
-    assert "refused this user or password" in text
+    assert "rejected the user or password" in text
 
 
 def test_a_database_that_does_not_exist_is_told(source: SourceFile, guarded: URL) -> None:
@@ -376,7 +376,7 @@ def test_a_user_without_rights_is_told(source: SourceFile, database: URL) -> Non
     try:
         url = libpq(database.set(username="nobody"))
         text = refusal(TargetError, lambda: move_all(source.path, url))
-        assert "lacks a right" in text
+        assert "lacks a privilege" in text
         assert "Grant" in text
         assert relations(owner) == []
     finally:
@@ -423,7 +423,7 @@ def test_a_connection_that_is_cut_amid_a_move_leaves_the_target_as_it_was(
     )
     before = relations(target_url)
     text = refusal(TargetError, lambda: move_all(source.path, target_url))
-    assert "connection was cut" in text
+    assert "connection to the server was lost" in text
     assert query(target_url, "SELECT count(*) FROM rankings") == [(0,)]
     assert relations(target_url) == before
     query(target_url, "DROP FUNCTION cut CASCADE")

@@ -20,8 +20,8 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TooManyDeletes
 from pipeline.migrations.content import metadata
-from pipeline.move.compare import changes
-from pipeline.move.reading import extract
+from pipeline.move.compare import tiles
+from pipeline.move.reading import surveys
 from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -33,8 +33,8 @@ TABLES = [table.name for table in metadata.sorted_tables]
 @pytest.fixture
 def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rows per batch, and tiles that hold no more than six."""
-    monkeypatch.setattr(extract, "BATCH_ROWS", 3)
-    monkeypatch.setattr(changes, "_TILE_ROWS", 6)
+    monkeypatch.setattr(surveys, "BATCH_ROWS", 3)
+    monkeypatch.setattr(tiles, "_TILE_ROWS", 6)
 
 
 def versions(url: str, table: str) -> dict[int, tuple[str, str]]:
@@ -513,8 +513,8 @@ def test_after_any_edits_on_both_sides_the_target_equals_the_source(
         pytest.MonkeyPatch.context() as patch,
     ):
         url = libpq(made)
-        patch.setattr(extract, "BATCH_ROWS", batch_rows)
-        patch.setattr(changes, "_TILE_ROWS", 2 * batch_rows)
+        patch.setattr(surveys, "BATCH_ROWS", batch_rows)
+        patch.setattr(tiles, "_TILE_ROWS", 2 * batch_rows)
         for edit in edits:
             with suppress(psycopg2.Error):
                 _edit(source, url, edit)

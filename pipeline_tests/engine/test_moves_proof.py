@@ -24,7 +24,6 @@ from pipeline.core.findings import (
     Orphan,
     RowExtra,
     RowMissing,
-    SequenceBehind,
     ValueDiffers,
 )
 from pipeline.mapping.table_mapping import SourceColumn, TableMapping, match
@@ -32,8 +31,9 @@ from pipeline.migrations.content import metadata
 from pipeline.move.ledger import watermarks
 from pipeline.move.proof import table_checks
 from pipeline.move.proof.table_checks import ProofFailed
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres import schema
+from pipeline.postgres.findings import SequenceBehind
 from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -79,7 +79,7 @@ def failed(checks: tuple[CheckResult, ...]) -> dict[str, list[Finding]]:
     return found
 
 
-def assert_proven(moves: dict[str, Move]) -> None:
+def assert_proven(moves: dict[str, MoveResult]) -> None:
     for move in moves.values():
         assert [c.name for c in move.checks if c.blocking and c.passed] == BLOCKING, move.table
 

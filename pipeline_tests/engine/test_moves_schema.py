@@ -14,7 +14,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.errors import PipelineError, ShapeError, SourceError
 from pipeline.core.findings import Drift
 from pipeline.migrations.content import metadata
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import new_database, query
@@ -228,7 +228,7 @@ def _add_columns(source: SourceFile, columns: list[Extra]) -> None:
         source.run(f"UPDATE learning_content SET {quoted} = ? WHERE id = 1", (value,))
 
 
-def _assert_carried(url: str, move: Move, columns: list[Extra]) -> None:
+def _assert_carried(url: str, move: MoveResult, columns: list[Extra]) -> None:
     assert move.quarantined_rows == 0
     types = {row[1]: row[2:5] for row in schema_of(url)["columns"] if row[0] == move.table}
     for name, _, _, kind, expected in columns:
@@ -452,7 +452,7 @@ SHAPES = {
     ),
     "a required column": (
         "ALTER TABLE rankings ADD COLUMN owner text NOT NULL",
-        ["rankings", "owner is required there but unknown here"],
+        ["rankings", "owner is required but not declared"],
     ),
     "a view": (
         "ALTER TABLE rankings RENAME TO old; CREATE VIEW rankings AS SELECT * FROM old",

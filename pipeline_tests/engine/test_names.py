@@ -12,8 +12,8 @@ from pipeline.declared.rules import TableRules
 from pipeline.migrations.declaration import NAMES
 from pipeline.move.ledger import overrides, quarantine, unmanaged_rows, watermarks
 from pipeline.move.proof.verification import Sample, verify_table
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
+from pipeline.move.reading.source_view import SourceView
 from pipeline.move.run.plan import plan_tables
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
@@ -98,7 +98,7 @@ def test_any_name_moves_follows_is_checked_and_mended(
         tempfile.TemporaryDirectory() as folder,
         Target.connect(target_url, shown="the target") as target,
     ):
-        opened = Source(take_snapshot(source.path, Path(folder) / "s.db", tables=tables))
+        opened = SourceView(take_snapshot(source.path, Path(folder) / "s.db", tables=tables))
         with target.read_only():
             for table in tables:
                 found = verify_table(
@@ -119,7 +119,7 @@ def test_any_name_moves_follows_is_checked_and_mended(
         records = list(overrides.export(target, [tables[1]]))
         (record,) = [r for r in records if r["column"] == f"n{name}"]
         with target.transaction():
-            assert overrides.take_in(target, [{**record, "value": "1.5"}]) == 1
+            assert overrides.import_overrides(target, [{**record, "value": "1.5"}]) == 1
     moves = move_all(source.path, target_url, tables=tables)
     assert moves[tables[1].name].quarantined_rows == 0
     with Target.connect(target_url, shown="the target") as target:

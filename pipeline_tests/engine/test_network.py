@@ -79,7 +79,7 @@ def test_a_move_that_is_cut_in_any_phase_is_whole_or_not_there_and_can_be_run_ag
             move_all(family.path, libpq(proxy.url))
         assert proxy.broken == 1, phase
         assert SENTENCES.fullmatch(str(caught.value)), phase
-        assert "run again" in caught.value.remedy, phase
+        assert "run again" in caught.value.remedy.lower(), phase
         assert_whole(target_url)
     moves = move_all(family.path, libpq(proxy.url))
     assert assert_whole(target_url) == {name: move.moved_rows for name, move in moves.items()}
@@ -134,7 +134,7 @@ def test_a_server_that_never_answers_is_not_waited_for_for_ever(source: SourceFi
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://me@127.0.0.1:{silent.getsockname()[1]}/x?connect_timeout=2"
         started = time.monotonic()
-        with pytest.raises(Transient, match="no server answers there"):
+        with pytest.raises(Transient, match="the server does not respond"):
             move_all(source.path, url)
     assert time.monotonic() - started < 10
 

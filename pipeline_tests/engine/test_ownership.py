@@ -14,7 +14,7 @@ from pipeline.core.policies import DEFAULT, Policies
 from pipeline.doctor import target as target_doctor
 from pipeline.migrations.content import CONTENT, metadata
 from pipeline.move.engine import Engine
-from pipeline.move.reading.extract import Source
+from pipeline.move.reading.source_view import SourceView
 from pipeline.move.run.plan import TablePlan, plan_tables
 from pipeline.move.run.scope import Everything
 from pipeline.postgres.target import Target
@@ -26,7 +26,7 @@ from pipeline_tests.support.targets import query
 
 TABLES = metadata.sorted_tables
 ADOPT = replace(DEFAULT, adopt_target=True)
-HELD = "public.rankings of the target holds 2 rows that no move has put there"
+HELD = "public.rankings of the target contains 2 rows that were not written by a move"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def mover(source: SourceFile, url: str, policies: Policies) -> AbstractContextMa
 def plans(source: SourceFile, url: str, policies: Policies = DEFAULT) -> dict[str, TablePlan]:
     snapshot = take_snapshot(source.path, source.path.with_name("plan.db"), tables=TABLES)
     with Target.connect(url, shown="the target") as target:
-        found = plan_tables(TABLES, source=Source(snapshot), target=target, policies=policies)
+        found = plan_tables(TABLES, source=SourceView(snapshot), target=target, policies=policies)
     return {plan.table: plan for plan in found}
 
 
@@ -80,7 +80,7 @@ def test_rows_that_come_between_the_look_and_the_move_are_seen_under_the_lock(
         query(taken, "INSERT INTO rankings (id, assessed_by) VALUES (5, 'late')")
         for table in TABLES[1:3]:
             moving.move(table)
-        with pytest.raises(ShapeError, match="holds 1 row that no move"):
+        with pytest.raises(ShapeError, match="contains 1 row that was not written by a move"):
             moving.move(TABLES[3])
     assert rankings(taken) == [(5, "late")]
 
@@ -116,7 +116,7 @@ def test_half_a_ledger_is_enough_to_know_a_table(
     query(target_url, f"TRUNCATE migration.{memory}")
     move_all(source.path, target_url)
     query(target_url, "TRUNCATE migration.watermarks, migration.evidence")
-    with pytest.raises(ShapeError, match=r"public\.learning_content of the target holds 1 row "):
+    with pytest.raises(ShapeError, match=r"public\.learning_content of the target contains 1 row "):
         move_all(source.path, target_url)
 
 

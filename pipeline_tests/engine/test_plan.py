@@ -18,7 +18,7 @@ from pipeline.core.findings import Drift, Lossy, Quarantined
 from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
 from pipeline.move.run.plan import ColumnPlan, TablePlan
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.reporting import grids
 from pipeline_tests.support.commands import Ran, command, usable
 from pipeline_tests.support.plans import TABLES, found_by, moved, planned
@@ -306,15 +306,15 @@ def test_a_plan_says_what_the_target_holds(
     assert plans["learning_content"].target_only == ("mine", "own")
     assert plans["rankings"].target_only == ()
     obstacles = {name: plan.obstacle for name, plan in plans.items() if plan.obstacle}
-    another = "of the target has another shape"
-    remedy = "Rename or drop that table, or point DATABASE_URL at another database."
+    another = "of the target has a different shape"
+    remedy = "Rename or drop that table, or set DATABASE_URL to another database."
     assert obstacles == {
         "content_fragments": (
             f"Table content_fragments {another}: extra is character varying(9) instead of text."
             f" {remedy}"
         ),
         "fragment_assets": (
-            f"Table fragment_assets {another}: needed is required there but unknown here. {remedy}"
+            f"Table fragment_assets {another}: needed is required but not declared. {remedy}"
         ),
     }
 
@@ -325,7 +325,7 @@ def test_what_bears_the_name_and_is_no_table_is_an_obstacle(
     query(target_url, "CREATE VIEW rankings AS SELECT 1 AS id")
     plan = planned(source, target_url, tmp_path)["rankings"]
     assert plan.obstacle == (
-        "public.rankings of the target is a view, not a table. Rename or drop it."
+        "public.rankings in the target is a view, not a table. Rename or drop it."
     )
 
 
@@ -390,7 +390,7 @@ def _counted(found: Sequence[Quarantined]) -> dict[tuple[str, str | None], int]:
     return {(each.reason, each.column): each.rows for each in found}
 
 
-def _agrees(plan: TablePlan, move: Move) -> None:
+def _agrees(plan: TablePlan, move: MoveResult) -> None:
     assert plan.rows == move.source_rows
     assert plan.bytes == move.source_bytes
     assert plan.rejected_rows == move.quarantined_rows
@@ -620,7 +620,7 @@ def test_a_plan_is_printed_as_tables(
     ran = Ran(0, capsys.readouterr().out, "")
     assert ran.row("learning_content")[:5] == ["7", "0.0", "2", "2", "no table"]
     assert ran.row("rankings")[:5] == ["13", "0.0", "3", "2", "0"]
-    in_the_way = ran.out.partition("In the way")[2].partition("Would be rejected")[0]
+    in_the_way = ran.out.partition("Obstacles")[2].partition("Would be rejected")[0]
     assert "id is text instead of integer" in " ".join(in_the_way.split())
     assert ran.row("learning_content", "1", "title is longer than 200 characters") == ["3"]
     assert ran.row("rankings", "rank_score", "2") == ["11: 3.14159 to 3.14; 13: 2.675 to 2.68"]

@@ -25,16 +25,16 @@ from pipeline.core.findings import (
     ValueDiffers,
 )
 from pipeline.core.policies import DEFAULT, Policies
-from pipeline.mapping.types import cast_of
+from pipeline.mapping.types import cast_for
 from pipeline.migrations.content import CONTENT as LEARNING
 from pipeline.migrations.content import metadata
 from pipeline.move.reading.prepare import prepare
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline_tests.support.commands import command, usable
 from pipeline_tests.support.plans import found_by, moved, planned
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
-from pipeline_tests.support.standings import broken, findings, opened, standing
 from pipeline_tests.support.targets import query, reasons
+from pipeline_tests.support.verification import broken, findings, opened, standing
 
 TABLES = metadata.sorted_tables
 CONTENT = TABLES[:1]
@@ -46,7 +46,7 @@ def _no_policies_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"POLICY_{name}", raising=False)
 
 
-def move_content(source: SourceFile, url: str, folder: Path, policies: Policies) -> Move:
+def move_content(source: SourceFile, url: str, folder: Path, policies: Policies) -> MoveResult:
     """Move the table learning_content alone."""
     return moved(source, url, tables=CONTENT, policies=policies)["learning_content"]
 
@@ -174,7 +174,7 @@ _MOMENT = sa.Column("at", sa.DateTime(timezone=True))
 def _converted(text: str, zone: str) -> datetime | None:
     """The instant, None where the zone has no such hour or has it twice."""
     try:
-        found = cast_of(_MOMENT, naive_zone=zone).convert(pa.array([text])).values
+        found = cast_for(_MOMENT, naive_zone=zone).convert(pa.array([text])).values
     except pa.ArrowInvalid:
         return None
     microseconds = found.cast(pa.int64())[0].as_py()
@@ -383,7 +383,7 @@ def things(tmp_path: Path) -> SourceFile:
 
 def move_things(
     things: SourceFile, url: str, folder: Path, fills: Mapping[str, Any] = _THINGS
-) -> Move:
+) -> MoveResult:
     policies = Policies(naive_zone="Asia/Bangkok", forbidden_nulls=fills)
     return moved(things, url, tables=[THINGS], policies=policies)["things"]
 
@@ -454,7 +454,9 @@ def test_a_name_that_is_no_column_which_forbids_null_is_one_sentence(
     with pytest.raises(SettingsError) as caught:
         for table in TABLES:
             prepare(table, copy, Policies(forbidden_nulls={name: "x"}))
-    assert str(caught.value).startswith(f"POLICY_FORBIDDEN_NULLS names {name}, which is no column")
+    assert str(caught.value).startswith(
+        f"POLICY_FORBIDDEN_NULLS names {name}, which is not a NOT NULL column"
+    )
 
 
 @pytest.mark.parametrize("value", [5, 1.5, "null", '"unknown"'])
@@ -486,7 +488,7 @@ def test_an_extra_column_is_carried_ignored_or_a_reason_to_stop(
     with pytest.raises(SourceError) as caught:
         move_content(source, target_url, tmp_path, Policies(extra_columns="fail"))
     assert str(caught.value) == (
-        "Table learning_content of the source has columns that are not declared: last_review_at."
+        "Table learning_content of the source has undeclared columns: last_review_at."
         " Declare them, or set POLICY_EXTRA_COLUMNS to carry or ignore."
     )
     assert query(target_url, "SELECT to_regclass('learning_content')") == [(None,)]
@@ -634,7 +636,7 @@ def test_a_lossy_value_stops_the_move_and_nothing_changes(
         move_content(source, target_url, tmp_path, never)
     assert str(caught.value).startswith(f"learning_content 1: {named} ")
     assert str(caught.value).endswith(
-        "Nothing of learning_content was changed; mend the value in the source, or set"
+        "Nothing of learning_content was changed. Correct the value in the source, or set"
         " POLICY_LOSSY_CONVERSIONS to keep or quarantine."
     )
     if already:

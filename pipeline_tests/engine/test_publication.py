@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
 from pipeline.core.findings import CheckResult, describe
-from pipeline.declared.events import Told
+from pipeline.declared.events import PublishedChanges
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.migrations import content, registry, spaces
 from pipeline.postgres.target import Target
@@ -48,7 +48,7 @@ def url(server: URL, template: str) -> Iterator[str]:
 
 def check(url: str, name: str) -> CheckResult:
     with Target.connect(url, shown="the target") as target, target.read_only():
-        found = checks.standing(target, TABLES, known=registry.find().tables)
+        found = checks.verify(target, TABLES, known=registry.find().tables)
         return next(result for result in found if result.name == name)
 
 
@@ -111,13 +111,15 @@ def test_a_column_that_is_not_declared_is_not_published_even_at_the_price_of_old
     url: str,
 ) -> None:
     query(url, "ALTER TABLE notes ADD COLUMN carried text")
-    assert said(url)[0].startswith("notes is published with all columns and whole old rows instead")
+    assert said(url)[0].startswith("notes is published with all columns and full old rows instead")
     assert not check(url, checks.PUBLISHED).passed
     assert switch_on(url) == ["notes is published"]
     assert "carried" not in published(url)["notes"]
     found = check(url, checks.PUBLISHED)
     assert (found.passed, found.blocking) == (False, False)
-    assert said(url) == ["notes: old rows are not told, because carried is not declared"]
+    assert said(url) == [
+        "notes: old rows are not published, because of undeclared columns (carried)"
+    ]
     query(url, "UPDATE notes SET carried = 'x'")
 
 
@@ -130,24 +132,24 @@ def test_a_column_that_is_not_declared_is_not_published_even_at_the_price_of_old
         ),
         (
             "ALTER PUBLICATION supabase_realtime ADD TABLE lessons",
-            "lessons is published, but nothing of it is to be told",
+            "lessons is published, but not declared as published",
         ),
         (
             "ALTER PUBLICATION supabase_realtime SET (publish = 'insert')",
             "publication supabase_realtime: it publishes only insert",
         ),
-        ("DROP PUBLICATION supabase_realtime", "publication supabase_realtime: it is not there"),
+        ("DROP PUBLICATION supabase_realtime", "publication supabase_realtime: it does not exist"),
         (
             "ALTER TABLE notes REPLICA IDENTITY NOTHING",
             "notes is published with all columns and keys of old rows instead of all columns and"
-            " whole old rows",
+            " full old rows",
         ),
         (
             "ALTER PUBLICATION supabase_realtime DROP TABLE progress;"
             " ALTER PUBLICATION supabase_realtime ADD TABLE progress (id, user_id, lesson_id,"
             " topic_id, status, updated_at) WHERE (id > 5)",
             "progress is published with id, lesson_id, status, topic_id, updated_at, user_id and"
-            " keys of old rows, of some rows instead of id, lesson_id, status, topic_id,"
+            " keys of old rows, of selected rows instead of id, lesson_id, status, topic_id,"
             " updated_at, user_id and keys of old rows",
         ),
     ],
@@ -169,8 +171,8 @@ def test_tables_of_somebody_else_stay_and_are_told(url: str) -> None:
     assert switch_on(url) == []
     assert {"theirs", "off"} <= set(published(url))
     assert said(url) == [
-        "theirs is published, too, by somebody else; no migration declares it",
-        "far.off is published, too, by somebody else; no migration declares it",
+        "theirs is also published, but no migration declares it",
+        "far.off is also published, but no migration declares it",
     ]
     assert not check(url, checks.PUBLISHED).blocking
 
@@ -182,8 +184,8 @@ def test_tables_of_a_migration_that_are_not_told_are_taken_out(url: str) -> None
         ' ALTER PUBLICATION supabase_realtime ADD TABLE rankings, "session"',
     )
     assert switch_on(url) == [
-        "rankings is not published any more",
-        "session is not published any more",
+        "rankings is no longer published",
+        "session is no longer published",
     ]
 
 
@@ -192,10 +194,10 @@ def test_a_publication_of_everything_is_refused(url: str) -> None:
         url,
         "DROP PUBLICATION supabase_realtime; CREATE PUBLICATION supabase_realtime FOR ALL TABLES",
     )
-    with pytest.raises(TargetError, match="publishes every table there is, secrets included"):
+    with pytest.raises(TargetError, match="publishes all tables, including secrets"):
         switch_on(url)
-    assert said(url)[0].endswith("it publishes every table there is, now and later")
-    assert "session is published, and it tells how people sign in" in said(url, checks.SECRETS)
+    assert said(url)[0].endswith("it publishes all tables, present and future")
+    assert "session is published, although it holds sign-in data" in said(url, checks.SECRETS)
 
 
 @pytest.mark.parametrize(
@@ -203,21 +205,21 @@ def test_a_publication_of_everything_is_refused(url: str) -> None:
     [
         (
             'ALTER PUBLICATION supabase_realtime ADD TABLE "verification" (id)',
-            "verification is published, and it tells how people sign in",
+            "verification is published, although it holds sign-in data",
         ),
         (
             "CREATE SCHEMA auth; CREATE TABLE auth.users (id int PRIMARY KEY);"
             " ALTER PUBLICATION supabase_realtime ADD TABLE auth.users",
-            "users is published, and it tells how people sign in",
+            "users is published, although it holds sign-in data",
         ),
         (
             "CREATE TABLE theirs (id int PRIMARY KEY, sound bytea);"
             " ALTER PUBLICATION supabase_realtime ADD TABLE theirs",
-            "theirs.sound is published, and it is a BLOB",
+            "theirs.sound is published, although it is a BLOB",
         ),
         (
             "ALTER TABLE notes ADD COLUMN carried bytea",
-            "notes.carried is published, and it is a BLOB",
+            "notes.carried is published, although it is a BLOB",
         ),
     ],
 )
@@ -232,16 +234,18 @@ def test_a_secret_column_that_is_declared_as_told_is_found(
 ) -> None:
     monkeypatch.setattr(spaces.users.c.bio, "info", ColumnRules(secret=True).info)
     monkeypatch.setattr(
-        spaces.users, "info", replace(TableRules.of(spaces.users), told=Told(("id", "bio"))).info
+        spaces.users,
+        "info",
+        replace(TableRules.of(spaces.users), published=PublishedChanges(("id", "bio"))).info,
     )
     switch_on(url)
-    assert said(url, checks.SECRETS) == ["users.bio is published, and it is a secret"]
+    assert said(url, checks.SECRETS) == ["users.bio is published, although it is a secret"]
 
 
 def test_no_declared_table_tells_a_secret_or_a_blob() -> None:
     for table in (*TABLES, *content.metadata.sorted_tables):
-        told = TableRules.of(table).told
-        for name in told.columns if told else ():
+        rules = TableRules.of(table).published
+        for name in rules.columns if rules else ():
             assert not ColumnRules.of(table.c[name]).secret
             assert not isinstance(table.c[name].type, sa.LargeBinary)
 

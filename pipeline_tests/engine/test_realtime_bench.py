@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from sqlalchemy.engine import URL
 
-from bench.realtime import hearing, measure, picture
+from bench.realtime import chart, measure, subscribers
 from bench.realtime.__main__ import main
+from bench.realtime.fixture import PREFIX, scratch
 from bench.realtime.load import FIRST
 from bench.realtime.result import Measured, Outcome
-from bench.realtime.scene import PREFIX, scratch
 from bench.realtime.wire import wired
 from pipeline.application.realtime.limits import Limits
 from pipeline.application.realtime.subscription import Subscription
@@ -33,8 +33,8 @@ TINY = ("--subscribers", "5", "--seconds", "1", "--rate", "20", "--json")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Polls come after half a second, and so does a look at the feed that nobody hinted at."""
-    monkeypatch.setattr(hearing, "EVERY", 0.5)
-    monkeypatch.setattr(hearing, "LIMITS", Limits(silence=0.5, poll=0.2))
+    monkeypatch.setattr(subscribers, "EVERY", 0.5)
+    monkeypatch.setattr(subscribers, "LIMITS", Limits(silence=0.5, poll=0.2))
     monkeypatch.setattr(measure, "PATIENCE", 8.0)
 
 
@@ -75,7 +75,7 @@ def test_both_ways_are_measured_and_leave_a_page_and_no_database(
     # Warm, calm and hard time together, each row at all five.
     assert {each["expected"] for each in found.values()} == {5 * round(20 * (0.5 + 1 + 0.5))}
     events = found["events"]
-    assert (events["missed"], events["doubled"]) == (0, 0)
+    assert (events["missed"], events["duplicates"]) == (0, 0)
     assert events["cuts"] >= 2
     assert 0 < events["p50_ms"] <= events["p95_ms"] <= events["p99_ms"]
     for each in found.values():
@@ -85,7 +85,7 @@ def test_both_ways_are_measured_and_leave_a_page_and_no_database(
     assert found["polling"]["p50_ms"] > events["p50_ms"]
     (folder,) = Path(home["PIPELINE_HOME"], "reports").iterdir()
     assert json.loads((folder / "realtime.json").read_text()) == printed
-    assert (folder / picture.PAGE).read_text().count("<svg") == 3
+    assert (folder / chart.PAGE).read_text().count("<svg") == 3
     # Nothing but where it was measured.
     assert query(home["DATABASE_URL"], "SELECT count(*) FROM pg_tables WHERE tablename = 'notes'")[
         0
@@ -110,9 +110,9 @@ def test_an_event_that_is_lost_or_told_twice_is_counted_and_fails(
     code, printed = bench(monkeypatch, capfd, home)
     assert code == 1
     events = by_way(printed)["events"]
-    assert (events["missed"], events["doubled"]) == (1, 1)
+    assert (events["missed"], events["duplicates"]) == (1, 1)
     assert [
-        goal["reached"] for goal in printed["goals"] if goal["what"] == "missed or doubled"
+        goal["reached"] for goal in printed["goals"] if goal["what"] == "missed or duplicated"
     ] == [False]
 
 
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_no_database(quick: None, database: URL) -> None:
 
     threading.Timer(1.5, interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        measure.run(database, plan, tell=lambda _: None)
+        measure.run(database, plan, log=lambda _: None)
     assert len(seen) == 1
     assert scratch_databases(database) == []
 
@@ -181,7 +181,7 @@ def test_the_wire_counts_every_byte_and_can_be_cut(database: URL) -> None:
 
 def figures(strategy: str, subscribers: int, **other: Any) -> Measured:
     sound = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "wire": 100.0, "json": 100.0, "cpu": 5.0}
-    more = {"cpu_writing": 1.0, "transactions": 10.0, "expected": 9, "missed": 0, "doubled": 0}
+    more = {"cpu_writing": 1.0, "transactions": 10.0, "expected": 9, "missed": 0, "duplicates": 0}
     return Measured(strategy, subscribers, **{**sound, **more, "cuts": 0, "hints_lost": 0, **other})
 
 
@@ -201,11 +201,11 @@ def test_goals_are_reached_up_to_their_limit_and_not_beyond() -> None:
         of_hundred = [goal for goal in outcome.goals if goal.subscribers == "100"]
         assert [goal.what for goal in of_hundred] == [
             "p95 in ms",
-            "missed or doubled",
+            "missed or duplicated",
             "bytes, of polling's",
         ]
         return [*(goal.reached for goal in of_hundred), load.reached]
 
     assert reached(p95_ms=100.0, wire=50.0, json=50.0) == [True] * 4
     assert reached(p95_ms=100.1, missed=1, cpu=5.1) == [False] * 4
-    assert reached(double_encoded=1, cpu=None, transactions=4.0)[1] is False
+    assert reached(duplicates=1, cpu=None, transactions=4.0)[1] is False

@@ -24,7 +24,7 @@ from pipeline.application.realtime.transports.events import (
     TypingChanged,
 )
 from pipeline.application.realtime.transports.listen import Listen
-from pipeline.application.realtime.transports.transport import Told
+from pipeline.application.realtime.transports.transport import Received
 from pipeline.config.settings import libpq
 from pipeline.core.errors import PipelineError, TargetError
 from pipeline.declared.rules import TableRules
@@ -64,7 +64,7 @@ def test_a_message_is_told_with_its_row_and_a_deleted_one_without(url: str) -> N
             assert (event.topic, event.table, event.operation) == ("space:1", "messages", "INSERT")
             assert event.row is not None
             assert event.row["content"] == "said 7"
-            assert set(event.row) == {*TableRules.of(spaces.messages).told.columns}
+            assert set(event.row) == {*TableRules.of(spaces.messages).published.columns}
             query(url, "UPDATE messages SET content = 'mended'")
             query(url, "DELETE FROM messages")
             updated, deleted = await take(table, 2)
@@ -559,7 +559,7 @@ def test_a_hub_without_a_database_or_a_feed_says_so_at_once(target_url: str) -> 
 
     asyncio.run(scenario(target_url, "pipeline realtime on"))
     nobody = "postgresql://postgres:geheim@127.0.0.1:1/postgres"
-    asyncio.run(scenario(nobody, "Check host and port"))
+    asyncio.run(scenario(nobody, "Check the host and port"))
     pooler = "postgresql://postgres:geheim@aws-0-x.pooler.supabase.com:6543/postgres"
     asyncio.run(scenario(pooler, "5432"))
 
@@ -586,7 +586,7 @@ def test_a_fault_of_the_hub_itself_is_told_and_it_goes_on(
             raise ValueError("the handler fails, too")
 
         class Faulty(Listen):
-            async def signals(self) -> AsyncIterator[Told]:
+            async def signals(self) -> AsyncIterator[Received]:
                 async for signal in super().signals():
                     if len(errors) < 2:
                         raise KeyError
@@ -601,8 +601,8 @@ def test_a_fault_of_the_hub_itself_is_told_and_it_goes_on(
                 say(url, 1)
                 await until(lambda: len(errors) >= 2)
             assert {str(error) for error in errors[:2]} == {
-                "Listening has failed (KeyError). It is tried again; report this.",
-                "Reading the feed has failed (TypeError). It is tried again; report this.",
+                "Listening failed (KeyError). The operation is retried; report this error.",
+                "Reading the feed failed (TypeError). The operation is retried; report this error.",
             }
             assert keys(await take(mine, 1)) == [1]
 
@@ -617,9 +617,9 @@ def test_a_hub_that_has_ended_says_so_to_who_waits(
         async with opened(url, errors=errors) as hub:
             mine = hub.subscribe(topic="space:1")
             await until(lambda: not mine.behind)
-            monkeypatch.setattr(hub, "_reason", None)
+            monkeypatch.setattr(hub._schedule, "next", None)
             say(url, 1)
-            with pytest.raises(PipelineError, match="The hub has ended"):
+            with pytest.raises(PipelineError, match="The hub has stopped"):
                 await take(mine, 2)  # The message may have come before.
             assert len(errors) == 1
 

@@ -260,7 +260,7 @@ def test_a_cursor_is_kept_as_text(url: str) -> None:
     ],
 )
 def test_what_is_no_cursor_is_refused(text: str) -> None:
-    with pytest.raises(PipelineError, match="no cursor"):
+    with pytest.raises(PipelineError, match="not a cursor"):
         Cursor.parse(text)
 
 

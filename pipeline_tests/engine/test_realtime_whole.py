@@ -133,16 +133,16 @@ def test_fleeting_events_of_any_size_come_and_those_of_a_mute_space_do_not(feed_
 
 
 def test_the_canary_is_heard_by_nobody_who_does_not_ask_for_it(feed_url: str) -> None:
-    def sing() -> None:
+    def emit() -> None:
         with Target.connect(feed_url, shown="the target") as target, target.lock(seconds=0):
-            assert canary.sing(target, url=feed_url, shown="the target").passed
+            assert canary.emit(target, url=feed_url, shown="the target").passed
 
     async def scenario() -> None:
         async with opened(feed_url) as hub:
             everything, one = hub.subscribe(), hub.subscribe(topic="space:1")
             itself = hub.subscribe(topic=canary.TOPIC)
             await until(lambda: not everything.behind and not itself.behind)
-            await asyncio.to_thread(sing)
+            await asyncio.to_thread(emit)
             # Its two fleeting events, at least: the others may be removed before they are read.
             await take(itself, 2)
             say(feed_url, 1)

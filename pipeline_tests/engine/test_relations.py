@@ -18,17 +18,17 @@ from pipeline.doctor.target import examine
 from pipeline.migrations.content import metadata
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.engine import run
-from pipeline.move.reading.live import pinned
+from pipeline.move.reading.pinned_source import pinned
 from pipeline.move.run.plan import plan_tables
-from pipeline.move.run.scope import Changes
+from pipeline.move.run.scope import ChangesOnly
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres.target import Target
-from pipeline.realtime import objects as realtime_objects
+from pipeline.realtime import feed_objects as realtime_objects
 from pipeline_tests.support.backups import Place, until
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.pairs import Pair
-from pipeline_tests.support.standings import opened, standing
 from pipeline_tests.support.targets import query
+from pipeline_tests.support.verification import opened, standing
 
 TABLES = metadata.sorted_tables
 
@@ -176,7 +176,7 @@ def test_a_temporary_table_does_not_stand_before_the_moved_one(pair: Pair, tmp_p
         SourceViews(lambda: pair.source.path, tmp_path / "runs", name="run") as views,
     ):
         target.run("CREATE TEMPORARY TABLE rankings (LIKE public.rankings)")
-        changes, options = Changes(or_everything=False), MoveOptions("shadowed")
+        changes, options = ChangesOnly(or_everything=False), MoveOptions("shadowed")
         assert len(list(run(TABLES, views, target, PUBLIC, changes, options))) == len(TABLES)
         assert target.rows("SELECT id FROM pg_temp.rankings") == []
     assert query(pair.url, "SELECT id FROM rankings WHERE id = 99") == [(99,)]

@@ -91,7 +91,7 @@ def test_after_the_way_back_an_application_that_was_not_stopped_is_seen(live: Wo
     live.do("UPDATE rankings SET rank_score = 2")
     live.rollback()
     question = "nobody else writes the target"
-    assert live.ask()[question] == "every write is captured, there was none"
+    assert live.ask()[question] == "every write is captured; there were none"
     live.do(CHANGE)
     assert live.ask()[question] == "no: 1 row of rankings written"
 
@@ -115,7 +115,7 @@ def test_what_the_source_has_no_column_for_is_counted_and_stays(live: World) -> 
 
 def test_closing_asks_first() -> None:
     with pytest.raises(
-        SettingsError, match="This command asks a question, and there is no terminal"
+        SettingsError, match="This command asks for confirmation, but standard input"
     ):
         invoke("cutover", "close")
 
@@ -124,7 +124,7 @@ def test_a_sign_off_can_be_taken_back(shadow: World) -> None:
     shadow.source.add("rankings", {"id": 50, "rank_score": 9.0}, {"id": 51, "rank_score": 9.0})
     shadow.live()
     signed = invoke("cutover", "sign-off", "rankings", "--by", "Ann", "--reason", "known")
-    assert signed == "2 rows of rankings may stay behind, signed off by Ann\n"
+    assert signed == "2 rows of rankings may remain in quarantine, signed off by Ann\n"
     undone = invoke("cutover", "sign-off", "rankings", "--undo", "--row", "51")
     assert undone == "1 sign-offs of rankings withdrawn\n"
     question = "quarantine is empty or signed off"

@@ -125,21 +125,22 @@ def test_the_checks_find_nothing_in_what_a_move_made(moved: URL) -> None:
         ),
         ('DROP POLICY "authenticated may read" ON notes', "is missing or different"),
         (
-            "CREATE OR REPLACE FUNCTION upkeep.spaces_of_me() RETURNS integer[] LANGUAGE sql"
-            " AS 'SELECT ARRAY[1, 2]'",
-            "notes: function upkeep.spaces_of_me() is another instead of the declared one",
+            "CREATE OR REPLACE FUNCTION pipeline_functions.spaces_of_me() RETURNS integer[]"
+            " LANGUAGE sql AS 'SELECT ARRAY[1, 2]'",
+            "notes: function pipeline_functions.spaces_of_me() is another"
+            " instead of the declared one",
         ),
         (
-            "ALTER FUNCTION upkeep.me() RESET search_path",
-            "notes: function upkeep.me() is another instead of the declared one",
+            "ALTER FUNCTION pipeline_functions.me() RESET search_path",
+            "notes: function pipeline_functions.me() is another instead of the declared one",
         ),
         (
-            "GRANT EXECUTE ON FUNCTION upkeep.me() TO anon",
-            "notes: function upkeep.me() is another instead of the declared one",
+            "GRANT EXECUTE ON FUNCTION pipeline_functions.me() TO anon",
+            "notes: function pipeline_functions.me() is another instead of the declared one",
         ),
         (
-            "DROP FUNCTION upkeep.me() CASCADE",
-            "notes: function upkeep.me() is missing instead of the declared one",
+            "DROP FUNCTION pipeline_functions.me() CASCADE",
+            "notes: function pipeline_functions.me() is missing instead of the declared one",
         ),
     ],
 )
@@ -152,9 +153,9 @@ def test_the_next_move_mends_conditions_and_functions(supabase: URL, source: Sou
     query(
         libpq(supabase),
         'ALTER POLICY "authenticated may read" ON messages USING (true);'
-        "DROP FUNCTION upkeep.me() CASCADE;"
-        "ALTER FUNCTION upkeep.spaces_of_me() VOLATILE;"
-        "GRANT EXECUTE ON FUNCTION upkeep.people_of_me() TO PUBLIC",
+        "DROP FUNCTION pipeline_functions.me() CASCADE;"
+        "ALTER FUNCTION pipeline_functions.spaces_of_me() VOLATILE;"
+        "GRANT EXECUTE ON FUNCTION pipeline_functions.people_of_me() TO PUBLIC",
     )
     assert seen(supabase, "auth4")["messages"] == {1, 2}
     move_all(source.path, libpq(supabase), tables=TABLES)
@@ -176,16 +177,18 @@ def test_nobody_calls_the_functions_by_name(moved: URL) -> None:
         with closing(psycopg2.connect(libpq(moved.set(username="authenticator")))) as connection:
             cursor = connection.cursor()
             cursor.execute(f"SET ROLE {role}")
-            with pytest.raises(psycopg2.errors.InsufficientPrivilege, match="schema upkeep"):
-                cursor.execute("SELECT upkeep.me()")
+            with pytest.raises(
+                psycopg2.errors.InsufficientPrivilege, match="schema pipeline_functions"
+            ):
+                cursor.execute("SELECT pipeline_functions.me()")
 
 
 def test_a_schema_of_functions_that_requests_may_reach_is_found(moved: URL) -> None:
     with Target.connect(libpq(moved), shown="the target") as target, target.read_only():
         assert access.exposed(target) == []
-        target.run("GRANT USAGE ON SCHEMA upkeep TO authenticated")
+        target.run("GRANT USAGE ON SCHEMA pipeline_functions TO authenticated")
         assert [describe(f) for f in access.exposed(target)] == [
-            "schema upkeep: authenticated may use it"
+            "schema pipeline_functions: authenticated may use it"
         ]
 
 
@@ -195,12 +198,12 @@ def test_the_printed_schema_makes_what_a_move_makes(
     query(libpq(supabase), ddl.script(map(mapping_of, NAMES), searched=False))
     what = (
         "SELECT proname::text, proacl::text, prosrc, prosecdef FROM pg_proc"
-        " WHERE pronamespace = 'upkeep'::regnamespace ORDER BY 1",
+        " WHERE pronamespace = 'pipeline_functions'::regnamespace ORDER BY 1",
         "SELECT polrelid::regclass::text, polname::text, pg_get_expr(polqual, polrelid)"
         " FROM pg_policy ORDER BY 1, 2",
         "SELECT tgrelid::regclass::text, pg_get_triggerdef(oid) FROM pg_trigger"
         " WHERE NOT tgisinternal ORDER BY 1, 2",
-        "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'upkeep'",
+        "SELECT nspacl::text FROM pg_namespace WHERE nspname = 'pipeline_functions'",
     )
     for sql in what:
         assert query(libpq(supabase), sql) == query(libpq(moved), sql)

@@ -45,7 +45,7 @@ def tables(*, key: set[str]) -> list[sa.Table]:
         (
             ONE,
             ("id INTEGER", ", PRIMARY KEY (text)", " WITHOUT ROWID"),
-            "words of the source .* the primary key text and no rowid, so id need not",
+            "words of the source .* the primary key text and no rowid, so values of id may not",
         ),
     ],
 )

@@ -230,7 +230,9 @@ def test_no_fault_of_a_value_tells_the_value(
     world.source.run("UPDATE vault SET token = 'c4n4ry here' WHERE id = 'lossy'")
     with Target.connect(world.url, shown="the target") as target, target.transaction():
         override = {"table": "vault", "row_id": _handle(world, "blob"), "column": "token"}
-        overrides.take_in(target, [override | {"storage": "text", "value": "c4n4ry mended"}])
+        overrides.import_overrides(
+            target, [override | {"storage": "text", "value": "c4n4ry mended"}]
+        )
     found = world.run("sync")
     assert (found["overrides"], found["conflicts"], found["conservation"]) == (False, False, True)
     assert ("twice",) in query(world.url, "SELECT source_key FROM migration.quarantine")
@@ -251,7 +253,7 @@ def test_no_fault_of_a_value_tells_the_value(
     query(world.url, "DROP TRIGGER spoil ON vault")
     monkeypatch.setenv("POLICY_FORBIDDEN_NULLS", '{"vault.token": "c4n4ry\\u0000"}')
     assert world.run("migrate") == {}
-    assert "(secret) cannot stand for NULL in vault.token" in world.printed.getvalue()
+    assert "(secret) cannot replace NULL in vault.token" in world.printed.getvalue()
     monkeypatch.setenv("POLICY_FORBIDDEN_NULLS", '{"vault.token": "c4n4ry given"}')
     monkeypatch.setenv("POLICY_CONFLICTS", "fail")
     world.run("plan")
@@ -268,7 +270,7 @@ def test_a_row_that_a_key_forbids_is_told_without_its_values(
     query(world.url, "ALTER TABLE vault DROP CONSTRAINT vault_token_key")
     query(world.url, "INSERT INTO vault (id, token) SELECT id || '2', token FROM vault")
     world.run("migrate")
-    assert "keys forbid" in world.printed.getvalue()
+    assert "violate its keys" in world.printed.getvalue()
     assert world.leaks(capfd) == {}
 
 
@@ -301,18 +303,20 @@ def test_an_export_hides_secrets_and_lets_other_columns_be_mended(
         hidden = secret.columns(VAULT)
         assert {r["storage"] for r in records if r["column"] in hidden} == {"secret"}
         with target.transaction():
-            assert overrides.take_in(target, records, [VAULT]) == 0
+            assert overrides.import_overrides(target, records, [VAULT]) == 0
         (note,) = (r for r in records if (r["key"], r["column"]) == ("note", "note"))
         assert note["value"] == "much too long for it"
         (token,) = (r for r in records if (r["key"], r["column"]) == ("null", "token"))
         note["value"] = "short"
         token |= {"storage": "text", "value": "c4n4ry for null"}
         with target.transaction():
-            assert overrides.take_in(target, records, [VAULT]) == 2
+            assert overrides.import_overrides(target, records, [VAULT]) == 2
         wrong = {**token, "storage": "integer", "value": "c4n4ry"}
         for declared in ([VAULT], []):
-            with pytest.raises(OverrideError, match=r"its \(secret\) is no integer") as failed:
-                overrides.take_in(target, [wrong], declared)
+            with pytest.raises(
+                OverrideError, match=r"its \(secret\) is not a valid integer"
+            ) as failed:
+                overrides.import_overrides(target, [wrong], declared)
             assert told("".join(traceback.format_exception(failed.value))) == set()
     moved = move_all(vault.path, target_url, tables=[VAULT])["vault"]
     assert moved.quarantined_rows == len(BAD) - 2
@@ -371,11 +375,11 @@ def test_what_postgresql_says_ends_before_it_quotes_a_value() -> None:
     mapping = match(VAULT, [SourceColumn(c.name, "") for c in VAULT.columns], Policies())
     table = mapping.table
     whole = 'duplicate key value violates unique constraint "vault_token_key"'
-    assert secret.said_of(table, whole) == whole
+    assert secret.redact_message(table, whole) == whole
     quoting = 'invalid input syntax for type uuid: "c4n4ry"c4n4ry"'
-    assert secret.said_of(table, quoting) == "invalid input syntax for type uuid: (secret)"
+    assert secret.redact_message(table, quoting) == "invalid input syntax for type uuid: (secret)"
     plain = sa.Table("plain", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True))
-    assert secret.said_of(plain, quoting) == quoting
+    assert secret.redact_message(plain, quoting) == quoting
 
 
 def test_what_a_trigger_says_of_a_row_is_hidden(vault: SourceFile, target_url: str) -> None:

@@ -13,11 +13,12 @@ from sqlalchemy.engine import URL
 from pipeline.cli.commands import moves
 from pipeline.config.settings import libpq
 from pipeline.core.errors import PipelineError, TargetError
-from pipeline.core.findings import CheckResult, KeyNotEnforced
+from pipeline.core.findings import CheckResult
 from pipeline.migrations.content_sample import make_sample
-from pipeline.move.compare import changes
+from pipeline.move.compare import columns
 from pipeline.move.proof import table_checks, verification
 from pipeline.move.witness import second_witness
+from pipeline.postgres.findings import KeyNotEnforced
 from pipeline.selftest import attack as selftest
 from pipeline.selftest import during_moves
 from pipeline.selftest.attack import attack
@@ -28,28 +29,28 @@ from pipeline_tests.support.commands import command
 from pipeline_tests.support.targets import query
 
 NAMED = {
-    "the last row is dropped",
+    "the last row is missing",
     "one bit of one BLOB is flipped",
     "two columns are swapped",
-    "one moment is an hour off",
-    "a rank is rounded the other way",
-    "a row is there twice, under another id",
-    "a foreign key points to another row",
-    "a number in a JSON text is changed",
-    "a text has a space at its end",
-    "a NULL has become an empty text",
+    "one timestamp is off by an hour",
+    "a rank is rounded in the wrong direction",
+    "a row is duplicated under another id",
+    "a foreign key references the wrong row",
+    "a number in a JSON document is changed",
+    "a text has a trailing space",
+    "a NULL became an empty string",
     "an index is missing",
-    "a sequence is behind",
-    "a row has left quarantine for nowhere",
-    "a row lost its parent while triggers were off",
-    "the driver speaks another encoding",
-    "the reader loses letters",
-    "a cast loses seconds",
-    "a trigger changes a row at the commit",
-    "another table inherits the moved one",
-    "somebody inserts a row while the move waits",
-    "JSON members in another order",
-    "equal instants in another zone",
+    "a sequence is behind the largest id",
+    "a quarantined row is lost",
+    "a parent is deleted while triggers are off",
+    "the driver uses the wrong encoding",
+    "the reader drops characters",
+    "a cast drops seconds",
+    "a trigger changes a row at commit",
+    "another table inherits from the moved one",
+    "another session inserts a row during the move",
+    "JSON keys in a different order",
+    "equal times in a different zone",
 }
 """What a selftest has to plant, whatever else it plants."""
 
@@ -97,12 +98,12 @@ def test_every_difference_is_judged_rightly_and_shown(
     leave_behind(server)
     ran = command(monkeypatch, capfd, "selftest")
     assert (ran.code, ran.err) == (0, "")
-    assert "wrong" not in ran.out
+    assert "unexpected" not in ran.out
     assert ran.row("an index is missing")[0] == "schema"
-    assert ran.row("the last row is dropped")[0] == "conservation, keys, witness"
-    assert ran.row("equal instants in another zone")[0] == "nobody"
+    assert ran.row("the last row is missing")[0] == "conservation, keys, witness"
+    assert ran.row("equal times in a different zone")[0] == "no check"
 
-    assert [outcome.name for outcome in outcomes if not outcome.right] == []
+    assert [outcome.name for outcome in outcomes if not outcome.as_expected] == []
     assert {outcome.name for outcome in outcomes} >= NAMED
     caught = {outcome.name: outcome for outcome in outcomes}
     for fault in FAULTS:
@@ -125,16 +126,16 @@ def test_without_the_second_witness_faults_of_driver_reader_and_cast_get_by(
     few(monkeypatch)
     alone = {fault.name for fault in MOVE_FAULTS if fault.caught_by == {"witness"}}
     assert alone == {
-        "the driver speaks another encoding",
-        "the reader loses letters",
-        "a cast loses seconds",
+        "the driver uses the wrong encoding",
+        "the reader drops characters",
+        "a cast drops seconds",
     }
     chosen = tuple(fault for fault in MOVE_FAULTS if fault.name in alone)
     monkeypatch.setattr(during_moves, "MOVE_FAULTS", chosen)
     monkeypatch.setattr(second_witness.Witness, "check", lambda self: second_witness.nothing())
     monkeypatch.setattr(second_witness, "check_all", lambda *args, **more: second_witness.nothing())
     outcomes = list(attack(server))
-    assert {outcome.name for outcome in outcomes if not outcome.right} == alone
+    assert {outcome.name for outcome in outcomes if not outcome.as_expected} == alone
 
 
 @pytest.mark.parametrize("harmless", HARMLESS, ids=lambda each: each.name)
@@ -154,7 +155,12 @@ def test_what_is_harmless_really_is_another_text(tmp_path: Path, harmless: Harml
 def test_checks_that_always_pass_or_are_dropped_are_noticed(
     server: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few(monkeypatch, "a sequence is behind", "a foreign key is gone", "an index is missing")
+    few(
+        monkeypatch,
+        "a sequence is behind the largest id",
+        "a foreign key constraint is missing",
+        "an index is missing",
+    )
     for name in ("foreign_keys", "schema"):
         passes = CheckResult(name, True, True)
         monkeypatch.setitem(
@@ -166,12 +172,12 @@ def test_checks_that_always_pass_or_are_dropped_are_noticed(
         selftest, "verify_table", lambda *args, **more: whole(*args, **more, only=kept)
     )
     outcomes = list(attack(server))
-    assert [outcome.right for outcome in outcomes] == [False] * 3
+    assert [outcome.as_expected for outcome in outcomes] == [False] * 3
     assert {outcome.caught for outcome in outcomes} == {frozenset()}
 
 
 def test_a_check_that_cries_wolf_is_noticed(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
-    few(monkeypatch, "a foreign key is gone", "an index is missing")
+    few(monkeypatch, "a foreign key constraint is missing", "an index is missing")
     whole = table_checks.foreign_keys
 
     def crying(*args: Any) -> CheckResult:
@@ -180,7 +186,7 @@ def test_a_check_that_cries_wolf_is_noticed(server: URL, monkeypatch: pytest.Mon
         return CheckResult(found.name, False, True, (*found.findings, wolf), found.figures)
 
     monkeypatch.setitem(verification._SINGLY, "foreign_keys", crying)
-    assert not all(outcome.right for outcome in attack(server))
+    assert not all(outcome.as_expected for outcome in attack(server))
 
 
 class _StoppedError(Exception):
@@ -229,9 +235,9 @@ def test_the_command_exits_with_one_when_the_proof_is_broken(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     few(monkeypatch, "one bit of one BLOB is flipped", "an index is missing")
-    monkeypatch.setattr(changes, "_unequal", lambda source, target: None)
+    monkeypatch.setattr(columns, "_unequal", lambda source, target: None)
     ran = command(monkeypatch, capfd, "selftest")
     assert ran.code == 1
     assert ran.row("one bit of one BLOB is flipped")[0] == "witness"
-    assert "wrong" in ran.out
-    assert ran.err.splitlines() == ["judged wrongly: one bit of one BLOB is flipped"]
+    assert "unexpected" in ran.out
+    assert ran.err.splitlines() == ["unexpected results: one bit of one BLOB is flipped"]

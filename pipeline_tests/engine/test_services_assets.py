@@ -78,8 +78,8 @@ def test_what_a_file_looks_like_decides_what_it_may_be(door: Door, fragment: int
 @pytest.mark.parametrize(
     ("data", "kind", "message"),
     [
-        (PNG, "audio", "looks like image/png, not like audio"),
-        (b"hello", "image", "begins with 68 65 6c 6c 6f, which no known kind"),
+        (PNG, "audio", "The file is image/png, not audio"),
+        (b"hello", "image", "begins with 68 65 6c 6c 6f, which is no known file format"),
         (b"", "audio", "The file is empty"),
         (MP3, "document", "asset_type: Input should be 'audio', 'image' or 'video'"),
     ],
@@ -168,7 +168,7 @@ def test_replacing_makes_a_file_anew_and_leaves_the_rest(door: Door, fragment: i
 
 def test_what_replaces_a_file_must_be_of_its_kind(door: Door, fragment: int) -> None:
     number = door.assets.store_asset(fragment, MP3, "audio")
-    with pytest.raises(Refused, match="looks like image/png, not like audio"):
+    with pytest.raises(Refused, match="The file is image/png, not audio"):
         door.assets.replace_asset(number, PNG)
     with pytest.raises(NotFound, match="fragment_assets has no row 99"):
         door.assets.replace_asset(99, MP3)
@@ -183,7 +183,7 @@ def test_more_than_a_row_can_hold_is_refused_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(assets, "MAX_BYTES", 2 * MIB)
     door.assets.store_stream(fragment, large(2), "audio")
-    with pytest.raises(Refused, match="more than 2097152 bytes"):
+    with pytest.raises(Refused, match="more than 2097152 bytes, the limit of a row"):
         door.assets.store_stream(fragment, chain(large(2), [b"x"]), "audio")
     assert door.assets.list(fragment).total == 1
 
@@ -222,5 +222,5 @@ def test_a_file_that_is_not_there_is_named(door: Door) -> None:
 def test_pieces_without_a_size_are_refused(door: Door, fragment: int) -> None:
     number = door.assets.store_asset(fragment, MP3, "audio")
     for size in (0, -1, (1 << 28) + 1):
-        with pytest.raises(Refused, match="A piece cannot have"):
+        with pytest.raises(Refused, match="A chunk cannot have"):
             next(door.assets.stream_asset(number, chunk_bytes=size))

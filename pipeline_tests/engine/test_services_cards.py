@@ -128,7 +128,7 @@ def test_a_second_writer_waits_and_is_then_told_who_is_in_the_way(door: Door) ->
         other.get_sqlite_session(write=True),
     ):
         assert door.cards.list().total == 0
-        with pytest.raises(SourceError, match=r"cards.db: somebody else is writing to it"):
+        with pytest.raises(SourceError, match=r"cards.db: another process is writing to it"):
             door.cards.create(CardCreate(deck_name=DECK))
     door.cards.create(CardCreate(deck_name=DECK))
     assert door.cards.list().total == 1

@@ -191,6 +191,6 @@ def test_what_no_row_can_hold_is_refused_wherever_it_stands(door: Door, text: st
 def test_a_text_that_is_too_long_for_its_index_is_refused(door: Door, length: int) -> None:
     letters = random.Random(7).choices([chr(n) for n in range(0x0E01, 0x0E2F)], k=length)
     content = door.add_content()
-    with pytest.raises(Refused, match=r"refused: index row.* maximum"):
+    with pytest.raises(Refused, match=r"rejected the change: index row.* maximum"):
         door.add_fragment(content, native_text="".join(letters))
     assert door.fragments.list().total == 0

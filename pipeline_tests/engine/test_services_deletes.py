@@ -69,7 +69,7 @@ def test_a_locked_sqlite_file_leaves_everything(family: Door) -> None:
     with (
         HybridDatabaseManager(path, "postgresql://") as other,
         other.get_sqlite_session(write=True),
-        pytest.raises(SourceError, match="somebody else is writing to it"),
+        pytest.raises(SourceError, match="another process is writing to it"),
     ):
         family.contents.delete(1)
     assert left(family) == ALL
@@ -82,7 +82,7 @@ def test_a_reader_of_the_sqlite_file_that_outlasts_the_wait_leaves_everything(fa
         with reader as session:
             assert session.connection().exec_driver_sql("SELECT * FROM anki_cards").first()
             session.connection().exec_driver_sql("SELECT count(*) FROM anki_cards").all()
-            with pytest.raises(SourceError, match="somebody else is writing to it"):
+            with pytest.raises(SourceError, match="another process is writing to it"):
                 family.contents.delete(1)
     assert left(family) == ALL
 

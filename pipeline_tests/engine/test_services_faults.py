@@ -45,7 +45,7 @@ def test_a_server_that_is_down_is_told_without_the_password(door: Door) -> None:
         url = f"postgresql://app:{SECRET}@127.0.0.1:{port}/app"
         with (
             HybridDatabaseManager(door.databases.sqlite_path, url) as databases,
-            pytest.raises(Transient, match="no server answers there") as raised,
+            pytest.raises(Transient, match="the server does not respond") as raised,
         ):
             Door.over(databases).contents.list()
     assert SECRET not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -69,7 +69,7 @@ def guarded(server: URL, door: Door, database: URL) -> Iterator[URL]:
 def test_a_wrong_password_is_told_without_it(door: Door, guarded: URL) -> None:
     with (
         HybridDatabaseManager(door.databases.sqlite_path, libpq(guarded)) as databases,
-        pytest.raises(TargetError, match="refused this user or password") as raised,
+        pytest.raises(TargetError, match="rejected the user or password") as raised,
     ):
         Door.over(databases).contents.list()
     assert "wrong-secret" not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -87,7 +87,7 @@ def test_a_connection_that_was_cut_is_made_anew(door: Door, target_url: str) -> 
 
 def test_a_connection_that_is_cut_amid_a_session_undoes_it(door: Door) -> None:
     with (
-        pytest.raises(Transient, match="the connection was cut"),
+        pytest.raises(Transient, match="the connection to the server was lost"),
         door.databases.get_postgres_session() as session,
     ):
         session.execute(sa.text("CREATE TABLE lost (id integer)"))
@@ -101,7 +101,7 @@ def test_tables_that_are_missing_are_named(tmp_path: Path, target_url: str) -> N
     with HybridDatabaseManager(path, target_url) as databases:
         with pytest.raises(TargetError, match='"learning_content" does not exist'):
             Door.over(databases).contents.list()
-        with pytest.raises(SourceError, match=r"it lacks a table .no such table: anki_cards"):
+        with pytest.raises(SourceError, match=r"a table is missing .no such table: anki_cards"):
             Door.over(databases).cards.list()
 
 
@@ -112,7 +112,7 @@ def test_a_file_that_is_no_database_or_not_there_is_told(tmp_path: Path) -> None
             Door.over(databases).cards.list()
         assert not path.exists()
         path.write_bytes(b"not a database, but long enough" * 100)
-        with pytest.raises(SourceError, match="it is no SQLite database"):
+        with pytest.raises(SourceError, match="it is not an SQLite database"):
             Door.over(databases).cards.list()
 
 
@@ -132,9 +132,9 @@ def test_a_snapshot_sees_nothing_of_what_comes_after_it(door: Door) -> None:
 
 
 def test_what_the_driver_cannot_send_is_refused_not_a_traceback(door: Door) -> None:
-    with pytest.raises(Refused, match=r"PostgreSQL refused: .*NUL"):
+    with pytest.raises(Refused, match=r"PostgreSQL rejected the change: .*NUL"):
         door.fragments.list(fragment_type="a\0b")
-    with pytest.raises(Refused, match=r"cards.db refused: .*too large"):
+    with pytest.raises(Refused, match=r"cards.db rejected the change: .*too large"):
         door.sqlite("SELECT :value", value=2**63)
 
 

@@ -199,7 +199,7 @@ def test_a_missing_right_to_make_the_extension_is_told(door: Door, database: sa.
         url = libpq(database.set(username=role))
         with (
             HybridDatabaseManager(door.databases.sqlite_path, url) as databases,
-            pytest.raises(TargetError, match=r"pg_trgm cannot be made .permission denied"),
+            pytest.raises(TargetError, match=r"pg_trgm cannot be created .permission denied"),
             databases.get_postgres_session() as session,
         ):
             search.install(session)

@@ -98,7 +98,7 @@ def test_similar_cards_are_others_of_the_same_side(door: Door) -> None:
     door.vectors.store(two, "front", [1, 0])
     assert [match.card_id for match in door.vectors.similar_to(one)] == [three, two]
     assert [match.card_id for match in door.vectors.similar_to(one, limit=1)] == [three]
-    with pytest.raises(NotFound, match=f"Card {one} has no vector of its back"):
+    with pytest.raises(NotFound, match=f"Card {one} has no back vector"):
         door.vectors.similar_to(one, embedding_type="back")
 
 
@@ -126,7 +126,7 @@ def test_vectors_of_another_length_are_refused_until_the_others_are_gone(door: D
         lambda: door.vectors.store(one, "back", [1, 0, 0]),
         lambda: door.vectors.search([1, 0, 0]),
     ):
-        with pytest.raises(Refused, match="has 3 numbers, the stored ones have 2"):
+        with pytest.raises(Refused, match="has 3 numbers, but the stored ones have 2"):
             call()
     assert door.sqlite(BOTH) == before
     door.vectors.store(one, "front", [1, 0, 0])
@@ -142,10 +142,10 @@ def test_sides_limits_and_cards_that_are_not_there_are_refused(door: Door) -> No
         lambda: door.vectors.get(card, "top"),
         lambda: door.vectors.delete(card, "top"),
     ):
-        with pytest.raises(Refused, match=r"type 'top'. Take one of front, back, combined"):
+        with pytest.raises(Refused, match=r"type 'top'. Use one of front, back, combined"):
             call()
     for limit in (0, 501):
-        with pytest.raises(Refused, match="Take 1 to 500"):
+        with pytest.raises(Refused, match="Use 1 to 500"):
             door.vectors.search([1, 0], limit=limit)
     with pytest.raises(NotFound, match="anki_cards has no row 99"):
         door.vectors.store(99, "front", [1, 0])
@@ -158,7 +158,7 @@ def test_deleting_a_vector_takes_it_from_both_tables(door: Door) -> None:
     door.vectors.delete(card, "front")
     assert [row[1] for row in door.sqlite(BOTH)] == ["back"]
     assert door.sqlite("SELECT embedding_type FROM vector_search") == [("back",)]
-    with pytest.raises(NotFound, match=f"Card {card} has no vector of its front"):
+    with pytest.raises(NotFound, match=f"Card {card} has no front vector"):
         door.vectors.delete(card, "front")
 
 
@@ -175,14 +175,14 @@ def test_what_is_searched_is_made_anew_of_what_is_kept(door: Door) -> None:
             side=side,
             text=text,
         )
-    with pytest.raises(Refused, match=r"no table vector_search. Call rebuild\(\) once"):
+    with pytest.raises(Refused, match=r"table vector_search is missing. Call rebuild\(\) once"):
         door.vectors.search([1, 0])
     done = Rebuilt(filled=1, unreadable=(3, 4, 5, 6, 7, 8))
     assert door.vectors.rebuild() == done
     assert door.vectors.rebuild() == done
     query = "SELECT card_id, embedding_type, vector FROM vector_search"
     assert door.sqlite(query) == [(one, "front", blob(0, 1))]
-    for side, problem in (("back", "no JSON array"), ("combined", "no JSON array")):
+    for side, problem in (("back", "not a JSON array"), ("combined", "not a JSON array")):
         with pytest.raises(Unreadable, match=rf"vector_embeddings \d: vector_data is {problem}"):
             door.vectors.get(one, side)
     with pytest.raises(Unreadable, match="has 1 numbers instead of 2"):

@@ -218,8 +218,8 @@ def test_what_only_a_superuser_may_put_right_is_refused_by_name(
         query(libpq(server), "ALTER DATABASE owned OWNER TO ordinary")
         url = database.set(username=ordinary.username)
         assert refusal(url) == (
-            "the server sets a parameter that moves cannot work with, and this user may not change"
-            " it (session_replication_role is replica)"
+            "the server sets a parameter that moves do not support, and this user cannot change it"
+            " (session_replication_role is replica)"
         )
         ran = pipeline("migrate", **usable(source, libpq(url), tmp_path))
         assert ran.code == 2
@@ -237,7 +237,7 @@ def test_a_database_in_another_encoding_is_refused(server: URL, encoding: str) -
         )
         try:
             assert refusal(server.set(database=name)) == (
-                "the database is not in UTF8, so it cannot hold every text"
+                "the encoding of the database is not UTF8, so it cannot store every text"
                 f" (server_encoding is {encoding})"
             )
         finally:
@@ -260,9 +260,7 @@ def standby() -> Iterator[URL]:
 
 
 def test_a_standby_is_refused(standby: URL) -> None:
-    assert refusal(standby) == (
-        "the server is a standby, which cannot be written (pg_is_in_recovery() is true)"
-    )
+    assert refusal(standby) == ("the server is a read-only standby (pg_is_in_recovery() is true)")
 
 
 # --- what is committed while a lock is waited for ------------------------------------------------

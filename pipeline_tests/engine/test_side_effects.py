@@ -144,7 +144,7 @@ def test_an_event_trigger_that_refuses_ddl_is_named(pair: Pair) -> None:
     with pytest.raises(TargetError) as caught:
         pair.move("full")
     assert "event trigger forbid (function forbid())" in str(caught.value)
-    assert "its keys forbid" not in str(caught.value)
+    assert "violate its keys" not in str(caught.value)
 
 
 TOUCH = "UPDATE learning_content SET updated_at = now() WHERE id = 1"

@@ -32,9 +32,9 @@ from pipeline_tests.support.spaces_world import (
     make,
     move,
 )
-from pipeline_tests.support.standings import broken, opened, standing
 from pipeline_tests.support.subsets import move_subset
 from pipeline_tests.support.targets import query, reasons
+from pipeline_tests.support.verification import broken, opened, standing
 
 AUTH = [table for table in TABLES if table.name in ("user", "session", "account", "verification")]
 _PLAIN = ("users", "spaces", "space_members", "messages", "notifications")
@@ -160,7 +160,7 @@ def test_rejected_rows_with_text_keys_are_kept_held_mended_and_redriven(
             if (each["table"], each["column"]) == ("user", "email_verified")
         )
         with target.transaction():
-            assert overrides.take_in(target, [record], AUTH) == 1
+            assert overrides.import_overrides(target, [record], AUTH) == 1
     moves = sync_all(source.path, target_url, tables=AUTH)
     assert moves["user"].written_rows == moves["session"].written_rows == 1
     assert rows(target_url, "user", "id, email_verified") == [("77", True), ("Ab1", True)]

@@ -25,7 +25,7 @@ from pipeline_tests.support.syncs import (
 )
 from pipeline_tests.support.targets import query, reasons
 
-PART = "only a part of learning_content has been moved"
+PART = "only a subset of learning_content has been moved"
 
 
 def test_named_contents_move_with_all_that_belongs_to_them(
@@ -313,7 +313,7 @@ def test_ids_that_the_source_lacks_are_named_before_anything_moves(
 ) -> None:
     source.add_family(contents=2)
     huge = 10**20
-    with pytest.raises(ScopeError, match=f"has no learning_content 7, {huge}, 3\\."):
+    with pytest.raises(ScopeError, match=f"has no row 7, {huge}, 3\\."):
         move_subset(source, target_url, 1, 7, huge, 3)
     assert query(target_url, "SELECT to_regclass('learning_content')") == [(None,)]
 
@@ -381,7 +381,7 @@ def test_mended_values_are_used_within_a_subset(source: SourceFile, target_url: 
 
 @pytest.mark.parametrize(
     ("keys", "limit", "said"),
-    [([1], 1, "both by ids and by a limit"), ([], 0, "0 rows"), ([], -1, "-1 rows")],
+    [([1], 1, "both ids and a limit"), ([], 0, "cannot be 0"), ([], -1, "cannot be -1")],
 )
 def test_what_cannot_be_meant_is_refused(keys: list[int], limit: int, said: str) -> None:
     with pytest.raises(SettingsError, match=said):

@@ -71,7 +71,7 @@ def test_the_command_tells_what_it_left_out_verify_says_so_and_a_sync_completes_
     found = said(verified)
     checks = ("conservation", "keys", "witness")
     assert found.keys() == {f"{table} {check}" for table in TABLES for check in checks}
-    assert all("only a part of it has been moved; run pipeline" in text for text in found.values())
+    assert all("only a subset has been moved; run pipeline" in text for text in found.values())
     synced = runs.run("sync", opened=instance)
     assert synced.success
     assert shown(synced, "rankings")["strategy"] == "merged"
@@ -93,8 +93,8 @@ def test_a_run_can_be_configured_to_move_a_subset(
 
 
 REFUSED = [
-    (run_config(only_content=[1, 9]), "has no learning_content 9"),
-    (run_config(only_content=[1], limit=1), "both by ids and by a limit"),
+    (run_config(only_content=[1, 9]), "has no row 9"),
+    (run_config(only_content=[1], limit=1), "both ids and a limit"),
     (run_config(limit=1, only_changes=True), "A subset cannot be combined with a sync"),
 ]
 
@@ -112,8 +112,8 @@ def test_a_subset_that_cannot_be_meant_fails_and_says_why(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--limit", "1", "--only-content", "1"], "both by ids and by a limit"),
-        (["--limit", "0"], "cannot have 0 rows"),
+        (["--limit", "1", "--only-content", "1"], "both ids and a limit"),
+        (["--limit", "0"], "cannot be 0"),
         (["--limit", "few"], "--limit"),
         (["--only-content", "1,x"], "--only-content cannot be '1,x'"),
         (["--only-content", ""], "--only-content cannot be ''"),

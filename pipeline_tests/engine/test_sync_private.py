@@ -93,7 +93,7 @@ def test_rows_of_somebody_else_are_not_deleted_along(
         f" ON DELETE {action}",
     )
     source.run(f"UPDATE learning_content SET tags = '{{bad', updated_at = '{LATER}' WHERE id = 1")
-    with pytest.raises(TooManyDeletes, match=r"1 rows of public\.bookmarks, which no move"):
+    with pytest.raises(TooManyDeletes, match=r"1 rows of public\.bookmarks, which is not managed"):
         sync_all(source.path, target_url)
     assert query(target_url, "SELECT id FROM bookmarks ORDER BY id") == [(1,), (2,)]
 

@@ -130,7 +130,7 @@ def override(url: str, table: str, row_id: str, column: str, storage: str, value
         ]
         with target.transaction():
             schema.make_ledger(target)
-            assert overrides.take_in(target, records) == 1
+            assert overrides.import_overrides(target, records) == 1
 
 
 @pytest.mark.parametrize("written", ["nothing", "another row"])

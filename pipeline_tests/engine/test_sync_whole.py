@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.policies import Policies
-from pipeline.move.engine import NotKnown
+from pipeline.move.engine import ChangesUnknown
 from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -101,7 +101,7 @@ def test_a_whole_move_is_needed_when_the_log_is_not_the_one_that_was_read(
     tracking.switch_on(source.path, TABLES)
     for _ in range(writes):
         source.run("UPDATE learning_content SET title = title")
-    assert "log of changes" in str(reason_for_a_whole_move(source.path, target_url))
+    assert "change log" in str(reason_for_a_whole_move(source.path, target_url))
     move_all(source.path, target_url)
     assert_sides_agree(source, target_url)
 
@@ -121,7 +121,7 @@ def test_a_whole_move_is_needed_when_the_source_was_restored_from_a_backup(
     shutil.copy(backup, source.path)
     for _ in range(writes):
         source.run("UPDATE learning_content SET title = title || '?' WHERE id = 2")
-    assert "log of changes" in str(reason_for_a_whole_move(source.path, target_url))
+    assert "change log" in str(reason_for_a_whole_move(source.path, target_url))
     move_all(source.path, target_url)
     assert_sides_agree(source, target_url)
 
@@ -153,6 +153,6 @@ def test_a_whole_move_is_needed_when_more_rows_changed_than_fit_into_memory(
     with syncing(source, target_url):
         pass
     monkeypatch.setattr("pipeline.move.run.sync.MANY_ROWS", 7)
-    with pytest.raises(NotKnown) as caught, syncing(source, target_url):
+    with pytest.raises(ChangesUnknown) as caught, syncing(source, target_url):
         pass
     assert caught.value.why == "more than 7 rows of rankings may have changed"

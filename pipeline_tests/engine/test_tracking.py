@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.migrations.content import metadata
-from pipeline.move.reading.live import pinned
-from pipeline.move.run.sync import why_whole
+from pipeline.move.reading.pinned_source import pinned
+from pipeline.move.run.sync import reason_for_full_comparison
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 from pipeline_tests.support.change_log import logged
@@ -30,7 +30,7 @@ def reason(source: SourceFile, url: str) -> str | None:
         Target.connect(url, shown="the target") as target,
         pinned(source.path, Path(folder), tables=TABLES, busy_seconds=2) as live,
     ):
-        return why_whole(TABLES, live=live, target=target)
+        return reason_for_full_comparison(TABLES, live=live, target=target)
 
 
 def assert_contents_agree(source: SourceFile, url: str) -> None:
@@ -106,7 +106,7 @@ def test_a_log_that_was_cut_too_short_asks_for_a_whole_move(
         assert reason(contents, target_url) is None
         sync_all(contents.path, target_url)
     else:
-        assert "log of changes" in str(reason(contents, target_url))
+        assert "change log" in str(reason(contents, target_url))
         move_all(contents.path, target_url)
     assert_contents_agree(contents, target_url)
 
@@ -118,7 +118,7 @@ def test_one_statement_longer_than_the_log_asks_for_a_whole_move(
     tracking.switch_on(source.path, TABLES)
     move_all(source.path, target_url)
     source.run("UPDATE learning_content SET title = 'x'")
-    assert "log of changes" in str(reason(source, target_url))
+    assert "change log" in str(reason(source, target_url))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_copies_of_a_source_that_go_different_ways_are_told_apart(
     contents.run("UPDATE learning_content SET title = 'a' WHERE id = 1")
     other.run("UPDATE learning_content SET title = 'b' WHERE id = 2")
     sync_all(contents.path, target_url)
-    assert "log of changes" in str(reason(other, target_url))
+    assert "change log" in str(reason(other, target_url))
 
 
 @pytest.mark.parametrize("how", ["VACUUM", "VACUUM INTO", "dump"])

@@ -15,7 +15,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.errors import TooManyDeletes
 from pipeline.cutover.replay import NotReversible
 from pipeline.migrations.spaces import metadata
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.sqlite import tracking
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.cutover_world import World, content, equal, made_world
@@ -82,7 +82,7 @@ def update(source: SourceFile, sql: str) -> None:
     source.run(f"UPDATE {table} SET updated_at = '{LATER}', {rest}")
 
 
-def move(strategy: str, source: SourceFile, url: str) -> dict[str, Move]:
+def move(strategy: str, source: SourceFile, url: str) -> dict[str, MoveResult]:
     """Move everything that changed, in a way."""
     both = [*TABLES, *OTHERS]
     match strategy:
@@ -101,7 +101,7 @@ def move(strategy: str, source: SourceFile, url: str) -> dict[str, Move]:
             return sync_all(source.path, url, tables=both, delete_share=1.0)
 
 
-def redrive(source: SourceFile, url: str) -> dict[str, Move]:
+def redrive(source: SourceFile, url: str) -> dict[str, MoveResult]:
     both = [*TABLES, *OTHERS]
     return sync_all(source.path, url, tables=both, delete_share=1.0, retry_rejected=True)
 
@@ -331,7 +331,7 @@ def test_the_way_back_gives_what_a_row_that_is_gone_had_to_a_new_one(world: Worl
 def test_what_comes_twice_has_no_way_back(world: World) -> None:
     world.do("UPDATE learning_content SET title = 'word 1' WHERE id = 2")
     before = content(world.source.path)
-    with pytest.raises(NotReversible, match="learning_content 2 cannot be put into the source"):
+    with pytest.raises(NotReversible, match="learning_content 2 cannot be written to the source"):
         world.rollback()
     assert content(world.source.path) == before
     with closing(sqlite3.connect(world.source.path)) as connection:

@@ -18,8 +18,8 @@ from sqlalchemy.engine import URL
 
 from pipeline.anki.outcomes import ACTIONS
 from pipeline.anki.store.collection import CollectionFile
-from pipeline.anki.store.notes import tag_of
-from pipeline.anki.store.open import named_anki
+from pipeline.anki.store.notes import content_tag
+from pipeline.anki.store.open import configured_anki
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.models import LearningContentCreate
 from pipeline.application.services.learning_content import LearningContentService
@@ -137,7 +137,7 @@ def said(result: dg.ExecuteInProcessResult) -> list[str]:
 
 def notes() -> dict[int, str]:
     """The fronts of all notes in Anki."""
-    with named_anki(settings.load()) as opened:
+    with configured_anki(settings.load()) as opened:
         found = opened.notes(opened.find("sync::content::*"))
     return {number: note.fields["Front"] for number, note in found.items()}
 
@@ -193,7 +193,7 @@ def test_a_target_whose_proof_has_failed_is_not_followed_until_it_is_mended(
     assert said(refused) == [
         "The target is not proven: digests of learning_content, witness of learning_content failed"
         " in its last run."
-        " Read what the check found; run pipeline migrate, or pipeline verify once it is repaired."
+        " Inspect the findings and repair the target, then run pipeline migrate or pipeline verify."
     ]
     assert notes() == {}
     assert runs.run("migrate", opened=instance).success
@@ -214,7 +214,7 @@ def test_it_does_not_run_during_a_move(instance: dg.DagsterInstance, target_url:
     with Target.connect(target_url, shown="the target") as mover, mover.lock():
         refused = follow(instance)
     assert not refused.success
-    assert "is held by another run" in said(refused)[0]
+    assert "is in use by another run" in said(refused)[0]
     assert notes() == {}
 
 
@@ -223,7 +223,7 @@ def test_it_says_that_the_tables_have_never_been_moved(
 ) -> None:
     query(target_url, "DROP TABLE rankings")
     assert said(follow(instance)) == [
-        "The target does not hold rankings. Run pipeline migrate first."
+        "The target has no table rankings. Run pipeline migrate first."
     ]
 
 
@@ -242,8 +242,8 @@ def test_contents_that_the_application_writes_to_postgresql_are_followed_alike(
             )
         )
     assert counts(follow(instance)) == {"skipped": WORDS, "created": 1}
-    with named_anki(settings.load()) as opened:
-        (note,) = opened.notes(opened.find(tag_of(number))).values()
+    with configured_anki(settings.load()) as opened:
+        (note,) = opened.notes(opened.find(content_tag(number))).values()
     assert note.fields["Front"] == (
         '<div class="native">ทะเล</div>\n<div class="ipa">[tʰá.leː]</div>'
     )
@@ -274,7 +274,7 @@ def test_the_commands_tell_what_they_would_do_and_did(variables: dict[str, str])
     with CollectionFile(home / "anki" / "collection.anki2"):
         locked = pipeline("anki", "sync", **variables)
     assert locked.code == 1
-    assert "another program has it open" in locked.err.replace("\n", " ")
+    assert "another program has opened it" in locked.err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_the_commands_tell_what_they_would_do_and_did(variables: dict[str, str])
         (
             ("sync",),
             {"SQLITE_DATABASE_URL": "sqlite:///other.db"},
-            "No Anki is named. Set ANKI_CONNECT_URL",
+            "No Anki is configured. Set ANKI_CONNECT_URL",
         ),
     ],
 )
@@ -336,7 +336,7 @@ def test_a_password_in_the_url_is_not_stored_when_a_proxy_refuses(
         ran = pipeline("anki", "sync", **variables, ANKI_CONNECT_URL=url)
         server.shutdown()
     assert ran.code == 1
-    assert "did not answer version as AnkiConnect does" in ran.err
+    assert "answered version in a format that is not AnkiConnect's" in ran.err
     assert KEY not in ran.out + ran.err
     assert [table for table, text in everything_stored(target_url) if KEY in text] == []
 

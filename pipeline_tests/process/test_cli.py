@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.core.proof import OF_A_MOVE
+from pipeline.core.proof import MOVE_CHECKS
 from pipeline.migrations import content
 from pipeline.migrations.content_sample import make_sample
 from pipeline.orchestration.common.report import TableReport
-from pipeline.postgres.session import LEAVE_ALONE
+from pipeline.postgres.session import TRIGGER_REMEDY
 from pipeline_tests.support.commands import LINE_BREAKS_ONLY, Ran, installed, pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -73,7 +73,7 @@ def test_every_quarantine_reason_is_printed_with_an_example(moved: Moved) -> Non
 
 def test_every_check_of_every_table_is_printed(moved: Moved) -> None:
     results = {
-        (table, check): moved.first.row(table, check)[0] for table in NAMES for check in OF_A_MOVE
+        (table, check): moved.first.row(table, check)[0] for table in NAMES for check in MOVE_CHECKS
     }
     warnings = {key for key, result in results.items() if result == "warning"}
     assert {key for key, result in results.items() if result != "passed"} == warnings
@@ -175,8 +175,8 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
     assert query(target_url, "SELECT status FROM dagster.runs") == [("FAILURE",)]
     assert ran.err.splitlines()[:-1] == [
         "content_fragments was rolled back: the proof failed (digests, witness); trigger change of"
-        " content_fragments (function change()) may have changed what was written. Look at the"
-        f" named rows in the check's result; the target is as it was before. {LEAVE_ALONE}.",
+        " content_fragments (function change()) may have changed the written values. Inspect"
+        f" the rows named in the check's result; the target is unchanged. {TRIGGER_REMEDY}.",
         "fragment_assets did not run because an earlier step failed.",
         "rankings did not run because an earlier step failed.",
     ]

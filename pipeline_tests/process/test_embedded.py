@@ -30,11 +30,10 @@ HOLD = """
 import sys
 from pathlib import Path
 from pipeline.postgres.embedded.server import ensure_server
-from pipeline.config.settings import libpq
 print("ready", flush=True)
 sys.stdin.readline()
-url = libpq(ensure_server(Path(sys.argv[1])))
-print(url, flush=True)
+url = ensure_server(Path(sys.argv[1]))
+print(url.render_as_string(hide_password=False), flush=True)
 sys.stdin.readline()
 """
 SHOW = """
@@ -42,7 +41,7 @@ from pipeline.migrations.content import CONTENT
 from pipeline.config.settings import load
 found = load()
 source = found.source_path(CONTENT)
-print(source, found.given_target, found.pipeline_home, found.lock_seconds, sep="\\n")
+print(source, found.configured_target, found.pipeline_home, found.lock_seconds, sep="\\n")
 """
 
 
@@ -304,7 +303,7 @@ def test_what_may_be_the_server_but_does_not_answer_is_named_at_once(
     # A second, and the end of a process on a busy machine.
     assert time.monotonic() - started < 5
     assert f"names process {other.pid}, which may be the embedded PostgreSQL" in said
-    assert "but it does not answer. Look at that process" in said
+    assert "but it does not answer. Inspect that process" in said
     assert other.poll() is None
     (data / "postmaster.pid").unlink()
 

@@ -152,10 +152,10 @@ def test_a_certificate_that_is_not_trusted_is_told_and_not_tried_again(
 ) -> None:
     found = seen(encrypted.url(**url), "reachable")
     assert found.state == "error"
-    assert "its certificate is not the one that is trusted" in found.detail
-    assert found.remedy.startswith("Name the project's own in sslrootcert")
+    assert "the server's certificate is not trusted" in found.detail
+    assert found.remedy.startswith("Set sslrootcert to the certificate authority of the server")
     with (
-        pytest.raises(TargetError, match="its certificate is not the one that is trusted") as told,
+        pytest.raises(TargetError, match="the server's certificate is not trusted") as told,
         Target.connect(encrypted.url(**url), shown="the target"),
     ):
         pass

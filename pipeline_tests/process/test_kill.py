@@ -191,7 +191,7 @@ def test_a_run_that_waits_too_long_says_who_holds_the_target(
         ran = pipeline("migrate", **settings)
     assert ran.code != 0
     sentence = ran.err.splitlines()[0]
-    assert f"held by another run (server process {holder}, from a local socket" in sentence
+    assert f"in use by another run (server process {holder}, from a local socket" in sentence
     assert "Traceback" not in ran.err
     assert query(target_url, "SELECT to_regclass('public.learning_content')") == [(None,)]
 

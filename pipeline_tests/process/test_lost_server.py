@@ -64,8 +64,8 @@ def test_a_server_that_ends_during_a_run_is_one_sentence_and_the_next_run_conver
     assert ran.code == 1
     assert ran.err.splitlines() == [
         f"The embedded PostgreSQL in {home}/postgres stopped during the command; the current"
-        " transaction was rolled back. Run again, which starts it;"
-        f" {home}/postgres/log may say why it stopped."
+        " transaction was rolled back. Run again to restart it;"
+        f" {home}/postgres/log may name the cause."
     ]
     again = pipeline("migrate", **settings)
     assert again.code == 0, again.err
@@ -114,7 +114,9 @@ def test_a_full_disk_is_named_and_the_next_run_converges(
     assert pipeline("migrate", **settings).code == 0
     source.add("learning_content", {"id": 9})
     full(4)
-    assert refused("sync").startswith(f"The copy of {source.path} found no room in HOME/snapshots/")
+    assert refused("sync").startswith(
+        f"There is no space for the copy of {source.path} in HOME/snapshots/"
+    )
     full(900)
     # The table is committed before its evidence is written; what lacks evidence is no success.
     (home / "reports").write_text("in the way")

@@ -107,8 +107,8 @@ def test_without_a_name_the_first_migration_is_meant(moved: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "detail"),
     [
-        (("migrate", "space"), "No migration is called space. Name content or spaces."),
-        (("redrive", "nothing"), "No table is called nothing. Name one of learning_content,"),
+        (("migrate", "space"), "No migration is called space. Use content or spaces."),
+        (("redrive", "nothing"), "No table is called nothing. Use one of learning_content,"),
         (("restore", "target", "x"), "No migration is called x."),
     ],
 )
@@ -178,7 +178,7 @@ def test_each_migration_is_cut_over_and_comes_back_by_itself(
             assert site("backup", name).code == 0
         for table, count in (("space_members", 2), ("messages", 3)):
             ran = site("cutover", "sign-off", table, "--by", "Ann", "--reason", "known")
-            assert f"{count} rows of {table} may stay behind" in ran.out, ran.err
+            assert f"{count} rows of {table} may remain in quarantine" in ran.out, ran.err
         for table in ("note_blocks", "notifications"):
             assert site("cutover", "sign-off", table, "--by", "Ann", "--reason", "x").code == 0
         shut = site("cutover", "live", "spaces")
@@ -225,10 +225,14 @@ def test_a_backup_of_one_leaves_the_other_as_it_is(server: URL, tmp_path: Path) 
         assert {table for (table,) in waiting} <= set(SPACES.metadata.tables)
         assert len(waiting) >= 3
         nothing = site("restore", "target", "--yes")
-        assert (nothing.code, "There is no rehearsed backup of content" in nothing.err) == (2, True)
+        assert (
+            nothing.code,
+            "There is no backup of content with a verified restore" in nothing.err,
+        ) == (2, True)
         (name,) = [path.name for path in (tmp_path / "home" / "backups").glob("20*")]
         wrong = site("restore", "target", "content", "--from", name, "--yes")
-        assert (wrong.code, "is of the migration spaces, not of content" in wrong.err) == (2, True)
+        message = "belongs to the migration spaces, not to content"
+        assert (wrong.code, message in wrong.err) == (2, True)
 
 
 def test_the_source_of_each_is_kept_in_its_own_backups(
@@ -243,7 +247,7 @@ def test_the_source_of_each_is_kept_in_its_own_backups(
     assert {t.name for t in kept.target_tables if t.schema == "public"} == set(
         CONTENT.metadata.tables
     )
-    with pytest.raises(BackupError, match="There is no rehearsed backup of spaces"):
+    with pytest.raises(BackupError, match="There is no backup of spaces with a verified restore"):
         store.named(home, "spaces", None)
     for name, value in moved.variables.items():
         monkeypatch.setenv(name, value)
@@ -261,10 +265,10 @@ def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
     """A table with several CHECKs keeps them in a set, whose order is another one each time."""
     code = (
         "from pipeline.mapping.table_mapping import SourceColumn, match;"
-        "from pipeline.move.ledger.watermarks import rules_of;"
+        "from pipeline.move.ledger.watermarks import rules_digest;"
         "from pipeline.migrations.spaces import metadata;"
         "made = [object() for _ in range({})];"
-        "print([rules_of(match(t, [SourceColumn(c.name, '') for c in t.columns]))"
+        "print([rules_digest(match(t, [SourceColumn(c.name, '') for c in t.columns]))"
         " for t in metadata.sorted_tables])"
     )
     found = {
@@ -279,7 +283,7 @@ def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
 def test_a_subset_of_two_families_is_refused_before_anything_runs(moved: Site) -> None:
     ran = moved("migrate", "spaces", "--limit", "3")
     assert ran.code == 2
-    assert "There is no one table that all others belong to: user, users," in ran.err
+    assert "A subset needs exactly one root table; candidates: user, users" in ran.err
 
 
 def test_what_hangs_on_a_migration_that_is_not_enabled_is_refused(moved: Site) -> None:
@@ -333,4 +337,4 @@ def test_a_backup_of_before_there_were_migrations_does_not_take_the_ledger_of_ot
     (folder / "manifest.json").write_text(json.dumps(whole | {"seal": seal}))
     assert moved("backup", "list", PIPELINE_HOME=home).row(folder.name)[0] == "content"
     ran = moved("restore", "target", "--yes", PIPELINE_HOME=home)
-    assert (ran.code, "holds the ledger of all migrations" in ran.err) == (2, True)
+    assert (ran.code, "contains the ledger of all migrations" in ran.err) == (2, True)

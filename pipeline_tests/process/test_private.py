@@ -22,7 +22,7 @@ from pipeline.core.errors import FilesError
 from pipeline.core.locks import locked, private_folder
 from pipeline.migrations import sample_file as sample
 from pipeline.migrations.content import metadata
-from pipeline.move.reading.live import pinned
+from pipeline.move.reading.pinned_source import pinned
 from pipeline.orchestration.common import evidence
 from pipeline.postgres.embedded.server import ensure_server, leave
 from pipeline.sqlite.snapshot import take_snapshot
@@ -167,9 +167,9 @@ def test_a_home_that_is_not_the_pipelines_own_stays_open_and_that_is_said(
     (folder / "somebody's").write_text("")
     said: list[str] = []
     for _ in range(2):
-        private.home(folder, say=said.append)
+        private.home(folder, report=said.append)
     assert len(said) == 1
-    assert f"Other users can enter PIPELINE_HOME {folder}" in said[0]
+    assert f"Other users can access PIPELINE_HOME {folder}" in said[0]
     assert loose(folder) == {". drwxrwxrwt", "somebody's -rw-rw-rw-"}
     private.write_text(folder / "note", "private")
     assert "note" not in " ".join(loose(folder))
@@ -183,8 +183,8 @@ def test_files_of_somebody_else_in_a_home_keep_their_rights(folder: Path) -> Non
     for each, mode in ((home, 0o755), (page.parent, 0o755), (page, 0o644)):
         each.chmod(mode)
     said: list[str] = []
-    private.home(home, say=said.append)
-    assert "it holds more than the pipeline's files" in said[0]
+    private.home(home, report=said.append)
+    assert "it contains other files" in said[0]
     modes = [stat.S_IMODE(each.stat().st_mode) for each in (home, page.parent, page)]
     assert modes == [0o755, 0o755, 0o644]
 
@@ -193,7 +193,7 @@ def test_files_of_somebody_else_in_a_home_keep_their_rights(folder: Path) -> Non
 def test_a_home_of_another_user_stays_as_it_is_and_that_is_said(folder: Path) -> None:
     os.chown(folder, NOBODY, NOBODY)
     said: list[str] = []
-    private.home(folder, say=said.append)
+    private.home(folder, report=said.append)
     assert "because it belongs to another user" in said[0]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 

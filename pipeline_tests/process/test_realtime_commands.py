@@ -82,8 +82,8 @@ def test_the_job_fails_while_the_tables_are_not_there(settings: dict[str, str]) 
     said = failure.step_failure_data.user_failure_data
     assert said is not None
     assert said.description == (
-        "The target has no table progress yet, so nothing can be told of it. Run pipeline migrate"
-        " spaces first."
+        "The target has no table progress yet, so its changes cannot be published."
+        " Run pipeline migrate spaces first."
     )
     assert query(settings["DATABASE_URL"], "SELECT to_regnamespace('feed') IS NULL") == [(True,)]
 
@@ -126,5 +126,5 @@ def test_the_commands_switch_on_and_tell(settings: dict[str, str]) -> None:
     assert warned.code == 0
     assert warned.row("published") == [
         "differs",
-        "theirs is published, too, by somebody else; no migration declares it",
+        "theirs is also published, but no migration declares it",
     ]

@@ -19,7 +19,8 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.core.errors import CONNECTIONS_OF_A_RUN, TargetError, Transient
+from pipeline.core.errors import TargetError, Transient
+from pipeline.core.server_errors import CONNECTIONS_OF_A_RUN
 from pipeline.doctor import target as doctor
 from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.content import metadata
@@ -211,7 +212,7 @@ def test_a_server_without_room_is_foreseen_and_told(small: Small) -> None:
     )
     assert found["connections"].state == "ok"
     assert found["locks"].state == "warning"
-    assert "room for 120" in found["locks"].detail
+    assert "of the server's 120 locks" in found["locks"].detail
     with ExitStack() as others:
         for _ in range(5):
             others.enter_context(closing(psycopg2.connect(libpq(guest))))
@@ -225,14 +226,14 @@ def test_a_server_without_room_is_foreseen_and_told(small: Small) -> None:
 
 def test_encryption_that_a_server_does_not_offer_is_told(small: Small) -> None:
     error = refusal(small.url.update_query_dict({"sslmode": "require"}))
-    assert said(error) == "the server offers no encryption, which sslmode demands"
+    assert said(error) == "sslmode requires encryption, which the server does not support"
 
 
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        ("reject", "the server does not let this user in from this address"),
-        ("", "the server does not let this user in without encryption"),
+        ("reject", "the server rejects connections of this user from this address"),
+        ("", "the server rejects unencrypted connections of this user"),
     ],
 )
 def test_an_address_that_a_server_does_not_let_in_is_told(
@@ -255,7 +256,7 @@ def test_an_address_that_a_server_does_not_let_in_is_told(
 def test_locks_that_have_no_room_are_told(small: Small) -> None:
     with (
         Target.connect(libpq(small.url), shown="T") as target,
-        pytest.raises(TargetError, match="out of memory, or of room for locks") as refused,
+        pytest.raises(TargetError, match="out of memory or of lock slots") as refused,
         target.transaction(),
     ):
         for number in range(20_000):
@@ -294,9 +295,9 @@ def test_a_port_that_speaks_something_else_is_told(answer: bytes) -> None:
         url = URL.create("postgresql", "u", "s3cret", "127.0.0.1", listener.getsockname()[1], "x")
         error = refusal(url)
         assert said(error) == (
-            "what answers there is not PostgreSQL"
+            "the server is not PostgreSQL"
             if answer
-            else "what answers there hung up at once"
+            else "the server closed the connection immediately"
         )
         listener.shutdown(socket.SHUT_RDWR)
 
@@ -304,7 +305,7 @@ def test_a_port_that_speaks_something_else_is_told(answer: bytes) -> None:
 @pytest.mark.parametrize("option", [{"sslmode": "never"}, {"nonsense": "1"}, {"user": "\0"}])
 def test_options_that_nobody_knows_are_told(database: URL, option: dict[str, str]) -> None:
     error = refusal(database.update_query_dict(option))
-    assert said(error) == "it cannot be reached by this URL"
+    assert said(error) == "the URL cannot be used to connect"
     assert "DATABASE_URL" in error.remedy
 
 
@@ -315,7 +316,7 @@ def test_a_closed_database_is_told(owner: Owner, server: URL) -> None:
     database = owner.url.database
     query(libpq(server), f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
     try:
-        assert said(refusal(owner.url)) == "the database is closed to connections"
+        assert said(refusal(owner.url)) == "the database does not accept connections"
     finally:
         query(libpq(server), f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
 
@@ -333,7 +334,7 @@ def test_a_closed_database_is_told(owner: Owner, server: URL) -> None:
             ["DROP SCHEMA public"],
             ("rights", "error"),
             "there is no schema public",
-            "schema public is missing, or closed to this user",
+            "schema public is missing, or this user cannot access it",
         ),
     ],
     ids=["closed schema", "no schema"],
@@ -373,7 +374,7 @@ def test_limits_of_a_user_that_may_stop_a_move_are_foreseen(owner: Owner) -> Non
     )
     with (
         Target.connect(libpq(owner.url), shown="T") as target,
-        pytest.raises(TargetError, match="too little room for temporary files"),
+        pytest.raises(TargetError, match="temporary files of this user exceed the server's limit"),
     ):
         target.run("SET work_mem = '64kB'")
         target.rows(sorting)

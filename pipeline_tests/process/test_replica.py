@@ -114,16 +114,16 @@ def test_a_look_that_finds_nothing_new_asks_once_and_leaves_the_file_as_it_was(
     monkeypatch.setenv("SQLITE_DATABASE_URL", gate.url)
     monkeypatch.setenv("TURSO_AUTH_TOKEN", TOKEN)
     loaded = settings.load()
-    never = environment.watched(loaded, CONTENT)
+    never = environment.watched_file(loaded, CONTENT)
     assert not never.exists() and gate.asked == []
     path = fetch(loaded.origin(CONTENT), home=loaded.pipeline_home)
     assert path == never
     time.sleep(1.1)
     before, gate.asked[:] = fingerprint_of(path), []
-    assert fingerprint_of(environment.watched(loaded, CONTENT)) == before is not None
+    assert fingerprint_of(environment.watched_file(loaded, CONTENT)) == before is not None
     assert gate.asked == ["/pull-updates"]
     turso.run("DELETE FROM t")
-    assert fingerprint_of(environment.watched(loaded, CONTENT)) != before
+    assert fingerprint_of(environment.watched_file(loaded, CONTENT)) != before
 
 
 def test_databases_are_fetched_once_and_brought_up_to_date_when_asked(
@@ -164,7 +164,7 @@ def test_another_database_at_the_same_place_is_fetched_anew(
     said: list[str] = []
     fetch(origin(gate), home=home, log=said.append)
     assert rows(path) == [(1, "other")]
-    assert len(said) == 1 and "it is another database than before" in said[0]
+    assert len(said) == 1 and "the database was replaced" in said[0]
     assert len(list(home.rglob("replica.damaged-*"))) == 1
 
 
@@ -186,12 +186,12 @@ def test_what_the_server_refuses_is_a_sentence(turso: Server, gate: Gate, home: 
     filled(turso, 1)
     path = fetch(origin(gate), home=home)
     for status, sentence, transient in (
-        (401, "refuses the token", False),
-        (403, "refuses the token", False),
+        (401, "does not accept the token", False),
+        (403, "does not accept the token", False),
         (404, "has no such database", False),
-        (429, "met an error of its own (HTTP 429)", True),
-        (500, "met an error of its own (HTTP 500)", True),
-        (418, "answers in a way that is not understood", False),
+        (429, "reported an internal error (HTTP 429)", True),
+        (500, "reported an internal error (HTTP 500)", True),
+        (418, "sent an unexpected response", False),
     ):
         gate.status = status
         error = detail(gate, home)
@@ -205,14 +205,14 @@ def test_what_the_server_refuses_is_a_sentence(turso: Server, gate: Gate, home: 
 
 def test_a_wrong_token_and_none_are_refused(turso: Server, gate: Gate, home: Path) -> None:
     filled(turso, 1)
-    assert "refuses the token" in detail(gate, home, "wrong-token-of-somebody").problem
+    assert "does not accept the token" in detail(gate, home, "wrong-token-of-somebody").problem
     with pytest.raises(SourceError, match="TURSO_AUTH_TOKEN"):
         fetch(Remote(gate.url), home=home)
 
 
 @pytest.mark.parametrize("token", ["two\nlines-of-it", "ไม่ใช่โทเค็น", "with a space"])
 def test_what_cannot_be_a_token_is_refused_and_not_repeated(token: str) -> None:
-    with pytest.raises(SettingsError, match="TURSO_AUTH_TOKEN is no token") as caught:
+    with pytest.raises(SettingsError, match="TURSO_AUTH_TOKEN is not a token") as caught:
         parse("libsql://h", token=SecretStr(token), name="SOURCE")
     assert token not in str(caught.value)
 
@@ -220,8 +220,8 @@ def test_what_cannot_be_a_token_is_refused_and_not_repeated(token: str) -> None:
 @pytest.mark.parametrize(
     ("url", "sentence", "transient"),
     [
-        ("https://no-such-host.invalid", "no server has this name|did not answer", None),
-        ("http://127.0.0.1:1", "did not answer, or broke off", True),
+        ("https://no-such-host.invalid", "the host name is unknown|did not respond", None),
+        ("http://127.0.0.1:1", "did not respond, or closed the connection", True),
     ],
 )
 def test_a_server_that_is_not_there_is_named(
@@ -233,7 +233,7 @@ def test_a_server_that_is_not_there_is_named(
 
 
 def test_a_server_without_tls_is_named(gate: Gate, home: Path) -> None:
-    with pytest.raises(SourceError, match="speaks no TLS"):
+    with pytest.raises(SourceError, match="does not support TLS"):
         fetch(Remote(gate.url.replace("http:", "https:"), SecretStr(TOKEN)), home=home)
 
 
@@ -292,7 +292,7 @@ def test_a_damaged_replica_is_set_aside_and_fetched_anew(
     said: list[str] = []
     fetch(origin(gate), home=home, log=said.append)
     assert len(rows(path)) == 31
-    assert all("and fetched anew" in each for each in said)
+    assert all("and is fetched again" in each for each in said)
     assert bool(said) or end == "-wal-revert"
 
 
@@ -365,7 +365,7 @@ def test_two_at_once_pull_one_after_the_other(turso: Server, gate: Gate, home: P
 def test_a_pull_that_takes_long_says_so(
     turso: Server, gate: Gate, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica, "_TELL_SECONDS", 0.2)
+    monkeypatch.setattr(replica, "_REPORT_SECONDS", 0.2)
     filled(turso, 1)
     gate.slow = 0.5
     said: list[str] = []

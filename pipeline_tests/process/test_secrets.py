@@ -78,7 +78,7 @@ def test_a_whole_run_with_an_awkward_password_works_and_leaves_no_trace_of_it(
     query(libpq(database), f"GRANT CREATE ON SCHEMA public TO {login.user}")
     moved = pipeline("migrate", **options)
     assert (refused.code, moved.code) == (1, 0), refused.err + moved.err
-    assert "the user lacks a right" in refused.err
+    assert "the user lacks a privilege" in refused.err
     assert leaks(refused.out + refused.err + moved.out + moved.err) == set()
     stored = list(everything_stored(libpq(database)))
     assert {"dagster.runs", "dagster.event_logs", "dagster.snapshots", "migration.quarantine"} <= {
@@ -128,15 +128,15 @@ def test_no_error_of_either_driver_shows_a_password(
         monkeypatch.setenv(name, "")
 
     def with_adbc() -> None:
-        target = settings.load().given_target
+        target = settings.load().configured_target
         assert target is not None
         with Target.connect(libpq(target), shown=shown(target)):
             pass
 
     def with_psycopg2() -> None:
         loaded = settings.load()
-        assert loaded.given_target is not None
-        storage.prepare(Server(loaded.given_target), loaded)
+        assert loaded.configured_target is not None
+        storage.prepare(Server(loaded.configured_target), loaded)
 
     for connect in (with_adbc, with_psycopg2):
         with pytest.raises(PipelineError) as failed:
@@ -148,7 +148,7 @@ def test_no_error_of_either_driver_shows_a_password(
 def test_a_refused_password_is_not_repeated(database: URL, login: Login) -> None:
     url = Login(login.user, f"not {login.password}").url(database)
     with (
-        pytest.raises(PipelineError, match="refused this user or password") as failed,
+        pytest.raises(PipelineError, match="rejected the user or password") as failed,
         Target.connect(url, shown=shown(make_url(url))),
     ):
         pass
@@ -192,7 +192,11 @@ def test_the_secret_of_a_setting_is_taken_out_of_a_text(
 def test_no_setting_that_holds_a_secret_is_left_out_of_these_tests() -> None:
     held = {
         f"{group.model_config.get('env_prefix', '')}{name}".upper()
-        for group in (settings.Settings, settings._sources_of(registry.find()), *settings._GROUPS)
+        for group in (
+            settings.Settings,
+            settings._source_settings(registry.find()),
+            *settings._GROUPS,
+        )
         for name, field in group.model_fields.items()
         if SecretStr in get_args(field.annotation)
     }
@@ -205,7 +209,7 @@ def test_settings_show_no_password(kind: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("DATABASE_URL", f"{kind}://user:{SECRET}@127.0.0.1/db")
     loaded = settings.load()
     try:
-        found = Server(loaded.given_target or make_url("x://"))
+        found = Server(loaded.configured_target or make_url("x://"))
         texts = [repr(found), str(found.target), found.target_shown]
     except PipelineError as error:
         texts = ["".join(traceback.format_exception(error))]

@@ -256,7 +256,7 @@ def test_the_webserver_listens_on_the_loopback_address_alone(served: Served) -> 
 def test_a_second_code_server_of_the_same_home_is_refused(
     served: Served, instance: dg.DagsterInstance
 ) -> None:
-    with pytest.raises(SettingsError, match="listens on"):
+    with pytest.raises(SettingsError, match="already listening on"):
         services.serve(services.Service.CODE, settings.load())
 
 

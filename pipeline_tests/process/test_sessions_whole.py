@@ -27,9 +27,9 @@ from pipeline_tests.support.hostile_settings import (
 from pipeline_tests.support.hostile_settings import Place as Hostile
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.standings import broken, opened, standing
 from pipeline_tests.support.syncs import NAMES
 from pipeline_tests.support.targets import new_database, query
+from pipeline_tests.support.verification import broken, opened, standing
 
 CHANGE = (
     "UPDATE learning_content SET title = 'ใหม่ 🎉', updated_at = '2026-01-01 00:00:00' WHERE id = 1"

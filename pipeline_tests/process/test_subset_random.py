@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.settings import PROJECT
-from pipeline.move.reading.live import pinned
-from pipeline.move.run.scope import Subset, reach
+from pipeline.move.reading.pinned_source import pinned
+from pipeline.move.run.scope import Subset, find_rows_in_scope
 from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import DEFAULTS, PARENTS, SourceFile
@@ -78,7 +78,7 @@ def test_what_belongs_is_what_leads_there_row_by_row(
         Target.connect(target_url, shown="the target") as target,
         pinned(source.path, Path(folder), tables=TABLES, busy_seconds=2) as live,
     ):
-        found = reach(Subset(tuple(keys)), TABLES, live=live, target=target)
+        found = find_rows_in_scope(Subset(tuple(keys)), TABLES, live=live, target=target)
     assert {name: set(reached.keys) for name, reached in found.items()} == belonging(source, *keys)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import URL
 
-from pipeline.config.settings import PROJECT, libpq, require_readable
+from pipeline.config.settings import PROJECT, libpq
+from pipeline.config.variables import require_readable
 from pipeline.core.errors import SettingsError
 from pipeline.migrations.content_sample import make_sample
 from pipeline_tests.support.commands import PROGRAM, Ran, environment, pipeline, usable
@@ -101,7 +102,7 @@ def test_a_setting_that_is_no_text_is_refused_by_its_name(
     world: World, name: str, value: str
 ) -> None:
     said = sentence(pipeline("migrate", **{**world.settings, name: value}))
-    assert said.startswith(f"{name} cannot be used: it holds bytes that are not UTF-8.")
+    assert said.startswith(f"{name} cannot be used: it contains bytes that are not UTF-8.")
     assert "s3cret" not in said
 
 
@@ -122,7 +123,7 @@ def test_files_that_a_command_writes_may_have_any_name(world: World, tmp_path: P
         assert (ran.code, ran.err) == (0, "")
     assert sorted(path.name for path in folder.iterdir()) == ["q.csv", "s.db"]
     unknown = pipeline("restore", "source", "--yes", "--from", NO_TEXT, **world.settings)
-    assert r"caf\udce9-\udcff holds no backup" in sentence(unknown)
+    assert r"caf\udce9-\udcff contains no backup" in sentence(unknown)
 
 
 LONG = "x" * 300
@@ -135,7 +136,7 @@ LONG = "x" * 300
         ("plan", {"PIPELINE_HOME": f"/tmp/{LONG}"}, "cannot be written (File name too long)"),
         (f"restore source --yes --to /tmp/{LONG}", {}, "cannot be written (File name too long)"),
         (f"quarantine export /tmp/{LONG}.csv", {}, "cannot be written (File name too long)"),
-        ("quarantine export {folder}/q.txt", {}, "named neither .csv nor .json"),
+        ("quarantine export {folder}/q.txt", {}, "ends neither in .csv nor in .json"),
         ("plan", {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME names /nowhere"),
     ],
 )
@@ -158,10 +159,10 @@ def test_doctor_goes_on_where_a_source_cannot_be(world: World) -> None:
 ENV_FILES = {
     "Latin-1": ("KEEP_RUNS=20\nANKI_DECK=café\n".encode("latin-1"), "is not UTF-8 text (line 2)"),
     "UTF-16": ("KEEP_RUNS=20\n".encode("utf-16"), "is not UTF-8 text (line 1)"),
-    "UTF-16 without a mark": ("KEEP_RUNS=20\n".encode("utf-16-le"), "holds a NUL"),
-    "NUL": (b"PIPELINE_HOME=/tmp/a\0b\n", "holds a NUL"),
-    "no assignment": (b"KEEP_RUNS=20\nDATABASE_URL postgresql://u:s3cret@h/d\n", "line 2 of"),
-    "an open quote": (b"ANKI_DECK='a\n", "line 1 of"),
+    "UTF-16 without a mark": ("KEEP_RUNS=20\n".encode("utf-16-le"), "contains a NUL"),
+    "NUL": (b"PIPELINE_HOME=/tmp/a\0b\n", "contains a NUL"),
+    "no assignment": (b"KEEP_RUNS=20\nDATABASE_URL postgresql://u:s3cret@h/d\n", "Line 2 of"),
+    "an open quote": (b"ANKI_DECK='a\n", "Line 1 of"),
 }
 
 
@@ -202,7 +203,7 @@ def test_a_project_whose_settings_cannot_be_read_starts_nothing(tmp_path: Path) 
 @pytest.mark.slow
 def test_a_project_whose_folder_is_no_text_is_refused(tmp_path: Path) -> None:
     said = sentence(run_in(copy_of_the_project(tmp_path / NO_TEXT), "doctor"))
-    assert re.match(r"The name of the project's folder .*caf\\udce9-\\udcff is not UTF-8", said)
+    assert re.match(r"The path of the project's folder .*caf\\udce9-\\udcff is not UTF-8", said)
 
 
 def test_a_fault_of_the_program_is_one_sentence_and_its_traceback_a_file(
@@ -220,7 +221,7 @@ def test_a_fault_of_the_program_is_one_sentence_and_its_traceback_a_file(
     assert ran.code == 1
     (file,) = (tmp_path / "home" / "faults").iterdir()
     assert sentence(ran) == (
-        f"This is a fault of the program (RuntimeError). Report it with the traceback in {file}."
+        f"This is a bug in the pipeline (RuntimeError). Report it with the traceback in {file}."
     )
     kept = file.read_text()
     assert kept.startswith("pipeline doctor\nTraceback")
@@ -241,7 +242,7 @@ def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     ran = run_in(project, "migrate", **usable(source, target_url, tmp_path))
     assert ran.code == 1
     assert ran.err.splitlines()[0] == (
-        "learning_content failed because of a fault in the program (KeyError: 'x')."
+        "learning_content failed because of a bug in the pipeline (KeyError: 'x')."
         " Report it with the traceback that the UI shows for the run."
     )
 
@@ -293,7 +294,7 @@ def test_output_that_has_no_room_is_told_before_anything_moves(world: World) -> 
     said = sentence(in_shell("migrate", redirected="> /dev/full", **world.settings))
     assert said == (
         "The output cannot be written (No space left on device)."
-        " Free some space, or send the output elsewhere."
+        " Free disk space, or redirect the output."
     )
     assert query(world.target, "SELECT count(*) FROM rankings") == [(0,)]
 

@@ -16,7 +16,7 @@ import pytest
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run_iterator
 
-from pipeline.core.proof import OF_A_MOVE
+from pipeline.core.proof import MOVE_CHECKS
 from pipeline.migrations import content
 from pipeline.orchestration import runs
 from pipeline.orchestration.common.retries import RETRIES
@@ -70,7 +70,7 @@ def checked(result: dg.ExecuteInProcessResult) -> dict[str, list[str]]:
     return {table: sorted(names) for table, names in found.items()}
 
 
-ALL_CHECKS = {table: sorted(OF_A_MOVE) for table in NAMES}
+ALL_CHECKS = {table: sorted(MOVE_CHECKS) for table in NAMES}
 
 
 def counts(url: str) -> dict[str, int]:
@@ -301,7 +301,7 @@ def test_a_connection_that_is_cut_again_and_again_fails_the_run_after_three_more
     assert failure.user_failure_data is not None
     said = failure.user_failure_data.description
     assert said is not None
-    assert "the connection was cut by the server" in said
+    assert "the connection to the server was lost" in said
     assert counts(target_url)["content_fragments"] == 2
     # Nobody is left who holds the target.
     assert query(target_url, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)]
@@ -329,7 +329,7 @@ def test_sync_moves_what_changed_and_full_looks_at_every_value(
     }
     for table in NAMES:
         assert second.row(table, "synced")[:6] == ["0"] * 6
-        assert {second.row(table, check)[0] for check in OF_A_MOVE} <= {"passed", "warning"}
+        assert {second.row(table, check)[0] for check in MOVE_CHECKS} <= {"passed", "warning"}
     assert full.row("learning_content", "merged")[:4] == ["2", "2", "1", "0"]
     assert full.row("rankings", "unchanged")[:4] == ["8", "8", "0", "0"]
     recorded = query(target_url, "SELECT pipeline_name, status FROM dagster.runs ORDER BY id")
@@ -421,7 +421,7 @@ def test_tracking_a_file_that_is_no_database_is_one_sentence(command: str, tmp_p
     ran = pipeline("track", command, SQLITE_DATABASE_URL=f"sqlite:///{path}")
     assert (ran.code, ran.out) == (2, "")
     (sentence,) = ran.err.splitlines()
-    assert sentence.startswith(f"The source {path} is no SQLite database")
+    assert sentence.startswith(f"The source {path} is not an SQLite database")
 
 
 def test_a_source_that_lacks_a_table_cannot_be_tracked_and_stays_as_it_is(
@@ -444,8 +444,8 @@ def test_a_source_that_is_read_only_cannot_be_tracked(source: SourceFile, tmp_pa
     ran = pipeline("track", "on", **usable(source, "postgresql://user@127.0.0.1:1/db", tmp_path))
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.splitlines() == [
-        f"The source {source.path} cannot be written, which tracking needs. Give this user the"
-        " right to write it."
+        f"The source {source.path} cannot be written, which tracking requires. Give this user"
+        " write permission."
     ]
 
 

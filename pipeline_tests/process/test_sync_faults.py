@@ -24,7 +24,7 @@ import pytest
 
 from pipeline.core.errors import LockedError, PipelineError, SourceError, TooManyDeletes
 from pipeline.migrations.content import metadata
-from pipeline.move.engine import NotKnown
+from pipeline.move.engine import ChangesUnknown
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 from pipeline_tests.support import comparison, kills, random_writer
@@ -104,7 +104,7 @@ def follow(source: Path, url: str, *, busy_seconds: float = 2) -> str | None:
     """Sync as a run does, as a whole where that is needed; why it was."""
     try:
         sync_all(source, url, run_id="follow", busy_seconds=busy_seconds)
-    except NotKnown as error:
+    except ChangesUnknown as error:
         move_all(source, url)
         return error.why
     return None
@@ -421,7 +421,7 @@ def test_a_source_that_somebody_holds_is_one_sentence_and_then_it_goes_on(
         with pytest.raises(SourceError) as caught:
             follow(source.path, target_url, busy_seconds=0.3)
         assert SENTENCES.fullmatch(str(caught.value))
-        assert "stayed locked by another program" in str(caught.value)
+        assert "is locked by another program" in str(caught.value)
         writer.execute("COMMIT")
     assert follow(source.path, target_url) is None
     assert_same(source.path, target_url)
@@ -495,7 +495,7 @@ REPLACED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "rubbish": (
         lambda path: path.write_bytes(random.Random(1).randbytes(9999)),
-        "no SQLite database",
+        "not an SQLite database",
     ),
     "rubbish behind a sound head": (
         lambda path: path.write_bytes(
@@ -730,7 +730,7 @@ def test_a_sync_that_waits_too_long_says_who_holds_the_target(
     assert not result.success
     assert retries(result) == 0
     said = failures(result)[0]
-    assert f"held by another run (server process {holder}" in said
+    assert f"in use by another run (server process {holder}" in said
     assert "Traceback" not in said
     assert query(target_url, "SELECT count(*) FROM rankings WHERE id = 1") == [(1,)]
 
@@ -753,7 +753,7 @@ def test_the_lock_is_not_taken_by_two(target_url: str) -> None:
         Target.connect(target_url, shown="the target") as one,
         Target.connect(target_url, shown="the target") as other,
         one.lock(),
-        pytest.raises(LockedError, match="is held by another run"),
+        pytest.raises(LockedError, match="is in use by another run"),
         other.lock(seconds=0.1),
     ):
         pass

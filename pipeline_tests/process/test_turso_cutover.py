@@ -12,7 +12,7 @@ from pipeline.config import environment, settings
 from pipeline.core.errors import SourceError, Transient
 from pipeline.cutover import freezing
 from pipeline.migrations.content import CONTENT
-from pipeline.sqlite import followed, primary, tracking
+from pipeline.sqlite import copy_markers, primary, tracking
 from pipeline.sqlite.snapshot import writing
 from pipeline_tests.support.cutover_world import TABLES, World, content, equal
 from pipeline_tests.support.moves import move_all, sync_all
@@ -34,7 +34,7 @@ def world(
     app.add_family()
     environment.source_file(settings.load(), CONTENT)
     yield World(app, target_url, tmp_path)
-    followed.PRIMARIES.clear()
+    copy_markers.PRIMARIES.clear()
 
 
 def triggers(world: World) -> list[str]:
@@ -157,7 +157,7 @@ def test_all_of_a_write_or_nothing_reaches_the_primary(world: World) -> None:
             connection.execute("UPDATE learning_content SET id = 500 WHERE id = 3")
             world.source.add("learning_content", {"id": 500})
 
-    with pytest.raises(SourceError, match="did not take what a test writes") as caught:
+    with pytest.raises(SourceError, match="rejected the write for a test") as caught:
         meanwhile()
     assert not isinstance(caught.value, Transient)
     assert at_primary(world)["rankings"] == before["rankings"]
@@ -173,7 +173,7 @@ def test_all_of_a_write_or_nothing_reaches_the_primary(world: World) -> None:
 
 def test_a_lost_answer_is_told_and_the_next_run_goes_on(world: World, gate: Gate) -> None:
     gate.fault, gate.of = "lose the answer", "/v2/pipeline"
-    with pytest.raises(Transient, match="whether a cut-over took effect is not known"):
+    with pytest.raises(Transient, match="it is unknown whether a cut-over took effect"):
         freezing.freeze(world.source.path, TABLES)
     gate.fault = None
     freezing.freeze(world.source.path, TABLES)
@@ -190,7 +190,7 @@ def test_a_way_back_that_breaks_off_leaves_it_live_and_can_be_done_again(
     with pytest.raises(Transient):
         world.rollback()
     gate.status, gate.garbled = None, (b"straight", b"crooked!")
-    with pytest.raises(SourceError, match="learning_content 1 did not arrive"):
+    with pytest.raises(SourceError, match="learning_content 1 in the source differs from"):
         world.rollback()
     gate.garbled, gate.fault = (b"", b""), "lose the answer"
     with pytest.raises(Transient):
@@ -209,7 +209,7 @@ def test_a_cut_over_that_cannot_freeze_goes_back_to_shadow(world: World, gate: G
     environment.source_file(settings.load(), CONTENT)
     tracking.switch_on(world.source.path, TABLES)
     gate.of, gate.status = "/v2/pipeline", 403
-    with pytest.raises(SourceError, match="one that is not read-only") as caught:
+    with pytest.raises(SourceError, match="a token that is not read-only") as caught:
         world.live()
     assert TOKEN not in str(caught.value)
     assert world.state == "shadow"
@@ -232,7 +232,7 @@ def test_a_cut_over_whose_freeze_is_not_known_of_is_thawed_by_hand(
 
 def test_who_may_not_write_is_told_which_token_is_needed(world: World, gate: Gate) -> None:
     gate.of, gate.status = "/v2/pipeline", 403
-    with pytest.raises(SourceError, match="one that is not read-only"):
+    with pytest.raises(SourceError, match="a token that is not read-only"):
         freezing.freeze(world.source.path, TABLES)
     assert triggers(world) == []
 
@@ -241,15 +241,15 @@ def test_what_is_too_large_for_one_request_is_refused_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(primary, "REQUEST_BYTES", 2000)
-    with pytest.raises(SourceError, match="more than the 0 of one request"):
+    with pytest.raises(SourceError, match="more than the limit of 0 MiB per request"):
         freezing.freeze(world.source.path, TABLES)
     assert triggers(world) == []
 
 
 def test_a_process_that_did_not_fetch_writes_nothing(world: World) -> None:
     before = world.source.path.read_bytes()
-    followed.PRIMARIES.clear()
-    with pytest.raises(SourceError, match="cannot be written, which a cut-over needs"):
+    copy_markers.PRIMARIES.clear()
+    with pytest.raises(SourceError, match="cannot be written, which a cut-over requires"):
         freezing.freeze(world.source.path, TABLES)
     assert world.source.path.read_bytes() == before
     assert triggers(world) == []

@@ -23,7 +23,7 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.support.ui import WebDriverWait
 from starlette.types import ASGIApp
 
-from pipeline.config.settings import UiSettings
+from pipeline.config.setting_groups import UiSettings
 from pipeline.orchestration.serving.web.app import application
 from pipeline_tests.support.attacks import (
     REBOUND,

@@ -33,7 +33,7 @@ from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Rendered, Renderer
 from pipeline.anki.store.collection import CollectionFile, make_collection
 from pipeline.anki.store.connect import AnkiConnect
-from pipeline.anki.store.notes import SUCCESS, Anki, contents_of
+from pipeline.anki.store.notes import SUCCESS, Anki, tagged_contents
 from pipeline.application import anki_tables
 from pipeline.application.manager import HybridDatabaseManager, _driver
 from pipeline.config.settings import libpq
@@ -271,7 +271,7 @@ class World:
         """The notes of each content, as their tags say."""
         found: dict[int, list[SeenNote]] = {}
         for note in self.notes():
-            for number in contents_of(note.tags):
+            for number in tagged_contents(note.tags):
                 found.setdefault(number, []).append(note)
         return dict(sorted(found.items()))
 
@@ -463,7 +463,7 @@ BACK = """\
 """What ``World.words`` looks like."""
 
 
-def fields_of(number: int) -> dict[str, str]:
+def field_names(number: int) -> dict[str, str]:
     """The fields of a content that ``World.words`` made."""
     return {"Front": FRONT.format(n=number), "Back": BACK.format(n=number)}
 

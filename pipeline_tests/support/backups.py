@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 
 from pipeline.backup import Manifest, store
-from pipeline.backup.create import Made, make
+from pipeline.backup.create import BackupResult, make
 from pipeline.config import environment, settings
 from pipeline.config.environment import Databases
 from pipeline.migrations.content import CONTENT
@@ -29,7 +29,7 @@ class Place:
         """A place of a test."""
         return cls(source, make_url(target_url), folder / "home")
 
-    def back_up(self, *, keep: int = 7) -> Made:
+    def back_up(self, *, keep: int = 7) -> BackupResult:
         """Take a backup."""
         found = Databases(self.target, self.source, self.home / "snapshots")
         return make(self.home, found, CONTENT, keep=keep)

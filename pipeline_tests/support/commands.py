@@ -8,6 +8,7 @@ program instead.
 
 import functools
 import gc
+import importlib
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.main import build
 from pipeline.config.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT
+from pipeline.reporting import evidence_page
 from pipeline_tests.support.sources import SourceFile
 
 SETTINGS = (
@@ -197,9 +199,31 @@ def _loaded() -> "subprocess.Popen[str]":
     )
 
 
+_LOADS = (
+    "pipeline.cli.main",
+    "pipeline.cli.commands.job_runs",
+    "pipeline.orchestration.assets.anki",
+    "pipeline.orchestration.assets.cutover",
+    "pipeline.orchestration.assets.doctor",
+    "pipeline.orchestration.assets.housekeeping",
+    "pipeline.orchestration.assets.plan",
+    "pipeline.orchestration.assets.search",
+    "pipeline.orchestration.assets.tables",
+    "pipeline.orchestration.instance.retrying_storage",
+    "pipeline.orchestration.jobs",
+    "pipeline.orchestration.schedules",
+    "pipeline.orchestration.serving.health",
+)
+"""What commands import, and ``pipeline.orchestration.definitions``, which itself reads settings."""
+
+
 def _serve() -> None:
     gc.disable()
-
+    for name in _LOADS:
+        importlib.import_module(name)
+    # To compile the template of the evidence takes longer than to write a page of it.
+    evidence_page._environment().get_template("evidence.html.j2")
+    assert "pipeline.orchestration.definitions" not in sys.modules
     gc.enable()
     for line in sys.stdin:
         order = json.loads(line)

@@ -18,7 +18,7 @@ from pipeline.core.messages import written
 from pipeline.core.policies import DEFAULT
 from pipeline.cutover import rollback, states, steps
 from pipeline.cutover.gate import Answer
-from pipeline.cutover.steps import Site
+from pipeline.cutover.steps import CutoverContext
 from pipeline.migrations import registry
 from pipeline.migrations.content import metadata
 from pipeline.move.context.options import MoveOptions
@@ -54,14 +54,14 @@ class World:
         return databases(settings.load(), registry.find().of(self.tables), fresh=True).source
 
     @contextmanager
-    def site(self) -> Iterator[Site]:
+    def site(self) -> Iterator[CutoverContext]:
         """Both databases, under the lock."""
         with (
             SourceViews(self.locate, self.folder / "runs", name="cutover") as views,
             Target.connect(self.url, shown="the target") as target,
             target.lock(seconds=0),
         ):
-            yield Site(
+            yield CutoverContext(
                 self.source.path,
                 views,
                 target,

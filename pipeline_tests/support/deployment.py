@@ -1,8 +1,8 @@
 """What the units of systemd in deploy/ say."""
 
-from pipeline.orchestration.serving.services import HOME, Part
+from pipeline.orchestration.serving.services import HOME, Service
 
-PARTS = [part.value for part in Part]
+PARTS = [part.value for part in Service]
 UNITS = HOME / "systemd"
 INSTALLED = "/opt/pipeline/.venv/bin/pipeline"
 

@@ -16,9 +16,9 @@ from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import access, schema
-from pipeline.postgres import objects as upkeep
+from pipeline.postgres import table_functions as table_objects
 from pipeline.postgres.target import Target
-from pipeline.realtime import channels, objects, publication
+from pipeline.realtime import channels, feed_objects, publication
 from pipeline_tests.support.targets import new_database, query
 
 TABLES = metadata.sorted_tables
@@ -78,17 +78,19 @@ def make_tables(url: str) -> None:
         there = access.roles(target)
         for table in TABLES:
             columns = [SourceColumn(column.name, "") for column in table.columns]
-            upkeep.make_functions(target, table, ())  # What stamps; the others ask the tables.
+            table_objects.make_functions(
+                target, table, ()
+            )  # What stamps; the others ask the tables.
             target.run(*schema.whole(match(table, columns)))
         for table in TABLES if there else ():
-            upkeep.make_functions(target, table, there)
+            table_objects.make_functions(target, table, there)
             target.run(*access.statements(table, there))
 
 
 def switch_on(url: str) -> list[str]:
     """As the asset does."""
     with Target.connect(url, shown="the target") as target, target.transaction():
-        objects.apply(target, TABLES)
+        feed_objects.apply(target, TABLES)
         done = publication.apply(
             target, TABLES, known={table.name for table in registry.find().tables}
         )

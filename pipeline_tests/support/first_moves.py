@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 
 from pipeline.config.settings import libpq
 from pipeline.migrations.content import metadata
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -54,13 +54,13 @@ class _Kept:
 
     file: Path
     template: str
-    moves: dict[str, Move]
+    moves: dict[str, MoveResult]
 
 
 _kept: dict[tuple[str, bool, str], _Kept] = {}
 
 
-def first_move(source: SourceFile, url: str, *, tracked: bool) -> dict[str, Move]:
+def first_move(source: SourceFile, url: str, *, tracked: bool) -> dict[str, MoveResult]:
     """Move a source as a whole into its target, or copy both from an equal move.
 
     A move is copied only where the source is equal byte by byte and was written just now, and where
@@ -96,7 +96,7 @@ def _key(path: Path, url: str, tracked: bool) -> tuple[str, bool, str] | None:
     return hashlib.sha256(path.read_bytes()).hexdigest(), tracked, server
 
 
-def _keep(path: Path, target: URL, moves: dict[str, Move]) -> _Kept:
+def _keep(path: Path, target: URL, moves: dict[str, MoveResult]) -> _Kept:
     number = next(_numbers)
     file = Path(tempfile.mkdtemp(prefix="first_move")) / "source.db"
     shutil.copyfile(path, file)

@@ -12,9 +12,9 @@ from pipeline.core.place import PUBLIC
 from pipeline.core.progress import OnProgress
 from pipeline.migrations.content import metadata
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.engine import Engine, opened
-from pipeline.move.run.scope import Changes, Everything, Scope
-from pipeline.move.run.transaction import Move
+from pipeline.move.engine import Engine, open_engine
+from pipeline.move.run.scope import ChangesOnly, Everything, Scope
+from pipeline.move.run.transaction import MoveResult
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres.target import Target
 
@@ -36,7 +36,7 @@ def moving(
         SourceViews(
             lambda: source, Path(folder) / "runs", name="run", busy_seconds=busy_seconds
         ) as views,
-        opened(
+        open_engine(
             tables, views, target, PUBLIC, scope, MoveOptions(**{"run_id": "test", **options})
         ) as engine,
     ):
@@ -51,20 +51,20 @@ def move_in(
     tables: Sequence[sa.Table] = metadata.sorted_tables,
     on_progress: OnProgress = lambda _: None,
     **options: Any,
-) -> dict[str, Move]:
+) -> dict[str, MoveResult]:
     """Move tables as one run does, without Dagster; by table name."""
     with moving(source, url, scope, tables=tables, **options) as engine:
         return {table.name: engine.move(table, on_progress=on_progress) for table in tables}
 
 
-def move_all(source: Path, url: str, **options: Any) -> dict[str, Move]:
+def move_all(source: Path, url: str, **options: Any) -> dict[str, MoveResult]:
     """Move everything; by table name."""
     return move_in(Everything(), source, url, **options)
 
 
 def sync_all(
     source: Path, url: str, *, retry_rejected: bool = False, **options: Any
-) -> dict[str, Move]:
+) -> dict[str, MoveResult]:
     """Move what changed, which must be known; by table name."""
-    changes = Changes(retry_rejected, or_everything=False)
+    changes = ChangesOnly(retry_rejected, or_everything=False)
     return move_in(changes, source, url, **{"run_id": "sync", **options})

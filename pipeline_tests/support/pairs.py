@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
@@ -18,7 +18,7 @@ from pipeline_tests.support.subsets import move_subset
 from pipeline_tests.support.syncs import TABLES
 from pipeline_tests.support.targets import new_database, query
 
-_numbers = itertools.count()
+_names = itertools.cycle(range(4))
 _TEMPLATE = "moved_once"
 
 
@@ -29,7 +29,7 @@ class Pair:
     source: SourceFile
     url: str
 
-    def move(self, strategy: str) -> dict[str, Move]:
+    def move(self, strategy: str) -> dict[str, MoveResult]:
         """Move once more: "full", "sync" or "subset" (of every content)."""
         return MOVES[strategy](self)
 
@@ -45,12 +45,12 @@ class Pair:
         }
 
 
-def _subset(pair: Pair) -> dict[str, Move]:
+def _subset(pair: Pair) -> dict[str, MoveResult]:
     keys = [key for (key,) in pair.source.run("SELECT id FROM learning_content")]
     return move_subset(pair.source, pair.url, *keys)
 
 
-MOVES: dict[str, Callable[[Pair], dict[str, Move]]] = {
+MOVES: dict[str, Callable[[Pair], dict[str, MoveResult]]] = {
     "full": lambda pair: move_all(pair.source.path, pair.url, delete_share=1),
     "sync": lambda pair: sync_all(pair.source.path, pair.url, delete_share=1),
     "subset": _subset,
@@ -73,5 +73,5 @@ def pair(_moved_once: Path, server: URL, tmp_path: Path) -> Iterator[Pair]:
     """Both databases after a first move; the source tracks its changes."""
     path = tmp_path / "moved.db"
     shutil.copy(_moved_once, path)
-    with new_database(server, f"moved_{next(_numbers)}", template=_TEMPLATE) as made:
+    with new_database(server, f"moved_{next(_names)}", template=_TEMPLATE) as made:
         yield Pair(SourceFile(path), libpq(made))

@@ -11,11 +11,11 @@ from pipeline.core.findings import Finding
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.migrations.content import metadata
 from pipeline.move.run.plan import TablePlan, plan_tables
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.standings import opened
+from pipeline_tests.support.verification import opened
 
 TABLES = metadata.sorted_tables
 
@@ -36,10 +36,10 @@ def planned(
     return {plan.table: replace(plan, seconds=0) for plan in plans}
 
 
-def moved(source: SourceFile, url: str, **options: Any) -> dict[str, Move]:
+def moved(source: SourceFile, url: str, **options: Any) -> dict[str, MoveResult]:
     """Move as one run does."""
     return move_all(source.path, url, delete_share=1, **options)
 
 
-def found_by(move: Move, kind: type[Finding]) -> list[Any]:
+def found_by(move: MoveResult, kind: type[Finding]) -> list[Any]:
     return [f for check in move.checks for f in check.findings if isinstance(f, kind)]

@@ -16,14 +16,18 @@ from pipeline.orchestration.instance import storage
 
 @contextmanager
 def loaded(names: str) -> Iterator[dg.Definitions]:
-    """The definitions with these migrations; whoever comes next has those that were there."""
+    """The definitions with these migrations; later tests have those of ``content``."""
+    try:
+        yield _reloaded(names)
+    finally:
+        _reloaded("content")
+
+
+def _reloaded(names: str) -> dg.Definitions:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIGRATIONS", names)
-        found = importlib.reload(pipeline.orchestration.definitions).defs
-    try:
-        yield found
-    finally:
-        importlib.reload(pipeline.orchestration.definitions)
+        found: dg.Definitions = importlib.reload(pipeline.orchestration.definitions).defs
+        return found
 
 
 def shown(result: dg.ExecuteInProcessResult, table: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.declared.rules import ColumnRules
 from pipeline.migrations.spaces import metadata
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
 
@@ -98,7 +98,7 @@ def move(
     *,
     tables: Sequence[sa.Table] = TABLES,
     policies: Policies = DEFAULT,
-) -> dict[str, Move]:
+) -> dict[str, MoveResult]:
     """Move as one run does, under these policies."""
     return move_all(source.path, url, tables=tables, delete_share=1, policies=policies)
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline.core.progress import OnProgress
 from pipeline.move.run.scope import Subset
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline_tests.support.moves import move_in
 from pipeline_tests.support.sources import PARENTS, SourceFile
 from pipeline_tests.support.syncs import NAMES, TABLES, plain_source
@@ -24,7 +24,7 @@ def move_subset(
     delete_share: float = 1.0,
     tables: Sequence[sa.Table] = TABLES,
     on_progress: OnProgress = lambda _: None,
-) -> dict[str, Move]:
+) -> dict[str, MoveResult]:
     """Move a subset as one run does, without Dagster; by table name."""
     subset = Subset.of(keys, limit)
     assert subset is not None
@@ -40,7 +40,7 @@ def move_subset(
     )
 
 
-def counts(moves: dict[str, Move]) -> dict[str, tuple[int, int, int, int]]:
+def counts(moves: dict[str, MoveResult]) -> dict[str, tuple[int, int, int, int]]:
     """Rows of the source = moved + quarantined + excluded."""
     found = {}
     for name, move in moves.items():

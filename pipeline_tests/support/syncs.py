@@ -17,10 +17,10 @@ from pipeline.core.findings import CheckResult
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.migrations.content import metadata
 from pipeline.move.engine import Engine
-from pipeline.move.reading.live import pinned
-from pipeline.move.run.scope import Changes
-from pipeline.move.run.sync import why_whole
-from pipeline.move.run.transaction import Move
+from pipeline.move.reading.pinned_source import pinned
+from pipeline.move.run.scope import ChangesOnly
+from pipeline.move.run.sync import reason_for_full_comparison
+from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.target import Target
 from pipeline_tests.support.first_moves import first_move
 from pipeline_tests.support.moves import move_all, moving, sync_all
@@ -37,16 +37,16 @@ OLDER, LATER, LATEST = "2019-01-01 00:00:00", "2025-09-01 00:00:00", "2026-01-01
 FREE = Policies()
 
 
-def begin(source: SourceFile, url: str, mode: str) -> dict[str, Move]:
+def begin(source: SourceFile, url: str, mode: str) -> dict[str, MoveResult]:
     """Make the first move, which is always whole."""
     return first_move(source, url, tracked=mode == "tracked")
 
 
-def sync(source: SourceFile, url: str, **options: Any) -> dict[str, Move]:
+def sync(source: SourceFile, url: str, **options: Any) -> dict[str, MoveResult]:
     return sync_all(source.path, url, **{"delete_share": 1.0, **options})
 
 
-def did(moves: dict[str, Move]) -> dict[str, tuple[int, int, int]]:
+def did(moves: dict[str, MoveResult]) -> dict[str, tuple[int, int, int]]:
     """What was written, deleted and had gone along, of the tables where that is anything."""
     found = {
         name: (move.written_rows, move.deleted_rows, move.cascaded_rows)
@@ -55,7 +55,7 @@ def did(moves: dict[str, Move]) -> dict[str, tuple[int, int, int]]:
     return {name: counts for name, counts in found.items() if any(counts)}
 
 
-def whole(path: Path, url: str, policies: Policies = DEFAULT) -> dict[str, Move]:
+def whole(path: Path, url: str, policies: Policies = DEFAULT) -> dict[str, MoveResult]:
     """Move everything, under policies."""
     return move_all(path, url, run_id="w", delete_share=1, policies=policies)
 
@@ -66,16 +66,16 @@ def reason_for_a_whole_move(path: Path, url: str, policies: Policies = DEFAULT) 
         Target.connect(url, shown="the target") as target,
         pinned(path, Path(folder), tables=TABLES, busy_seconds=2) as live,
     ):
-        return why_whole(TABLES, live=live, target=target, policies=policies)
+        return reason_for_full_comparison(TABLES, live=live, target=target, policies=policies)
 
 
 def syncing(source: SourceFile, url: str, share: float = 1.0) -> AbstractContextManager[Engine]:
     """A run that moves as many tables as a test wants, and is then broken off."""
-    changes = Changes(or_everything=False)
+    changes = ChangesOnly(or_everything=False)
     return moving(source.path, url, changes, run_id="broken off", delete_share=share)
 
 
-def check(move: Move, name: str) -> CheckResult:
+def check(move: MoveResult, name: str) -> CheckResult:
     (found,) = (check for check in move.checks if check.name == name)
     return found
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.anki.contents import Content, Fragment, Sound
-from pipeline.anki.rendering import TEMPLATES, ExportHash, Renderer, canonical, digest, played
+from pipeline.anki.rendering import TEMPLATES, ExportHash, Renderer, canonical, digest, sound_files
 from pipeline.anki.store.errors import RenderError
 
 
@@ -99,7 +99,7 @@ def test_texts_are_shown_as_they_are() -> None:
         f'<div class="ipa">{shown}</div><div class="body">{shown}</div>\n'
         f'<div class="extra">{shown}</div></div>',
     )
-    assert [name for text in rendered.fields for name in played(text)] == [
+    assert [name for text in rendered.fields for name in sound_files(text)] == [
         "asset_100.mp3",
         "asset_101.mp3",
     ]
@@ -137,7 +137,7 @@ def test_a_text_that_a_filter_has_escaped_plays_nothing(tmp_path: Path, front: s
         EATING, native_text=evil, examples=(replace(EXAMPLE_1, native_text=evil),) * 2
     )
     rendered = Renderer(templates(tmp_path, front)).render(content)
-    assert [played(field) for field in rendered.fields] == [[], []]
+    assert [sound_files(field) for field in rendered.fields] == [[], []]
 
 
 def test_what_a_template_says_itself_is_a_command(tmp_path: Path) -> None:
@@ -185,9 +185,7 @@ def test_a_template_that_cannot_be_used_is_named(tmp_path: Path, front: str, det
     with pytest.raises(RenderError, match=detail) as caught:
         Renderer(templates(tmp_path, front)).render(EATING)
     assert caught.value.problem.startswith(f"The templates in {tmp_path}")
-    assert caught.value.remedy == (
-        "Correct them, or take ANKI_TEMPLATES out to use the project's own"
-    )
+    assert caught.value.remedy == ("Correct them, or unset ANKI_TEMPLATES to use the project's own")
 
 
 @pytest.mark.parametrize("lacks", ["front.html", "back.html"])
@@ -275,7 +273,7 @@ def test_anki_keeps_every_rendered_field_as_it_is(
     there = kept(collection, *rendered.fields)
     assert there == rendered.fields
     assert tuple(map(digest, there)) == rendered.hash.fields
-    assert [played(field) for field in there] == [["asset_100.mp3"], ["asset_101.mp3"]]
+    assert [sound_files(field) for field in there] == [["asset_100.mp3"], ["asset_101.mp3"]]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

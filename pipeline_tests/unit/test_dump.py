@@ -19,7 +19,7 @@ from pipeline.config import settings
 from pipeline.core.errors import SettingsError, SourceError
 from pipeline.cutover import freezing
 from pipeline.migrations.content import metadata
-from pipeline.sqlite import dump, statements, tracking
+from pipeline.sqlite import sql_dump, statements, tracking
 from pipeline.sqlite.fetch import fetch
 from pipeline.sqlite.origin import Dump, File, Remote, parse
 from pipeline.sqlite.statements import Unfinished
@@ -117,14 +117,14 @@ def test_what_newer_shells_write_is_understood(tmp_path: Path, home: Path) -> No
 @pytest.mark.parametrize(
     ("lines", "detail"),
     [
-        ([HEAD, TABLE, "INSERT INTO t VALUES(1,2);\n"], "it breaks off after line 4"),
+        ([HEAD, TABLE, "INSERT INTO t VALUES(1,2);\n"], "it ends after line 4"),
         ([HEAD, TABLE, "INSERT INTO t VALUES(1,\n'x"], "the statement that begins in line 4"),
         ([HEAD, TABLE, "ROLLBACK; -- due to errors\n"], "ends with ROLLBACK in line 4"),
         ([HEAD, TABLE, "INSERT INTO t VALUES(1;\n", TAIL], "Line 4 of the dump"),
-        ([HEAD, TABLE, TAIL, TABLE], "line 5 has a statement after its COMMIT;"),
-        ([TABLE, TAIL], "line 1 has a statement before its BEGIN TRANSACTION;"),
+        ([HEAD, TABLE, TAIL, TABLE], "line 5 has a statement after COMMIT"),
+        ([TABLE, TAIL], "line 1 has a statement before BEGIN TRANSACTION"),
         (["Error: database is locked\n"], "begins a statement that never ends"),
-        ([""], "is no dump: nothing in it"),
+        ([""], "is not a dump: it contains no BEGIN TRANSACTION"),
         ([".open /tmp/other.db\n", HEAD, TABLE, TAIL], "line 1 has a statement before"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_database_or_noise_is_no_dump(tmp_path: Path, home: Path) -> None:
     noise = random.Random(7).randbytes(300_000)
     for data in (rich(tmp_path / "rich.db").read_bytes(), noise):
         (tmp_path / "x.sql").write_bytes(data)
-        assert "is no dump" in refused(tmp_path / "x.sql", home)
+        assert "is not a dump" in refused(tmp_path / "x.sql", home)
 
 
 def test_a_dump_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None:
@@ -189,13 +189,14 @@ def test_a_hostile_dump_reaches_nothing(line: str, tmp_path: Path, home: Path) -
 def test_a_small_dump_makes_no_large_file(tmp_path: Path, home: Path) -> None:
     fill = "replace('" + "x" * 4000 + "','x','" + "y" * 4000 + "')"
     lines = [f"INSERT INTO t VALUES(NULL,{fill});\n" for _ in range(8)]
-    assert "found no room at line" in refused(text(tmp_path / "x.sql", TABLE, *lines), home)
+    full = refused(text(tmp_path / "x.sql", TABLE, *lines), home)
+    assert "There is no space for the copy of the dump" in full and "(line " in full
 
 
 def test_a_name_that_is_no_text_is_refused_by_its_line(tmp_path: Path, home: Path) -> None:
     path = text(tmp_path / "x.sql", TABLE)
     path.write_bytes(path.read_bytes().replace(b"COMMIT", b'CREATE TABLE "\xff" (x);\nCOMMIT'))
-    assert "Line 4" in refused(path, home) and "no UTF-8" in refused(path, home)
+    assert "Line 4" in refused(path, home) and "not UTF-8" in refused(path, home)
 
 
 def test_a_dump_is_read_anew_only_when_its_bytes_changed(tmp_path: Path, home: Path) -> None:
@@ -213,7 +214,7 @@ def test_a_dump_is_read_anew_only_when_its_bytes_changed(tmp_path: Path, home: P
         fetch(Dump(path), home=home)
     with closing(sqlite3.connect(made)) as connection:
         assert connection.execute("SELECT * FROM t").fetchall() == [(1, 2)]
-    with pytest.raises(SourceError, match="breaks off"):
+    with pytest.raises(SourceError, match="is incomplete"):
         fetch(Dump(path), home=home)
 
 
@@ -221,14 +222,14 @@ def test_a_dump_that_is_still_written_is_refused(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = text(tmp_path / "x.sql", *[TABLE])
-    made = dump._make
+    made = sql_dump._build
 
     def slowly(*args: Path, **kwargs: object) -> None:
         made(*args, **kwargs)  # type: ignore[arg-type]
         text(path, TABLE, "INSERT INTO t VALUES(1,2);\n")
 
-    monkeypatch.setattr(dump, "_make", slowly)
-    with pytest.raises(SourceError, match="was written while it was read"):
+    monkeypatch.setattr(sql_dump, "_build", slowly)
+    with pytest.raises(SourceError, match="changed while it was read"):
         fetch(Dump(path), home=home)
     monkeypatch.undo()
     with closing(sqlite3.connect(fetch(Dump(path), home=home))) as connection:
@@ -238,7 +239,7 @@ def test_a_dump_that_is_still_written_is_refused(
 def test_a_large_dump_says_how_far_it_is(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dump, "_TOLD_BYTES", 2**20)
+    monkeypatch.setattr(sql_dump, "_REPORT_BYTES", 2**20)
     said: list[str] = []
     fetch(Dump(large(tmp_path / "x.sql", 1000, each=4000)), home=home, log=said.append)
     assert [each.split(": ")[1] for each in said] == [f"{n} of 4 MiB read" for n in (1, 2, 3)]

@@ -13,19 +13,18 @@ import pytest
 from pipeline.core.findings import (
     CheckResult,
     Drift,
-    KeyNotEnforced,
     Lossy,
     Orphan,
     Overridden,
     Quarantined,
     RowMissing,
-    SchemaDiffers,
-    SequenceBehind,
     ValueDiffers,
 )
 from pipeline.core.proof import BLOCKING
 from pipeline.orchestration.common import evidence
-from pipeline.orchestration.common.evidence import BlobSizes, TableEvidence
+from pipeline.orchestration.common.blob_sizes import BlobSizes
+from pipeline.orchestration.common.evidence import TableEvidence
+from pipeline.postgres.findings import KeyNotEnforced, SchemaDiffers, SequenceBehind
 from pipeline.reporting import evidence_page
 from pipeline_tests.support.evidence_pages import (
     HOSTILE,
@@ -158,15 +157,16 @@ def test_the_verdict_names_the_tables_that_failed_and_why() -> None:
 @pytest.mark.parametrize(
     ("check", "said"),
     [
-        (result("quarantine", False, rows=1), "rankings: 1 row waits in quarantine."),
-        (result("quarantine", False, rows=1200), "rankings: 1,200 rows wait in quarantine."),
+        (result("quarantine", False, rows=1), "rankings: 1 row is in quarantine."),
+        (result("quarantine", False, rows=1200), "rankings: 1,200 rows are in quarantine."),
         (
             result("drift", False, Drift("rankings", "extra", "carried", "added as text")),
             "rankings: drift, rankings.extra: carried, added as text.",
         ),
         (
             result("digests", sampled_rows=10, of_rows=5000),
-            "rankings: the values of 10 of 5,000 rows were compared, of the others the keys alone.",
+            "rankings: the values of 10 of 5,000 rows were compared; of the other rows, only the"
+            " keys.",
         ),
     ],
 )
@@ -234,9 +234,9 @@ def test_a_part_too_thin_to_see_has_a_mark_and_figures() -> None:
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ((1000, 1000, 0), "nothing is missing, nothing is too many"),
+        ((1000, 1000, 0), "no missing and no surplus rows"),
         ((5012, 4990, 20), "2 missing"),
-        ((12, 13, 0), "1 more than the source has"),
+        ((12, 13, 0), "1 more than in the source"),
     ],
 )
 def test_rows_that_do_not_add_up_are_counted(rows: tuple[int, int, int], said: str) -> None:
@@ -249,7 +249,7 @@ def test_a_table_that_was_checked_only_shows_rows_as_they_were_counted() -> None
     root = page(evidence.of_checks("rankings", [kept]))
     legend = {row[0]: row[1] for row in cells(root.all("table", of="legend")[0])}
     assert (legend["moved"], legend["quarantined"]) == ("60", "4")
-    assert root.all("p", of="did")[0].words == "Checked only; this run moved nothing."
+    assert root.all("p", of="did")[0].words == "Verification only; this run did not move the table."
     assert root.all(of="time") == []
 
 
@@ -343,10 +343,10 @@ def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:
         "drift warning",
         "sequences failed",
     ]
-    assert "Source and target hold the same keys" in rows[0].words
+    assert "Source and target have the same keys" in rows[0].words
     assert [item.words for item in rows[0].all("li")] == ["compared 1,234", "missing 0"]
     assert [item.words for item in rows[1].all("li")] == ["orphans by parent_id 0"]
-    assert ["Must hold." in row.words for row in rows] == [True, True, False, True]
+    assert ["Blocking: a failure" in row.words for row in rows] == [True, True, False, True]
 
 
 @pytest.mark.parametrize(
@@ -354,12 +354,12 @@ def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:
     [
         (
             Quarantined("t", "is no date", "at", 12, ("9001", "กิน")),
-            "Why rows are in quarantine",
+            "Reasons for quarantine",
             ["12", "at", "is no date", "9001 กิน"],
         ),
         (
             Quarantined("t", "was refused", None, 1200),
-            "Why rows are in quarantine",
+            "Reasons for quarantine",
             ["1,200", "none", "was refused", ""],
         ),
         (
@@ -369,10 +369,10 @@ def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:
         ),
         (
             Drift("t", "extra", "carried", "added as text"),
-            "Columns that source and declaration do not share",
+            "Columns that differ between source and declaration",
             ["extra", "carried", "added as text"],
         ),
-        (Orphan("t", 4, "a", "b"), "Rows without their parent", ["4", "a", "b"]),
+        (Orphan("t", 4, "a", "b"), "Rows without a parent", ["4", "a", "b"]),
         (
             KeyNotEnforced("t", "t_fkey"),
             "Foreign keys that are missing or were never validated",
@@ -380,12 +380,12 @@ def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:
         ),
         (
             SchemaDiffers("t", "index", "i", "CREATE INDEX i", None),
-            "Parts that are not as declared",
+            "Schema objects that differ from the declaration",
             ["index", "i", "CREATE INDEX i", "missing"],
         ),
         (
             Overridden("t", "7", "tags", "{", "{}", True),
-            "Values that a person mended",
+            "Values that were overridden manually",
             ["7", "tags", "{", "{}", "yes"],
         ),
     ],
@@ -415,9 +415,9 @@ def test_twenty_offenders_are_named() -> None:
     root = page(evidence.of_checks("t", [result("keys", False, *many, missing=25)]))
     (table,) = root.all("table", of="offenders")
     assert [row[0] for row in cells(table)[1:]] == [str(key) for key in range(20)]
-    assert "At most 20 are named here." in root.words
+    assert "At most 20 are listed here." in root.words
     few = page(evidence.of_checks("t", [result("keys", False, *many[:19], missing=19)]))
-    assert "At most 20 are named here." not in few.words
+    assert "At most 20 are listed here." not in few.words
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import typer
 from pipeline.cli.main import build
 from pipeline.core import messages
 from pipeline.core.errors import SourceError
-from pipeline.core.findings import Finding, OnlyAPart, describe
+from pipeline.core.findings import Finding, PartiallyMoved, describe
 from pipeline.core.messages import (
     FREEZE,
     MIGRATE,
@@ -70,7 +70,7 @@ def test_words_of_the_data_that_look_like_a_command_stay_as_they_are() -> None:
     name = "pipeline plan of SQLITE_DATABASE_URL {0}.db"
     error = SourceError(f"There is no {name}", remedy=message(PLAN, " shows it"))
     assert str(error) == f"There is no {name}. pipeline plan shows it."
-    assert error.addressed(SPACES.address) is error
+    assert error.for_migration(SPACES.address) is error
     assert str(error) == f"There is no {name}. pipeline plan spaces shows it."
     assert error.remedy == "pipeline plan spaces shows it"
 
@@ -79,8 +79,8 @@ def test_every_finding_has_a_title_of_its_own_and_says_its_sentence_for_a_migrat
     titles = [kind.title for kind in _kinds(Finding)]
     assert len(titles) == len(set(titles)) > 35
     assert all(title == title.lower() and title.strip() for title in titles)
-    assert describe(OnlyAPart("t")).endswith("run pipeline migrate to complete it")
-    assert describe(OnlyAPart("t"), SPACES.address).endswith(
+    assert describe(PartiallyMoved("t")).endswith("run pipeline migrate to complete it")
+    assert describe(PartiallyMoved("t"), SPACES.address).endswith(
         "run pipeline migrate spaces to complete it"
     )
 

@@ -279,7 +279,7 @@ def test_missing_folders_are_created(tmp_path: Path) -> None:
 def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "source.db"
     path.write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"source\.db exists; move it away"):
+    with pytest.raises(FileExistsError, match=r"source\.db exists; move it or choose another path"):
         make_sample(path)
     assert path.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [path]

@@ -17,7 +17,7 @@ from pipeline.application.models import LearningContentCreate, LearningContentUp
         ({"title": None}, "valid string"),
         ({"language": None}, "language cannot be None; leave it out"),
         ({"tags": "food"}, "valid tuple"),
-        ({"content_metadata": {"a": float("nan")}}, "nan, which JSON has no number for"),
+        ({"content_metadata": {"a": float("nan")}}, "nan, which JSON cannot represent"),
         ({"tittle": "x"}, "Extra inputs"),
     ],
 )

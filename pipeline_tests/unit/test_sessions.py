@@ -8,6 +8,8 @@ from pipeline.config import settings
 from pipeline.postgres import session
 from pipeline.postgres.session import MOVES
 
+_OPENERS = ("psycopg", "adbc_postgresql", "adbc_driver_postgresql", "arrow_driver")
+
 
 def test_nobody_else_opens_a_connection() -> None:
     found = set()
@@ -17,12 +19,13 @@ def test_nobody_else_opens_a_connection() -> None:
                 continue
             called = ast.unparse(node.func)
             if called.endswith("create_engine") or (
-                called.endswith("connect") and called.startswith(("psycopg", "adbc_postgresql"))
+                called.endswith("connect") and called.startswith(_OPENERS)
             ):
                 found.add((str(path.relative_to(settings.PROJECT)), called))
     assert found == {
         ("pipeline/postgres/session.py", "psycopg2.connect"),
-        ("pipeline/postgres/target.py", "adbc_postgresql.connect"),
+        ("pipeline/postgres/arrow_driver.py", "adbc_driver_postgresql.connect"),
+        ("pipeline/postgres/target.py", "arrow_driver.connect"),
         ("pipeline/application/realtime/transports/session.py", "psycopg.AsyncConnection.connect"),
         ("pipeline/application/manager.py", "sa.create_engine"),
     }

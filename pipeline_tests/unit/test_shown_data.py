@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pipeline.core.errors import SourceError
 from pipeline.core.findings import OFFENDERS, CheckResult, RowMissing, ValueDiffers
-from pipeline.core.printable import printable
+from pipeline.core.quoting import printable
 from pipeline.orchestration.common import checks
 from pipeline.reporting import evidence_page, frames, grids
 from pipeline_tests.support.commands import EVIL, OBEYED, obeyed

@@ -18,7 +18,7 @@ from psycopg2.extensions import parse_dsn
 from sqlalchemy.engine import make_url
 
 from pipeline.anki.store.connect import AnkiConnect
-from pipeline.anki.store.open import named_anki
+from pipeline.anki.store.open import configured_anki
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.realtime.transports.session import connect
 from pipeline.config import settings
@@ -44,7 +44,7 @@ Read = tuple[str, str, str]
 
 def of_target(loaded: settings.Settings, said: list[str]) -> Read:
     """As each of those reads it who are given the target."""
-    target = loaded.given_target
+    target = loaded.configured_target
     assert target is not None
     said += [shown(target), repr(target)]
     again, dsn = make_url(dagster_url(target)), parse_dsn(libpq(target))
@@ -72,7 +72,7 @@ def of_webhook(loaded: settings.Settings, said: list[str]) -> Read:
 
 def of_anki(loaded: settings.Settings, said: list[str]) -> Read:
     """As the client reads it."""
-    anki = named_anki(loaded)
+    anki = configured_anki(loaded)
     assert isinstance(anki, AnkiConnect)
     said += [anki.shown, repr(anki)]
     url = httpx.URL(anki._url)
@@ -212,12 +212,30 @@ UNCERTAIN = {
     "an @ in the user": ("postgresql://m@e:XQZJ@db/x", "is malformed or ambiguous"),
     "an @ in an option": ("postgresql://db/x?user=me&password=XQ@ZJ", "is malformed or ambiguous"),
     "a host of odd letters": ("postgresql://me:pw@XQ;ZJ/x", "is malformed or ambiguous"),
-    "two passwords": ("postgresql://me:XQZJ@db/x?password=a+b", "an option after its ?"),
-    "two hosts": ("postgresql://me:XQZJ@db/x?host=elsewhere", "an option after its ?"),
-    "two databases": ("postgresql://me:XQZJ@db/x?dbname=y", "an option after its ?"),
-    "a + in an option": ("postgresql://db/x?password=XQ+ZJ", "an option after its ?"),
-    "an unknown option": ("postgresql://db/x?XQZJ=require", "an option after its ?"),
-    "an option without value": ("postgresql://db/x?password=XQ&ZJ", "an option after its ?"),
+    "two passwords": (
+        "postgresql://me:XQZJ@db/x?password=a+b",
+        "an unknown or ambiguous option after the ?",
+    ),
+    "two hosts": (
+        "postgresql://me:XQZJ@db/x?host=elsewhere",
+        "an unknown or ambiguous option after the ?",
+    ),
+    "two databases": (
+        "postgresql://me:XQZJ@db/x?dbname=y",
+        "an unknown or ambiguous option after the ?",
+    ),
+    "a + in an option": (
+        "postgresql://db/x?password=XQ+ZJ",
+        "an unknown or ambiguous option after the ?",
+    ),
+    "an unknown option": (
+        "postgresql://db/x?XQZJ=require",
+        "an unknown or ambiguous option after the ?",
+    ),
+    "an option without value": (
+        "postgresql://db/x?password=XQ&ZJ",
+        "an unknown or ambiguous option after the ?",
+    ),
 }
 
 

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from starlette.types import ASGIApp, Message
 
 from pipeline.config import settings
-from pipeline.config.origins import Addresses, Origin
-from pipeline.config.settings import UiSettings
+from pipeline.config.setting_groups import UiSettings
+from pipeline.config.web_origins import Addresses, Origin
 from pipeline.core.errors import SettingsError
 from pipeline.orchestration.serving.web import guard
 from pipeline.orchestration.serving.web.app import application

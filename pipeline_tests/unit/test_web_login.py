@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 import pytest
 from starlette.types import ASGIApp
 
-from pipeline.config.origins import Addresses
-from pipeline.config.settings import UiSettings
+from pipeline.config.setting_groups import UiSettings
+from pipeline.config.web_origins import Addresses
 from pipeline.orchestration.serving.web import login
 from pipeline.orchestration.serving.web.guard import Guard
 from pipeline.orchestration.serving.web.login import ATTEMPT_SECONDS, ATTEMPTS, Login, Sessions

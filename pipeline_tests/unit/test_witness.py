@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 import pipeline.move.witness
 from pipeline.migrations.content import metadata
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import prepare
+from pipeline.move.reading.source_view import SourceView
 from pipeline.move.witness import second_witness, values
 from pipeline.move.witness.parts import KeyRange
 from pipeline.move.witness.source import sample
@@ -67,12 +67,12 @@ def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) ->
         "WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
         " INSERT INTO rankings (id, rank_score, assessed_by) SELECT i, 3.5, 'x' FROM n"
     )
-    opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
+    opened = SourceView(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
     prepared = prepare(RANKINGS, opened)
     mapping, survey = prepared.mapping, prepared.survey
 
     def parts(seed: int) -> list[Any]:
-        table = second_witness.table_of(opened, mapping)
+        table = second_witness.witness_table(opened, mapping)
         with opened.sqlite() as connection:
             cuts = [(part.first, part.rows) for part in survey.ranges]
             return [found.part for found in sample(table, connection, cuts=cuts, seed=seed)]
@@ -84,8 +84,8 @@ def test_the_same_seed_sees_the_same_rows(source: SourceFile, tmp_path: Path) ->
 
 def test_a_whole_table_is_one_open_range(source: SourceFile, tmp_path: Path) -> None:
     source.add_family(contents=2)
-    opened = Source(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
-    table = second_witness.table_of(opened, prepare(RANKINGS, opened).mapping)
+    opened = SourceView(take_snapshot(source.path, tmp_path / "copy.db", tables=[RANKINGS]))
+    table = second_witness.witness_table(opened, prepare(RANKINGS, opened).mapping)
     with opened.sqlite() as connection:
         (found,) = sample(table, connection, cuts=[], seed=0)
     assert found.part == KeyRange(None, None)

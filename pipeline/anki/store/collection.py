@@ -1,6 +1,6 @@
-"""Anki by its collection file, through the ``anki`` package; the desktop program is not running.
+"""Access Anki through its collection file with the ``anki`` package, without the desktop program.
 
-A collection belongs to one program at a time: it is locked while it is open here.
+Only one program at a time can open a collection; it is locked while it is open here.
 """
 
 import contextlib
@@ -13,28 +13,24 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.anki.store.errors import AnkiError, AnkiGone
+from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote, Note, Refusal
 from pipeline.core import private
 from pipeline.core.errors import FilesError
 from pipeline.sqlite import opening
 
-_AT_ONCE = 500
+_BATCH = 500
 _BUSY_SECONDS = 0.5
 _LONGEST_NAME = 255
 _OPEN: set[Path] = set()
-"""The collections that this process has open."""
+"""Collections that are open in this process."""
 
 
 class CollectionFile:
-    """A collection and its media folder.
-
-    Attributes:
-        path: the file, ``collection.anki2``; its media lie in ``collection.media`` beside it.
-    """
+    """A collection file, ``collection.anki2``, with the media folder beside it."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened before the block begins."""
+        """Prepare; ``__enter__`` opens the file."""
         self.path = path.resolve()
         self.shown = f"the collection {path}"
         self._collection: Any = None
@@ -43,13 +39,13 @@ class CollectionFile:
         """Open and lock the collection.
 
         Raises:
-            AnkiGone: another program has it open.
-            AnkiError: it is no collection, or cannot be written.
+            AnkiUnavailable: another program has opened it.
+            AnkiError: it is not a collection, or cannot be written.
         """
         if self.path in _OPEN:
-            # To look into the file again would let the lock go.
-            raise AnkiGone(
-                f"{self.shown}: this program has it open already", remedy="Run one at a time"
+            # Opening the file a second time would release the lock.
+            raise AnkiUnavailable(
+                f"{self.shown} is already open in this program", remedy="Run one sync at a time"
             )
         _require_collection(self.path)
         with self._translated():
@@ -69,29 +65,29 @@ class CollectionFile:
             self._collection.close()
 
     def decks(self) -> list[str]:
-        """Names of the decks that notes can be put into."""
+        """Names of the decks that can receive notes."""
         with self._translated():
             decks = self._collection.decks.all_names_and_ids(include_filtered=False)
             return [deck.name for deck in decks]
 
     def create_deck(self, name: str) -> None:
-        """Make a deck."""
+        """Create a deck."""
         with self._translated():
             self._collection.decks.id(name)
 
-    def fields_of(self, note_type: str) -> list[str] | None:
-        """Names of a note type's fields, None if there is no such type."""
+    def field_names(self, note_type: str) -> list[str] | None:
+        """Field names of a note type, None if it does not exist."""
         with self._translated():
             model = self._collection.models.by_name(note_type)
         return None if model is None else [field["name"] for field in model["flds"]]
 
     def find(self, tag: str) -> list[int]:
-        """Ids of the notes with a tag; it may end in ``*``."""
+        """Ids of the notes with a tag, which may end in ``*``."""
         with self._translated():
             return [int(found) for found in self._collection.find_notes(f"tag:{tag}")]
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
-        """Those of the notes that exist."""
+        """The existing notes among these."""
         found: dict[int, Note] = {}
         wanted = sorted(ids)
         with self._translated():
@@ -99,8 +95,8 @@ class CollectionFile:
                 model.id: (model.name, self._collection.models.get(model.id)["flds"])
                 for model in self._collection.models.all_names_and_ids()
             }
-            for at in range(0, len(wanted), _AT_ONCE):
-                some = ",".join(map(str, wanted[at : at + _AT_ONCE]))
+            for start in range(0, len(wanted), _BATCH):
+                some = ",".join(map(str, wanted[start : start + _BATCH]))
                 query = f"SELECT id, mid, tags, flds FROM notes WHERE id IN ({some})"
                 for number, model, tags, values in self._collection.db.execute(query):
                     name, fields = types[model]
@@ -109,7 +105,7 @@ class CollectionFile:
         return found
 
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
-        """Make notes, all of them or none."""
+        """Create all notes or none."""
         from anki.collection import AddNoteRequest
 
         requests = []
@@ -122,14 +118,14 @@ class CollectionFile:
                 deck = self._collection.decks.id_for_name(new.deck)
                 if deck is None:
                     raise AnkiError(
-                        f"{self.shown} has no deck {new.deck}", remedy="Make it in Anki"
+                        f"{self.shown} has no deck {new.deck}", remedy="Create it in Anki"
                     )
                 requests.append(AddNoteRequest(note, deck))
             self._collection.add_notes(requests)
         return [int(request.note.id) for request in requests]
 
     def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
-        """Write fields of notes: id -> name -> HTML; all of them or none."""
+        """Write the fields of all notes or of none: id -> name -> HTML."""
         with self._translated():
             notes = []
             for number, values in fields.items():
@@ -141,13 +137,13 @@ class CollectionFile:
         return {}
 
     def tag(self, tags: Mapping[int, str]) -> None:
-        """Give each of these notes a tag."""
+        """Add a tag to each of these notes."""
         with self._translated():
             for number, tag in tags.items():
                 self._collection.tags.bulk_add([number], tag)
 
     def untag(self, ids: Collection[int], tag: str) -> None:
-        """Take a tag from notes."""
+        """Remove a tag from notes."""
         with self._translated():
             self._collection.tags.bulk_remove(list(ids), tag)
 
@@ -162,7 +158,7 @@ class CollectionFile:
             return {path.name for path in self._folder().iterdir()}
 
     def media(self, names: Collection[str]) -> dict[str, str]:
-        """MD5 of the media files of these names that exist, in hexadecimal."""
+        """Hexadecimal MD5 of the existing media files among these names."""
         found = {}
         for name in filter(_is_name, names):
             with self._translated():
@@ -173,12 +169,13 @@ class CollectionFile:
         return found
 
     def store(self, name: str, data: bytes) -> None:
-        """Write a media file whole, or leave what was there."""
-        # Beside the folder, on the same disk: what lies in it would be synced by Anki.
+        """Write or replace a media file in one step."""
         if not _is_name(name):
             raise AnkiError(
-                f"{name!r} is no name of a media file", remedy="Correct the template that made it"
+                f"{name!r} is not a valid name of a media file",
+                remedy="Correct the template that uses it",
             )
+        # Not in the media folder, whose files Anki synchronizes, but on the same disk.
         fresh = self.path.with_name(f".{name}.fresh")
         with self._translated():
             try:
@@ -190,11 +187,11 @@ class CollectionFile:
             finally:
                 fresh.unlink(missing_ok=True)
 
-    def _give_rights(self, row_id: int) -> None:
-        """Let whoever uses the collection use a media file as well."""
+    def _give_rights(self, descriptor: int) -> None:
+        """Give a media file the owner and mode of the collection."""
         rights = private.Rights.of(self.path)
         if rights is not None:
-            rights.give(row_id)
+            rights.apply(descriptor)
 
     def _folder(self) -> Path:
         folder = Path(self._collection.media.dir())
@@ -208,48 +205,44 @@ class CollectionFile:
         try:
             yield
         except AnkiException as error:
-            raise _said(self.shown, str(error)) from error
+            raise _translate(self.shown, str(error)) from error
         except (OSError, FilesError) as error:
-            raise _said(self.shown, _why(error)) from error
+            raise _translate(self.shown, _system_message(error)) from error
 
 
 def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
-    """Make an empty collection with Anki's own note types.
-
-    Args:
-        path: where its file goes; missing folders are made.
-        decks: names of the decks it is to have.
+    """Create an empty collection with Anki's standard note types, and missing folders above it.
 
     Raises:
-        AnkiError: the file exists, or cannot be made.
+        AnkiError: the file exists, or cannot be created.
     """
     if path.exists():
-        raise AnkiError(f"{path} exists already", remedy="Name another file")
+        raise AnkiError(f"{path} already exists", remedy="Choose another file")
     try:
         private.folder(path.parent)
         with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            whole = Path(scratch, path.name)
-            private.create(whole)
-            with contextlib.closing(_open(whole)) as collection:
+            complete = Path(scratch, path.name)
+            private.create(complete)
+            with contextlib.closing(_open(complete)) as collection:
                 for deck in decks:
                     collection.decks.id(deck)
-            # Under its name only when it is complete; who comes second finds it there.
+            # The file gets its name when it is complete; a second process finds it there.
             private.folder(path.with_suffix(".media"))
-            os.link(whole, path)
+            os.link(complete, path)
     except FileExistsError as error:
-        raise AnkiError(f"{path} exists already", remedy="Name another file") from error
+        raise AnkiError(f"{path} already exists", remedy="Choose another file") from error
     except (OSError, FilesError) as error:
-        raise _said(f"the collection {path}", _why(error)) from error
+        raise _translate(f"the collection {path}", _system_message(error)) from error
 
 
-def _why(error: Exception) -> str:
-    """What the system says of a file that cannot be written."""
+def _system_message(error: Exception) -> str:
+    """The operating system's message for a file error."""
     cause = error.__cause__ if isinstance(error, FilesError) else error
     return getattr(cause, "strerror", None) or str(error)
 
 
 def _is_name(name: str) -> bool:
-    """Whether a file of the media folder can be called so."""
+    """Whether a name is valid for a file of the media folder."""
     return (
         0 < len(name.encode("utf-8", "replace")) <= _LONGEST_NAME
         and name not in (".", "..")
@@ -258,7 +251,7 @@ def _is_name(name: str) -> bool:
 
 
 def _open(path: Path) -> Any:
-    # The package needs a third of a second to be imported, which only Anki's own runs pay.
+    # Importing the package takes a third of a second, so only runs with Anki import it.
     from anki.collection import Collection as AnkiCollection
 
     make: Callable[[str], Any] = AnkiCollection
@@ -266,15 +259,15 @@ def _open(path: Path) -> Any:
 
 
 def _require_collection(path: Path) -> None:
-    """Refuse what is no collection; Anki would make one of any empty or other database."""
+    """Refuse other files; Anki would turn any empty or other database into a collection."""
     remedy = "Set ANKI_COLLECTION to the collection.anki2 of your profile"
     try:
-        there = path.is_file()
+        exists = path.is_file()
     except OSError as error:
         raise AnkiError(
             f"The collection {path} cannot be opened ({error.strerror})", remedy=remedy
         ) from error
-    if not there:
+    if not exists:
         raise AnkiError(f"There is no collection {path}", remedy=remedy)
     try:
         with contextlib.closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as file:
@@ -283,41 +276,41 @@ def _require_collection(path: Path) -> None:
         if columns >= {"guid", "mid", "tags", "flds"} and "ver" in versions:
             return
     except sqlite3.OperationalError as error:
-        raise _said(f"the collection {path}", str(error)) from error
+        raise _translate(f"the collection {path}", str(error)) from error
     except opening.UNREADABLE:
         pass
-    raise AnkiError(f"{path} is no collection of Anki", remedy=remedy)
+    raise AnkiError(f"{path} is not an Anki collection", remedy=remedy)
 
 
 _KNOWN = (
     (
-        AnkiGone,
+        AnkiUnavailable,
         ("already open", "locked"),
-        "another program has it open",
+        "another program has opened it",
         "Close Anki, or install AnkiConnect in it and set ANKI_CONNECT_URL",
     ),
     (
         AnkiError,
         ("full", "No space left"),
         "the disk is full",
-        "Free space and run again; what was confirmed is kept",
+        "Free disk space and run again; confirmed exports are saved",
     ),
     (
         AnkiError,
         ("readonly", "Permission denied", "Read-only", "unable to open", "CannotOpen"),
         "it cannot be written",
-        "Give this user the right to write the file, its folder and its media",
+        "Give this user write permission for the file, its folder and its media",
     ),
     (
         AnkiError,
         ("too new", "newer version", "FileTooNew"),
-        "a newer Anki has written it",
+        "it was written by a newer version of Anki",
         "Install a newer anki package, or use AnkiConnect",
     ),
 )
 
 
-def _said(shown: str, text: str) -> AnkiError:
+def _translate(shown: str, text: str) -> AnkiError:
     for kind, words, problem, remedy in _KNOWN:
         if any(word in text for word in words):
             return kind(f"{shown}: {problem} ({text.strip()[:200]})", remedy=remedy)

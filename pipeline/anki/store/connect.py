@@ -1,8 +1,8 @@
-"""Anki by AnkiConnect: the desktop program is running and answers over HTTP.
+"""Access a running Anki through its add-on AnkiConnect over HTTP.
 
-The protocol is that of AnkiConnect's version 6: one JSON object is asked, one is answered, and
-``multi`` carries many. A request that may have been carried out although its answer was lost is
-sent again only when doing it twice is doing it once; making notes is not.
+The protocol is AnkiConnect's version 6: a request and its answer are one JSON object each, and
+``multi`` carries several actions. If an answer is lost, only idempotent requests are repeated;
+creating notes is not idempotent.
 """
 
 import base64
@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import SecretStr
 
-from pipeline.anki.store.errors import AnkiError, AnkiGone
+from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote, Note, Refusal
 from pipeline.core import urls
 from pipeline.core.errors import SettingsError
@@ -26,28 +26,28 @@ VERSION = 6
 TIMEOUT = 30.0
 _T = TypeVar("_T")
 RETRIES = 2
-"""How often a request that may be repeated is, after half a second and after one."""
+"""The number of retries of an idempotent request, after half a second and after one second."""
 
-_AT_ONCE = 100
-_NOTES_AT_ONCE = 500
-_MEDIA_AT_ONCE = 4
-"""Recordings are small, but an answer holds all of them at once."""
-_SAID = 200
+_BATCH = 100
+_NOTES_BATCH = 500
+_MEDIA_BATCH = 4
+"""Small, because one answer holds all recordings of a batch in memory."""
+_MESSAGE_CHARACTERS = 200
 
 
 class AnkiConnect:
     """A running Anki."""
 
     def __init__(self, url: str, *, key: SecretStr | None = None, timeout: float = TIMEOUT) -> None:
-        """Nothing is sent before the block begins.
+        """Prepare; ``__enter__`` sends the first request.
 
         Args:
-            url: where AnkiConnect listens, ``http://127.0.0.1:8765``.
-            key: its ``apiKey``; it stands in no message.
-            timeout: how many seconds an answer may take.
+            url: of AnkiConnect, ``http://127.0.0.1:8765``.
+            key: its ``apiKey``; never part of a message.
+            timeout: for an answer, in seconds.
 
         Raises:
-            SettingsError: the URL is none, or has more than one reading.
+            SettingsError: the URL is malformed or ambiguous.
         """
         parts = urls.server(url, {"http", "https"})
         if parts is None:
@@ -62,28 +62,29 @@ class AnkiConnect:
         self._encrypted = parts.scheme == "https"
 
     def __enter__(self) -> Self:
-        """See that Anki answers and can be used.
+        """Connect and check the version.
 
         Raises:
-            AnkiGone: nobody answers there.
-            AnkiError: it is not AnkiConnect, too old, or refuses the key.
+            AnkiUnavailable: there is no answer.
+            AnkiError: the answer is not from AnkiConnect, it is too old, or it refuses the key.
         """
-        # It would write the URL into the log, with its user and password.
+        # httpx would log the URL with its user and password.
         logging.getLogger("httpx").setLevel(logging.WARNING)
         self._client = httpx.Client(
             timeout=self._timeout,
             trust_env=False,
             # Loading certificates takes longer than most answers.
             verify=self._encrypted,
-            # AnkiConnect closes after each answer without saying so.
+            # AnkiConnect closes the connection after each answer without announcing it.
             limits=httpx.Limits(max_keepalive_connections=0),
         )
         with contextlib.ExitStack() as failed:
             failed.callback(self._client.close)
-            found = self._ask("version", again=True)
+            found = self._ask("version", idempotent=True)
             if not isinstance(found, int) or found < VERSION:
                 raise AnkiError(
-                    f"{self.shown} has version {found} of AnkiConnect, {VERSION} is needed",
+                    f"{self.shown} has version {found} of AnkiConnect, but version {VERSION} or"
+                    " newer is required",
                     remedy="Update the add-on AnkiConnect in Anki",
                 )
             failed.pop_all()
@@ -99,25 +100,25 @@ class AnkiConnect:
         self._client.close()
 
     def decks(self) -> list[str]:
-        """Names of the decks there are."""
+        """Names of all decks."""
         return [str(name) for name in self._list("deckNames")]
 
     def create_deck(self, name: str) -> None:
-        """Make a deck."""
-        self._ask("createDeck", again=True, deck=name)
+        """Create a deck."""
+        self._ask("createDeck", idempotent=True, deck=name)
 
-    def fields_of(self, note_type: str) -> list[str] | None:
-        """Names of a note type's fields, None if there is no such type."""
+    def field_names(self, note_type: str) -> list[str] | None:
+        """Field names of a note type, None if it does not exist."""
         if note_type not in self._list("modelNames"):
             return None
         return [str(name) for name in self._list("modelFieldNames", modelName=note_type)]
 
     def find(self, tag: str) -> list[int]:
-        """Ids of the notes with a tag; it may end in ``*``."""
+        """Ids of the notes with a tag, which may end in ``*``."""
         return [int(number) for number in self._list("findNotes", query=f"tag:{tag}")]
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
-        """Those of the notes that exist."""
+        """The existing notes among these."""
         return {
             int(info["noteId"]): Note(
                 int(info["noteId"]),
@@ -129,9 +130,9 @@ class AnkiConnect:
         }
 
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
-        """Make notes; for each its id, or why Anki did not make it."""
+        """Create notes; returns an id or a refusal for each."""
         made: list[int | Refusal] = []
-        for some in _parts(notes, _AT_ONCE):
+        for some in _batches(notes, _BATCH):
             answers = self._multi(
                 "addNote",
                 [
@@ -141,28 +142,28 @@ class AnkiConnect:
                             "modelName": new.note_type,
                             "fields": dict(new.fields),
                             "tags": list(new.tags),
-                            # Tags tell notes apart, not what stands on their fronts.
+                            # Notes are identified by tags, so equal fronts are allowed.
                             "options": {"allowDuplicate": True},
                         }
                     }
                     for new in some
                 ],
-                again=False,
+                idempotent=False,
             )
             made += [
-                answer if isinstance(answer, int | Refusal) else Refusal("it gave no id")
+                answer if isinstance(answer, int | Refusal) else Refusal("the answer has no id")
                 for answer in answers
             ]
         return made
 
     def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
-        """Write fields of notes: id -> name -> HTML; the notes that Anki did not take."""
+        """Write fields of notes: id -> name -> HTML; returns the refused notes."""
         refused = {}
-        for some in _parts(list(fields.items()), _AT_ONCE):
+        for some in _batches(list(fields.items()), _BATCH):
             answers = self._multi(
                 "updateNoteFields",
                 [{"note": {"id": number, "fields": dict(values)}} for number, values in some],
-                again=True,
+                idempotent=True,
             )
             for (number, _), answer in zip(some, answers, strict=True):
                 if isinstance(answer, Refusal):
@@ -170,31 +171,31 @@ class AnkiConnect:
         return refused
 
     def tag(self, tags: Mapping[int, str]) -> None:
-        """Give each of these notes a tag."""
-        for some in _parts(list(tags.items()), _AT_ONCE):
+        """Add a tag to each of these notes."""
+        for some in _batches(list(tags.items()), _BATCH):
             wanted = [{"notes": [number], "tags": tag} for number, tag in some]
-            self._multi("addTags", wanted, again=True)
+            self._multi("addTags", wanted, idempotent=True)
 
     def untag(self, ids: Collection[int], tag: str) -> None:
-        """Take a tag from notes."""
-        self._ask("removeTags", again=True, notes=list(ids), tags=tag)
+        """Remove a tag from notes."""
+        self._ask("removeTags", idempotent=True, notes=list(ids), tags=tag)
 
     def suspend(self, ids: Collection[int]) -> None:
         """Suspend all cards of notes."""
         cards = [int(card) for info in self._infos(ids) for card in info["cards"]]
         if cards:
-            self._ask("suspend", again=True, cards=cards)
+            self._ask("suspend", idempotent=True, cards=cards)
 
     def media_names(self) -> set[str]:
         """Names of all media files."""
         return {str(name) for name in self._list("getMediaFilesNames", pattern="*")}
 
     def media(self, names: Collection[str]) -> dict[str, str]:
-        """MD5 of the media files of these names that exist, in hexadecimal."""
+        """Hexadecimal MD5 of the existing media files among these names."""
         found = {}
-        for some in _parts(list(names), _MEDIA_AT_ONCE):
+        for some in _batches(list(names), _MEDIA_BATCH):
             wanted = [{"filename": name} for name in some]
-            answers = self._multi("retrieveMediaFile", wanted, again=True)
+            answers = self._multi("retrieveMediaFile", wanted, idempotent=True)
             for name, answer in zip(some, answers, strict=True):
                 if isinstance(answer, str):
                     data = base64.b64decode(answer)
@@ -202,39 +203,39 @@ class AnkiConnect:
         return found
 
     def store(self, name: str, data: bytes) -> None:
-        """Write a media file, in place of one of that name."""
+        """Write or replace a media file."""
         text = base64.b64encode(data).decode("ascii")
-        self._ask("storeMediaFile", again=True, filename=name, data=text)
+        self._ask("storeMediaFile", idempotent=True, filename=name, data=text)
 
     def _infos(self, ids: Collection[int]) -> Iterator[dict[str, Any]]:
-        for some in _parts(sorted(ids), _NOTES_AT_ONCE):
-            # What does not exist is answered by an empty object, or by null.
+        for some in _batches(sorted(ids), _NOTES_BATCH):
+            # The answer for a missing note is an empty object or null.
             yield from (info for info in self._list("notesInfo", notes=some) if info)
 
     def _multi(
-        self, action: str, parameters: Sequence[Mapping[str, Any]], *, again: bool
+        self, action: str, parameters: Sequence[Mapping[str, Any]], *, idempotent: bool
     ) -> list[Any]:
-        """One action with several parameters in one request; a refusal where it was refused."""
+        """One action with several parameters in one request; an answer or a refusal for each."""
         actions = [self._request(action, each) for each in parameters]
-        answers = self._ask("multi", again=again, actions=actions)
+        answers = self._ask("multi", idempotent=idempotent, actions=actions)
         if not isinstance(answers, list) or len(answers) != len(parameters):
-            raise self._strange("multi")
+            raise self._unexpected("multi")
         return [self._result(action, answer) for answer in answers]
 
     def _result(self, action: str, answer: Any) -> Any:
         if isinstance(answer, dict) and answer.keys() == {"result", "error"}:
             if answer["error"] is not None:
-                said = str(answer["error"])
-                self._refuse_all(action, said)
-                return Refusal(said[:_SAID])
+                problem = str(answer["error"])
+                self._raise_general(action, problem)
+                return Refusal(problem[:_MESSAGE_CHARACTERS])
             return answer["result"]
         return answer
 
     def _list(self, action: str, **parameters: Any) -> list[Any]:
-        """What is read as a list."""
-        answer = self._ask(action, again=True, **parameters)
+        """Read a list."""
+        answer = self._ask(action, idempotent=True, **parameters)
         if not isinstance(answer, list):
-            raise self._strange(action)
+            raise self._unexpected(action)
         return answer
 
     def _request(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,34 +244,29 @@ class AnkiConnect:
             request["key"] = self._key.get_secret_value()
         return request
 
-    def _ask(self, action: str, *, again: bool, **parameters: Any) -> Any:
-        """One request.
-
-        Args:
-            action: what Anki is to do.
-            again: whether doing it twice is doing it once.
-            parameters: of the action.
+    def _ask(self, action: str, *, idempotent: bool, **parameters: Any) -> Any:
+        """Send one request and return its result.
 
         Raises:
-            AnkiGone: no answer came; where ``again`` is False it may have been done all the same.
-            AnkiError: what answers is not AnkiConnect, or it refuses.
+            AnkiUnavailable: there was no answer; the action may have been carried out nevertheless.
+            AnkiError: the answer is not from AnkiConnect, or it refuses.
         """
-        answer = self._answer(action, self._request(action, parameters), again=again)
+        answer = self._answer(action, self._request(action, parameters), idempotent=idempotent)
         if not isinstance(answer, dict) or "error" not in answer or "result" not in answer:
-            # Before version 5 a result stood alone.
+            # Before version 5, the result was the whole answer.
             if action == "version" and isinstance(answer, int):
                 return answer
-            raise self._strange(action)
+            raise self._unexpected(action)
         if answer["error"] is not None:
-            said = str(answer["error"])
-            self._refuse_all(action, said)
+            problem = str(answer["error"])
+            self._raise_general(action, problem)
             raise AnkiError(
-                f"{self.shown} refused {action} ({said[:_SAID]})",
-                remedy="What was confirmed before is kept; run again afterwards",
+                f"{self.shown} rejected {action} ({problem[:_MESSAGE_CHARACTERS]})",
+                remedy="Fix the problem in Anki, then run again; confirmed exports are saved",
             )
         return answer["result"]
 
-    def _answer(self, action: str, request: dict[str, Any], *, again: bool) -> Any:
+    def _answer(self, action: str, request: dict[str, Any], *, idempotent: bool) -> Any:
         attempt = 0
         while True:
             try:
@@ -279,49 +275,52 @@ class AnkiConnect:
                 return response.json()
             # Never "from error": the client's own text may repeat the URL with its password.
             except httpx.HTTPStatusError:
-                raise self._strange(action) from None
+                raise self._unexpected(action) from None
             except httpx.TransportError as error:
-                # Who was never reached has done nothing.
-                repeatable = again or isinstance(error, httpx.ConnectError)
+                # Without a connection, nothing was carried out.
+                repeatable = idempotent or isinstance(error, httpx.ConnectError)
                 if not repeatable or attempt == RETRIES:
-                    raise self._gone(action, error) from None
+                    raise self._unavailable(action, error) from None
             except ValueError:
-                raise self._strange(action) from None
+                raise self._unexpected(action) from None
             attempt += 1
             time.sleep(0.5 * attempt)
 
-    def _gone(self, action: str, error: Exception) -> AnkiGone:
+    def _unavailable(self, action: str, error: Exception) -> AnkiUnavailable:
         if isinstance(error, httpx.TimeoutException) and not isinstance(
             error, httpx.ConnectTimeout
         ):
-            return AnkiGone(
+            return AnkiUnavailable(
                 f"{self.shown} did not answer {action} within {self._timeout:g} s",
-                remedy="See whether a window of Anki waits for you, then run again",
+                remedy="Check whether a dialog is open in Anki, then run again",
             )
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return AnkiGone(
+            return AnkiUnavailable(
                 f"{self.shown} does not answer",
                 remedy="Start Anki with the add-on AnkiConnect, or correct ANKI_CONNECT_URL",
             )
-        return AnkiGone(
-            f"{self.shown} broke off while it answered {action}",
-            remedy="Run again; what was done meanwhile is found then",
+        return AnkiUnavailable(
+            f"{self.shown} closed the connection during {action}",
+            remedy="Run again; the next run detects what was written",
         )
 
-    def _strange(self, action: str) -> AnkiError:
+    def _unexpected(self, action: str) -> AnkiError:
         return AnkiError(
-            f"{self.shown} did not answer {action} as AnkiConnect does",
+            f"{self.shown} answered {action} in a format that is not AnkiConnect's",
             remedy="Check ANKI_CONNECT_URL",
         )
 
-    def _refuse_all(self, action: str, said: str) -> None:
-        """What is wrong with more than one request ends the run."""
+    def _raise_general(self, action: str, problem: str) -> None:
+        """Raise for errors that concern more than one request; they end the run."""
         for words, remedy in _REMEDIES.items():
-            if words in said:
-                raise AnkiError(f"{self.shown} refused {action} ({said[:_SAID]})", remedy=remedy)
-        if "api key" in said.lower():
+            if words in problem:
+                raise AnkiError(
+                    f"{self.shown} rejected {action} ({problem[:_MESSAGE_CHARACTERS]})",
+                    remedy=remedy,
+                )
+        if "api key" in problem.lower():
             raise AnkiError(
-                f"{self.shown} refused the key",
+                f"{self.shown} rejected the API key",
                 remedy="Set ANKI_CONNECT_KEY to the apiKey in AnkiConnect's configuration",
             )
 
@@ -332,6 +331,6 @@ _REMEDIES = {
 }
 
 
-def _parts(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    for at in range(0, len(items), size):
-        yield items[at : at + size]
+def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

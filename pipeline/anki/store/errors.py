@@ -1,14 +1,14 @@
-"""What keeps Anki from being followed, as types whose text says what and what to do."""
+"""Errors of the sync with Anki; each message ends with a remedy."""
 
 from pipeline.core.errors import PipelineError
 
 
 class AnkiError(PipelineError):
-    """Anki cannot be read or written; what it confirmed before is kept."""
+    """Anki cannot be read or written; exports confirmed before remain saved."""
 
 
-class AnkiGone(AnkiError):
-    """Anki does not answer now, or the answer was lost; the next run finds out what was done."""
+class AnkiUnavailable(AnkiError):
+    """Anki does not answer, or an answer was lost; the next run detects what was written."""
 
 
 class RenderError(PipelineError):

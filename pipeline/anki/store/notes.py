@@ -1,4 +1,4 @@
-"""What the project asks of Anki, whichever way it is reached."""
+"""The interface to Anki, independent of how it is accessed."""
 
 import re
 import unicodedata
@@ -10,47 +10,42 @@ from typing import Protocol, Self
 from pipeline.anki.store.errors import AnkiError
 
 CONTENT_TAGS = "sync::content::"
-"""How the tag begins that says of which content a note is."""
+"""The prefix of the tag that names the content of a note."""
 
 SUCCESS = "sync::success"
 SKIP = "sync::skip"
-"""A card or note with this tag is left as it is."""
+"""A card or note with this tag is never changed."""
 
 REMOVED = "sync::removed"
-"""Marks a note whose content is not there any more."""
+"""Marks a note whose content was deleted."""
 
 SUSPENDED = "sync::suspended"
-"""Marks a note that was suspended because its content is not there any more."""
+"""Marks a note that was suspended because its content was deleted."""
 
 OWN_TAGS = "sync::"
-"""Tags that begin so belong to the application; all others belong to the learner."""
+"""The prefix of the application's tags; all other tags belong to the learner."""
+
+_CONTENT_TAG = re.compile(rf"{CONTENT_TAGS}([1-9][0-9]{{0,9}})", re.IGNORECASE)
 
 
-_OF_CONTENT = re.compile(rf"{CONTENT_TAGS}([1-9][0-9]{{0,9}})", re.IGNORECASE)
-
-
-def tag_of(content_id: int) -> str:
-    """The tag that says of which content a note is."""
+def content_tag(content_id: int) -> str:
+    """The tag of a content's note."""
     return f"{CONTENT_TAGS}{content_id}"
 
 
 def has_tag(tags: Iterable[str], tag: str) -> bool:
-    """Whether a tag is among these; Anki does not tell capitals from small letters."""
+    """Whether a tag is among these; like in Anki, case is ignored."""
     return tag.lower() in (each.lower() for each in tags)
 
 
-def contents_of(tags: Iterable[str]) -> list[int]:
+def tagged_contents(tags: Iterable[str]) -> list[int]:
     """The contents that these tags name."""
-    return [int(met[1]) for tag in tags if (met := _OF_CONTENT.fullmatch(tag))]
+    return [int(match[1]) for tag in tags if (match := _CONTENT_TAG.fullmatch(tag))]
 
 
 @dataclass(frozen=True)
 class Note:
-    """A note as Anki has it.
-
-    Attributes:
-        fields: name -> HTML.
-    """
+    """A note in Anki; ``fields`` maps names to HTML."""
 
     id: int
     note_type: str
@@ -60,7 +55,7 @@ class Note:
 
 @dataclass(frozen=True)
 class NewNote:
-    """A note to be made."""
+    """A note to create."""
 
     deck: str
     note_type: str
@@ -70,19 +65,19 @@ class NewNote:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why Anki did not take a note, in its own words."""
+    """Anki's reason for refusing a note."""
 
     why: str
 
 
 class Anki(Protocol):
-    """Notes, tags and media of one collection, open for as long as a block lasts.
+    """Notes, tags and media of one collection, open within a ``with`` block.
 
-    Every method raises ``AnkiGone`` when Anki does not answer and ``AnkiError`` when it refuses as
-    a whole. Whether a write took effect is for the caller to see by reading it back.
+    Every method raises ``AnkiUnavailable`` if Anki does not answer, and ``AnkiError`` if it refuses
+    the request. The caller confirms writes by reading them back.
 
     Attributes:
-        shown: what messages call it.
+        shown: its name in messages.
     """
 
     shown: str
@@ -97,43 +92,43 @@ class Anki(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let it go."""
+        """Close it."""
         ...
 
     def decks(self) -> list[str]:
-        """Names of the decks that notes can be put into."""
+        """Names of the decks that can receive notes."""
         ...
 
     def create_deck(self, name: str) -> None:
-        """Make a deck."""
+        """Create a deck."""
         ...
 
-    def fields_of(self, note_type: str) -> list[str] | None:
-        """Names of a note type's fields, None if there is no such type."""
+    def field_names(self, note_type: str) -> list[str] | None:
+        """Field names of a note type, None if it does not exist."""
         ...
 
     def find(self, tag: str) -> list[int]:
-        """Ids of the notes with a tag; it may end in ``*``."""
+        """Ids of the notes with a tag, which may end in ``*``."""
         ...
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
-        """Those of the notes that exist."""
+        """The existing notes among these."""
         ...
 
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
-        """Make notes; for each its id, or why Anki did not make it."""
+        """Create notes; returns an id or a refusal for each."""
         ...
 
     def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
-        """Write fields of notes: id -> name -> HTML; the notes that Anki did not take."""
+        """Write fields of notes: id -> name -> HTML; returns the refused notes."""
         ...
 
     def tag(self, tags: Mapping[int, str]) -> None:
-        """Give each of these notes a tag."""
+        """Add a tag to each of these notes."""
         ...
 
     def untag(self, ids: Collection[int], tag: str) -> None:
-        """Take a tag from notes."""
+        """Remove a tag from notes."""
         ...
 
     def suspend(self, ids: Collection[int]) -> None:
@@ -145,11 +140,11 @@ class Anki(Protocol):
         ...
 
     def media(self, names: Collection[str]) -> dict[str, str]:
-        """MD5 of the media files of these names that exist, in hexadecimal."""
+        """Hexadecimal MD5 of the existing media files among these names."""
         ...
 
     def store(self, name: str, data: bytes) -> None:
-        """Write a media file, in place of one of that name."""
+        """Write or replace a media file."""
         ...
 
 
@@ -162,37 +157,31 @@ def make_ready(
     create_decks: bool,
     dry_run: bool,
 ) -> None:
-    """Make sure that notes can be made before any is.
+    """Make sure that decks, note type and fields for new notes exist.
 
-    Args:
-        anki: open.
-        decks: names of the decks that notes will go to.
-        note_type: their type.
-        fields: those of its fields that will be written.
-        create_decks: make decks that are missing.
-        dry_run: but do not.
+    Missing decks are created if ``create_decks`` permits it; a dry run creates none.
 
     Raises:
         AnkiError: a deck, the note type or one of its fields is missing.
     """
-    there = anki.fields_of(note_type)
-    if there is None:
+    existing = anki.field_names(note_type)
+    if existing is None:
         raise AnkiError(
             f"{anki.shown} has no note type {note_type}",
-            remedy="Set ANKI_NOTE_TYPE to one that it has",
+            remedy="Set ANKI_NOTE_TYPE to an existing note type",
         )
-    lacking = [name for name in fields if name not in there]
-    if lacking:
+    missing_fields = [name for name in fields if name not in existing]
+    if missing_fields:
         raise AnkiError(
-            f"The note type {note_type} of {anki.shown} has no field {', '.join(lacking)}",
-            remedy=f"Set ANKI_FIELDS to two of {', '.join(there)}",
+            f"The note type {note_type} of {anki.shown} has no field {', '.join(missing_fields)}",
+            remedy=f"Set ANKI_FIELDS to two of {', '.join(existing)}",
         )
     known = {_folded(name) for name in anki.decks()}
     missing = sorted({name for name in decks if _folded(name) not in known})
     if missing and not create_decks:
         raise AnkiError(
             f"{anki.shown} has no deck {', '.join(missing)}",
-            remedy="Make it in Anki, correct ANKI_DECK, or let this run make it (--create-deck)",
+            remedy="Create it in Anki, correct ANKI_DECK, or run with --create-deck",
         )
     if not dry_run:
         for name in missing:

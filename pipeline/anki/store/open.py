@@ -1,4 +1,4 @@
-"""From settings to the Anki that they name."""
+"""Open the Anki that the settings name."""
 
 from pipeline.anki.store.collection import CollectionFile, make_collection
 from pipeline.anki.store.connect import TIMEOUT, AnkiConnect
@@ -8,24 +8,23 @@ from pipeline.core.errors import SettingsError
 from pipeline.migrations.content import CONTENT
 
 
-def named_anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
-    """Anki as the settings name it; it is opened by entering it.
+def configured_anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
+    """The Anki that the settings name, to be opened as a context manager.
 
-    A sample collection is made where the sample is the source and the settings name none.
+    If the sample is the source and the settings name no Anki, a sample collection is created.
 
-    Args:
-        settings: name it.
-        timeout: how many seconds AnkiConnect may take to answer a request.
+    ``timeout`` is in seconds, for one answer of AnkiConnect.
 
     Raises:
-        SettingsError: there is none, or more than one.
-        AnkiError: the sample collection cannot be made.
+        SettingsError: no Anki is named, or two are.
+        AnkiError: the sample collection cannot be created.
     """
     named = settings.anki
     if named.collection and named.connect_url:
         raise SettingsError(
             "ANKI_COLLECTION and ANKI_CONNECT_URL are both set",
-            remedy="Set the file while Anki is closed, the URL while it is running",
+            remedy="Set only ANKI_COLLECTION if Anki is closed, or only ANKI_CONNECT_URL if it is"
+            " running",
         )
     if named.connect_url:
         return AnkiConnect(
@@ -35,7 +34,7 @@ def named_anki(settings: Settings, *, timeout: float = TIMEOUT) -> Anki:
         return CollectionFile(named.collection)
     if settings.source_path(CONTENT) != settings.sample_path(CONTENT):
         raise SettingsError(
-            "No Anki is named",
+            "No Anki is configured",
             remedy="Set ANKI_CONNECT_URL (http://127.0.0.1:8765) or ANKI_COLLECTION",
         )
     if not settings.sample_collection.exists():

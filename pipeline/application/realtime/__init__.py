@@ -1,1 +1,1 @@
-"""The client of realtime: who listens to what."""
+"""The realtime client: subscriptions to published changes."""

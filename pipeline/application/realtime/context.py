@@ -1,7 +1,8 @@
-"""What a client of the application holds: subscribe with a callback, and broadcast.
+"""Subscriptions of one client: subscribe with a callback, and broadcast.
 
-Each subscription has a task that calls its callback, one event after the other and in order; a slow
-one delays nobody else. What a callback raises is told to an error handler and stops nothing.
+Each subscription has a task that calls its callback for one event after the other, in order. A slow
+callback delays no other subscription. Exceptions of callbacks go to an error handler, and delivery
+continues.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 from pipeline.application.realtime.cursor import Cursor
 from pipeline.application.realtime.hub import Hub
-from pipeline.application.realtime.manager import Kept, SubscriptionManager
+from pipeline.application.realtime.manager import ManagedSubscription, SubscriptionManager
 from pipeline.application.realtime.subscription import Subscription
 from pipeline.application.realtime.transports.events import (
     NAMES,
@@ -30,7 +31,7 @@ Callback = Callable[[Any], Awaitable[None] | None]
 
 
 class CallbackError(PipelineError):
-    """The application's own code raised; its cause is what it raised."""
+    """A callback of the application failed; its exception is the cause."""
 
 
 def _log(error: CallbackError) -> None:
@@ -38,7 +39,7 @@ def _log(error: CallbackError) -> None:
 
 
 class RealtimeContext:
-    """Subscriptions of one client; an async context manager, at whose end all of them end."""
+    """Subscriptions of one client; an async context manager that ends all of them on exit."""
 
     def __init__(
         self,
@@ -47,12 +48,12 @@ class RealtimeContext:
         manager: SubscriptionManager | None = None,
         on_error: Callable[[CallbackError], None] = _log,
     ) -> None:
-        """Subscribe to nothing yet.
+        """Start without subscriptions.
 
         Args:
-            hub: that of this process, open.
-            manager: bounds the subscriptions.
-            on_error: takes what callbacks raise.
+            hub: the open hub of this process.
+            manager: limits the subscriptions.
+            on_error: gets the errors of callbacks.
         """
         self._hub, self._on_error = hub, on_error
         self.manager = SubscriptionManager() if manager is None else manager
@@ -61,12 +62,12 @@ class RealtimeContext:
         self._cleaning: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to clean."""
+        """Start the periodic cleanup."""
         self._cleaning = asyncio.create_task(self.manager.keep_clean())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End all subscriptions; a callback that still runs is cancelled."""
+        """End all subscriptions and cancel running callbacks."""
         for subscription in list(self._subscriptions):
             self._hub.unsubscribe(subscription)
         self._subscriptions.clear()
@@ -91,19 +92,19 @@ class RealtimeContext:
 
         Args:
             table_or_event: ``messages``, ``message:new`` or ``MessageNew``.
-            callback: takes the event; it may be a coroutine function. It gets a ``Resync``, too,
-                when changes were missed for good.
-            topic: whose events, ``space:12``; None for those of every topic.
-            since: a position that was kept; None to begin with what comes from now on.
-            replay: so many of the last events are told first.
-            owner: the subscription ends when it is gone; it is not kept alive.
-            on_evicted: told the name and the topic when the manager has ended the subscription.
+            callback: gets the event; it may be a coroutine function. It also gets a ``Resync`` if
+                changes were missed for good.
+            topic: the topic of the events, such as ``space:12``; None for all topics.
+            since: a saved position; None starts with new events.
+            replay: number of past events to deliver first.
+            owner: the subscription ends when this object is garbage-collected.
+            on_evicted: gets the name and the topic if the manager ends the subscription.
 
         Returns:
-            What ends the subscription; no event is told any more once it was called.
+            A function that ends the subscription; afterwards no event is delivered.
 
         Raises:
-            Refused: there are too many that matter more.
+            Refused: there are too many subscriptions of higher priority.
             PipelineError: the context or its hub is not open.
         """
         if self._cleaning is None:
@@ -115,69 +116,75 @@ class RealtimeContext:
         def end() -> None:
             self._hub.unsubscribe(subscription)
             self._subscriptions.discard(subscription)
-            self.manager.remove(kept)
+            self.manager.remove(managed)
 
-        kept = Kept(name, topic, end, on_evicted, None if owner is None else weakref.ref(owner))
-        self.manager.add(kept)
+        managed = ManagedSubscription(
+            name, topic, end, on_evicted, None if owner is None else weakref.ref(owner)
+        )
+        self.manager.add(managed)
         self._subscriptions.add(subscription)
-        held = _held(callback, owner)
-        task = asyncio.create_task(self._deliver(subscription, held, kept))
+        reference = _reference(callback, owner)
+        task = asyncio.create_task(self._deliver(subscription, reference, managed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return end
 
     async def broadcast(self, event: PresenceChanged | TypingChanged) -> None:
-        """Tell everybody who listens to the event's topic; nothing keeps it.
+        """Send a fleeting event to all subscribers of its topic.
 
         Raises:
-            PipelineError: it could not be sent, or is made by a row of a table.
+            PipelineError: it could not be sent, or rows of a table make such events.
         """
         if not isinstance(event, PresenceChanged | TypingChanged):
             raise PipelineError(
-                f"{name_of(event)} is made by a row of a table", remedy="Write the row"
+                f"{name_of(event)} cannot be sent: a written row creates it",
+                remedy="Write the row instead",
             )
         await self._hub.send(event)
 
     async def _deliver(
-        self, subscription: Subscription, callback: Callable[[], Callback | None], kept: Kept
+        self,
+        subscription: Subscription,
+        reference: Callable[[], Callback | None],
+        managed: ManagedSubscription,
     ) -> None:
         try:
             async for event in subscription:
-                kept.touch()
-                found = callback()
-                if found is None:
+                managed.touch()
+                callback = reference()
+                if callback is None:
                     return
-                await self._call(found, event, kept)
-                del found  # Until the next event nothing here keeps its owner alive.
+                await self._call(callback, event, managed)
+                del callback  # Otherwise it would keep its owner alive until the next event.
         except PipelineError as error:
-            self.tell(error, _shown(kept))
+            self.tell(error, _description(managed))
         finally:
-            kept.end()
+            managed.end()
 
-    async def _call(self, callback: Callback, event: Event, kept: Kept) -> None:
+    async def _call(self, callback: Callback, event: Event, managed: ManagedSubscription) -> None:
         try:
-            done = callback(event)
-            if inspect.isawaitable(done):
-                await done
-        except Exception as error:  # What an application's code may raise, nobody knows here.
-            self.tell(error, _shown(kept))
+            result = callback(event)
+            if inspect.isawaitable(result):
+                await result
+        except Exception as error:  # The application's code can raise anything.
+            self.tell(error, _description(managed))
 
     def tell(self, error: Exception, what: str) -> None:
-        """Tell the error handler what has failed."""
-        told = CallbackError(
+        """Report a failure to the error handler."""
+        report = CallbackError(
             f"Failed: {what} ({type(error).__name__})",
-            remedy="Later events are told all the same; see its cause",
+            remedy="Later events are still delivered; see the cause of this error",
         )
-        told.__cause__ = error
-        self._on_error(told)
+        report.__cause__ = error
+        self._on_error(report)
 
 
-def _shown(kept: Kept) -> str:
-    return f"the callback of {kept.name} of {kept.topic or 'all topics'}"
+def _description(managed: ManagedSubscription) -> str:
+    return f"the callback of {managed.name} of {managed.topic or 'all topics'}"
 
 
-def _held(callback: Callback, owner: object | None) -> Callable[[], Callback | None]:
-    """What gives the callback; a method of the owner does not keep it alive."""
+def _reference(callback: Callback, owner: object | None) -> Callable[[], Callback | None]:
+    """Returns the callback when called; a method of the owner does not keep the owner alive."""
     if owner is not None and getattr(callback, "__self__", None) is owner:
         return weakref.WeakMethod(callback)
     return lambda: callback

@@ -1,8 +1,9 @@
-"""Where somebody stands in the feed.
+"""Positions in the feed.
 
-Transactions commit in another order than they began, so no number and no date says what has been
-read. A snapshot of PostgreSQL does: it knows every transaction that had not ended. What lies
-between two snapshots was committed between them, whatever its id; it is read exactly once.
+Transactions do not commit in the order in which they start, so neither ids nor dates identify the
+changes that have been read. A snapshot of PostgreSQL does: it lists all transactions in progress.
+The changes between two snapshots were committed between them, whatever their ids, and are read
+exactly once.
 """
 
 import json
@@ -18,12 +19,12 @@ _LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Window:
-    """What lies between a cursor's snapshot and a later one, read in pages by id.
+    """The changes between a cursor's snapshot and a later one, read in pages by id.
 
     Attributes:
         until: the later snapshot.
         after: changes up to this id have been read.
-        last: the largest id in it.
+        last: the largest id in the window.
     """
 
     until: str
@@ -33,12 +34,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Everything that ``since`` sees has been read; of the window after it, a part may have been.
+    """A position: everything visible in ``since`` has been read, and part of the window after it.
 
     Attributes:
-        epoch: the feed that it belongs to.
+        epoch: the epoch of the feed.
         since: a ``pg_snapshot``, as text.
-        window: the one that is being read.
+        window: the window in progress.
     """
 
     epoch: str
@@ -47,40 +48,40 @@ class Cursor:
 
     @property
     def next_transaction(self) -> str:
-        """Transactions from this one on are unread."""
+        """The first transaction from which on all are unread."""
         return self.since.split(":")[1]
 
     @property
     def unfinished(self) -> list[str]:
-        """Earlier transactions that are unread, because they had not ended."""
+        """Earlier transactions that are unread, because they were in progress."""
         return [each for each in self.since.split(":")[2].split(",") if each]
 
     def __str__(self) -> str:
-        """As text that ``parse`` reads, for who keeps it across restarts."""
+        """JSON for ``parse``, to save the position across restarts."""
         return json.dumps(asdict(self))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A cursor that was kept.
+        """Read a saved cursor.
 
         Raises:
-            PipelineError: it is none.
+            PipelineError: the text is not a cursor.
         """
         try:
             given = json.loads(text)
-            kept = given.pop("window", None)
-            made = cls(**given, window=None if kept is None else Window(**kept))
-            _require(made)
+            window = given.pop("window", None)
+            cursor = cls(**given, window=None if window is None else Window(**window))
+            _require_valid(cursor)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise PipelineError(
-                "What was kept is no cursor of the feed",
-                remedy="Subscribe without one, and read the tables anew",
+                "The saved text is not a cursor of the feed",
+                remedy="Subscribe without a cursor, and read the tables again",
             ) from None
-        return made
+        return cursor
 
 
-def _require(cursor: Cursor) -> None:
-    """Raise ValueError for what PostgreSQL would not take, and what would hold up the hub."""
+def _require_valid(cursor: Cursor) -> None:
+    """Raise ValueError for values that PostgreSQL would refuse, or that would block the hub."""
     window = cursor.window
     ids = () if window is None else (window.after, window.last)
     if not isinstance(cursor.epoch, str) or any(type(each) is not int for each in ids):
@@ -91,7 +92,7 @@ def _require(cursor: Cursor) -> None:
         if not isinstance(snapshot, str) or not _SNAPSHOT.fullmatch(snapshot):
             raise ValueError
         first, end, between = snapshot.split(":")
-        open_then = [int(each) for each in between.split(",") if each]
-        bounds = [int(first), *open_then, int(end)]
-        if bounds != sorted(bounds) or bounds[-1] > _LARGEST or int(end) in open_then:
+        in_progress = [int(each) for each in between.split(",") if each]
+        bounds = [int(first), *in_progress, int(end)]
+        if bounds != sorted(bounds) or bounds[-1] > _LARGEST or int(end) in in_progress:
             raise ValueError

@@ -1,4 +1,4 @@
-"""Events that nothing keeps, such as typing: delivered once, or not at all."""
+"""Fleeting events, such as typing: delivered once or not at all, and not stored."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from pipeline.core.errors import PipelineError
 
 
 class FleetingEvents:
-    """Reads fleeting events where the transport does not carry them, and delivers them."""
+    """Delivers fleeting events, from the feed if the transport does not carry them."""
 
     def __init__(
         self,
@@ -26,15 +26,15 @@ class FleetingEvents:
         pause: float,
         on_error: Callable[[PipelineError], None],
     ) -> None:
-        """Take what the hub has.
+        """Use the parts of a hub.
 
         Args:
             transport: may carry the events itself.
             reader: reads them otherwise.
-            subscribers: those who may want them.
-            metrics: count what is delivered and dropped.
-            pause: seconds until the next read after one that failed.
-            on_error: takes the failure of a read.
+            subscribers: the subscriptions of the hub.
+            metrics: counts delivered and dropped events.
+            pause: seconds between a failed read and the next one.
+            on_error: gets the errors of reads.
         """
         self._transport, self._reader = transport, reader
         self._subscribers, self._metrics = subscribers, metrics
@@ -43,11 +43,11 @@ class FleetingEvents:
         self._not_before = 0.0
 
     def begin(self, position: Cursor) -> None:
-        """Deliver what is sent from a position on."""
+        """Deliver events from a position on."""
         self._position = position
 
     def deliver(self, event: Fleeting) -> None:
-        """Put an event into the queues of those who want it and have room."""
+        """Put an event into the queues of subscriptions that want it and have room."""
         for subscription in self._subscribers.of(event.topic):
             if not subscription.wants_fleeting(event):
                 continue
@@ -57,26 +57,22 @@ class FleetingEvents:
                 self._metrics.fleeting_dropped += 1
 
     async def read(self, now: Cursor) -> int:
-        """Deliver new events, unless the transport does.
-
-        Returns:
-            How many there were.
-        """
+        """Deliver new events, unless the transport does; returns their number."""
         loop = asyncio.get_running_loop()
         if self._transport.carries or loop.time() < self._not_before:
             return 0
         topics = {each.topic for each in self._subscribers if each.wants(*FLEETING)}
         if not topics:
-            # Whoever subscribes later gets what is sent from now on.
+            # Later subscriptions get events from now on.
             self._position = replace(now, window=None)
             return 0
-        named = None if None in topics else [each for each in topics if each is not None]
+        selected = None if None in topics else [each for each in topics if each is not None]
         try:
             found, dropped, self._position = await self._reader.fleeting(
-                self._position or now, topics=named
+                self._position or now, topics=selected
             )
         except PipelineError as error:
-            # Changes are delivered all the same, and not every hint asks again.
+            # Changes are still delivered, and not every hint causes another read.
             self._not_before = loop.time() + self._pause
             self._on_error(error)
             return 0

@@ -1,14 +1,10 @@
-"""One for a process: listens once, reads the feed once, and tells all subscriptions.
+"""The hub of a process: it listens once, reads the feed once, and serves all subscriptions.
 
-Hints decide when to look, never what is told: whoever can connect can forge them. Hints that come
-during a look cause one more, a moment later; the moment is longer while looks find nothing. When
-none comes for some seconds the feed is looked at all the same, and so it is after every connection.
-One task reads, so what it does is in order: first the window up to now for all who keep up, then a
-page each for those who fell behind and have taken what they had.
+One task reads, so events are in order: first the window up to now for all subscriptions that keep
+up, then one page each for those that fell behind and have emptied their queues.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Self
@@ -19,6 +15,7 @@ from pipeline.application.realtime.cursor import Cursor
 from pipeline.application.realtime.fleeting import FleetingEvents
 from pipeline.application.realtime.history import History
 from pipeline.application.realtime.limits import Limits, Metrics
+from pipeline.application.realtime.read_schedule import ReadSchedule
 from pipeline.application.realtime.reader import Change, Page, Reader
 from pipeline.application.realtime.subscribers import (
     Subscribers,
@@ -57,7 +54,7 @@ def _log(error: PipelineError) -> None:
 
 
 class Hub:
-    """Tells subscriptions what was committed; an async context manager."""
+    """Delivers committed changes to subscriptions; an async context manager."""
 
     def __init__(
         self,
@@ -69,18 +66,18 @@ class Hub:
         backoff: Callable[[], Backoff] = Backoff,
         on_error: Callable[[PipelineError], None] = _log,
     ) -> None:
-        """Do nothing yet.
+        """Connect later.
 
         Args:
-            transport: by which way hints come.
-            url: the database that is read, as libpq reads it.
-            tables: declares what of each table is told.
-            limits: how much and how long.
-            backoff: makes what says how long to wait between tries.
-            on_error: takes what failed and is tried again.
+            transport: delivers hints.
+            url: the database, in the format of libpq.
+            tables: the declared tables.
+            limits: queue sizes and intervals.
+            backoff: creates the waits between attempts.
+            on_error: gets errors; the hub tries again.
         """
         self.limits = limits or Limits()
-        self._transport, self._tell_error = transport, on_error
+        self._transport, self._report = transport, on_error
         self._session = Session(url)
         self._reader = Reader(self._session, tables, most=self.limits.page)
         self._backoff = backoff()
@@ -103,14 +100,12 @@ class Hub:
             on_error=self._on_error,
         )
         self._drained: dict[Subscription, None] = {}
-        self._wake = asyncio.Event()
-        self._look = self._hinted = self._spoken = False
-        self._looked, self._pause = 0.0, self.limits.burst
+        self._schedule = ReadSchedule(self.limits)
         self._unreadable = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Find out where the feed is now, and begin to listen.
+        """Read the present position of the feed, and start to listen.
 
         Raises:
             TargetError: the feed cannot be read.
@@ -121,7 +116,7 @@ class Hub:
         except BaseException:
             await self._session.close()
             raise
-        self._looked = asyncio.get_running_loop().time()
+        self._schedule.mark_read()
         self._tasks = [
             asyncio.create_task(self._link.run(self._take, on_error=self._on_error)),
             asyncio.create_task(self._read()),
@@ -131,7 +126,7 @@ class Hub:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End every subscription and give back everything."""
+        """End all subscriptions and close all connections."""
         for task in self._tasks:
             task.cancel()
         for subscription in self._subscriptions:
@@ -139,7 +134,7 @@ class Hub:
         try:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         finally:
-            # Whoever is cancelled once more while they wait leaves nothing open either.
+            # Also if the caller is cancelled again while it waits.
             self._tasks = []
             try:
                 await self._transport.close()
@@ -148,7 +143,7 @@ class Hub:
 
     @property
     def metrics(self) -> Metrics:
-        """What was done until now."""
+        """Counters since the start."""
         self._metrics.reads = self._reader.reads
         self._metrics.rows_read = self._reader.rows_read
         self._metrics.unreadable = self._unreadable + self._reader.unreadable
@@ -157,7 +152,7 @@ class Hub:
 
     @property
     def connected(self) -> bool:
-        """Whether the transport tells of changes now; if not, the feed is polled."""
+        """Whether the transport is connected; if not, the feed is polled."""
         return self._link.connected
 
     def subscribe(
@@ -168,24 +163,24 @@ class Hub:
         since: Cursor | None = None,
         replay: int = 0,
     ) -> Subscription:
-        """Subscribe; who wants to know everything subscribes first and reads its tables then.
+        """Subscribe; to miss nothing, subscribe first and read the tables then.
 
         Args:
             names: of events and tables; None for all.
-            topic: whose events; None for those of every topic.
-            since: a ``position`` that a subscription had; without it from the hub's last look on.
-            replay: so many of the topic's last changes are told first.
+            topic: the topic of the events; None for all topics.
+            since: the ``position`` of an earlier subscription; None starts at the hub's last read.
+            replay: number of the topic's last changes to deliver first.
 
         Raises:
-            PipelineError: the hub is not open, or nothing of a name is ever told.
+            PipelineError: the hub is not open, or a name is unknown.
         """
         if self._cursor is None or not self._tasks:
             raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
-        require_known(names or (), tables=self._reader.told)
-        made = Subscription(
+        require_known(names or (), tables=self._reader.published)
+        subscription = Subscription(
             topic=topic,
             names=names,
-            # A window may be read just now, for others.
+            # Others may be in the middle of a window.
             cursor=since or Cursor(self._cursor.epoch, self._cursor.since),
             room=self.limits.room,
             resumed=since is not None,
@@ -195,21 +190,21 @@ class Hub:
             wanted = self._history.last(
                 min(replay, self.limits.room),
                 topic,
-                lambda event: made.wants(name_of(event), event.table),
+                lambda event: subscription.wants(name_of(event), event.table),
             )
-            made.begin_with(wanted)
-        self._subscriptions.add(made)
-        self._on_drained(made)
-        return made
+            subscription.begin_with(wanted)
+        self._subscriptions.add(subscription)
+        self._on_drained(subscription)
+        return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Tell a subscription nothing any more."""
+        """End a subscription."""
         subscription.close()
         self._drained.pop(subscription, None)
         self._subscriptions.remove(subscription)
 
     async def send(self, event: Fleeting) -> None:
-        """Tell everybody of an event that nothing keeps.
+        """Send a fleeting event to all subscribers of its topic.
 
         Raises:
             PipelineError: it could not be sent.
@@ -218,32 +213,25 @@ class Hub:
 
     def _take(self, signal: Signal) -> None:
         if isinstance(signal, Hint):
-            if (
-                self._subscriptions
-                if signal.topic is None
-                else self._subscriptions.of(signal.topic)
-            ):
-                self._spoken = self._spoken or signal.fleeting
-                self._hinted = self._hinted or not signal.fleeting
-                self._wake.set()
+            if signal.topic is None or self._subscriptions.of(signal.topic):
+                self._schedule.hint(fleeting=signal.fleeting)
         elif isinstance(signal, Unreadable):
             self._unreadable += 1
         elif isinstance(signal, Connected):
-            self._look = True
-            self._wake.set()
+            self._schedule.request()
         elif isinstance(signal, Lost):
-            # From now on the feed may have to be looked at more often.
-            self._wake.set()
+            # From now on the feed may have to be polled.
+            self._schedule.wake()
         else:
             self._fleeting.deliver(signal)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Let nobody wait for a hub that has ended by a fault of its own."""
-        if task.cancelled() or (fault := task.exception()) is None:
+        """Close all subscriptions if a task of the hub has failed."""
+        if task.cancelled() or (error := task.exception()) is None:
             return
         failure = PipelineError(
-            f"The hub has ended ({type(fault).__name__}: {fault})",
-            remedy="Open another one, and report this",
+            f"The hub has stopped ({type(error).__name__}: {error})",
+            remedy="Open a new hub, and report this error",
         )
         self._on_error(failure)
         for subscription in self._subscriptions:
@@ -251,69 +239,51 @@ class Hub:
 
     def _on_drained(self, subscription: Subscription) -> None:
         self._drained[subscription] = None
-        self._wake.set()
+        self._schedule.wake()
 
     def _on_error(self, error: PipelineError) -> None:
         self._metrics.errors += 1
         try:
-            self._tell_error(error)
-        except Exception:  # What an application's code may raise, nobody knows here.
-            log.exception("The handler of errors has failed")
+            self._report(error)
+        except Exception:  # The application's code can raise anything.
+            log.exception("The error handler failed")
 
     async def _read(self) -> None:
-        """Look at the feed when there is a reason to, until cancelled."""
+        """Read the feed when it is due, until cancelled."""
         while True:
-            await self._reason()
-            hinted, due = self._hinted, self._hinted or self._look
-            spoken, hints = self._spoken or self._look, self._hinted or self._spoken
-            self._hinted = self._look = self._spoken = False
-            found = 0
+            due, found = await self._schedule.next(polling=self._link.polling), 0
             try:
-                if due or self._at.window is not None:
-                    found += await self._round(hinted=hinted)
-                if spoken:
-                    found += await self._fleeting.read(self._at)
+                if due.changes or self._position.window is not None:
+                    found += await self._read_window(hinted=due.changes_hinted)
+                if due.fleeting:
+                    found += await self._fleeting.read(self._position)
                 for subscription in list(self._drained):
-                    # One page each, so that none of them waits for another.
+                    # One page each, so that none waits for the others.
                     if not subscription.closed:
                         await self._catch_up(subscription)
                 self._backoff.reset()
-            except Exception as error:  # Whatever was read, the next look may be able to.
+            except Exception as error:  # The next read may succeed.
                 self._on_error(foreseen(error, "Reading the feed"))
-                # What was not read is still to be read.
-                self._look = self._look or due
+                if due.changes:
+                    self._schedule.request()
                 await asyncio.sleep(self._backoff.next())
-                self._wake.set()
-            # In a burst many transactions end within one look; who cries wolf waits longer.
-            longer = min(2 * self._pause, self.limits.calm)
-            self._pause = longer if hints and not found else self.limits.burst
-            await asyncio.sleep(self._pause)
-
-    async def _reason(self) -> None:
-        """Wait for a hint, for somebody who has caught up, or for silence."""
-        patience = self.limits.poll if self._link.polling else self.limits.silence
-        until = self._looked + patience
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
-                await self._wake.wait()
-        # Even if those who fell behind never let it come to silence.
-        self._look = self._look or asyncio.get_running_loop().time() >= until
-        self._wake.clear()
+                self._schedule.wake()
+            await self._schedule.pause(due, found=found)
 
     @property
-    def _at(self) -> Cursor:
+    def _position(self) -> Cursor:
         if self._cursor is None:
             raise PipelineError("The hub is not open", remedy="Use it as `async with hub`")
         return self._cursor
 
-    async def _round(self, *, hinted: bool) -> int:
-        """Tell all who keep up what was committed until now; how many changes there were."""
+    async def _read_window(self, *, hinted: bool) -> int:
+        """Deliver all changes up to now to subscriptions that keep up; returns their number."""
         found = 0
-        self._looked = asyncio.get_running_loop().time()
+        self._schedule.mark_read()
         while True:
-            # Who subscribes meanwhile begins behind, at the cursor that this window begins with.
+            # New subscriptions meanwhile start behind, at the first cursor of this window.
             everyone = list(self._subscriptions)
-            page = await self._reader.page(self._at, topics=self._subscriptions.topics)
+            page = await self._reader.page(self._position, topics=self._subscriptions.topics)
             if page.missed:
                 self._history.clear()
                 resync(
@@ -322,44 +292,46 @@ class Hub:
                     metrics=self._metrics,
                 )
             else:
-                told = await self._events(page, everyone)
-                for _, event in told:
+                events = await self._events(page, everyone)
+                for _, event in events:
                     if isinstance(event, Changed) and event.topic not in CANARY_TOPICS:
                         self._history.add(event)
                 deliver(
                     page,
-                    told,
+                    events,
                     [each for each in everyone if not each.behind],
                     metrics=self._metrics,
                 )
-                self._metrics.healed += 0 if hinted else len(told)
+                self._metrics.healed += 0 if hinted else len(events)
             self._cursor, found = page.cursor, found + len(page.changes)
             if page.done:
                 return found
 
     async def _catch_up(self, subscription: Subscription) -> None:
-        """Tell somebody who fell behind one page more."""
-        if self._at.window is not None or subscription.resumed:
-            # A cursor that was kept may be newer than the last look.
-            await self._round(hinted=True)
+        """Deliver one more page to a subscription that fell behind."""
+        if self._position.window is not None or subscription.resumed:
+            # A saved cursor may be newer than the last read.
+            await self._read_window(hinted=True)
             subscription.resumed = False
-        if subscription.cursor == self._at:
+        if subscription.cursor == self._position:
             subscription.behind = False
         else:
             topics = None if subscription.topic is None else (subscription.topic,)
-            page = await self._reader.page(subscription.cursor, topics=topics, until=self._at.since)
+            page = await self._reader.page(
+                subscription.cursor, topics=topics, until=self._position.since
+            )
             if page.missed:
-                resync([subscription], self._at, metrics=self._metrics)
+                resync([subscription], self._position, metrics=self._metrics)
             else:
-                told = await self._events(page, [subscription])
-                deliver(page, told, [subscription], metrics=self._metrics)
-        # Only now: what fails is tried again.
+                events = await self._events(page, [subscription])
+                deliver(page, events, [subscription], metrics=self._metrics)
+        # Only now, so that a failed read is repeated.
         self._drained.pop(subscription, None)
 
     async def _events(
         self, page: Page, subscriptions: Sequence[Subscription]
     ) -> list[tuple[Change, Event]]:
-        """Those changes of a page that one of some subscribers wants."""
+        """The changes of a page that one of these subscriptions wants."""
         topics = concerned(subscriptions, page)
         return await self._reader.events(
             change

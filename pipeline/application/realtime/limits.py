@@ -1,22 +1,22 @@
-"""How much a hub allows, and what it has done."""
+"""Limits and metrics of a hub."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much and how long.
+    """Queue sizes and intervals.
 
     Attributes:
-        room: events that wait for one subscriber.
-        page: changes that are read at once.
-        burst: seconds between two looks at the feed.
-        calm: the same at most, while hints announce what is not there.
-        silence: seconds without a hint after which the feed is looked at all the same.
-        poll: the same while the transport cannot be reached.
-        failures: the transport counts as out of reach after so many in a row.
-        settled: a connection that held so many seconds was a success.
-        replay: changes of a topic that are remembered.
+        room: events that may wait for one subscriber.
+        page: changes per read.
+        burst: seconds between two reads of the feed.
+        calm: the longest such pause, while hints announce no changes.
+        silence: seconds without a hint after which the feed is read.
+        poll: the same while the transport is unreachable.
+        failures: consecutive failures after which the transport counts as unreachable.
+        settled: seconds after which a connection counts as successful.
+        replay: past changes kept per topic.
     """
 
     room: int = 1000
@@ -32,20 +32,20 @@ class Limits:
 
 @dataclass
 class Metrics:
-    """What a hub has done since it began.
+    """Counters of a hub since its start.
 
     Attributes:
-        delivered: events that were put into queues.
-        healed: changes that were found without any hint.
-        resyncs: subscribers that were told to read anew.
+        delivered: events put into queues.
+        healed: changes found without a hint.
+        resyncs: subscribers that had to read their tables again.
         reads: queries.
-        rows_read: changes that were read.
+        rows_read: changes read.
         reconnects: connections after the first one.
-        lagging: how often a subscriber fell behind.
+        lagging: number of times that a subscriber fell behind.
         most_waiting: the most events that waited for one subscriber.
-        fleeting_dropped: fleeting events for which there was no room.
-        unreadable: what arrived and could not be read, and was passed over.
-        errors: failures that were told and tried again.
+        fleeting_dropped: fleeting events without room in a queue.
+        unreadable: skipped messages and values that could not be read.
+        errors: reported errors, after which the hub tried again.
     """
 
     delivered: int = 0

@@ -1,8 +1,8 @@
-"""Which subscriptions of a client are kept when there are too many, or nobody owns them any more.
+"""A limit on the subscriptions of a client: which are kept and which are evicted.
 
-Chat matters most, then presence, notes, progress and members. When there is no room for another
-one, the least important goes, of several the one that heard nothing for the longest time; a new one
-that is the least important itself is refused.
+Chat has the highest priority, then presence, notes, progress and members. At the limit the
+subscription of the lowest priority is evicted, and among equals the one without events for the
+longest time. A new subscription of a lower priority than all others is refused.
 """
 
 import asyncio
@@ -23,24 +23,24 @@ PRIORITIES: Mapping[str, int] = MappingProxyType(
         **dict.fromkeys(("member:changed", "space_members"), 1),
     }
 )
-"""How much an event or a table matters; what is not named here matters least."""
+"""Priorities of events and tables; all others have 0, the lowest."""
 
 
 class Refused(PipelineError):
-    """There are too many subscriptions that matter more."""
+    """The limit is reached, and all other subscriptions have a higher priority."""
 
 
 @dataclass(eq=False)
-class Kept:
-    """A subscription that is kept.
+class ManagedSubscription:
+    """A subscription of the manager.
 
     Attributes:
         name: the event or table.
-        topic: whose.
+        topic: the topic; None for all.
         end: ends it.
-        on_evicted: told when it had to go.
-        owner: who it is for; None for somebody who ends it themselves.
-        active: when it heard something, on the loop's clock.
+        on_evicted: is called with name and topic on eviction.
+        owner: the object that it is for; None if it is ended explicitly.
+        active: time of its last event, on the loop's clock.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Kept:
 
     @property
     def priority(self) -> int:
-        """How much it matters."""
+        """Its priority; a higher one is kept longer."""
         return PRIORITIES.get(self.name, 0)
 
     def touch(self) -> None:
-        """It heard something."""
+        """Note the time of an event."""
         self.active = asyncio.get_running_loop().time()
 
 
 class SubscriptionManager:
-    """Bounds the subscriptions of one client."""
+    """Limits the subscriptions of one client."""
 
     def __init__(
         self,
@@ -70,74 +70,70 @@ class SubscriptionManager:
         cleanup_interval: float = 30.0,
         stale_after: float | None = None,
     ) -> None:
-        """Keep none yet.
+        """Start without subscriptions.
 
         Args:
-            max_subscriptions: how many at most.
-            cleanup_interval: seconds between two looks for those that nobody owns any more.
-            stale_after: one that heard nothing for so many seconds goes, too; None keeps it.
+            max_subscriptions: the limit.
+            cleanup_interval: seconds between two cleanups of subscriptions without an owner.
+            stale_after: seconds without events after which one is evicted; None keeps it.
         """
         self.max_subscriptions, self.cleanup_interval = max_subscriptions, cleanup_interval
         self._stale_after = stale_after
-        self._kept: set[Kept] = set()
+        self._managed: set[ManagedSubscription] = set()
 
     def __len__(self) -> int:
-        """How many are kept."""
-        return len(self._kept)
+        """The number of subscriptions."""
+        return len(self._managed)
 
     def make_room(self, name: str, topic: str | None) -> None:
-        """Evict one if another one would be too many.
+        """Evict a subscription if the limit is reached.
 
         Raises:
-            Refused: those that are kept all matter more.
+            Refused: all existing ones have a higher priority.
         """
-        if len(self._kept) < self.max_subscriptions:
+        if len(self._managed) < self.max_subscriptions:
             return
         self.clean()
-        if len(self._kept) < self.max_subscriptions:
+        if len(self._managed) < self.max_subscriptions:
             return
-        least = min(self._kept, key=lambda kept: (kept.priority, kept.active), default=None)
+        least = min(self._managed, key=lambda each: (each.priority, each.active), default=None)
         if least is None or PRIORITIES.get(name, 0) < least.priority:
             raise Refused(
-                f"{name} of {topic or 'all topics'} is refused: {len(self._kept)} subscriptions"
-                " are kept, and all of them matter more",
-                remedy="End one of them, or raise max_subscriptions",
+                f"The subscription to {name} of {topic or 'all topics'} was rejected: all"
+                f" {len(self._managed)} existing subscriptions have a higher priority",
+                remedy="End a subscription, or raise max_subscriptions",
             )
         self._evict(least)
 
-    def add(self, kept: Kept) -> None:
-        """Keep one, for which there is room."""
-        self._kept.add(kept)
+    def add(self, managed: ManagedSubscription) -> None:
+        """Add a subscription, after ``make_room``."""
+        self._managed.add(managed)
 
-    def remove(self, kept: Kept) -> None:
-        """Keep it no more."""
-        self._kept.discard(kept)
+    def remove(self, managed: ManagedSubscription) -> None:
+        """Remove a subscription that has ended."""
+        self._managed.discard(managed)
 
     def clean(self) -> int:
-        """Evict what nobody owns any more, and what has been silent for too long.
-
-        Returns:
-            How many went.
-        """
+        """Evict subscriptions without an owner, and stale ones; returns their number."""
         now = asyncio.get_running_loop().time()
         silent_since = now - self._stale_after if self._stale_after is not None else float("-inf")
-        gone = [
-            kept
-            for kept in self._kept
-            if (kept.owner is not None and kept.owner() is None) or kept.active < silent_since
+        to_evict = [
+            each
+            for each in self._managed
+            if (each.owner is not None and each.owner() is None) or each.active < silent_since
         ]
-        for kept in gone:
-            self._evict(kept)
-        return len(gone)
+        for each in to_evict:
+            self._evict(each)
+        return len(to_evict)
 
     async def keep_clean(self) -> None:
-        """Clean from time to time, until cancelled."""
+        """Clean periodically, until cancelled."""
         while True:
             await asyncio.sleep(self.cleanup_interval)
             self.clean()
 
-    def _evict(self, kept: Kept) -> None:
-        self._kept.discard(kept)
-        kept.end()
-        if kept.on_evicted is not None:
-            kept.on_evicted(kept.name, kept.topic)
+    def _evict(self, managed: ManagedSubscription) -> None:
+        self._managed.discard(managed)
+        managed.end()
+        if managed.on_evicted is not None:
+            managed.on_evicted(managed.name, managed.topic)

@@ -1,8 +1,8 @@
-"""Who is here, and who types.
+"""Presence and typing of the members of a topic.
 
-Somebody is here until they say that they leave, or nothing was heard of them for some seconds;
-whoever types stops by themselves. Seconds count from when something arrived, on this process's own
-clock, so clocks of other machines do not matter.
+A member is present until it leaves, or no event of it arrived for some seconds; typing ends by
+itself. Time counts from the arrival of an event on this process's clock, so the clocks of other
+machines do not matter.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ Change = PresenceChanged | TypingChanged
 
 
 class Presence:
-    """Those who are in one topic; an async context manager.
+    """The present members of one topic; an async context manager.
 
-    With ``member`` it says that this one is here: at once, from time to time, and that they left.
+    With ``member`` it also announces that member: on entry, periodically, and on exit.
     """
 
     def __init__(
@@ -34,17 +34,17 @@ class Presence:
         typing_for: float = 5.0,
         most: int = 10_000,
     ) -> None:
-        """Know of nobody yet.
+        """Start without members.
 
         Args:
-            context: by which it is heard and told.
-            topic: where.
-            member: who is here; None only looks.
-            on_change: told when somebody comes or leaves, begins or stops to type.
-            heartbeat: seconds between two words that the member is here.
-            gone_after: who was not heard for so many seconds has left.
-            typing_for: so many seconds after their last word somebody does not type any more.
-            most: how many are known at most; who was not heard for the longest time goes.
+            context: subscribes and broadcasts.
+            topic: such as ``space:12``.
+            member: the member to announce; None only listens.
+            on_change: gets each event that changes who is present or typing.
+            heartbeat: seconds between two announcements of the member.
+            gone_after: seconds without an event after which a member counts as gone.
+            typing_for: seconds without an event after which typing ends.
+            most: members known at most; the one without events for the longest time is removed.
         """
         self._context, self.topic, self._member = context, topic, member
         self._on_change, self._heartbeat, self._most = on_change, heartbeat, most
@@ -52,24 +52,24 @@ class Presence:
             PresenceChanged: gone_after,
             TypingChanged: typing_for,
         }
-        # Oldest first, because who is heard again is put to the end.
+        # Oldest first, because a member with a new event moves to the end.
         self._until: dict[type[Change], dict[str, float]] = {PresenceChanged: {}, TypingChanged: {}}
-        self._heard = asyncio.Event()
+        self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._ends: list[Callable[[], None]] = []
 
     @property
     def here(self) -> list[str]:
-        """Who is here, in the order of their names."""
+        """The present members, sorted."""
         return sorted(self._until[PresenceChanged])
 
     @property
     def typing(self) -> list[str]:
-        """Who types, in the order of their names."""
+        """The typing members, sorted."""
         return sorted(self._until[TypingChanged])
 
     async def __aenter__(self) -> Self:
-        """Begin to listen, and say that the member is here."""
+        """Start to listen, and announce the member."""
         self._ends = [
             self._context.subscribe(kind, self._take, topic=self.topic)
             for kind in (PresenceChanged, TypingChanged)
@@ -80,52 +80,54 @@ class Presence:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Say that the member left, as far as it can be said, and stop."""
+        """Announce that the member left, if possible, and stop."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for end in self._ends:
             end()
         if self._member is not None:
-            await self._say(PresenceChanged(self.topic, self._member, here=False))
+            await self._announce(PresenceChanged(self.topic, self._member, here=False))
 
     async def say_typing(self, *, typing: bool = True) -> None:
-        """Say that the member types; as long as they do, again before ``typing_for`` is over.
+        """Announce that the member types; repeat it within ``typing_for`` seconds.
 
         Raises:
-            PipelineError: it could not be sent, or nobody is here.
+            PipelineError: it could not be sent, or there is no member to announce.
         """
         if self._member is None:
-            raise PipelineError("Nobody is here who could type", remedy="Name a member")
+            raise PipelineError(
+                "Typing cannot be announced without a member", remedy="Pass member to Presence"
+            )
         await self._context.broadcast(TypingChanged(self.topic, self._member, typing))
 
     async def _beat(self, member: str) -> None:
         while True:
-            await self._say(PresenceChanged(self.topic, member))
+            await self._announce(PresenceChanged(self.topic, member))
             await asyncio.sleep(self._heartbeat)
 
-    async def _say(self, event: PresenceChanged) -> None:
+    async def _announce(self, event: PresenceChanged) -> None:
         try:
             await self._context.broadcast(event)
         except PipelineError as error:
-            # The next heartbeat says it, or the others notice by themselves.
-            self._context.tell(error, f"saying that {event.member} is in {self.topic}")
+            # The next heartbeat repeats it, or the other clients notice by themselves.
+            self._context.tell(error, f"announcing {event.member} in {self.topic}")
 
     def _take(self, event: Event) -> None:
         if isinstance(event, PresenceChanged | TypingChanged):
-            self._hear(event)
+            self._update(event)
 
-    def _hear(self, event: Change) -> None:
+    def _update(self, event: Change) -> None:
         kind = type(event)
         known = self._until[kind]
-        was = known.pop(event.member, None) is not None
+        was_on = known.pop(event.member, None) is not None
         on = event.here if isinstance(event, PresenceChanged) else event.typing
         if on:
             lasting = isinstance(event, PresenceChanged) and event.lasting
             now = asyncio.get_running_loop().time()
             known[event.member] = float("inf") if lasting else now + self._seconds[kind]
-            self._heard.set()
-        if on != was:
+            self._changed.set()
+        if on != was_on:
             self._on_change(event)
         if isinstance(event, PresenceChanged) and not on:
             self._stop(TypingChanged, event.member)
@@ -142,20 +144,20 @@ class Presence:
         )
         try:
             self._on_change(off)
-        except Exception as error:  # What an application's code may raise, nobody knows here.
+        except Exception as error:  # The application's code can raise anything.
             self._context.tell(error, f"the callback of presence in {self.topic}")
 
     async def _expire(self) -> None:
-        """Let go of those who were not heard in time, until cancelled."""
+        """Remove members without an event in time, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            self._heard.clear()
+            self._changed.clear()
             soonest = min(
                 (t for known in self._until.values() for t in known.values()), default=None
             )
             try:
                 async with asyncio.timeout_at(None if soonest == float("inf") else soonest):
-                    await self._heard.wait()
+                    await self._changed.wait()
             except TimeoutError:
                 now = loop.time()
                 for kind, known in self._until.items():

@@ -1,4 +1,4 @@
-"""Who listens to which topic."""
+"""The subscriptions of a hub, by topic."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,49 +11,45 @@ from pipeline.declared.feed import CANARY_TOPICS
 
 
 class Subscribers:
-    """All subscriptions of a hub, by topic; None stands for every topic."""
+    """All subscriptions of a hub, by topic; None means all topics."""
 
     def __init__(self, watch: Callable[[Sequence[str]], None]) -> None:
-        """Begin with nobody.
+        """Start without subscriptions.
 
         Args:
-            watch: is called with all named topics whenever these have changed.
+            watch: is called with all named topics when they change.
         """
         self._watch = watch
         self._by_topic: dict[str | None, set[Subscription]] = {}
 
     def __iter__(self) -> Iterator[Subscription]:
-        """All of them, as they are now; they may come and go meanwhile."""
+        """A copy of all subscriptions, because they may change during the iteration."""
         return iter([each for some in self._by_topic.values() for each in some])
 
     def add(self, subscription: Subscription) -> None:
-        """Let one listen."""
-        of_topic = self._by_topic.setdefault(subscription.topic, set())
-        of_topic.add(subscription)
-        if len(of_topic) == 1:
+        """Add a subscription."""
+        same_topic = self._by_topic.setdefault(subscription.topic, set())
+        same_topic.add(subscription)
+        if len(same_topic) == 1:
             self._changed()
 
     def remove(self, subscription: Subscription) -> None:
-        """Let one listen no more."""
-        of_topic = self._by_topic.get(subscription.topic, set())
-        of_topic.discard(subscription)
-        if not of_topic and self._by_topic.pop(subscription.topic, None) is not None:
+        """Remove a subscription."""
+        same_topic = self._by_topic.get(subscription.topic, set())
+        same_topic.discard(subscription)
+        if not same_topic and self._by_topic.pop(subscription.topic, None) is not None:
             self._changed()
 
     def _changed(self) -> None:
         self._watch([topic for topic in self._by_topic if topic is not None])
 
     def of(self, topic: str) -> list[Subscription]:
-        """Those who listen to a topic."""
+        """The subscriptions to a topic."""
         return listening(self._by_topic, topic)
-
-    def hear(self, topic: str | None) -> bool:
-        """Whether anybody listens to a topic; None asks for any topic."""
-        return bool(self._by_topic if topic is None else self.of(topic))
 
     @property
     def topics(self) -> Sequence[str] | None:
-        """Topics that somebody listens to; None for all there are."""
+        """The subscribed topics; None for all topics."""
         if None in self._by_topic:
             return None
         return [topic for topic in self._by_topic if topic is not None]
@@ -64,19 +60,19 @@ Topics = dict[str | None, list[Subscription]]
 
 
 def concerned(subscriptions: Sequence[Subscription], page: Page) -> Topics:
-    """Those whom one of a page's changes may concern; of thousands these are few."""
+    """The subscriptions to topics of a page's changes; often a few of thousands."""
     topics = {None, *(change.topic for change in page.changes)}
-    made: Topics = {}
+    by_topic: Topics = {}
     for each in subscriptions:
         if each.topic in topics and not each.closed:
-            made.setdefault(each.topic, []).append(each)
-    return made
+            by_topic.setdefault(each.topic, []).append(each)
+    return by_topic
 
 
 def listening(
     topics: Topics | dict[str | None, set[Subscription]], topic: str
 ) -> list[Subscription]:
-    """Those who listen to a topic; whoever listens to all of them does not hear canaries."""
+    """The subscriptions to a topic; those to all topics do not get canaries."""
     everything = () if topic in CANARY_TOPICS else topics.get(None, ())
     return [*topics.get(topic, ()), *everything]
 
@@ -88,13 +84,13 @@ def deliver(
     *,
     metrics: Metrics,
 ) -> None:
-    """Put what each one wants into its queue; who has no room left falls behind.
+    """Put events into the queues of subscriptions; one with a full queue falls behind.
 
     Args:
-        page: what was read of the feed.
-        events: those of its changes that somebody wants.
-        subscriptions: those who have everything up to the page.
-        metrics: count what is delivered.
+        page: a page of the feed.
+        events: its changes that any subscription wants.
+        subscriptions: those with everything before the page.
+        metrics: counts the delivered events.
     """
     topics, fallen = concerned(subscriptions, page), set[Subscription]()
     for change, event in events:
@@ -114,7 +110,7 @@ def deliver(
 
 
 def resync(subscriptions: Sequence[Subscription], position: Cursor, *, metrics: Metrics) -> None:
-    """Let subscriptions read their tables anew, and go on from a position."""
+    """Tell subscriptions to read their tables again, and continue at a position."""
     for subscription in subscriptions:
         subscription.resync(position)
         metrics.resyncs += 1

@@ -1,8 +1,8 @@
-"""One subscriber's events, in order, in a queue of bounded length.
+"""A subscription: events in order, in a queue of bounded length.
 
-Who is slow falls behind: from then on nothing is put into its queue. When it has taken what was in
-there, it is told the rest from the feed, a page at a time, until it has caught up. So a slow
-subscriber costs nobody else anything, and loses nothing.
+A slow subscriber falls behind: no more events are put into its queue. When the queue is empty, the
+remaining events are read from the feed, one page at a time, until it has caught up. So a slow
+subscriber does not affect others, and loses nothing.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ class Subscription:
     """An async iterator over events.
 
     Attributes:
-        topic: whose events; None for those of all topics.
-        names: which events, and of which tables; None for all.
-        cursor: up to where its queue was filled.
-        position: everything before it was taken by the subscriber, who may keep it and go on from
-            there after a restart.
-        behind: whether it is told from the feed.
+        topic: the topic of the events; None for all topics.
+        names: events and tables; None for all.
+        cursor: the position up to which its queue was filled.
+        position: all events before it were taken; saved by the subscriber, it is where to continue
+            after a restart.
+        behind: whether it fell behind, and its events are read from the feed.
         resumed: whether its cursor may be newer than the hub's.
-        closed: whether nothing is told any more.
+        closed: whether it has ended.
         most: the most events that ever waited in its queue.
     """
 
@@ -47,7 +47,7 @@ class Subscription:
         resumed: bool,
         on_drained: Callable[["Subscription"], None],
     ) -> None:
-        """Begin behind, at a cursor; at one that was kept, it is ``resumed``."""
+        """Start behind, at a cursor; a saved one makes it ``resumed``."""
         self.topic, self.names = topic, None if names is None else frozenset(names)
         self.cursor = self.position = cursor
         self.behind, self.resumed = True, resumed
@@ -60,11 +60,11 @@ class Subscription:
         self._known: set[int] = set()
 
     def __aiter__(self) -> Self:
-        """Itself."""
+        """The subscription itself."""
         return self
 
     async def __anext__(self) -> Event:
-        """The next event; it waits for one until the subscription is closed.
+        """Wait for the next event, until the subscription is closed.
 
         Raises:
             PipelineError: the hub has failed for good.
@@ -89,29 +89,25 @@ class Subscription:
         raise StopAsyncIteration
 
     def wants_fleeting(self, event: Fleeting) -> bool:
-        """Whether an event that nothing keeps is asked for."""
+        """Whether a fleeting event is wanted."""
         return self.topic in (None, event.topic) and self.wants(name_of(event))
 
     def wants(self, *given: str | None) -> bool:
-        """Whether one of these names is asked for."""
+        """Whether one of these names is wanted."""
         return self.names is None or not self.names.isdisjoint(given)
 
     def wants_change(self, change: Change) -> bool:
-        """Whether a change of the feed is asked for."""
+        """Whether a change of the feed is wanted."""
         return self.topic in (None, change.topic) and self.wants(change.event, change.table)
 
     def begin_with(self, events: Collection[Event]) -> None:
-        """Replay events that were told before it began; none of them is told again."""
+        """Replay past events; none of them is delivered again."""
         self._known = {event.version for event in events if isinstance(event, Changed)}
         for event in events:
             self._put(event)
 
     def offer(self, event: Event) -> bool:
-        """Put an event into the queue.
-
-        Returns:
-            False if there is no room for it.
-        """
+        """Put an event into the queue; returns False if the queue is full."""
         if isinstance(event, Changed) and event.version in self._known:
             return True
         if self._held >= self._room:
@@ -120,16 +116,16 @@ class Subscription:
         return True
 
     def fall_behind(self, cursor: Cursor) -> None:
-        """From this cursor on it is told from the feed."""
+        """Read its events from the feed, from this cursor on."""
         self.behind = True
-        # This wakes it as well: it may have taken everything just now.
+        # This also wakes it: the queue may be empty already.
         self.reach(cursor)
 
     def reach(self, cursor: Cursor) -> None:
-        """Everything before a cursor is in the queue."""
+        """Note that everything before a cursor is in the queue."""
         self.cursor = cursor
         if self._idle and not self._queue and not self.behind:
-            # It has taken everything, and of thousands nobody is woken for nothing.
+            # The queue is empty, and it need not wake up.
             self.position = cursor
             return
         if self._queue and isinstance(self._queue[-1], Cursor):
@@ -138,14 +134,14 @@ class Subscription:
         self._ready.set()
 
     def resync(self, cursor: Cursor) -> None:
-        """What was missed is unknowable; what waits in the queue is older than that."""
+        """Replace the queue by a ``Resync``: the missed changes cannot be determined."""
         self._queue.clear()
         self._held = 0
         self._put(Resync())
         self.reach(cursor)
 
     def close(self, failure: PipelineError | None = None) -> None:
-        """Tell nothing any more, or only what has failed."""
+        """End it; with ``failure`` the iteration raises that."""
         self.closed, self._failure = True, failure
         self._queue.clear()
         self._ready.set()

@@ -1,1 +1,1 @@
-"""The services of the learning application, on both databases."""
+"""Services of the learning application on both databases."""

@@ -1,7 +1,7 @@
-"""Files of fragments in PostgreSQL: audio, images and videos, whole or piece by piece.
+"""Files of fragments in PostgreSQL: audio, images and videos, whole or in chunks.
 
-A client never needs more memory than a few pieces of a file when it streams. The server does: it
-puts a file together in its memory, so one file has at most 1 GB, which a bytea can hold.
+A streaming client needs memory for a few chunks only. The server assembles a file in memory, so a
+file can have at most 1 GB, the limit of a bytea.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +35,7 @@ _parts = sa.Table(
 
 
 class FragmentAssetManager(TableService[Asset]):
-    """Reads and writes the files of fragments; what is read of one by its id has no bytes."""
+    """Reads and writes files of fragments; ``get`` and ``list`` read no bytes."""
 
     table, model = fragment_assets, Asset
 
@@ -47,21 +47,18 @@ class FragmentAssetManager(TableService[Asset]):
         metadata: Mapping[str, Any] | None = None,
         created_by: str | None = None,
     ) -> int:
-        """Keep a file of a fragment.
+        """Store a file of a fragment; returns the asset's id.
 
         Args:
-            fragment_id: of which fragment.
+            fragment_id: the fragment.
             asset_data: the whole file, at most 1 GB.
-            asset_type: audio, image or video; the file's first bytes must agree.
-            metadata: whatever JSON can hold.
-            created_by: who made it, at most 100 characters.
-
-        Returns:
-            the asset's id.
+            asset_type: audio, image or video; the first bytes of the file must match.
+            metadata: any JSON object.
+            created_by: the author, at most 100 characters.
 
         Raises:
             NotFound: the fragment does not exist.
-            Refused: the file is empty, too large or of another type, or a value cannot be kept.
+            Refused: the file is empty, too large or of another type, or a value is invalid.
         """
         return self.store_stream(fragment_id, [asset_data], asset_type, metadata, created_by)
 
@@ -73,21 +70,18 @@ class FragmentAssetManager(TableService[Asset]):
         metadata: Mapping[str, Any] | None = None,
         created_by: str | None = None,
     ) -> int:
-        """Keep a file of a fragment that comes in pieces, of any sizes.
+        """Store a file of a fragment from chunks of any size; returns the asset's id.
 
         Args:
-            fragment_id: of which fragment.
-            chunks: the file, at most 1 GB; what it raises undoes everything.
-            asset_type: audio, image or video; the file's first bytes must agree.
-            metadata: whatever JSON can hold.
-            created_by: who made it, at most 100 characters.
-
-        Returns:
-            the asset's id.
+            fragment_id: the fragment.
+            chunks: the file, at most 1 GB; an exception rolls everything back.
+            asset_type: audio, image or video; the first bytes of the file must match.
+            metadata: any JSON object.
+            created_by: the author, at most 100 characters.
 
         Raises:
             NotFound: the fragment does not exist.
-            Refused: the file is empty, too large or of another type, or a value cannot be kept.
+            Refused: the file is empty, too large or of another type, or a value is invalid.
         """
         payload = rows.checked(
             AssetCreate,
@@ -103,10 +97,10 @@ class FragmentAssetManager(TableService[Asset]):
             return rows.insert(session, fragment_assets, {**payload.values(), "asset_data": data})
 
     def replace_asset(self, asset_id: int, asset_data: bytes) -> None:
-        """Put other bytes in the place of a file's, as made now.
+        """Replace the bytes of a file, and set created_at.
 
         Args:
-            asset_id: which asset; its type stays, and the new bytes must be of it.
+            asset_id: the asset; the new bytes must match its type.
             asset_data: the whole file, at most 1 GB.
 
         Raises:
@@ -115,8 +109,8 @@ class FragmentAssetManager(TableService[Asset]):
         """
         with self._databases.get_postgres_session() as session:
             query = sa.select(_asset.asset_type).with_for_update()
-            met = rows.one(session, query, table=fragment_assets, number=asset_id)
-            data = _sent(session, [asset_data], met["asset_type"])
+            found = rows.one(session, query, table=fragment_assets, number=asset_id)
+            data = _sent(session, [asset_data], found["asset_type"])
             session.execute(
                 sa.update(fragment_assets)
                 .where(_asset.id == asset_id)
@@ -132,34 +126,35 @@ class FragmentAssetManager(TableService[Asset]):
         return b"".join(self.stream_asset(asset_id))
 
     def stream_asset(self, asset_id: int, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-        """Read a file piece by piece, as it was when the first piece was asked for.
+        """Read a file in chunks, in its state at the first chunk.
 
-        A connection is held until the last piece, or until the iterator is closed.
+        A connection is in use until the last chunk, or until the iterator is closed.
 
         Args:
-            asset_id: which asset.
-            chunk_bytes: size of every piece but the last, 1 byte to 256 MiB.
+            asset_id: the asset.
+            chunk_bytes: size of all chunks but the last, 1 byte to 256 MiB.
 
         Yields:
-            the file's bytes; none of an empty file.
+            the file's bytes; nothing for an empty file.
 
         Raises:
             NotFound: there is no asset with this id.
-            Refused: chunk_bytes is out of bounds.
+            Refused: chunk_bytes is out of range.
         """
         if not 1 <= chunk_bytes <= _LARGEST_CHUNK:
             raise Refused(
-                f"A piece cannot have {chunk_bytes} bytes", remedy=f"Take 1 to {_LARGEST_CHUNK}"
+                f"A chunk cannot have {chunk_bytes} bytes",
+                remedy=f"Use 1 to {_LARGEST_CHUNK} bytes",
             )
         with self._databases.get_postgres_session(snapshot=True) as session:
-            size, at = 1, 0
-            while at < size:
-                piece = sa.func.substring(_asset.asset_data, at + 1, chunk_bytes).label("piece")
-                query = sa.select(piece, _size())
-                met = rows.one(session, query, table=fragment_assets, number=asset_id)
-                size, at = met["size"], at + chunk_bytes
+            size, start = 1, 0
+            while start < size:
+                chunk = sa.func.substring(_asset.asset_data, start + 1, chunk_bytes).label("chunk")
+                query = sa.select(chunk, _size())
+                found = rows.one(session, query, table=fragment_assets, number=asset_id)
+                size, start = found["size"], start + chunk_bytes
                 if size:
-                    yield bytes(met["piece"])
+                    yield bytes(found["chunk"])
 
     def list(
         self,
@@ -172,13 +167,10 @@ class FragmentAssetManager(TableService[Asset]):
         """Files of a fragment without their bytes, by id.
 
         Args:
-            fragment_id: of which fragment.
+            fragment_id: the fragment.
             asset_type: only audio, image or video.
-            limit: assets of this page, 1 to 500.
-            offset: assets before it, 0 or more.
-
-        Raises:
-            Refused: limit or offset are out of bounds.
+            limit: page size, 1 to 500.
+            offset: number of assets to skip.
         """
         query = self._query().where(_asset.fragment_id == fragment_id)
         if asset_type is not None:
@@ -196,10 +188,10 @@ def _size() -> sa.Label[int]:
 def _sent(
     session: Session, chunks: Iterable[bytes], asset_type: str
 ) -> bytes | sa.ScalarSelect[bytes]:
-    """What a statement writes as a file: its bytes, or those that the server has already.
+    """The value of a file in a statement: its bytes, or a query of bytes already sent.
 
-    A large file goes into a temporary table piece by piece: appending to the row itself would
-    write all that came before again with each piece.
+    A large file is sent to a temporary table in chunks; appending to the row itself would rewrite
+    all earlier bytes with each chunk.
     """
     blocks = _blocks(chunks)
     first = next(blocks, b"")
@@ -213,8 +205,8 @@ def _sent(
         size += len(block)
         if size > MAX_BYTES:
             raise Refused(
-                f"The file has more than {MAX_BYTES} bytes, which no row can hold",
-                remedy="Make it smaller",
+                f"The file has more than {MAX_BYTES} bytes, the limit of a row",
+                remedy="Store a smaller file",
             )
         session.execute(sa.insert(_parts).values(number=number, data=block))
     pieces = aggregate_order_by(sa.literal(b"", sa.LargeBinary), _parts.c.number)
@@ -222,14 +214,14 @@ def _sent(
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of one size, so that neither many small nor large ones cost."""
-    kept = bytearray()
+    """The same bytes in blocks of equal size, so that the sizes of chunks do not matter."""
+    buffer = bytearray()
     for chunk in chunks:
         view = memoryview(chunk)
-        for at in range(0, len(view), CHUNK_BYTES):
-            kept += view[at : at + CHUNK_BYTES]
-            if len(kept) >= CHUNK_BYTES:
-                yield bytes(kept[:CHUNK_BYTES])
-                del kept[:CHUNK_BYTES]
-    if kept:
-        yield bytes(kept)
+        for start in range(0, len(view), CHUNK_BYTES):
+            buffer += view[start : start + CHUNK_BYTES]
+            if len(buffer) >= CHUNK_BYTES:
+                yield bytes(buffer[:CHUNK_BYTES])
+                del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)

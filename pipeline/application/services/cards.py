@@ -1,4 +1,4 @@
-"""Cards in SQLite: which content is which note in Anki."""
+"""Cards in SQLite, which map contents to notes in Anki."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,25 +22,26 @@ _read = rows.reading(Card, anki_cards)
 class CardService:
     """Reads and writes cards.
 
-    Every method is a transaction of its own. All raise SourceError when the SQLite file is
-    missing, locked, full or damaged, and Refused for a value or a key that it does not take.
+    Every method is a transaction. All raise SourceError if the SQLite file is missing, locked or
+    damaged, or the disk is full, Refused for an invalid value or key, and NotFound for an id that
+    does not exist. Pages have ``limit`` cards, 1 to 500, after the first ``offset``.
     """
 
     def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
+        """Use these databases; the caller closes them."""
         self._databases = databases
 
     def create(self, payload: CardCreate) -> int:
-        """Write a new card.
-
-        Returns:
-            its id.
+        """Write a new card; returns its id.
 
         Raises:
-            NotFound: the content that it names does not exist.
-            TargetError: it names one, and PostgreSQL does not answer.
+            NotFound: its content does not exist.
+            TargetError: it has a content, and PostgreSQL does not answer.
         """
-        with self._content_kept(payload), self._databases.get_sqlite_session(write=True) as session:
+        with (
+            self._content_locked(payload),
+            self._databases.get_sqlite_session(write=True) as session,
+        ):
             now = datetime.now(UTC)
             values = {"created_at": now, "updated_at": now, **payload.values()}
             return rows.insert(session, anki_cards, values)
@@ -49,7 +50,6 @@ class CardService:
         """Read a card.
 
         Raises:
-            NotFound: there is none with this id.
             Unreadable: its tags are not a list of strings.
         """
         with self._databases.get_sqlite_session() as session:
@@ -58,14 +58,8 @@ class CardService:
     def by_content(self, content_id: int, *, limit: int = 50, offset: int = 0) -> Page[Card]:
         """Cards of a content, by id.
 
-        Args:
-            content_id: of which content.
-            limit: cards of this page, 1 to 500.
-            offset: cards before it, 0 or more.
-
         Raises:
-            Refused: limit or offset are out of bounds.
-            Unreadable: the tags of one of them are not a list of strings.
+            Unreadable: the tags of a card are not a list of strings.
         """
         query = _cards().where(anki_cards.c.learning_content_id == content_id)
         return self._page(query, limit=limit, offset=offset)
@@ -73,32 +67,26 @@ class CardService:
     def list(self, *, limit: int = 50, offset: int = 0) -> Page[Card]:
         """All cards, by id.
 
-        Args:
-            limit: cards of this page, 1 to 500.
-            offset: cards before it, 0 or more.
-
         Raises:
-            Refused: limit or offset are out of bounds.
-            Unreadable: the tags of one of them are not a list of strings.
+            Unreadable: the tags of a card are not a list of strings.
         """
         return self._page(_cards(), limit=limit, offset=offset)
 
     def update(self, card_id: int, payload: CardUpdate) -> None:
-        """Write the fields that are set, and the moment as updated_at; without any, nothing.
+        """Write the fields that are set, and updated_at; without such fields do nothing.
 
         Raises:
-            NotFound: there is no card with this id, or no content that it shall name.
-            TargetError: it shall name one, and PostgreSQL does not answer.
+            NotFound: the card or its new content does not exist.
+            TargetError: it gets a content, and PostgreSQL does not answer.
         """
-        with self._content_kept(payload), self._databases.get_sqlite_session(write=True) as session:
+        with (
+            self._content_locked(payload),
+            self._databases.get_sqlite_session(write=True) as session,
+        ):
             rows.update(session, payload, card_id, now=datetime.now(UTC))
 
     def delete(self, card_id: int) -> None:
-        """Delete a card with its vectors.
-
-        Raises:
-            NotFound: there is no card with this id.
-        """
+        """Delete a card with its vectors."""
         with self._databases.get_sqlite_session(write=True) as session:
             rows.delete(session, anki_cards, card_id)
             _delete_vectors(session, sa.select(sa.literal(card_id)))
@@ -115,33 +103,33 @@ class CardService:
             )
 
     @contextmanager
-    def _content_kept(self, payload: CardCreate | CardUpdate) -> Iterator[None]:
-        """Let nobody delete the content that a card is about to name before the card is there."""
+    def _content_locked(self, payload: CardCreate | CardUpdate) -> Iterator[None]:
+        """Lock the content of a card, so that it is not deleted before the card is written."""
         if payload.learning_content_id is None:
             yield
             return
         with self._databases.get_postgres_session() as session:
-            kept = sa.select(learning_content.c.id).with_for_update(read=True, key_share=True)
-            rows.one(session, kept, table=learning_content, number=payload.learning_content_id)
+            lock = sa.select(learning_content.c.id).with_for_update(read=True, key_share=True)
+            rows.one(session, lock, table=learning_content, number=payload.learning_content_id)
             yield
 
 
 def delete_of_content(session: Session, content_id: int) -> None:
     """Delete the cards of a content with their vectors, within a session with SQLite."""
-    of_content = anki_cards.c.learning_content_id == content_id
-    _delete_vectors(session, sa.select(anki_cards.c.id).where(of_content))
-    session.execute(sa.delete(anki_cards).where(of_content))
+    by_content_id = anki_cards.c.learning_content_id == content_id
+    _delete_vectors(session, sa.select(anki_cards.c.id).where(by_content_id))
+    session.execute(sa.delete(anki_cards).where(by_content_id))
 
 
 def _delete_vectors(session: Session, card_ids: sa.Select[tuple[int]]) -> None:
-    present = sa.inspect(session.connection()).get_table_names()
+    existing = sa.inspect(session.connection()).get_table_names()
     for table in (vector_search, vector_embeddings):
-        if table.name in present:
+        if table.name in existing:
             session.execute(sa.delete(table).where(table.c.card_id.in_(card_ids)))
 
 
 def _cards() -> sa.Select[Any]:
-    """Tags as bytes, because they may be neither JSON nor UTF-8."""
+    """All cards, with tags as bytes, because they may be neither JSON nor UTF-8."""
     tags = sa.cast(anki_cards.c.tags, sa.LargeBinary).label("tags")
     return sa.select(*(c for c in anki_cards.c if c is not anki_cards.c.tags), tags)
 

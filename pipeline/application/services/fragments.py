@@ -12,15 +12,12 @@ from pipeline.migrations.content import content_fragments, rankings
 
 
 class FragmentService(TableService[Fragment]):
-    """Reads and writes fragments; with one go its assets and ratings."""
+    """Reads and writes fragments; deleting one also deletes its assets and ratings."""
 
     table, model = content_fragments, Fragment
 
     def create(self, payload: FragmentCreate) -> int:
-        """Write a new fragment.
-
-        Returns:
-            its id.
+        """Write a new fragment; returns its id.
 
         Raises:
             Refused: its content does not exist.
@@ -29,11 +26,7 @@ class FragmentService(TableService[Fragment]):
             return rows.insert(session, content_fragments, payload.values())
 
     def update(self, fragment_id: int, payload: FragmentUpdate) -> None:
-        """Write the fields that are set, and the moment as updated_at; without any, nothing.
-
-        Raises:
-            NotFound: there is no fragment with this id.
-        """
+        """Write the fields that are set, and updated_at; without such fields do nothing."""
         with self._databases.get_postgres_session() as session:
             rows.update(session, payload, fragment_id, now=sa.func.now())
 
@@ -45,35 +38,24 @@ class FragmentService(TableService[Fragment]):
         limit: int = 50,
         offset: int = 0,
     ) -> Page[Fragment]:
-        """Fragments of a content, of a type, of both or all, by id.
+        """Fragments of a content, of a type, of both, or all fragments, by id.
 
         Args:
             content_id: only those of this content.
             fragment_type: only those of this type.
-            limit: fragments of this page, 1 to 500.
-            offset: fragments before it, 0 or more.
-
-        Raises:
-            Refused: limit or offset are out of bounds.
+            limit: page size, 1 to 500.
+            offset: number of fragments to skip.
         """
-        query = _of(content_id, fragment_type)
+        query = _select(content_id, fragment_type)
         return self._page(query, limit=limit, offset=offset)
 
     def best_rated(
         self, content_id: int, fragment_type: str, *, limit: int = 50, offset: int = 0
     ) -> Page[Fragment]:
-        """Fragments of a content, those first whose ratings are best on average.
+        """Fragments of a content, best average rating first.
 
-        Ratings of assets do not count. Unrated ones come last, among equals the newest first.
-
-        Args:
-            content_id: of which content.
-            fragment_type: of which type.
-            limit: fragments of this page, 1 to 500.
-            offset: fragments before it, 0 or more.
-
-        Raises:
-            Refused: limit or offset are out of bounds.
+        Ratings of assets do not count. Unrated fragments come last, and among equals the newest is
+        first.
         """
         rated = (
             sa.select(sa.func.avg(rankings.c.rank_score))
@@ -85,26 +67,26 @@ class FragmentService(TableService[Fragment]):
             content_fragments.c.created_at.desc().nulls_last(),
             content_fragments.c.id.desc(),
         )
-        return self._page(_of(content_id, fragment_type), order, limit=limit, offset=offset)
+        return self._page(_select(content_id, fragment_type), order, limit=limit, offset=offset)
 
     def search(self, text: str, *, limit: int = 50, offset: int = 0) -> Page[Fragment]:
-        """Fragments that hold every word of a text in native text, body, IPA or extra.
+        """Fragments that contain every word of a text in native text, body, IPA or extra.
 
-        Case, accents and marks of length do not matter; the shortest fragment comes first.
+        Case, accents and length marks do not matter; the shortest fragment comes first.
 
         Args:
             text: 1 to 20 words, or parts of words, between spaces.
-            limit: fragments of this page, 1 to 500.
-            offset: fragments before it, 0 or more.
+            limit: page size, 1 to 500.
+            offset: number of fragments to skip.
 
         Raises:
-            Refused: the text is empty or cannot occur, or limit or offset are out of bounds.
+            Refused: the text is empty or invalid.
         """
         query = sa.select(content_fragments).where(search.matches(content_fragments, text))
         return self._page(query, search.nearest(content_fragments), limit=limit, offset=offset)
 
 
-def _of(content_id: int | None, fragment_type: str | None) -> sa.Select[Any]:
+def _select(content_id: int | None, fragment_type: str | None) -> sa.Select[Any]:
     query = sa.select(content_fragments)
     if content_id is not None:
         query = query.where(content_fragments.c.learning_content_id == content_id)

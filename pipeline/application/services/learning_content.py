@@ -1,4 +1,4 @@
-"""Contents in PostgreSQL; deleting one takes its cards in SQLite with it."""
+"""Contents in PostgreSQL; deleting one also deletes its cards in SQLite."""
 
 from collections.abc import Callable
 
@@ -35,23 +35,19 @@ class LearningContentService(TableService[LearningContent]):
             return rows.insert(session, learning_content, payload.values())
 
     def update(self, content_id: int, payload: LearningContentUpdate) -> None:
-        """Write the fields that are set, and the moment as updated_at; without any, nothing.
-
-        Raises:
-            NotFound: there is no content with this id.
-        """
+        """Write the fields that are set, and updated_at; without such fields do nothing."""
         with self._databases.get_postgres_session() as session:
             rows.update(session, payload, content_id, now=sa.func.now())
 
     def delete(self, number: int) -> None:
-        """Delete a content, what hangs below it, and its cards with their vectors.
+        """Delete a content, its fragments, and its cards with their vectors.
 
-        PostgreSQL deletes, then SQLite deletes and commits, then PostgreSQL commits. What breaks
-        off in between leaves a content without a card, never a card without a content; deleting
-        again ends it.
+        PostgreSQL deletes, then SQLite deletes and commits, then PostgreSQL commits. An
+        interruption in between leaves a content without a card, never a card without a content;
+        repeat the deletion to finish it.
 
         Raises:
-            NotFound: there is no content with this id; no card was deleted.
+            NotFound: it does not exist; no card was deleted.
             SourceError: the SQLite file cannot be written; nothing was deleted.
         """
         with self._databases.get_postgres_session() as session:
@@ -64,40 +60,34 @@ class LearningContentService(TableService[LearningContent]):
     ) -> Page[LearningContent]:
         """Contents that meet a filter, by id.
 
-        Args:
-            where: which contents.
-            limit: contents of this page, 1 to 500.
-            offset: contents before it, 0 or more.
-
         Raises:
-            Refused: limit or offset are out of bounds.
-            Unreadable: one of them has tags that are not a list of strings.
+            Unreadable: the tags of a content are not a list of strings.
         """
         query = sa.select(learning_content).where(*_conditions(where))
         return self._page(query, limit=limit, offset=offset)
 
     def search(self, text: str, *, limit: int = 50, offset: int = 0) -> Page[LearningContent]:
-        """Contents that hold every word of a text in title, native text, translation or IPA.
+        """Contents that contain every word of a text in title, native text, translation or IPA.
 
-        Case, accents and marks of length do not matter; the shortest content comes first.
+        Case, accents and length marks do not matter; the shortest content comes first.
 
         Args:
             text: 1 to 20 words, or parts of words, between spaces.
-            limit: contents of this page, 1 to 500.
-            offset: contents before it, 0 or more.
+            limit: page size, 1 to 500.
+            offset: number of contents to skip.
 
         Raises:
-            Refused: the text is empty or cannot occur, or limit or offset are out of bounds.
-            Unreadable: one of them has tags that are not a list of strings.
+            Refused: the text is empty or invalid.
+            Unreadable: the tags of a content are not a list of strings.
         """
         query = sa.select(learning_content).where(search.matches(learning_content, text))
         return self._page(query, search.nearest(learning_content), limit=limit, offset=offset)
 
 
 def _conditions(where: ContentFilter) -> list[sa.ColumnElement[bool]]:
-    """One for each filter that is given; those of JSONB are answered by the GIN indexes."""
+    """SQL for each given condition; those on JSONB use the GIN indexes."""
     column = learning_content.c
-    given: dict[str, Callable[[], sa.ColumnElement[bool]]] = {
+    conditions: dict[str, Callable[[], sa.ColumnElement[bool]]] = {
         "content_type": lambda: column.content_type == where.content_type,
         "language": lambda: column.language == where.language,
         "easiest": lambda: column.difficulty_level >= where.easiest,
@@ -106,4 +96,8 @@ def _conditions(where: ContentFilter) -> list[sa.ColumnElement[bool]]:
         "tags_any": lambda: column.tags.has_any(sa.cast(where.tags_any, ARRAY(sa.Text))),
         "metadata": lambda: column.content_metadata.contains(where.metadata),
     }
-    return [make() for name, make in given.items() if getattr(where, name) not in (None, ())]
+    return [
+        condition()
+        for name, condition in conditions.items()
+        if getattr(where, name) not in (None, ())
+    ]

@@ -11,15 +11,12 @@ from pipeline.migrations.content import fragment_assets, rankings
 
 
 class RankingService(TableService[Ranking]):
-    """Reads and writes ratings; one of an asset names its fragment too."""
+    """Reads and writes ratings; a rating of an asset also names its fragment."""
 
     table, model = rankings, Ranking
 
     def rate_fragment(self, fragment_id: int, payload: RankingCreate) -> int:
-        """Rate a fragment itself.
-
-        Returns:
-            the rating's id.
+        """Rate a fragment; returns the rating's id.
 
         Raises:
             Refused: the fragment does not exist.
@@ -29,10 +26,7 @@ class RankingService(TableService[Ranking]):
             return rows.insert(session, rankings, values)
 
     def rate_asset(self, asset_id: int, payload: RankingCreate) -> int:
-        """Rate a file.
-
-        Returns:
-            the rating's id.
+        """Rate a file; returns the rating's id.
 
         Raises:
             NotFound: the asset does not exist.
@@ -44,52 +38,30 @@ class RankingService(TableService[Ranking]):
             return rows.insert(session, rankings, values)
 
     def update(self, ranking_id: int, payload: RankingUpdate) -> None:
-        """Write the fields that are set, and the moment as updated_at; without any, nothing.
-
-        Raises:
-            NotFound: there is no rating with this id.
-        """
+        """Write the fields that are set, and updated_at; without such fields do nothing."""
         with self._databases.get_postgres_session() as session:
             rows.update(session, payload, ranking_id, now=sa.func.now())
 
     def list_of_fragment(
         self, fragment_id: int, *, limit: int = 50, offset: int = 0
     ) -> Page[Ranking]:
-        """Ratings of a fragment itself, by id; none of its assets.
-
-        Args:
-            fragment_id: of which fragment.
-            limit: ratings of this page, 1 to 500.
-            offset: ratings before it, 0 or more.
-
-        Raises:
-            Refused: limit or offset are out of bounds.
-        """
+        """Ratings of a fragment, without those of its assets, by id."""
         return self._page(
             self._query().where(_of_fragment(fragment_id)), limit=limit, offset=offset
         )
 
     def list_of_asset(self, asset_id: int, *, limit: int = 50, offset: int = 0) -> Page[Ranking]:
-        """Ratings of a file, by id.
-
-        Args:
-            asset_id: of which asset.
-            limit: ratings of this page, 1 to 500.
-            offset: ratings before it, 0 or more.
-
-        Raises:
-            Refused: limit or offset are out of bounds.
-        """
+        """Ratings of a file, by id."""
         return self._page(
             self._query().where(rankings.c.asset_id == asset_id), limit=limit, offset=offset
         )
 
     def average_of_fragment(self, fragment_id: int) -> Decimal | None:
-        """The mean of a fragment's own ratings, to two decimals; None without any."""
+        """The mean of a fragment's own ratings, to two decimals; None without ratings."""
         return self._average(_of_fragment(fragment_id))
 
     def average_of_asset(self, asset_id: int) -> Decimal | None:
-        """The mean of a file's ratings, to two decimals; None without any."""
+        """The mean of a file's ratings, to two decimals; None without ratings."""
         return self._average(rankings.c.asset_id == asset_id)
 
     def _average(self, which: sa.ColumnElement[bool]) -> Decimal | None:

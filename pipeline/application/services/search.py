@@ -1,10 +1,10 @@
-"""Search that finds Thai, which has no spaces, and IPA that is typed without its accents.
+"""Search for Thai, which has no spaces, and for IPA typed without accents.
 
-Texts and what is looked for are folded by one SQL expression: compatibility forms, case, combining
-marks, lengths, stress and brackets go, phonetic letters become the Latin ones nearest to them. A
-text is found when it holds every word of the query anywhere. An index of trigrams makes that fast
-for words of three letters and more; without it the same rows are found by reading all of them. So
-they are where LC_CTYPE of the database is C, because pg_trgm then takes Thai for no letters.
+One SQL expression folds the texts and the query: it removes compatibility forms, case, combining
+marks, length, stress and brackets, and maps phonetic letters to the closest Latin ones. A text
+matches if it contains every word of the query anywhere. A trigram index makes this fast for words
+of three letters or more; without the index a search reads all rows and finds the same. It also
+reads all rows if LC_CTYPE of the database is C, because pg_trgm then ignores Thai letters.
 """
 
 from collections.abc import Iterable
@@ -26,10 +26,10 @@ _SEARCHED = {
     content_fragments: ("native_text", "body_text", "ipa", "extra"),
 }
 _IGNORED = r"[\u0300-\u036F\u02C8\u02CC\u02D0\u02D1\u02E5-\u02E9.\[\]]"
-"""Combining marks, stress, length, letters of tones, the dot between syllables, brackets."""
+"""Combining marks, stress, length, tone letters, syllable dots, brackets."""
 
 _PHONETIC, _LATIN = "ɔɒɛəɜɤɯɨʉʊɪɑæɕʃʑʒŋɲɡɾɹðθʔ", "ooeeeouiuuiaacszznngrrdt"
-"""Letter by letter; the glottal stop, which has no partner, goes."""
+"""Letter by letter; the glottal stop has no counterpart and is removed."""
 
 _WORDS = 20
 
@@ -39,14 +39,14 @@ class _Query(Frozen):
 
 
 def fold(text: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
-    """The expression that texts are compared by; every function in it is immutable."""
+    """The folded text as an SQL expression; all of its functions are immutable."""
     plain = sa.func.lower(sa.func.normalize(text, sa.literal_column("NFKD")))
     bare = sa.func.regexp_replace(plain, _constant(_IGNORED), _constant(""), _constant("g"))
     return sa.func.translate(bare, _constant(_PHONETIC), _constant(_LATIN), type_=sa.Text)
 
 
 def folded(table: sa.Table) -> sa.ColumnElement[str]:
-    """Everything in a row that can be looked for, folded; what the index holds."""
+    """All searchable text of a row, folded: the expression of the index."""
     return _whole(table.c[name] for name in _SEARCHED[table])
 
 
@@ -56,36 +56,36 @@ def _whole(columns: Iterable[sa.ColumnElement[str]]) -> sa.ColumnElement[str]:
 
 
 def matches(table: sa.Table, text: str) -> sa.ColumnElement[bool]:
-    """The condition that a row holds every word of a text.
+    """The condition that a row contains every word of a text.
 
     Args:
         table: learning_content or content_fragments.
-        text: words between spaces; ``%`` and ``_`` stand for themselves.
+        text: words separated by spaces; ``%`` and ``_`` are literal.
 
     Raises:
-        Refused: the text is empty, has more than 20 words, or characters that no row can have.
+        Refused: the text is empty, has more than 20 words, or has invalid characters.
     """
     words = checked(_Query, text=text).text.split()
     if not 1 <= len(words) <= _WORDS:
         raise Refused(
-            f"The search has {len(words)} words", remedy=f"Look for 1 to {_WORDS} words at once"
+            f"The search has {len(words)} words", remedy=f"Search for 1 to {_WORDS} words at once"
         )
     return sa.and_(*(folded(table).like(_pattern(word)) for word in words))
 
 
 def nearest(table: sa.Table) -> tuple[sa.ColumnElement[object], ...]:
-    """The order of what was found: of texts that hold the words the shortest is most similar."""
+    """The order of matches: the shortest text is the most similar."""
     return (sa.func.length(folded(table)), table.c.id)
 
 
 def install(session: Session) -> None:
-    """Make the extension pg_trgm and both indexes, where they are missing.
+    """Create the extension pg_trgm and both indexes, if they are missing.
 
     Raises:
         TargetError: the user may not create the extension, the server does not have it, or an
-            index of this name is invalid or was made by something else.
+            index of this name is invalid or has another definition.
     """
-    # One at a time: IF NOT EXISTS does not keep two sessions from colliding.
+    # One at a time: IF NOT EXISTS does not prevent conflicts between two sessions.
     session.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('pipeline search'))"))
     schema = _extension(session)
     for table in _SEARCHED:
@@ -95,7 +95,7 @@ def install(session: Session) -> None:
 
 
 def ddl(dialect: sa.Dialect) -> list[str]:
-    """The same as statements, for a database where the extension goes where Supabase has it."""
+    """The same as statements, with the extension in the schema that Supabase uses."""
     return [
         "CREATE SCHEMA IF NOT EXISTS extensions",
         "CREATE EXTENSION IF NOT EXISTS pg_trgm SCHEMA extensions",
@@ -107,23 +107,17 @@ def ddl(dialect: sa.Dialect) -> list[str]:
 
 
 def _using(table: sa.Table, schema: str, dialect: sa.Dialect) -> str:
-    """What an index holds, and how.
-
-    Args:
-        table: what is searched.
-        schema: where pg_trgm is, quoted.
-        dialect: what compiles it.
-    """
-    # Without the table's name, because it is held against an index of a copy.
-    held = _whole(map(sa.column, _SEARCHED[table])).compile(
+    """The definition of an index; ``schema`` is the quoted one of pg_trgm."""
+    # Without the table's name, because it is compared with an index of a copy.
+    expression = _whole(map(sa.column, _SEARCHED[table])).compile(
         dialect=dialect, compile_kwargs={"literal_binds": True}
     )
-    # Without a list of pending rows, which every search would have to read through.
-    return f"USING gin (({held}) {schema}.gin_trgm_ops) WITH (fastupdate = off)"
+    # Without a pending list, which every search would have to scan.
+    return f"USING gin (({expression}) {schema}.gin_trgm_ops) WITH (fastupdate = off)"
 
 
 def installed(session: Session) -> dict[str, int]:
-    """The search indexes that are there and valid: name -> size in bytes."""
+    """Valid search indexes: name -> size in bytes."""
     rows = session.execute(
         sa.text(
             "SELECT c.relname, pg_relation_size(c.oid) FROM pg_index AS i JOIN pg_class AS c"
@@ -152,14 +146,16 @@ def _extension(session: Session) -> str:
     if found is None:
         try:
             with session.begin_nested():
-                # Supabase keeps extensions apart from what its API serves.
-                apart = session.scalar(sa.text("SELECT to_regnamespace('extensions') IS NOT NULL"))
-                into = " SCHEMA extensions" if apart else ""
+                # Supabase keeps extensions out of the schemas that its API serves.
+                separate = session.scalar(
+                    sa.text("SELECT to_regnamespace('extensions') IS NOT NULL")
+                )
+                into = " SCHEMA extensions" if separate else ""
                 session.execute(sa.text(f"CREATE EXTENSION pg_trgm{into}"))
         except DBAPIError as error:
             raise TargetError(
-                f"The extension pg_trgm cannot be made ({first_line(str(error.orig))})",
-                remedy="Let somebody who may run CREATE EXTENSION pg_trgm in this database",
+                f"The extension pg_trgm cannot be created ({first_line(str(error.orig))})",
+                remedy="Run CREATE EXTENSION pg_trgm in this database as a privileged user",
             ) from error
         found = session.scalar(where)
     return str(found)
@@ -170,10 +166,10 @@ def _run(session: Session, ddl: str) -> None:
 
 
 def _require_same(session: Session, table: sa.Table, name: str, using: str) -> None:
-    """Hold an index against one of the same kind on an empty copy of its table."""
+    """Compare an index with one created as declared on an empty copy of its table."""
     _run(session, f"CREATE TEMPORARY TABLE search_copy (LIKE {table.name})")
     _run(session, f"CREATE INDEX search_index ON search_copy {using}")
-    met = session.execute(
+    found = session.execute(
         sa.text(
             "SELECT made.indisvalid, made.indrelid = to_regclass(:table)"
             " AND regexp_replace(pg_get_indexdef(made.indexrelid), '^.* USING ', '')"
@@ -185,17 +181,17 @@ def _require_same(session: Session, table: sa.Table, name: str, using: str) -> N
         {"table": table.name, "name": name},
     ).first()
     _run(session, "DROP TABLE search_copy")
-    valid, same = met or (True, False)
+    valid, same = found or (True, False)
     if not valid or not same:
         why = "has another definition" if valid else "is invalid"
         raise TargetError(
             f"The index {name} of {table.name} {why}",
-            remedy=f"Run DROP INDEX {name} and install the search again",
+            remedy=f"Run DROP INDEX {name}, then install the search again",
         )
 
 
 def _pattern(word: str) -> sa.ColumnElement[str]:
-    # After folding, because a fullwidth percent sign folds to one.
+    # After folding, because a fullwidth percent sign folds to a plain one.
     escaped = sa.func.regexp_replace(
         fold(sa.literal(word, sa.Text)), _constant(r"([\\%_])"), _constant(r"\\\1"), _constant("g")
     )
@@ -203,7 +199,7 @@ def _pattern(word: str) -> sa.ColumnElement[str]:
 
 
 def _joined(*texts: sa.ColumnElement[str]) -> sa.ColumnElement[str]:
-    """One after another, in a way that is immutable; concat() is not."""
+    """Concatenate by an immutable operator; concat() is not immutable."""
     return reduce(lambda left, right: left.op("||", return_type=sa.Text())(right), texts)
 
 

@@ -1,4 +1,4 @@
-"""What the services of PostgreSQL's tables have in common."""
+"""The base of services on tables in PostgreSQL."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
@@ -15,47 +15,42 @@ M = TypeVar("M", bound=Frozen)
 class TableService(Generic[M]):
     """Reads and writes the rows of one table.
 
-    Every method is a transaction of its own. All raise TargetError when PostgreSQL does not answer
-    or refuses, and Refused for a value that it does not take.
+    Every method is a transaction. All raise TargetError if PostgreSQL does not answer or refuses,
+    Refused for an invalid value, and NotFound for an id that does not exist. Pages have ``limit``
+    rows, 1 to 500, after the first ``offset``.
 
     Attributes:
-        table: the table.
-        model: what a row becomes.
+        model: the type of its rows.
     """
 
     table: ClassVar[sa.Table]
     model: ClassVar[type[Any]]
 
     def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
+        """Use these databases; the caller closes them."""
         self._databases = databases
 
     def get(self, number: int) -> M:
         """Read a row by its id.
 
         Raises:
-            NotFound: there is none with this id.
-            Unreadable: it holds JSON of another form than is declared.
+            Unreadable: its JSON does not have the declared form.
         """
         with self._databases.get_postgres_session() as session:
             return self._read(rows.one(session, self._query(), table=self.table, number=number))
 
     def delete(self, number: int) -> None:
-        """Delete a row by its id, and what refers to it.
-
-        Raises:
-            NotFound: there is none with this id.
-        """
+        """Delete a row by its id, and the rows that refer to it."""
         with self._databases.get_postgres_session() as session:
             rows.delete(session, self.table, number)
 
     def _query(self) -> sa.Select[Any]:
-        """What is read of a row."""
+        """The query of rows."""
         return sa.select(self.table)
 
     def _read(self, row: Any) -> M:
-        made: M = rows.reading(self.model, self.table)(row)
-        return made
+        converted: M = rows.reading(self.model, self.table)(row)
+        return converted
 
     def _page(
         self,
@@ -65,7 +60,7 @@ class TableService(Generic[M]):
         limit: int,
         offset: int,
     ) -> Page[M]:
-        """Part of what a query finds; by id where no order is given."""
+        """A page of a query; by id without ``order``."""
         order = order or (self.table.c.id,)
         with self._databases.get_postgres_session(snapshot=True) as session:
             return rows.page_of(session, query, self._read, order=order, limit=limit, offset=offset)

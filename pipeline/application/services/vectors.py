@@ -1,8 +1,8 @@
-"""Vectors of cards in SQLite, and which cards are near each other.
+"""Vectors of cards in SQLite, and search for similar cards.
 
-The numbers are kept as JSON text in vector_embeddings, and again as 32-bit floats in
-vector_search, where sqlite-vec measures them. Both are written in one transaction, and the second
-can be made of the first at any time.
+The numbers are stored as JSON text in vector_embeddings, and again as 32-bit floats in
+vector_search, which sqlite-vec searches. Both are written in one transaction, and vector_search can
+be rebuilt from vector_embeddings at any time.
 """
 
 import json
@@ -23,32 +23,32 @@ from pipeline.application.fields import MAX_PAGE, EmbeddingType
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.models import Embedding, Match, Rebuilt
 
-_kept, _searched = vector_embeddings.c, vector_search.c
+_stored, _searched = vector_embeddings.c, vector_search.c
 _VECTOR = TypeAdapter(tuple[FiniteFloat, ...])
 
 
 class VectorService:
-    """Keeps one vector for each side of a card, and finds the nearest by brute force.
+    """Stores one vector for each side of a card, and finds the nearest by brute force.
 
-    Every method is a transaction of its own. All raise SourceError when the SQLite file is
-    missing, locked, full or damaged.
+    Every method is a transaction. All raise SourceError if the SQLite file is missing, locked or
+    damaged, or the disk is full.
     """
 
     def __init__(self, databases: HybridDatabaseManager) -> None:
-        """Use these databases, which the caller closes."""
+        """Use these databases; the caller closes them."""
         self._databases = databases
 
     def store(self, card_id: int, embedding_type: str, vector: Sequence[float]) -> None:
-        """Keep the vector of a side, in the place of an earlier one.
+        """Store the vector of a side; it replaces an earlier one.
 
         Args:
-            card_id: of which card.
+            card_id: the card.
             embedding_type: front, back or combined.
-            vector: finite numbers, not all zero, as many as the other vectors have.
+            vector: finite numbers, not all zero, as many as in other vectors.
 
         Raises:
-            NotFound: there is no card with this id.
-            Refused: the type or the vector is another than these.
+            NotFound: the card does not exist.
+            Refused: the type or the vector is invalid.
         """
         _require_type(embedding_type)
         floats = _floats(vector)
@@ -72,17 +72,17 @@ class VectorService:
         """Read the vector of a side.
 
         Raises:
-            NotFound: the card has none.
-            Unreadable: its text is no vector.
+            NotFound: there is none.
+            Unreadable: its text is not a vector.
             Refused: the type is not front, back or combined.
         """
         _require_type(embedding_type)
         with self._databases.get_sqlite_session() as session:
-            query = sa.select(vector_embeddings).where(*_side(_kept, card_id, embedding_type))
-            row = session.execute(query.order_by(_kept.id.desc())).mappings().first()
+            query = sa.select(vector_embeddings).where(*_side(_stored, card_id, embedding_type))
+            row = session.execute(query.order_by(_stored.id.desc())).mappings().first()
         if row is None:
             raise NotFound(
-                f"Card {card_id} has no vector of its {embedding_type}", remedy="Store one first"
+                f"Card {card_id} has no {embedding_type} vector", remedy="Store one first"
             )
         return Embedding(
             card_id=card_id,
@@ -94,33 +94,32 @@ class VectorService:
     def search(
         self, vector: Sequence[float], *, limit: int = 10, embedding_type: str | None = None
     ) -> tuple[Match, ...]:
-        """The vectors whose direction is nearest, nearest first.
+        """The vectors with the closest direction, closest first.
 
         Args:
-            vector: finite numbers, not all zero, as many as the stored vectors have.
-            limit: matches at most, 1 to 500.
+            vector: finite numbers, not all zero, as many as in the stored vectors.
+            limit: the most matches, 1 to 500.
             embedding_type: only front, back or combined.
 
         Raises:
-            Refused: the vector, the limit or the type is another than these, or vector_search is
-                missing.
+            Refused: the vector, the limit or the type is invalid, or vector_search is missing.
         """
         return self._nearest(vector, limit=limit, embedding_type=embedding_type, without=None)
 
     def similar_to(
         self, card_id: int, *, limit: int = 10, embedding_type: EmbeddingType = "combined"
     ) -> tuple[Match, ...]:
-        """Other cards whose side is nearest to that of a card, nearest first.
+        """Other cards with the most similar side, closest first.
 
         Args:
-            card_id: which card; it is not among them.
-            limit: matches at most, 1 to 500.
-            embedding_type: which side is compared.
+            card_id: the card; the result does not contain it.
+            limit: the most matches, 1 to 500.
+            embedding_type: the side to compare.
 
         Raises:
             NotFound: the card has no such vector.
-            Unreadable: its text is no vector.
-            Refused: the limit or the type is out of bounds, or vector_search is missing.
+            Unreadable: its text is not a vector.
+            Refused: the limit or the type is invalid, or vector_search is missing.
         """
         vector = self.get(card_id, embedding_type).vector
         return self._nearest(vector, limit=limit, embedding_type=embedding_type, without=card_id)
@@ -129,33 +128,34 @@ class VectorService:
         """Delete the vector of a side from both tables.
 
         Raises:
-            NotFound: the card has none.
+            NotFound: there is none.
             Refused: the type is not front, back or combined.
         """
         _require_type(embedding_type)
         with self._databases.get_sqlite_session(write=True) as session:
             if not _remove(session, card_id, embedding_type):
                 raise NotFound(
-                    f"Card {card_id} has no vector of its {embedding_type}",
-                    remedy="Nothing was changed",
+                    f"Card {card_id} has no {embedding_type} vector",
+                    remedy="Nothing was changed; check the card and the type",
                 )
 
     def rebuild(self) -> Rebuilt:
-        """Make vector_search anew of vector_embeddings, of each side of a card the newest.
+        """Rebuild vector_search from the newest vector of each side of a card.
 
-        Vectors whose card is gone are left out.
-
-        Returns:
-            how many there are now, and which texts are no vectors.
+        Vectors of deleted cards are left out.
         """
-        newest = sa.select(sa.func.max(_kept.id)).group_by(_kept.card_id, _kept.embedding_type)
-        owned = sa.select(anki_cards.c.id)
-        query = sa.select(vector_embeddings).where(_kept.id.in_(newest), _kept.card_id.in_(owned))
+        newest = sa.select(sa.func.max(_stored.id)).group_by(
+            _stored.card_id, _stored.embedding_type
+        )
+        cards = sa.select(anki_cards.c.id)
+        query = sa.select(vector_embeddings).where(
+            _stored.id.in_(newest), _stored.card_id.in_(cards)
+        )
         filled, unreadable = 0, []
         with self._databases.get_sqlite_session(write=True) as session:
             vector_search.create(session.connection(), checkfirst=True)
             session.execute(sa.delete(vector_search))
-            for row in session.execute(query.order_by(_kept.id)).mappings():
+            for row in session.execute(query.order_by(_stored.id)).mappings():
                 try:
                     floats = _floats(_numbers(row))
                 except (Unreadable, Refused):
@@ -175,8 +175,8 @@ class VectorService:
     ) -> tuple[Match, ...]:
         floats = _floats(vector)
         if not 1 <= limit <= MAX_PAGE:
-            raise Refused(f"There cannot be {limit} matches", remedy=f"Take 1 to {MAX_PAGE}")
-        # What earlier versions left in another length, or zero, has no distance.
+            raise Refused(f"The limit of matches cannot be {limit}", remedy=f"Use 1 to {MAX_PAGE}")
+        # Vectors of earlier versions with another length, or zero, have no distance.
         comparable = sa.func.length(_searched.vector) == floats.itemsize * len(floats)
         cosine = sa.func.vec_distance_cosine(_searched.vector, floats.tobytes())
         distance = sa.case((comparable, cosine)).label("distance")
@@ -193,7 +193,7 @@ class VectorService:
             query = query.where(_searched.card_id != without)
         with self._databases.get_sqlite_session(snapshot=True) as session:
             if not _is_searchable(session):
-                raise Refused("There is no table vector_search", remedy="Call rebuild() once")
+                raise Refused("The table vector_search is missing", remedy="Call rebuild() once")
             _require_dimension(session, len(floats))
             return tuple(Match(**row) for row in session.execute(query).mappings())
 
@@ -202,30 +202,36 @@ def _require_type(embedding_type: str) -> None:
     known = get_args(EmbeddingType)
     if embedding_type not in known:
         raise Refused(
-            f"There is no embedding of the type {embedding_type!r}",
-            remedy=f"Take one of {', '.join(known)}",
+            f"There is no embedding type {embedding_type!r}",
+            remedy=f"Use one of {', '.join(known)}",
         )
 
 
 def _floats(vector: Sequence[float]) -> "array[float]":
-    """The vector as 32-bit floats, which is what is measured."""
+    """The vector as 32-bit floats, which sqlite-vec compares."""
     try:
         floats = array("f", vector)
     except (TypeError, OverflowError) as error:
-        raise Refused(f"The vector is not one of numbers ({error})", remedy="Correct it") from error
+        raise Refused(
+            f"The vector does not consist of numbers ({error})", remedy="Correct the vector"
+        ) from error
     if not all(map(math.isfinite, floats)):
-        raise Refused("The vector holds a number that is not finite", remedy="Correct it")
+        raise Refused(
+            "The vector contains a number that is not finite", remedy="Correct the vector"
+        )
     if not any(floats):
-        raise Refused("The vector is empty or zero, so it has no direction", remedy="Correct it")
+        raise Refused(
+            "The vector is empty or zero, so it has no direction", remedy="Correct the vector"
+        )
     return floats
 
 
 def _numbers(row: sa.RowMapping) -> tuple[float, ...]:
-    """The vector that a row of vector_embeddings holds as text."""
+    """The vector in the text of a row of vector_embeddings."""
     try:
         vector = _VECTOR.validate_json(str(row["vector_data"]), strict=True)
     except ValidationError as error:
-        problem = f"vector_data is no JSON array of finite numbers ({error.errors()[0]['msg']})"
+        problem = f"vector_data is not a JSON array of finite numbers ({error.errors()[0]['msg']})"
         raise Unreadable.of("vector_embeddings", row["id"], problem) from error
     if len(vector) != row["vector_dimension"]:
         problem = f"vector_data has {len(vector)} numbers instead of {row['vector_dimension']}"
@@ -234,11 +240,13 @@ def _numbers(row: sa.RowMapping) -> tuple[float, ...]:
 
 
 def _require_dimension(session: Session, dimension: int) -> None:
-    stored = session.scalar(sa.select(_kept.vector_dimension).order_by(_kept.id.desc()).limit(1))
+    stored = session.scalar(
+        sa.select(_stored.vector_dimension).order_by(_stored.id.desc()).limit(1)
+    )
     if stored not in (None, dimension):
         raise Refused(
-            f"The vector has {dimension} numbers, the stored ones have {stored}",
-            remedy="Use the model that made the others, or delete them first",
+            f"The vector has {dimension} numbers, but the stored ones have {stored}",
+            remedy="Use the model of the stored vectors, or delete those first",
         )
 
 
@@ -251,9 +259,9 @@ def _is_searchable(session: Session) -> bool:
 
 
 def _remove(session: Session, card_id: int, embedding_type: str) -> bool:
-    """Whether there was a vector of this side."""
-    gone = sa.delete(vector_embeddings).where(*_side(_kept, card_id, embedding_type))
-    found = session.execute(gone.returning(_kept.id)).all()
+    """Delete the vector of a side; returns whether there was one."""
+    deletion = sa.delete(vector_embeddings).where(*_side(_stored, card_id, embedding_type))
+    found = session.execute(deletion.returning(_stored.id)).all()
     if _is_searchable(session):
         session.execute(sa.delete(vector_search).where(*_side(_searched, card_id, embedding_type)))
     return bool(found)

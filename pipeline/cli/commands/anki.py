@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from pipeline.anki.outcomes import Removed
-from pipeline.anki.store.open import named_anki
+from pipeline.anki.store.open import configured_anki
 from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console
 from pipeline.config import settings
@@ -74,21 +74,23 @@ def _follow(
 ) -> int:
     """Run a job of Anki and print its outcome; returns the exit code."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common import report
 
     started = time.perf_counter()
-    with terminal.addressing(terminal.require_enabled(terminal.having(Anki))) as migration:
-        found = running.ready(migration)
-        anki = named_anki(settings.load())
+    with terminal.errors_name_migration(
+        terminal.require_enabled(terminal.having(Anki))
+    ) as migration:
+        found = job_runs.prepare_databases(migration)
+        anki = configured_anki(settings.load())
         terminal.print_databases(found, migration)
     console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
     step = {"follow_contents": {"config": config}}
-    result = running.result_of(job_name, config=None if config is None else {"ops": step})
+    result = job_runs.result_of(job_name, config=None if config is None else {"ops": step})
     report.show_following(console, result.all_events)
     if result.success and all(table.proven for table in report.tables_of(result.all_events)):
         seconds = time.perf_counter() - started
         outcome = "nothing was changed" if dry_run else "[green]consistent[/]"
         console.print(f"{outcome} in {seconds:.1f} s, run {result.run_id}")
         return 0
-    return running.failed(result)
+    return job_runs.failed(result)

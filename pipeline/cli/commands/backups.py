@@ -15,7 +15,7 @@ from pipeline.cli.commands.terminal import console
 from pipeline.config import environment, settings
 from pipeline.core import private
 from pipeline.core.errors import SettingsError
-from pipeline.core.messages import ANYBODY, BACKUP, ROLLBACK, UNFREEZE, message
+from pipeline.core.messages import BACKUP, DEFAULT_ADDRESS, ROLLBACK, UNFREEZE, message
 from pipeline.cutover import capture, freezing, states
 from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
@@ -45,15 +45,15 @@ restored = typer.Typer(no_args_is_help=True, help="Restore a database from a bac
 
 def _back_up(which: str | None) -> None:
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common import report
 
-    with terminal.serving(which) as migration:
-        terminal.print_databases(running.ready(migration), migration)
-    result = running.result_of(migration.named("backup"))
+    with terminal.selected_migration(which) as migration:
+        terminal.print_databases(job_runs.prepare_databases(migration), migration)
+    result = job_runs.result_of(migration.named("backup"))
     report.show(console, report.tables_of(result.all_events))
     if not result.success:
-        raise typer.Exit(running.failed(result))
+        raise typer.Exit(job_runs.failed(result))
     list_backups()
 
 
@@ -72,7 +72,7 @@ def list_backups() -> None:
     """List backups, newest first."""
     found = store.finished(settings.load().pipeline_home)
     if not found:
-        _print(f"no backup exists yet; run {BACKUP.written(ANYBODY)}")
+        _print(f"no backup exists yet; run {BACKUP.written(DEFAULT_ADDRESS)}")
         return
     console.print(table_of(found))
 
@@ -102,7 +102,7 @@ def restore_source(
     even_frozen: _Frozen = False,
 ) -> None:
     """Restore the SQLite file; applications may have it open."""
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         _restore_source(migration, name=name, to=to, yes=yes, other=other, even_frozen=even_frozen)
 
 
@@ -128,8 +128,8 @@ def _restore_source(
         _require_same("source", manifest.source, str(onto), other=other)
         _require_unfrozen(onto, migration, even_frozen=even_frozen)
     copy = store.place(home, manifest.name) / SOURCE_FILE
-    store.require_whole(copy, manifest.source_sha256)
-    terminal.confirm(f"Restore {onto} to its state of {_moment(manifest)}?", yes=yes)
+    store.require_intact(copy, manifest.source_sha256)
+    terminal.confirm(f"Restore {onto} to its state at {_moment(manifest)}?", yes=yes)
     private.home(home)
     done = source.restore(
         copy,
@@ -140,11 +140,11 @@ def _restore_source(
     )
     if done.kept:
         _print(f"the previous file is kept as {done.kept}")
-    if done.aside:
-        _print(f"the previous file could not be opened and was moved to {done.aside}")
+    if done.damaged_file:
+        _print(f"the previous file could not be opened and was moved to {done.damaged_file}")
     rows = sum(table.rows for table in manifest.source_tables)
     _print(
-        f"{onto} was restored to its state of {_moment(manifest)}:"
+        f"{onto} was restored to its state at {_moment(manifest)}:"
         f" {rows:,} rows, every value compared"
     )
 
@@ -158,7 +158,7 @@ def restore_target(
     discard: _Discard = False,
 ) -> None:
     """Restore the target's tables and their part of the ledger in one transaction."""
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         _restore_target(migration, name=name, yes=yes, other=other, discard=discard)
 
 
@@ -169,14 +169,15 @@ def _restore_target(
     manifest = store.named(loaded.pipeline_home, migration.name, name)
     if any(each.schema == ledger.SCHEMA and not each.only for each in manifest.target_tables):
         raise RestoreRefused(
-            f"The backup {manifest.name} holds the ledger of all migrations, because it was made"
-            " when there was only one; restoring it would overwrite the others",
-            remedy="Restore its source and move again, or choose another backup",
+            f"The backup {manifest.name} contains the ledger of all migrations, because it was"
+            " created when only one existed; restoring it would overwrite the others",
+            remedy="Restore the source from it and move again, or choose another backup",
         )
     found = environment.databases(loaded, migration)
     environment.require_session(found)
     _require_same("target", manifest.target, found.target_shown, other=other)
-    terminal.confirm(f"Restore {found.target_shown} to its state of {_moment(manifest)}?", yes=yes)
+    terminal.confirm(f"Restore {found.target_shown} to its state at {_moment(manifest)}?", yes=yes)
+    environment.update_ledger(found)
     with (
         Target.connect(found.target_url, shown=found.target_shown) as target,
         target.lock(seconds=loaded.lock_seconds),
@@ -195,7 +196,7 @@ def _restore_target(
                 capture.install(target, migration.tables)
     rows = sum(table.rows for table in manifest.target_tables)
     _print(
-        f"{found.target_shown} was restored to its state of {_moment(manifest)}:"
+        f"{found.target_shown} was restored to its state at {_moment(manifest)}:"
         f" {rows:,} rows, every value compared before the commit"
     )
     for each in unpublished:
@@ -215,11 +216,11 @@ def table_of(manifests: list[Manifest]) -> Table:
             f"{manifest.bytes / 2**20:,.1f}",
             f"{sum(table.rows for table in manifest.source_tables):,}",
             f"{sum(table.rows for table in manifest.target_tables):,}",
-            "yes" if manifest.rehearsed else "no",
+            "yes" if manifest.restore_verified else "no",
         )
         for manifest in manifests
     ]
-    return grids.grid_of(
+    return grids.row_grid(
         "Backups", ("backup", "of", "MiB", "source rows", "target rows", "restorable"), rows
     )
 
@@ -252,11 +253,8 @@ def _require_following(target: Target, migration: Migration, *, discard: bool) -
             f"The migration is {now}; what the application has written to the target since then"
             " would be lost",
             remedy=message(
-                *(
-                    ROLLBACK,
-                    " takes these writes back into the source while the migration is live;",
-                ),
-                " add --discard-writes to discard them",
+                *("To keep them, run ", ROLLBACK, " while the migration is live;"),
+                " to discard them, add --discard-writes",
             ),
         )
 

@@ -45,29 +45,29 @@ def cutover_unfreeze(which: terminal.Which = None) -> None:
 @app.command("close")
 def cutover_close(
     which: terminal.Which = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """End the way back: stop capturing what is written to the target."""
+    """Close the migration: stop capturing writes to the target; rollback becomes impossible."""
     after = ROLLBACK.written(terminal.meant(which).address)
-    terminal.confirm(f"End the way back? After this {after} refuses.", yes=yes)
+    terminal.confirm(f"Close the migration? After this, {after} is impossible.", yes=yes)
     raise typer.Exit(_cut_over("close", which))
 
 
 @app.command("sign-off")
 def sign_off(
     table: Annotated[str, typer.Argument(help="The table.")],
-    by: Annotated[str, typer.Option(help="Who signs off.")] = "",
-    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    by: Annotated[str, typer.Option(help="Name of the person who signs off.")] = "",
+    reason: Annotated[str, typer.Option(help="Reason for the sign-off.")] = "",
     row: Annotated[
         list[str] | None,
         typer.Option(help="Key of a row; repeat it for several rows. The default is all rows."),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Withdraw the sign-off.")] = False,
 ) -> None:
-    """Accept that rows of a table stay behind in quarantine, or withdraw that."""
+    """Accept that rows of a table remain in quarantine, or withdraw this acceptance."""
     name = table
     with (
-        terminal.addressing(terminal.holding(name)),
+        terminal.errors_name_migration(terminal.holding(name)),
         terminal.opened(terminal.server()) as target,
         target.lock(),
         target.transaction(),
@@ -78,7 +78,9 @@ def sign_off(
             outcome = f"{taken:,} sign-offs of {name} withdrawn"
         else:
             signed = sign_offs.sign(target, name, row_ids=row or (), by=by, reason=reason)
-            outcome = f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may stay behind"
+            outcome = (
+                f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may remain in quarantine"
+            )
     console.print(outcome if undo else f"{outcome}, signed off by {by}", markup=False)
 
 
@@ -94,20 +96,22 @@ def _suffix(migration: Migration) -> str:
 
 def _cut_over(step: str, which: str | None) -> int:
     """Run a step of the cut-over; returns the exit code."""
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         return _run_step(step, migration)
 
 
 def _run_step(step: str, migration: Migration) -> int:
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common import report
 
-    found, node = running.ready(migration), migration.named(STEP)
+    found, node = job_runs.prepare_databases(migration), migration.named(STEP)
     validate(found.source)
     terminal.print_databases(found, migration)
     config = {"step": step, "confirm": confirmation(step, migration.name)}
-    result = running.result_of(migration.named(CUTOVER), config={"ops": {node: {"config": config}}})
+    result = job_runs.result_of(
+        migration.named(CUTOVER), config={"ops": {node: {"config": config}}}
+    )
     report.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)
@@ -117,5 +121,5 @@ def _run_step(step: str, migration: Migration) -> int:
             if name != "state":
                 console.print(f"{_LABELS.get(name, name)}: {value.value}", markup=False)
     if not result.success:
-        return running.failed(result)
+        return job_runs.failed(result)
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

@@ -10,12 +10,12 @@ from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console, errors
 from pipeline.config import environment, settings
 from pipeline.core import private
-from pipeline.core.printable import printable
+from pipeline.core.quoting import printable
 from pipeline.doctor.examination import examine
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import quarantine
 from pipeline.move.run.plan import TablePlan
-from pipeline.move.run.scope import Subset, root_of
+from pipeline.move.run.scope import Subset, root_table
 from pipeline.postgres.embedded.server import ensure_server
 from pipeline.postgres.target import Target
 from pipeline.reporting import ddl, grids
@@ -25,7 +25,10 @@ from pipeline.sqlite.snapshot import validate
 def doctor(which: terminal.Which = None) -> None:
     """Check both databases: integrity, connectivity, TLS, privileges, disk space."""
     # This is not a job: Dagster keeps its runs in the target, which may not answer.
-    with terminal.serving(which) as migration, console.status("examining source and target"):
+    with (
+        terminal.selected_migration(which) as migration,
+        console.status("examining source and target"),
+    ):
         found = examine(settings.load(), migration)
     grids.show_diagnostics(console, found, migration.address)
     raise typer.Exit(1 if any(diagnostic.state == "error" for diagnostic in found) else 0)
@@ -37,17 +40,17 @@ def plan(
 ) -> None:
     """Show what a move would do, without changing the target."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common.metadata import PLAN
 
-    with terminal.serving(which) as migration:
-        found = running.ready(migration)
+    with terminal.selected_migration(which) as migration:
+        found = job_runs.prepare_databases(migration)
         validate(found.source)
     if not as_json:
         terminal.print_databases(found, migration)
-    result = running.result_of(migration.named("plan"))
+    result = job_runs.result_of(migration.named("plan"))
     if not result.success:
-        raise typer.Exit(running.failed(result))
+        raise typer.Exit(job_runs.failed(result))
     (materialized,) = result.asset_materializations_for_node(migration.named("make_plan"))
     data: Any = materialized.metadata[PLAN].value
     if as_json:
@@ -61,7 +64,7 @@ def plan(
 def show_schema(which: terminal.Which = None) -> None:
     """Print the target's schema as one SQL script, for supabase/migrations."""
     loaded = settings.load()
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         source = environment.source_file(loaded, migration)
         script = ddl.of_source(source, migration, loaded.policies(migration))
     terminal.as_utf8()
@@ -73,28 +76,30 @@ def migrate(
     only_content: Annotated[
         str | None,
         typer.Option(
-            help="Only the contents with these ids (with commas between) and the rows that"
+            help="Only the contents with these ids, separated by commas, and the rows that"
             " belong to them."
         ),
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Only this many first contents and the rows that belong to them."),
+        typer.Option(
+            help="Only the first contents, at most this many, and the rows that belong to them."
+        ),
     ] = None,
 ) -> None:
     """Move the tables, prove them, and print moved and quarantined rows and all checks."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common.run_options import run_config
 
     ids = terminal.ids(only_content, option="--only-content")
     scope = Subset.of(ids, limit)
     if scope is not None:
-        with terminal.serving(which) as migration:
-            root_of(migration.tables)
+        with terminal.selected_migration(which) as migration:
+            root_table(migration.tables)
     migration = _prepared(which)
     config = run_config(only_content=ids, limit=limit)
-    raise typer.Exit(running.run(migration.named("migrate"), config=config if scope else None))
+    raise typer.Exit(job_runs.run(migration.named("migrate"), config=config if scope else None))
 
 
 def sync(
@@ -105,26 +110,26 @@ def sync(
 ) -> None:
     """Move what changed in the source, and prove it."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common.run_options import run_config
 
     migration = _prepared(which)
-    raise typer.Exit(running.run(migration.named("sync"), config=run_config() if full else None))
+    raise typer.Exit(job_runs.run(migration.named("sync"), config=run_config() if full else None))
 
 
 def verify(
     which: terminal.Which = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Let the second witness read every row, not a sample.")
+        bool, typer.Option("--deep", help="Let the check witness read every row, not a sample.")
     ] = False,
 ) -> None:
     """Compare committed data with source, ledger and declaration, value by value."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common.run_options import run_config
 
     migration = _prepared(which)
-    raise typer.Exit(running.run(migration.named("verify"), config=run_config(deep=deep)))
+    raise typer.Exit(job_runs.run(migration.named("verify"), config=run_config(deep=deep)))
 
 
 def _prepared(which: str | None) -> Migration:
@@ -134,10 +139,10 @@ def _prepared(which: str | None) -> Migration:
         PipelineError: a setting or a database is not usable.
     """
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
 
-    with terminal.serving(which) as migration:
-        found = running.ready(migration)
+    with terminal.selected_migration(which) as migration:
+        found = job_runs.prepare_databases(migration)
         validate(found.source)
     terminal.print_databases(found, migration)
     return migration
@@ -148,18 +153,18 @@ def redrive(
         str | None,
         typer.Argument(
             metavar="[MIGRATION|TABLE]",
-            help="A migration, or a table and those that refer to it.",
+            help="A migration, or a table with the tables that refer to it.",
         ),
     ] = None,
 ) -> None:
     """Try quarantined rows again after a rule, a policy or a value was changed."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
 
     table = None if which is None or settings.load().registry.get(which) else which
     migration = terminal.holding(table) if table else terminal.meant(which)
-    with terminal.addressing(migration):
-        found = running.ready(migration)
+    with terminal.errors_name_migration(migration):
+        found = job_runs.prepare_databases(migration)
         validate(found.source)
     names = [table] if table else [each.name for each in migration.tables]
     with terminal.opened(found) as target:
@@ -168,7 +173,7 @@ def redrive(
         console.print("quarantine is empty")
         return
     terminal.print_databases(found, migration)
-    code = running.run(migration.named("redrive"), tables=_with_children(migration, waiting))
+    code = job_runs.run(migration.named("redrive"), tables=_with_children(migration, waiting))
     with terminal.opened(found) as target:
         remaining = sum(_in_quarantine(target, name) for name in names)
     of = f" of {table}" if table else ""
@@ -188,9 +193,9 @@ def selftest() -> None:
             status.update(outcome.name)
             outcomes.append(outcome)
     grids.show_outcomes(console, outcomes)
-    wrong = [outcome.name for outcome in outcomes if not outcome.right]
+    wrong = [outcome.name for outcome in outcomes if not outcome.as_expected]
     if wrong:
-        errors.print(f"judged wrongly: {', '.join(wrong)}", style="red")
+        errors.print(f"unexpected results: {', '.join(wrong)}", style="red")
     raise typer.Exit(1 if wrong else 0)
 
 

@@ -16,7 +16,7 @@ from pipeline.orchestration.alerts.receivers import NotDelivered, receivers
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component
 
-alert = typer.Typer(no_args_is_help=True, help="Alerts about failed runs and checks.")
+alert = typer.Typer(no_args_is_help=True, help="Test the alerts about failed runs and checks.")
 
 
 def dev(
@@ -24,9 +24,9 @@ def dev(
 ) -> None:
     """Run the Dagster UI and its daemon until Ctrl-C."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
 
-    running.server()
+    job_runs.prepare_server()
     loaded = settings.load()
     for migration in loaded.enabled:
         if not loaded.source_url(migration):
@@ -98,7 +98,7 @@ def alert_test() -> None:
     """Send a test alert to every receiver."""
     loaded = settings.load()
     link = loaded.alerts.ui_url or ""
-    tried = Alert("test", "a test of alerts", lines=("Nothing has failed.",), link=link)
+    tried = Alert("test", "test alert", lines=("Nothing has failed.",), link=link)
     who = receivers(loaded.alerts)
     if not who:
         raise SettingsError(

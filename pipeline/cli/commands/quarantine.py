@@ -24,29 +24,29 @@ def export_quarantine(
 ) -> None:
     """Write rejected rows to a file, one record for each value."""
     migration = terminal.holding(table) if table else terminal.meant(which)
-    with terminal.addressing(migration), terminal.opened(terminal.server()) as target:
+    with terminal.errors_name_migration(migration), terminal.opened(terminal.server()) as target:
         schema.make_ledger(target)
         tables = [migration.metadata.tables[table]] if table else migration.tables
         records = quarantine_files.write(path, overrides.export(target, tables))
-    console.print(f"{records:,} values in {path}", markup=False)
+    console.print(f"{records:,} values written to {path}", markup=False)
 
 
 @app.command("override")
 def override_values(
     path: Annotated[Path, typer.Argument(help="An exported file with corrected values.")],
 ) -> None:
-    """Read corrected values; the next redrive, move or verify uses them."""
+    """Import corrected values; the next redrive, move or verify uses them."""
     registry = settings.load().registry
     with terminal.opened(terminal.server()) as target, target.lock(), target.transaction():
         schema.make_ledger(target)
         records = list(quarantine_files.read(path))
-        changed = overrides.take_in(target, records, registry.tables)
+        changed = overrides.import_overrides(target, records, registry.tables)
     if changed:
         tables = {record["table"] for record in records}
         meant = [m for m in registry if tables & set(m.metadata.tables)]
         run = " and ".join(REDRIVE.written(each.address) for each in meant)
         values = "value" if changed == 1 else "values"
-        console.print(f"{changed:,} {values} overridden; run {run} to try their rows again")
+        console.print(f"{changed:,} corrected {values} imported; run {run} to try their rows again")
     else:
         console.print("no value in this file differs from quarantine")
 
@@ -55,7 +55,7 @@ def override_values(
 def forget_overrides(table: Annotated[str, typer.Argument(help="The table.")]) -> None:
     """Discard manual corrections of a table."""
     with (
-        terminal.addressing(terminal.holding(table)) as migration,
+        terminal.errors_name_migration(terminal.holding(table)) as migration,
         terminal.opened(terminal.server()) as target,
         target.lock(),
         target.transaction(),

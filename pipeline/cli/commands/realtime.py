@@ -9,7 +9,7 @@ from pipeline.core.messages import REALTIME_ON, message, written
 from pipeline.migrations.declaration import Realtime
 from pipeline.postgres.target import Target
 from pipeline.realtime import checks as realtime_checks
-from pipeline.realtime import objects
+from pipeline.realtime import feed_objects
 
 app = typer.Typer(no_args_is_help=True, help="Publish changes of the target to subscribers.")
 
@@ -18,12 +18,12 @@ app = typer.Typer(no_args_is_help=True, help="Publish changes of the target to s
 def realtime_on() -> None:
     """Create the feed, the publication and the channels, then send a test event of each type."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import running
+    from pipeline.cli.commands import job_runs
 
     terminal.require_enabled(terminal.having(Realtime))
-    found = running.server()
+    found = job_runs.prepare_server()
     console.print(f"target  {found.target_shown}", markup=False)
-    raise typer.Exit(running.run("realtime"))
+    raise typer.Exit(job_runs.run("realtime"))
 
 
 @app.command("status")
@@ -35,7 +35,7 @@ def realtime_status() -> None:
     tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
     with terminal.opened(found) as target, target.read_only():
-        results = realtime_checks.standing(target, tables, known=known)
+        results = realtime_checks.verify(target, tables, known=known)
         for result in results:
             state = "[green]as declared[/]" if result.passed else "[red]differs[/]    "
             console.print(f"{result.name:<22}{state}  ", end="")
@@ -46,7 +46,7 @@ def realtime_status() -> None:
 
 
 def _feed_state(target: Target) -> str:
-    if not objects.is_there(target):
+    if not feed_objects.exists(target):
         return written(message("no feed exists; run ", REALTIME_ON))
     ((rows, newest, oldest),) = target.rows(
         "SELECT count(*), coalesce(max(id), 0),"

@@ -43,29 +43,29 @@ def meant(name: str | None) -> Migration:
     found = known.get(name)
     if found is None:
         raise SettingsError(
-            f"No migration is called {name}", remedy=f"Name {' or '.join(known.names)}"
+            f"No migration is called {name}", remedy=f"Use {' or '.join(known.names)}"
         )
     return require_enabled(found)
 
 
 @contextmanager
-def serving(which: str | None) -> Iterator[Migration]:
+def selected_migration(which: str | None) -> Iterator[Migration]:
     """Run a block for a migration; errors in it name its commands and its setting.
 
     Raises:
         SettingsError: no migration has this name, or it is not enabled.
     """
-    with addressing(meant(which)) as migration:
+    with errors_name_migration(meant(which)) as migration:
         yield migration
 
 
 @contextmanager
-def addressing(migration: Migration) -> Iterator[Migration]:
+def errors_name_migration(migration: Migration) -> Iterator[Migration]:
     """Run a block whose errors name the commands and the setting of a migration."""
     try:
         yield migration
     except PipelineError as error:
-        error.addressed(migration.address)
+        error.for_migration(migration.address)
         raise
 
 
@@ -131,7 +131,7 @@ def holding(table: str) -> Migration:
     found = settings.load().registry.holding(table)
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
-        raise SettingsError(f"No table is called {table}", remedy=f"Name one of {', '.join(names)}")
+        raise SettingsError(f"No table is called {table}", remedy=f"Use one of {', '.join(names)}")
     return require_enabled(found)
 
 
@@ -186,6 +186,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise SettingsError(
-            "This command asks a question, and there is no terminal", remedy="Add --yes"
+            "This command asks for confirmation, but standard input is not a terminal",
+            remedy="Add --yes to confirm",
         )
     typer.confirm(question, abort=True)

@@ -13,17 +13,17 @@ app = typer.Typer(no_args_is_help=True, help="Track changes in the source with t
 @app.command("on")
 def track_on(which: terminal.Which = None) -> None:
     """Add triggers and a change log to the source, so that sync finds every change."""
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         source = terminal.source(migration)
         installed = tracking.switch_on(source, migration.tables)
-    more = "; the next sync compares every value once" if installed else " already"
-    console.print(f"every change of {source} is tracked{more}", markup=False, soft_wrap=True)
+    state = "tracked; the next sync compares every value once" if installed else "already tracked"
+    console.print(f"every change of {source} is {state}", markup=False, soft_wrap=True)
 
 
 @app.command("off")
 def track_off(which: terminal.Which = None) -> None:
     """Remove the triggers and the log from the source."""
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         source = terminal.source(migration)
         removed = tracking.switch_off(source)
     state = "is no longer tracked" if removed else "was not tracked"
@@ -33,7 +33,7 @@ def track_off(which: terminal.Which = None) -> None:
 @app.command("status")
 def track_status(which: terminal.Which = None) -> None:
     """Show which tables of the source are tracked."""
-    with terminal.serving(which) as migration:
+    with terminal.selected_migration(which) as migration:
         source = terminal.source(migration)
         found = tracking.status(source, migration.tables)
     if found.entries is None:

@@ -1,4 +1,4 @@
-"""Values that changed in a way that cannot be undone: their originals, in the ledger."""
+"""The originals of irreversibly converted values, stored in the ledger."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ _COLUMNS = "table_name, source_key, column_name, storage, original, kept_as"
 
 
 def prepare(target: Target) -> None:
-    """Start to collect; what was collected before is forgotten."""
+    """Start to collect originals, and discard earlier ones."""
     target.run(
         f"DROP TABLE IF EXISTS {_NOW}",
         f"CREATE TEMPORARY TABLE {_NOW} (LIKE migration.conversions) ON COMMIT DROP",
@@ -43,24 +43,22 @@ def collect(target: Target, table: str, lost: Lost) -> None:
 
 
 def replace(
-    target: Target, mapping: TableMapping, *, among: Sequence[Any] | None = None
+    target: Target, mapping: TableMapping, *, scope_keys: Sequence[Any] | None = None
 ) -> tuple[Lossy, ...]:
-    """Make the ledger hold exactly what was collected for a table; rows that stay are untouched.
+    """Make the ledger hold exactly the collected originals; existing rows are not rewritten.
 
     Args:
-        target: the session.
-        mapping: the table.
-        among: keys of the rows that were looked at, None for all.
+        scope_keys: keys of the rows that were compared, None for all.
     """
     table = mapping.name
     outdated = (
         "DELETE FROM migration.conversions c WHERE table_name = $1 AND NOT EXISTS (SELECT"
         f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*))"
     )
-    if among is None:
+    if scope_keys is None:
         target.rows(f"{outdated} RETURNING 1", (table,))
-    elif among:
-        texts = [str(key) for key in among]
+    elif scope_keys:
+        texts = [str(key) for key in scope_keys]
         target.rows(f"{outdated} AND source_key = ANY($2) RETURNING 1", (table, texts))
     target.run(
         f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
@@ -69,10 +67,10 @@ def replace(
     return summary(target, mapping)
 
 
-def lacking(
+def missing_originals(
     target: Target, mapping: TableMapping, *, limit: int
 ) -> tuple[int, list[tuple[str, str, str | None]]]:
-    """Collected originals that the ledger has not: how many, some as (key, column, original)."""
+    """Collected originals missing in the ledger: number, and some as (key, column, original)."""
     found = target.rows(
         f"SELECT source_key, column_name, original, count(*) OVER () FROM {_NOW} AS n WHERE NOT"
         " EXISTS (SELECT FROM migration.conversions AS c WHERE c.table_name = $1 AND"
@@ -88,7 +86,7 @@ def lacking(
 
 
 def summary(target: Target, mapping: TableMapping) -> tuple[Lossy, ...]:
-    """How many values of which column were changed, with examples."""
+    """Number of irreversibly converted values by column, with examples."""
     found = target.rows(
         "SELECT column_name, count(*), (array_agg(source_key ORDER BY source_key))[1:3],"
         " (array_agg(original ORDER BY source_key))[1:3],"

@@ -1,8 +1,8 @@
-"""Digests of whole columns, equal exactly when the columns are.
+"""Digests of whole columns, which are equal if and only if the columns are.
 
-A column is hashed as two streams, the lengths of its values (-1 for NULL) and the bytes of its
-values, after the name of its type. So ``"12", "3"`` and ``"1", "23"`` differ, as do NULL and the
-empty text, and it does not matter how the rows were cut into batches.
+The digest covers the name of the type, the lengths of the values (-1 for NULL) and their bytes. So
+``"12", "3"`` and ``"1", "23"`` differ, as do NULL and the empty text. The division into batches has
+no influence.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _HASH = hashlib.sha256
-"""Processors have instructions for it; it is the fastest of the strong ones in practice."""
+"""The fastest strong hash in practice, because processors have instructions for it."""
 
 
 class ColumnDigest:
@@ -35,14 +35,14 @@ class ColumnDigest:
             self._fixed(column)
 
     def copy(self) -> "ColumnDigest":
-        """Another digest that goes on from here."""
+        """An independent digest with the same state."""
         other = ColumnDigest()
         other._lengths, other._values = self._lengths.copy(), self._values.copy()
         other._type = self._type
         return other
 
     def hexdigest(self) -> str:
-        """The digest of all that was added."""
+        """The digest of all values."""
         whole = _HASH(self._type.encode())
         whole.update(self._lengths.digest())
         whole.update(self._values.digest())
@@ -69,7 +69,7 @@ class ColumnDigest:
         bytes_ = np.frombuffer(data, np.uint8) if data is not None else np.empty(0, np.uint8)
         values = bytes_[column.offset * width : (column.offset + len(column)) * width]
         if column.null_count:
-            # What lies under a NULL is undefined, so it is hashed as zeros.
+            # The bytes under a NULL are undefined, so zeros are hashed instead.
             null = column.is_null().to_numpy(zero_copy_only=False)
             lengths[null] = -1
             values = values.reshape(len(column), width).copy()

@@ -1,7 +1,7 @@
-"""Whether JSON texts of both sides mean the same, as PostgreSQL's jsonb sees it.
+"""Compare JSON texts of both sides by meaning, as PostgreSQL's jsonb does.
 
-A source text that is a string of JSON and may hold JSON is handed over as the source has it, and
-PostgreSQL unwraps it by its own reading. So the proof trusts nothing of what the move unwrapped.
+A JSON string of the source that may contain JSON is sent unchanged, and PostgreSQL unwraps it
+itself. The proof therefore does not depend on the unwrapping of the move.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ BEGIN
   END LOOP;
   RETURN CASE WHEN jsonb_typeof(inside) IN ('object', 'array') THEN inside ELSE whole END;
 EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
-  -- What a string holds is no JSON; if the text is none itself, this raises again.
+  -- The string does not contain JSON; if the text itself is no JSON, this raises again.
   RETURN given::jsonb;
 END
 $body$
@@ -31,52 +31,51 @@ $body$
 
 
 def prepare(target: Target) -> None:
-    """Make what unwraps, for as long as the session or the transaction lasts."""
+    """Create the function that unwraps strings, until the session or the transaction ends."""
     target.run(_UNWRAPPED)
 
 
 def unequal(
-    target: Target,
+    session: Target,
     source: pa.Array,
-    there: pa.Array,
-    asked: pa.Array,
+    target: pa.Array,
+    selected: pa.Array,
     *,
     double_encoded: bool = False,
 ) -> pa.Array:
-    """Where two columns of JSON texts differ in meaning, among the places that are asked for.
+    """The mask of JSON texts that differ in meaning, scope_keys selected ones.
 
     Args:
-        target: the session; where strings are unwrapped, ``prepare`` was called in it.
-        source: texts of the source.
-        there: texts of the target.
-        asked: where to look.
-        double_encoded: strings of the source that hold JSON are unwrapped.
+        session: the session; to unwrap strings, ``prepare`` must have been called in it.
+        selected: mask of the texts to compare.
+        double_encoded: unwrap strings of the source that contain JSON.
     """
     form = "pg_temp.pipeline_unwrapped(a)" if double_encoded else "a::jsonb"
-    at = np.flatnonzero(asked.to_numpy(zero_copy_only=False))
-    ours, theirs = source.take(pa.array(at)).to_pylist(), there.take(pa.array(at)).to_pylist()
-    really = np.zeros(len(source), dtype=bool)
-    really[at[_unequal_at(target, ours, theirs, form)]] = True
-    return pa.array(really)
+    positions = np.flatnonzero(selected.to_numpy(zero_copy_only=False))
+    taken = pa.array(positions)
+    left, right = source.take(taken).to_pylist(), target.take(taken).to_pylist()
+    differs = np.zeros(len(source), dtype=bool)
+    differs[positions[_differing_positions(session, left, right, form)]] = True
+    return pa.array(differs)
 
 
-def _unequal_at(
-    target: Target, ours: list[str | None], theirs: list[str | None], form: str
+def _differing_positions(
+    session: Target, left: list[str | None], right: list[str | None], form: str
 ) -> list[int]:
-    """Positions at which two lists of JSON texts differ; what jsonb refuses differs from all."""
+    """Positions at which two lists of JSON texts differ; a text that jsonb refuses differs."""
     try:
-        with target.savepoint():
-            found = target.rows(
+        with session.savepoint():
+            found = session.rows(
                 "SELECT (n - 1)::integer"
                 " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
                 f" WHERE {form} IS DISTINCT FROM b::jsonb",
-                (ours, theirs),
+                (left, right),
             )
     except DataFault:
-        half = len(ours) // 2
+        half = len(left) // 2
         if not half:
             return [0]
-        later = _unequal_at(target, ours[half:], theirs[half:], form)
-        earlier = _unequal_at(target, ours[:half], theirs[:half], form)
+        later = _differing_positions(session, left[half:], right[half:], form)
+        earlier = _differing_positions(session, left[:half], right[:half], form)
         return [*earlier, *(half + n for n in later)]
     return [n for (n,) in found]

@@ -1,1 +1,1 @@
-"""What the steps of one table's move share."""
+"""State and options that the phases of a move share."""

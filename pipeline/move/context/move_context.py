@@ -1,4 +1,4 @@
-"""One move under way: what its phases share, and how it tells how far it is."""
+"""The state of one running move, shared by its phases, and its progress reports."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,27 +9,30 @@ from datetime import datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.errors import LossyConversion
 from pipeline.core.progress import OnProgress, Phase, Progress
+from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import EVERY_ROW, TableScope
+from pipeline.move.ledger import quarantine
 from pipeline.move.ledger.conflicts import Conflicts
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
-from pipeline.move.reading.extract import Source, Survey
 from pipeline.move.reading.prepare import Prepared
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import Survey
 from pipeline.postgres.target import Target
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a transaction has written to a table.
+    """How many rows a transaction has written to a table.
 
     Attributes:
-        inserted: rows, and so are the next two.
-        updated: whether a value became another one or not.
-        deleted: not those that TRUNCATE took.
-        file: the number of the table's file; TRUNCATE gives it another one.
+        updated: number of rows, including those whose values stay the same.
+        deleted: number of rows, without those that TRUNCATE removed.
+        file: the number of the table's file, which TRUNCATE changes.
     """
 
     inserted: int
@@ -39,64 +42,54 @@ class Written:
 
 
 Counts = dict[str, Written]
-"""The same by table."""
+"""Written rows by table."""
 
 
 @dataclass
 class MoveContext:
-    """What the phases of one move share.
+    """The state of one move, shared by its phases.
 
     Attributes:
-        target: the session, inside the move's transaction.
-        source: the snapshot, or the live file.
-        prepared: the table, matched and surveyed.
-        options: what holds for every table of the run.
-        on_progress: told after every batch; what it raises ends the move.
-        scope: the rows that the move answers for.
-        mark: up to where the source was read before, None if it never was.
-        before: what was counted of each table when the transaction began, once it has.
-        converter: the table's rows; rejected ones are noted there.
-        conflicts: rows that somebody changed in the target.
+        on_progress: called after every batch; an exception ends the move.
+        watermark: the last watermark, None if the source was never read.
+        writes_at_start: rows written to each table when the transaction began; None before that.
         newest: the largest date of change that was read so far.
-        target_rows: rows that the target held before, once they were counted.
-        scope_before: how many of the rows in scope the target held before.
-        written: rows inserted or updated so far.
-        deleted: rows deleted so far.
-        seconds: time by phase so far.
+        target_rows: rows of the target before the move; None until they are counted.
+        scope_before: rows in scope that the target had before the move.
     """
 
     target: Target
-    source: Source
+    source: SourceView
     prepared: Prepared
     options: MoveOptions
     on_progress: OnProgress = lambda _: None
     scope: TableScope = EVERY_ROW
-    mark: Watermark | None = None
+    watermark: Watermark | None = None
     target_rows: int | None = None
     scope_before: int = 0
     written: int = 0
     deleted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     newest: datetime | None = None
-    before: Counts | None = None
+    writes_at_start: Counts | None = None
     converter: BatchConverter = field(init=False)
     conflicts: Conflicts = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with every row that the survey did not reject."""
+        """Start with all rows that the survey did not reject."""
         self.converter = BatchConverter(
             self.source, self.mapping, self.prepared.contract, self.survey
         )
         self.conflicts = Conflicts(self.mapping)
         self.newest, self.target_rows = self.scope.newest, self.scope.rows_before
 
-    def follow(self, mark: Watermark | None) -> None:
-        """Go on from where the source was read before."""
-        self.mark = mark
-        self.conflicts.follow(self.target, mark.newest if mark else None)
+    def load_watermark(self, watermark: Watermark | None) -> None:
+        """Continue from the last watermark."""
+        self.watermark = watermark
+        self.conflicts.follow(self.target, watermark.newest if watermark else None)
 
-    def see(self, converted: ConvertedBatch) -> None:
-        """Note the largest date of change of some rows of the source."""
+    def update_newest(self, converted: ConvertedBatch) -> None:
+        """Update the largest date of change with the rows of a batch."""
         self.newest = later(self.newest, converted, self.mapping)
 
     @property
@@ -106,7 +99,7 @@ class MoveContext:
 
     @property
     def survey(self) -> Survey:
-        """What one look at the table found."""
+        """The survey of the table."""
         return self.prepared.survey
 
     @contextmanager
@@ -119,14 +112,43 @@ class MoveContext:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 
     def counter(self, phase: Phase) -> Callable[[ConvertedBatch], None]:
-        """Count batches of a phase that begins now, and report after each."""
+        """Start a phase: returns a function that counts a batch and reports the progress."""
         return counter(self.mapping.name, phase, self.survey.rows, self.on_progress)
+
+    def rejected_rows(self) -> Iterator[Rejected]:
+        """Every rejected row with all values and reasons.
+
+        Raises:
+            LossyConversion: a value would be converted with a loss, and the policy forbids it.
+        """
+        rejected, mapping = self.converter.rejected, self.mapping
+        if not rejected:
+            return
+        held = quarantine.held_keys(self.target, [parent.name for _, parent in mapping.parents])
+        known = {str(row_id): reason for row_id, reason in rejected.items() if reason is not None}
+        with self.source.sqlite() as connection:
+            for row in self.prepared.contract.explain(
+                connection,
+                sorted(rejected),
+                row_id_column=self.source.row_id_column(mapping),
+                held=held,
+                known=known,
+                all_rows_prefix=f"{self.source.schema}.",
+            ):
+                forbidden = forbidden_loss(mapping, row)
+                if forbidden:
+                    raise LossyConversion(
+                        forbidden,
+                        remedy=f"Nothing of {mapping.name} was changed. Correct the value in the"
+                        " source, or set POLICY_LOSSY_CONVERSIONS to keep or quarantine",
+                    )
+                yield row
 
 
 def later(
     newest: datetime | None, converted: ConvertedBatch, mapping: TableMapping
 ) -> datetime | None:
-    """The larger of a date and all dates of change of some rows."""
+    """The largest of a date and the dates of change of a batch."""
     if mapping.changed_by is None:
         return newest
     dates = converted.batch.column(mapping.changed_by)
@@ -138,9 +160,9 @@ def later(
 
 
 def counter(
-    table: str, phase: Phase, of_rows: int, on_progress: OnProgress
+    table: str, phase: Phase, total_rows: int, on_progress: OnProgress
 ) -> Callable[[ConvertedBatch], None]:
-    """Count batches of a phase that begins now, and report after each."""
+    """Start a phase: returns a function that counts a batch and reports the progress."""
     started, rows, size = time.perf_counter(), 0, 0
 
     def count(converted: ConvertedBatch) -> None:
@@ -148,6 +170,6 @@ def counter(
         rows += converted.part.rows
         size += converted.part.bytes
         seconds = time.perf_counter() - started
-        on_progress(Progress(table, phase, rows, of_rows, size, seconds))
+        on_progress(Progress(table, phase, rows, total_rows, size, seconds))
 
     return count

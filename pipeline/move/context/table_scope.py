@@ -1,8 +1,8 @@
-"""Which rows of one table a move answers for, on both sides.
+"""The scope of a move: the rows of one table that it covers, on both sides.
 
-A whole move answers for all rows. A sync answers for those that may have changed, and a subset for
-those that belong to it; the source of such a move holds no other rows. What a scope does not cover
-stays as it is: in the target, in quarantine and in the rest of the ledger.
+A full move covers all rows, a sync the rows that may have changed, and a subset the rows that
+belong to it; the source of such a move contains no other rows. Rows outside the scope stay
+unchanged in the target, in quarantine and in the rest of the ledger.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ Strategy = Literal["filled", "merged", "unchanged", "synced", "subset"]
 
 @dataclass(frozen=True, kw_only=True)
 class TableScope:
-    """All rows of a table. The classes that derive from it override what differs.
+    """All rows of a table; subclasses define other scopes.
 
     Attributes:
-        strategy: what such a move is called, None where that depends on what the target holds.
-        deleted: keys of rows in scope that the source does not have any more.
+        strategy: the reported strategy, None if it depends on the state of the target.
+        deleted: keys of rows in scope that the source no longer has.
         largest: the largest key of the source's rows outside the scope, if any.
         newest: the largest date of change of the source that is known before the move.
-        rows_before: rows of the target before the move, None where they are counted.
+        rows_before: rows of the target before the move, None if the move counts them.
     """
 
     strategy: ClassVar[Strategy | None] = None
@@ -45,36 +45,33 @@ class TableScope:
 
     @property
     def ledger_keys(self) -> Sequence[Any] | None:
-        """Keys of the rows whose conflicts are settled if none is found; None for all rows."""
+        """Keys of the rows whose recorded conflicts end unless found again; None for all rows."""
         return None
 
     def quarantined(self, _target: Target, _table: str) -> set[str] | None:
-        """Handles of the rows in quarantine that are in scope; None for all of them."""
+        """Row ids of the quarantined rows in scope; None for all of them."""
         return None
 
     def conservation(
         self, target: Target, mapping: TableMapping, *, read: int, found: int
     ) -> CheckResult:
-        """Source = moved + quarantined + excluded.
+        """Check source = moved + quarantined + excluded.
 
         Args:
-            target: the session.
-            mapping: the table.
-            read: rows that the source of this move holds.
-            found: rows that the comparison found in the target.
+            read: rows of the source in this move.
+            found: rows of the target that the comparison found.
         """
         return conservation.check(target, mapping, read, found)
 
     def target_rows(self, _target: Target, _table: str, *, moved: int, added: int) -> int:
-        """Rows of the target: as they were counted, or as many more as there are in scope."""
+        """Rows of the target: the counted rows, or the rows before the move plus the added ones."""
         return moved if self.rows_before is None else self.rows_before + added
 
     def watermark(self, read: Watermark, _before: Watermark | None) -> Watermark:
-        """Up to where the source has been read.
+        """The new watermark.
 
         Args:
-            read: what this move has read, if that was the whole table.
-            before: the watermark until now.
+            read: the watermark of this move if it covers the whole table.
         """
         return read
 
@@ -84,7 +81,7 @@ EVERY_ROW = TableScope()
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedRows(TableScope):
-    """Rows that may have changed, among them all that wait in quarantine.
+    """Rows that may have changed, including all rows in quarantine.
 
     Attributes:
         existing: keys of those that the source has.
@@ -101,27 +98,23 @@ class ChangedRows(TableScope):
 
 @dataclass(frozen=True, kw_only=True)
 class CountedRows(ChangedRows):
-    """Rows that may have changed, of a source whose rows were all counted.
-
-    Attributes:
-        source_rows: rows of the source in all.
-    """
+    """Rows that may have changed, of a source whose total number of rows is known."""
 
     source_rows: int
 
     def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
-        """All rows of both sides are counted, which costs little beside comparing their keys."""
+        """Count all rows of both sides, which is cheap compared with comparing their keys."""
         found = _count(target, mapping.name)
         return conservation.check(target, mapping, self.source_rows, found)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetRows(CountedRows):
-    """Rows that belong to a subset; of the others nothing is known.
+    """Rows that belong to a subset; nothing is known about the others.
 
     Attributes:
-        row_ids: what names those in the source, as the ledger writes it.
-        excluded: rows of the source that are left out.
+        row_ids: row ids of the rows in the source, as the ledger writes them.
+        excluded: number of rows of the source outside the subset.
     """
 
     strategy: ClassVar[Strategy | None] = "subset"
@@ -134,11 +127,11 @@ class SubsetRows(CountedRows):
         return self.keys
 
     def quarantined(self, target: Target, table: str) -> set[str]:
-        """Handles of the rows in quarantine that are in scope."""
+        """Row ids of the quarantined rows in scope."""
         return quarantine.within(target, table, row_ids=self.row_ids, keys=self.keys)
 
     def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
-        """Source = moved + quarantined + excluded, where only rows in scope can be told apart."""
+        """Check source = moved + quarantined + excluded, with moved rows in scope only."""
         return conservation.result(
             mapping,
             self.source_rows,
@@ -148,11 +141,11 @@ class SubsetRows(CountedRows):
         )
 
     def target_rows(self, target: Target, table: str, *, moved: int, added: int) -> int:  # noqa: ARG002
-        """The target has rows outside the scope, too."""
+        """All rows of the target, including those outside the scope."""
         return _count(target, table)
 
     def watermark(self, read: Watermark, before: Watermark | None) -> Watermark:
-        """What was seen of the whole table, if it ever was, is all that is known of it."""
+        """Keep the newest date of the last complete move, if any."""
         newest = before.newest if before else read.newest
         return Watermark(newest, read.rows, watermarks.PART, fingerprint=None, position=None)
 

@@ -1,1 +1,1 @@
-"""What the target remembers of moves: quarantine, watermarks, overrides, keys."""
+"""The ledger of moves in the target: quarantine, watermarks, overrides, conflicts, cascades."""

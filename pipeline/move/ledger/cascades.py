@@ -1,4 +1,4 @@
-"""Rows that went with their parent, or lost it: noted until their own table has looked at them."""
+"""Rows deleted with their parent, or left without it: recorded until their own table is synced."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres.target import Target
 
 STAYED = ""
-"""Noted as the parent of rows that stay without it."""
+"""The recorded parent of rows that stay in the target without their parent."""
 
 
 def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> None:
-    """Note keys of rows that are about to go with their parent, or to lose it (``STAYED``)."""
+    """Record keys of rows to be deleted with their parent, or left without it (``STAYED``)."""
     target.rows(
         "INSERT INTO migration.cascaded AS c (table_name, target_key, parent)"
         " SELECT $1, unnest($2::text[]), $3 ON CONFLICT (table_name, target_key)"
@@ -21,7 +21,7 @@ def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> Non
 
 
 def keys(target: Target, mapping: TableMapping) -> list[Any]:
-    """Keys that were noted of a table, as the source writes them."""
+    """The recorded keys of a table, as the source writes them."""
     found = target.rows(
         "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (mapping.name,)
     )
@@ -30,7 +30,7 @@ def keys(target: Target, mapping: TableMapping) -> list[Any]:
 
 
 def forget(target: Target, table: str) -> int:
-    """Forget what was noted of a table that has looked at it; returns how many rows had gone."""
+    """Delete the records of a table; returns how many of the rows were deleted with a parent."""
     noted = target.rows(
         "DELETE FROM migration.cascaded WHERE table_name = $1 RETURNING parent", (table,)
     )

@@ -1,9 +1,10 @@
-"""Rows that somebody changed in the target.
+"""Conflicts: rows that were changed in the target.
 
-A date of change in the target that is newer than the source's, and newer than any that the source
-had when it was read last, was not put there by a move: somebody wrote the target. Such a row stays
-one until the source has a newer date. Where the source has run ahead of its clock, the second
-condition does not hold, and its version moves as usual; a row that the source deletes is deleted.
+A row is in conflict if its date of change in the target is newer than in the source, and newer than
+all dates that the source had when it was last read, so no move can have written it. It stays in
+conflict until the source has a newer date. If the clock of the source ran ahead, the second
+condition does not hold and the source's version moves as usual. Rows deleted in the source are
+deleted.
 """
 
 from collections.abc import Iterable
@@ -29,12 +30,9 @@ class Conflicts:
     """The conflicts of one table in one run.
 
     Attributes:
-        mapping: the table.
-        newest: the largest date of change that the source had when it was read last.
-        known: keys of rows that were left as they are before.
-        rows: how many rows somebody changed.
-        values: their values that differ.
-        kept: keys of those that stay as the target has them.
+        newest: the largest date of change in the source when it was last read.
+        known: keys of the rows that earlier runs left unchanged.
+        kept: keys of the rows that keep the target's version.
     """
 
     mapping: TableMapping
@@ -45,15 +43,15 @@ class Conflicts:
     kept: list[Any] = field(default_factory=list)
 
     def follow(self, target: Target, newest: datetime | None) -> None:
-        """Go on from where the source was read before."""
+        """Continue from the last read of the source."""
         self.newest = newest
         self.known = keys(target, self.mapping)
 
     def settle(self, changes: Changes) -> pa.Array | None:
-        """Note what somebody changed; returns keys of rows that must not be overwritten.
+        """Record conflicts; returns keys of rows that must not be overwritten.
 
         Raises:
-            ConflictError: there are such rows, and the policy is to stop.
+            ConflictError: there are conflicts, and the policy is to stop.
         """
         keys = self._newer_in_target(changes)
         if keys is None:
@@ -63,8 +61,8 @@ class Conflicts:
         for differing in changes.differing:
             where = pc.is_in(differing.keys, keys)
             self.values += [
-                Conflict(self.mapping.name, key, differing.column, ours, theirs, kept)  # type: ignore[arg-type]
-                for key, ours, theirs in zip(
+                Conflict(self.mapping.name, key, differing.column, source, target, kept)  # type: ignore[arg-type]
+                for key, source, target in zip(
                     differing.keys.filter(where).to_pylist(),
                     self._hidden(differing.column, differing.source.filter(where)),
                     self._hidden(differing.column, differing.target.filter(where)),
@@ -74,9 +72,9 @@ class Conflicts:
         if self.mapping.policies.conflicts == "fail":
             table = self.mapping.name
             raise ConflictError(
-                f"{table}: {len(keys)} rows were changed in the target since the source was read"
-                f" last, such as {table} {keys[0].as_py()}",
-                remedy="Set POLICY_CONFLICTS to target or source to say which version stays",
+                f"{table}: {len(keys)} rows were changed in the target since the source was last"
+                f" read, such as {table} {keys[0].as_py()}",
+                remedy="Set POLICY_CONFLICTS to source or target, the side whose values are kept",
             )
         if kept == "source":
             return None
@@ -95,20 +93,20 @@ class Conflicts:
     def _newer_in_target(self, changes: Changes) -> pa.Array | None:
         for differing in changes.differing:
             if differing.column == self.mapping.changed_by:
-                there = differing.target
+                dates = differing.target
                 known = pa.array(self.known, differing.keys.type)
-                ours = pc.is_in(differing.keys, known)
+                changed = pc.is_in(differing.keys, known)
                 if self.newest is not None:
-                    beyond = pc.greater(there, pa.scalar(self.newest, there.type))
-                    ours = pc.or_(ours, pc.fill_null(beyond, False))
-                newer = pc.and_(pc.fill_null(pc.greater(there, differing.source), False), ours)
+                    beyond = pc.greater(dates, pa.scalar(self.newest, dates.type))
+                    changed = pc.or_(changed, pc.fill_null(beyond, False))
+                newer = pc.and_(pc.fill_null(pc.greater(dates, differing.source), False), changed)
                 keys = differing.keys.filter(newer)
                 return keys if len(keys) else None
         return None
 
 
 def keys(target: Target, mapping: TableMapping) -> list[Any]:
-    """Keys of the rows that were left as the target had them, as the ledger tells."""
+    """Keys of the rows that kept the target's version, from the ledger."""
     kind = mapping.key.type.python_type
     found = target.rows(
         "SELECT DISTINCT source_key FROM migration.conflicts WHERE table_name = $1",
@@ -118,18 +116,19 @@ def keys(target: Target, mapping: TableMapping) -> list[Any]:
 
 
 def replace(
-    target: Target, table: str, values: Iterable[Conflict], *, among: Iterable[Any] | None = None
+    target: Target,
+    table: str,
+    values: Iterable[Conflict],
+    *,
+    scope_keys: Iterable[Any] | None = None,
 ) -> None:
-    """Make the ledger hold exactly these; one that stays is not touched.
+    """Make the ledger hold exactly these conflicts; existing ones are not rewritten.
 
     Args:
-        target: the session.
-        table: the table.
-        values: what was left as the target has it.
-        among: keys of the rows that were looked at, None for all.
+        scope_keys: keys of the rows that were compared, None for all.
     """
-    looked_at = None if among is None else {str(key) for key in among}
-    there = {
+    compared = None if scope_keys is None else {str(key) for key in scope_keys}
+    before = {
         tuple(row)
         for row in target.rows(
             "SELECT source_key, column_name, source_value, target_value FROM migration.conflicts"
@@ -143,7 +142,7 @@ def replace(
         if value.kept == "target"
     }
     settled = sorted(
-        {(key, col) for key, col, *_ in there - now if looked_at is None or key in looked_at}
+        {(key, col) for key, col, *_ in before - now if compared is None or key in compared}
     )
     if settled:
         target.rows(
@@ -151,14 +150,14 @@ def replace(
             " IN (SELECT * FROM unnest($2::text[], $3::text[])) RETURNING 1",
             (table, *map(list, zip(*settled, strict=True))),
         )
-    added = sorted(now - there, key=str)
+    added = sorted(now - before, key=str)
     if added:
         columns = [pa.array(column, pa.string()) for column in zip(*added, strict=True)]
         names = ["source_key", "column_name", "source_value", "target_value"]
-        of_table = pa.array([table] * len(added), pa.string())
+        table_name = pa.array([table] * len(added), pa.string())
         target.copy(
             "conflicts",
-            pa.RecordBatch.from_arrays([of_table, *columns], names=["table_name", *names]),
+            pa.RecordBatch.from_arrays([table_name, *columns], names=["table_name", *names]),
             schema=ledger.SCHEMA,
         )
 

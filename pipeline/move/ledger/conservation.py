@@ -1,4 +1,4 @@
-"""The check of conservation: every row of the source moved, is in quarantine, or was left out."""
+"""The conservation check: every row of the source was moved, quarantined or excluded."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,29 +10,34 @@ from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres.target import Target
 
 
-def check(target: Target, mapping: TableMapping, ours: int, theirs: int) -> CheckResult:
-    """Source = moved + quarantined: the source's rows, the target's, the ledger's."""
-    aside = target.value(
+def check(target: Target, mapping: TableMapping, source_rows: int, moved: int) -> CheckResult:
+    """Check source = moved + quarantined, with the quarantined rows counted in the ledger."""
+    quarantined = target.value(
         "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (mapping.name,)
     )
-    return result(mapping, ours, theirs, quarantined=aside)
+    return result(mapping, source_rows, moved, quarantined=quarantined)
 
 
 def result(
-    mapping: TableMapping, ours: int, theirs: int, *, quarantined: int, excluded: int | None = None
+    mapping: TableMapping,
+    source_rows: int,
+    moved: int,
+    *,
+    quarantined: int,
+    excluded: int | None = None,
 ) -> CheckResult:
-    """The check of conservation, from its figures; ``excluded`` only where rows are left out."""
-    left_out = excluded or 0
-    passed = ours == theirs + quarantined + left_out
-    figures = {"source_rows": ours, "moved": theirs, "quarantined": quarantined}
+    """Check the figures; ``excluded`` is given only if a move may exclude rows."""
+    passed = source_rows == moved + quarantined + (excluded or 0)
+    figures = {"source_rows": source_rows, "moved": moved, "quarantined": quarantined}
+    finding = NotConserved(mapping.name, source_rows, moved, quarantined, excluded or 0)
     return proof.CONSERVATION.result(
-        () if passed else (NotConserved(mapping.name, ours, theirs, quarantined, left_out),),
+        () if passed else (finding,),
         figures if excluded is None else figures | {"excluded": excluded},
     )
 
 
 def existing(target: Target, mapping: TableMapping, keys: Sequence[Any]) -> list[Any]:
-    """Those of some keys that the target has."""
+    """The given keys that exist in the target."""
     if not keys:
         return []
     name = quoted(mapping.key.name)

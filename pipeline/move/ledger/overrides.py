@@ -1,8 +1,8 @@
-"""Values of rejected rows that a person mended.
+"""Overrides: manual corrections of values of rejected rows.
 
-They are kept in the ledger and put into every run's private copy of the source, so that contract,
-load and proof see the mended value; the source itself is never written. A mend holds for as long
-as the source still has the value that was mended: whoever corrects the source has the last word.
+The ledger stores them. Each run applies them to its private copy of the source, so that contract,
+load and proof see the corrected value; the source itself is never written. An override applies as
+long as the source has the value that was corrected. A later change of the source takes precedence.
 """
 
 import math
@@ -23,37 +23,37 @@ from pipeline.mapping import secret
 from pipeline.mapping.contract import StoredValue, is_utf8, stored
 from pipeline.mapping.table_mapping import match
 from pipeline.move.ledger import quarantine, watermarks
-from pipeline.move.reading.extract import Source
+from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.target import Target
 
 FIELDS = ("table", "row_id", "key", "column", "storage", "value", "reasons")
-"""What a record of an export says; ``storage`` and ``value`` may be changed and fed back."""
+"""The fields of an exported record; ``storage`` and ``value`` may be changed and imported."""
 
 _KEPT = "secret"
-"""The storage of a value that is not written, and that is left as it is."""
+"""The storage of a secret value, which is neither exported nor changed by an import."""
 
 _HEX = "text hex"
-"""The storage of a text that no file of text can hold: it is written as hexadecimal digits."""
+"""The storage of a text that a text file cannot hold: it is written as hexadecimal digits."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """A value of a rejected row, as it was in the source and as it shall be."""
+    """A value of a rejected row: in the source, and corrected."""
 
     table: str
     row_id: str
-    was: StoredValue
-    now: StoredValue
+    original: StoredValue
+    corrected: StoredValue
 
 
 def export(target: Target, tables: Iterable[sa.Table]) -> Iterator[dict[str, str]]:
-    """Quarantine as records, one for each value of each row; secret values are not written."""
+    """Quarantine as records, one per value; secret values are left out."""
     for declared in tables:
         table, hidden = declared.name, secret.columns(declared)
         for row in quarantine.read(target, table):
             for value in row.values:
                 storage, text = (_KEPT, "") if value.column in hidden else _written(value)
-                concerning = [r for r in row.reasons if r.column in (None, value.column)]
+                relevant = [r for r in row.reasons if r.column in (None, value.column)]
                 yield {
                     "table": table,
                     "row_id": row.row_id,
@@ -61,22 +61,22 @@ def export(target: Target, tables: Iterable[sa.Table]) -> Iterator[dict[str, str
                     "column": value.column,
                     "storage": storage,
                     "value": text,
-                    "reasons": "; ".join(str(reason) for reason in concerning),
+                    "reasons": "; ".join(str(reason) for reason in relevant),
                 }
 
 
-def take_in(
+def import_overrides(
     target: Target, records: Iterable[Mapping[str, Any]], tables: Iterable[sa.Table] = ()
 ) -> int:
-    """Note every value that differs from quarantine's; returns how many there are.
+    """Store every value that differs from quarantine; returns how many.
 
     Args:
         target: a session within a transaction.
-        records: as ``export`` gives them; those that were not changed may be left out.
-        tables: the declared tables; of others no value is repeated in an error.
+        records: records from ``export``; unchanged ones may be left out.
+        tables: the declared tables; errors do not repeat values of other tables.
 
     Raises:
-        OverrideError: a record is malformed, or its row is not in quarantine; it names the record.
+        OverrideError: a record is malformed, or its row is not in quarantine; names the record.
     """
     changed = 0
     declared = {table.name: table for table in tables}
@@ -84,54 +84,61 @@ def take_in(
         table, row_id, column = (
             str(record.get(name, "")) for name in ("table", "row_id", "column")
         )
-        there = target.rows(
+        quarantined = target.rows(
             "SELECT storage, value FROM migration.quarantine_values"
             " WHERE table_name = $1 AND row_id = $2 AND column_name = $3",
             (table, row_id, column),
         )
-        if not there:
+        if not quarantined:
             raise OverrideError(
                 f"Record {number}: {column or 'no column'} of row {row_id or '(none)'} of"
                 f" {table or 'no table'} is not in quarantine",
-                remedy="Export quarantine again, and mend that file",
+                remedy="Export quarantine again, and edit the new file",
             )
         hidden = table not in declared or column in secret.columns(declared[table])
         if hidden and record.get("storage") == _KEPT:
             continue
-        now = _read(number, record, column, hidden=hidden)
-        if now != StoredValue(column, *there[0]):
-            _note(target, table, row_id, StoredValue(column, *there[0]), now)
+        original = StoredValue(column, *quarantined[0])
+        corrected = _read(number, record, column, hidden=hidden)
+        if corrected != original:
+            _write(target, Override(table, row_id, original, corrected))
             changed += 1
     return changed
 
 
 def forget(target: Target, table: str) -> int:
-    """Let the source's values of a table stand again; returns how many mends there were."""
-    gone = target.rows(
+    """Discard the overrides of a table; returns how many there were."""
+    deleted = target.rows(
         "DELETE FROM migration.overrides WHERE table_name = $1 RETURNING 1", (table,)
     )
-    if gone:
-        # Which rows had mended values is not known any more, so all have to be looked at.
+    if deleted:
+        # The corrected rows are no longer known, so the next run must compare all rows.
         watermarks.forget(target, table)
-    return len(gone)
+    return len(deleted)
 
 
 def read(target: Target, tables: Iterable[str]) -> list[Override]:
-    """Every mend of these tables; none where the ledger has not been made."""
+    """The overrides of these tables; none if the ledger does not exist."""
     if not target.value("SELECT to_regclass('migration.overrides') IS NOT NULL"):
         return []
     return [
-        Override(table, row_id, StoredValue(column, *was), StoredValue(column, *now))
+        Override(table, row_id, StoredValue(column, *values[:2]), StoredValue(column, *values[2:]))
         for table in tables
-        for row_id, column, was, now in _mended(target, table)
+        for row_id, column, *values in target.rows(
+            "SELECT row_id, column_name, was_storage, was_value, storage, value"
+            " FROM migration.overrides WHERE table_name = $1 ORDER BY row_id, column_name",
+            (table,),
+        )
     ]
 
 
-def apply(source: Source, tables: Iterable[sa.Table], known_overrides: Iterable[Override]) -> None:
-    """Put mended values into the private copy, and note in it which of them hold.
+def apply(
+    source: SourceView, tables: Iterable[sa.Table], known_overrides: Iterable[Override]
+) -> None:
+    """Write corrected values to the private copy, and record which overrides apply.
 
     Raises:
-        OverrideError: the copy's own schema has no room for a value.
+        OverrideError: the schema of the copy does not accept a value.
     """
     declared = {table.name: table for table in tables}
     source.overrides |= {name: [] for name in declared}
@@ -145,56 +152,61 @@ def apply(source: Source, tables: Iterable[sa.Table], known_overrides: Iterable[
 
 
 def _finding(override: Override, table: sa.Table, *, holds: bool) -> Overridden:
-    was, now = _shown(override.was, table), _shown(override.now, table)
-    return Overridden(override.table, override.row_id, override.now.column, was, now, holds)
+    original, corrected = _shown(override.original, table), _shown(override.corrected, table)
+    column = override.corrected.column
+    return Overridden(override.table, override.row_id, column, original, corrected, holds)
 
 
 def check(found: Sequence[Overridden]) -> CheckResult:
-    """No value was mended by a person; those that were are named."""
-    figures = {"values": len(found), "outdated": sum(not overrides.holds for overrides in found)}
+    """No value was corrected manually; the findings name corrected values."""
+    figures = {"values": len(found), "outdated": sum(not override.holds for override in found)}
     return proof.OVERRIDES.result(found[:OFFENDERS], figures)
 
 
-def _mended(target: Target, table: str) -> Iterator[tuple[str, str, Any, Any]]:
-    for row_id, column, *values in target.rows(
-        "SELECT row_id, column_name, was_storage, was_value, storage, value"
-        " FROM migration.overrides WHERE table_name = $1 ORDER BY row_id, column_name",
-        (table,),
-    ):
-        yield row_id, column, values[:2], values[2:]
-
-
-def _note(target: Target, table: str, row_id: str, was: StoredValue, now: StoredValue) -> None:
+def _write(target: Target, override: Override) -> None:
+    was, now = override.original, override.corrected
     target.rows(
         "INSERT INTO migration.overrides"
         " (table_name, row_id, column_name, was_storage, was_value, storage, value)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (table_name, row_id, column_name)"
         " DO UPDATE SET storage = EXCLUDED.storage, value = EXCLUDED.value, since = now()"
         " RETURNING 1",
-        (table, row_id, was.column, was.storage, was.value, now.storage, now.value),
+        (
+            override.table,
+            override.row_id,
+            was.column,
+            was.storage,
+            was.value,
+            now.storage,
+            now.value,
+        ),
     )
 
 
-def _apply(copy: sqlite3.Connection, source: Source, table: sa.Table, override: Override) -> bool:
+def _apply(
+    copy: sqlite3.Connection, source: SourceView, table: sa.Table, override: Override
+) -> bool:
     mapping = match(table, source.columns(table.name))
-    column = quoted(override.now.column)
+    column = quoted(override.corrected.column)
     where = f"{quoted(table.name)} WHERE {source.row_id_column(mapping)} = ?"
     row_id = source.row_id_from(mapping, override.row_id)
     found = copy.execute(f"SELECT typeof({column}), {column} FROM {where}", (row_id,)).fetchone()
-    if found is None or stored(override.was.column, found[0].decode(), found[1]) != override.was:
+    if found is None:
         return False
-    slot = "CAST(? AS TEXT)" if override.now.storage == "text" else "?"
+    if stored(override.original.column, found[0].decode(), found[1]) != override.original:
+        return False
+    slot = "CAST(? AS TEXT)" if override.corrected.storage == "text" else "?"
     name, _, condition = where.partition(" WHERE ")
     try:
         copy.execute(
             f"UPDATE {name} SET {column} = {slot} WHERE {condition}",
-            (_native(override.now), row_id),
+            (_native(override.corrected), row_id),
         )
     except sqlite3.Error as error:
         raise OverrideError(
-            f"{override.table}, row {override.row_id}: {override.now.column} cannot be"
-            f" {_shown(override.now, table)!r} ({error})",
-            remedy=message("Mend it otherwise, or run ", FORGET, f" {override.table}"),
+            f"{override.table}, row {override.row_id}: {override.corrected.column} cannot be"
+            f" {_shown(override.corrected, table)!r} ({error})",
+            remedy=message("Import another value, or run ", FORGET, f" {override.table}"),
         ) from error
     return True
 
@@ -209,7 +221,7 @@ def _native(value: StoredValue) -> object:
 
 
 def _written(value: StoredValue) -> tuple[str, str]:
-    """A stored value as a file of text has it: storage and value."""
+    """Storage and value as written to a text file."""
     match value:
         case StoredValue(value=None):
             return "null", ""
@@ -223,7 +235,7 @@ def _written(value: StoredValue) -> tuple[str, str]:
 
 
 def _shown(value: StoredValue, table: sa.Table) -> str:
-    """A stored value for people."""
+    """A stored value for messages; secret values are hidden."""
     return secret.SHOWN if value.column in secret.columns(table) else _written(value)[1]
 
 
@@ -246,10 +258,10 @@ def _read(
             case "text hex":
                 return StoredValue(column, "text", bytes.fromhex(text))
     except ValueError as error:
-        said = f"its {secret.SHOWN}" if hidden else f"{text[:60]!r}"
+        shown = f"its {secret.SHOWN}" if hidden else f"{text[:60]!r}"
         why = "" if hidden else f" ({error})"
         raise OverrideError(
-            f"Record {number}: {said} is no {storage}{why}",
+            f"Record {number}: {shown} is not a valid {storage} value{why}",
             remedy=f"Correct the value of {column}, or its storage",
         ) from None
     raise OverrideError(
@@ -261,12 +273,12 @@ def _read(
 def _int64(text: str) -> int:
     number = int(text)
     if not -(2**63) <= number < 2**63:
-        raise ValueError("SQLite's integers have 64 bits")
+        raise ValueError("SQLite integers have 64 bits")
     return number
 
 
 def _number(text: str) -> float:
     number = float(text)
     if math.isnan(number):
-        raise ValueError("SQLite keeps NULL instead")
+        raise ValueError("SQLite stores NaN as NULL")
     return number

@@ -1,6 +1,7 @@
-"""Rejected rows, kept whole in the ledger: what is there is always what the last move rejected.
+"""Quarantine: the rows that the last move rejected, stored completely in the ledger.
 
-A row whose value and reasons are unchanged is not touched, so ``since`` tells how long it waits.
+Rows with unchanged values and reasons are not rewritten, so ``since`` tells how long they have been
+in quarantine.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ def held_keys(target: Target, parents: Iterable[str]) -> dict[str, set[str]]:
 
 
 def row_ids(target: Target, table: str) -> set[str]:
-    """What names the rows in quarantine."""
+    """Row ids of the rows in quarantine."""
     return {
         row_id
         for (row_id,) in target.rows(
@@ -45,7 +46,7 @@ def row_ids(target: Target, table: str) -> set[str]:
 
 
 def keys(target: Target, table: str) -> dict[str, str | None]:
-    """Handle -> key, as text, of the rows in quarantine."""
+    """Row id -> key, as text, of the rows in quarantine."""
     return dict(
         target.rows(
             "SELECT row_id, source_key FROM migration.quarantine WHERE table_name = $1", (table,)
@@ -56,7 +57,7 @@ def keys(target: Target, table: str) -> dict[str, str | None]:
 def within(
     target: Target, table: str, *, row_ids: Collection[str], keys: Iterable[Any]
 ) -> set[str]:
-    """What names the rows in quarantine that have one of some row ids or keys."""
+    """Row ids of the rows in quarantine that have one of these row ids or keys."""
     found = target.rows(
         "SELECT row_id FROM migration.quarantine WHERE table_name = $1"
         " AND (row_id = ANY($2) OR source_key = ANY($3))",
@@ -71,20 +72,16 @@ def replace(
     rejected: Iterable[Rejected],
     *,
     run_id: str,
-    among: Collection[str] | None = None,
+    scope_keys: Collection[str] | None = None,
 ) -> int:
     """Make quarantine hold exactly these rows of a table; returns how many.
 
-    Rows are taken one at a time, so memory is bounded by a row and a batch of bytes.
+    Rows are read one at a time, so memory is bounded by one row and one batch of bytes.
 
     Args:
-        target: the session.
-        table: the table.
-        rejected: the rows.
-        run_id: the run that rejected them.
-        among: what names the rows that may leave quarantine, None for all.
+        scope_keys: row ids of the rows that may leave quarantine, None for all.
     """
-    there = dict(
+    before = dict(
         target.rows(
             "SELECT row_id, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,)
         )
@@ -94,9 +91,9 @@ def replace(
     size = 0
     for row in rejected:
         seen.add(row.row_id)
-        if there.get(row.row_id) == row.fingerprint:
+        if before.get(row.row_id) == row.fingerprint:
             continue
-        if row.row_id in there:
+        if row.row_id in before:
             _remove(target, table, [row.row_id])
         waiting.append(row)
         size += sum(len(value.value or b"") for value in row.values)
@@ -104,13 +101,15 @@ def replace(
             _write(target, table, waiting, run_id)
             waiting, size = [], 0
     _write(target, table, waiting, run_id)
-    outdated = set(there) - seen
-    _remove(target, table, sorted(outdated if among is None else outdated.intersection(among)))
+    outdated = set(before) - seen
+    _remove(
+        target, table, sorted(outdated if scope_keys is None else outdated.intersection(scope_keys))
+    )
     return len(seen)
 
 
 def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
-    """How many rows wait for which reason; a row counts once per reason."""
+    """Number of rows by reason, with examples; a row counts once per reason."""
     found = target.rows(
         "SELECT reason->>'column', reason->>'message', count(*),"
         f" (array_agg(coalesce(source_key, row_id) ORDER BY row_id))[1:{_EXAMPLES}]"
@@ -125,7 +124,7 @@ def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
 
 
 def read(target: Target, table: str) -> list[Rejected]:
-    """The rows in quarantine, as they were in the source."""
+    """The rows in quarantine, with their values in the source."""
     rows = target.rows(
         "SELECT row_id, source_key, reasons::text FROM migration.quarantine"
         " WHERE table_name = $1 ORDER BY row_id",
@@ -136,13 +135,13 @@ def read(target: Target, table: str) -> list[Rejected]:
             row_id,
             key,
             tuple(Reason(**reason) for reason in json.loads(reasons)),
-            values_of(target, table, row_id),
+            read_values(target, table, row_id),
         )
         for row_id, key, reasons in rows
     ]
 
 
-def values_of(target: Target, table: str, row_id: str) -> tuple[StoredValue, ...]:
+def read_values(target: Target, table: str, row_id: str) -> tuple[StoredValue, ...]:
     """The values of a row in quarantine, as the source stored them."""
     return tuple(
         StoredValue(*value)
@@ -158,20 +157,20 @@ Digests = set[tuple[str, str, str | None]]
 """Values of a row, as (column, storage, MD5 of the value)."""
 
 
-def digests(target: Target, table: str, of: list[str]) -> dict[str, Digests]:
-    """What is kept of some rows, by row id."""
+def digests(target: Target, table: str, row_ids: list[str]) -> dict[str, Digests]:
+    """Digests of stored rows, by row id."""
     found: dict[str, Digests] = {}
     for row_id, column, storage, digest in target.rows(
         "SELECT row_id, column_name, storage, md5(value) FROM migration.quarantine_values"
         " WHERE table_name = $1 AND row_id = ANY($2)",
-        (table, of),
+        (table, row_ids),
     ):
         found.setdefault(row_id, set()).add((column, storage, digest))
     return found
 
 
-def digests_of(row: Rejected) -> Digests:
-    """The same of a row that was just read from the source."""
+def source_digests(row: Rejected) -> Digests:
+    """Digests of a row that was just read from the source."""
     return {(value.column, value.storage, _md5(value.value)) for value in row.values}
 
 
@@ -179,12 +178,12 @@ def _md5(value: bytes | None) -> str | None:
     return None if value is None else hashlib.md5(value, usedforsecurity=False).hexdigest()
 
 
-def _remove(target: Target, table: str, gone: list[str]) -> None:
-    if gone:
+def _remove(target: Target, table: str, row_ids: list[str]) -> None:
+    if row_ids:
         target.rows(
             "DELETE FROM migration.quarantine WHERE table_name = $1 AND row_id = ANY($2)"
             " RETURNING 1",
-            (table, gone),
+            (table, row_ids),
         )
 
 

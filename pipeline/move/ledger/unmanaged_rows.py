@@ -1,8 +1,8 @@
-"""Whose rows a target holds: those of earlier moves, which the ledger knows, or somebody else's.
+"""Unmanaged rows: rows in the target that were not written by a move.
 
-A move makes a table equal to its source. Rows that no move has set down would be overwritten or
-deleted by that, so a table that holds some is refused until a person says that it may be adopted.
-A database that was restored from a backup brings its ledger along, and is known.
+A move makes a table equal to its source and would overwrite or delete unmanaged rows. A table with
+such rows is refused until ADOPT_TARGET allows it. The ledger lists the tables that were moved
+before; a backup contains the ledger, so a restored database is accepted.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,14 +18,14 @@ Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Executes a query without parameters and returns its rows."""
 
 REMEDY = (
-    "Name another database in DATABASE_URL, empty the table, or set ADOPT_TARGET=true to make"
+    "Set DATABASE_URL to another database, empty the table, or set ADOPT_TARGET=true to make"
     " these rows equal to the source"
 )
-_MEMORIES = (ledger.watermarks, ledger.evidence)
+_RECORDS = (ledger.watermarks, ledger.evidence)
 
 
 def unmanaged(ask: Ask, tables: Iterable[str]) -> dict[str, int]:
-    """Tables of schema ``public`` with rows that no move has put there, and how many these are."""
+    """Number of unmanaged rows by table of schema ``public``; other tables are left out."""
     known = _known(ask)
     found = {}
     for table in tables:
@@ -39,13 +39,14 @@ def unmanaged(ask: Ask, tables: Iterable[str]) -> dict[str, int]:
 
 
 def sentence(table: str, rows: int) -> str:
-    """What is said of such a table."""
-    which = "1 row" if rows == 1 else f"{rows:,} rows"
-    return f"public.{table} of the target holds {which} that no move has put there"
+    """The message about such a table."""
+    if rows == 1:
+        return f"public.{table} of the target contains 1 row that was not written by a move"
+    return f"public.{table} of the target contains {rows:,} rows that were not written by a move"
 
 
 def require_own(ask: Ask, tables: Iterable[sa.Table]) -> None:
-    """Refuse a target in which one of some tables holds somebody else's rows.
+    """Refuse a target with unmanaged rows in any of these tables.
 
     Raises:
         ShapeError: names the first such table; nothing was changed.
@@ -57,18 +58,18 @@ def require_own(ask: Ask, tables: Iterable[sa.Table]) -> None:
 def _known(ask: Ask) -> set[str]:
     """Names of the tables that were moved into this database before."""
     known: set[str] = set()
-    for memory in _MEMORIES:
-        if _one(ask, f"to_regclass('{memory.fullname}') IS NOT NULL"):
-            known |= {name for (name,) in ask(f"SELECT DISTINCT table_name FROM {memory.fullname}")}
+    for record in _RECORDS:
+        if _one(ask, f"to_regclass('{record.fullname}') IS NOT NULL"):
+            known |= {name for (name,) in ask(f"SELECT DISTINCT table_name FROM {record.fullname}")}
     return known
 
 
 def _is_readable_table(ask: Ask, name: str) -> bool:
-    # What this user may not even read is refused by the server.
+    # The server itself refuses moves into tables that this user cannot read.
     literal = name.replace("'", "''")
     readable = "relkind IN ('r', 'p') AND has_table_privilege(oid, 'SELECT')"
-    there = f"FROM pg_class WHERE oid = to_regclass('{literal}') AND {readable}"
-    return bool(_one(ask, f"EXISTS (SELECT {there})"))
+    rows = f"FROM pg_class WHERE oid = to_regclass('{literal}') AND {readable}"
+    return bool(_one(ask, f"EXISTS (SELECT {rows})"))
 
 
 def _one(ask: Ask, expression: str) -> Any:

@@ -1,4 +1,4 @@
-"""Up to where a table's source has been read; committed with the rows that it speaks of."""
+"""Watermarks: how far the source of a table has been read; committed together with its rows."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,29 +8,28 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from pipeline.core.policies import Policies
-from pipeline.mapping.contract import contract_of
+from pipeline.mapping.contract import compile_contract
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.mapping.types import type_name
-from pipeline.move.reading.extract import Source
+from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.target import Target
 from pipeline.sqlite.tracking import Position
 
 PART = "part"
-"""In the place of rules: what has moved is a part, and nobody knows under which rules the rest."""
+"""The rules of a table of which only a part was moved; the rules of the other rows are unknown."""
 _FORGOTTEN = ""
-"""The rules of a watermark that nobody goes by any more."""
+"""The rules of an invalid watermark."""
 
 
 @dataclass(frozen=True)
 class Watermark:
-    """What the last run that moved a table has seen.
+    """What the last run that moved a table has read.
 
     Attributes:
-        newest: the largest date of change of any row that was read, None if none has one.
-        rows: rows of the target then.
-        rules: digest of what decides how values move, or PART.
-        fingerprint: what the source file looked like, None if that could not tell.
-        position: the last entry that was read of the source's log, None where it is not tracked.
+        newest: the largest date of change of all rows that were read, if any.
+        rules: digest of the rules that determine how values move, or PART.
+        fingerprint: fingerprint of the source file, None if it is not reliable.
+        position: the last entry of the source's change log that was read, None without tracking.
     """
 
     newest: datetime | None
@@ -41,29 +40,29 @@ class Watermark:
 
     @property
     def is_part(self) -> bool:
-        """Whether only a part of the table has moved since it was seen whole, if it ever was."""
+        """Whether only a part of the table has moved since its last complete move, if any."""
         return self.rules == PART
 
 
-def rules_of(mapping: TableMapping) -> str:
-    """A digest of columns, rules and policies: other ones need every value to be looked at."""
-    told = [(column.name, type_name(column.type)) for column in mapping.columns]
-    told += [(column, repr(rule)) for column, rule in contract_of(mapping).rules]
+def rules_digest(mapping: TableMapping) -> str:
+    """A digest of columns, rules and policies; if it changes, every value must be compared."""
+    rules = [(column.name, type_name(column.type)) for column in mapping.columns]
+    rules += [(column, repr(rule)) for column, rule in compile_contract(mapping).rules]
     policies = mapping.policies
-    told += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
-    told += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]
-    told += [(name, "unwrapped") for name in sorted(mapping.double_encoded)]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    rules += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
+    rules += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]
+    rules += [(name, "unwrapped") for name in sorted(mapping.double_encoded)]
+    return hashlib.sha256(repr(rules).encode()).hexdigest()
 
 
-def rules_of_all(tables: Sequence[sa.Table], source: Source, policies: Policies) -> str:
+def common_rules_digest(tables: Sequence[sa.Table], source: SourceView, policies: Policies) -> str:
     """A digest of the rules of several tables, as this source makes them."""
-    rules = [rules_of(match(table, source.columns(table.name), policies)) for table in tables]
+    rules = [rules_digest(match(table, source.columns(table.name), policies)) for table in tables]
     return hashlib.sha256("".join(rules).encode()).hexdigest()
 
 
 def read(target: Target, table: str) -> Watermark | None:
-    """The watermark of a table; None if it has none, or it was forgotten. The ledger is there."""
+    """The watermark of a table; None if it has none or an invalid one. The ledger must exist."""
     found = target.rows(
         "SELECT newest, rows, rules, fingerprint, change, token FROM migration.watermarks"
         " WHERE table_name = $1 AND rules <> $2",
@@ -78,7 +77,7 @@ def read(target: Target, table: str) -> Watermark | None:
 
 
 def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
-    """Whether one of some tables has moved after another."""
+    """Whether any of these tables was moved after table ``than``."""
     if not tables:
         return False
     return bool(
@@ -91,7 +90,7 @@ def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
 
 
 def forget(target: Target, table: str) -> None:
-    """Let the next run look at every value of a table; that it has moved stays known."""
+    """Invalidate a watermark, so that the next run compares every value of the table."""
     target.rows(
         "UPDATE migration.watermarks SET rules = $2 WHERE table_name = $1 RETURNING 1",
         (table, _FORGOTTEN),
@@ -99,12 +98,12 @@ def forget(target: Target, table: str) -> None:
 
 
 def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:
-    """Note a watermark."""
+    """Store a watermark."""
     position = mark.position
     target.rows(
         "INSERT INTO migration.watermarks"
         " (table_name, newest, rows, rules, fingerprint, change, token, run_id)"
-        # Bound as a moment, a NULL would make the driver begin and commit around the statement.
+        # With a NULL bound as a timestamp, the driver begins and commits around the statement.
         " VALUES ($1, $2::text::timestamptz, $3, $4, $5, $6, $7, $8)"
         " ON CONFLICT (table_name) DO UPDATE SET newest = EXCLUDED.newest,"
         " rows = EXCLUDED.rows, rules = EXCLUDED.rules,"

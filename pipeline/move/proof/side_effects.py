@@ -1,8 +1,8 @@
-"""Rows that change while a move writes others: what triggers do beside it, found before it commits.
+"""Detect side effects of triggers: other rows that change during a move, before it commits.
 
-PostgreSQL counts what a transaction writes to each table. Where that is more than the move itself
-has written, the rows that this transaction has changed are held against what is committed, as
-another session sees it. A trigger that only keeps columns of its own is no fault.
+PostgreSQL counts the rows that a transaction writes to each table. If there are more than the move
+itself has written, the rows changed by this transaction are compared with the committed rows, as
+seen by another session. A trigger that only changes columns that do not move is allowed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.move.context.move_context import Counts, MoveContext, Written
 from pipeline.postgres import refusals
-from pipeline.postgres.session import LEAVE_ALONE
+from pipeline.postgres.session import TRIGGER_REMEDY
 from pipeline.postgres.target import Target
 
 _NAMED = 3
@@ -27,40 +27,38 @@ SELECT relname::text, pg_stat_get_xact_tuples_inserted(oid),
 
 
 def count(target: Target) -> Counts:
-    """What this transaction has written so far to each table of schema ``public``.
+    """The rows that this transaction has written so far to each table of schema ``public``.
 
-    What the session wrote in earlier transactions may be counted in, so only differences tell.
+    Rows of earlier transactions of the session may be included, so only differences are meaningful.
 
     Raises:
-        SideEffect: the server does not count.
+        SideEffect: the server does not count rows.
     """
     found = target.rows(_COUNT)
     if not all(counting for *_, counting in found):
         raise SideEffect(
-            "The target does not count what is written (track_counts is off), so changes"
-            " made by triggers cannot be detected",
+            "The target does not count written rows (track_counts is off), so changes made by"
+            " triggers cannot be detected",
             remedy="Set track_counts to on for this database, which is PostgreSQL's default",
         )
     return {name: Written(*counts) for name, *counts, _ in found}
 
 
-def require_none(context: MoveContext, *, before: Counts, proven: Counts) -> None:
-    """Refuse to commit where rows have changed that no proof has looked at.
+def require_none(context: MoveContext, *, at_start: Counts, at_proof: Counts) -> None:
+    """Refuse to commit changes of rows that were not proven.
 
     Args:
-        context: the move; nothing will be written after this.
-        before: what was counted when the transaction began.
-        proven: what was counted when the proof began.
+        context: the move; nothing is written after this.
 
     Raises:
         SideEffect: names some of the rows, and the triggers that may have changed them.
     """
     target, own = context.target, context.mapping.name
-    target.settle()
+    target.run_deferred_constraints()
     now = count(target)
-    if now.get(own) != proven.get(own):
+    if now.get(own) != at_proof.get(own):
         raise _effect(context, f"rows of {own} changed after they were proven")
-    written = {table: _since(before, now, table) for table in now}
+    written = {table: _since(at_start, now, table) for table in now}
     suspects = _proven_among(context, [name for name in now if name != own and any(written[name])])
     if context.scope.keys is not None and sum(written[own][:3]) > context.written + context.deleted:
         suspects.append(own)
@@ -71,13 +69,13 @@ def require_none(context: MoveContext, *, before: Counts, proven: Counts) -> Non
 
 
 def triggers(target: Target, table: str) -> str:
-    """The triggers of others that may change rows while a table is written, for people."""
-    found = refusals.others(target.rows, f"public.{quoted(table)}")
+    """The unmanaged triggers that may change rows while a table is written, for messages."""
+    found = refusals.unmanaged_triggers(target.rows, f"public.{quoted(table)}")
     return ", ".join(map(str, found))
 
 
 def _since(before: Counts, now: Counts, table: str) -> tuple[int, int, int, bool]:
-    """Rows inserted, updated and deleted, and whether the table was emptied or written anew."""
+    """Rows inserted, updated and deleted, and whether the table was truncated or rewritten."""
     after = now[table]
     first = before.get(table, Written(0, 0, 0, after.file))
     return (
@@ -89,7 +87,7 @@ def _since(before: Counts, now: Counts, table: str) -> tuple[int, int, int, bool
 
 
 def _proven_among(context: MoveContext, tables: Sequence[str]) -> list[str]:
-    """Those of some tables of which a proof has spoken, or will in this run."""
+    """The given tables that were proven before, or will be in this run."""
     if not tables:
         return []
     known = set(context.mapping.table.metadata.tables)
@@ -102,23 +100,23 @@ def _proven_among(context: MoveContext, tables: Sequence[str]) -> list[str]:
 def _require_same(
     context: MoveContext, committed: Target, table: str, written: tuple[int, int, int, bool]
 ) -> None:
-    """Refuse rows of a table whose moved values are not those that are committed."""
+    """Refuse changes of moved values compared with the committed rows."""
     declared = context.mapping.table.metadata.tables.get(table)
     if declared is None:
         raise _effect(context, f"rows of {table} changed as well")
     key = RowKey.of(declared).sql
-    meant = _meant(context, table)
-    changed = set(_differing(context, committed, table, key)) - meant
+    expected = _expected_keys(context, table)
+    changed = set(_differing(context, committed, table, key)) - expected
     deletes = context.deleted if table == context.mapping.name else 0
     if written[2] > deletes or written[3]:
-        changed |= _keys(committed, table, key) - _keys(context.target, table, key) - meant
+        changed |= _keys(committed, table, key) - _keys(context.target, table, key) - expected
     if changed:
         named = _listed(sorted(changed, key=_by_number))
         raise _effect(context, f"{table} {named} changed as well")
 
 
-def _meant(context: MoveContext, table: str) -> set[str]:
-    """Keys of rows that the move itself has changed, or that went with those it deleted."""
+def _expected_keys(context: MoveContext, table: str) -> set[str]:
+    """Keys of rows that the move itself has changed, or that were deleted by a cascade."""
     if table == context.mapping.name:
         return {str(key) for key in context.scope.keys or ()}
     found = context.target.rows(
@@ -128,17 +126,17 @@ def _meant(context: MoveContext, table: str) -> set[str]:
 
 
 def _differing(context: MoveContext, committed: Target, table: str, key: str) -> list[str]:
-    """Keys of rows that this transaction wrote and whose moved values are not as before."""
-    mine = context.target.rows(f"SELECT {key}::text FROM {quoted(table)} WHERE age(xmin) <= 0")
-    keys = [found for (found,) in mine]
+    """Keys of rows that this transaction wrote and whose moved values have changed."""
+    written = context.target.rows(f"SELECT {key}::text FROM {quoted(table)} WHERE age(xmin) <= 0")
+    keys = [found for (found,) in written]
     if not keys:
         return []
-    there = context.target.rows(
+    columns = context.target.rows(
         "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0"
         " AND NOT attisdropped",
         (f"public.{quoted(table)}",),
     )
-    known = {name for (name,) in there}
+    known = {name for (name,) in columns}
     moved = [quoted(c.name) for c in context.source.columns(table) if c.name in known]
     values = f"md5(ROW({', '.join(moved)})::text)"
     sql = f"SELECT {key}::text, {values} FROM {quoted(table)} WHERE {key}::text = ANY($1)"
@@ -153,9 +151,9 @@ def _keys(session: Target, table: str, key: str) -> set[str]:
 def _effect(context: MoveContext, what: str) -> SideEffect:
     own = context.mapping.name
     found = triggers(context.target, own)
-    who = f"; it may have been {found}" if found else ""
+    cause = f"; the cause may be {found}" if found else ""
     return SideEffect(
-        f"{own} was rolled back: while it was written, {what}{who}", remedy=LEAVE_ALONE
+        f"{own} was rolled back: while it was written, {what}{cause}", remedy=TRIGGER_REMEDY
     )
 
 

@@ -1,7 +1,7 @@
-"""The proof of one table: both databases are read again, and what they hold is compared.
+"""The proof of one table: both databases are read again and compared.
 
-Nothing here trusts what the load counted. The source is read without the contract: every row that
-is not in quarantine must be in the target, value by value, and nothing else may be there.
+The proof uses no figures of the load. It reads the source without the contract: every row that is
+not in quarantine must be in the target, value by value, and the target must have no other rows.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -17,13 +17,10 @@ from pipeline.core.findings import (
     CheckResult,
     DigestDiffers,
     Finding,
-    KeyNotEnforced,
     Lossy,
     Orphan,
     RowExtra,
     RowMissing,
-    SequenceBehind,
-    SequenceEnded,
     ValueDiffers,
 )
 from pipeline.core.proof import Proof
@@ -36,25 +33,23 @@ from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.ledger import overrides, quarantine
 from pipeline.move.reading.batch_converter import ConvertedBatch, convert
-from pipeline.move.reading.extract import Range, Source, Survey
-from pipeline.postgres.session import LEAVE_ALONE
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import Range, Survey
+from pipeline.postgres.findings import KeyNotEnforced, SequenceBehind, SequenceExhausted
+from pipeline.postgres.session import TRIGGER_REMEDY
 from pipeline.postgres.target import Target
 
 
 class ProofFailed(PipelineError):
-    """A blocking check failed; the table was rolled back.
-
-    Attributes:
-        checks: the outcome of every check.
-    """
+    """A blocking check failed; the table was rolled back."""
 
     def __init__(self, table: str, checks: Proof, *, triggers: str = "") -> None:
-        """Name the checks that failed, and triggers of others that may be the reason."""
-        why = f"; {triggers} may have changed what was written" if triggers else ""
+        """Name the failed checks, and unmanaged triggers that may be the cause."""
+        why = f"; {triggers} may have changed the written values" if triggers else ""
         super().__init__(
             f"{table} was rolled back: the proof failed ({', '.join(checks.failed)}){why}",
-            remedy="Look at the named rows in the check's result; the target is as it was before"
-            + (f". {LEAVE_ALONE}" if triggers else ""),
+            remedy="Inspect the rows named in the check's result; the target is unchanged"
+            + (f". {TRIGGER_REMEDY}" if triggers else ""),
         )
         self.table = table
         self.checks = checks
@@ -62,16 +57,15 @@ class ProofFailed(PipelineError):
 
 @dataclass
 class Compared:
-    """What a comparison of both sides found.
+    """The result of a comparison of both sides.
 
     Attributes:
-        totals: rows and digests of both sides.
-        missing: how many rows only the source has.
-        extra: how many rows only the target has.
-        differing: how many values differ, by column.
-        rows: offending rows, named up to a limit.
-        values: offending values, named up to a limit.
-        foreign_keys: the check of that name, if it was made along the way.
+        missing: number of rows that only the source has.
+        extra: number of rows that only the target has.
+        differing: number of different values, by column.
+        rows: offending rows, up to a limit.
+        values: offending values, up to a limit.
+        foreign_keys: the foreign key check, if it was already made.
     """
 
     totals: Totals = field(default_factory=Totals)
@@ -84,7 +78,7 @@ class Compared:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
+        """Whether both sides are equal."""
         return not (self.missing or self.extra or self.differing)
 
 
@@ -94,34 +88,32 @@ def examine(
     survey: Survey,
     batches: Iterable[ConvertedBatch],
     *,
-    on_changes: Callable[[Changes], None],
+    on_tile_compared: Callable[[Changes], None],
     keys_only: Container[Range] = (),
     kept: Sequence[Any] = (),
-    among: Sequence[Any] | None = None,
+    scope_keys: Sequence[Any] | None = None,
 ) -> Compared:
-    """Compare both sides, tile by tile, and count and name what differs.
+    """Compare both sides by tile; count the differences and name some of them.
 
     Args:
-        target: the session.
-        mapping: the table.
-        survey: of the rows that the source gives.
-        batches: those rows.
-        on_changes: told what differs in each tile.
+        on_tile_compared: called with the differences of each tile.
         keys_only: ranges of which only the keys are compared.
         kept: keys of rows that may differ.
-        among: keys of the rows in scope, which are looked up singly; None for all rows.
+        scope_keys: keys of the rows in scope, which are read one by one; None for all rows.
     """
     found = Compared()
     totals = found.totals
-    if among is None:
+    if scope_keys is None:
         compared = compare(
             target, mapping, survey.ranges, batches, totals, keys_only=keys_only, kept=kept
         )
     else:
-        compared = compare_singly(target, mapping, batches, totals, among=among, kept=kept)
+        compared = compare_singly(
+            target, mapping, batches, totals, scope_keys=scope_keys, kept=kept
+        )
     for changes in compared:
         _note(mapping, changes, found)
-        on_changes(changes)
+        on_tile_compared(changes)
     return found
 
 
@@ -138,8 +130,8 @@ def _note(mapping: TableMapping, changes: Changes, found: Compared) -> None:
         found.differing[column] = found.differing.get(column, 0) + len(differing.keys)
         room = max(0, OFFENDERS - len(found.values))
         found.values += [
-            ValueDiffers(table, key, column, ours, theirs)
-            for key, ours, theirs in zip(
+            ValueDiffers(table, key, column, source, target)
+            for key, source, target in zip(
                 differing.keys[:room].to_pylist(),
                 secret.hidden(mapping.table, column, shown(differing.source[:room])),
                 secret.hidden(mapping.table, column, shown(differing.target[:room])),
@@ -148,10 +140,10 @@ def _note(mapping: TableMapping, changes: Changes, found: Compared) -> None:
         ]
 
 
-def as_found(
-    source: Source, mapping: TableMapping, survey: Survey, *, without: set[Any]
+def unchecked_batches(
+    source: SourceView, mapping: TableMapping, survey: Survey, *, without: set[Any]
 ) -> Iterator[ConvertedBatch]:
-    """Every source row that is not in quarantine, judged by nobody.
+    """Every source row that is not in quarantine, without evaluating the contract.
 
     Raises:
         PipelineError: a row can neither be converted nor is it in quarantine.
@@ -162,39 +154,33 @@ def as_found(
             batch, lossy = convert(mapping, raw)
         except pa.ArrowInvalid as error:
             raise PipelineError(
-                f"{mapping.name}: a row between {part.first} and {part.last} is neither movable"
-                f" nor in quarantine ({error})",
+                f"{mapping.name}: a row between {part.first} and {part.last} can neither be"
+                f" converted nor is it in quarantine ({error})",
                 remedy="Move the table again",
             ) from error
-        yield ConvertedBatch(part, batch, raw, lossy, judged=False)
+        yield ConvertedBatch(part, batch, raw, lossy, contract_checked=False)
 
 
-def checks_of(
-    source: Source,
+def results(
+    source: SourceView,
     target: Target,
     mapping: TableMapping,
     compared: Compared,
     lossy: tuple[Lossy, ...],
     *,
     conserved: CheckResult,
-    among: Sequence[Any] | None = None,
+    scope_keys: Sequence[Any] | None = None,
 ) -> tuple[CheckResult, ...]:
-    """Turn what was found into the results of the checks of a table.
+    """The results of all checks of a table.
 
     Args:
-        source: it knows what was mended.
-        target: the session.
-        mapping: the table.
-        compared: what a comparison of both sides found.
-        lossy: values that were changed in a way that cannot be undone.
-        conserved: the check of conservation.
-        among: keys of the rows in scope; None for all rows.
+        scope_keys: keys of the rows in scope; None for all rows.
     """
     return (
         conserved,
         keys(compared),
         digests(mapping, compared),
-        compared.foreign_keys or foreign_keys(target, mapping, among=among),
+        compared.foreign_keys or foreign_keys(target, mapping, scope_keys=scope_keys),
         sequences(target, mapping),
         drift(mapping),
         in_quarantine(target, mapping),
@@ -204,7 +190,7 @@ def checks_of(
 
 
 def keys(compared: Compared) -> CheckResult:
-    """Both sides hold the same keys."""
+    """Both sides have the same keys."""
     figures = {
         "compared": compared.totals.target_rows,
         "missing": compared.missing,
@@ -214,34 +200,32 @@ def keys(compared: Compared) -> CheckResult:
 
 
 def digests(mapping: TableMapping, compared: Compared) -> CheckResult:
-    """Every value that was compared is equal."""
+    """Every compared value is equal."""
     found = compared.totals.digests()
-    # From the digest of a short secret one could find the secret by trying.
+    # A short secret could be guessed from its digest.
     hidden = secret.columns(mapping.table)
     unequal = tuple(
-        DigestDiffers(mapping.name, column, *secret.hidden(mapping.table, column, (ours, theirs)))
-        for column, (ours, theirs) in found.items()
-        if ours != theirs
+        DigestDiffers(mapping.name, column, *secret.hidden(mapping.table, column, pair))
+        for column, pair in found.items()
+        if pair[0] != pair[1]
     )
     return proof.DIGESTS.result(
         (*compared.values, *unequal),
         {
             "values_compared": compared.totals.values,
             "values_differing": sum(compared.differing.values()),
-            "digests": {c: theirs for c, (_, theirs) in found.items() if c not in hidden},
+            "digests": {c: digest for c, (_, digest) in found.items() if c not in hidden},
         },
     )
 
 
 def foreign_keys(
-    target: Target, mapping: TableMapping, *, among: Sequence[Any] | None = None
+    target: Target, mapping: TableMapping, *, scope_keys: Sequence[Any] | None = None
 ) -> CheckResult:
-    """No row without its parent, counted row by row, and every constraint is valid.
+    """No row lacks its parent, and every constraint is valid.
 
     Args:
-        target: the session.
-        mapping: the table.
-        among: keys of the rows that are looked at; None for all.
+        scope_keys: keys of the rows to check; None for all.
     """
     orphans: list[Finding] = []
     figures: dict[str, Any] = {}
@@ -253,9 +237,9 @@ def foreign_keys(
             f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
         )
         parameters: tuple[object, ...] = ()
-        if among is not None:
-            lonely += f" AND r.{key} = ANY($1)" if among else " AND false"
-            parameters = (list(among),) if among else ()
+        if scope_keys is not None:
+            lonely += f" AND r.{key} = ANY($1)" if scope_keys else " AND false"
+            parameters = (list(scope_keys),) if scope_keys else ()
         count = target.value(f"SELECT count(*){lonely}", parameters)
         figures[f"orphans by {column.name}"] = count
         if count:
@@ -279,7 +263,7 @@ def foreign_keys(
 
 def sequences(target: Target, mapping: TableMapping) -> CheckResult:
     """The next id is larger than every id."""
-    name = sequence_of(target, mapping)
+    name = find_sequence(target, mapping)
     if name is None:
         return proof.SEQUENCES.result(figures={"sequence": "none"})
     ((upcoming, last),) = target.rows(
@@ -293,14 +277,14 @@ def sequences(target: Target, mapping: TableMapping) -> CheckResult:
     findings: list[Finding] = []
     if upcoming <= largest:
         findings.append(SequenceBehind(mapping.name, name, upcoming, largest))
-    # Where the type itself has no further number, no sequence can help.
+    # If the type itself has no further number, the sequence is not at fault.
     if upcoming > last and last < largest_integer(mapping.key.type):
-        findings.append(SequenceEnded(mapping.name, name))
+        findings.append(SequenceExhausted(mapping.name, name))
     return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
 
 
-def sequence_of(target: Target, mapping: TableMapping) -> str | None:
-    """The sequence that gives out ids, quoted, or None: of an identity, or of a default."""
+def find_sequence(target: Target, mapping: TableMapping) -> str | None:
+    """The sequence of an identity or a default that assigns ids, quoted; None if there is none."""
     table, key = f"public.{quoted(mapping.name)}", mapping.key.name
     found = target.rows(
         "SELECT coalesce(pg_get_serial_sequence($1, $2), (SELECT format('%I.%I', n.nspname,"
@@ -320,18 +304,18 @@ def drift(mapping: TableMapping) -> CheckResult:
 
 
 def in_quarantine(target: Target, mapping: TableMapping) -> CheckResult:
-    """No row waits in quarantine."""
+    """Quarantine is empty."""
     reasons = quarantine.summary(target, mapping.name)
     rows = len(quarantine.row_ids(target, mapping.name))
     return proof.QUARANTINE.result(reasons, {"rows": rows}, passed=not rows)
 
 
 def changed(lossy: tuple[Lossy, ...]) -> CheckResult:
-    """No value was changed in a way that cannot be undone."""
+    """No value was converted irreversibly."""
     values = sum(found.values for found in lossy)
     return proof.CONVERSIONS.result(lossy, {"values": values})
 
 
 def conversions_kept(target: Target, mapping: TableMapping) -> CheckResult:
-    """The same of a table that has moved, as the ledger tells."""
+    """No value was converted irreversibly, according to the ledger."""
     return changed(conversions.summary(target, mapping))

@@ -1,7 +1,7 @@
-"""Standing checks: what the target holds now, against source, ledger and declaration.
+"""Standing checks: compare the target with source, ledger and declaration, without a move.
 
-They need no move. Both databases are read again, each in one view; nothing is written. Of a table
-larger than the sample, all keys are compared, and the values of a random part that a seed picks.
+Both databases are read again, each in one view; nothing is written. For a table larger than the
+sample, all keys are compared, and the values of a random part chosen by a seed.
 """
 
 import random
@@ -17,8 +17,8 @@ from pipeline.core.findings import (
     CheckResult,
     Finding,
     NotComparable,
-    OnlyAPart,
     OriginalMissing,
+    PartiallyMoved,
     QuarantineOutdated,
     Unaccounted,
 )
@@ -31,8 +31,9 @@ from pipeline.move.context.move_context import counter
 from pipeline.move.ledger import conservation, overrides, quarantine, watermarks
 from pipeline.move.proof import table_checks
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
-from pipeline.move.reading.extract import Range, Source, Survey
 from pipeline.move.reading.prepare import Prepared
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import Range, Survey
 from pipeline.move.witness import second_witness
 from pipeline.postgres import access, catalog, schema
 from pipeline.postgres.target import DataFault, Target
@@ -52,9 +53,9 @@ class Sample:
     """How much of a large table is compared value by value.
 
     Attributes:
-        bytes: of a table with more, so many are picked.
-        seed: which ones; the same seed picks the same ranges of the same source.
-        witness_all: whether the second witness sees every row, not a sample.
+        bytes: the sample size for larger tables.
+        seed: chooses the sample; the same seed chooses the same ranges of the same source.
+        witness_all: the second witness checks every row, not a sample.
     """
 
     bytes: int
@@ -65,7 +66,7 @@ class Sample:
 def verify_table(
     prepared: Prepared,
     *,
-    source: Source,
+    source: SourceView,
     target: Target,
     sample: Sample,
     only: Collection[str] = NAMES,
@@ -74,15 +75,10 @@ def verify_table(
     """Check one committed table.
 
     Args:
-        prepared: the table, matched and surveyed.
-        source: the snapshot.
         target: a session within a transaction.
-        sample: how much to compare.
-        only: names of the checks to make.
-        on_progress: told after every batch.
 
     Raises:
-        ShapeError: the target holds no such table.
+        ShapeError: the target has no such table.
         SourceError: the snapshot cannot be read.
         TargetError: the target does not answer.
     """
@@ -99,8 +95,8 @@ def verify_table(
     if set(proof.BY_COMPARISON) & set(only):
         try:
             schema.check_shape(mapping, schema.inspect(target, mapping.name))
-            # What is collected on the way is forgotten again.
-            with target.undone():
+            # Roll back the collected originals.
+            with target.rolled_back():
                 compared = list(_compared(prepared, source, target, sample, on_progress))
         except Transient:
             raise
@@ -116,7 +112,7 @@ def verify_table(
     for name, make in singly.items():
         if name in only:
             try:
-                with target.undone():
+                with target.rolled_back():
                     checks[name] = make(target, mapping)
             except Transient:
                 raise
@@ -127,8 +123,10 @@ def verify_table(
     return tuple(checks[name] for name in NAMES if name in only)
 
 
-def _witnessed(prepared: Prepared, source: Source, target: Target, sample: Sample) -> CheckResult:
-    """What the second witness says of the target."""
+def _witnessed(
+    prepared: Prepared, source: SourceView, target: Target, sample: Sample
+) -> CheckResult:
+    """The check of the second witness."""
     mapping, survey, seed = prepared.mapping, prepared.survey, str(sample.seed)
     if sample.witness_all:
         found = second_witness.check_all(source, target, mapping)
@@ -152,12 +150,12 @@ def schema_check(target: Target, mapping: TableMapping) -> CheckResult:
 
 
 def _impossible(name: str, mapping: TableMapping, error: Exception) -> CheckResult:
-    """A check that cannot be made has failed; the others are made all the same."""
+    """A failed result for a check that cannot be made; the other checks continue."""
     return CheckResult(name, False, True, (NotComparable(mapping.name, str(error)),))
 
 
 def _compared(
-    prepared: Prepared, source: Source, target: Target, sample: Sample, on_progress: OnProgress
+    prepared: Prepared, source: SourceView, target: Target, sample: Sample, on_progress: OnProgress
 ) -> Iterator[CheckResult]:
     mapping, survey = prepared.mapping, prepared.survey
     aside = {
@@ -169,7 +167,7 @@ def _compared(
     count = counter(mapping.name, "compare", survey.rows, on_progress)
     conversions.prepare(target)
 
-    def note(changes: Changes) -> None:
+    def on_tile_compared(changes: Changes) -> None:
         for lost in changes.lost:
             conversions.collect(target, mapping.name, lost)
         if changes.converted is not None:
@@ -180,14 +178,14 @@ def _compared(
         mapping,
         survey,
         _batches(converter, keys_only),
-        on_changes=note,
+        on_tile_compared=on_tile_compared,
         keys_only=keys_only,
     )
     only_a_part = _only_a_part(target, mapping)
     yield _led_by(only_a_part, _conserved(prepared, source, target, converter, aside))
     yield _led_by(only_a_part, table_checks.keys(compared))
     equal = table_checks.digests(mapping, compared)
-    missing, lacking = conversions.lacking(target, mapping, limit=OFFENDERS)
+    missing, lacking = conversions.missing_originals(target, mapping, limit=OFFENDERS)
     originals = tuple(OriginalMissing(mapping.name, *each) for each in lacking)
     figures: dict[str, Any] = {"originals_missing": missing} if missing else {}
     if keys_only:
@@ -197,21 +195,25 @@ def _compared(
 
 
 def _only_a_part(target: Target, mapping: TableMapping) -> tuple[Finding, ...]:
-    """Why rows may be missing, before all that says which."""
+    """The reason why rows may be missing, which precedes the other findings."""
     there = target.value("SELECT to_regclass('migration.watermarks') IS NOT NULL")
     mark = watermarks.read(target, mapping.name) if there else None
-    return (OnlyAPart(mapping.name),) if mark is not None and mark.is_part else ()
+    return (PartiallyMoved(mapping.name),) if mark is not None and mark.is_part else ()
 
 
 def _led_by(why: tuple[Finding, ...], check: CheckResult) -> CheckResult:
-    """A check that failed says first why that may be."""
+    """Put the reason before the findings of a failed check."""
     return check if check.passed else replace(check, findings=(*why, *check.findings))
 
 
 def _conserved(
-    prepared: Prepared, source: Source, target: Target, converter: BatchConverter, aside: set[Any]
+    prepared: Prepared,
+    source: SourceView,
+    target: Target,
+    converter: BatchConverter,
+    aside: set[Any],
 ) -> CheckResult:
-    """Conservation by real counts; what is not in the target is in quarantine as it is now."""
+    """Conservation with counted rows; the other rows are in quarantine, unchanged."""
     mapping = prepared.mapping
     unaccounted = [row_id for row_id in converter.rejected if row_id not in aside]
     outdated = _outdated(prepared, source, target, aside)
@@ -227,10 +229,10 @@ def _conserved(
     return proof.CONSERVATION.result((*kept.findings, *lost), figures)
 
 
-def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any]) -> list[str]:
-    """Handles in quarantine whose values are not those of the source's row.
+def _outdated(prepared: Prepared, source: SourceView, target: Target, aside: set[Any]) -> list[str]:
+    """Row ids in quarantine whose values differ from the source's row.
 
-    What a person mended since waits for its redrive, and is no loss.
+    Rows with overrides wait for their redrive, and are no loss.
     """
     mapping = prepared.mapping
     overrides = {found.row_id for found in source.overrides.get(mapping.name, ())}
@@ -244,11 +246,11 @@ def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any
             held={parent.name: set() for _, parent in mapping.parents},
             known={},
         )
-        seen = ((row.row_id, quarantine.digests_of(row)) for row in rows)
+        seen = ((row.row_id, quarantine.source_digests(row)) for row in rows)
         while chunk := dict(islice(seen, _CHUNK)):
             missing -= chunk.keys()
             kept = quarantine.digests(target, mapping.name, list(chunk))
-            # A column that is ignored today may have been kept.
+            # A column that is ignored now may have been stored before.
             differing += [
                 row_id
                 for row_id, values in chunk.items()
@@ -260,14 +262,18 @@ def _outdated(prepared: Prepared, source: Source, target: Target, aside: set[Any
 def _batches(converter: BatchConverter, keys_only: Collection[Range]) -> Iterator[ConvertedBatch]:
     mapping: TableMapping = converter.mapping
     keys = BatchConverter(
-        converter.source, mapping.of_keys, converter.contract, converter.survey, converter.rejected
+        converter.source,
+        mapping.key_mapping,
+        converter.contract,
+        converter.survey,
+        converter.rejected,
     )
     for part in converter.survey.ranges:
         yield (keys if part in keys_only else converter).convert(part)
 
 
 def _not_sampled(survey: Survey, sample: Sample) -> frozenset[Range]:
-    """The ranges of which only keys are compared."""
+    """The ranges of which only the keys are compared."""
     if survey.bytes <= sample.bytes:
         return frozenset()
     ranges: list[Any] = list(survey.ranges)

@@ -1,8 +1,8 @@
-"""Clean rows of a table on their way to the target; the rejected ones are noted.
+"""Convert the clean rows of a table for the target, and record the rejected ones.
 
-A batch is trusted first: its casts raise, or PostgreSQL refuses it, if a row is not clean. Only
-then is its range judged by the contract, and from there on every further one. What the contract
-cannot foresee is found by cutting the batch in halves until the row stands alone.
+A batch is first converted without checking its contract: if a row is not clean, a cast raises an
+error or PostgreSQL refuses the batch. Only then the contract is evaluated for its range, and for
+all following ranges. Errors that the contract cannot predict are located by bisecting the batch.
 """
 
 import queue
@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.mapping.contract import LOSES, LOSSY, Contract, Reason, cannot_be_converted
-from pipeline.mapping.json_texts import repeating
+from pipeline.mapping.cast import Converted
+from pipeline.mapping.contract import LOSES, LOSSY, Contract, Reason, conversion_message
+from pipeline.mapping.json_texts import mask_repeated_names
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import Converted
-from pipeline.move.reading.extract import DUPLICATE, Range, Source, Survey
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import DUPLICATE, Range, Survey
 
 T = TypeVar("T")
 
@@ -30,38 +31,37 @@ class ConvertedBatch:
     """One range, converted.
 
     Attributes:
-        part: where it comes from.
-        batch: clean rows, as COPY takes them.
-        raw: the same rows as SQLite gave them.
-        lossy: column name -> where a value was changed in a way that cannot be undone.
-        judged: whether the contract has seen every row.
+        batch: clean rows, ready for COPY.
+        raw: the same rows with the values from SQLite.
+        lossy: column name -> mask of irreversibly converted values.
+        contract_checked: whether the contract was evaluated for every row.
     """
 
     part: Range
     batch: pa.RecordBatch
     raw: pa.RecordBatch
     lossy: dict[str, pa.Array]
-    judged: bool
+    contract_checked: bool
 
 
 @dataclass
 class BatchConverter:
-    """Sifts one table of one snapshot.
+    """Converts one table of one snapshot.
 
     Attributes:
-        rejected: row ids of rejected rows, with the reason where the contract has none.
-        judging: whether the contract looks at every row, and not only where a batch failed.
+        rejected: row ids of rejected rows, with the reason if it is not from the contract.
+        check_contract: whether the contract is evaluated for every range, not only after a failure.
     """
 
-    source: Source
+    source: SourceView
     mapping: TableMapping
     contract: Contract
     survey: Survey
     rejected: dict[Any, Reason | None] = field(default_factory=dict)
-    judging: bool = False
+    check_contract: bool = False
 
     def __post_init__(self) -> None:
-        """Take over what the survey has found."""
+        """Start with the rows that the survey rejected."""
         for row_id in self.survey.rejected:
             self.rejected[row_id] = DUPLICATE if row_id in self.survey.duplicates else None
 
@@ -70,32 +70,32 @@ class BatchConverter:
         for part in self.survey.ranges:
             yield self.convert(part)
 
-    def convert(self, part: Range, *, judge: bool = False) -> ConvertedBatch:
+    def convert(self, part: Range, *, check_contract: bool = False) -> ConvertedBatch:
         """Read and convert one range; reject what cannot be converted."""
-        self.judging = self.judging or judge
-        judged = self.judging
-        if judged:
-            for row_id in self.source.judge(self.mapping, self.contract, part):
+        self.check_contract = self.check_contract or check_contract
+        contract_checked = self.check_contract
+        if contract_checked:
+            for row_id in self.source.violating_row_ids(self.mapping, self.contract, part):
                 self.rejected.setdefault(row_id, None)
         left_out = list(self.rejected)
         try:
             raw = self.source.read(self.mapping, part, without=left_out)
             batch, lossy = convert(self.mapping, raw)
         except pa.ArrowInvalid:
-            if not judged:
-                return self.convert(part, judge=True)
+            if not contract_checked:
+                return self.convert(part, check_contract=True)
             raw = self._convertible(self.source.read(self.mapping, part, without=left_out))
             batch, lossy = convert(self.mapping, raw)
         if self.mapping.policies.lossy_conversions != "keep":
             for name, repeats in self._repeating(batch).items():
                 lossy[name] = pc.or_(lossy[name], repeats) if name in lossy else repeats
             batch, raw, lossy = self._without_lossy(batch, raw, lossy)
-        return ConvertedBatch(part, batch, raw, lossy, judged)
+        return ConvertedBatch(part, batch, raw, lossy, contract_checked)
 
     def _repeating(self, batch: pa.RecordBatch) -> dict[str, pa.Array]:
-        """Where a JSON text says a name twice, of which jsonb keeps the last."""
+        """Masks of JSON texts with a repeated name, of which jsonb keeps only the last value."""
         return {
-            column.name: repeating(batch.column(column.name).storage)
+            column.name: mask_repeated_names(batch.column(column.name).storage)
             for column in self.mapping.columns
             if isinstance(column.type, JSONB)
         }
@@ -103,15 +103,15 @@ class BatchConverter:
     def _without_lossy(
         self, batch: pa.RecordBatch, raw: pa.RecordBatch, lossy: dict[str, pa.Array]
     ) -> tuple[pa.RecordBatch, pa.RecordBatch, dict[str, pa.Array]]:
-        """Reject the rows whose values would lose something; what stands for a NULL may stay."""
+        """Reject rows with lossy conversions; values that replace a NULL are accepted."""
         keys = batch.column(self.mapping.key.name)
         lost = pa.array([False] * batch.num_rows, pa.bool_())
         for name, where in lossy.items():
-            there = pc.and_(pc.fill_null(where, False), raw.column(name).is_valid())
-            if pc.any(there).as_py():
+            losses = pc.and_(pc.fill_null(where, False), raw.column(name).is_valid())
+            if pc.any(losses).as_py():
                 reason = Reason(LOSSY, name, LOSES)
-                self.reject(keys.filter(there).to_pylist(), reason)
-                lost = pc.or_(lost, there)
+                self.reject(keys.filter(losses).to_pylist(), reason)
+                lost = pc.or_(lost, losses)
         kept = pc.invert(lost)
         return (
             batch.filter(kept),
@@ -120,8 +120,8 @@ class BatchConverter:
         )
 
     def reject(self, keys: list[Any], reason: Reason) -> None:
-        """Note rows that turned out not to be clean."""
-        for row_id in self.source.row_ids_of(self.mapping, keys):
+        """Reject the rows with these keys."""
+        for row_id in self.source.row_ids_by_key(self.mapping, keys):
             self.rejected[row_id] = reason
 
     def _convertible(self, raw: pa.RecordBatch) -> pa.RecordBatch:
@@ -161,7 +161,7 @@ def convert(
 
 
 def _filled(converted: Converted, fill: pa.Scalar) -> Converted:
-    """Put a value where NULL is; that cannot be undone."""
+    """Replace NULL by a value; such a conversion is lossy."""
     values = converted.values
     nulls = values.is_null()
     if not values.null_count:
@@ -187,7 +187,7 @@ def _unconvertible(
             text = str(error)
             if "UTF8" in text:
                 return name, "is not valid UTF-8"
-            return name, cannot_be_converted(error)
+            return name, conversion_message(error)
     return None, message
 
 
@@ -195,11 +195,11 @@ _END = object()
 
 
 @contextmanager
-def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
-    """Compute the next items in a thread of their own while the caller works on one.
+def prefetched(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
+    """Compute the next items in a separate thread while the caller processes one.
 
-    An exception of the thread is raised to the caller. When the caller leaves, the thread ends at
-    its next item, and it has ended before the caller goes on.
+    Exceptions of the thread are raised in the caller. When the caller leaves, the thread ends at
+    its next item, and the caller waits for it.
     """
     waiting: queue.Queue[object] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -213,7 +213,7 @@ def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
             return True
         return False
 
-    def context() -> None:
+    def produce() -> None:
         try:
             for item in items:
                 if not put(item):
@@ -223,7 +223,7 @@ def ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
         else:
             put(_END)
 
-    thread = threading.Thread(target=context, name="ahead", daemon=True)
+    thread = threading.Thread(target=produce, name="ahead", daemon=True)
     thread.start()
 
     def results() -> Iterator[T]:

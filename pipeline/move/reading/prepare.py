@@ -1,13 +1,14 @@
-"""A table made ready to move: matched with the source, its contract compiled, surveyed."""
+"""Prepare a table for a move: match it with the source, compile its contract, survey its rows."""
 
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from pipeline.core.policies import DEFAULT, Policies
-from pipeline.mapping.contract import Contract, contract_of
+from pipeline.mapping.contract import Contract, compile_contract
 from pipeline.mapping.table_mapping import TableMapping, match
-from pipeline.move.reading.extract import Source, Survey
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import Survey
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,20 @@ class Prepared:
     survey: Survey
 
 
-def prepare(declared: sa.Table, source: Source, policies: Policies = DEFAULT) -> Prepared:
-    """Match a table with the source and look once at every row.
+def prepare(declared: sa.Table, source: SourceView, policies: Policies = DEFAULT) -> Prepared:
+    """Match a table with the source and read every row once.
 
     Raises:
-        SourceError: the source lacks what the table needs, or cannot be read.
+        SourceError: the source lacks a required table or column, or cannot be read.
     """
     return surveyed(match(declared, source.columns(declared.name), policies), source)
 
 
-def surveyed(mapping: TableMapping, source: Source) -> Prepared:
-    """Look once at every row of a table that has been matched.
+def surveyed(mapping: TableMapping, source: SourceView) -> Prepared:
+    """Read every row of a matched table once.
 
     Raises:
         SourceError: the source cannot be read.
     """
-    contract = contract_of(mapping)
+    contract = compile_contract(mapping)
     return Prepared(mapping, contract, source.survey(mapping, contract))

@@ -1,1 +1,1 @@
-"""A move from its plan to its commit: all rows, changes or a subset."""
+"""Plan, run and commit moves: all rows, changes or a subset."""

@@ -1,8 +1,8 @@
-"""Moves the tables of one run, each in its own transaction, parents first.
+"""Move all rows of the tables of one run, each in its own transaction, parents first.
 
-Building keys and proving keep one side busy at a time. Meanwhile the next tables are surveyed, and
-the next one is filled by a second session, if the target lacks it. Its keys and its proof wait for
-its turn, when its parents have been committed.
+Building keys and proving use only one side at a time. Meanwhile the next tables are surveyed, and a
+second session fills the next table if the target lacks it. Its keys and proof follow once its
+parents are committed.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from pipeline.mapping.table_mapping import match
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.ledger import unmanaged_rows
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import Prepared, prepare
-from pipeline.move.run.transaction import Move, PendingFill, move_table, start_fill
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.run.transaction import MoveResult, PendingFill, move_table, start_fill
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
 
-class Mover:
-    """Two sessions that take turns, and a thread for each thing that is done ahead.
+class FullMover:
+    """Alternates between two sessions, with one thread for surveys and one for fills.
 
     Attributes:
         idle: the session that is not in a transaction.
@@ -36,11 +36,11 @@ class Mover:
 
     def __init__(
         self,
-        source: Source,
+        source: SourceView,
         sessions: tuple[Target, Target],
         options: MoveOptions,
     ) -> None:
-        """Use ``Mover.over``."""
+        """Use ``FullMover.over``."""
         self.idle, self._second = sessions
         self._source = source
         self._options = options
@@ -55,16 +55,14 @@ class Mover:
     @contextmanager
     def over(
         cls,
-        source: Source,
+        source: SourceView,
         target: Target,
         options: MoveOptions,
     ) -> Iterator[Self]:
-        """A mover for one run; what it has begun and not moved is undone at the end.
+        """Open a mover for one run; unfinished work is rolled back at the end.
 
         Args:
-            source: the snapshot.
-            target: a session in no transaction.
-            options: what holds for every table of the run.
+            target: a session outside a transaction.
         """
         with target.another() as second:
             mover = cls(source, (target, second), options)
@@ -79,19 +77,14 @@ class Mover:
         *,
         upcoming: Sequence[sa.Table] = (),
         on_progress: OnProgress = lambda _: None,
-    ) -> Move:
-        """Move a table whose parents have moved before.
-
-        Args:
-            table: the table that moves now.
-            upcoming: tables that move later in this run.
-            on_progress: told after every batch of this table.
+    ) -> MoveResult:
+        """Move a table whose parents have already been moved.
 
         Raises:
             PipelineError: as ``move_table``; nothing was changed.
         """
         if table.name not in self._prepared:
-            # Before the first table of the run: a later one must not stop it half way.
+            # Checked before the first table, so that a later table does not stop the run.
             self._require_usable((table, *upcoming))
         for each in (table, *upcoming):
             if each.name not in self._prepared:
@@ -99,12 +92,12 @@ class Mover:
                     prepare, each, self._source, self._options.policies
                 )
         self._listeners[table.name] = on_progress
-        pending = self._take_over(table)
-        context = pending.context if pending else self._work(self.idle, table)
+        pending = self._take_pending(table)
+        context = pending.context if pending else self._context(self.idle, table)
 
         def on_filled() -> None:
             if upcoming and self._pending is None:
-                ahead = self._fills.submit(self._begin, self._second, upcoming[0])
+                ahead = self._fills.submit(self._start_fill, self._second, upcoming[0])
                 self._pending = upcoming[0].name, ahead
 
         moved = move_table(context, pending=pending, on_filled=on_filled)
@@ -118,21 +111,23 @@ class Mover:
         if not self._options.policies.adopt_target:
             unmanaged_rows.require_own(self.idle.rows, tables)
 
-    def _work(self, session: Target, table: sa.Table) -> MoveContext:
+    def _context(self, session: Target, table: sa.Table) -> MoveContext:
         prepared = self._prepared[table.name].result()
         return MoveContext(session, self._source, prepared, self._options, self._on_progress)
 
-    def _begin(self, session: Target, table: sa.Table) -> PendingFill | None:
-        return start_fill(self._work(session, table))
+    def _start_fill(self, session: Target, table: sa.Table) -> PendingFill | None:
+        return start_fill(self._context(session, table))
 
     def _on_progress(self, progress: Progress) -> None:
         if self._ended.is_set():
-            raise PipelineError(f"{progress.table} was not needed any more", remedy="Run again")
+            raise PipelineError(
+                f"The run ended before {progress.table} was moved", remedy="Run again"
+            )
         if progress.table in self._listeners:
             self._listeners[progress.table](progress)
 
-    def _take_over(self, table: sa.Table) -> PendingFill | None:
-        """What was begun of this table; its session then is the one that moves."""
+    def _take_pending(self, table: sa.Table) -> PendingFill | None:
+        """The pending fill of a table, if any; the two sessions swap their roles."""
         if self._pending is None or self._pending[0] != table.name:
             return None
         (_, ahead), self._pending = self._pending, None

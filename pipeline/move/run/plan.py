@@ -1,8 +1,7 @@
-"""What a move would do, without doing it.
+"""The plan of a move: what it would do, without changing anything.
 
-The source is read as a move reads it, the target is only looked at. What only PostgreSQL can know
-of a value (an index entry that is too long, a character that jsonb has no place for) is found by
-the move itself.
+The plan reads the source as a move does, and only inspects the target. Only the move itself finds
+what PostgreSQL alone can detect: an index entry that is too long, a character that jsonb refuses.
 """
 
 import re
@@ -23,32 +22,30 @@ from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
 from pipeline.mapping.contract import Rejected, forbidden_loss
-from pipeline.mapping.json_texts import repeating
+from pipeline.mapping.json_texts import mask_repeated_names
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
 from pipeline.move.ledger import unmanaged_rows
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
-from pipeline.move.reading.extract import Source
 from pipeline.move.reading.prepare import Prepared, prepare
+from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
 _EXAMPLES = 5
 _PROBE_BYTES = 2 * 2**20
 _SECONDS_PER_ROW = 3e-6
-"""What keys and indexes of a row cost a server, roughly; measured on two cores."""
+"""Approximate time for keys and indexes per row; measured on two cores."""
 
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """What a column holds and what becomes of it.
+    """The contents and types of a column.
 
     Attributes:
-        name: the column.
-        source_type: its type as the source declares it, "" if it does not.
-        target_type: its type in the target.
-        storage: how many values of each SQLite storage class it holds.
-        date_formats: how many of its texts have which form of a date; empty for other types.
+        source_type: the type declared in the source, "" if there is none.
+        storage: number of values by SQLite storage class.
+        date_formats: number of texts by date format; empty for other types.
     """
 
     name: str
@@ -63,18 +60,11 @@ class TablePlan:
     """What a move of one table would do.
 
     Attributes:
-        table: its name.
-        rows: rows of the source.
-        bytes: bytes of their values.
-        columns: what each column holds.
-        rejected_rows: rows that would go to quarantine.
-        rejections: why, a row counting once per reason.
-        lossy: values that would lose something; their originals would be kept.
-        drift: where source and declaration disagree.
-        target_rows: rows that the target holds now; None when it has no such table.
-        target_only: columns that only the target has.
-        obstacle: why the move would stop at once, None if nothing is in its way.
-        seconds: roughly how long it would take, proof included.
+        rejections: the reasons; a row counts once per reason.
+        lossy: values that would be converted with a loss; their originals would be kept.
+        target_rows: rows of the target now; None if it has no such table.
+        obstacle: why the move would stop immediately, if it would.
+        seconds: estimated duration, proof included.
     """
 
     table: str
@@ -92,7 +82,7 @@ class TablePlan:
 
 
 def plan_tables(
-    tables: Iterable[sa.Table], *, source: Source, target: Target, policies: Policies = DEFAULT
+    tables: Iterable[sa.Table], *, source: SourceView, target: Target, policies: Policies = DEFAULT
 ) -> tuple[TablePlan, ...]:
     """Plan tables in this order, parents first.
 
@@ -110,7 +100,7 @@ def plan_tables(
 
 def _plan_table(
     prepared: Prepared,
-    source: Source,
+    source: SourceView,
     target: Target,
     bytes_per_second: float,
     rejected_keys: dict[str, set[str]],
@@ -119,45 +109,45 @@ def _plan_table(
     converter = BatchConverter(source, mapping, prepared.contract, survey)
     held = {parent.name: rejected_keys.get(parent.name, set()) for _, parent in mapping.parents}
     row_id = source.row_id_column(mapping)
-    met = _Met()
+    result = _Readout()
     with source.sqlite() as connection:
-        lonely = prepared.contract.without_parent(connection, row_id_column=row_id, held=held)
-        converter.rejected |= {each: None for each in lonely if each not in converter.rejected}
+        orphans = prepared.contract.rows_without_parent(connection, row_id_column=row_id, held=held)
+        converter.rejected |= {each: None for each in orphans if each not in converter.rejected}
         started = time.perf_counter()
         for part in survey.ranges:
-            # A breach of the other rules shows when the range is converted.
-            for each in source.judge(mapping, prepared.contract, part, cast=False):
+            # Violations of the other rules are found when the range is converted.
+            for each in source.violating_row_ids(mapping, prepared.contract, part, cast=False):
                 converter.rejected.setdefault(each, None)
-            met.take(mapping, converter.convert(part))
+            result.add(mapping, converter.convert(part))
         reading = time.perf_counter() - started
         known = {str(h): reason for h, reason in converter.rejected.items() if reason is not None}
         for row in prepared.contract.explain(
             connection, sorted(converter.rejected), row_id_column=row_id, held=held, known=known
         ):
-            met.reject(mapping, row)
-        columns = tuple(_profile(connection, mapping, met.forms))
-    rejected_keys[mapping.name] = met.rejected_keys
-    target_rows, target_only, obstacle = _met_in_target(target, mapping)
+            result.reject(mapping, row)
+        columns = tuple(_profile(connection, mapping, result.date_formats))
+    rejected_keys[mapping.name] = result.rejected_keys
+    target_rows, target_only, obstacle = _inspect_target(target, mapping)
     return TablePlan(
         mapping.name,
         survey.rows,
         survey.bytes,
         columns,
-        met.rejected,
-        met.rejections(mapping.name),
-        met.found(mapping.name),
+        result.rejected,
+        result.rejections(mapping.name),
+        result.losses(mapping.name),
         mapping.drift,
         target_rows,
         target_only,
-        met.forbidden or obstacle,
+        result.forbidden or obstacle,
         2 * (reading + survey.bytes / bytes_per_second) + survey.rows * _SECONDS_PER_ROW,
     )
 
 
-def _met_in_target(
+def _inspect_target(
     target: Target, mapping: TableMapping
 ) -> tuple[int | None, tuple[str, ...], str | None]:
-    """Rows of the target's table, columns that only it has, and what is in the way."""
+    """Rows of the target's table, columns that only it has, and the obstacle of a move."""
     rows: int | None = None
     only: tuple[str, ...] = ()
     try:
@@ -175,7 +165,7 @@ def _met_in_target(
 
 
 def _throughput(target: Target) -> float:
-    """Bytes per second that the target takes, measured with a value that it only weighs."""
+    """Bytes per second that the target receives, measured with a value that is not stored."""
     probe = b"\0" * _PROBE_BYTES
     target.value("SELECT octet_length($1::bytea)", (b"\0",))
     started = time.perf_counter()
@@ -184,18 +174,16 @@ def _throughput(target: Target) -> float:
 
 
 @dataclass
-class _Met:
-    """What reading all rows has shown.
+class _Readout:
+    """The result of reading all rows.
 
     Attributes:
-        rejected: rows that would be rejected.
-        rejected_keys: their keys.
-        reasons: how many of them for which reason.
-        offenders: a few of their keys, by reason.
-        forbidden: why the move would stop, None if it would not.
-        lossy: values that would lose something, by column.
-        examples: a few of them, as (key, source value, target value).
-        forms: how many texts of a column have which form of a date.
+        reasons: number of rows by reason.
+        offenders: examples of their keys, by reason.
+        forbidden: why the move would stop, if it would.
+        lossy: number of values that would be converted with a loss, by column.
+        examples: examples of them, as (key, source value, target value).
+        date_formats: number of texts by column and date format.
     """
 
     rejected: int = 0
@@ -205,23 +193,23 @@ class _Met:
     forbidden: str | None = None
     lossy: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
-    forms: dict[str, Counter[str]] = field(default_factory=dict)
+    date_formats: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def take(self, mapping: TableMapping, converted: ConvertedBatch) -> None:
+    def add(self, mapping: TableMapping, converted: ConvertedBatch) -> None:
         keys = converted.batch.column(mapping.key.name)
         for column in mapping.columns:
             name, raw = column.name, converted.raw.column(column.name)
             lossy, kept = converted.lossy.get(name), converted.batch.column(name)
             if isinstance(column.type, JSONB):
-                repeats = repeating(kept.storage)
+                repeats = mask_repeated_names(kept.storage)
                 kept = pc.if_else(repeats, "the last of each name", kept.storage)
                 lossy = repeats if lossy is None else pc.or_(lossy, repeats)
             if lossy is not None:
                 if name in secret.columns(mapping.table):
                     raw = kept = pa.array([secret.SHOWN] * len(keys))
-                self._lose(name, lossy, keys, raw, kept)
+                self._add_loss(name, lossy, keys, raw, kept)
             if isinstance(column.type, sa.DateTime):
-                self.forms.setdefault(name, Counter()).update(_date_forms(raw))
+                self.date_formats.setdefault(name, Counter()).update(_date_formats(raw))
 
     def reject(self, mapping: TableMapping, row: Rejected) -> None:
         """Count a row that would be rejected."""
@@ -237,10 +225,10 @@ class _Met:
         for column, value in zip(mapping.columns, row.values, strict=True):
             if isinstance(column.type, sa.DateTime) and value.storage == "text":
                 text = (value.value or b"").decode("utf-8", "replace")
-                self.forms.setdefault(column.name, Counter())[_date_form(text)] += 1
+                self.date_formats.setdefault(column.name, Counter())[_date_format(text)] += 1
 
     def rejections(self, table: str) -> tuple[Quarantined, ...]:
-        """Why rows would be rejected, the most frequent reason first."""
+        """The reasons of rejections, the most frequent first."""
         return tuple(
             Quarantined(table, message, column, rows, tuple(self.offenders[message, column]))
             for (message, column), rows in sorted(
@@ -248,7 +236,7 @@ class _Met:
             )
         )
 
-    def _lose(
+    def _add_loss(
         self, name: str, where: pa.Array, keys: pa.Array, originals: pa.Array, kept: pa.Array
     ) -> None:
         count = pc.sum(where).as_py() or 0
@@ -260,8 +248,8 @@ class _Met:
             texts = (column.cast(pa.string()).to_pylist() for column in columns)
             shown += zip(*texts, strict=True)
 
-    def found(self, table: str) -> tuple[Lossy, ...]:
-        """Columns whose values would lose something."""
+    def losses(self, table: str) -> tuple[Lossy, ...]:
+        """Columns with values that would be converted with a loss."""
         return tuple(
             Lossy(table, name, count, tuple(self.examples[name]))
             for name, count in self.lossy.items()
@@ -269,67 +257,68 @@ class _Met:
         )
 
 
-def _date_forms(texts: pa.Array) -> Counter[str]:
-    """How many texts have which form, such as ``YYYY-MM-DD HH:MM:SS.ffffff``.
+def _date_formats(texts: pa.Array) -> Counter[str]:
+    """Number of texts by format, such as ``YYYY-MM-DD HH:MM:SS.ffffff``.
 
-    Texts that agree in length and in the letters that tell forms apart are counted together.
+    Texts with the same length and the same characters at significant positions are counted
+    together.
     """
     marks = [pc.binary_length(texts)]
-    marks += [pc.utf8_slice_codeunits(texts, at, at + 1) for at in (10, 16, 19)]
+    marks += [pc.utf8_slice_codeunits(texts, start, start + 1) for start in (10, 16, 19)]
     ends = ((-7, -6), (-6, -5), (-1, None))
-    marks += [pc.utf8_slice_codeunits(texts, at, to) for at, to in ends]
-    names = [str(at) for at in range(len(marks))]
-    alike = pa.table([*marks, texts], names=[*names, "text"]).group_by(names)
-    counted = alike.aggregate([("text", "min"), ("text", "count")])
-    forms: Counter[str] = Counter()
+    marks += [pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ends]
+    names = [str(number) for number in range(len(marks))]
+    grouped = pa.table([*marks, texts], names=[*names, "text"]).group_by(names)
+    counted = grouped.aggregate([("text", "min"), ("text", "count")])
+    formats: Counter[str] = Counter()
     for text, count in zip(
         counted.column("text_min").to_pylist(),
         counted.column("text_count").to_pylist(),
         strict=True,
     ):
         if text is not None:
-            forms[_date_form(text)] += count
-    return forms
+            formats[_date_format(text)] += count
+    return formats
 
 
-_FORM = re.compile(
+_FORMAT = re.compile(
     r"\d{4}-\d\d-\d\d(?:(?P<between>[ T])\d\d:\d\d(?P<seconds>:\d\d)?(?:\.(?P<fraction>\d+))?)?"
     r"(?P<blank> *)(?P<zone>Z|[+-]\d\d:\d\d)?"
 )
 
 
-def _date_form(text: str) -> str:
-    found = _FORM.fullmatch(text)
+def _date_format(text: str) -> str:
+    found = _FORMAT.fullmatch(text)
     if found is None:
         return "no date"
-    form = "YYYY-MM-DD"
+    result = "YYYY-MM-DD"
     if found["between"]:
-        form += f"{found['between']}HH:MM" + (":SS" if found["seconds"] else "")
+        result += f"{found['between']}HH:MM" + (":SS" if found["seconds"] else "")
     if found["fraction"]:
-        form += "." + "f" * len(found["fraction"])
+        result += "." + "f" * len(found["fraction"])
     zone = found["zone"] or ""
-    return form + found["blank"] + ("+HH:MM" if len(zone) > 1 else zone)
+    return result + found["blank"] + ("+HH:MM" if len(zone) > 1 else zone)
 
 
 _CLASSES = ("null", "integer", "real", "text", "blob")
 
 
 def _profile(
-    connection: sqlite3.Connection, mapping: TableMapping, forms: dict[str, Counter[str]]
+    connection: sqlite3.Connection, mapping: TableMapping, date_formats: dict[str, Counter[str]]
 ) -> Iterator[ColumnPlan]:
-    """What columns hold; storage classes of all of them are counted in one scan."""
+    """The contents of all columns; one scan counts their storage classes."""
     sums = ", ".join(
         f"sum(typeof({quoted(column.name)}) = '{storage}')"
         for column in mapping.columns
         for storage in _CLASSES
     )
     counts = connection.execute(f"SELECT {sums} FROM {quoted(mapping.name)}").fetchone()
-    for at, column in enumerate(mapping.columns):
-        of_column = counts[at * len(_CLASSES) : (at + 1) * len(_CLASSES)]
+    for number, column in enumerate(mapping.columns):
+        column_counts = counts[number * len(_CLASSES) : (number + 1) * len(_CLASSES)]
         yield ColumnPlan(
             column.name,
             mapping.declared[column.name],
             type_name(column.type),
-            {storage: n for storage, n in zip(_CLASSES, of_column, strict=True) if n},
-            dict(forms.get(column.name, Counter()).most_common()),
+            {storage: n for storage, n in zip(_CLASSES, column_counts, strict=True) if n},
+            dict(date_formats.get(column.name, Counter()).most_common()),
         )

@@ -1,10 +1,10 @@
-"""A subset: some rows of the root table, and all that belongs to them, on both sides.
+"""The scope of a run: all rows, changes, or a subset with the rows that belong to it.
 
-The root is the table that refers to no other. Of every other table those rows belong whose
-references all lead into the subset, as far as they are not NULL, and of which at least one does.
-Only declared foreign keys are followed; one from a table to itself is not. What only the target
-has in a subset belongs to it too: a row that went to another parent in the source is taken along,
-with what belongs to it.
+A subset consists of some rows of the root table, which refers to no other table, and of dependent
+rows on both sides. A row of another table belongs to the subset if all of its references that are
+not NULL point into the subset, and at least one does. Only declared foreign keys are followed, but
+not those from a table to itself. Rows that only the target has in a subset belong to it, too: a row
+that has another parent in the source is included with its dependent rows.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from pipeline.core.errors import ScopeError, SettingsError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping, match
-from pipeline.move.reading.live import LiveSource
+from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.run import sync
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
@@ -31,12 +31,11 @@ class Everything:
 
 
 @dataclass(frozen=True)
-class Changes:
-    """Rows that may have changed since the source was read last.
+class ChangesOnly:
+    """Rows that may have changed since the source was last read.
 
     Attributes:
-        retry_rejected: rows in quarantine are tried even if the source was not written since.
-        or_everything: everything moves where it cannot be known what changed.
+        or_everything: move everything if the changes cannot be determined.
     """
 
     retry_rejected: bool = False
@@ -45,38 +44,38 @@ class Changes:
 
 @dataclass(frozen=True)
 class Subset:
-    """Rows of the root table, and what belongs to them: ``keys``, or the first ``limit`` by key."""
+    """Rows of the root table with their dependent rows: ``keys``, or the first ``limit`` rows."""
 
     keys: tuple[int | str, ...] = ()
     limit: int | None = None
 
     @classmethod
     def of(cls, keys: Sequence[int | str], limit: int | None) -> "Subset | None":
-        """What was asked for; None for everything.
+        """The requested subset; None for everything.
 
         Raises:
-            SettingsError: both were asked for, or no rows at all.
+            SettingsError: both keys and a limit are given, or the limit is below 1.
         """
         if keys and limit is not None:
             raise SettingsError(
-                "A subset cannot be named both by ids and by a limit", remedy="Give one of them"
+                "A subset cannot have both ids and a limit", remedy="Use only one of them"
             )
         if limit is not None and limit < 1:
-            raise SettingsError(f"A subset cannot have {limit} rows", remedy="Give 1 or more")
+            raise SettingsError(f"The limit of a subset cannot be {limit}", remedy="Use 1 or more")
         return cls(tuple(dict.fromkeys(keys)), limit) if keys or limit is not None else None
 
 
-Scope = Everything | Changes | Subset
+Scope = Everything | ChangesOnly | Subset
 """Which rows a run moves."""
 
 
 @dataclass(frozen=True)
-class Reach:
+class RowsInScope:
     """The rows of one table that are in scope.
 
     Attributes:
         keys: their keys, in the source or in the target.
-        row_ids: what names them in the source, where no key does.
+        row_ids: row ids of rows of the source without a usable key.
     """
 
     keys: tuple[Any, ...]
@@ -84,7 +83,7 @@ class Reach:
 
 
 def family(tables: Sequence[sa.Table]) -> list[sa.Table]:
-    """Tables and all those that they refer to, parents first."""
+    """These tables and all tables that they refer to, parents first."""
     if not tables:
         return []
     everything = tables[0].metadata.sorted_tables
@@ -95,8 +94,8 @@ def family(tables: Sequence[sa.Table]) -> list[sa.Table]:
     return [table for table in everything if table.name in names]
 
 
-def root_of(tables: Sequence[sa.Table]) -> sa.Table:
-    """The one table that all others belong to.
+def root_table(tables: Sequence[sa.Table]) -> sa.Table:
+    """The only table that refers to no other table.
 
     Raises:
         ScopeError: there is none, or more than one.
@@ -105,51 +104,48 @@ def root_of(tables: Sequence[sa.Table]) -> sa.Table:
     if len(roots) != 1:
         names = ", ".join(table.name for table in roots) or "all"
         raise ScopeError(
-            f"There is no one table that all others belong to: {names} could be it",
+            f"A subset needs exactly one root table; candidates: {names}",
             remedy="Move everything",
         )
     return roots[0]
 
 
-def reach(
+def find_rows_in_scope(
     subset: Subset,
     tables: Sequence[sa.Table],
     *,
-    live: LiveSource,
+    live: PinnedSource,
     target: Target,
     policies: Policies = DEFAULT,
-) -> dict[str, Reach]:
-    """What is in scope, by table; nothing is changed.
+) -> dict[str, RowsInScope]:
+    """Find the rows in scope, by table, without changing anything.
 
     Args:
-        subset: the rows of the root table.
-        tables: the tables that will move.
-        live: the pinned source.
-        target: a session in no transaction.
-        policies: what a person decided.
+        target: a session outside a transaction.
 
     Raises:
-        ScopeError: the source lacks a named row, the subset is too large, or there is not one root.
-        SourceError: the source lacks what a table needs.
-        ShapeError: the target holds another table of that name.
+        ScopeError: the source lacks a requested row, the subset is too large, or there is not
+            exactly one root table.
+        SourceError: the source lacks a required table or column.
+        ShapeError: the target has another table of that name.
     """
-    found: dict[str, Reach] = {}
+    found: dict[str, RowsInScope] = {}
     relatives = family(tables)
-    root = root_of(relatives)
+    root = root_table(relatives)
     with target.read_only():
         for table in relatives:
             mapping = match(table, live.columns(table.name), policies)
             present = schema.inspect_for_writing(target, mapping)
             schema.check_shape(mapping, present)
             if table is root:
-                found[table.name] = Reach(_root_keys(subset, live, mapping))
+                found[table.name] = RowsInScope(_root_keys(subset, live, mapping))
             else:
                 inside = _references(mapping, found)
                 row_ids = _in_source(live, mapping, inside)
-                theirs = _in_target(target, mapping, inside) if present.exists else []
-                keys = dict.fromkeys([*live.keys_with(mapping, row_ids), *theirs])
-                found[table.name] = Reach(tuple(keys), tuple(row_ids))
-            _require_room(mapping, found[table.name])
+                in_target = _in_target(target, mapping, inside) if present.exists else []
+                keys = dict.fromkeys([*live.live_keys_by_row_id(mapping, row_ids), *in_target])
+                found[table.name] = RowsInScope(tuple(keys), tuple(row_ids))
+            _require_small(mapping, found[table.name])
     return found
 
 
@@ -157,8 +153,8 @@ def _parents(table: sa.Table) -> set[str]:
     return {key.column.table.name for key in table.foreign_keys} - {table.name}
 
 
-def _references(mapping: TableMapping, found: Mapping[str, Reach]) -> dict[str, list[Any]]:
-    """Column that refers to another table -> keys of that table that are in scope."""
+def _references(mapping: TableMapping, found: Mapping[str, RowsInScope]) -> dict[str, list[Any]]:
+    """Referring column -> keys in scope of the table that it refers to."""
     return {
         column.name: list(found[parent.name].keys)
         for column, parent in mapping.parents
@@ -166,66 +162,66 @@ def _references(mapping: TableMapping, found: Mapping[str, Reach]) -> dict[str, 
     }
 
 
-def _root_keys(subset: Subset, live: LiveSource, mapping: TableMapping) -> tuple[Any, ...]:
+def _root_keys(subset: Subset, live: PinnedSource, mapping: TableMapping) -> tuple[Any, ...]:
     if subset.limit is not None:
-        # More than one too many is not needed to know that it is too many.
+        # One more than allowed is enough to detect that there are too many.
         return tuple(live.first_keys(mapping, min(subset.limit, sync.MANY_ROWS + 1)))
-    lacking = set(live.lacking(mapping, subset.keys))
-    if lacking:
-        named = ", ".join(str(key) for key in subset.keys if key in lacking)
+    missing_keys = set(live.missing_keys(mapping, subset.keys))
+    if missing_keys:
+        missing = ", ".join(str(key) for key in subset.keys if key in missing_keys)
         raise ScopeError(
-            f"{live.path} has no {mapping.name} {named}",
-            remedy="Name rows that it has; nothing was changed",
+            f"Table {mapping.name} of {live.path} has no row {missing}",
+            remedy="Use ids of existing rows; nothing was changed",
         )
     return subset.keys
 
 
 def _in_source(
-    live: LiveSource, mapping: TableMapping, inside: Mapping[str, list[Any]]
+    live: PinnedSource, mapping: TableMapping, inside: Mapping[str, list[Any]]
 ) -> list[Any]:
-    """Handles of the source's rows that belong."""
-    among = {
-        name: f"{quoted(name)} IN (SELECT value FROM json_each(?{at}))"
-        for at, name in enumerate(inside, 1)
+    """Row ids of the source's rows that belong to the subset."""
+    scope_keys = {
+        name: f"{quoted(name)} IN (SELECT value FROM json_each(?{number}))"
+        for number, name in enumerate(inside, 1)
     }
     lists = tuple(json.dumps(keys) for keys in inside.values())
-    return live.row_ids_where(mapping, f"{_belongs(among)} LIMIT {sync.MANY_ROWS + 1}", lists)
+    return live.row_ids_where(mapping, f"{_belongs(scope_keys)} LIMIT {sync.MANY_ROWS + 1}", lists)
 
 
 def _in_target(target: Target, mapping: TableMapping, inside: Mapping[str, list[Any]]) -> list[Any]:
-    """Keys of the target's rows that belong."""
-    # The driver takes a list of nothing for texts.
+    """Keys of the target's rows that belong to the subset."""
+    # The driver would bind an empty list as a list of texts.
     lists = [keys for keys in inside.values() if keys]
     numbers = itertools.count(1)
-    among = {
+    scope_keys = {
         name: f"{quoted(name)} = ANY(${next(numbers)})" if keys else "false"
         for name, keys in inside.items()
     }
     rows = target.rows(
         f"SELECT {quoted(mapping.key.name)} FROM {quoted(mapping.name)}"
-        f" WHERE {_belongs(among)} LIMIT {sync.MANY_ROWS + 1}",
+        f" WHERE {_belongs(scope_keys)} LIMIT {sync.MANY_ROWS + 1}",
         lists,
     )
     return [key for (key,) in rows]
 
 
-def _belongs(among: Mapping[str, str]) -> str:
-    """SQL for: every reference that is not NULL leads into the subset, and one is not NULL.
+def _belongs(scope_keys: Mapping[str, str]) -> str:
+    """SQL condition: all references that are not NULL point into the subset, and there is one.
 
     Args:
-        among: column that refers to another table -> SQL for its leading into the subset.
+        scope_keys: referring column -> SQL condition that its reference points into the subset.
     """
-    if not among:
+    if not scope_keys:
         return "false"
-    lead = [f"({quoted(name)} IS NULL OR {leads})" for name, leads in among.items()]
-    nothing = " AND ".join(f"{quoted(name)} IS NULL" for name in among)
-    return f"{' AND '.join(lead)} AND NOT ({nothing})"
+    inside = [f"({quoted(name)} IS NULL OR {condition})" for name, condition in scope_keys.items()]
+    nothing = " AND ".join(f"{quoted(name)} IS NULL" for name in scope_keys)
+    return f"{' AND '.join(inside)} AND NOT ({nothing})"
 
 
-def _require_room(mapping: TableMapping, found: Reach) -> None:
+def _require_small(mapping: TableMapping, found: RowsInScope) -> None:
     if max(len(found.keys), len(found.row_ids)) > sync.MANY_ROWS:
         raise ScopeError(
-            f"The subset has more than {sync.MANY_ROWS:,} rows of {mapping.name}, which is more"
-            " than a move of a subset holds in memory",
-            remedy="Take a smaller one, or move everything",
+            f"The subset has more than {sync.MANY_ROWS:,} rows of {mapping.name}, too many to keep"
+            " their keys in memory",
+            remedy="Choose a smaller subset, or move everything",
         )

@@ -1,9 +1,9 @@
-"""Moves a subset: the rows that are in scope on either side, and no others.
+"""Move a subset: only the rows in scope on both sides.
 
-They are carried into a private file, judged, merged and proven like those of a sync. All the rest
-is left as it is on both sides, and counted in the source as excluded. That a table was seen whole
-is not claimed any more, so the next sync looks at every value, and the next move completes it.
-What a person mended is tried again wherever it belongs.
+These rows are copied to a private file, checked, merged and proven like those of a sync. All other
+rows stay unchanged on both sides and are counted as excluded. The watermark then covers only a part
+of the table, so the next sync compares every value, and the next move completes the table. Rows
+with overrides are always included.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import SubsetRows
 from pipeline.move.ledger import cascades, overrides
-from pipeline.move.reading.live import LiveSource
+from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.reading.prepare import Prepared, surveyed
-from pipeline.move.run.scope import Reach, Subset, reach
-from pipeline.move.run.transaction import Move, move_table
+from pipeline.move.run.scope import RowsInScope, Subset, find_rows_in_scope
+from pipeline.move.run.transaction import MoveResult, move_table
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -29,29 +29,26 @@ class SubsetMover:
     """Moves a subset of the tables of one run, each in its own transaction, parents first.
 
     Attributes:
-        idle: the session, in no transaction between two moves.
+        idle: the session, outside a transaction between two moves.
     """
 
     def __init__(
         self,
-        live: LiveSource,
+        live: PinnedSource,
         session: Target,
         subset: Subset,
         options: MoveOptions,
     ) -> None:
-        """Move what belongs to a subset.
+        """Keep the arguments of the run.
 
         Args:
-            live: the pinned source; it has the tables that are moved and those they refer to.
-            session: the target.
-            subset: what moves.
-            options: what holds for every table of the run.
+            live: the pinned source with the tables to be moved and those they refer to.
         """
         self.idle = session
         self._live = live
         self._subset = subset
         self._options = options
-        self._reached: dict[str, Reach] = {}
+        self._reached: dict[str, RowsInScope] = {}
 
     def move(
         self,
@@ -59,15 +56,15 @@ class SubsetMover:
         *,
         upcoming: Sequence[sa.Table] = (),
         on_progress: OnProgress = lambda _: None,
-    ) -> Move:
-        """Move what is in scope of a table whose parents have moved before.
+    ) -> MoveResult:
+        """Move the rows in scope of a table whose parents have already been moved.
 
         Raises:
-            PipelineError: as ``move_table`` and ``reach``; nothing was changed.
+            PipelineError: as ``move_table`` and ``find_rows_in_scope``; nothing was changed.
         """
         if table.name not in self._reached:
-            # Before anything is deleted: what goes with a parent could not be found afterwards.
-            self._reached |= reach(
+            # Before anything is deleted: children of deleted parents could not be found later.
+            self._reached |= find_rows_in_scope(
                 self._subset,
                 [table, *upcoming],
                 live=self._live,
@@ -76,29 +73,31 @@ class SubsetMover:
             )
         schema.make_ledger(self.idle)
         mapping = match(table, self._live.columns(table.name), self._options.policies)
-        prepared, scope = self._take(mapping, self._reached[table.name])
+        prepared, scope = self._copy_scope_rows(mapping, self._reached[table.name])
         context = MoveContext(self.idle, self._live, prepared, self._options, on_progress, scope)
         return move_table(context)
 
-    def _take(self, mapping: TableMapping, reached: Reach) -> tuple[Prepared, SubsetRows]:
-        """Carry the rows in scope into the private file."""
+    def _copy_scope_rows(
+        self, mapping: TableMapping, reached: RowsInScope
+    ) -> tuple[Prepared, SubsetRows]:
+        """Copy the rows in scope to the private file."""
         live, known_overrides = self._live, overrides.read(self.idle, [mapping.name])
-        # Rows that went with a parent may still be in the source.
+        # Rows deleted with a parent may still be in the source.
         keys = list(dict.fromkeys((*reached.keys, *cascades.keys(self.idle, mapping))))
         overridden = [live.row_id_from(mapping, override.row_id) for override in known_overrides]
         row_ids: list[Any] = [*reached.row_ids, *overridden]
         live.take_rows(mapping, keys=keys, row_ids=row_ids)
         excluded = live.count_without(mapping, keys=keys, row_ids=row_ids)
-        named = frozenset(map(str, live.taken_row_ids(mapping)))
+        taken_row_ids = frozenset(map(str, live.taken_row_ids(mapping)))
         overrides.apply(live, [mapping.table], known_overrides)
         prepared = surveyed(mapping, live)
-        # A key may have been mended as well.
+        # An override may have changed a key.
         taken = tuple(live.taken_keys(mapping))
         return prepared, SubsetRows(
             existing=taken,
-            deleted=tuple(set(live.lacking(mapping, keys)) - set(taken)),
+            deleted=tuple(set(live.missing_keys(mapping, keys)) - set(taken)),
             source_rows=live.count(mapping),
-            row_ids=named,
+            row_ids=taken_row_ids,
             excluded=excluded,
             largest=live.largest(mapping),
         )

@@ -1,4 +1,4 @@
-"""Views of one SQLite source for one run: a copy of all of it, and the pinned live file."""
+"""Views of one SQLite source for one run: a full copy, and the pinned live file."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -9,16 +9,16 @@ import sqlalchemy as sa
 
 from pipeline.core.locks import private_folder
 from pipeline.move.ledger import overrides
-from pipeline.move.reading.extract import Source
-from pipeline.move.reading.live import LiveSource, pinned
+from pipeline.move.reading.pinned_source import PinnedSource, pinned
+from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import BUSY_SECONDS, take_snapshot
 
 
 class SourceViews:
-    """Each view is made when it is first asked for, and is the same until it is released.
+    """Each view is opened on first use and stays the same until it is released.
 
-    Use it as a context manager, or call ``release`` at the end: what was copied is deleted then.
+    Use it as a context manager, or call ``release`` at the end, which deletes the copies.
     """
 
     def __init__(
@@ -29,21 +29,21 @@ class SourceViews:
         name: str,
         busy_seconds: float = BUSY_SECONDS,
     ) -> None:
-        """Make no view yet.
+        """Open no view yet.
 
         Args:
-            locate: finds the live file, whenever a view is made.
-            folder: holds the private files of all runs.
-            name: tells this run's files from those of others.
-            busy_seconds: how long a locked source is waited for.
+            locate: finds the live file whenever a view is opened.
+            folder: for the private files of all runs.
+            name: unique name for this run's files.
+            busy_seconds: how long to wait for a locked source.
         """
         self._locate = locate
         self._folder = folder
         self._name = name
         self._busy_seconds = busy_seconds
         self._exit = contextlib.ExitStack()
-        self._copy: Source | None = None
-        self._live: LiveSource | None = None
+        self._copy: SourceView | None = None
+        self._live: PinnedSource | None = None
 
     def __enter__(self) -> Self:
         """Release the views at the end of a block."""
@@ -58,34 +58,27 @@ class SourceViews:
         """Whether there is a copy of the whole source."""
         return self._copy is not None
 
-    def copy(self, tables: Sequence[sa.Table], *, target: Target) -> Source:
-        """A private copy of the source, with the values that a person has mended.
-
-        Args:
-            tables: what will be read.
-            target: its ledger knows which values a person has mended.
+    def copy(self, tables: Sequence[sa.Table], *, target: Target) -> SourceView:
+        """A private copy of the source, with the overrides from the target's ledger applied.
 
         Raises:
             SourceError: the file cannot be read; nothing was changed.
         """
         if self._copy is None:
-            # A copy that fails leaves nothing, so that the next step may try again.
+            # A failed copy leaves no files, so that the next step can try again.
             with contextlib.ExitStack() as opened:
                 located = self._locate()
                 folder = opened.enter_context(private_folder(self._folder, self._name))
                 into, busy = folder / "source.db", self._busy_seconds
-                source = Source(take_snapshot(located, into, tables=tables, busy_seconds=busy))
+                source = SourceView(take_snapshot(located, into, tables=tables, busy_seconds=busy))
                 names = [table.name for table in tables]
                 overrides.apply(source, tables, overrides.read(target, names))
                 self._copy = source
                 self._exit.push(opened.pop_all())
         return self._copy
 
-    def pin(self, tables: Sequence[sa.Table]) -> LiveSource:
-        """The live source as it was when it was first asked for; ``release`` ends that.
-
-        Args:
-            tables: what will be read.
+    def pin(self, tables: Sequence[sa.Table]) -> PinnedSource:
+        """The live source, pinned at one point in time until ``release``.
 
         Raises:
             SourceError: the file cannot be read; nothing was changed.
@@ -100,6 +93,6 @@ class SourceViews:
         return self._live
 
     def release(self) -> None:
-        """Let the source go; who asks next gets a new view."""
+        """Close all views; the next use opens a new one."""
         self._copy = self._live = None
         self._exit.close()

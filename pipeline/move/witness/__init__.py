@@ -1,9 +1,9 @@
-"""A second proof, by other means than those that write.
+"""The second witness: a proof that is independent of the engine.
 
-The engine reads the source with one driver, converts it in Arrow, writes it and reads it back: a
-fault that is the same in both directions would go unseen. Here the source is read by Python's
-``sqlite3``, each value is turned into bytes by plain Python, and the server hashes what it stores.
-Only digests meet. The engine's reader and casts are not used. Queries go through the engine's
-session, because only it sees what is not committed yet; they return ASCII, which its driver cannot
+The engine reads the source with one driver, converts it in Arrow, writes it and reads it back, so
+it cannot detect a fault that has the same effect in both directions. The second witness reads the
+source with Python's ``sqlite3``, encodes each value in plain Python, and compares digests with
+those that the server computes. It does not use the engine's reader and casts. Its queries use the
+engine's session, which alone sees uncommitted rows, but return only ASCII, which the driver cannot
 change.
 """

@@ -1,4 +1,4 @@
-"""The engine's digests: whole columns of Arrow, after its casts, hashed as ``stored.py`` says."""
+"""Digests of the engine's Arrow columns, after its casts, in the format of ``stored.py``."""
 
 import hashlib
 from bisect import bisect_right
@@ -31,22 +31,19 @@ class Digest:
         self._values.update(values)
 
     def hexdigest(self) -> str:
-        """The digest of all that was added."""
+        """The digest of all values."""
         return self._lengths.hexdigest() + self._values.hexdigest()
 
 
 @dataclass
 class ColumnDigests:
-    """Digests of the parts of one table, taken from the batches that are written.
+    """Digests of the parts of one table, computed from the written batches.
 
-    JSON is left out: only PostgreSQL knows how it writes a JSON text.
+    JSON columns are left out, because only PostgreSQL knows the text form of jsonb.
 
     Attributes:
-        key: the column of the table's key.
-        parts: what is hashed.
-        kept: keys of rows that are left out.
-        rows: how many rows were hashed, by part.
-        digests: by part and column.
+        kept: keys of rows to leave out.
+        rows: number of hashed rows, by part.
     """
 
     key: str
@@ -61,7 +58,7 @@ class ColumnDigests:
         self.digests = [{} for _ in self.parts]
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of a batch that lie in a part; batches come in the order of the keys."""
+        """Add the rows of a batch that belong to a part; batches are in the order of the keys."""
         for at, part in enumerate(self.parts):
             chosen = _inside(batch, self.key, part)
             if self.kept and chosen.num_rows:
@@ -73,7 +70,7 @@ class ColumnDigests:
 
 
 def _inside(batch: pa.RecordBatch, key: str, part: Part) -> pa.RecordBatch:
-    """The rows of a batch, which are in the order of their keys, that lie in a part."""
+    """The rows of a batch that belong to a part; the batch is in the order of its keys."""
     keys = batch.column(key)
     if isinstance(part, KeySet):
         return batch.filter(_among(keys, part.keys))
@@ -83,13 +80,13 @@ def _inside(batch: pa.RecordBatch, key: str, part: Part) -> pa.RecordBatch:
 
 
 def _among(keys: pa.Array, some: Sequence[Key]) -> pa.Array:
-    # A key that cannot move may be larger than the column's own type.
+    # A rejected key may exceed the type of the column.
     kind = keys.type if pa.types.is_string(keys.type) else pa.int64()
     return pc.is_in(keys.cast(kind), pa.array(some, kind))
 
 
 def _above(keys: pa.Array, bound: Key) -> int:
-    """Where the first key lies that is larger than a bound."""
+    """The position of the first key above a bound."""
     return bisect_right(range(len(keys)), bound, key=lambda at: keys[at].as_py())
 
 

@@ -1,4 +1,4 @@
-"""Both sides' digests, part by part; where they differ, the values that do are named."""
+"""Compare the digests of both sides by part, and name different values."""
 
 import hashlib
 import struct
@@ -12,24 +12,23 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.witness import stored
 from pipeline.move.witness.parts import Key, Part
-from pipeline.move.witness.source import Stretch, plain
+from pipeline.move.witness.source import Chunk, plain
 from pipeline.move.witness.stored import Ask
 from pipeline.move.witness.table import Table
 from pipeline.move.witness.values import Encode, Impossible, Real, Unjudged, shown
 
 MOST_NAMED = 20
-"""So many differences of a part are named; each costs a question to the server."""
+"""The maximum number of named differences per part; each needs a query."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A value that is not what the source has, or a row that only one side has.
+    """A different value, or a row that only one side has.
 
     Attributes:
-        key: the row.
-        column: the column; None where the whole row is missing or extra.
-        source: the source's value, for people; of a row, whether it is there.
-        target: the same of the target.
+        column: None if the whole row is missing or extra.
+        source: the source's value, for messages; for a row, whether it exists.
+        target: the target's value, for messages; for a row, whether it exists.
     """
 
     key: Key | None
@@ -40,14 +39,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Compared:
-    """One part as both sides have it.
-
-    Attributes:
-        part: which rows.
-        rows: how many the source has.
-        target: the server's digest of every column.
-        differences: what differs, named up to a limit.
-    """
+    """The comparison of one part."""
 
     part: Part
     rows: int
@@ -57,44 +49,33 @@ class Compared:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the target has to hold of one part.
+    """The expected contents of one part."""
 
-    Attributes:
-        stretch: the rows, as the source has them.
-        digests: the digest of every column.
-    """
-
-    stretch: Stretch
+    chunk: Chunk
     digests: list[str]
 
 
-def expected(ask: Ask, table: Table, stretch: Stretch) -> Expected:
-    """Encode and hash the rows of a stretch."""
-    encoded = [_encoded(ask, table, values) for _, _, values in stretch.rows]
+def expected(ask: Ask, table: Table, chunk: Chunk) -> Expected:
+    """Encode and hash the rows of a chunk."""
+    encoded = [_encoded(ask, table, values) for _, _, values in chunk.rows]
     columns = zip(*encoded, strict=True) if encoded else [()] * len(table.columns)
-    return Expected(stretch, [_digest(column) for column in columns])
+    return Expected(chunk, [_digest(column) for column in columns])
 
 
 def compare(ask: Ask, table: Table, given: list[Expected]) -> Iterator[Compared]:
-    """Ask the server for its digests of some parts, in one query.
-
-    Args:
-        ask: runs queries in the session that sees what is to be proven.
-        table: the table.
-        given: what it has to hold.
-    """
+    """Compare several parts in one query."""
     if not given:
         return
-    found = stored.digests(ask, table, [each.stretch.part for each in given])
+    found = stored.digests(ask, table, [each.chunk.part for each in given])
     for each, (rows, digests) in zip(given, found, strict=True):
-        part, wanted = each.stretch.part, len(each.stretch.rows)
+        part, wanted = each.chunk.part, len(each.chunk.rows)
         equal = (rows, digests) == (wanted, each.digests)
-        named = () if equal else tuple(islice(_named(ask, table, each.stretch), MOST_NAMED))
+        named = () if equal else tuple(islice(_named(ask, table, each.chunk), MOST_NAMED))
         yield Compared(part, wanted, digests, named)
 
 
 def compare_all(ask: Ask, table: Table, given: Iterable[Expected]) -> Iterator[Compared]:
-    """The same for many parts: the server hashes one while the next is read."""
+    """Compare many parts; the server hashes one part while the next is read."""
     with ThreadPoolExecutor(1, thread_name_prefix="witness") as pool:
         asked: Future[list[Compared]] | None = None
         for each in given:
@@ -119,7 +100,7 @@ def _bytes(ask: Ask, encode: Encode, value: Any) -> bytes:
     except Unjudged as deep:
         return stored.as_jsonb(ask, deep.text)
     except ValueError as error:
-        # The target has no place for it, so whatever is there differs.
+        # The target cannot store the value, so the stored one differs.
         return Impossible(f"{value!r} ({error})".encode())
 
 
@@ -131,32 +112,32 @@ def _digest(column: Iterable[bytes | None]) -> str:
     return lengths.hexdigest() + values.hexdigest()
 
 
-def _named(ask: Ask, table: Table, stretch: Stretch) -> Iterator[Difference]:
-    """What differs in a part, row by row; values that mean the same do not."""
-    ours = {plain(key): _encoded(ask, table, values) for _, key, values in stretch.rows}
-    missing = dict.fromkeys(ours)
-    for key, theirs in stored.row_digests(ask, table, stretch.part):
+def _named(ask: Ask, table: Table, chunk: Chunk) -> Iterator[Difference]:
+    """The differences of a part, row by row, without values of the same meaning."""
+    source_rows = {plain(key): _encoded(ask, table, values) for _, key, values in chunk.rows}
+    missing = dict.fromkeys(source_rows)
+    for key, digests in stored.row_digests(ask, table, chunk.part):
         if key is None or key not in missing:
-            # Not in the source, or there a second time.
+            # Not in the source, or a repeated key.
             yield Difference(key, None, False, True)
             continue
         del missing[key]
-        for at, (source, target) in enumerate(zip(ours[key], theirs, strict=True)):
-            if _md5(source) != target and not _same(ask, table, key, at, source):
-                column, kind = table.columns[at]
-                there = stored.value(ask, table, key, at)
-                yield Difference(key, column, shown(kind, source), shown(kind, there))
+        for number, (source, target) in enumerate(zip(source_rows[key], digests, strict=True)):
+            if _md5(source) != target and not _same(ask, table, key, number, source):
+                column, kind = table.columns[number]
+                value = stored.value(ask, table, key, number)
+                yield Difference(key, column, shown(kind, source), shown(kind, value))
     yield from (Difference(key, None, True, False) for key in missing)
 
 
-def _same(ask: Ask, table: Table, key: Key, at: int, source: bytes | None) -> bool:
+def _same(ask: Ask, table: Table, key: Key, number: int, source: bytes | None) -> bool:
     if source is None or isinstance(source, Impossible):
         return False
     if isinstance(source, Real):
-        there = stored.value(ask, table, key, at)
-        return there is not None and _as_double(there) == float(source)
-    json = isinstance(table.columns[at][1], JSONB)
-    return json and stored.same_json(ask, table, key, at, source)
+        value = stored.value(ask, table, key, number)
+        return value is not None and _as_double(value) == float(source)
+    json = isinstance(table.columns[number][1], JSONB)
+    return json and stored.same_json(ask, table, key, number, source)
 
 
 def _as_double(json: bytes) -> float | None:

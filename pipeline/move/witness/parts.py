@@ -1,4 +1,4 @@
-"""Parts of a table, by their keys: what one digest covers."""
+"""Parts of a table by their keys; one digest covers one part."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ Key = int | str
 
 @dataclass(frozen=True)
 class KeyRange:
-    """Rows whose keys lie above ``after`` and not above ``upto``; None means no bound."""
+    """Rows with keys above ``after`` and up to ``upto``; None means no bound."""
 
     after: Key | None = None
     upto: Key | None = None
@@ -15,7 +15,7 @@ class KeyRange:
 
 @dataclass(frozen=True)
 class KeySet:
-    """Rows that have one of these keys."""
+    """Rows with one of these keys."""
 
     keys: tuple[Key, ...]
 
@@ -23,8 +23,8 @@ class KeySet:
 Part = KeyRange | KeySet
 
 
-def sound(key: object, kind: type) -> bool:
-    """Whether a key of the source can be the bound of a range on both sides."""
+def is_valid_key(key: object, kind: type) -> bool:
+    """Whether a key of the source can be a bound of a range on both sides."""
     if kind is int:
         return isinstance(key, int)
     if not isinstance(key, bytes) or b"\0" in key:

@@ -1,8 +1,8 @@
-"""The second witness at the end of a move, and of what is committed: one more check.
+"""The check of the second witness, after a move or for committed tables.
 
-Here the engine's tables, sessions and sources become what the witness knows, and what it found
-becomes a check. A move shows it a random part of each table, or all of it. Of what is shown
-in part, the engine's own digests, from the batches that it wrote, are compared as well.
+This module passes the engine's tables, sessions and sources to the witness and turns its findings
+into a check. A move checks a random part of each table, or all of it. For a part, the digests of
+the batches that the engine wrote are compared as well.
 """
 
 import json
@@ -21,7 +21,8 @@ from pipeline.core.findings import ValueDiffers as Differs
 from pipeline.mapping import secret
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import quarantine
-from pipeline.move.reading.extract import Source, Survey
+from pipeline.move.reading.source_view import SourceView
+from pipeline.move.reading.surveys import Survey
 from pipeline.move.witness.column_digests import ColumnDigests
 from pipeline.move.witness.comparison import (
     Compared,
@@ -34,10 +35,10 @@ from pipeline.move.witness.comparison import (
 from pipeline.move.witness.source import (
     SAMPLE_BYTES,
     SAMPLE_ROWS,
-    Stretch,
+    Chunk,
     chosen,
+    read_chunks,
     sample,
-    stretches,
 )
 from pipeline.move.witness.table import Table
 from pipeline.postgres.target import Target
@@ -47,14 +48,12 @@ _RANGE_ROWS = 16 * SAMPLE_ROWS
 
 @dataclass
 class Witness:
-    """What a witness saw of one table's source, until the target is compared with it.
+    """A sample of one table's source, to be compared with the target.
 
     Attributes:
-        target: the session that sees what is to be proven.
-        mapping: the table.
-        table: the same, as the witness knows it.
-        seed: chose what was seen; None where everything was.
-        samples: what the target has to hold.
+        target: the session that sees the rows to be proven.
+        table: the table as defined for the witness.
+        seed: chose the sample; None for all rows.
         engine: the engine's digests of the same parts.
     """
 
@@ -66,19 +65,19 @@ class Witness:
     engine: ColumnDigests = field(init=False)
 
     def __post_init__(self) -> None:
-        """Let the engine hash the same parts."""
-        parts = [each.stretch.part for each in self.samples]
+        """Prepare the engine's digests of the same parts."""
+        parts = [each.chunk.part for each in self.samples]
         self.engine = ColumnDigests(self.mapping.key.name, parts, self.table.kept)
 
     def check(self) -> CheckResult:
-        """Compare what was seen with what the target holds now."""
+        """Compare the sample with the target."""
         compared = list(compare(self.target.rows, self.table, self.samples))
         unequal = list(_unequal(self.mapping, self.engine, compared))
         return _result(self.mapping, compared, unequal, seed=self.seed)
 
 
 def take_sample(
-    source: Source,
+    source: SourceView,
     target: Target,
     mapping: TableMapping,
     *,
@@ -87,18 +86,16 @@ def take_sample(
     kept: Sequence[Any] = (),
     seed: str,
 ) -> Witness:
-    """See a random part of a table's source.
+    """Read a random part of a table's source.
 
     Args:
-        source: the private copy, or the live file.
-        target: the session; its quarantine is what the move leaves.
-        mapping: the table.
-        survey: says where rows lie; which of them are seen is left to chance.
-        keys: the rows that are looked at; None for all.
-        kept: keys of rows whose target version stays on purpose.
+        target: the session; quarantine is already updated.
+        survey: provides the key ranges to choose from.
+        keys: keys of the rows in scope; None for all.
+        kept: keys of rows that keep the target's version.
         seed: chooses the part; the same seed chooses the same part of the same source.
     """
-    table = table_of(source, mapping, kept=kept, quarantined=_quarantined(target, mapping))
+    table = witness_table(source, mapping, kept=kept, quarantined=_quarantined(target, mapping))
     number = zlib.crc32(f"{seed} {mapping.name}".encode())
     cuts = [(part.first, part.rows) for part in survey.ranges]
     with source.sqlite() as connection:
@@ -107,17 +104,17 @@ def take_sample(
             if keys is None
             else chosen(table, connection, keys, most=SAMPLE_ROWS, seed=number)
         )
-        seen, size = list[Expected](), 0
-        for stretch in found:
-            seen.append(expected(target.rows, table, stretch))
-            size += stretch.bytes
+        samples, size = list[Expected](), 0
+        for chunk in found:
+            samples.append(expected(target.rows, table, chunk))
+            size += chunk.bytes
             if size >= SAMPLE_BYTES:
                 break
-    return Witness(target, mapping, table, number, seen)
+    return Witness(target, mapping, table, number, samples)
 
 
 def check_all(
-    source: Source,
+    source: SourceView,
     target: Target,
     mapping: TableMapping,
     *,
@@ -125,33 +122,33 @@ def check_all(
     kept: Sequence[Any] = (),
 ) -> CheckResult:
     """Compare every row, or every row with one of these keys."""
-    table = table_of(source, mapping, kept=kept, quarantined=_quarantined(target, mapping))
+    table = witness_table(source, mapping, kept=kept, quarantined=_quarantined(target, mapping))
     with source.sqlite() as connection:
-        found: Iterator[Stretch] = (
-            stretches(table, connection, count=_RANGE_ROWS, size=SAMPLE_BYTES)
+        found: Iterator[Chunk] = (
+            read_chunks(table, connection, count=_RANGE_ROWS, size=SAMPLE_BYTES)
             if keys is None
             else chosen(table, connection, keys, most=len(keys), seed=0)
         )
-        given = (expected(target.rows, table, stretch) for stretch in found)
+        given = (expected(target.rows, table, chunk) for chunk in found)
         compared = list(compare_all(target.rows, table, given))
     return _result(mapping, compared, [], seed=None)
 
 
 def nothing() -> CheckResult:
-    """The check of a table of which nothing was looked at."""
+    """The check of a table of which no rows were compared."""
     return proof.WITNESS.result(figures={"rows": 0, "values": 0})
 
 
-def table_of(
-    source: Source,
+def witness_table(
+    source: SourceView,
     mapping: TableMapping,
     *,
     kept: Sequence[Any] = (),
     quarantined: frozenset[str] = frozenset(),
 ) -> Table:
-    """A table as the witness knows it."""
+    """The table as defined for the witness."""
     policies = mapping.policies
-    # Where either form of a JSON string is right, only the comparison can tell.
+    # If both forms of a JSON string are accepted, only the engine's comparison can check them.
     either = mapping.double_encoded if policies.double_encoded_json == "either" else frozenset()
     corrected = frozenset(found.row_id for found in source.overrides.get(mapping.name, ()))
     return Table(
@@ -161,9 +158,9 @@ def table_of(
         source.row_id_column(mapping),
         quarantined=quarantined,
         kept=tuple(kept),
-        # Where the live file is read, what was corrected lies in a private file beside it.
+        # For a live file, corrected rows are in a private file.
         corrected=corrected if source.schema != "main" else (),
-        prefix=source.everything,
+        prefix=f"{source.schema}.",
         corrections="main.",
         zone=policies.naive_zone,
         unwrap=mapping.double_encoded,
@@ -217,19 +214,19 @@ def _finding(mapping: TableMapping, found: Difference) -> Finding:
 def _unequal(
     mapping: TableMapping, engine: ColumnDigests, compared: Sequence[Compared]
 ) -> Iterator[Finding]:
-    """Columns of which the engine wrote something else than the target stores."""
-    for at, each in enumerate(compared):
-        if engine.rows[at] != each.rows or each.differences:
-            # What the engine did not read again it cannot speak of, and what differs is named.
+    """Columns for which the engine's digest differs from the target's."""
+    for number, each in enumerate(compared):
+        if engine.rows[number] != each.rows or each.differences:
+            # The engine did not read all rows of this part, or its differences are already named.
             continue
-        for column, theirs in zip(mapping.columns, each.target, strict=True):
-            ours = engine.digests[at].get(column.name)
-            if ours is not None and ours.hexdigest() != theirs:
-                pair = secret.hidden(mapping.table, column.name, (ours.hexdigest(), theirs))
+        for column, stored in zip(mapping.columns, each.target, strict=True):
+            digest = engine.digests[number].get(column.name)
+            if digest is not None and digest.hexdigest() != stored:
+                pair = secret.hidden(mapping.table, column.name, (digest.hexdigest(), stored))
                 yield DigestDiffers(mapping.name, column.name, *pair)
 
 
 def add(witness: Witness | None, batch: pa.RecordBatch) -> None:
-    """Let the engine hash the rows of a batch that the witness saw, too."""
+    """Add a batch of the engine to the digests of a witness."""
     if witness is not None:
         witness.engine.add(batch)

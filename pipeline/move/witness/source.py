@@ -1,4 +1,4 @@
-"""Rows of the source as Python's ``sqlite3`` gives them, and which of them a witness sees."""
+"""Rows of the source, read with Python's ``sqlite3``, and samples of them."""
 
 import bisect
 import itertools
@@ -10,25 +10,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.quoting import quoted
-from pipeline.move.witness.parts import Key, KeyRange, KeySet, Part, sound
+from pipeline.move.witness.parts import Key, KeyRange, KeySet, Part, is_valid_key
 from pipeline.move.witness.table import Table
 
 SAMPLE_ROWS = 512
-"""A table with at most so many rows is seen whole; of a larger one about as many are seen."""
+"""Tables with at most this many rows are read completely; larger ones give about this many."""
 
 SAMPLE_BYTES = 4 * 2**20
 _STRIPS = 16
 Row = tuple[str, Any, list[Any]]
-"""What names a row in the source, its key, its values as SQLite has them."""
+"""The row id, the key and the values of a row in SQLite."""
 
 
 def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[Row]:
     """Rows of a part that are not in quarantine, in the order of their keys.
 
     Args:
-        table: the table.
-        connection: one that gives texts as bytes.
-        part: which rows.
+        connection: returns texts as bytes.
     """
     kept = frozenset(table.kept)
     where, parameters = _where(table, part)
@@ -47,7 +45,7 @@ def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[R
 
 
 def _places(table: Table) -> list[tuple[str, bool | None]]:
-    """Where rows lie, and whether those that somebody corrected are taken from there."""
+    """Prefixes of table names, each with whether to read corrected or uncorrected rows there."""
     if table.corrected:
         return [(table.prefix, False), (table.corrections, True)]
     return [(table.prefix, None)]
@@ -72,13 +70,12 @@ def _where(table: Table, part: Part) -> tuple[str, list[Any]]:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Rows of one part, read in one go.
+class Chunk:
+    """Rows of one part.
 
     Attributes:
-        part: what they are; it ends where the reading ended.
-        rows: the rows.
-        bytes: the size of their texts and BLOBs.
+        part: ends with the last row that was read.
+        bytes: the size of the texts and BLOBs.
     """
 
     part: Part
@@ -86,17 +83,16 @@ class Stretch:
     bytes: int
 
 
-def stretches(
+def read_chunks(
     table: Table, connection: sqlite3.Connection, *, count: int, size: int, after: Key | None = None
-) -> Iterator[Stretch]:
-    """A table in stretches of about so many rows and bytes of values; the last one has no end.
+) -> Iterator[Chunk]:
+    """A table in read_chunks of limited size; the last one has no upper bound.
 
     Args:
-        table: the table.
-        connection: one that gives texts as bytes.
-        count: how many rows a stretch has.
-        size: how many bytes of values.
-        after: where to begin.
+        connection: returns texts as bytes.
+        count: approximate number of rows per chunk.
+        size: approximate number of bytes per chunk.
+        after: start after this key.
     """
     taken: list[Row] = []
     seen = 0
@@ -104,11 +100,11 @@ def stretches(
         taken.append(row)
         seen += _size(row)
         full = len(taken) >= count or seen >= size
-        if full and sound(row[1], table.key_kind):
+        if full and is_valid_key(row[1], table.key_kind):
             last = plain(row[1])
-            yield Stretch(KeyRange(after, last), taken, seen)
+            yield Chunk(KeyRange(after, last), taken, seen)
             taken, seen, after = [], 0, last
-    yield Stretch(KeyRange(after), taken, seen)
+    yield Chunk(KeyRange(after), taken, seen)
 
 
 def _size(row: Row) -> int:
@@ -117,19 +113,17 @@ def _size(row: Row) -> int:
 
 def sample(
     table: Table, connection: sqlite3.Connection, *, cuts: Sequence[tuple[Any, int]], seed: int
-) -> Iterator[Stretch]:
-    """Stretches of a table that begin at random rows; the whole table where it is small.
+) -> Iterator[Chunk]:
+    """Chunks of a table that start at random rows; the whole table if it is small.
 
-    They end early where the values are large, so that all of them fit into memory.
+    Chunks with large values end early, so that all of them fit into memory.
 
     Args:
-        table: the table.
-        connection: one that gives texts as bytes.
-        cuts: keys of the table, ascending, each with how many rows follow it up to the next.
-        seed: chooses the rows.
+        connection: returns texts as bytes.
+        cuts: ascending keys of the table, each with the number of rows up to the next.
     """
     if not _is_long(table, connection):
-        whole = next(stretches(table, connection, count=SAMPLE_ROWS, size=SAMPLE_BYTES))
+        whole = next(read_chunks(table, connection, count=SAMPLE_ROWS, size=SAMPLE_BYTES))
         if whole.part == KeyRange():
             yield whole
             return
@@ -138,21 +132,21 @@ def sample(
     found = seen = 0
     for start in _starts(table, connection, cuts, random.Random(seed)):  # noqa: S311  # no secret
         after = start if last is None else max(start, last)
-        strip = next(stretches(table, connection, count=count, size=size, after=after))
+        strip = next(read_chunks(table, connection, count=count, size=size, after=after))
         yield strip
         last = strip.part.upto  # type: ignore[union-attr]
         found, seen = found + len(strip.rows), seen + strip.bytes
         if last is None or seen >= SAMPLE_BYTES:
             break
     if not found:
-        # Every row that chance found is in quarantine.
-        yield next(stretches(table, connection, count=count, size=size))
+        # All chosen rows are in quarantine.
+        yield next(read_chunks(table, connection, count=count, size=size))
 
 
 def chosen(
     table: Table, connection: sqlite3.Connection, keys: Sequence[Key], *, most: int, seed: int
-) -> Iterator[Stretch]:
-    """Rows with these keys, or with so many of them that are chosen at random."""
+) -> Iterator[Chunk]:
+    """Rows with these keys, or with a random sample of at most ``most`` of them."""
     some = list(keys)
     if len(some) > most:
         some = random.Random(seed).sample(some, most)  # noqa: S311  # a sample, no secret
@@ -164,14 +158,14 @@ def chosen(
             taken.append(row)
             seen += _size(row)
             if seen >= SAMPLE_BYTES:
-                yield Stretch(KeySet(_without(left, taken)), taken, seen)
+                yield Chunk(KeySet(_without(left, taken)), taken, seen)
                 taken, seen = [], 0
-        # Also the keys that the source does not have: the target may not have them either.
-        yield Stretch(KeySet(tuple(left)), taken, seen)
+        # Includes keys that the source does not have; the target must not have them either.
+        yield Chunk(KeySet(tuple(left)), taken, seen)
 
 
 def _without(left: dict[Key, None], taken: list[Row]) -> tuple[Key, ...]:
-    """Keys of some rows, which are taken out of those that are left."""
+    """The keys of these rows, which are removed from ``left``."""
     keys = tuple(dict.fromkeys(plain(key) for _, key, _ in taken))
     for key in keys:
         left.pop(key, None)
@@ -201,12 +195,12 @@ def _starts(
             f" ORDER BY {key} COLLATE BINARY LIMIT 1 OFFSET ?",
             (cuts[at][0], position - (ends[at] - cuts[at][1])),
         ).fetchone()
-        if found is not None and sound(found[0], table.key_kind):
+        if found is not None and is_valid_key(found[0], table.key_kind):
             yield plain(found[0])
 
 
 def plain(key: Any) -> Any:
-    """A key as Python holds it; one that is no text stays bytes."""
+    """A key as a Python value; invalid text stays bytes."""
     if not isinstance(key, bytes):
         return key
     try:

@@ -1,9 +1,9 @@
-"""What PostgreSQL stores, hashed by PostgreSQL: one expression per type, one digest per column.
+"""Digests of stored values, computed by PostgreSQL: one expression per type, one digest per column.
 
-The digest of a column over a part of a table is the MD5 of its values' lengths (four bytes each,
--1 for NULL), followed by the MD5 of their bytes, in the order of the keys. So ``"12", "3"`` and
-``"1", "23"`` differ, and a client can compute the same from whole columns. Functions are named with
-their schema: a function of that name in ``public`` may fit the type of a column better.
+The digest of a column over a part of a table is the MD5 of the lengths of its values (four bytes
+each, -1 for NULL), followed by the MD5 of their bytes, in the order of the keys. So ``"12", "3"``
+and ``"1", "23"`` differ, and a client can compute the same digest from whole columns. Functions are
+called with their schema, because a function in ``public`` may match the type of a column better.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +17,15 @@ from pipeline.move.witness.parts import Key, KeyRange, Part
 from pipeline.move.witness.table import Table
 
 Ask = Callable[[str, Sequence[object]], list[tuple[Any, ...]]]
-"""Runs a query in the session whose view of the target counts; everything it returns is ASCII."""
+"""Executes a query in the session to be proven; all results are ASCII."""
 
 MOST_SHOWN_BYTES = 2_000
 
 
 def expression(kind: sa.types.TypeEngine[Any], column: str) -> str:
-    """SQL for the bytes that are hashed of a value, see ``values.encoder``.
+    """SQL for the hashed bytes of a value, as in ``values.encoder``.
 
     Args:
-        kind: the declared type.
         column: a column, quoted.
     """
     match kind:
@@ -48,7 +47,7 @@ def expression(kind: sa.types.TypeEngine[Any], column: str) -> str:
 
 
 def digests(ask: Ask, table: Table, parts: Sequence[Part]) -> list[tuple[int, list[str]]]:
-    """Of each part: how many rows the target has, and the digest of every column."""
+    """The number of rows in the target and the digest of every column, by part."""
     outputs = "".join(f", {_digest(f'c{n}')}" for n in range(len(table.columns)))
     queries, lists = [], list[object]()
     for at, part in enumerate(parts):
@@ -59,7 +58,7 @@ def digests(ask: Ask, table: Table, parts: Sequence[Part]) -> list[tuple[int, li
 
 
 RowDigests = list[tuple[Key | None, list[str | None]]]
-"""Keys, and the MD5 of every value; where the target lost its key, one may be NULL or repeat."""
+"""Keys, and the MD5 of every value; without a primary key, keys may be NULL or repeat."""
 
 
 def row_digests(ask: Ask, table: Table, part: Part) -> RowDigests:
@@ -68,14 +67,14 @@ def row_digests(ask: Ask, table: Table, part: Part) -> RowDigests:
     outputs = ", ".join(f"pg_catalog.md5(c{n})" for n in range(len(table.columns)))
     sql = f"SELECT k, {outputs} FROM ({_rows(table, part, lists)}) AS r"
     if table.text_key:
-        # Letters would pass through the driver's hands.
+        # Text must not pass through the driver.
         sql = sql.replace("SELECT k,", f"SELECT {_hex(_utf8('k'))},", 1)
         return [(k and bytes.fromhex(k).decode(), list(md5s)) for k, *md5s in ask(sql, lists)]
     return [(k, list(md5s)) for k, *md5s in ask(sql, lists)]
 
 
 def value(ask: Ask, table: Table, key: Key, at: int) -> bytes | None:
-    """The bytes of one value, at most the first few thousand; None for NULL."""
+    """The bytes of one value, at most ``MOST_SHOWN_BYTES``; None for NULL."""
     lists: list[object] = []
     rows = _rows(table, KeyRange(None, None), lists, one=key)
     ((found,),) = ask(
@@ -87,7 +86,7 @@ def value(ask: Ask, table: Table, key: Key, at: int) -> bytes | None:
 
 
 def same_json(ask: Ask, table: Table, key: Key, at: int, text: bytes) -> bool:
-    """Whether a value of jsonb means the same as a JSON text: 1.0 equals 1.00."""
+    """Whether a jsonb value equals a JSON text in meaning; 1.0 equals 1.00."""
     column, _ = table.columns[at]
     given = _jsonb(text)
     found = ask(
@@ -99,7 +98,7 @@ def same_json(ask: Ask, table: Table, key: Key, at: int, text: bytes) -> bool:
 
 
 def as_jsonb(ask: Ask, text: bytes) -> bytes:
-    """A JSON text as jsonb writes it; for what is nested too deeply for Python."""
+    """The text form of jsonb for a JSON text that is nested too deeply for Python."""
     ((found,),) = ask(f"SELECT {_hex(_utf8(_jsonb(text)))}", ())
     return bytes.fromhex(found)
 
@@ -113,13 +112,13 @@ def _digest(column: str) -> str:
 
 
 def _rows(table: Table, part: Part, lists: list[object], *, one: Key | None = None) -> str:
-    """A query for key and bytes of the rows of a part; ``lists`` collects its parameters."""
+    """A query for the keys and bytes of a part; its parameters are added to ``lists``."""
     key = _key(table)
     columns = "".join(
         f", {expression(kind, quoted(name))} AS c{n}"
         for n, (name, kind) in enumerate(table.columns)
     )
-    # Equality knows no collation, so it finds its row by the index.
+    # Equality does not depend on the collation, so it uses the index.
     plain = quoted(table.key)
     conditions = [f"{plain} = {_literal(one)}"] if one is not None else []
     if isinstance(part, KeyRange):
@@ -137,7 +136,7 @@ def _rows(table: Table, part: Part, lists: list[object], *, one: Key | None = No
 
 def _among(key: str, keys: Sequence[Key], lists: list[object]) -> str:
     if not keys:
-        # The driver takes a list of nothing for texts.
+        # The driver would bind an empty list as a list of texts.
         return "false"
     lists.append(list(keys))
     return f"{key} = ANY(${len(lists)})"

@@ -1,4 +1,4 @@
-"""A table as a witness knows it: from the declaration and the ledger alone."""
+"""The definition of a table for the witness, from the declaration and the ledger alone."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,21 +13,19 @@ from pipeline.move.witness.values import Encode, encoder
 
 @dataclass(frozen=True)
 class Table:
-    """What is witnessed, and by which rules.
+    """A table and the rules for its values.
 
     Attributes:
-        name: the table.
-        key: the column of its key.
-        columns: names and types of the columns that move, the key among them.
-        row_id: SQL for what names a row in the source.
-        quarantined: names of the rows that are in quarantine.
-        kept: keys of rows whose target version stays on purpose.
-        corrected: names of rows that somebody corrected by hand; they lie in ``corrections``.
-        prefix: the schema, with its point, in which SQLite knows the table.
-        corrections: the same for the corrected rows.
-        zone: the zone of moments that name none.
-        unwrap: columns in which JSON that was written as a string is unwrapped.
-        fills: what stands for a NULL, by column.
+        columns: names and types of the columns that move, including the key.
+        row_id: SQL for the row id in the source.
+        quarantined: row ids of the rows in quarantine.
+        kept: keys of rows that keep the target's version.
+        corrected: row ids of manually corrected rows, which are stored in ``corrections``.
+        prefix: the schema of the table in SQLite, with a dot.
+        corrections: the schema of the corrected rows, with a dot.
+        zone: the time zone of timestamps that name none.
+        unwrap: columns in which JSON strings that contain JSON are unwrapped.
+        fills: replacements for NULL, by column.
     """
 
     name: str
@@ -45,7 +43,7 @@ class Table:
 
     @property
     def text_key(self) -> bool:
-        """Whether the key is a text."""
+        """Whether the key is of type text."""
         return isinstance(dict(self.columns)[self.key], sa.String)
 
     @property
@@ -55,7 +53,7 @@ class Table:
 
     @cached_property
     def encoders(self) -> list[Encode]:
-        """What encodes each column's values."""
+        """The encoder of each column."""
         return [
             encoder(kind, zone=self.zone, unwrap=name in self.unwrap) for name, kind in self.columns
         ]

@@ -1,7 +1,7 @@
-"""A value of SQLite, as the bytes that PostgreSQL has to store for it.
+"""Encode a value of SQLite as the bytes that PostgreSQL has to store for it.
 
-One function per declared type, in plain Python; ``stored.py`` asks the server for the same bytes.
-Sources of the forms: PostgreSQL's binary send functions (integers, doubles, moments), the text
+One function per declared type, in plain Python; ``stored.py`` gets the same bytes from the server.
+Sources of the formats: PostgreSQL's binary send functions (integers, doubles, timestamps), the text
 output of jsonb (keys ordered by length, then by bytes; numbers without exponent).
 """
 
@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 Encode = Callable[[Any], bytes]
-"""A value as ``sqlite3`` gives it, texts as bytes and never None, to the bytes of its digest."""
+"""Encodes a value from ``sqlite3`` (texts as bytes, never None) as the bytes to be hashed."""
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(2000, 1, 1)
@@ -35,7 +35,7 @@ _MOMENT = re.compile(
 
 
 class Unjudged(Exception):
-    """A JSON text that is nested too deeply for Python; the server has to write it."""
+    """A JSON text that is nested too deeply for Python; the server has to encode it."""
 
     def __init__(self, text: bytes) -> None:
         """Keep the text, as UTF-8."""
@@ -44,27 +44,27 @@ class Unjudged(Exception):
 
 
 class Impossible(bytes):
-    """What is wrong with a value that its type has no place for, in the place of its bytes."""
+    """The error message for a value that its type cannot store, instead of its bytes."""
 
     __slots__ = ()
 
 
 class Real(bytes):
-    """A JSON number that SQLite stores as a double: any digits that name the double are right."""
+    """A JSON number that SQLite stores as a double; all digits with the same double are right."""
 
     __slots__ = ()
 
 
 def encoder(kind: sa.types.TypeEngine[Any], *, zone: str, unwrap: bool) -> Encode:
-    """What encodes the values of a declared column.
+    """The encoder for the values of a declared column.
 
     Args:
-        kind: its type.
-        zone: the zone of moments that name none.
-        unwrap: whether an object or array that was written as a JSON string is stored as itself.
+        zone: the time zone of timestamps that name none.
+        unwrap: whether an object or array within a JSON string is unwrapped.
 
     Returns:
-        A function that raises ``ValueError`` for what the type has no place for, and ``Unjudged``.
+        A function that raises ``ValueError`` for values that the type cannot store, and
+        ``Unjudged``.
     """
     match kind:
         case JSONB():
@@ -108,7 +108,7 @@ def _double(value: Any) -> bytes:
 def _numeric(value: Any, *, scale: int) -> bytes:
     if not isinstance(value, int | float):
         raise ValueError("not a number")
-    # The shortest digits that name the double are those that a person wrote.
+    # The shortest digits that identify the double are those that were written.
     scaled = Decimal(repr(value)).scaleb(scale, _PRECISE)
     return b"%d" % int(scaled.to_integral_value(ROUND_HALF_UP))
 
@@ -128,7 +128,7 @@ def _blob(value: Any) -> bytes:
 def _moment(value: Any, *, zone: ZoneInfo | None) -> bytes:
     found = _MOMENT.fullmatch(value) if isinstance(value, bytes) else None
     if found is None:
-        raise ValueError("not a moment")
+        raise ValueError("not a timestamp")
     *parts, fraction, named, sign, hours, minutes = found.groups()
     local = datetime(*(int(part or 0) for part in parts))  # type: ignore[arg-type]
     digits = (fraction or b"").ljust(7, b"0")
@@ -160,7 +160,7 @@ def _json(value: Any, *, unwrap: bool) -> bytes:
 
 
 def _unwrapped(whole: Any, layers: list[str]) -> Any:
-    """What a JSON string holds, if that is an object or array; ``layers`` gets each text."""
+    """The object or array within a JSON string, if any; each text is added to ``layers``."""
     inside = whole
     for _ in range(_LAYERS):
         if not isinstance(inside, str) or isinstance(inside, _Digits):
@@ -193,7 +193,7 @@ _STRING = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _written(value: Any) -> str:
-    """A JSON value as jsonb writes it."""
+    """The text form of jsonb for a JSON value."""
     match value:
         case _Digits():
             return _number(value)
@@ -217,18 +217,18 @@ def _number(digits: str) -> str:
     try:
         number = Decimal(digits)
     except InvalidOperation:
-        raise ValueError("no number that numeric has") from None
+        raise ValueError("not a number that numeric can store") from None
     if not number:
-        # Only digits behind the point are kept of a zero.
+        # A zero only keeps its digits after the decimal point.
         places = max(-int(number.as_tuple().exponent), 0)
         return "0" + ("." + "0" * min(places, _MOST_DIGITS) if places else "")
     if abs(number.adjusted()) > _MOST_DIGITS:
-        raise ValueError("more digits than numeric has")
+        raise ValueError("more digits than numeric can store")
     return format(number, "f")
 
 
 def shown(kind: sa.types.TypeEngine[Any], encoded: bytes | None) -> Any:
-    """An encoded value for people."""
+    """An encoded value for messages."""
     match kind:
         case _ if encoded is None:
             return None

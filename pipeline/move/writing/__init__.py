@@ -1,1 +1,1 @@
-"""Rows of the target, filled, changed and deleted."""
+"""Insert, update and delete rows of the target."""

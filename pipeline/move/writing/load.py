@@ -1,8 +1,8 @@
-"""Rows into the target, inside the table's one transaction.
+"""Load rows into the target, inside the table's transaction.
 
-``set_down`` copies rows into a table without keys; a ``Stage`` keeps rows beside a table that has
-them and merges them into it. Both cut what PostgreSQL refuses in halves until the row stands alone,
-reject that row and go on.
+``load_batches`` copies rows into a table without keys. A ``Stage`` collects rows in a temporary
+table and merges them into a table with keys. If PostgreSQL refuses a batch, both bisect it, reject
+the single rows that cause the error, and continue.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,10 +23,10 @@ from pipeline.postgres.target import DataFault, Target
 
 STAGE = "pg_temp.pipeline_stage"
 _TEMPORARY = STAGE.partition(".")[2]
-"""What the driver, which adds the schema itself, calls it."""
+"""The name of the stage for the driver, which adds the schema itself."""
 
 _INDEXABLE_BYTES = 2_500
-"""A row whose indexed texts are shorter than this fits into a B-tree (its limit is 2,704)."""
+"""Rows with shorter indexed texts always fit into a B-tree, whose limit is 2,704 bytes."""
 
 _NO_PARENT = "23503"
 
@@ -35,15 +35,15 @@ class Stage:
     """A temporary table with the columns, defaults, NOT NULL and CHECKs of the moved one."""
 
     def __init__(self, target: Target, converter: BatchConverter) -> None:
-        """Nothing is staged yet."""
+        """Create no table yet."""
         self.target = target
         self.converter = converter
         self._made = False
 
     def make(self) -> None:
-        """Make the table, unless it is there."""
+        """Create the temporary table, unless it exists."""
         if not self._made:
-            # Defaults, and what else makes values, stand for columns that only the target has.
+            # Defaults and generated values fill the columns that only the target has.
             self.target.run(
                 f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(self.converter.mapping.name)}"
                 " INCLUDING CONSTRAINTS INCLUDING DEFAULTS INCLUDING GENERATED"
@@ -52,20 +52,22 @@ class Stage:
             self._made = True
 
     def add(self, batch: pa.RecordBatch, converted: ConvertedBatch) -> None:
-        """Set rows of a sifted range down; reject what is not clean."""
+        """Stage rows of a converted range; reject rows that are not clean."""
         self.make()
         try:
             with self.target.savepoint():
                 self.target.copy(_TEMPORARY, batch, temporary=True)
         except DataFault:
-            if not converted.judged:
+            if not converted.contract_checked:
                 key = self.converter.mapping.key.name
-                clean = self.converter.convert(converted.part, judge=True).batch.column(key)
+                clean = self.converter.convert(converted.part, check_contract=True).batch.column(
+                    key
+                )
                 batch = batch.filter(pc.is_in(batch.column(key), clean))
-            _set_down_singly(self.target, self.converter, _TEMPORARY, batch, temporary=True)
+            _copy_bisecting(self.target, self.converter, _TEMPORARY, batch, temporary=True)
 
     def merge(self) -> None:
-        """Insert or update the table's rows from here; reject what PostgreSQL refuses."""
+        """Insert or update the table's rows from the stage; reject rows that PostgreSQL refuses."""
         if not self._made:
             return
         mapping = self.converter.mapping
@@ -78,16 +80,16 @@ class Stage:
         self._made = False
 
 
-def set_down(
+def load_batches(
     stage: Stage, batches: Iterable[ConvertedBatch], *, on_batch: Callable[[ConvertedBatch], None]
 ) -> None:
-    """Set sifted batches down in the bare table; rows that may not fit into an index are staged."""
+    """Copy batches into a table without keys; stage rows that may not fit into an index."""
     for converted in batches:
-        _set_down(stage, converted)
+        _load(stage, converted)
         on_batch(converted)
 
 
-def _set_down(stage: Stage, converted: ConvertedBatch) -> None:
+def _load(stage: Stage, converted: ConvertedBatch) -> None:
     target, converter = stage.target, stage.converter
     indexable = _indexable(converter.mapping, converted.batch)
     short = converted.batch if indexable is None else converted.batch.filter(indexable)
@@ -96,22 +98,22 @@ def _set_down(stage: Stage, converted: ConvertedBatch) -> None:
             target.copy(converter.mapping.name, short)
     except DataFault as fault:
         _require_row_fault(target, fault, converter.mapping)
-        if not converted.judged:
-            _set_down(stage, converter.convert(converted.part, judge=True))
+        if not converted.contract_checked:
+            _load(stage, converter.convert(converted.part, check_contract=True))
             return
-        _set_down_singly(target, converter, converter.mapping.name, short)
+        _copy_bisecting(target, converter, converter.mapping.name, short)
     if indexable is not None:
         stage.add(converted.batch.filter(pc.invert(indexable)), converted)
 
 
 def _indexable(mapping: TableMapping, batch: pa.RecordBatch) -> pa.Array | None:
-    """Which rows surely fit into every B-tree, None for all.
+    """The mask of rows that certainly fit into every B-tree, None for all.
 
-    An index cannot be built around a row that was deleted in the same transaction, so rows with
-    long texts wait in staging until the indexes are there.
+    An index build also covers rows deleted in the same transaction. Rows with long texts are
+    therefore staged until the indexes exist.
     """
     columns = {column.name for index in mapping.table.indexes for column in index.columns}
-    for unique in schema.uniques_of(mapping.table):
+    for unique in schema.unique_constraints(mapping.table):
         columns |= {column.name for column in unique.columns}
     texts = [
         batch.column(name)
@@ -127,7 +129,7 @@ def _indexable(mapping: TableMapping, batch: pa.RecordBatch) -> pa.Array | None:
     return pc.less_equal(size, _INDEXABLE_BYTES)
 
 
-def _set_down_singly(
+def _copy_bisecting(
     target: Target,
     converter: BatchConverter,
     table: str,
@@ -135,7 +137,7 @@ def _set_down_singly(
     *,
     temporary: bool = False,
 ) -> None:
-    """COPY a batch; cut it in halves where PostgreSQL refuses it, and reject single rows."""
+    """COPY a batch; if PostgreSQL refuses it, bisect it and reject single rows."""
     if not batch.num_rows:
         return
     try:
@@ -149,28 +151,28 @@ def _set_down_singly(
             return
         half = batch.num_rows // 2
         for part in (batch.slice(0, half), batch.slice(half)):
-            _set_down_singly(target, converter, table, part, temporary=temporary)
+            _copy_bisecting(target, converter, table, part, temporary=temporary)
 
 
 def _require_row_fault(target: Target, fault: DataFault, mapping: TableMapping) -> None:
-    """Raise a fault that speaks of no row: of a broken function, or a trigger of statements."""
-    if not fault.of_value:
+    """Raise a fault that no single row causes: a broken function, or a statement-level trigger."""
+    if not fault.value_refused:
         raise fault
     if fault.context.functions:
-        found = refusals.callers(target.rows, fault.context, table=mapping.name)
-        if found and not any(trigger.of_row for trigger in found):
+        found = refusals.calling_triggers(target.rows, fault.context, table=mapping.name)
+        if found and not any(trigger.for_each_row for trigger in found):
             raise fault
 
 
 def _refusal(target: Target, fault: DataFault, mapping: TableMapping) -> Reason:
-    """The reason of a row that only PostgreSQL could know."""
-    said = secret.said_of(mapping.table, str(fault))
-    who = refusals.speaker(target.rows, fault.context, table=mapping.name)
-    if who:
-        # What a function says may hold any value of the row, and not in quotation marks.
-        hidden = secret.SHOWN if secret.columns(mapping.table) else said
-        said = f"{who} refuses it: {hidden}"
-    return Reason("refused", None, f"{said} (SQLSTATE {fault.sqlstate})")
+    """The reason why PostgreSQL refused a row."""
+    message = secret.redact_message(mapping.table, str(fault))
+    origin = refusals.refusing_object(target.rows, fault.context, table=mapping.name)
+    if origin:
+        # The message of a function may contain any value of the row, without quotation marks.
+        hidden = secret.SHOWN if secret.columns(mapping.table) else message
+        message = f"{origin} refuses it: {hidden}"
+    return Reason("refused", None, f"{message} (SQLSTATE {fault.sqlstate})")
 
 
 def drop_orphans(
@@ -180,13 +182,11 @@ def drop_orphans(
     *,
     on_found: Callable[[list[Any]], None] = lambda _: None,
 ) -> int:
-    """Take rows whose parent is not in the target out of a table, and reject them.
+    """Delete rows whose parent is not in the target, and reject them; returns how many.
 
     Args:
-        target: the session.
-        converter: it notes what is rejected.
         table: the table or the stage, quoted.
-        on_found: told the keys of such rows before they go.
+        on_found: called with the keys of such rows before they are deleted.
     """
     mapping, removed = converter.mapping, 0
     key = quoted(mapping.key.name)
@@ -214,7 +214,7 @@ def build_foreign_keys(
     *,
     on_orphans: Callable[[list[Any]], None],
 ) -> None:
-    """Add foreign keys; rows without their parent are taken out and rejected."""
+    """Add foreign keys; delete and reject rows without a parent."""
     for statement in statements:
         try:
             with target.savepoint():
@@ -231,7 +231,7 @@ def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -
     key = quoted(mapping.key.name)
     columns = [quoted(column.name) for column in mapping.columns]
     updates = ", ".join(
-        f"{quoted(column.name)} = {_newer(mapping, column)}"
+        f"{quoted(column.name)} = {_updated_value(mapping, column)}"
         for column in mapping.columns
         if column is not mapping.key
     )
@@ -239,7 +239,7 @@ def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -
     try:
         with target.savepoint():
             target.rows(
-                # Ids are the source's, also where the target would always give them out.
+                # Ids come from the source, even if the target's are GENERATED ALWAYS.
                 f"INSERT INTO {quoted(mapping.name)} ({', '.join(columns)})"
                 f" OVERRIDING SYSTEM VALUE SELECT {', '.join(columns)} FROM {STAGE}"
                 f" WHERE {key}{collation} BETWEEN $1 AND $2"
@@ -256,8 +256,8 @@ def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -
         _merge_between(target, converter, keys[half:])
 
 
-def _newer(mapping: TableMapping, column: sa.Column[Any]) -> str:
-    """What an update sets a column to; a BLOB that stays the same is not written again."""
+def _updated_value(mapping: TableMapping, column: sa.Column[Any]) -> str:
+    """SQL for the new value of a column; an unchanged BLOB is not written again."""
     name = quoted(column.name)
     if not isinstance(column.type, sa.LargeBinary):
         return f"EXCLUDED.{name}"

@@ -1,8 +1,8 @@
-"""The ways to make a table equal to its source, inside the move's transaction.
+"""Strategies to make a table equal to its source, inside the move's transaction.
 
-``fill`` sets rows down in a bare table and builds keys, foreign keys and indexes afterwards, which
-is four times faster than into a table that has them. ``merge`` compares both sides and writes
-only what differs, so what is equal is not touched; ``merge_scope`` does so for the rows in scope.
+``fill`` loads rows into a table without keys and builds keys, foreign keys and indexes afterwards,
+which is four times faster. ``merge`` compares both sides and writes only the differences;
+``merge_scope`` does the same for the rows in scope.
 """
 
 import contextlib
@@ -23,30 +23,30 @@ from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
 from pipeline.move.ledger import cascades, conservation
 from pipeline.move.proof import table_checks
-from pipeline.move.reading.batch_converter import ahead
+from pipeline.move.reading.batch_converter import prefetched
 from pipeline.move.writing import load, uniques
-from pipeline.postgres import access, objects, schema
+from pipeline.postgres import access, schema, table_functions
 from pipeline.postgres.target import DataFault
 
 
-def fill(context: MoveContext, present: schema.Present) -> load.Stage:
-    """Set rows down in a table that is missing or empty, without keys.
+def fill(context: MoveContext, present: schema.TargetTableState) -> load.Stage:
+    """Load rows into a missing or empty table, without keys.
 
     Returns:
-        Rows that wait until the indexes are there.
+        Rows to be inserted after the indexes are built.
     """
     target, mapping, converter = context.target, context.mapping, context.converter
     with context.timed("load"):
         target.run(*schema.prepare(mapping, present))
         _strip(context, present)
         stage = load.Stage(target, converter)
-        with ahead(iter(converter)) as batches:
-            load.set_down(stage, batches, on_batch=context.counter("load"))
+        with prefetched(iter(converter)) as batches:
+            load.load_batches(stage, batches, on_batch=context.counter("load"))
     return stage
 
 
 def finish(context: MoveContext, stage: load.Stage) -> None:
-    """Give a filled table its foreign keys, keys and indexes, and the planner its statistics."""
+    """Build foreign keys, keys and indexes of a filled table, and collect planner statistics."""
     with context.timed("keys"):
         _build(context, filled=True)
         stage.merge()
@@ -55,57 +55,57 @@ def finish(context: MoveContext, stage: load.Stage) -> None:
     context.written = context.survey.rows - len(context.converter.rejected)
 
 
-def merge(context: MoveContext, present: schema.Present) -> table_checks.Compared | None:
-    """Write what differs into a table with rows.
+def merge(context: MoveContext, present: schema.TargetTableState) -> table_checks.Compared | None:
+    """Write the differences to a table with rows.
 
     Returns:
-        The comparison when both sides were equal, so that it is the proof as well; else None.
+        The comparison if both sides were equal, because it is also the proof; otherwise None.
 
     Raises:
-        TooManyDeletes: more than the share of the table would go.
-        ConflictError: somebody changed a row in the target, and the policy is to stop.
+        TooManyDeletes: more than the allowed share of the table would be deleted.
+        ConflictError: a row was changed in the target, and the policy is to stop.
     """
     target, mapping, converter = context.target, context.mapping, context.converter
     target.run(*schema.prepare(mapping, present))
     _build_keys(context, present)
     conversions.prepare(target)
-    staged, gone = load.Stage(target, converter), list[Any]()
+    staged, deleted = load.Stage(target, converter), list[Any]()
     stage, count = _stager(context, staged), context.counter("compare")
 
-    def note(changes: Changes) -> None:
+    def on_tile_compared(changes: Changes) -> None:
         if len(changes.extra):
-            _guard_deletes(context, len(gone) + len(changes.extra))
-            gone.extend(changes.extra.to_pylist())
+            _require_few_deletes(context, len(deleted) + len(changes.extra))
+            deleted.extend(changes.extra.to_pylist())
         for lost in changes.lost:
             conversions.collect(target, mapping.name, lost)
         stage(changes)
         if changes.converted is not None:
-            context.see(changes.converted)
+            context.update_newest(changes.converted)
             count(changes.converted)
 
     with context.timed("compare"):
         compared = table_checks.examine(
-            target, mapping, context.survey, iter(converter), on_changes=note
+            target, mapping, context.survey, iter(converter), on_tile_compared=on_tile_compared
         )
         compared.foreign_keys = table_checks.foreign_keys(target, mapping)
     equal = compared.equal and compared.foreign_keys.passed and not converter.rejected
     if not equal:
         with context.timed("load"):
             load.drop_orphans(
-                target, converter, quoted(mapping.name), on_found=partial(_note_cascades, context)
+                target, converter, quoted(mapping.name), on_found=partial(_record_cascades, context)
             )
-            _write(context, staged, gone)
+            _write(context, staged, deleted)
     with context.timed("keys"):
         _build(context)
     return compared if equal else None
 
 
-def merge_scope(context: MoveContext, present: schema.Present) -> None:
-    """Write what differs of the rows in scope.
+def merge_scope(context: MoveContext, present: schema.TargetTableState) -> None:
+    """Write the differences of the rows in scope.
 
     Raises:
-        TooManyDeletes: more than the share of the table would go.
-        ConflictError: somebody changed a row in the target, and the policy is to stop.
+        TooManyDeletes: more than the allowed share of the table would be deleted.
+        ConflictError: a row was changed in the target, and the policy is to stop.
     """
     target, mapping, converter = context.target, context.mapping, context.converter
     target.run(*schema.prepare(mapping, present))
@@ -113,7 +113,7 @@ def merge_scope(context: MoveContext, present: schema.Present) -> None:
     staged, extra = load.Stage(target, converter), list[Any]()
     stage = _stager(context, staged)
 
-    def note(changes: Changes) -> None:
+    def on_tile_compared(changes: Changes) -> None:
         extra.extend(changes.extra.to_pylist())
         stage(changes)
 
@@ -123,21 +123,21 @@ def merge_scope(context: MoveContext, present: schema.Present) -> None:
             mapping,
             context.survey,
             iter(converter),
-            on_changes=note,
-            among=context.scope.keys,
+            on_tile_compared=on_tile_compared,
+            scope_keys=context.scope.keys,
         )
         context.scope_before = compared.totals.target_rows
-        # What the contract rejects is extra as well; it is deleted when all such rows are known.
-        gone = sorted(set(extra).intersection(context.scope.deleted))
-        _guard_deletes(context, len(gone))
+        # Rejected rows are extra as well; they are deleted once all of them are known.
+        deleted = sorted(set(extra).intersection(context.scope.deleted))
+        _require_few_deletes(context, len(deleted))
     with context.timed("load"):
-        _write(context, staged, gone)
+        _write(context, staged, deleted)
     with context.timed("keys"):
         _build(context)
 
 
 def _stager(context: MoveContext, staged: load.Stage) -> Callable[[Changes], None]:
-    """What stages the source rows that the target needs."""
+    """A function that stages the source rows to write."""
     staged.make()
 
     def stage(changes: Changes) -> None:
@@ -149,16 +149,16 @@ def _stager(context: MoveContext, staged: load.Stage) -> Callable[[Changes], Non
     return stage
 
 
-def _write(context: MoveContext, staged: load.Stage, gone: list[Any]) -> None:
-    """Delete what is gone and older versions of what was rejected, merge what is staged."""
+def _write(context: MoveContext, staged: load.Stage, deleted: list[Any]) -> None:
+    """Delete rows, including older versions of rejected ones, and merge staged rows."""
     load.drop_orphans(context.target, context.converter, load.STAGE)
-    _delete(context, gone)
-    # What goes makes room for values that others take over.
+    _delete(context, deleted)
+    # Deletes come first, because other rows may take over unique values.
     _delete_stale(context)
-    for unique in schema.uniques_of(context.mapping.table):
+    for unique in schema.unique_constraints(context.mapping.table):
         uniques.reject_held(context.target, context.converter, unique)
         _delete_stale(context)
-    uniques.make_way(context.target, context.mapping)
+    uniques.drop_occupied(context.target, context.mapping)
     context.written = context.target.value(f"SELECT count(*) FROM {load.STAGE}")
     staged.merge()
     _delete_stale(context)
@@ -166,34 +166,36 @@ def _write(context: MoveContext, staged: load.Stage, gone: list[Any]) -> None:
 
 def _delete_stale(context: MoveContext) -> None:
     stale = _stale(context)
-    _guard_deletes(context, context.deleted + len(stale))
+    _require_few_deletes(context, context.deleted + len(stale))
     _delete(context, stale)
 
 
 def choose_strategy(context: MoveContext) -> Strategy:
-    """What a merge did."""
+    """The reported strategy of a merge."""
     return "merged" if context.written or context.deleted else "unchanged"
 
 
 def _build(context: MoveContext, *, filled: bool = False) -> None:
-    """Add the foreign keys, keys and indexes that are not there, and what hangs on the table."""
+    """Add missing foreign keys, keys, indexes, functions, triggers and privileges."""
     target, converter, mapping = context.target, context.converter, context.mapping
-    # PostgreSQL changes no table of which work is still deferred.
-    target.settle()
+    # PostgreSQL does not alter a table with pending deferred work.
+    target.run_deferred_constraints()
     present = schema.inspect(target, mapping.name)
     load.build_foreign_keys(
         target,
         converter,
         schema.foreign_keys(mapping, present),
-        on_orphans=partial(_note_cascades, context),
+        on_orphans=partial(_record_cascades, context),
     )
     _build_keys(context, present, filled=filled)
     target.run(*schema.indexes(mapping, present))
-    objects.apply(target, mapping.table, access.roles(target))
+    table_functions.apply(target, mapping.table, access.roles(target))
     access.apply(target, mapping)
 
 
-def _build_keys(context: MoveContext, present: schema.Present, *, filled: bool = False) -> None:
+def _build_keys(
+    context: MoveContext, present: schema.TargetTableState, *, filled: bool = False
+) -> None:
     mapping = context.mapping
     statements = schema.keys(mapping, present)
     try:
@@ -205,16 +207,16 @@ def _build_keys(context: MoveContext, present: schema.Present, *, filled: bool =
         if fault.context.functions:
             raise
         raise ShapeError(
-            f"Table {mapping.name} of the target has rows that its keys forbid"
-            f" ({secret.said_of(mapping.table, str(fault))})",
+            f"Table {mapping.name} of the target has rows that violate its keys"
+            f" ({secret.redact_message(mapping.table, str(fault))})",
             remedy="Remove those rows from the target, then run again",
         ) from fault
 
 
-def _strip(context: MoveContext, present: schema.Present) -> None:
-    """Take keys and indexes off; one that something else of the target needs stays."""
+def _strip(context: MoveContext, present: schema.TargetTableState) -> None:
+    """Drop keys and indexes, except those with dependent objects."""
     if _published(context):
-        # PostgreSQL deletes nothing from a published table without its key, and orphans go.
+        # Orphans are deleted, which PostgreSQL refuses for a published table without its key.
         present = replace(present, referenced=True)
     for statement in schema.strip(context.mapping, present):
         with contextlib.suppress(DataFault), context.target.savepoint():
@@ -232,12 +234,12 @@ def _published(context: MoveContext) -> bool:
 
 
 def _stale(context: MoveContext) -> list[Any]:
-    """Keys of rejected rows that the target still holds in an older version."""
-    keys = context.source.keys_of(context.mapping, list(context.converter.rejected))
+    """Keys of rejected rows of which the target has an older version."""
+    keys = context.source.keys_by_row_id(context.mapping, list(context.converter.rejected))
     return conservation.existing(context.target, context.mapping, keys)
 
 
-def _guard_deletes(context: MoveContext, deletes: int) -> None:
+def _require_few_deletes(context: MoveContext, deletes: int) -> None:
     if not deletes:
         return
     if context.target_rows is None:
@@ -255,21 +257,23 @@ def _guard_deletes(context: MoveContext, deletes: int) -> None:
 def _delete(context: MoveContext, keys: list[Any]) -> None:
     if keys:
         name = quoted(context.mapping.key.name)
-        _note_cascades(context, keys)
-        gone = context.target.rows(
+        _record_cascades(context, keys)
+        deleted = context.target.rows(
             f"DELETE FROM {quoted(context.mapping.name)} WHERE {name} = ANY($1) RETURNING 1",
             (keys,),
         )
-        context.deleted += len(gone)
+        context.deleted += len(deleted)
 
 
-def _note_cascades(context: MoveContext, keys: list[Any], *, of: sa.Table | None = None) -> None:
-    """Count and note what goes along with these rows in the tables that refer to them.
+def _record_cascades(
+    context: MoveContext, keys: list[Any], *, parent: sa.Table | None = None
+) -> None:
+    """Count and record the rows of other tables that are deleted or changed with these rows.
 
-    A run that is killed before their own tables' turn finds the notes in the ledger.
+    If a run is killed before it moves those tables, the next run finds the records in the ledger.
     """
-    table = context.mapping.table if of is None else of
-    _require_no_others(context, table, keys)
+    table = context.mapping.table if parent is None else parent
+    _require_no_unmanaged(context, table, keys)
     for child in table.metadata.sorted_tables:
         for foreign in child.foreign_keys:
             if foreign.column.table is not table or child is table:
@@ -282,18 +286,18 @@ def _note_cascades(context: MoveContext, keys: list[Any], *, of: sa.Table | None
                 f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
                 (keys,),
             )
-            along = [k for (k,) in found]
-            if along and foreign.ondelete == "SET NULL":
-                cascades.note(context.target, child.name, along, parent=cascades.STAYED)
-            elif along:
+            affected = [k for (k,) in found]
+            if affected and foreign.ondelete == "SET NULL":
+                cascades.note(context.target, child.name, affected, parent=cascades.STAYED)
+            elif affected:
                 rows = context.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
-                why = f"rows of {table.name} that they belong to are deleted"
-                _require_share(context, child.name, len(along), rows, why)
-                cascades.note(context.target, child.name, along, parent=table.name)
-                _note_cascades(context, along, of=child)
+                why = f"their parent rows in {table.name} are deleted"
+                _require_share(context, child.name, len(affected), rows, why)
+                cascades.note(context.target, child.name, affected, parent=table.name)
+                _record_cascades(context, affected, parent=child)
 
 
-_OTHERS = """
+_UNMANAGED = """
 SELECT format('%I.%I', n.nspname, r.relname), quote_ident(c.conname), c.confdeltype = 'c',
   (SELECT string_agg(format('o.%I = t.%I', theirs.attname, ours.attname), ' AND ')
    FROM unnest(c.conkey, c.confkey) AS pair(theirs, ours)
@@ -306,11 +310,11 @@ AND NOT (n.nspname = 'public' AND r.relname = ANY ($2))
 """
 
 
-def _require_no_others(context: MoveContext, table: sa.Table, keys: list[Any]) -> None:
-    """Refuse to delete rows with which rows of somebody else's tables would go or change."""
+def _require_no_unmanaged(context: MoveContext, table: sa.Table, keys: list[Any]) -> None:
+    """Refuse to delete rows if rows of unmanaged tables would be deleted or changed with them."""
     declared = list(table.metadata.tables)
     place, key = f"public.{quoted(table.name)}", RowKey.of(table).sql
-    for name, constraint, goes, joined in context.target.rows(_OTHERS, (place, declared)):
+    for name, constraint, cascade, joined in context.target.rows(_UNMANAGED, (place, declared)):
         rows = context.target.value(
             f"SELECT count(*) FROM {name} AS o JOIN ONLY {place} AS t ON {joined}"
             f" WHERE t.{key} = ANY($1)",
@@ -319,18 +323,18 @@ def _require_no_others(context: MoveContext, table: sa.Table, keys: list[Any]) -
         if rows:
             raise TooManyDeletes(
                 f"{table.name}: {len(keys):,} rows of the target would be deleted, and"
-                f" {rows:,} rows of {name}, which no move has made, would"
-                f" {'be deleted' if goes else 'change'} with them",
-                remedy=f"Delete or change these rows of {name} first, or make its foreign key"
-                f" {constraint} anew without an ON DELETE action",
+                f" {rows:,} rows of {name}, which is not managed by the pipeline, would"
+                f" {'be deleted' if cascade else 'change'} with them",
+                remedy=f"Delete or change these rows of {name} first, or create its foreign key"
+                f" {constraint} again without an ON DELETE action",
             )
 
 
 def _require_share(context: MoveContext, table: str, deletes: int, rows: int, why: str) -> None:
     if deletes > rows * context.options.delete_share:
         raise TooManyDeletes(
-            f"{table}: at least {deletes} of {rows} rows of the target would be deleted, because"
-            f" {why}; at most {context.options.delete_share:.0%} may go in one run",
+            f"{table}: at least {deletes} of {rows} rows of the target would be deleted because"
+            f" {why}. At most {context.options.delete_share:.0%} may be deleted in one run",
             remedy=f"Check that {context.source.path} is the right source; if it is, raise"
             " MAX_DELETE_SHARE",
         )

@@ -1,11 +1,10 @@
-"""What is unique beside the key: values that rows hand on to each other, and such that come twice.
+"""Unique constraints besides the primary key: rows that exchange values, and duplicate values.
 
-PostgreSQL holds each row against the others as it is written, so two rows that swap a value cannot
-be written one after the other, whatever the order. A constraint that this concerns is dropped in
-the transaction of the move and built again after the rows; a deferrable one would not do, because
-``ON CONFLICT`` of the application could not name it. Values that the source really has twice belong
-to the row that has them already, or else to the smallest key: the others are rejected before they
-are written.
+PostgreSQL checks a unique constraint for each row, so two rows cannot swap a value in any order.
+An affected constraint is dropped in the transaction of the move and built again after the rows. A
+deferrable constraint is no alternative, because the application's ``ON CONFLICT`` could not use it.
+If the source has duplicate values, the row that already has the value in the target keeps it, or
+else the row with the smallest key; the other rows are rejected before they are written.
 """
 
 import contextlib
@@ -23,7 +22,7 @@ from pipeline.move.writing.load import STAGE
 from pipeline.postgres import schema
 from pipeline.postgres.target import DataFault, Target
 
-_TWICE = "23505"
+_DUPLICATE = "23505"
 
 _HELD = """
 SELECT s.{key}, min(t.{key}{collation}) FROM {stage} AS s JOIN {table} AS t ON {same}
@@ -31,90 +30,90 @@ SELECT s.{key}, min(t.{key}{collation}) FROM {stage} AS s JOIN {table} AS t ON {
   GROUP BY s.{key}
 UNION ALL SELECT {key}, first FROM ({repeated}) AS r
 """
-"""Staged rows whose values a row holds that is not staged, or an earlier one that is."""
+"""Staged rows whose values belong to a row that is not staged, or to an earlier staged row."""
 
 _REPEATED = """
 SELECT {key}, first_value({key}) OVER (PARTITION BY {columns} ORDER BY {key}{collation}) AS first
   FROM {table} WHERE {known}
 """
 
-_IN_THE_WAY = """
+_OCCUPIED = """
 SELECT EXISTS (SELECT FROM {stage} AS s JOIN {table} AS t ON {same} AND t.{key} <> s.{key})
 """
 
 
 def reject_held(target: Target, converter: BatchConverter, unique: sa.UniqueConstraint) -> None:
-    """Take staged rows whose values belong to other rows out of the stage, and reject them."""
-    words = _words(converter.mapping, unique)
-    repeated = _first_only(_REPEATED.format(**words | {"table": STAGE}), words)
-    held = dict(target.rows(_HELD.format(**words, repeated=repeated)))
+    """Remove staged rows whose values belong to other rows, and reject them."""
+    names = _names(converter.mapping, unique)
+    repeated = _first_only(_REPEATED.format(**names | {"table": STAGE}), names)
+    held = dict(target.rows(_HELD.format(**names, repeated=repeated)))
     if held:
         target.rows(
-            f"DELETE FROM {STAGE} WHERE {words['key']} = ANY($1) RETURNING 1", (list(held),)
+            f"DELETE FROM {STAGE} WHERE {names['key']} = ANY($1) RETURNING 1", (list(held),)
         )
         _reject(converter, unique, held)
 
 
-def make_way(target: Target, mapping: TableMapping) -> None:
-    """Drop the constraints that staged rows could not keep one by one; they are built again.
+def drop_occupied(target: Target, mapping: TableMapping) -> None:
+    """Drop constraints that staged rows would violate one by one; they are built again later.
 
-    One that something else of the target needs stays, and rows that it stops are rejected.
+    A constraint with dependent objects stays, and rows that violate it are rejected.
     """
-    for unique in schema.uniques_of(mapping.table):
-        if target.value(_IN_THE_WAY.format(**_words(mapping, unique))):
-            # PostgreSQL changes no table of which work is still deferred.
-            target.settle()
+    for unique in schema.unique_constraints(mapping.table):
+        if target.value(_OCCUPIED.format(**_names(mapping, unique))):
+            # PostgreSQL does not alter a table with pending deferred work.
+            target.run_deferred_constraints()
             name = quoted(str(unique.name))
             with contextlib.suppress(DataFault), target.savepoint():
                 target.run(f"ALTER TABLE {quoted(mapping.name)} DROP CONSTRAINT IF EXISTS {name}")
 
 
 def build(target: Target, converter: BatchConverter, statements: Iterable[str]) -> None:
-    """Add keys to a table that was filled bare; rows that repeat values are taken out, rejected.
+    """Add keys to a table that was filled without them; delete and reject rows with duplicates.
 
     Raises:
-        DataFault: rows forbid a key for another reason.
+        DataFault: rows violate a key for another reason.
     """
     for statement in statements:
         try:
             with target.savepoint():
                 target.run(statement)
         except DataFault as fault:
-            if fault.sqlstate != _TWICE or not _take_out(target, converter):
+            if fault.sqlstate != _DUPLICATE or not _delete_duplicates(target, converter):
                 raise
             target.run(statement)
 
 
-def _take_out(target: Target, converter: BatchConverter) -> bool:
+def _delete_duplicates(target: Target, converter: BatchConverter) -> bool:
     mapping, found = converter.mapping, False
-    for unique in schema.uniques_of(mapping.table):
-        words = _words(mapping, unique)
-        repeated = _first_only(_REPEATED.format(**words), words)
-        key, table = words["key"], words["table"]
-        gone = target.rows(
+    for unique in schema.unique_constraints(mapping.table):
+        names = _names(mapping, unique)
+        repeated = _first_only(_REPEATED.format(**names), names)
+        key, table = names["key"], names["table"]
+        deleted = target.rows(
             f"DELETE FROM {table} AS t USING ({repeated}) AS r WHERE t.{key} = r.{key}"
             f" RETURNING r.{key}, r.first"
         )
-        _reject(converter, unique, dict(gone))
-        found = found or bool(gone)
+        _reject(converter, unique, dict(deleted))
+        found = found or bool(deleted)
     return found
 
 
 def _reject(converter: BatchConverter, unique: sa.UniqueConstraint, held: dict[Any, Any]) -> None:
-    """Say which row has the values, and never which values: they may be secret."""
+    """Name the row that has the values, but not the values, which may be secret."""
     names = [column.name for column in unique.columns]
     column = names[0] if len(names) == 1 else None
     what = "is" if column else f"{' and '.join(names)} are"
     for holder in dict.fromkeys(held.values()):
-        keys = [key for key, of in held.items() if of == holder]
+        keys = [key for key, other in held.items() if other == holder]
         converter.reject(keys, Reason("unique", column, f"{what} the same as in row {holder}"))
 
 
-def _first_only(repeated: str, words: dict[str, str]) -> str:
-    return f"SELECT * FROM ({repeated}) AS r WHERE {words['key']} <> first"
+def _first_only(repeated: str, names: dict[str, str]) -> str:
+    return f"SELECT * FROM ({repeated}) AS r WHERE {names['key']} <> first"
 
 
-def _words(mapping: TableMapping, unique: sa.UniqueConstraint) -> dict[str, str]:
+def _names(mapping: TableMapping, unique: sa.UniqueConstraint) -> dict[str, str]:
     columns: Sequence[str] = [quoted(column.name) for column in unique.columns]
     text = mapping.casts[mapping.key.name].raw == pa.string()
     return {

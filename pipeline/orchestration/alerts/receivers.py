@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from pipeline.config.settings import AlertSettings
+from pipeline.config.setting_groups import AlertSettings
 from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.orchestration.alerts.message import Alert
 
@@ -109,7 +109,7 @@ class Mail:
                 server.send_message(self._message(alert))
                 return
         except smtplib.SMTPResponseException as error:
-            why = f"refused ({type(error).__name__}, code {error.smtp_code})"
+            why = f"rejected the mail ({type(error).__name__}, code {error.smtp_code})"
         except (smtplib.SMTPException, OSError) as error:
             why = f"did not accept the mail ({type(error).__name__})"
         remedy = "Check ALERT_SMTP_URL, ALERT_FROM and ALERT_TO"

@@ -157,8 +157,8 @@ def _postpone(
     due.tries += 1
     if due.tries >= TRIES:
         del left[name]
-        context.log.error(f"{problem} The alert is given up after {TRIES} attempts.")
-        return f"{problem} The alert is given up."
+        context.log.error(f"{problem} The alert was discarded after {TRIES} attempts.")
+        return f"{problem} The alert was discarded."
     pause = min(TICK_SECONDS * 2.0**due.tries, _LONGEST_PAUSE)
     due.after = time.time() + pause
     context.log.warning(f"{problem} The next attempt is in {pause:,.0f} s.")
@@ -173,5 +173,5 @@ def _forget(context: dg.SensorEvaluationContext, cursor: Cursor, who: set[str]) 
     }
     waiting = [run_id for run_id, left in due.items() if left]
     if len(waiting) > PENDING:
-        context.log.error(f"{len(waiting) - PENDING} alerts are given up because too many are due.")
+        context.log.error(f"{len(waiting) - PENDING} alerts were discarded: too many are waiting.")
     cursor.due = {run_id: due[run_id] for run_id in waiting[-PENDING:]}

@@ -151,7 +151,7 @@ def following_assets(
                 on_progress=_reporter(context),
             )
         except PipelineError as error:
-            retries.try_again(context, error, target)
+            retries.raise_retry_if_transient(context, error, target)
             raise checks.failure(error) from error
         confirmed = anki_checks.confirmed(report, dry_run=config.dry_run)
         yield from checks.results(NOTES, [confirmed])
@@ -182,7 +182,7 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
 
     @dg.multi_asset_check(
         name="check_cards",
-        specs=_specs(CARDS, anki_checks.OF_CARDS),
+        specs=_specs(CARDS, anki_checks.CARD_CHECKS),
         description="Check the cards.",
     )
     def of_cards(application: Application) -> Results:
@@ -196,7 +196,7 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
 
     @dg.multi_asset_check(
         name=CHECK_NOTES,
-        specs=_specs(NOTES, anki_checks.OF_NOTES),
+        specs=_specs(NOTES, anki_checks.NOTE_CHECKS),
         description="Check the notes.",
     )
     def of_notes(
@@ -219,7 +219,7 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
 
     @dg.multi_asset_check(
         name="check_embeddings",
-        specs=_specs(EMBEDDINGS, embeddings.OF_EMBEDDINGS),
+        specs=_specs(EMBEDDINGS, embeddings.EMBEDDING_CHECKS),
         description="Observe the vectors and check them.",
     )
     def of_embeddings(context: dg.AssetCheckExecutionContext, application: Application) -> Results:

@@ -9,7 +9,7 @@ import dagster as dg
 import pandas as pd
 
 from pipeline.backup import store
-from pipeline.backup.create import Made, RestoreCheck, make
+from pipeline.backup.create import BackupResult, RestoreCheck, make
 from pipeline.config import environment, settings
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
@@ -67,7 +67,9 @@ def backup_assets(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             found = environment.databases(loaded, migration, fresh=True)
             made = make(loaded.pipeline_home, found, migration, keep=loaded.keep_backups)
         except PipelineError as error:
-            retries.try_again(context, error.addressed(migration.address), target)
+            retries.raise_retry_if_transient(
+                context, error.for_migration(migration.address), target
+            )
             raise checks.failure(error, migration) from error
         folder = dg.MetadataValue.path(str(store.place(loaded.pipeline_home, made.manifest.name)))
         common: dict[str, dg.MetadataValue] = {
@@ -94,12 +96,12 @@ def _result(asset: str, restore_check: RestoreCheck) -> dg.AssetCheckResult:
         asset_key=asset,
         passed=restore_check.fault is None,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=restore_check.fault or "restored elsewhere, and every table is equal",
+        description=restore_check.fault or "restored elsewhere; every table equals the original",
         metadata={"seconds": dg.MetadataValue.float(round(restore_check.seconds, 3))},
     )
 
 
-def _of_source(made: Made) -> dict[str, dg.MetadataValue]:
+def _of_source(made: BackupResult) -> dict[str, dg.MetadataValue]:
     manifest = made.manifest
     rows = [{"table": t.name, "rows": f"{t.rows:,}"} for t in manifest.source_tables]
     return {
@@ -112,12 +114,12 @@ def _of_source(made: Made) -> dict[str, dg.MetadataValue]:
     }
 
 
-def _of_target(made: Made) -> dict[str, dg.MetadataValue]:
+def _of_target(made: BackupResult) -> dict[str, dg.MetadataValue]:
     manifest = made.manifest
     rows = [
         {
             "table": table.shown,
-            "rows": f"{table.rows:,}" if table.there else "no table",
+            "rows": f"{table.rows:,}" if table.existed else "no table",
             "bytes": f"{table.bytes:,}",
             "sha256": table.sha256,
         }

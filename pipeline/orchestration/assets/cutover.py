@@ -30,7 +30,7 @@ from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import CUTOVER, STEP
 from pipeline.migrations.declaration import Migration
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.ledger.watermarks import rules_of_all
+from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.orchestration.assets.anki import CARDS, EMBEDDINGS
 from pipeline.orchestration.assets.plan import PLAN as PLANNED
 from pipeline.orchestration.assets.realtime import NAME as REALTIME
@@ -48,9 +48,9 @@ BACKUP_HOURS = 24
 """The maximum age of the backup that a cut-over requires."""
 
 _OF_ANKI = {
-    NOTES: (anki_checks.CONFIRMED, *anki_checks.OF_NOTES),
-    CARDS: anki_checks.OF_CARDS,
-    EMBEDDINGS: embeddings.OF_EMBEDDINGS,
+    NOTES: (anki_checks.CONFIRMED, *anki_checks.NOTE_CHECKS),
+    CARDS: anki_checks.CARD_CHECKS,
+    EMBEDDINGS: embeddings.EMBEDDING_CHECKS,
 }
 
 Further = Callable[[dg.DagsterInstance], Answer]
@@ -67,8 +67,9 @@ class CutoverConfig(dg.Config):
         description=(
             "check: evaluate the gate only. freeze: compare every value, freeze the source, and"
             " move the remaining changes. live: freeze, then let the application write to the"
-            " target. unfreeze: go back from frozen to shadow. close: end the way back. rollback:"
-            " copy what was written to the target back into the source."
+            " target. unfreeze: go back from frozen to shadow. close: stop capturing writes to the"
+            " target; rollback becomes impossible. rollback: copy what was written to the target"
+            " back into the source."
         ),
     )
     confirm: str = Field(
@@ -105,8 +106,8 @@ def cutover_asset(
                 description=(
                     "Who may write. shadow: the application writes to SQLite, and syncs update"
                     " PostgreSQL. frozen: nobody writes. live: the application writes to"
-                    " PostgreSQL, and its writes are captured for the way back. closed: there is no"
-                    " way back."
+                    " PostgreSQL, and its writes are captured for a rollback. closed: a rollback is"
+                    " no longer possible."
                 ),
             )
         ],
@@ -124,7 +125,7 @@ def cutover_asset(
         try:
             _require_confirmation(config, migration)
             loaded = settings.load()
-            site = steps.Site(
+            site = steps.CutoverContext(
                 path=source_file(loaded, migration),
                 sources=source.views(migration, run_id=context.run.run_id),
                 target=target.open(),
@@ -159,7 +160,7 @@ def _require_confirmation(config: CutoverConfig, migration: Migration) -> None:
 def _step(
     context: dg.AssetExecutionContext,
     step: Step,
-    site: steps.Site,
+    site: steps.CutoverContext,
     migration: Migration,
     further: Sequence[Further],
 ) -> Results:
@@ -171,7 +172,10 @@ def _step(
             returned = rollback.roll_back(site, folder)
         for table in returned:
             counts = f"{table.inserted} inserted, {table.updated} updated, {table.deleted} deleted"
-            left = [f"{count} values of {name} stay in it" for name, count in table.left.items()]
+            left = [
+                f"{count} values of {name} exist only in the target"
+                for name, count in table.left.items()
+            ]
             shown[table.table] = dg.MetadataValue.text("; ".join([counts, *left]))
     elif step == "unfreeze":
         steps.unfreeze(site)
@@ -186,7 +190,7 @@ def _step(
         ]
         match step:
             case "check":
-                passed = states.says_no(site.target, site.migration)
+                passed = states.why_not_following(site.target, site.migration)
                 asked = [*([] if passed else outside), *steps.ask(site)]
                 if asked:
                     yield result(migration, asked, asked_early=True)
@@ -232,26 +236,28 @@ def result(
         metadata={
             "questions": dg.MetadataValue.int(len(answers)),
             "no": dg.MetadataValue.int(len(no)),
-            "answers": dg.MetadataValue.md(frames.markdown(frames.of_answers(answers))),
+            "answers": dg.MetadataValue.md(frames.markdown(frames.answer_frame(answers))),
             ANSWERS: dg.MetadataValue.json([vars(answer) for answer in answers]),
         },
     )
 
 
-def _planned(instance: dg.DagsterInstance, site: steps.Site, migration: Migration) -> Answer:
+def _planned(
+    instance: dg.DagsterInstance, site: steps.CutoverContext, migration: Migration
+) -> Answer:
     question = "the plan is current"
     event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLANNED)))
     if event is None or event.asset_materialization is None:
-        return Answer(question, False, "no plan exists", message("Run ", PLAN, " and read it"))
+        return Answer(question, False, "no plan exists", message("Run ", PLAN, " and review it"))
     at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
     planned = event.asset_materialization.metadata.get(RULES)
     live = site.sources.pin(site.tables)
-    now = rules_of_all(site.tables, live, site.options.policies)
+    now = common_rules_digest(site.tables, live, site.options.policies)
     site.sources.release()
-    made = f"made {at:%Y-%m-%d %H:%M} UTC"
+    made = f"created {at:%Y-%m-%d %H:%M} UTC"
     if planned is None or planned.value != now:
         detail = f"{made}; columns or policies have changed since"
-        return Answer(question, False, detail, message("Run ", PLAN, " and read it"))
+        return Answer(question, False, detail, message("Run ", PLAN, " and review it"))
     return Answer(question, True, made)
 
 
@@ -302,12 +308,12 @@ def _unchecked(
     return f"never checked: {', '.join(missing)}" if len(missing) > spared else None
 
 
-def _backed_up(site: steps.Site, migration: Migration) -> Answer:
+def _backed_up(site: steps.CutoverContext, migration: Migration) -> Answer:
     question, remedy = "a backup was restored and verified", message("Run ", BACKUP)
     found = backup.newest(settings.load().pipeline_home, migration.name)
-    if found is None or found.rehearsed is None:
+    if found is None or found.restore_verified is None:
         return Answer(question, False, "no backup exists", remedy)
-    backed_up = f"{found.name}, restore verified {found.rehearsed:%Y-%m-%d %H:%M} UTC"
+    backed_up = f"{found.name}, restore verified {found.restore_verified:%Y-%m-%d %H:%M} UTC"
     if Path(found.source) != site.path:
         return Answer(question, False, f"{backed_up}, but of {found.source}", remedy)
     if found.target != server(settings.load()).target_shown:

@@ -22,14 +22,14 @@ def doctor_check(migration: Migration) -> dg.AssetChecksDefinition:
             found = examine(settings.load(), migration)
         except PipelineError as error:
             raise checks.failure(error, migration) from error
-        shown = frames.of_diagnostics(found, migration.address)
+        shown = frames.diagnostic_frame(found, migration.address)
         wrong = [diagnostic for diagnostic in found if diagnostic.state != "ok"]
         errors = [diagnostic for diagnostic in wrong if diagnostic.state == "error"]
         return dg.AssetCheckResult(
             passed=not wrong,
             severity=dg.AssetCheckSeverity.ERROR if errors else dg.AssetCheckSeverity.WARN,
             description="; ".join(f"{s.place}, {s.name}: {s.detail}" for s in wrong)
-            or "all is well",
+            or "no problem was found",
             metadata={"symptoms": dg.MetadataValue.md(frames.markdown(shown))},
         )
 

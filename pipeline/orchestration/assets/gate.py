@@ -32,7 +32,7 @@ def require_proven(target: Target, tables: Sequence[str]) -> None:
     missing = [table for table in tables if not schema.exists(target, table)]
     if missing:
         raise TargetError(
-            f"The target does not hold {', '.join(missing)}",
+            f"The target has no table {', '.join(missing)}",
             remedy=message("Run ", MIGRATE, " first"),
         )
     if not target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL"):
@@ -43,6 +43,6 @@ def require_proven(target: Target, tables: Sequence[str]) -> None:
         raise TargetError(
             f"The target is not proven: {failed} failed in its last run",
             remedy=message(
-                "Read what the check found; run ", MIGRATE, ", or ", VERIFY, " once it is repaired"
+                "Inspect the findings and repair the target, then run ", MIGRATE, " or ", VERIFY
             ),
         )

@@ -69,7 +69,7 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
         try:
             found = tidy(context.instance, target.open(), settings.load())
         except PipelineError as error:
-            retries.try_again(context, error, target)
+            retries.raise_retry_if_transient(context, error, target)
             raise checks.failure(error) from error
         return dg.MaterializeResult(
             metadata={

@@ -5,7 +5,7 @@ import dagster as dg
 from pipeline.config import settings
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
-from pipeline.move.ledger.watermarks import rules_of_all
+from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.move.run.plan import plan_tables
 from pipeline.orchestration.common import checks, metadata
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
@@ -42,7 +42,7 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
             opened = source.views(migration, run_id=context.run.run_id).copy(tables, target=session)
             policies = settings.load().policies(migration)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
-            rules = rules_of_all(tables, opened, policies)
+            rules = common_rules_digest(tables, opened, policies)
         except PipelineError as error:
             raise checks.failure(error, migration) from error
         return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))

@@ -18,7 +18,7 @@ from pipeline.migrations.declaration import Migration
 from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
-from pipeline.realtime import canary, channels, objects, publication
+from pipeline.realtime import canary, channels, feed_objects, publication
 from pipeline.realtime import checks as realtime_checks
 
 NAME = "realtime"
@@ -38,7 +38,7 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
         specs=[
             dg.AssetSpec(
                 NAME,
-                deps=[table.name for table in tables if events.of_table(table)],
+                deps=[table.name for table in tables if events.published_changes(table)],
                 group_name=group,
                 kinds={"postgres"},
                 owners=list(migration.owners),
@@ -61,7 +61,7 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             # Tables of all migrations, so that undeclared ones are removed from the publication.
             known = loaded.registry.tables
             with session.transaction():
-                made = objects.apply(session, tables)
+                made = feed_objects.apply(session, tables)
                 done = publication.apply(session, tables, known={table.name for table in known})
                 joined = channels.apply(session)
             for line in done:
@@ -72,14 +72,14 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                     " The feed and broadcasts do not need it."
                 )
             with session.read_only():
-                found = realtime_checks.standing(session, tables, known=known)
+                found = realtime_checks.verify(session, tables, known=known)
             where = server(loaded)
-            sung = canary.sing(session, url=where.target_url, shown=where.target_shown)
+            emitted = canary.emit(session, url=where.target_url, shown=where.target_shown)
         except PipelineError as error:
-            retries.try_again(context, error, target)
+            retries.raise_retry_if_transient(context, error, target)
             raise checks.failure(error, migration) from error
         return dg.MaterializeResult(
-            metadata=_figures((*found, sung))
+            metadata=_figures((*found, emitted))
             | {
                 "triggers_made": dg.MetadataValue.int(made),
                 "published_anew": dg.MetadataValue.text("; ".join(done) or "nothing"),
@@ -87,7 +87,7 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                     "by policies on realtime.messages" if joined else "no Realtime in this target"
                 ),
             },
-            check_results=checks.results(NAME, (*found, sung)),
+            check_results=checks.results(NAME, (*found, emitted)),
         )
 
     return told
@@ -109,7 +109,7 @@ def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition
             pruned = prune(session, hours=settings.load().feed_hours)
             figures = sizes(session)
         except PipelineError as error:
-            retries.try_again(context, error, target)
+            retries.raise_retry_if_transient(context, error, target)
             raise checks.failure(error) from error
         return dg.MaterializeResult(
             metadata={
@@ -123,7 +123,7 @@ def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition
 
 def prune(target: Target, *, hours: float) -> int:
     """Delete old changes, a bounded number; 0 if there is no feed."""
-    if not objects.is_there(target):
+    if not feed_objects.exists(target):
         return 0
     pruned = 0
     for _ in range(_CALLS):
@@ -140,7 +140,7 @@ def prune(target: Target, *, hours: float) -> int:
 
 def sizes(target: Target) -> dict[str, int]:
     """Rows and bytes of the feed; zeros if there is none."""
-    if not objects.is_there(target):
+    if not feed_objects.exists(target):
         return {"feed_rows": 0, "feed_bytes": 0}
     ((rows, size),) = target.rows(
         "SELECT count(*), pg_total_relation_size('feed.changes') FROM feed.changes"

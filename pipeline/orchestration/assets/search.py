@@ -44,11 +44,11 @@ def search_asset(
             target.open()
             with application.open().get_postgres_session() as session:
                 if len(search.installed(session)) < len(tables):
-                    context.log.info("Building the search indexes; nobody can write meanwhile.")
+                    context.log.info("Building the search indexes; writes wait meanwhile.")
                     search.install(session)
                 sizes = search.installed(session)
         except PipelineError as error:
-            retries.try_again(context, error, target)
+            retries.raise_retry_if_transient(context, error, target)
             wrong = error
         # Without its indexes search is slow, but nothing is wrong with what was moved.
         yield dg.MaterializeResult(

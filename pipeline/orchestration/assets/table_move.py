@@ -45,7 +45,7 @@ def move(
         how = MoveOptions(run_id, loaded.policies(migration), loaded.max_delete_share)
         on_progress = progress.reporter(context.log)
         opened = target.engine(
-            lambda session: engine.opened(
+            lambda session: engine.open_engine(
                 [table, *upcoming],
                 views,
                 session,
@@ -66,10 +66,10 @@ def move(
                 also.append(schema_check(opened.idle, moved.mapping))
         part = evidence.of_move(moved, table, opened.idle, also=also, address=address)
         preview = metadata.preview_of(opened.idle, table)
-        report = evidence.leave(context, part)
+        report = evidence.save_part(context, part)
     except PipelineError as error:
-        retries.try_again(context, error.addressed(address), target)
-        evidence.leave_failure(context, table.name, error, migration=migration)
+        retries.raise_retry_if_transient(context, error.for_migration(address), target)
+        evidence.save_failure(context, table.name, error, migration=migration)
         if isinstance(error, ProofFailed):
             yield from checks.results(table.name, error.checks, address=address)
         raise checks.failure(error, migration) from error

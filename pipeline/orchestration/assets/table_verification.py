@@ -49,9 +49,9 @@ def verify(
                 only={key.name for key in context.selected_asset_check_keys},
                 on_progress=progress.reporter(context.log),
             )
-        evidence.leave(context, evidence.of_checks(table.name, found, address=address))
+        evidence.save_part(context, evidence.of_checks(table.name, found, address=address))
     except PipelineError as error:
-        evidence.leave_failure(context, table.name, error, migration=migration)
+        evidence.save_failure(context, table.name, error, migration=migration)
         raise checks.failure(error, migration) from error
     yield from checks.results(table.name, found, address=address)
     failed = [check.name for check in found if check.blocking and not check.passed]

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from pipeline.core import proof
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult, Conflict, describe
-from pipeline.core.messages import ANYBODY, Address
-from pipeline.core.printable import printable
+from pipeline.core.messages import DEFAULT_ADDRESS, Address
+from pipeline.core.quoting import printable
 from pipeline.migrations.declaration import Migration
 from pipeline.reporting import frames
 
@@ -21,9 +21,10 @@ DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
     "search_indexes": (
         "The indexes for full-text search exist. A failure means that search is slow or impossible."
     ),
-    "gate": "Every condition for the cut-over holds. A failure names the open conditions.",
+    "gate": "Every condition for the cut-over is met. A failure names those that are not.",
     "restorable": (
-        "The backup was restored elsewhere, and every table is equal. A failure names what differs."
+        "The backup was restored elsewhere, and every table equals the original. A failure names"
+        " what differs."
     ),
     "doctor": (
         "Both databases are ready for a move. A failure names what is missing: integrity,"
@@ -57,16 +58,15 @@ DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
         "Every vector has the declared dimension. A failure names vectors that differ."
     ),
     "vector_search": (
-        "The search index holds exactly the embeddings, one for each card and side. A failure"
+        "The search index contains exactly the embeddings, one for each card and side. A failure"
         " names what is missing or extra."
     ),
     "published": (
-        "The publication holds the declared tables and columns, and nothing else. A failure"
-        " names what differs."
+        "The publication contains the declared tables and columns, and nothing else. A"
+        " failure names what differs."
     ),
     "no_secrets_published": (
-        "No secret, no BLOB and no table of the sign-in is published. A failure names what is"
-        " exposed."
+        "No secret, BLOB or sign-in table is published. A failure names what is exposed."
     ),
     "triggers": (
         "The feed's tables, functions and triggers exist as declared and are enabled. A failure"
@@ -104,12 +104,12 @@ def keys(table: str, names: Iterable[str]) -> list[dg.AssetCheckKey]:
 
 def failure(error: PipelineError, migration: Migration | None = None) -> dg.Failure:
     """A step's failure with the text of an error, its commands written for a migration."""
-    written = error if migration is None else error.addressed(migration.address)
+    written = error if migration is None else error.for_migration(migration.address)
     return dg.Failure(description=str(written), allow_retries=False)
 
 
 def results(
-    table: str, checks: Iterable[CheckResult], *, address: Address = ANYBODY
+    table: str, checks: Iterable[CheckResult], *, address: Address = DEFAULT_ADDRESS
 ) -> list[dg.AssetCheckResult]:
     """Check results for Dagster, with a table of offenders."""
     return [
@@ -127,7 +127,7 @@ def results(
     ]
 
 
-def summary(check: CheckResult, address: Address = ANYBODY) -> str:
+def summary(check: CheckResult, address: Address = DEFAULT_ADDRESS) -> str:
     """A check's outcome in one line, safe to print."""
     return printable(_summary(check, address))
 

@@ -21,14 +21,14 @@ from pipeline.config import environment, settings
 from pipeline.core import private
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import OFFENDERS, CheckResult, describe
-from pipeline.core.messages import ANYBODY, Address, Message
+from pipeline.core.messages import DEFAULT_ADDRESS, Address, Message
 from pipeline.core.proof import BLOCKING
-from pipeline.core.quoting import quoted
 from pipeline.migrations.declaration import Migration
 from pipeline.migrations.registry import Registry
 from pipeline.move.proof.table_checks import ProofFailed
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.orchestration.common import checks
+from pipeline.orchestration.common.blob_sizes import BlobSizes, blob_sizes
 from pipeline.postgres.target import Target
 from pipeline.reporting import evidence_page
 
@@ -36,36 +36,6 @@ REPORT = "pipeline/report"
 """The tag of a run with the path of its evidence."""
 
 _PART = "part-"
-
-
-@dataclass(frozen=True)
-class BlobSizes:
-    """How large the BLOBs of a column are.
-
-    Attributes:
-        column: the column.
-        values: how many there are.
-        bytes: all of them together.
-        by_power: n -> how many have 2**n bytes or more, and less than 2**(n+1); empty ones are
-            with those of one byte.
-    """
-
-    column: str
-    values: int
-    bytes: int
-    by_power: dict[int, int]
-
-    @property
-    def histogram(self) -> list[tuple[str, int, float]]:
-        """From the smallest to the largest: the sizes, how many, and percent of the most."""
-        if not self.by_power:
-            return []
-        most = max(self.by_power.values())
-        return [
-            (evidence_page.between(power), count, 100 * count / most)
-            for power in range(min(self.by_power), max(self.by_power) + 1)
-            for count in [self.by_power.get(power, 0)]
-        ]
 
 
 @dataclass(frozen=True)
@@ -164,12 +134,12 @@ class RunEvidence:
 
 
 def of_move(
-    move: Move,
+    move: MoveResult,
     table: sa.Table,
     target: Target,
     *,
     also: Iterable[CheckResult] = (),
-    address: Address = ANYBODY,
+    address: Address = DEFAULT_ADDRESS,
 ) -> TableEvidence:
     """The evidence of a table that moved.
 
@@ -186,14 +156,9 @@ def of_move(
         _now(),
         {
             "strategy": move.strategy,
-            "source_rows": move.source_rows,
-            "source_bytes": move.source_bytes,
-            "moved": move.moved_rows,
+            **move.figures,
+            # Without a comparison no row was counted, in quarantine neither.
             "quarantined": counted["quarantined"],
-            "excluded": move.excluded_rows,
-            "written": move.written_rows,
-            "deleted": move.deleted_rows,
-            "cascaded": move.cascaded_rows,
         },
         {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
         # Weighing all BLOBs costs more than a sync does.
@@ -207,7 +172,7 @@ def of_checks(
     found: Iterable[CheckResult],
     *,
     failure: str | None = None,
-    address: Address = ANYBODY,
+    address: Address = DEFAULT_ADDRESS,
 ) -> TableEvidence:
     """The evidence of a table that was checked, or whose move was rolled back.
 
@@ -219,28 +184,6 @@ def of_checks(
     """
     made = [_check(check, address) for check in found]
     return TableEvidence(table, _now(), checks=made, failure=failure)
-
-
-def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
-    """How large the BLOBs of a committed table are; they are weighed, not read."""
-    found = []
-    for column in table.columns:
-        if isinstance(column.type, sa.LargeBinary):
-            size = f"octet_length({quoted(column.name)})"
-            rows = target.rows(
-                f"SELECT floor(log(2, greatest({size}, 1)))::integer, count(*), sum({size})::bigint"
-                f" FROM {quoted(table.name)} WHERE {quoted(column.name)} IS NOT NULL"
-                " GROUP BY 1 ORDER BY 1"
-            )
-            found.append(
-                BlobSizes(
-                    column.name,
-                    sum(count for _, count, _ in rows),
-                    sum(total for _, _, total in rows),
-                    {power: count for power, count, _ in rows},
-                )
-            )
-    return found
 
 
 def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
@@ -263,7 +206,7 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     return folder / "evidence.html"
 
 
-def leave(context: dg.AssetExecutionContext, part: TableEvidence) -> Path:
+def save_part(context: dg.AssetExecutionContext, part: TableEvidence) -> Path:
     """Add a table's part to the evidence of the current run, and link it from the run.
 
     Raises:
@@ -285,16 +228,16 @@ def leave(context: dg.AssetExecutionContext, part: TableEvidence) -> Path:
     return path
 
 
-def leave_failure(
+def save_failure(
     context: dg.AssetExecutionContext, table: str, error: PipelineError, *, migration: Migration
 ) -> None:
     """Add to the evidence that the step of a table failed, with the checks that explain it."""
     found = error.checks if isinstance(error, ProofFailed) else ()
     address = migration.address
-    failure = str(error.addressed(address))
+    failure = str(error.for_migration(address))
     # Without valid settings there is no place for the evidence.
     with contextlib.suppress(PipelineError):
-        leave(context, of_checks(table, found, failure=failure, address=address))
+        save_part(context, of_checks(table, found, failure=failure, address=address))
 
 
 def _tables_of(context: dg.AssetExecutionContext, registry: Registry) -> list[str]:

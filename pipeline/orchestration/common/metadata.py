@@ -11,14 +11,13 @@ import sqlalchemy as sa
 from pipeline.anki.embeddings import Observed
 from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
 from pipeline.core.findings import Quarantined, describe
-from pipeline.core.printable import printable
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import printable, quoted
 from pipeline.declared.rules import ColumnRules
 from pipeline.mapping import secret
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.types import type_name
 from pipeline.move.run.plan import TablePlan
-from pipeline.move.run.transaction import Move
+from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.target import Target
 from pipeline.reporting import frames
 
@@ -75,7 +74,9 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
     }
 
 
-def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.MetadataValue]:
+def of_move(
+    move: MoveResult, *, preview: pd.DataFrame, report: Path
+) -> dict[str, dg.MetadataValue]:
     """The metadata of a move."""
     loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
     whole = sum(move.seconds.values())
@@ -83,14 +84,7 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
         "dagster/row_count": dg.MetadataValue.int(move.target_rows),
         **columns(move.mapping.table),
         "strategy": dg.MetadataValue.text(move.strategy),
-        "source_rows": dg.MetadataValue.int(move.source_rows),
-        "source_bytes": dg.MetadataValue.int(move.source_bytes),
-        "moved": dg.MetadataValue.int(move.moved_rows),
-        "written": dg.MetadataValue.int(move.written_rows),
-        "deleted": dg.MetadataValue.int(move.deleted_rows),
-        "cascaded": dg.MetadataValue.int(move.cascaded_rows),
-        "quarantined": dg.MetadataValue.int(move.quarantined_rows),
-        "excluded": dg.MetadataValue.int(move.excluded_rows),
+        **{name: dg.MetadataValue.int(figure) for name, figure in move.figures.items()},
         "rows_per_second": dg.MetadataValue.int(
             round((move.source_rows - move.excluded_rows) / max(loading, 1e-3))
         ),
@@ -104,8 +98,8 @@ def of_move(move: Move, *, preview: pd.DataFrame, report: Path) -> dict[str, dg.
     }
     if move.newest is not None:
         shown["newest_source_change"] = dg.MetadataValue.timestamp(move.newest)
-    if move.newest is not None and move.before is not None:
-        lag = max((move.newest - move.before).total_seconds(), 0.0)
+    if move.newest is not None and move.previous_newest is not None:
+        lag = max((move.newest - move.previous_newest).total_seconds(), 0.0)
         shown["lag_seconds"] = dg.MetadataValue.float(lag)
     shown["report"] = dg.MetadataValue.path(report)
     if len(preview):
@@ -175,7 +169,7 @@ def of_following(report: Report) -> dict[str, dg.MetadataValue]:
     }
     if report.outcomes:
         some = report.outcomes[:_OUTCOMES]
-        shown["contents"] = dg.MetadataValue.md(frames.markdown(frames.of_outcomes(some)))
+        shown["contents"] = dg.MetadataValue.md(frames.markdown(frames.outcome_frame(some)))
         shown[OUTCOMES] = dg.MetadataValue.json([asdict(outcome) for outcome in some])
     return shown
 

@@ -16,8 +16,8 @@ from rich.table import Table
 from pipeline.anki.outcomes import ACTIONS, Outcome
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import Quarantined
-from pipeline.core.printable import printable
 from pipeline.core.progress import Progress
+from pipeline.core.quoting import printable
 from pipeline.cutover.gate import Answer
 from pipeline.orchestration.common.metadata import ANSWERS, NOTES, OUTCOMES
 from pipeline.reporting import frames, grids
@@ -93,7 +93,7 @@ def sentence_of(event: dg.DagsterEvent) -> str:
     if cause.cls_name in _names(PipelineError):
         return text.partition(": ")[2]
     return (
-        f"{event.step_key} failed because of a fault in the program ({text})."
+        f"{event.step_key} failed because of a bug in the pipeline ({text})."
         " Report it with the traceback that the UI shows for the run."
     )
 
@@ -122,7 +122,7 @@ def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
         console.print(f"{listed or 'no contents'}; {shown['recordings'].value:,} recordings")
         if OUTCOMES in shown:
             some = [Outcome(**outcome) for outcome in shown[OUTCOMES].value[:_LINES]]
-            console.print(grids.framed("In Anki", frames.of_outcomes(some)))
+            console.print(grids.framed("In Anki", frames.outcome_frame(some)))
             more = sum(counts.values()) - counts["skipped"] - len(some)
             if more > 0:
                 console.print(f"  and {more:,} more")
@@ -150,7 +150,7 @@ def show_gate(console: Console, events: Iterable[dg.DagsterEvent]) -> None:
         for check in table.checks.values():
             if ANSWERS in check.metadata:
                 answers = [Answer(**answer) for answer in check.metadata[ANSWERS].value]  # type: ignore[arg-type, union-attr]
-                console.print(grids.framed("The gate", frames.of_answers(answers)))
+                console.print(grids.framed("The gate", frames.answer_frame(answers)))
 
 
 def _moves(tables: list[TableReport]) -> Table:

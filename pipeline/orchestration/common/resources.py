@@ -14,7 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from pipeline.anki.store.connect import TIMEOUT
 from pipeline.anki.store.notes import Anki
-from pipeline.anki.store.open import named_anki
+from pipeline.anki.store.open import configured_anki
 from pipeline.application.manager import POOL_SIZE, HybridDatabaseManager
 from pipeline.config import environment, settings
 from pipeline.config.environment import databases
@@ -185,5 +185,7 @@ class AnkiCollection(dg.ConfigurableResource):  # type: ignore[type-arg]
             AnkiError: it cannot be used.
         """
         if self._anki is None:
-            self._anki = self._exit.enter_context(named_anki(settings.load(), timeout=self.timeout))
+            self._anki = self._exit.enter_context(
+                configured_anki(settings.load(), timeout=self.timeout)
+            )
         return self._anki

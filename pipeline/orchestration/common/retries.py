@@ -9,7 +9,7 @@ RETRIES = 3
 """Retries of a step, after 1, 2 and 4 seconds."""
 
 
-def try_again(
+def raise_retry_if_transient(
     context: dg.AssetExecutionContext, error: PipelineError, target: TargetDatabase
 ) -> None:
     """Request a retry with a new connection if the error is transient.

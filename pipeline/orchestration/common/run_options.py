@@ -6,7 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from pipeline.core.errors import SettingsError
-from pipeline.move.run.scope import Changes, Everything, Scope, Subset
+from pipeline.move.run.scope import ChangesOnly, Everything, Scope, Subset
 
 _KEY = "options"
 
@@ -37,7 +37,7 @@ class RunOptions(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
     deep: bool = Field(
         default=False,
-        description="Verification only: the second witness reads every row, not a sample.",
+        description="Verification only: the check witness reads every row, not a sample.",
     )
 
     @property
@@ -55,7 +55,7 @@ class RunOptions(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
         if subset is not None:
             return subset
-        return Changes(self.retry_rejected) if self.only_changes else Everything()
+        return ChangesOnly(self.retry_rejected) if self.only_changes else Everything()
 
 
 def resource() -> dict[str, RunOptions]:

@@ -77,11 +77,11 @@ def lost(error: Exception, settings: Settings) -> TargetError:
     """The error for a target that was lost during a command."""
     data = settings.server_data
     ended = isinstance(error, ServerEnded) or postmaster.find(data) is None
-    if settings.given_target is None and ended:
+    if settings.configured_target is None and ended:
         return TargetError(
             f"The embedded PostgreSQL in {data} stopped during the command; the current"
             " transaction was rolled back",
-            remedy=f"Run again, which starts it; {data / 'log'} may say why it stopped",
+            remedy=f"Run again to restart it; {data / 'log'} may name the cause",
         )
     return unreachable(error, environment.server(settings))
 

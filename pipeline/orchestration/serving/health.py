@@ -116,7 +116,7 @@ def _target(settings: Settings) -> tuple[bool, str]:
     found = server(settings)
     started = time.perf_counter()
     _connected(found).close()
-    return True, f"{found.target_shown} answers, in {time.perf_counter() - started:.2f} s"
+    return True, f"{found.target_shown} answers in {time.perf_counter() - started:.2f} s"
 
 
 def _code(settings: Settings) -> tuple[bool, str]:
@@ -188,7 +188,7 @@ def _rests(migration: Migration, settings: Settings) -> str | None:
     """Why syncs have ended, as a sentence; None if they go on."""
     found = server(settings)
     with Target.connect(found.target_url, shown=found.target_shown) as target:
-        return states.says_no(target, migration.name)
+        return states.why_not_following(target, migration.name)
 
 
 def _disk(settings: Settings) -> tuple[bool, str]:
@@ -197,7 +197,7 @@ def _disk(settings: Settings) -> tuple[bool, str]:
     sources = [settings.source_path(each) for each in settings.enabled]
     size = sum(source.stat().st_size for source in sources if source.exists())
     needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(existing).free
-    detail = f"{existing} has {free / 2**20:,.0f} MiB free, a run needs {needed / 2**20:,.0f}"
+    detail = f"{existing} has {free / 2**20:,.0f} MiB free; a run needs {needed / 2**20:,.0f} MiB"
     return free >= needed, detail
 
 

@@ -13,8 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline.config.origins import is_loopback
 from pipeline.config.settings import CODE_SOCKET, PROJECT, Settings
+from pipeline.config.web_origins import is_loopback
 from pipeline.core.errors import SettingsError
 from pipeline.core.messages import DEV, message
 
@@ -70,7 +70,7 @@ def serve(part: Service, settings: Settings) -> NoReturn:
 
     # Nobody would stop the embedded server, and a sample needs no syncs.
     sources = {each.setting: settings.source_url(each) for each in settings.enabled}
-    for name, given in {"DATABASE_URL": settings.given_target, **sources}.items():
+    for name, given in {"DATABASE_URL": settings.configured_target, **sources}.items():
         if not given:
             raise SettingsError(
                 f"{name} is not set",
@@ -106,9 +106,9 @@ def require_login(settings: Settings) -> None:
     ui = settings.ui
     if not (is_loopback(settings.ui_host) or ui.has_login or ui.without_login):
         raise SettingsError(
-            f"UI_HOST is {settings.ui_host}, and other machines could start runs without a login",
+            f"UI_HOST is {settings.ui_host}, so other machines could start runs without a login",
             remedy="Set UI_PASSWORD, or UI_USER_HEADER if a proxy authenticates users;"
-            " UI_WITHOUT_LOGIN=true allows it if nobody else can reach that address",
+            " set UI_WITHOUT_LOGIN=true if nobody else can reach that address",
         )
 
 

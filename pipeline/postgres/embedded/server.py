@@ -1,7 +1,7 @@
-"""The PostgreSQL that runs when none is given: real, local, reached by a Unix socket.
+"""The embedded PostgreSQL server, used when DATABASE_URL is not set: local, on a Unix socket.
 
-Every process that uses it holds a shared lock on a file beside its data, which the operating
-system releases when the process dies. Whoever ends and finds nobody else holding it stops the
+Every process that uses the server holds a shared lock on a file beside its data folder. The
+operating system releases the lock when the process ends. The last process to leave stops the
 server.
 """
 
@@ -19,14 +19,14 @@ from pipeline.core.locks import locked
 from pipeline.postgres.embedded import postmaster
 
 _HELD: dict[Path, int] = {}
-"""The locks by which this process keeps servers running, by data folder."""
+"""File descriptors of the locks that keep servers running, by data folder."""
 
 
 def ensure_server(data: Path) -> URL:
-    """Start the server, or find it running; this process holds it until it ends.
+    """Start the server unless it is running, and use it until this process ends.
 
     Args:
-        data: the server's folder, made if missing. As root the server runs as a user of its own.
+        data: the data folder, created if missing. As root, the server runs as a separate user.
 
     Raises:
         TargetError: it cannot be started.
@@ -49,7 +49,7 @@ def ensure_server(data: Path) -> URL:
 
 
 def leave(data: Path) -> None:
-    """Use a server no more; the last one to leave stops it."""
+    """Release a server; the last process to do so stops it."""
     data = data.absolute()
     held = _HELD.pop(data, None)
     if held is None:
@@ -70,7 +70,7 @@ def _hold(data: Path) -> None:
 
 
 def _leave_at_exit(data: Path) -> None:
-    # Nobody could act on a failure now; the next user of the server meets it and says so.
+    # A failure cannot be handled at exit; the next process that uses the server reports it.
     with suppress(PipelineError, OSError):
         leave(data)
 

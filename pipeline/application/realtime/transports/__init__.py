@@ -1,1 +1,1 @@
-"""How events arrive: LISTEN, Supabase's channels, the feed."""
+"""Transports of hints and events: LISTEN, Supabase Realtime."""

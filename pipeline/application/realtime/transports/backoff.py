@@ -1,6 +1,6 @@
-"""How long to wait before the next try: longer each time, and never all at the same moment.
+"""Exponential backoff with full jitter.
 
-Full jitter: many clients that lost one server together do not come back together.
+Clients that lost a server at the same time do not reconnect at the same time.
 """
 
 import random
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Backoff:
-    """Waits between tries.
+    """Waits between attempts.
 
     Attributes:
-        base: the longest first wait, in seconds; it doubles with each try.
-        cap: no wait is longer.
-        tries: how often in a row it failed.
+        base: the longest first wait, in seconds; it doubles with each attempt.
+        cap: the longest wait, in seconds.
+        tries: consecutive failures.
     """
 
     base: float = 0.2
@@ -23,12 +23,12 @@ class Backoff:
     _random: random.Random = field(default_factory=random.SystemRandom, repr=False)
 
     def next(self) -> float:
-        """Seconds to wait now; another failure is counted."""
-        # The exponent is bounded, because a float has no room for two to the thousandth.
+        """Count a failure; returns the seconds to wait."""
+        # The exponent is bounded, because larger ones overflow a float.
         most = min(self.cap, self.base * 2.0 ** min(self.tries, 30))
         self.tries += 1
         return self._random.uniform(0, most)
 
     def reset(self) -> None:
-        """It worked: the next wait is short again."""
+        """Start again with a short wait, after a success."""
         self.tries = 0

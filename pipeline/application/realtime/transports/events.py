@@ -1,9 +1,9 @@
-"""What subscribers are told, as types.
+"""The events of subscribers, as types.
 
 A stored event is a change of one row. ``version`` is its id in the feed, and ``row`` holds the
-published columns as they were read after the change: a later change may show in it already, and it
-is None if the row is gone. Fleeting events are kept nowhere, and may be lost. ``Resync`` says that
-changes were missed for good: who gets it reads its tables anew.
+published columns, read after the change: it may contain a later change, and it is None if the row
+was deleted. Fleeting events are not stored, and may be lost. ``Resync`` means that changes were
+missed for good, so the subscriber has to read its tables again.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ from pipeline.declared.events import Operation
 Row = Mapping[str, Any]
 
 _DEEPEST = 64
-"""So many levels of JSON a fleeting event may have."""
+"""The deepest nesting of a fleeting event's JSON."""
 
 
 def _nothing() -> Row:
@@ -29,12 +29,10 @@ class Changed:
     """A row of a published table was inserted, updated or deleted.
 
     Attributes:
-        topic: to whom it is told, ``space:12`` or ``user:7``.
-        table: its table.
-        operation: what was done.
+        topic: ``space:12`` or ``user:7``.
         key: the row's primary key, as text.
-        version: the change's id in the feed; of one row, a larger one is later.
-        row: the published columns as read now, None if the row is gone or cannot be read.
+        version: the change's id in the feed; for one row, a larger one is later.
+        row: the published columns as read now; None if the row was deleted or cannot be read.
     """
 
     topic: str
@@ -46,7 +44,7 @@ class Changed:
 
 
 class MessageNew(Changed):
-    """``message:new``: somebody said something in a space."""
+    """``message:new``: a new message in a space."""
 
 
 class NotePublished(Changed):
@@ -54,23 +52,21 @@ class NotePublished(Changed):
 
 
 class ProgressUpdated(Changed):
-    """``progress:updated``: somebody came further in a lesson."""
+    """``progress:updated``: a user made progress in a lesson."""
 
 
 class MemberChanged(Changed):
-    """``member:changed``: somebody joined or left a space, or has another role."""
+    """``member:changed``: a user joined or left a space, or got another role."""
 
 
 @dataclass(frozen=True)
 class PresenceChanged:
-    """``presence:changed``: somebody is here, or left.
+    """``presence:changed``: a member is present, or left.
 
     Attributes:
-        topic: where.
-        member: who.
-        here: whether they are.
-        lasting: the server itself says when they leave, so no heartbeat is waited for.
-        payload: what else was said.
+        here: whether the member is present.
+        lasting: the server reports when the member leaves, so heartbeats are not needed.
+        payload: the other fields of the event.
     """
 
     topic: str
@@ -82,13 +78,10 @@ class PresenceChanged:
 
 @dataclass(frozen=True)
 class TypingChanged:
-    """``typing:changed``: somebody began to type, or stopped.
+    """``typing:changed``: a member started or stopped typing.
 
     Attributes:
-        topic: where.
-        member: who.
-        typing: whether they do.
-        payload: what else was said.
+        payload: the other fields of the event.
     """
 
     topic: str
@@ -99,7 +92,7 @@ class TypingChanged:
 
 @dataclass(frozen=True)
 class Resync:
-    """Changes were missed for good: read the tables anew; what follows is told from here on."""
+    """Changes were missed for good: read the tables again; later changes follow."""
 
 
 Fleeting = PresenceChanged | TypingChanged
@@ -113,84 +106,82 @@ STORED: Mapping[str, type[Changed]] = MappingProxyType(
         "member:changed": MemberChanged,
     }
 )
-"""The type of each event that rows make."""
+"""Types of events that rows make."""
 
 FLEETING: Mapping[str, type[PresenceChanged | TypingChanged]] = MappingProxyType(
     {"presence:changed": PresenceChanged, "typing:changed": TypingChanged}
 )
-"""The type of each event that no table keeps."""
+"""Types of fleeting events."""
 
 NAMES: Mapping[type[Event], str] = MappingProxyType(
     {kind: name for name, kind in {**STORED, **FLEETING}.items()}
 )
-"""The name of each type of event."""
+"""Names by type of event."""
 
 
 def name_of(event: Event) -> str:
-    """An event's name; that of a change that is no event is its table's."""
+    """The name of an event; for a change without an event type, the name of its table."""
     if isinstance(event, Resync):
         return "resync"
     return NAMES.get(type(event)) or (event.table if isinstance(event, Changed) else "")
 
 
 def require_known(names: Collection[str], *, tables: Collection[str]) -> None:
-    """Refuse names that nothing is ever sent under.
-
-    Args:
-        names: of events or tables.
-        tables: those that are published.
+    """Refuse names that are neither events nor published tables.
 
     Raises:
-        PipelineError: says which names there are.
+        PipelineError: lists the known names.
     """
     known = {*STORED, *FLEETING, *tables}
     for name in names:
         if name not in known:
             raise PipelineError(
-                f"Nothing is ever told of {name!r}",
-                remedy=f"Name one of {', '.join(sorted(known))}",
+                f"{name!r} is neither an event nor a published table",
+                remedy=f"Use one of {', '.join(sorted(known))}",
             )
 
 
 def fleeting(topic: str, event: str, payload: object) -> Fleeting | None:
-    """What was sent, as a type; None if nobody here knows it.
+    """A received event as a type; None if its name is unknown.
 
     Raises:
-        ValueError: the payload has another shape than ``sent`` gives it, or is nested too deep.
+        ValueError: the payload does not have the shape that ``sent`` gives it, or is nested too
+            deep.
     """
     if event not in FLEETING:
         return None
     if not isinstance(payload, Mapping) or not _shallow(payload):
         raise ValueError
-    said = dict(payload)
-    member, lasting = member_of(said.pop("member", "")), _flag(said, "lasting", default=False)
+    fields = dict(payload)
+    member = member_id(fields.pop("member", ""))
+    lasting = _flag(fields, "lasting", default=False)
     if event == "presence:changed":
-        here = _flag(said, "here", default=True)
-        return PresenceChanged(topic, member, here, lasting, MappingProxyType(said))
-    typing = _flag(said, "typing", default=True)
-    return TypingChanged(topic, member, typing, MappingProxyType(said))
+        here = _flag(fields, "here", default=True)
+        return PresenceChanged(topic, member, here, lasting, MappingProxyType(fields))
+    typing = _flag(fields, "typing", default=True)
+    return TypingChanged(topic, member, typing, MappingProxyType(fields))
 
 
-def member_of(value: object) -> str:
-    """Somebody's id, as text.
+def member_id(value: object) -> str:
+    """The id of a member, as text.
 
     Raises:
-        ValueError: it is neither text nor a whole number, or a number that is too long.
+        ValueError: it is neither text nor an integer, or the integer is too long.
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError
     return str(value)
 
 
-def _flag(said: dict[str, Any], name: str, *, default: bool) -> bool:
-    value = said.pop(name, default)
+def _flag(fields: dict[str, Any], name: str, *, default: bool) -> bool:
+    value = fields.pop(name, default)
     if not isinstance(value, bool):
         raise ValueError
     return value
 
 
 def _shallow(value: object) -> bool:
-    """Whether whoever takes a value may walk through it; most programs do so by recursion."""
+    """Whether a value is not nested too deep for programs that walk it by recursion."""
     level: list[Any] = [value]
     for _ in range(_DEEPEST):
         inner = (each.values() if isinstance(each, Mapping) else each for each in level)
@@ -201,7 +192,7 @@ def _shallow(value: object) -> bool:
 
 
 def sent(event: Fleeting) -> dict[str, Any]:
-    """What is sent of it, as JSON."""
+    """The JSON payload of an event."""
     state: dict[str, Any] = (
         {"here": event.here, "lasting": event.lasting}
         if isinstance(event, PresenceChanged)

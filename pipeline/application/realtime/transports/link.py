@@ -1,7 +1,7 @@
-"""A transport that is kept: connected again when it is lost, with longer and longer waits.
+"""Keeps a transport connected: it reconnects after each loss, with growing waits.
 
-While it cannot be reached the feed is polled, and the transport tried further; nothing that was
-committed is lost meanwhile, only told later. Fleeting events are.
+While the transport is unreachable the feed is polled, and the connection is tried again. Committed
+changes are only delivered later; fleeting events are lost.
 """
 
 import asyncio
@@ -13,23 +13,23 @@ from pipeline.core.errors import PipelineError
 
 
 class Link:
-    """Keeps one transport.
+    """Keeps one transport connected.
 
     Attributes:
-        connects: how often it was connected.
-        failures: how often in a row it could not be, or was lost at once.
+        connects: number of connections.
+        failures: consecutive connections that failed, or were lost at once.
     """
 
     def __init__(
         self, transport: Transport, *, backoff: Backoff, failures: int = 3, settled: float = 5.0
     ) -> None:
-        """Connect when it runs.
+        """Connect in ``run``.
 
         Args:
-            transport: by which way.
-            backoff: how long to wait between tries.
-            failures: after so many in a row the feed is polled.
-            settled: a connection that held so many seconds was a success.
+            transport: the transport.
+            backoff: waits between attempts.
+            failures: consecutive failures after which the feed is polled.
+            settled: seconds after which a connection counts as successful.
         """
         self._transport, self._backoff = transport, backoff
         self._most, self._settled = failures, settled
@@ -39,53 +39,54 @@ class Link:
 
     @property
     def polling(self) -> bool:
-        """Whether the transport has failed so often that the feed is to be polled."""
+        """Whether the feed has to be polled, because the transport failed too often."""
         return not self.connected and self.failures >= self._most
 
     async def run(
-        self, tell: Callable[[Signal], None], *, on_error: Callable[[PipelineError], None]
+        self, report: Callable[[Signal], None], *, on_error: Callable[[PipelineError], None]
     ) -> None:
-        """Keep it, until cancelled.
+        """Keep the transport connected, until cancelled.
 
         Args:
-            tell: takes what is told; it must not wait.
-            on_error: takes what went wrong; it is tried again anyway.
+            report: gets the signals; it must not block.
+            on_error: gets errors; the connection is tried again.
         """
         loop = asyncio.get_running_loop()
         while True:
             self._begun = None
             try:
-                await self._listen(tell)
-            except Exception as error:  # Whatever arrives and whoever fails, it is tried again.
+                await self._listen(report)
+            except Exception as error:  # Any failure is followed by another attempt.
                 on_error(foreseen(error, "Listening"))
             if self._begun is not None and loop.time() - self._begun >= self._settled:
-                # A server that takes connections and drops them at once has not recovered.
+                # A server that accepts connections and drops them at once has not recovered.
                 self._backoff.reset()
                 self.failures = 0
             self.failures += 1
-            tell(Lost())
+            report(Lost())
             await asyncio.sleep(self._backoff.next())
 
-    async def _listen(self, tell: Callable[[Signal], None]) -> None:
-        """Keep one connection until it is lost."""
+    async def _listen(self, report: Callable[[Signal], None]) -> None:
+        """Use one connection until it is lost."""
         try:
             await self._transport.connect()
             self._begun = asyncio.get_running_loop().time()
             self.connected, self.connects = True, self.connects + 1
-            tell(Connected())
+            report(Connected())
             async for signal in self._transport.signals():
-                tell(signal)
+                report(signal)
         finally:
             self.connected = False
             await self._transport.disconnect()
 
 
 def foreseen(error: Exception, what: str) -> PipelineError:
-    """An error as one for people; one that nobody foresaw says what it was."""
+    """An error for people; an unforeseen one names its type."""
     if isinstance(error, PipelineError):
         return error
-    made = PipelineError(
-        f"{what} has failed ({type(error).__name__})", remedy="It is tried again; report this"
+    unforeseen = PipelineError(
+        f"{what} failed ({type(error).__name__})",
+        remedy="The operation is retried; report this error",
     )
-    made.__cause__ = error
-    return made
+    unforeseen.__cause__ = error
+    return unforeseen

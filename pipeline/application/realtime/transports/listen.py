@@ -1,7 +1,7 @@
-"""The database's own way: LISTEN and NOTIFY, on a connection that does nothing else.
+"""The transport of PostgreSQL itself: LISTEN and NOTIFY, on a connection of its own.
 
-Any role that can connect may notify. So a notification only makes the hub look at the feed, which
-it reads under its own rights, fleeting events included; nothing else of it is used.
+Any role that can connect can notify. So a notification only makes the hub read the feed with its
+own privileges, including fleeting events; the content of a notification is not used.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from pipeline.application.realtime.transports.session import (
     connect,
     translated,
 )
-from pipeline.application.realtime.transports.transport import Hint, Told, Unreadable
+from pipeline.application.realtime.transports.transport import Hint, Received, Unreadable
 from pipeline.core.errors import Transient
 from pipeline.declared.feed import CHANNEL, FLEETING_HINT
 
@@ -27,7 +27,7 @@ _SEND = sql.SQL("SELECT feed.send(%(topic)s, %(event)s, %(payload)s::jsonb)")
 
 
 class Listen:
-    """Hints by NOTIFY; fleeting events by ``feed.send``."""
+    """Hints through NOTIFY; fleeting events through ``feed.send``."""
 
     carries = False
 
@@ -35,15 +35,15 @@ class Listen:
         """Connect later.
 
         Args:
-            url: the database, as libpq reads it; a direct or session connection.
-            seconds: how long to wait for a connection.
+            url: the database, in the format of libpq; a direct or session connection.
+            seconds: timeout of the connection.
         """
         self._url, self._seconds = url, seconds
         self._connection: Connection | None = None
         self._sender = Session(url, seconds=seconds)
 
     async def connect(self) -> None:
-        """Open the connection and listen on it."""
+        """Open the connection and LISTEN on it."""
         self._connection = await connect(self._url, seconds=self._seconds)
         try:
             async with asyncio.timeout(self._seconds):
@@ -51,13 +51,13 @@ class Listen:
         except TimeoutError:
             raise Transient(
                 f"The feed: no answer to LISTEN within {self._seconds:g} s",
-                remedy="It is tried again, and the feed is looked at meanwhile",
+                remedy="The connection is retried; the feed is polled meanwhile",
             ) from None
         except psycopg.Error as error:
             raise translated(error, self._url) from None
 
-    async def signals(self) -> AsyncIterator[Told]:
-        """What is notified, until the connection ends."""
+    async def signals(self) -> AsyncIterator[Received]:
+        """Hints from notifications, until the connection ends."""
         connection = self._connection
         while connection is not None:
             try:
@@ -65,30 +65,32 @@ class Listen:
                     yield Hint(fleeting=notify.payload == FLEETING_HINT)
                 break
             except UnicodeDecodeError:
-                # Those that came with it are lost, of either kind.
+                # Notifications of both kinds that came with it are lost.
                 yield Unreadable()
                 yield Hint()
                 yield Hint(fleeting=True)
             except psycopg.Error as error:
                 raise translated(error, self._url) from None
-        raise Transient("The feed: the connection has ended", remedy="It is opened again")
+        raise Transient(
+            "The feed: the connection was closed", remedy="The connection is reopened automatically"
+        )
 
     def watch(self, topics: Collection[str]) -> None:
-        """Nothing to do: one channel tells of all topics."""
+        """Do nothing: one channel serves all topics."""
 
     async def send(self, event: Fleeting) -> None:
-        """Send it through the database, to this process as well."""
+        """Send it through the database, also to this process."""
         payload = json.dumps(sent(event))
-        asked = {"topic": event.topic, "event": name_of(event), "payload": payload}
-        await self._sender.rows(_SEND, asked)
+        parameters = {"topic": event.topic, "event": name_of(event), "payload": payload}
+        await self._sender.rows(_SEND, parameters)
 
     async def disconnect(self) -> None:
-        """End the connection that listens."""
+        """Close the listening connection."""
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.close()
 
     async def close(self) -> None:
-        """End both connections."""
+        """Close both connections."""
         await self.disconnect()
         await self._sender.close()

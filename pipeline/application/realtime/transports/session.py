@@ -1,4 +1,4 @@
-"""A session with the database that is opened when it is needed and again after it was lost."""
+"""A database session that opens on first use, and again after it was lost."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ from pipeline.core.messages import REALTIME_ON, message
 from pipeline.postgres.session import APPLICATION, address, statement
 
 _PREPARE = 2
-"""The few statements of a look come again and again; planned anew they cost the server thrice."""
+"""Executions after which a statement is prepared: planning each one triples the server's cost."""
 _UNPREPARED = frozenset({"26000", "42P05"})
-"""SQLSTATEs of a pooler that gives the next statement to another session, which knows none."""
+"""SQLSTATEs of a pooler that runs the next statement in a session without the prepared one."""
 _REPLAN = "0A000"
-"""The SQLSTATE of a prepared statement whose table was changed."""
+"""The SQLSTATE of a prepared statement whose table was altered."""
 
 _SILENCE = {
     "keepalives_idle": 10,
@@ -30,7 +30,7 @@ _SILENCE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
-"""A peer that vanished without a word is noticed within half a minute."""
+"""A silent loss of the peer is detected within half a minute."""
 _STATE = statement(APPLICATION).encode()
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -40,50 +40,51 @@ async def connect(url: str, *, seconds: float, prepare: int | None = None) -> Co
     """Open a connection in autocommit.
 
     Args:
-        url: the database, as libpq reads it.
-        seconds: how long to wait.
-        prepare: a statement is prepared after so many times, None never.
+        url: the database, in the format of libpq.
+        seconds: timeout.
+        prepare: executions after which a statement is prepared; None never prepares.
 
     Raises:
-        SettingsError: the URL is not one of PostgreSQL, or has more than one reading.
-        TargetError: nobody answers, or refuses.
+        SettingsError: the URL is not a PostgreSQL URL, or is ambiguous.
+        TargetError: the server does not answer, or refuses.
     """
     if pooled(urls.postgres(url, name="The URL of the feed")):
         raise TargetError(
-            "Supabase's transaction pooler cannot tell of changes",
+            "Supabase's transaction pooler cannot deliver notifications",
             remedy="Use the direct or the session connection, port 5432",
         )
     try:
         async with asyncio.timeout(seconds):
-            made = await psycopg.AsyncConnection.connect(
+            connection = await psycopg.AsyncConnection.connect(
                 address(url, APPLICATION, application_name="pipeline realtime", silence=_SILENCE),
                 autocommit=True,
                 prepare_threshold=prepare,
             )
             try:
-                await made.execute(_STATE)
+                await connection.execute(_STATE)
             except BaseException:
-                await made.close()
+                await connection.close()
                 raise
     except TimeoutError:
         raise Transient(
-            f"The feed: no answer within {seconds:g} s", remedy="It is tried again"
+            f"The feed: no answer within {seconds:g} s",
+            remedy="The connection is retried automatically",
         ) from None
     except psycopg.Error as error:
         raise translated(error, url) from None
-    made.adapters.register_loader("timestamptz", _Moment)
-    set_json_loads(_loads, made)
-    return made
+    connection.adapters.register_loader("timestamptz", _Timestamp)
+    set_json_loads(_loads, connection)
+    return connection
 
 
-class _Moment(TimestamptzLoader):
-    """A moment; one that Python has no date for, such as infinity, stays text.
+class _Timestamp(TimestamptzLoader):
+    """A timestamp; one outside Python's range, such as infinity, stays text.
 
-    One row that cannot be read would keep all later ones from being told.
+    Otherwise one unreadable row would block all later ones.
     """
 
     def load(self, data: Buffer) -> Any:
-        """The moment of PostgreSQL's text."""
+        """Parse PostgreSQL's text."""
         try:
             return super().load(data)
         except psycopg.DataError:
@@ -91,7 +92,7 @@ class _Moment(TimestamptzLoader):
 
 
 def _loads(data: str | bytes) -> Any:
-    """JSON; what is nested too deep for Python, or a number too long for it, stays text."""
+    """Parse JSON; text nested too deep or with too long a number for Python stays text."""
     try:
         return json.loads(data)
     except (RecursionError, ValueError):
@@ -99,29 +100,29 @@ def _loads(data: str | bytes) -> Any:
 
 
 def translated(error: psycopg.Error, url: str) -> TargetError:
-    """What the driver said, without the password, and with what to do about it."""
-    made = TargetError.from_driver(error, where="the feed", url=url)
-    if made.sqlstate in ("42P01", "3F000"):
+    """An error of the driver, without the password, with a remedy."""
+    translation = TargetError.from_driver(error, where="the feed", url=url)
+    if translation.sqlstate in ("42P01", "3F000"):
         return TargetError(
-            f"The target has no feed of changes ({made.problem})",
-            remedy=message("Make it with ", REALTIME_ON),
+            f"The target has no feed of changes ({translation.problem})",
+            remedy=message("Create it with ", REALTIME_ON),
         )
-    return made
+    return translation
 
 
 class UnusableValue(TargetError):
-    """A value that the server refuses to take or send, or that Python cannot read."""
+    """A value that the server refuses or cannot send, or that Python cannot read."""
 
 
 class Session:
-    """One connection that many callers share, a statement at a time."""
+    """One connection shared by many callers, one statement at a time."""
 
     def __init__(self, url: str, *, seconds: float = 10.0) -> None:
-        """Connect later, when the first statement comes.
+        """Connect with the first statement.
 
         Args:
-            url: the database, as libpq reads it.
-            seconds: how long to wait for a connection, and for three times that for an answer.
+            url: the database, in the format of libpq.
+            seconds: timeout of the connection; a statement may take three times as long.
         """
         self._url, self._seconds = url, seconds
         self._prepare: int | None = _PREPARE
@@ -131,11 +132,11 @@ class Session:
     async def rows(
         self, query: sql.SQL | sql.Composed, values: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
-        """Rows of one statement.
+        """The rows of one statement.
 
         Raises:
-            UnusableValue: one of the values or of the rows cannot be used.
-            TargetError: it failed; a lost connection is opened anew by the next call.
+            UnusableValue: a parameter or a value of a row cannot be used.
+            TargetError: it failed; the next call opens a lost connection again.
         """
         async with self._lock:
             try:
@@ -149,13 +150,13 @@ class Session:
             except TimeoutError:
                 await self._drop()
                 raise Transient(
-                    f"The feed: no answer within {3 * self._seconds:g} s", remedy="Read it again"
+                    f"The feed: no answer within {3 * self._seconds:g} s", remedy="Repeat the query"
                 ) from None
             except psycopg.DataError as error:
-                said = TargetError.from_driver(error, where="the feed", url=self._url)
-                made = UnusableValue(said.problem, remedy="Correct the value")
-                made.sqlstate = error.sqlstate
-                raise made from None
+                problem = TargetError.from_driver(error, where="the feed", url=self._url).problem
+                unusable = UnusableValue(problem, remedy="Correct the value")
+                unusable.sqlstate = error.sqlstate
+                raise unusable from None
             except psycopg.Error as error:
                 if error.sqlstate in _UNPREPARED:
                     self._prepare = None
@@ -164,12 +165,12 @@ class Session:
                     await self._drop()
                 raise translated(error, self._url) from None
             except asyncio.CancelledError:
-                # The statement may be under way still, and no other one could follow it.
+                # The statement may still run, and no other one could follow it.
                 await self._drop()
                 raise
 
     async def close(self) -> None:
-        """End the connection, if there is one."""
+        """Close the connection, if it is open."""
         async with self._lock:
             await self._drop()
 

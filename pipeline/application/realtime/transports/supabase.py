@@ -1,8 +1,8 @@
-"""Supabase Realtime: hints and fleeting events by private channels, by its official client.
+"""Supabase Realtime: hints and fleeting events through private channels, with its official client.
 
-A channel for each topic that somebody listens to. A broadcast ``changes`` says that something was
-committed; those of ``presence:changed`` and ``typing:changed`` are told as they are. Events may
-flow only some seconds after a channel says that it is subscribed, so a hint follows then, too.
+Each subscribed topic has a channel. A broadcast ``changes`` is a hint that changes were committed;
+broadcasts ``presence:changed`` and ``typing:changed`` are delivered as events. Events may flow only
+some seconds after a channel reports that it is subscribed, so another hint follows then.
 """
 
 import asyncio
@@ -20,33 +20,33 @@ from pipeline.application.realtime.transports.events import (
     Fleeting,
     PresenceChanged,
     fleeting,
-    member_of,
+    member_id,
     name_of,
     sent,
 )
 from pipeline.application.realtime.transports.tokens import Ask, Tokens
-from pipeline.application.realtime.transports.transport import Hint, Told, Unreadable
+from pipeline.application.realtime.transports.transport import Hint, Received, Unreadable
 from pipeline.core import urls
 from pipeline.core.errors import PipelineError, SettingsError, Transient
 
 log = logging.getLogger(__name__)
 
 CHANGES = "changes"
-"""The broadcast by which the database says that something of a topic was committed."""
+"""The database's broadcast after a commit of changes of a topic."""
 
 _WAITING = 10_000
-"""So many signals wait at most; hints that are dropped are healed."""
+"""The longest queue of signals; dropped hints are made up by the next read."""
 
 
 def _without_contents(record: logging.LogRecord) -> bool:
-    """The client logs what it cannot read as an error, whole: anybody could fill the log."""
+    """Drop the client's errors that contain unreadable messages, as anybody could fill the log."""
     return record.levelno < logging.ERROR or not record.getMessage().startswith("Unrecognized")
 
 
 class Supabase:
-    """Hints by broadcasts; fleeting events by broadcasts of its own, and by presence.
+    """Hints from broadcasts; fleeting events from broadcasts and from Supabase's presence.
 
-    Whoever may join a channel may say anything there. What cannot be read is passed over.
+    Any member of a channel can send anything there. Unreadable messages are skipped.
     """
 
     carries = True
@@ -66,18 +66,18 @@ class Supabase:
         Args:
             url: ``https://PROJECT.supabase.co/realtime/v1``.
             key: the project's publishable (anon) key.
-            token: gives the token of whom the channels are for; asked ahead of each expiry.
-            seconds: how long to wait for an answer.
-            settle: so many seconds after a channel is subscribed the feed is looked at again.
-            ahead: seconds before a token's expiry at which another one is asked for.
+            token: returns an access token for the channels; called ahead of each expiry.
+            seconds: timeout of an answer.
+            settle: seconds after the subscription of a channel until the feed is read again.
+            ahead: seconds before its expiry at which a token is renewed.
 
         Raises:
-            SettingsError: the URL cannot be used.
+            SettingsError: the URL is malformed.
         """
         if urls.server(url, ("https", "http", "wss", "ws")) is None:
             raise SettingsError(
-                "The URL of Supabase Realtime cannot be used",
-                remedy="Write it like https://PROJECT.supabase.co/realtime/v1",
+                "The URL of Supabase Realtime is malformed",
+                remedy="Use the form https://PROJECT.supabase.co/realtime/v1",
             )
         self._url, self._key, self._tokens = url, key, Tokens(token, ahead=ahead)
         self._seconds, self._settle = seconds, settle
@@ -87,12 +87,12 @@ class Supabase:
         self._later: dict[str, asyncio.TimerHandle] = {}
         self._wanted: frozenset[str] = frozenset()
         self._changed = asyncio.Event()
-        self._signals: asyncio.Queue[Told | None] = asyncio.Queue(_WAITING)
+        self._signals: asyncio.Queue[Received | None] = asyncio.Queue(_WAITING)
         self._tending: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        """Open the socket; channels are joined behind it."""
-        # At DEBUG it would write the key and the token into the log.
+        """Open the socket; channels are joined in the background."""
+        # At DEBUG it would log the key and the token.
         logging.getLogger("websockets.client").setLevel(logging.INFO)
         logging.getLogger(AsyncRealtimeClient.__module__).addFilter(_without_contents)
         token = await self._tokens.new()
@@ -113,27 +113,30 @@ class Supabase:
             )
             raise Transient(
                 f"Supabase Realtime cannot be reached ({type(error).__name__}{status})",
-                remedy="It is tried again, and the feed is polled meanwhile",
+                remedy="The connection is retried; the feed is polled meanwhile",
             ) from None
         self._client = client
         self._tending = asyncio.create_task(self._tend(client))
 
-    async def signals(self) -> AsyncIterator[Told]:
-        """What is broadcast, until the socket is closed."""
+    async def signals(self) -> AsyncIterator[Received]:
+        """Hints and events, until the socket is closed."""
         client = self._client
         while client is not None and client.is_connected:
             if self._tending is not None and self._tending.done():
                 break  # A send failed, so the socket is about to be closed.
             if client._listen_task is not None and client._listen_task.done():
-                break  # It fell over a message that nobody foresaw, and hears nothing any more.
+                break  # An unforeseen message ended it, and nothing arrives any more.
             signal = None
-            # A socket without channels is lost without a word.
+            # The loss of a socket without channels is not reported.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     signal = await self._signals.get()
             if signal is not None:
                 yield signal
-        raise Transient("Supabase Realtime: the connection has ended", remedy="It is opened again")
+        raise Transient(
+            "Supabase Realtime: the connection was closed",
+            remedy="The connection is reopened automatically",
+        )
 
     def watch(self, topics: Collection[str]) -> None:
         """Join the channels of these topics, and leave all others."""
@@ -141,7 +144,7 @@ class Supabase:
         self._changed.set()
 
     async def send(self, event: Fleeting) -> None:
-        """Broadcast it; the channel of its topic must be watched, and is waited for."""
+        """Broadcast it, once the channel of its topic is joined; the topic must be watched."""
         joined = self._joined.setdefault(event.topic, asyncio.Event())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._seconds):
@@ -149,13 +152,13 @@ class Supabase:
         channel = self._channels.get(event.topic)
         if channel is None or not channel.is_joined or not channel.socket.is_connected:
             raise Transient(
-                f"{event.topic} is not joined, so nothing can be sent to it",
-                remedy="Subscribe to the topic, and send it again",
+                f"The channel {event.topic} is not joined, so no event can be sent to it",
+                remedy="Subscribe to the topic, and send the event again",
             )
         await channel.send_broadcast(name_of(event), sent(event))
 
     async def disconnect(self) -> None:
-        """Close the socket and let go of everything that hangs on it."""
+        """Close the socket, its channels and timers."""
         if self._tending is not None:
             self._tending.cancel()
             await asyncio.gather(self._tending, return_exceptions=True)
@@ -168,11 +171,11 @@ class Supabase:
         if self._client is not None:
             client, self._client = self._client, None
             await client.close()
-            # It cancels its own tasks without waiting for them.
+            # The client cancels its tasks without waiting for them.
             await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """As ``disconnect``."""
+        """The same as ``disconnect``."""
         await self.disconnect()
 
     async def _tend(self, client: AsyncRealtimeClient) -> None:
@@ -212,10 +215,10 @@ class Supabase:
             },
         )
         self._channels[topic] = channel
-        channel.on_broadcast("*", self._whatever(partial(self._heard, topic)))
-        channel.on_presence_join(self._whatever(partial(self._came, topic)))
-        channel.on_presence_leave(self._whatever(partial(self._left, topic)))
-        await channel.subscribe(lambda state, _: self._became(channel, topic, state))
+        channel.on_broadcast("*", self._guarded(partial(self._take_broadcast, topic)))
+        channel.on_presence_join(self._guarded(partial(self._take_join, topic)))
+        channel.on_presence_leave(self._guarded(partial(self._take_leave, topic)))
+        await channel.subscribe(lambda state, _: self._take_state(channel, topic, state))
 
     async def _leave(self, topic: str) -> None:
         channel = self._channels[topic]
@@ -227,17 +230,17 @@ class Supabase:
         channel = self._channels.pop(topic)
         self._joined.pop(topic, None)
         for key, known in channel.presence.state.items():
-            # Whoever leaves from now on, nobody says it.
-            self._left(topic, key, [], known)
+            # Members that leave from now on are not reported.
+            self._take_leave(topic, key, [], known)
         channel.rejoin_timer.reset()
         channel.join_push.destroy()
         for push in list(channel.messages_waiting_for_ack.values()):
             push.destroy()
 
-    def _became(
+    def _take_state(
         self, channel: AsyncRealtimeChannel, topic: str, state: RealtimeSubscribeStates
     ) -> None:
-        """A channel says how it is; the client itself tries again those that were refused."""
+        """Handle a new state of a channel; the client itself retries refused joins."""
         if self._channels.get(topic) is not channel:
             return
         joined = self._joined.setdefault(topic, asyncio.Event())
@@ -251,49 +254,49 @@ class Supabase:
             return
         joined.clear()
         if channel.socket.is_connected:
-            log.warning("Supabase Realtime: %s is %s; it is tried again", topic, state.value)
+            log.warning("Supabase Realtime: %s is %s; joining is retried", topic, state.value)
             self._tokens.refuse()
         if state is RealtimeSubscribeStates.CLOSED:
             self._forget(topic)
         self._changed.set()
         self._put(None)
 
-    def _whatever(self, take: Callable[..., None]) -> Callable[..., None]:
-        """Take what arrives; an error would end the client's task that listens."""
+    def _guarded(self, take: Callable[..., None]) -> Callable[..., None]:
+        """Wrap a callback: an exception would end the client's listening task."""
 
-        def taken(*said: Any) -> None:
+        def guarded(*arguments: Any) -> None:
             try:
-                take(*said)
-            except Exception:  # Whatever others send, nobody knows here.
+                take(*arguments)
+            except Exception:  # Other clients can send anything.
                 self._put(Unreadable())
 
-        return taken
+        return guarded
 
-    def _heard(self, topic: str, said: Mapping[str, Any]) -> None:
-        if said.get("event") == CHANGES:
+    def _take_broadcast(self, topic: str, broadcast: Mapping[str, Any]) -> None:
+        if broadcast.get("event") == CHANGES:
             self._put(Hint(topic))
             return
-        payload = said.get("payload")
-        known = fleeting(topic, str(said.get("event")), {} if payload is None else payload)
-        if known is not None:
-            self._put(known)
+        payload = broadcast.get("payload")
+        event = fleeting(topic, str(broadcast.get("event")), {} if payload is None else payload)
+        if event is not None:
+            self._put(event)
 
-    def _came(self, topic: str, key: str, _: Iterable[Any], new: Iterable[Any]) -> None:
+    def _take_join(self, topic: str, key: str, _: Iterable[Any], new: Iterable[Any]) -> None:
         for member in self._members(key, new):
             self._put(PresenceChanged(topic, member, here=True, lasting=True))
 
-    def _left(self, topic: str, key: str, rest: Iterable[Any], left: Iterable[Any]) -> None:
+    def _take_leave(self, topic: str, key: str, rest: Iterable[Any], left: Iterable[Any]) -> None:
         for member in {*self._members(key, left)} - {*self._members(key, rest)}:
             self._put(PresenceChanged(topic, member, here=False, lasting=True))
 
     def _members(self, key: str, present: Iterable[Any]) -> Iterator[str]:
-        """Those that can be read of who is present under a key: one that cannot hides no other."""
+        """The members present under a key; an unreadable one does not affect the others."""
         for each in present:
             try:
-                yield member_of(each.get("member", key))
+                yield member_id(each.get("member", key))
             except (AttributeError, ValueError):
                 self._put(Unreadable())
 
-    def _put(self, signal: Told | None) -> None:
+    def _put(self, signal: Received | None) -> None:
         with contextlib.suppress(asyncio.QueueFull):
             self._signals.put_nowait(signal)

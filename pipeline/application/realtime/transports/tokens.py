@@ -1,4 +1,4 @@
-"""Tokens of Supabase Auth, asked for ahead of their expiry and shown nowhere."""
+"""Access tokens of Supabase Auth: renewed ahead of their expiry, never shown."""
 
 import base64
 import json
@@ -11,13 +11,13 @@ from pipeline.core.errors import Transient
 Ask = Callable[[], Awaitable[str]]
 
 _UNKNOWN = 300.0
-"""So many seconds a token is used that does not say how long it is good."""
+"""Seconds for which a token without an expiry is used."""
 
 
 def expiry(token: str) -> float | None:
-    """When a JWT expires, in seconds since 1970; None if it does not say so.
+    """The expiry of a JWT, in seconds since 1970; None if it has none.
 
-    Its signature is the server's to verify.
+    The server verifies its signature.
     """
     try:
         body = token.split(".")[1]
@@ -29,42 +29,42 @@ def expiry(token: str) -> float | None:
 
 
 class Tokens:
-    """Gives a token that is good for some time to come."""
+    """Gets tokens, and knows when the next one is due."""
 
     def __init__(self, ask: Ask, *, ahead: float) -> None:
-        """Ask later.
+        """Ask for no token yet.
 
         Args:
-            ask: gives a new token.
-            ahead: seconds before its expiry at which another one is asked for.
+            ask: returns a new token.
+            ahead: seconds before its expiry at which a token is renewed.
         """
         self._ask, self._ahead = ask, ahead
         self._until = 0.0
 
     @property
     def due_in(self) -> float:
-        """Seconds until another one is to be asked for."""
+        """Seconds until the next token is due."""
         return max(0.0, self._until - time.time())
 
     def refuse(self) -> None:
-        """The server did not take it: another one is due."""
+        """Note that the server refused the token, so the next one is due."""
         self._until = 0.0
 
     async def new(self) -> str:
-        """Ask for one.
+        """Ask for a token.
 
         Raises:
-            Transient: none was given; nothing is said of what was.
+            Transient: there was none; the message does not contain the answer.
         """
         try:
             token = await self._ask()
-        except Exception as error:  # Whatever the application's code raises may hold a token.
+        except Exception as error:  # The application's error may contain a token.
             raise Transient(
-                f"No token for Supabase Realtime could be had ({type(error).__name__})",
-                remedy="It is asked for again",
+                f"The token for Supabase Realtime could not be obtained ({type(error).__name__})",
+                remedy="The token is requested again automatically",
             ) from None
         now, until = time.time(), expiry(token)
-        # One that is short-lived is used for half of its time at least.
+        # A short-lived token is used for at least half of its time.
         left = _UNKNOWN if until is None else until - now
         self._until = now + max(left - self._ahead, left / 2, 1.0)
         return token

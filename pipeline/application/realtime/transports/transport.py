@@ -1,7 +1,7 @@
-"""By which way a process learns that something was committed.
+"""The interface of transports, which report that changes were committed.
 
-Whatever a transport tells is a hint: it may be missing, late, doubled or forged. What was committed
-is read from the feed.
+A report is only a hint: it may be missing, late, duplicated or forged. Changes are read from the
+feed.
 """
 
 from collections.abc import AsyncIterator, Collection
@@ -13,11 +13,11 @@ from pipeline.application.realtime.transports.events import Fleeting
 
 @dataclass(frozen=True)
 class Hint:
-    """Something was committed.
+    """The feed may have new rows.
 
     Attributes:
-        topic: of which; None says that nobody knows.
-        fleeting: it is an event that no table keeps, and not a change.
+        topic: their topic; None if it is unknown.
+        fleeting: they are fleeting events, not changes.
     """
 
     topic: str | None = None
@@ -26,58 +26,58 @@ class Hint:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Something arrived that cannot be read, whoever sent it."""
+    """An unreadable message arrived."""
 
 
 @dataclass(frozen=True)
 class Connected:
-    """From now on changes are told; earlier ones may have been missed."""
+    """Changes are reported from now on; earlier ones may have been missed."""
 
 
 @dataclass(frozen=True)
 class Lost:
-    """Nothing is told until the next ``Connected``."""
+    """Nothing is reported until the next ``Connected``."""
 
 
-Told = Hint | Fleeting | Unreadable
-Signal = Told | Connected | Lost
+Received = Hint | Fleeting | Unreadable
+Signal = Received | Connected | Lost
 
 
 class Transport(Protocol):
-    """One connection at a time; who uses it connects again.
+    """One connection at a time; its user reconnects.
 
     Attributes:
-        carries: whether it delivers fleeting events itself; otherwise they are read from the feed.
+        carries: whether it delivers fleeting events; otherwise they are read from the feed.
     """
 
     carries: bool
 
     async def connect(self) -> None:
-        """Begin to listen.
+        """Start to listen.
 
         Raises:
-            PipelineError: it cannot be reached now.
+            PipelineError: the server is unreachable.
         """
 
-    def signals(self) -> AsyncIterator[Told]:
-        """What is told, until the connection ends.
+    def signals(self) -> AsyncIterator[Received]:
+        """Hints and events, until the connection ends.
 
         Raises:
-            PipelineError: it was lost.
+            PipelineError: the connection was lost.
         """
 
     def watch(self, topics: Collection[str]) -> None:
-        """From now on these topics are wanted, and no others."""
+        """Replace the set of watched topics."""
 
     async def send(self, event: Fleeting) -> None:
-        """Tell everybody of an event that nothing keeps.
+        """Send a fleeting event to all subscribers of its topic.
 
         Raises:
             PipelineError: it could not be sent.
         """
 
     async def disconnect(self) -> None:
-        """End the connection, if there is one; ``connect`` may follow."""
+        """Close the connection, if it is open; ``connect`` may follow."""
 
     async def close(self) -> None:
-        """Give back everything."""
+        """Close all connections."""

@@ -21,8 +21,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from pipeline.config.origins import Addresses
-from pipeline.config.settings import Settings, UiSettings
+from pipeline.config.setting_groups import UiSettings
+from pipeline.config.settings import Settings
+from pipeline.config.web_origins import Addresses
 from pipeline.orchestration.serving.web.guard import MAX_BODY, Guard
 from pipeline.orchestration.serving.web.headers import StrictHeaders
 from pipeline.orchestration.serving.web.login import Login, Sessions

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.config.origins import Addresses, Host, Origin
+from pipeline.config.web_origins import Addresses, Host, Origin
 
 MAX_BODY = 2**20
 """Maximum bytes of a request; the UI's largest request is the configuration of a run."""
@@ -134,7 +134,7 @@ class Guard:
         except ValueError:
             detail = "The header Host is missing or malformed."
             raise Refused(HTTPStatus.BAD_REQUEST, detail) from None
-        if not self.addresses.know(host):
+        if not self.addresses.accepts_host(host):
             raise Refused(
                 HTTPStatus.FORBIDDEN,
                 "The host name of this request is not a name of the UI. Set UI_ORIGIN to the"
@@ -163,7 +163,7 @@ class Guard:
 
     def _is_own(self, given: str, host: Host) -> bool:
         try:
-            return self.addresses.own(Origin.parse(given), host)
+            return self.addresses.accepts_origin(Origin.parse(given), host)
         except ValueError:
             return False
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pipeline.config.settings import UiSettings
+from pipeline.config.setting_groups import UiSettings
 from pipeline.orchestration.serving.web.guard import (
     FORMS,
     READING,
@@ -154,7 +154,7 @@ class Login:
         if self.ui.password is None:
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
-                "Open the UI through the proxy that asks who you are, or send the token.",
+                "Open the UI through the proxy that authenticates users, or send the token.",
             )
         if head.method not in READING or "text/html" not in ",".join(head.all("accept")):
             raise Refused(HTTPStatus.UNAUTHORIZED, "Log in, or send the token.")

@@ -1,0 +1,118 @@
+"""The conversion of one PostgreSQL type, as a value.
+
+A ``Cast`` says which storage classes it accepts, which further rules a value must meet (as SQL for
+SQLite), how the value is read, how columns of it become Arrow, and in which form source and target
+are compared. A cast succeeds for all values that meet its rules and raises ``pa.ArrowInvalid`` for
+others. It marks values that lose information.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+UTC_MICROSECONDS = pa.timestamp("us", "UTC")
+NAIVE_MICROSECONDS = pa.timestamp("us")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A condition for values.
+
+    Attributes:
+        violated: SQL that is true for values that break the rule.
+        always: no reader, cast or PostgreSQL would notice a violation, so the rule is checked for
+            every row; other rules are checked only if a batch fails.
+        cast: a violation makes the cast fail.
+    """
+
+    code: str
+    message: str
+    violated: str
+    always: bool = False
+    cast: bool = False
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted column, and a mask of the values that lost information (None: no value)."""
+
+    values: pa.Array
+    lossy: pa.Array | None = None
+
+
+def _as_is(values: pa.Array) -> pa.Array:
+    return values
+
+
+def _same(expression: str) -> str:
+    return expression
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """The conversion of one PostgreSQL type.
+
+    Attributes:
+        storage: accepted SQLite storage classes, in addition to ``null``.
+        sentinel: SQL literal that fixes the reader's Arrow type.
+        raw: the Arrow type that the reader then returns.
+        rules: column expression -> rules beyond the storage class.
+        checked_as: column expression -> SQLite expression of the value for CHECK constraints.
+        read: column expression -> SQLite expression to read.
+        convert: raw column -> column for COPY.
+        convert_accepts_any: ``convert`` accepts any text.
+        target: column expression -> PostgreSQL expression to read back.
+        source_form: converted column -> the form for comparison.
+        target_form: column that was read back -> the form for comparison.
+    """
+
+    storage: tuple[str, ...]
+    sentinel: str
+    raw: pa.DataType
+    rules: Callable[[str], tuple[Rule, ...]] = lambda _: ()
+    checked_as: Callable[[str], str] = _same
+    read: Callable[[str], str] = _same
+    convert: Callable[[pa.Array], Converted]
+    convert_accepts_any: bool = False
+    target: Callable[[str], str] = _same
+    source_form: Callable[[pa.Array], pa.Array] = _as_is
+    target_form: Callable[[pa.Array], pa.Array] = _as_is
+
+    def storage_rule(self, expression: str, declared: str) -> Rule:
+        """The rule that a value is null or has an accepted storage class.
+
+        The reader rejects values that do not fit its Arrow type, with two exceptions: it converts
+        numbers to text, unless SQLite has done so because of the declared type, and accepts any
+        value as bytes.
+        """
+        unnoticed = self.raw == pa.binary() or (
+            self.raw == pa.string() and "integer" not in self.storage and self.convert_accepts_any
+        )
+        always = unnoticed and not (self.raw == pa.string() and affinity(declared) == "TEXT")
+        violated = " AND ".join(f"typeof({expression}) <> '{s}'" for s in (*self.storage, "null"))
+        return Rule("type", f"is not {' or '.join(self.storage)}", violated, always)
+
+    def guarded_read(self, expression: str) -> str:
+        """Like ``read``, but NULL for other storage classes."""
+        accepted = ", ".join(f"'{s}'" for s in self.storage)
+        return f"CASE WHEN typeof({expression}) IN ({accepted}) THEN {self.read(expression)} END"
+
+
+def affinity(declared: str) -> str:
+    """SQLite's affinity of a declared type (section 3.1 of its documentation of datatypes)."""
+    name = declared.upper()
+    if "INT" in name:
+        return "INTEGER"
+    if any(word in name for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if not name or "BLOB" in name:
+        return "BLOB"
+    if any(word in name for word in ("REAL", "FLOA", "DOUB")):
+        return "REAL"
+    return "NUMERIC"
+
+
+def no_nul_rule(c: str) -> Rule:
+    """The rule that a text has no NUL character, which PostgreSQL cannot store."""
+    return Rule("nul", "holds a NUL character", f"instr({c}, char(0)) > 0")

@@ -1,0 +1,133 @@
+"""The proof of a move, inside its transaction: both sides are read again and compared."""
+
+import json
+
+from pipeline.core.findings import CheckResult, Lossy
+from pipeline.core.proof import Proof
+from pipeline.move.compare import conversions
+from pipeline.move.compare.changes import Changes
+from pipeline.move.context.move_context import MoveContext
+from pipeline.move.ledger import quarantine
+from pipeline.move.proof import table_checks
+from pipeline.move.witness import second_witness
+
+
+def take_witness(context: MoveContext) -> second_witness.Witness | None:
+    """A sample, taken before the proof so that the engine hashes the same rows; None for all."""
+    if context.options.witness_all:
+        return None
+    with context.timed("witness"):
+        return second_witness.take_sample(
+            context.source,
+            context.target,
+            context.mapping,
+            survey=context.survey,
+            keys=context.scope.keys,
+            kept=context.conflicts.kept,
+            seed=context.options.run_id,
+        )
+
+
+def compare(
+    context: MoveContext, witness: second_witness.Witness | None
+) -> tuple[table_checks.Compared, tuple[Lossy, ...]]:
+    """Read both sides again, compare them, and store the originals of lossy conversions."""
+    target, mapping, keys = context.target, context.mapping, context.scope.keys
+    with context.timed("prove"):
+        quarantined = quarantine.row_ids(target, mapping.name)
+        without = {context.source.row_id_from(mapping, row_id) for row_id in quarantined}
+        conversions.prepare(target)
+        count = context.counter("prove")
+
+        def on_tile_compared(changes: Changes) -> None:
+            for lost in changes.lost:
+                conversions.collect(target, mapping.name, lost)
+            if changes.converted is not None:
+                context.update_newest(changes.converted)
+                count(changes.converted)
+                second_witness.add(witness, changes.converted.batch)
+
+        compared = table_checks.examine(
+            target,
+            mapping,
+            context.survey,
+            table_checks.unchecked_batches(
+                context.source, mapping, context.survey, without=without
+            ),
+            on_tile_compared=on_tile_compared,
+            kept=context.conflicts.kept,
+            scope_keys=keys,
+        )
+        return compared, conversions.replace(target, mapping, scope_keys=keys)
+
+
+def build(
+    context: MoveContext,
+    compared: table_checks.Compared,
+    lossy: tuple[Lossy, ...],
+    witness: second_witness.Witness | None,
+) -> Proof:
+    """The results of all checks."""
+    read, found = context.survey.rows, compared.totals.target_rows
+    with context.timed("prove"):
+        conserved = context.scope.conservation(
+            context.target, context.mapping, read=read, found=found
+        )
+        checks = engine_checks(context, compared, lossy, conserved)
+    with context.timed("witness"):
+        return Proof((*checks, _witnessed(context, witness)))
+
+
+def engine_checks(
+    context: MoveContext,
+    compared: table_checks.Compared,
+    lossy: tuple[Lossy, ...],
+    conserved: CheckResult,
+) -> tuple[CheckResult, ...]:
+    """The results of the engine's own checks."""
+    target, mapping = context.target, context.mapping
+    checks = table_checks.results(
+        context.source,
+        target,
+        mapping,
+        compared,
+        lossy,
+        conserved=conserved,
+        scope_keys=context.scope.keys,
+    )
+    return (*checks, context.conflicts.check())
+
+
+def _witnessed(context: MoveContext, witness: second_witness.Witness | None) -> CheckResult:
+    """The check of the second witness."""
+    if witness is not None:
+        return witness.check()
+    return second_witness.check_all(
+        context.source,
+        context.target,
+        context.mapping,
+        keys=context.scope.keys,
+        kept=context.conflicts.kept,
+    )
+
+
+def write_evidence(context: MoveContext, proof: Proof) -> None:
+    """Store the figures and digests of a proof."""
+    counted = proof["conservation"].figures
+    digests = proof["digests"].figures["digests"]
+    context.target.rows(
+        "INSERT INTO migration.evidence"
+        " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
+        " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
+        " proven_at = now(), source_rows = EXCLUDED.source_rows,"
+        " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
+        " digests = EXCLUDED.digests RETURNING 1",
+        (
+            context.options.run_id,
+            context.mapping.name,
+            counted["source_rows"],
+            counted["moved"],
+            counted["quarantined"],
+            json.dumps(digests),
+        ),
+    )

@@ -1,0 +1,61 @@
+"""Sizes of the BLOBs of a committed table, for the evidence of a move."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from pipeline.core.quoting import quoted
+from pipeline.postgres.target import Target
+from pipeline.reporting import evidence_page
+
+
+@dataclass(frozen=True)
+class BlobSizes:
+    """How large the BLOBs of a column are.
+
+    Attributes:
+        column: the column.
+        values: how many there are.
+        bytes: all of them together.
+        by_power: n -> how many have 2**n bytes or more, and less than 2**(n+1); empty ones are
+            with those of one byte.
+    """
+
+    column: str
+    values: int
+    bytes: int
+    by_power: dict[int, int]
+
+    @property
+    def histogram(self) -> list[tuple[str, int, float]]:
+        """From the smallest to the largest: the sizes, how many, and percent of the most."""
+        if not self.by_power:
+            return []
+        most = max(self.by_power.values())
+        return [
+            (evidence_page.between(power), count, 100 * count / most)
+            for power in range(min(self.by_power), max(self.by_power) + 1)
+            for count in [self.by_power.get(power, 0)]
+        ]
+
+
+def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
+    """How large the BLOBs of a committed table are; they are weighed, not read."""
+    found = []
+    for column in table.columns:
+        if isinstance(column.type, sa.LargeBinary):
+            size = f"octet_length({quoted(column.name)})"
+            rows = target.rows(
+                f"SELECT floor(log(2, greatest({size}, 1)))::integer, count(*), sum({size})::bigint"
+                f" FROM {quoted(table.name)} WHERE {quoted(column.name)} IS NOT NULL"
+                " GROUP BY 1 ORDER BY 1"
+            )
+            found.append(
+                BlobSizes(
+                    column.name,
+                    sum(count for _, count, _ in rows),
+                    sum(total for _, _, total in rows),
+                    {power: count for power, count, _ in rows},
+                )
+            )
+    return found

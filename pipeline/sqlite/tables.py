@@ -1,0 +1,89 @@
+"""Checks that a table of the source can be read."""
+
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from pipeline.core.errors import SourceError
+from pipeline.core.messages import SOURCE_SETTING, message
+from pipeline.core.quoting import quoted
+from pipeline.mapping import row_key
+from pipeline.mapping.row_key import KeyNotSupported, RowKey
+from pipeline.sqlite import opening
+
+_COMPUTED = 2
+"""The value of ``hidden`` in ``table_xinfo`` for a column that is computed on each read."""
+
+
+def require_table(
+    connection: sqlite3.Connection, table: sa.Table, source: Path, *, schema: str = "main"
+) -> None:
+    """Check that a table exists and that one column identifies its rows.
+
+    Raises:
+        SourceError: the table is missing, or is a view or a virtual table, which would run code.
+        KeyNotSupported: the key is not one column, in the declaration or in the source.
+    """
+    kind = connection.execute(
+        f"SELECT type, rootpage FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
+    ).fetchone()
+    if kind is None or kind[0] not in ("table", b"table"):
+        raise SourceError(
+            f"The source {source} has no table {table.name}",
+            remedy=message("Check that ", SOURCE_SETTING, " names the application's database"),
+        )
+    if not kind[1]:
+        raise SourceError(
+            f"Table {table.name} of the source {source} is a virtual table, which is not supported",
+            remedy=message("Check that ", SOURCE_SETTING, " names the application's database"),
+        )
+    key, name = RowKey.of(table), quoted(table.name)
+    info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
+    primary = {row[5]: as_text(row[1]) for row in info if row[5]}
+    if len(primary) > 1:
+        columns = [primary[at] for at in sorted(primary)]
+        raise KeyNotSupported(
+            f"Table {table.name} of the source {source} has {row_key.description(columns)}",
+            remedy=f"Make {key.name} its only primary key column; nothing was changed",
+        )
+    if key.name not in primary.values() and primary and _has_no_rowid(connection, name, schema):
+        raise KeyNotSupported(
+            f"Table {table.name} of the source {source} has the primary key {primary[1]} and no"
+            f" rowid, so values of {key.name} may not be unique",
+            remedy=f"Make {key.name} its primary key; nothing was changed",
+        )
+
+
+def require_computable(
+    connection: sqlite3.Connection,
+    table: sa.Table,
+    source: Path,
+    *,
+    schema: str = "main",
+    path: Path | None = None,
+    busy_seconds: float = 0.0,
+) -> None:
+    """Check that the computed columns of a table, if any, can be computed within limits.
+
+    ``path`` is the file to read, ``source`` its name in messages.
+
+    Raises:
+        SourceError: the columns exceed a limit or cannot be computed.
+    """
+    info = connection.execute(f"PRAGMA {schema}.table_xinfo({quoted(table.name)})").fetchall()
+    computed = [row[1] for row in info if row[6] == _COMPUTED]
+    if computed:
+        opening.require_computable(
+            path or source, table.name, computed, source=source, busy_seconds=busy_seconds
+        )
+
+
+def as_text(name: object) -> str:
+    """A name from the catalog; a connection for rows of the source returns text as bytes."""
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _has_no_rowid(connection: sqlite3.Connection, name: str, schema: str) -> bool:
+    found = connection.execute(f"PRAGMA {schema}.table_list({name})").fetchall()
+    return any(as_text(row[2]) == "table" and row[4] for row in found)
