@@ -79,7 +79,7 @@ def health(
     loaded = settings.load()
     found = examined.readings(loaded, which or [])
     for reading in found:
-        state = "[green]ok    [/]" if reading.ok else "[red]failing[/]"
+        state = "[green]ok     [/]" if reading.ok else "[red]failing[/]"
         console.print(f"{reading.component:<10}{state}  ", end="")
         console.print(reading.detail, markup=False, soft_wrap=True)
     if tell:
