@@ -128,3 +128,20 @@ def test_the_commands_switch_on_and_tell(settings: dict[str, str]) -> None:
         "differs",
         "theirs is also published, but no migration declares it",
     ]
+
+
+def test_a_command_fails_if_a_check_failed_though_its_run_succeeded(
+    settings: dict[str, str],
+) -> None:
+    settings["MIGRATIONS"] = "spaces"
+    assert pipeline("realtime", "on", **settings).code == 0
+    query(
+        settings["DATABASE_URL"],
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        " CREATE TRIGGER swallow BEFORE INSERT ON feed.changes"
+        " FOR EACH ROW EXECUTE FUNCTION swallow()",
+    )
+    done = pipeline("realtime", "on", **settings)
+    assert done.row("realtime", "canary")[0] == "failed"
+    assert "proven in" not in done.out
+    assert done.code == 1
