@@ -178,10 +178,14 @@ _HAS_OLD_FUNCTIONS = f"""(to_regnamespace('{functions.SCHEMA}') IS NULL AND EXIS
     AND starts_with(proname, 'stamp_') AND pronargs = 0 AND prosrc LIKE '%IF new *<> old THEN%'))"""
 """Whether the old schema exists and is ours: then it contains a function that sets a stamp."""
 
+_OLD_COLUMNS = f"""(SELECT table_name, old, new
+    FROM (VALUES {", ".join(map(str, RENAMED_COLUMNS))}) AS c (table_name, old, new)
+    JOIN pg_attribute ON attrelid = to_regclass('migration.' || table_name) AND attname = old)"""
+"""Columns that still have their old name."""
+
 OUTDATED = f"""
-SELECT {_HAS_OLD_FUNCTIONS} OR to_regclass('migration.mended') IS NOT NULL OR EXISTS (
-    SELECT FROM pg_attribute
-    WHERE attrelid = to_regclass('migration.quarantine') AND attname = 'handle')
+SELECT {_HAS_OLD_FUNCTIONS} OR to_regclass('migration.mended') IS NOT NULL
+  OR EXISTS {_OLD_COLUMNS}
   OR (to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration'))
@@ -199,13 +203,16 @@ BEGIN
     ALTER SCHEMA {OLD_FUNCTIONS_SCHEMA} RENAME TO {functions.SCHEMA};
   END IF;
   IF to_regclass('migration.mended') IS NOT NULL THEN
-    DROP TABLE IF EXISTS migration.overrides;
-    ALTER TABLE migration.mended RENAME TO overrides;
-    ALTER TABLE migration.overrides RENAME CONSTRAINT mended_pkey TO overrides_pkey;
+    IF to_regclass('migration.overrides') IS NULL THEN
+      ALTER TABLE migration.mended RENAME TO overrides;
+      ALTER TABLE migration.overrides RENAME CONSTRAINT mended_pkey TO overrides_pkey;
+    ELSE
+      -- An older version has run since; both tables have the same columns, in the same order.
+      INSERT INTO migration.overrides SELECT * FROM migration.mended ON CONFLICT DO NOTHING;
+      DROP TABLE migration.mended;
+    END IF;
   END IF;
-  FOR renamed IN
-    SELECT * FROM (VALUES {", ".join(map(str, RENAMED_COLUMNS))}) AS c (table_name, old, new)
-    JOIN pg_attribute ON attrelid = to_regclass('migration.' || table_name) AND attname = old
+  FOR renamed IN SELECT * FROM {_OLD_COLUMNS} AS found
   LOOP
     EXECUTE format('ALTER TABLE migration.%I RENAME COLUMN %I TO %I',
       renamed.table_name, renamed.old, renamed.new);

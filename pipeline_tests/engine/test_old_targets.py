@@ -221,3 +221,28 @@ def test_runs_of_then_are_read_and_new_ones_recorded(
         before = instance.get_runs_count()
         assert runs.run("plan", opened=instance).success
         assert instance.get_runs_count() == before + 1
+
+
+def test_overrides_survive_a_run_of_an_older_version(old_world: OldWorld) -> None:
+    assert old_world("verify", "spaces").out
+    kept = old_world.query("SELECT to_jsonb(t) FROM migration.overrides t ORDER BY 1")
+    assert kept
+    # What an older version makes before it fails, and one correction that it took in.
+    old_world.query(
+        "CREATE TABLE migration.mended (LIKE migration.overrides INCLUDING ALL);"
+        " ALTER TABLE migration.mended RENAME row_id TO handle;"
+        " INSERT INTO migration.mended (table_name, handle, column_name, was_storage, storage)"
+        " VALUES ('messages', '1', 'content', 'null', 'null');"
+        " ALTER TABLE migration.watermarks RENAME fingerprint TO seen"
+    )
+    old_world("verify", "spaces")
+    now = old_world.query("SELECT to_jsonb(t) FROM migration.overrides t ORDER BY 1")
+    assert len(now) == len(kept) + 1
+    assert all(row in now for row in kept)
+    assert old_world.query("SELECT to_regclass('migration.mended')") == [(None,)]
+    assert "fingerprint" in {
+        name
+        for (name,) in old_world.query(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'migration.watermarks'::regclass"
+        )
+    }

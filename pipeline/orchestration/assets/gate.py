@@ -11,10 +11,12 @@ from pipeline.postgres.target import Target
 _NEWEST = """
 SELECT asset, name FROM (
   SELECT DISTINCT ON (asset, name) asset, name, execution_status FROM (
-    SELECT id, asset_key::json ->> 0 AS asset, execution_status,
+    SELECT evaluation_event_storage_id AS made_at, id, asset_key::json ->> 0 AS asset,
+      execution_status,
       regexp_replace(check_name, '^standing_', '') AS name
     FROM dagster.asset_check_executions WHERE execution_status IN ('SUCCEEDED', 'FAILED')
-  ) AS made WHERE asset = ANY($1) AND name = ANY($2) ORDER BY asset, name, id DESC
+  ) AS made WHERE asset = ANY($1) AND name = ANY($2)
+    ORDER BY asset, name, made_at DESC NULLS LAST, id DESC
 ) AS newest WHERE execution_status = 'FAILED' ORDER BY asset, name
 """
 """Only checks with a result count; a run may end before it makes all that it planned. Older
