@@ -188,6 +188,7 @@ def test_triggers_and_checks_of_the_source_do_not_answer_to_a_mend(
         ({"table": "users"}, "Record 2: tags of row 1 of users is not in quarantine"),
         ({"storage": "integer"}, "Record 2: 'bad' is not a valid integer"),
         ({"storage": "blob"}, "Record 2: 'bad' is not a valid blob"),
+        ({"storage": "null"}, "Record 2: the storage of tags is null, but its value is 'bad'"),
         ({"storage": "varchar"}, "Record 2: storage 'varchar' of tags is unknown"),
         ({"storage": "integer", "value": str(2**70)}, "is not a valid integer"),
         ({"storage": "real", "value": "nan"}, "is not a valid real"),

@@ -243,6 +243,12 @@ def _read(
     number: int, record: Mapping[str, Any], column: str, *, hidden: bool = False
 ) -> StoredValue:
     storage, text = str(record.get("storage", "")), str(record.get("value") or "")
+    if storage == "null" and text:
+        shown = secret.SHOWN if hidden else f"{text[:60]!r}"
+        raise OverrideError(
+            f"Record {number}: the storage of {column} is null, but its value is {shown}",
+            remedy="Write the storage of the new value, such as text, or remove the value",
+        )
     try:
         match storage:
             case "null":
