@@ -208,7 +208,12 @@ BEGIN
       ALTER TABLE migration.overrides RENAME CONSTRAINT mended_pkey TO overrides_pkey;
     ELSE
       -- An older version has run since; both tables have the same columns, in the same order.
-      INSERT INTO migration.overrides SELECT * FROM migration.mended ON CONFLICT DO NOTHING;
+      -- Of two corrections of a value the later one counts.
+      INSERT INTO migration.overrides AS kept SELECT * FROM migration.mended
+        ON CONFLICT ON CONSTRAINT overrides_pkey DO UPDATE SET
+          (was_storage, was_value, storage, value, since) = (excluded.was_storage,
+           excluded.was_value, excluded.storage, excluded.value, excluded.since)
+        WHERE excluded.since > kept.since;
       DROP TABLE migration.mended;
     END IF;
   END IF;

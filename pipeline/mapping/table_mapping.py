@@ -175,17 +175,17 @@ def match(
         SourceError: the source lacks a required column, or has columns that the policy forbids.
         SettingsError: a replacement for NULL does not fit the type of its column.
     """
-    return _matched(declared, tuple(source_columns), _Decided(policies))
+    return _matched(declared, tuple(source_columns), _PoliciesKey(policies))
 
 
 @dataclass(frozen=True)
-class _Decided:
-    """Policies as a key; equal only where every value is written alike: 1 is not ``True``."""
+class _PoliciesKey:
+    """Policies as a cache key, equal only if their ``repr`` is: 1 differs from ``True``."""
 
     policies: Policies
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Decided) and repr(self.policies) == repr(other.policies)
+        return isinstance(other, _PoliciesKey) and repr(self.policies) == repr(other.policies)
 
     def __hash__(self) -> int:
         return hash(repr(self.policies))
@@ -193,10 +193,10 @@ class _Decided:
 
 @functools.lru_cache(maxsize=128)
 def _matched(
-    declared: sa.Table, source_columns: tuple[SourceColumn, ...], decided: _Decided
+    declared: sa.Table, source_columns: tuple[SourceColumn, ...], key: _PoliciesKey
 ) -> TableMapping:
-    """Match a table; a run asks several times for each, and copies of tables cost the most."""
-    table, policies = declared, decided.policies
+    """Match a table once in a process: a run needs each mapping several times."""
+    table, policies = declared, key.policies
     found = {column.name: column for column in source_columns}
     drift = [*_missing(table, found), *_retyped(table, found)]
     extra = [column for column in source_columns if column.name not in table.columns]

@@ -47,7 +47,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
     """
     found = environment.server(settings.load())
     _require_connections(found)
-    # A second listener would ask a second time, not in place of the first.
+    # Each listener that is added runs; a second one would repeat every check.
     if not sa.event.contains(QueuePool, "checkout", _ping):
         sa.event.listen(QueuePool, "checkout", _ping)
         sa.event.listen(sa.Engine, "handle_error", _give_up)

@@ -1,7 +1,8 @@
-"""Connections of the Arrow driver, which share what it has read of a database's types.
+"""Connections of the Arrow driver that share its table of a database's types.
 
-To read them takes the driver a connection of its own and longer than all else that it begins with.
-So a process keeps them, by URL, and asks each new connection whether they are still the same.
+The driver reads the types over a connection of its own, which takes longer than all other steps of
+a connect. A process therefore keeps the tables of several databases, by URL, and each new
+connection checks that the types have not changed.
 """
 
 import threading
@@ -13,10 +14,10 @@ import adbc_driver_postgresql
 from adbc_driver_manager import dbapi
 
 _KEPT = 16
-"""So many databases are kept at a time; those of the last URLs that were asked for."""
+"""Number of databases whose types are kept: those of the latest URLs."""
 
-# PostgreSQL's own types have lower numbers, the same ones in every database. Rows of tables are
-# types, too, but no query reads them as one value.
+# PostgreSQL's own types have lower OIDs, which are the same in every database. Row types of tables
+# are left out, because no query reads a whole row as one value.
 _TYPES = """
 SELECT pg_catalog.hashtextextended(pg_catalog.string_agg(pg_catalog.concat_ws(' ', t.oid, t.typname,
          t.typtype, t.typelem, t.typbasetype, t.typreceive::oid, t.typsend::oid), ','
@@ -27,7 +28,7 @@ WHERE t.oid >= 16384 AND t.typtype <> 'c' AND element.typtype IS DISTINCT FROM '
 
 
 class _Database:
-    """The driver's handle of a database and of its types; it holds no connection."""
+    """The driver's handle of a database with its types; it has no open connection."""
 
     def __init__(self, url: str) -> None:
         self._handle = adbc_driver_postgresql.connect(url)
@@ -35,22 +36,22 @@ class _Database:
         self.types: int | None = None
 
     def hold(self) -> None:
-        """Keep the handle until ``close`` is called once more."""
+        """Count one more user, who calls ``close`` later."""
         with self._mine:
             self._users += 1
 
     def connection(self) -> dbapi.Connection:
-        """One more connection, in autocommit mode; for who holds the handle, which it then does."""
+        """Open a connection in autocommit mode, which takes over the caller's use of the handle."""
         try:
             connection = adbc_driver_manager.AdbcConnection(self._handle)
         except BaseException:
             self.close()
             raise
-        shared: Any = self  # Of a database, a connection calls nothing but ``close``.
+        shared: Any = self  # A connection calls only ``close`` of its database.
         return dbapi.Connection(shared, connection, autocommit=True)
 
     def close(self) -> None:
-        """Free the handle when nobody holds it any more."""
+        """Count one user less; the last one frees the handle."""
         with self._mine:
             self._users -= 1
             if not self._users:
@@ -65,8 +66,8 @@ def connect(url: str) -> dbapi.Connection:
     """Open a connection in autocommit mode.
 
     Raises:
-        adbc_driver_manager.Error: the server does not answer, or refuses.
-        ValueError: the URL cannot be handed over.
+        adbc_driver_manager.Error: the server does not answer, or rejects the connection.
+        ValueError: the driver does not accept the URL.
     """
     with _lock:
         known = _kept.get(url)
@@ -96,10 +97,10 @@ def _keep(url: str, database: _Database) -> None:
 
 
 def _types(connection: dbapi.Connection) -> Any:
-    """A digest of the types that the database has beside PostgreSQL's own, None where it has none.
+    """A digest of the database's own types; None if it has none.
 
     Raises:
-        adbc_driver_manager.Error: the connection is lost; it is closed.
+        adbc_driver_manager.Error: the connection was lost; it is closed.
     """
     try:
         with connection.cursor() as cursor:

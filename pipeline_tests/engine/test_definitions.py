@@ -378,3 +378,21 @@ def test_everything_materialized_at_once_moves_and_checks_each_table(
         assert table["moved"]["strategy"] == "filled"
         names = [check["name"] for check in table["checks"]]
         assert len(names) == len(set(names)) == 12
+
+
+def test_a_proof_is_recorded_though_its_checks_are_not_selected(
+    defs: dg.Definitions, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", target_url)
+    job = dg.define_asset_job(
+        "alone",
+        selection=dg.AssetSelection.assets("learning_content").without_checks(),
+        executor_def=dg.in_process_executor,
+    ).resolve(
+        asset_graph=defs.resolve_asset_graph(),
+        resource_defs=defs.resolve_job_def("migrate").resource_defs,
+    )
+    result = job.execute_in_process(instance=dg.DagsterInstance.ephemeral(), raise_on_error=False)
+    assert result.success
+    assert shown(result, "learning_content")["strategy"] == "filled"
+    assert {made.check_name for made in result.get_asset_check_evaluations()} == CHECKS

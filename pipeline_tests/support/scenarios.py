@@ -11,7 +11,8 @@ A file holds blocks like this one, with a blank line between two of them::
 
 The line after the name says on which side the SQL runs, and which table is verified. The outcome
 lists each check that differs from that of an intact table, with its figures and its findings. With
-``WRITE_SCENARIOS=1`` in the environment the tests write the outcomes anew; read the difference.
+``WRITE_SCENARIOS=1`` in the environment a test that fails writes the outcome to its file; read the
+difference before you commit it.
 """
 
 import os
@@ -41,8 +42,7 @@ class Scenario:
             blocks = {each.name: each for each in scenarios(self.file.stem)}
             blocks[self.name] = replace(self, expected=outcome)
             self.file.write_text("\n".join(map(str, blocks.values())))
-        elif outcome != self.expected:
-            assert outcome.splitlines() == self.expected.splitlines()
+        assert outcome.splitlines() == self.expected.splitlines()
 
     def __str__(self) -> str:
         """The block, as the file has it."""

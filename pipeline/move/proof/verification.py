@@ -38,7 +38,8 @@ from pipeline.move.witness import second_witness
 from pipeline.postgres import access, catalog, schema
 from pipeline.postgres.target import DataFault, Target
 
-_SINGLY: dict[str, Callable[[Target, TableMapping], CheckResult]] = {
+Make = Callable[[Target, TableMapping], CheckResult]
+_SINGLY: dict[str, Make] = {
     proof.FOREIGN_KEYS.name: table_checks.foreign_keys,
     proof.SEQUENCES.name: table_checks.sequences,
     proof.QUARANTINE.name: table_checks.in_quarantine,
@@ -103,21 +104,15 @@ def verify_table(
         except (TargetError, DataFault) as error:
             compared = [_impossible(name, mapping, error) for name in proof.BY_COMPARISON]
         checks |= {check.name: check for check in compared}
-    singly: dict[str, Callable[[Target, TableMapping], CheckResult]] = {
+    singly: dict[str, Make] = {
         proof.WITNESS.name: lambda *_: _witnessed(prepared, source, target, sample),
-        proof.SCHEMA.name: schema_check,
+        proof.SCHEMA.name: _schema,
         proof.DRIFT.name: lambda _, mapping: table_checks.drift(mapping),
         **_SINGLY,
     }
     for name, make in singly.items():
         if name in only:
-            try:
-                with target.rolled_back():
-                    checks[name] = make(target, mapping)
-            except Transient:
-                raise
-            except (TargetError, DataFault) as error:
-                checks[name] = _impossible(name, mapping, error)
+            checks[name] = _made(name, make, target, mapping)
     if proof.OVERRIDES.name in only:
         checks[proof.OVERRIDES.name] = overrides.check(source.overrides.get(mapping.name, []))
     return tuple(checks[name] for name in NAMES if name in only)
@@ -137,7 +132,27 @@ def _witnessed(
     return _led_by(_only_a_part(target, mapping), found)
 
 
-def schema_check(target: Target, mapping: TableMapping) -> CheckResult:
+def check_schema(target: Target, mapping: TableMapping) -> CheckResult:
+    """The check ``schema`` alone, also where it cannot be made.
+
+    Raises:
+        Transient: the target does not answer now.
+    """
+    return _made(proof.SCHEMA.name, _schema, target, mapping)
+
+
+def _made(name: str, make: Make, target: Target, mapping: TableMapping) -> CheckResult:
+    """Make one check; what makes it impossible fails it and does not stop the others."""
+    try:
+        with target.rolled_back():
+            return make(target, mapping)
+    except Transient:
+        raise
+    except (TargetError, DataFault) as error:
+        return _impossible(name, mapping, error)
+
+
+def _schema(target: Target, mapping: TableMapping) -> CheckResult:
     """Compare a committed table with its declaration, rights and policies included.
 
     Args:
@@ -158,11 +173,11 @@ def _compared(
     prepared: Prepared, source: SourceView, target: Target, sample: Sample, on_progress: OnProgress
 ) -> Iterator[CheckResult]:
     mapping, survey = prepared.mapping, prepared.survey
-    aside = {
+    quarantined_ids = {
         source.row_id_from(mapping, row_id) for row_id in quarantine.row_ids(target, mapping.name)
     }
     converter = BatchConverter(source, mapping, prepared.contract, survey)
-    converter.rejected |= dict.fromkeys(aside)
+    converter.rejected |= dict.fromkeys(quarantined_ids)
     keys_only = _not_sampled(survey, sample)
     count = counter(mapping.name, "compare", survey.rows, on_progress)
     conversions.prepare(target)
@@ -182,7 +197,7 @@ def _compared(
         keys_only=keys_only,
     )
     only_a_part = _only_a_part(target, mapping)
-    yield _led_by(only_a_part, _conserved(prepared, source, target, converter, aside))
+    yield _led_by(only_a_part, _conserved(prepared, source, target, converter, quarantined_ids))
     yield _led_by(only_a_part, table_checks.keys(compared))
     equal = table_checks.digests(mapping, compared)
     missing, lacking = conversions.missing_originals(target, mapping, limit=OFFENDERS)
@@ -211,12 +226,12 @@ def _conserved(
     source: SourceView,
     target: Target,
     converter: BatchConverter,
-    aside: set[Any],
+    quarantined_ids: set[Any],
 ) -> CheckResult:
     """Conservation with counted rows; the other rows are in quarantine, unchanged."""
     mapping = prepared.mapping
-    unaccounted = [row_id for row_id in converter.rejected if row_id not in aside]
-    outdated = _outdated(prepared, source, target, aside)
+    unaccounted = [row_id for row_id in converter.rejected if row_id not in quarantined_ids]
+    outdated = _outdated(prepared, source, target, quarantined_ids)
     lost: tuple[Finding, ...] = (
         *(Unaccounted(mapping.name, str(row_id)) for row_id in sorted(unaccounted)[:OFFENDERS]),
         *(QuarantineOutdated(mapping.name, row_id) for row_id in outdated[:OFFENDERS]),
@@ -229,19 +244,21 @@ def _conserved(
     return proof.CONSERVATION.result((*kept.findings, *lost), figures)
 
 
-def _outdated(prepared: Prepared, source: SourceView, target: Target, aside: set[Any]) -> list[str]:
+def _outdated(
+    prepared: Prepared, source: SourceView, target: Target, quarantined_ids: set[Any]
+) -> list[str]:
     """Row ids in quarantine whose values differ from the source's row.
 
     Rows with overrides wait for their redrive, and are no loss.
     """
     mapping = prepared.mapping
     overrides = {found.row_id for found in source.overrides.get(mapping.name, ())}
-    missing = {str(row_id) for row_id in aside} - overrides
+    missing = {str(row_id) for row_id in quarantined_ids} - overrides
     differing: list[str] = []
     with source.sqlite() as connection:
         rows = prepared.contract.explain(
             connection,
-            sorted(aside, key=str),
+            sorted(quarantined_ids, key=str),
             row_id_column=source.row_id_column(mapping),
             held={parent.name: set() for _, parent in mapping.parents},
             known={},

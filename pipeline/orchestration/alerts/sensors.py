@@ -82,7 +82,7 @@ def _sensor(
         default_status=status,
         description=description,
     )
-    def told(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    def send_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         loaded = settings.load()
         who = receivers(loaded.alerts)
         if not who:
@@ -100,7 +100,7 @@ def _sensor(
         context.update_cursor(cursor.model_dump_json())
         return dg.SkipReason(" ".join(outcomes) or "No alert is due.")
 
-    return told
+    return send_alerts
 
 
 def _collect(

@@ -1,4 +1,4 @@
-"""The check that tells whether both databases are fit for a move; ``pipeline doctor`` in the UI."""
+"""The check whether both databases are ready for a move; ``pipeline doctor`` in the UI."""
 
 import dagster as dg
 

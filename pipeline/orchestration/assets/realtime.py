@@ -55,7 +55,7 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
         ],
         description="Create realtime as declared, and send a test event of each type.",
     )
-    def told(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def publish(context: dg.AssetExecutionContext, target: TargetDatabase) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
             session, loaded = target.open(), settings.load()
             # Tables of all migrations, so that undeclared ones are removed from the publication.
@@ -90,7 +90,7 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
             check_results=checks.results(NAME, (*found, emitted)),
         )
 
-    return told
+    return publish
 
 
 def retention_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinition:

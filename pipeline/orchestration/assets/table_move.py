@@ -14,7 +14,7 @@ from pipeline.migrations.declaration import Migration
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.proof.table_checks import ProofFailed
-from pipeline.move.proof.verification import schema_check
+from pipeline.move.proof.verification import check_schema
 from pipeline.orchestration.common import checks, evidence, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import RunOptions
@@ -32,7 +32,7 @@ def move(
     """Move a table, and record the move, its checks and its evidence.
 
     Raises:
-        dg.Failure: the table is as it was before.
+        dg.Failure: the move was rolled back, or its evidence cannot be written.
         dg.RetryRequested: the connection was lost; another attempt may succeed.
     """
     address, run_id = migration.address, context.run.run_id
@@ -59,11 +59,9 @@ def move(
         )
         moved = opened.move(table, on_progress=on_progress)
         also: list[CheckResult] = []
-        if dg.AssetCheckKey(context.asset_key, proof.SCHEMA.name) in (
-            context.selected_asset_check_keys
-        ):
+        if proof.SCHEMA.name in {key.name for key in context.selected_asset_check_keys}:
             with opened.idle.read_only():
-                also.append(schema_check(opened.idle, moved.mapping))
+                also.append(check_schema(opened.idle, moved.mapping))
         part = evidence.of_move(moved, table, opened.idle, also=also, address=address)
         preview = metadata.preview_of(opened.idle, table)
         report = evidence.save_part(context, part)
@@ -73,6 +71,7 @@ def move(
         if isinstance(error, ProofFailed):
             yield from checks.results(table.name, error.checks, address=address)
         raise checks.failure(error, migration) from error
+    # A proof is recorded whether or not its checks were selected: the gate before Anki reads it.
     yield dg.MaterializeResult(
         asset_key=table.name,
         metadata=metadata.of_move(moved, preview=preview, report=report),

@@ -288,7 +288,7 @@ def _now() -> str:
 
 
 def _plain(value: Any, address: Address) -> Any:
-    """A value as JSON can hold it, with NULL told apart from any text."""
+    """A value for JSON, in which NULL differs from any text."""
     match value:
         case None | bool() | int():
             return value
