@@ -2,6 +2,10 @@
 
 The session uses the driver's autocommit mode and sends BEGIN itself. This is the only way to roll a
 failed COPY back to a savepoint and continue the transaction.
+
+The server may be far away, so a call costs one round trip, whatever it executes; only COPY and
+bound parameters cost more. Statements that cannot fail, such as BEGIN, wait until the next call and
+are sent with it.
 """
 
 import contextlib
@@ -19,9 +23,12 @@ from pipeline.core.errors import LockedError, TargetError
 from pipeline.core.place import PUBLIC, Place
 from pipeline.core.server_errors import SESSION_REFUSALS
 from pipeline.postgres import arrow_driver, refusals, session
+from pipeline.postgres.parameters import inline
 
 LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
+_USE_COPY = "adbc.postgresql.use_copy"
+"""The driver's option to read by COPY, one row at a time, which costs three round trips."""
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
 """Classes of SQLSTATE that refuse a statement and leave the session usable."""
 
@@ -63,6 +70,7 @@ class Target:
         self.another = another
         self._cursor = connection.cursor()
         self._turn = threading.RLock()
+        self._deferred: list[str] = []
 
     @classmethod
     @contextmanager
@@ -101,26 +109,62 @@ class Target:
                 connection.close()
 
     def run(self, *statements: str) -> None:
-        """Execute statements that return nothing."""
-        for statement in statements:
-            with self._translated():
-                self._cursor.executescript(statement)
+        """Execute statements that return nothing, all in one round trip.
+
+        Outside a transaction they form one.
+        """
+        if not statements:
+            return
+        with self._turn:
+            script = ";\n".join((*self._deferred, *statements))
+            self._deferred.clear()
+            with self._translated(script):
+                self._cursor.executescript(script)
+
+    def defer(self, sql: str, parameters: Sequence[object] = ()) -> None:
+        """Execute a statement that returns nothing with the next call.
+
+        Errors are raised there, so defer only what the server has no reason to refuse. The end of a
+        transaction is such a call.
+        """
+        with self._turn:
+            self._deferred.append(inline(sql, parameters))
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """Execute a query for few rows."""
-        table = self.arrow(sql, parameters)
-        columns = [column.to_pylist() for column in table.columns]
-        return list(zip(*columns, strict=True))
+        """Execute a statement that returns few rows.
+
+        Args:
+            parameters: names, keys and figures, which become part of the statement.
+        """
+        return _rows(self._fetch(inline(sql, parameters)))
 
     def value(self, sql: str, parameters: Sequence[object] = ()) -> Any:
         """Execute a query for one value."""
         return self.rows(sql, parameters)[0][0]
 
+    def bound(self, sql: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Execute a statement with values of rows, which never become part of its text."""
+        return _rows(self._fetch(sql, parameters))
+
     def arrow(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
-        """Execute a query; the result is held in memory."""
-        with self._translated(), self._connection.cursor() as cursor:
-            cursor.execute(sql, parameters or None)
-            return cursor.fetch_arrow_table()
+        """Execute a query for many rows, which are held in memory; see ``rows`` for parameters."""
+        return self._fetch(inline(sql, parameters), copy=True)
+
+    def _fetch(
+        self, sql: str, parameters: Sequence[object] | None = None, *, copy: bool = False
+    ) -> pa.Table:
+        with self._turn:
+            self._send_deferred()
+            with self._translated(sql), self._connection.cursor() as cursor:
+                if not copy:
+                    cursor.adbc_statement.set_options(**{_USE_COPY: "false"})
+                cursor.execute(sql, parameters)
+                return cursor.fetch_arrow_table()
+
+    def _send_deferred(self) -> None:
+        if self._deferred:
+            last = self._deferred.pop()
+            self.run(last)
 
     def copy(
         self,
@@ -134,35 +178,21 @@ class Target:
         place: dict[str, Any] = {"db_schema_name": schema} if schema else {}
         if temporary:
             place = {"temporary": True}
-        with self._translated():
-            self._cursor.adbc_ingest(table, _in_slices(batch), mode="append", **place)
-
-    @contextmanager
-    def bounds(self, low: object, high: object) -> Iterator[None]:
-        """Set ``current_setting('pipeline.low')`` and ``'pipeline.high'`` for queries inside.
-
-        The driver streams a query by COPY only if it has no parameters. Settings pass the values
-        instead, so that they do not appear in the text of the query. Other threads wait.
-        """
         with self._turn:
-            self.rows(
-                "SELECT set_config('pipeline.low', $1, false),"
-                " set_config('pipeline.high', $2, false)",
-                (str(low), str(high)),
-            )
-            yield
+            self._send_deferred()
+            with self._translated():
+                self._cursor.adbc_ingest(table, _in_slices(batch), mode="append", **place)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit at the end, or roll back on any exception."""
         # After waiting for a lock, the transaction must see rows committed in the meantime.
-        self.run("BEGIN ISOLATION LEVEL READ COMMITTED")
+        self.defer("BEGIN ISOLATION LEVEL READ COMMITTED")
         try:
             yield
             self.run("COMMIT")
         except BaseException as error:
-            with contextlib.suppress(TargetError, DataFault):
-                self.run("ROLLBACK")
+            self._roll_back()
             if isinstance(error, DataFault):
                 raise self._stopped(error) from error
             raise
@@ -185,47 +215,62 @@ class Target:
 
     def mark_as_move(self) -> None:
         """Tell triggers of the target, until the transaction ends, that a move writes."""
-        self.run(f"SET LOCAL {session.MOVING} = 'on'")
+        self.defer(f"SET LOCAL {session.MOVING} = 'on'")
 
     @contextmanager
     def read_only(self) -> Iterator[None]:
         """A transaction with one view of the whole database; it is rolled back at the end."""
-        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        self.defer("BEGIN ISOLATION LEVEL REPEATABLE READ")
         try:
             yield
-        except BaseException:
-            with contextlib.suppress(TargetError, DataFault):
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        # Report the original error, not a lost session.
+        with self._turn, contextlib.suppress(TargetError, DataFault):
+            begun = not any(statement.startswith("BEGIN") for statement in self._deferred)
+            self._deferred.clear()
+            if begun:
                 self.run("ROLLBACK")
-            raise
-        self.run("ROLLBACK")
 
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
         """Roll back everything done inside; the surrounding transaction continues."""
-        self.run("SAVEPOINT undone")
+        self.defer("SAVEPOINT undone")
         try:
             yield
-        except BaseException:
-            # Report the original error, not a lost session.
-            with contextlib.suppress(TargetError, DataFault):
-                self._undo()
-            raise
-        self._undo()
+        finally:
+            self._undo("undone")
 
-    def _undo(self) -> None:
-        self.run("ROLLBACK TO SAVEPOINT undone", "RELEASE SAVEPOINT undone")
+    def _undo(self, savepoint: str) -> None:
+        """Roll back to a savepoint, and forget what was deferred after it."""
+        with self._turn:
+            begin = f"SAVEPOINT {savepoint}"
+            if begin in self._deferred:
+                # The last one, because savepoints of one name may be nested.
+                while self._deferred.pop() != begin:
+                    pass
+            else:
+                self._deferred.clear()
+                self.defer(f"ROLLBACK TO SAVEPOINT {savepoint}")
+                self.defer(f"RELEASE SAVEPOINT {savepoint}")
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait."""
         with self._turn:
-            self.run("SAVEPOINT here")
+            self.defer("SAVEPOINT here")
             try:
                 yield
+                if self._deferred[-1:] == ["SAVEPOINT here"]:
+                    self._deferred.pop()
+                    return
+                self._send_deferred()
             except DataFault:
-                self.run("ROLLBACK TO SAVEPOINT here", "RELEASE SAVEPOINT here")
+                self._undo("here")
                 raise
-            self.run("RELEASE SAVEPOINT here")
+            self.defer("RELEASE SAVEPOINT here")
 
     @contextmanager
     def lock(self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
@@ -271,25 +316,40 @@ class Target:
         return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, sent: str = "") -> Iterator[None]:
         try:
-            with self._turn:
-                yield
+            yield
         except adbc_driver_manager.Error as error:
-            state = getattr(error, "sqlstate", None)
-            context = _context(error)
+            refused = _Refused(error, sent)
+            state = refused.sqlstate
+            context = refusals.Context.of(_detail(error, "PG_DIAG_CONTEXT"))
             # Not "from error": further lines of the server's message quote the refused row.
             data = state and (state.startswith(_DATA_FAULTS) or context.explains(state))
             if state and data and state not in SESSION_REFUSALS:
-                raise DataFault(error, state, context) from None
-            raise TargetError.from_driver(error, where=self._shown) from None
+                raise DataFault(refused, state, context) from None
+            raise TargetError.from_driver(refused, where=self._shown) from None
 
 
-def _context(error: adbc_driver_manager.Error) -> refusals.Context:
-    """Which functions of the target were running."""
+class _Refused(Exception):
+    """An error of the driver without the statement, which it repeats."""
+
+    def __init__(self, error: adbc_driver_manager.Error, sent: str) -> None:
+        primary = _detail(error, "PG_DIAG_MESSAGE_PRIMARY")
+        repeated = f"Failed to execute query '{sent}': "
+        super().__init__(f"ERROR: {primary}" if primary else str(error).replace(repeated, ""))
+        self.sqlstate = getattr(error, "sqlstate", None)
+
+
+def _detail(error: adbc_driver_manager.Error, field: str) -> str:
+    """A field of the server's message; empty if it has none."""
     # The driver returns names as bytes.
-    details = (text for name, text in error.details if "PG_DIAG_CONTEXT" in str(name))
-    return refusals.Context.of(b"".join(details).decode(errors="replace"))
+    texts = (text for name, text in error.details if field in str(name))
+    return b"".join(texts).decode(errors="replace")
+
+
+def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
+    columns = [column.to_pylist() for column in table.columns]
+    return list(zip(*columns, strict=True))
 
 
 def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:

@@ -65,7 +65,7 @@ def _differing_positions(
     """Positions at which two lists of JSON texts differ; a text that jsonb refuses differs."""
     try:
         with session.savepoint():
-            found = session.rows(
+            found = session.bound(
                 "SELECT (n - 1)::integer"
                 " FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t(a, b, n)"
                 f" WHERE {form} IS DISTINCT FROM b::jsonb",

@@ -7,6 +7,7 @@ import pyarrow as pa
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.surveys import BATCH_ROWS, Range
+from pipeline.postgres.parameters import value_literal
 from pipeline.postgres.target import Target
 
 _TILE_ROWS = 2 * BATCH_ROWS
@@ -28,26 +29,24 @@ def read_tile(
     target: Target, mapping: TableMapping, *, after: Any, part: Range
 ) -> pa.RecordBatch | None:
     """The target's rows up to the end of a range; None if there are too many for one tile."""
-    with target.bounds(after, part.last):
-        found = target.arrow(
-            f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)}"
-            f" WHERE {_within(mapping, after)} ORDER BY {_key_sql(mapping)} LIMIT {_TILE_ROWS + 1}"
-        )
+    found = target.arrow(
+        f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)}"
+        f" WHERE {_within(mapping, after, part.last)}"
+        f" ORDER BY {_key_sql(mapping)} LIMIT {_TILE_ROWS + 1}"
+    )
     return None if found.num_rows > _TILE_ROWS else _plain(found)
 
 
 def read_tile_keys(target: Target, mapping: TableMapping, *, after: Any, part: Range) -> pa.Array:
     """The keys of the target's rows up to the end of a range."""
-    with target.bounds(after, part.last):
-        return _keys(target, mapping, _within(mapping, after))
+    return _keys(target, mapping, _within(mapping, after, part.last))
 
 
 def read_keys_beyond(target: Target, mapping: TableMapping, after: Any) -> pa.Array:
     """The keys of the target's rows after the last range."""
     if after is None:
         return _keys(target, mapping, "true")
-    with target.bounds(after, after):
-        return _keys(target, mapping, f"{_key_sql(mapping)} > {_bound(mapping, 'low')}")
+    return _keys(target, mapping, f"{_key_sql(mapping)} > {_bound(mapping, after)}")
 
 
 def _keys(target: Target, mapping: TableMapping, where: str) -> pa.Array:
@@ -58,25 +57,20 @@ def _keys(target: Target, mapping: TableMapping, where: str) -> pa.Array:
     return _plain(found).column(0)
 
 
-def _within(mapping: TableMapping, after: Any) -> str:
+def _within(mapping: TableMapping, after: Any, last: Any) -> str:
     key = _key_sql(mapping)
-    up_to = f"{key} <= {_bound(mapping, 'high')}"
-    return up_to if after is None else f"{key} > {_bound(mapping, 'low')} AND {up_to}"
+    up_to = f"{key} <= {_bound(mapping, last)}"
+    return up_to if after is None else f"{key} > {_bound(mapping, after)} AND {up_to}"
 
 
-def _bound(mapping: TableMapping, end: str) -> str:
+def _bound(mapping: TableMapping, key: Any) -> str:
     # A rejected key may exceed the type of the column; bigint compares with all integers.
     is_text = mapping.casts[mapping.key.name].raw == pa.string()
-    return f"current_setting('pipeline.{end}')::{'text' if is_text else 'bigint'}"
+    return value_literal(str(key) if is_text else int(key))
 
 
 def read_rows(target: Target, mapping: TableMapping, keys: pa.Array) -> pa.RecordBatch:
     """The target's rows with these keys."""
-    if not len(keys):
-        # The driver would bind an empty list as a list of texts.
-        return _plain(
-            target.arrow(f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)} LIMIT 0")
-        )
     return _plain(
         target.arrow(
             f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)}"

@@ -165,7 +165,7 @@ def check(found: Sequence[Overridden]) -> CheckResult:
 
 def _write(target: Target, override: Override) -> None:
     was, now = override.original, override.corrected
-    target.rows(
+    target.bound(
         "INSERT INTO migration.overrides"
         " (table_name, row_id, column_name, was_storage, was_value, storage, value)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (table_name, row_id, column_name)"

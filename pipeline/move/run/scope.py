@@ -7,7 +7,6 @@ not those from a table to itself. Rows that only the target has in a subset belo
 that has another parent in the source is included with its dependent rows.
 """
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -190,17 +189,11 @@ def _in_source(
 
 def _in_target(target: Target, mapping: TableMapping, inside: Mapping[str, list[Any]]) -> list[Any]:
     """Keys of the target's rows that belong to the subset."""
-    # The driver would bind an empty list as a list of texts.
-    lists = [keys for keys in inside.values() if keys]
-    numbers = itertools.count(1)
-    scope_keys = {
-        name: f"{quoted(name)} = ANY(${next(numbers)})" if keys else "false"
-        for name, keys in inside.items()
-    }
+    scope_keys = {name: f"{quoted(name)} = ANY(${number})" for number, name in enumerate(inside, 1)}
     rows = target.rows(
         f"SELECT {quoted(mapping.key.name)} FROM {quoted(mapping.name)}"
         f" WHERE {_belongs(scope_keys)} LIMIT {sync.MANY_ROWS + 1}",
-        lists,
+        list(inside.values()),
     )
     return [key for (key,) in rows]
 

@@ -135,9 +135,6 @@ def _rows(table: Table, part: Part, lists: list[object], *, one: Key | None = No
 
 
 def _among(key: str, keys: Sequence[Key], lists: list[object]) -> str:
-    if not keys:
-        # The driver would bind an empty list as a list of texts.
-        return "false"
     lists.append(list(keys))
     return f"{key} = ANY(${len(lists)})"
 

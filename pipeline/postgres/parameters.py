@@ -1,0 +1,79 @@
+"""Write parameters into a statement as literals.
+
+The Arrow driver needs two round trips for a statement with bound parameters, and one without. Use
+this for names, keys and figures; values of rows, which may be secret, are bound instead, because
+servers write statements to their logs.
+"""
+
+import re
+from collections.abc import Sequence
+
+from pipeline.core.quoting import literal
+
+_PLACES = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\d+)""")
+"""Texts and names, which are left as they are, and places of parameters."""
+
+
+def inline(sql: str, parameters: Sequence[object]) -> str:
+    """A statement with each ``$n`` replaced by the literal of its parameter.
+
+    Raises:
+        TypeError: a parameter has a type without a literal.
+    """
+    if not parameters:
+        return sql
+    literals = [value_literal(value) for value in parameters]
+
+    def replaced(match: re.Match[str]) -> str:
+        number = match.group(1)
+        return match.group() if number is None else literals[int(number) - 1]
+
+    return _PLACES.sub(replaced, sql)
+
+
+def value_literal(value: object) -> str:
+    """A value as an SQL literal with its type; an empty list takes its type from the context.
+
+    Raises:
+        TypeError: the value has another type.
+    """
+    match value:
+        case None:
+            return "NULL"
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return f"'{value}'::bigint"
+        case float():
+            return f"'{value!r}'::double precision"
+        case str():
+            return _text(value)
+        case list() | tuple():
+            return _array(value)
+    raise TypeError(f"{type(value).__name__} has no literal")
+
+
+def _text(value: str) -> str:
+    if "\0" in value:
+        # A statement ends at this character; the server refuses it in this form.
+        return f"pg_catalog.convert_from('\\x{value.encode().hex()}'::bytea, 'UTF8')"
+    return f"{literal(value)}::text"
+
+
+def _array(values: Sequence[object]) -> str:
+    if all(isinstance(value, int) for value in values):
+        kind = "::bigint[]" if values else ""
+        return f"'{{{','.join(map(str, values))}}}'{kind}"
+    if any(isinstance(value, str) and "\0" in value for value in values):
+        return f"ARRAY[{', '.join(map(value_literal, values))}]::text[]"
+    elements = ",".join(_element(value) for value in values)
+    return f"{literal(f'{{{elements}}}')}::text[]"
+
+
+def _element(value: object) -> str:
+    if value is None:
+        return "NULL"
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} has no literal in a list of texts")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
