@@ -46,7 +46,7 @@ from pipeline.sqlite.snapshot import take_snapshot
 class InTurn(FullMover):
     """A mover that does not fill a table before its turn."""
 
-    def _begin(self, *_: object) -> None:
+    def _start_fill(self, *_: object) -> None:
         return None
 
 

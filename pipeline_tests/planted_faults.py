@@ -97,16 +97,16 @@ FAULTS = (
     PlantedFault(
         name="the sequence ignores ids in quarantine",
         file="pipeline/move/run/transaction.py",
-        old="(SELECT greatest($2::bigint,",
-        new="(SELECT greatest($2::bigint * 0,",
+        old="(SELECT greatest($2,",
+        new="(SELECT greatest($2 * 0,",
         caught_by=(
             "pipeline_tests/engine/test_moves_proof.py::test_ids_in_quarantine_are_not_given_out_again",
         ),
     ),
     PlantedFault(
         name="the table is not locked while it is written",
-        file="pipeline/move/run/transaction.py",
-        old='target.run(f"LOCK TABLE ONLY {quoted(mapping.name)} IN SHARE ROW EXCLUSIVE MODE")',
+        file="pipeline/move/run/opening.py",
+        old="schema.lock(target, mapping.name)",
         new="pass",
         caught_by=(
             "pipeline_tests/engine/test_relations.py::test_a_child_that_appears_while_a_move_waits_for_the_table_is_seen",
@@ -115,7 +115,7 @@ FAULTS = (
     PlantedFault(
         name="deferred triggers fire after the proof",
         file="pipeline/postgres/target.py",
-        old='self.run("SET CONSTRAINTS ALL IMMEDIATE")',
+        old='self.defer("SET CONSTRAINTS ALL IMMEDIATE")',
         new="pass",
         caught_by=(
             "pipeline_tests/engine/test_side_effects.py::test_what_a_deferred_trigger_changes_is_seen_by_the_proof",
@@ -153,8 +153,8 @@ FAULTS = (
     PlantedFault(
         name="a watermark keeps the time of its first move",
         file="pipeline/move/ledger/watermarks.py",
-        old=", at = now() RETURNING 1",
-        new=" RETURNING 1",
+        old="run_id = EXCLUDED.run_id, at = now()",
+        new="run_id = EXCLUDED.run_id",
         caught_by=(
             "pipeline_tests/process/test_sync_faults.py::test_a_table_that_moved_before_its_parents_is_not_left_behind",
         ),
@@ -181,8 +181,8 @@ FAULTS = (
     PlantedFault(
         name="rows deleted with their parent do not come back",
         file="pipeline/move/ledger/cascades.py",
-        old="kind = mapping.key.type.python_type\n    return [kind(key) for (key,) in found]",
-        new="kind = mapping.key.type.python_type\n    return [kind(key) for (key,) in found[:0]]",
+        old="lambda rows: [kind(key) for (key,) in rows]",
+        new="lambda rows: [kind(key) for (key,) in rows[:0]]",
         caught_by=(
             "pipeline_tests/engine/test_spaces_moves.py::test_a_parent_that_goes_takes_its_sessions_along_and_they_come_back_with_it",
         ),

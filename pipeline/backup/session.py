@@ -8,7 +8,7 @@ import psycopg2
 
 from pipeline.backup.errors import RestoreRefused
 from pipeline.core.errors import TargetError
-from pipeline.postgres import refusals
+from pipeline.postgres.driver import refusals
 from pipeline.postgres.session import connect
 
 _DEPENDED_ON = ("2BP01", "0A000")

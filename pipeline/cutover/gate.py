@@ -25,7 +25,7 @@ from pipeline.core.policies import Policies
 from pipeline.cutover import capture, freezing, sign_offs
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.ledger import watermarks
-from pipeline.move.proof import table_checks
+from pipeline.move.proof import constraints
 from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.postgres import access, schema
 from pipeline.postgres.target import Target
@@ -180,7 +180,7 @@ def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
 
 
 def _sequences(target: Target, mappings: Sequence[TableMapping]) -> Answer:
-    found = _findings(table_checks.sequences(target, mapping).findings for mapping in mappings)
+    found = _findings(constraints.sequences(target, mapping).findings for mapping in mappings)
     if found:
         return _no("sequences are ahead", found, message("Run ", SYNC_FULL))
     return Answer("sequences are ahead", True, "the next id of every table is free")

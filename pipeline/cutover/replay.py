@@ -21,7 +21,7 @@ from pipeline.declared.rules import SharedRules
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.compare.changes import Changes
 from pipeline.move.ledger import overrides, quarantine
-from pipeline.move.proof import table_checks
+from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
 from pipeline.move.reading.prepare import surveyed
 from pipeline.postgres.target import Target
@@ -134,7 +134,7 @@ def _compare(mapping: TableMapping, live: PinnedSource, target: Target) -> Repla
 
 
 def _last_id(target: Target, mapping: TableMapping) -> int | None:
-    sequence = table_checks.find_sequence(target, mapping)
+    sequence = constraints.find_sequence(target, mapping)
     if sequence is None:
         return None
     return int(target.value(f"SELECT last_value - (NOT is_called)::int FROM {sequence}"))

@@ -14,13 +14,16 @@ import sqlalchemy as sa
 from pipeline.core.errors import PipelineError
 from pipeline.core.place import Place
 from pipeline.core.progress import OnProgress
+from pipeline.mapping.table_mapping import match
 from pipeline.move.context.options import MoveOptions
+from pipeline.move.run import sync
 from pipeline.move.run.mover import FullMover
 from pipeline.move.run.scope import ChangesOnly, Scope, Subset, family
 from pipeline.move.run.subset import SubsetMover
-from pipeline.move.run.sync import Syncer, reason_for_full_comparison
+from pipeline.move.run.sync import Syncer
 from pipeline.move.run.transaction import MoveResult, TableMover
 from pipeline.move.run.views import SourceViews
+from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
 
@@ -145,10 +148,13 @@ def _syncer(
     Raises:
         ChangesUnknown: the changes cannot be determined.
     """
-    live = source.pin(tables)
+    live, policies = source.pin(tables), options.policies
     syncer = Syncer(live, target, options, retry_rejected=scope.retry_rejected)
-    why = reason_for_full_comparison(tables, live=live, target=target, policies=options.policies)
-    why = why or syncer.find_changes(tables, on_progress=on_progress)
+    schema.make_ledger(target)
+    mappings = [match(table, live.columns(table.name), policies) for table in tables]
+    with target.prefetched(*(asked for each in mappings for asked in sync.questions(each))):
+        why = sync.reason_for_full_comparison(tables, live=live, target=target, policies=policies)
+        why = why or syncer.find_changes(tables, on_progress=on_progress)
     if why is not None:
         raise ChangesUnknown(why)
     return syncer

@@ -4,42 +4,29 @@ Roles that the server lacks are skipped. On a server with none of these roles, n
 revoked.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.core.errors import TargetError
 from pipeline.core.findings import Finding
 from pipeline.core.quoting import quoted
 from pipeline.declared import feed, ledger
-from pipeline.declared.access import ALL, ROLES, Access, Privilege, of_table
+from pipeline.declared.access import ALL, ROLES, Access, of_table
 from pipeline.declared.functions import SCHEMA as FUNCTIONS_SCHEMA
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.postgres import table_functions
+from pipeline.postgres import role_probes, table_functions
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.findings import Exposed, RightDiffers
-from pipeline.postgres.target import DataFault, Target
+from pipeline.postgres.target import Target
 
 HIDDEN = (ledger.SCHEMA, "dagster")
 """Schemas that API requests must not reach."""
 
 _CLIENT_ROLES = ("anon", "authenticated")
 """Roles of end users. They have no access to the feed; the service role does."""
-
-_PROBES: dict[Privilege, str] = {
-    "SELECT": "SELECT FROM {table} LIMIT 1",
-    "INSERT": "INSERT INTO {table} SELECT * FROM {table} WHERE false",
-    "UPDATE": "UPDATE {table} SET {key} = {key} WHERE false",
-    "DELETE": "DELETE FROM {table} WHERE false",
-}
-_REFUSED = "42501"
-_MAY_BECOME = (
-    "SELECT pg_has_role(current_user, $1, CASE WHEN current_setting('server_version_num')::int"
-    " >= 160000 THEN 'SET' ELSE 'MEMBER' END)"
-)
 
 _HELD = """
 SELECT json_build_object(
@@ -58,7 +45,7 @@ SELECT json_build_object(
   'policies', (SELECT coalesce(json_agg(ARRAY[policyname::text, permissive, cmd,
       array_to_string(roles, ', '), qual, with_check]), '[]')
     FROM pg_policies WHERE (schemaname, tablename) = (c.relnamespace::regnamespace::text, relname))
-)::text FROM pg_class AS c WHERE oid = to_regclass($1)
+) AS rights FROM pg_class AS c WHERE oid = to_regclass($1)
 """
 
 
@@ -80,14 +67,19 @@ class Rights:
 
 def roles(target: Target) -> list[str]:
     """The Supabase roles that exist on the server."""
-    found = target.rows("SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)", (ROLES,))
-    return sorted(name for (name,) in found)
+    return target.answer(ASK_ROLES)
 
 
-def apply(target: Target, mapping: TableMapping) -> None:
+ASK_ROLES = Question(
+    "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)",
+    (ROLES,),
+    lambda rows: sorted(name for (name,) in rows),
+)
+
+
+def apply(target: Target, mapping: TableMapping, server_roles: Sequence[str]) -> None:
     """Set the declared privileges on an existing table, unless they are already set."""
-    server_roles = roles(target)
-    if server_roles and _held(target, mapping.table, server_roles) != _declared(
+    if server_roles and _held(target, mapping.table) != _declared(
         target, mapping.table, server_roles
     ):
         names = target.rows(
@@ -102,9 +94,9 @@ def hide(target: Target) -> None:
     server_roles = roles(target)
     if not server_roles:
         return
-    for schema in HIDDEN:
-        if target.value("SELECT to_regnamespace($1) IS NOT NULL", (schema,)):
-            target.run(*hiding(schema, server_roles))
+    there = target.rows("SELECT nspname::text FROM pg_namespace WHERE nspname = ANY($1)", (HIDDEN,))
+    for (schema,) in sorted(there):
+        target.run(*hiding(schema, server_roles))
 
 
 def hiding(schema: str, server_roles: Sequence[str] = ROLES) -> list[str]:
@@ -141,6 +133,11 @@ def statements(
     return made
 
 
+def questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
+    """What ``check`` asks about the table and the roles."""
+    return ASK_ROLES, role_probes.ASK_ASSUMABLE, _ask_held(mapping.table)
+
+
 def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
     """Rights are as declared, and each role is let in and kept out as they say.
 
@@ -151,8 +148,11 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
     if not there:
         return (), {"roles": 0}
     table = mapping.table
-    held, declared = _held(target, table, there), _declared(target, table, there)
-    findings = [*_differing(table, held, declared), *_probed(target, mapping, there)]
+    held, declared = _held(target, table), _declared(target, table, there)
+    findings = [
+        *_differing(table, held, declared),
+        *role_probes.differing(target, table, declared.granted),
+    ]
     figures = {"roles": len(there), "rights": len(held.granted)}
     return findings, figures
 
@@ -200,39 +200,8 @@ def _differing(table: sa.Table, held: Rights, declared: Rights) -> Iterator[Find
         )
 
 
-def _probed(
-    target: Target, mapping: TableMapping, server_roles: Sequence[str]
-) -> Iterator[Finding]:
-    """Act as each role that this user may assume, and test what it can do."""
-    declared = {(a.role, p) for a in _of(mapping.table, server_roles) for p in a.privileges}
-    for role in server_roles:
-        if not target.value(_MAY_BECOME, (role,)):
-            continue
-        for privilege, probe in _PROBES.items():
-            sql = probe.format(table=_name(mapping.table), key=quoted(mapping.key.name))
-            may = _may(target, role, sql)
-            if may != ((role, privilege) in declared):
-                can = "can" if may else "cannot"
-                yield RightDiffers(mapping.name, f"{role} {can} {privilege} when tested")
-
-
-def _may(target: Target, role: str, sql: str) -> bool:
-    try:
-        with target.rolled_back():
-            # As in a session of that role, policies hide rows and raise no error.
-            target.run("SET LOCAL row_security = on", f"SET LOCAL ROLE {quoted(role)}", sql)
-    except TargetError as error:
-        if error.sqlstate != _REFUSED:
-            raise
-        return False
-    except DataFault as fault:
-        # The statement reached the rows, or a function on the way was refused access.
-        return fault.sqlstate != _REFUSED
-    return True
-
-
-def _held(target: Target, table: sa.Table, server_roles: Sequence[str]) -> Rights:
-    found: dict[str, Any] = json.loads(target.value(_HELD, (_name(table), list(server_roles))))
+def _held(target: Target, table: sa.Table) -> Rights:
+    found = target.answer(_ask_held(table))
     known = set(ALL)
     return Rights(
         found["secured"],
@@ -240,6 +209,10 @@ def _held(target: Target, table: sa.Table, server_roles: Sequence[str]) -> Right
         frozenset((role, right) for role, right in found["sequence"]),
         frozenset(_description(*policy) for policy in found["policies"]),
     )
+
+
+def _ask_held(table: sa.Table) -> Question[dict[str, Any]]:
+    return Question(_HELD, (_name(table), ROLES), lambda rows: rows[0][0])
 
 
 def _declared(target: Target, table: sa.Table, server_roles: Sequence[str]) -> Rights:

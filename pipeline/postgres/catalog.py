@@ -5,15 +5,17 @@ the same server and need no parsing.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.core.findings import Finding
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import literal, quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
 from pipeline.postgres import access, schema, table_functions
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.findings import SchemaDiffers
 from pipeline.postgres.target import Target
 
@@ -21,11 +23,11 @@ Definitions = dict[tuple[str, str], str]
 """(kind, name) -> definition; kinds are column, constraint, index and trigger."""
 
 _DEFINITIONS = """
-SELECT 'column', attname::text, format_type(atttypid, atttypmod)
+SELECT 'column' AS kind, attname::text AS name, format_type(atttypid, atttypmod)
   || CASE WHEN attcollation <> typcollation THEN ' COLLATE ' || c.collname ELSE '' END
   || CASE WHEN NOT attnotnull THEN '' WHEN n.convalidated IS FALSE THEN ' NOT NULL NOT VALID'
      ELSE ' NOT NULL' END
-  || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid, true), '')
+  || coalesce(' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid, true), '') AS definition
   FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = atttypid
   LEFT JOIN pg_collation AS c ON c.oid = attcollation
   LEFT JOIN pg_attrdef AS d ON d.adrelid = attrelid AND d.adnum = attnum
@@ -40,8 +42,14 @@ SELECT 'index', c.relname::text, pg_get_indexdef(c.oid, 0, true)
   || CASE WHEN i.indisvalid AND i.indisready THEN '' ELSE ' NOT VALID' END
   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
   WHERE i.indrelid = {oid}
+UNION ALL
+SELECT 'trigger', t.* FROM ({triggers}) AS t
 """
-_TRIGGERS = f"SELECT 'trigger', * FROM ({table_functions.TRIGGERS}) AS t"
+
+
+def questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
+    """What ``check`` asks about the existing table."""
+    return ask_definitions(mapping), access.ASK_ROLES, *table_functions.questions(mapping.table)
 
 
 def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
@@ -53,7 +61,7 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
         target: a session within a transaction.
         mapping: the declared table with what is carried along.
     """
-    actual = _definitions(target, f"public.{quoted(mapping.name)}")
+    actual = target.answer(ask_definitions(mapping))
     there = access.roles(target)
     other = table_functions.differing(target, mapping.table, there)
     with target.rolled_back():
@@ -87,25 +95,26 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
     )
 
 
-def _definitions(target: Target, table: str) -> Definitions:
-    oid = target.value("SELECT to_regclass($1)::oid::bigint", (table,))
-    if oid is None:
-        return {}
-    return {
-        (kind, name): definition
-        for sql in (_DEFINITIONS, _TRIGGERS)
-        for kind, name, definition in target.rows(sql.format(oid=oid))
-    }
+def ask_definitions(mapping: TableMapping, *, schema: str = "public") -> Question[Definitions]:
+    """Ask for the definitions of a table; there are none if it does not exist."""
+    oid = f"to_regclass({literal(f'{schema}.{quoted(mapping.name)}')})"
+    triggers = table_functions.TRIGGERS.format(oid=oid)
+    return Question(
+        _DEFINITIONS.format(oid=oid, triggers=triggers),
+        (),
+        lambda rows: {(kind, name): definition for kind, name, definition in rows},
+    )
 
 
 def _declared(target: Target, mapping: TableMapping, server_roles: Sequence[str]) -> Definitions:
     table_functions.make_functions(target, mapping.table, server_roles)
-    target.run("SET LOCAL search_path = pg_temp, public")
-    for parent in {parent.name: parent for _, parent in mapping.parents}.values():
-        if parent is not mapping.table:
-            target.run(_stub(parent))
-    target.run(*schema.whole(mapping))
-    return _definitions(target, f"pg_temp.{quoted(mapping.name)}")
+    parents = {parent.name: parent for _, parent in mapping.parents}.values()
+    target.run(
+        "SET LOCAL search_path = pg_temp, public",
+        *(_stub(parent) for parent in parents if parent is not mapping.table),
+        *schema.whole(mapping),
+    )
+    return target.answer(ask_definitions(mapping, schema="pg_temp"))
 
 
 def _restored(target: Target, mapping: TableMapping, declared: Definitions) -> Definitions:
@@ -114,11 +123,15 @@ def _restored(target: Target, mapping: TableMapping, declared: Definitions) -> D
     PostgreSQL writes a CHECK with other casts once it has parsed its own text.
     """
     table = f"pg_temp.{quoted(mapping.name)}"
-    for (kind, name), text in declared.items():
-        if kind == "constraint" and text.startswith("CHECK"):
-            anew = f"DROP CONSTRAINT {quoted(name)}, ADD CONSTRAINT {quoted(name)} {text}"
-            target.run(f"ALTER TABLE {table} {anew}")
-    return _definitions(target, table)
+    again = [
+        f"ALTER TABLE {table} DROP CONSTRAINT {quoted(name)}, ADD CONSTRAINT {quoted(name)} {text}"
+        for (kind, name), text in declared.items()
+        if kind == "constraint" and text.startswith("CHECK")
+    ]
+    if not again:
+        return declared
+    target.run(*again)
+    return target.answer(ask_definitions(mapping, schema="pg_temp"))
 
 
 def _stub(parent: sa.Table) -> str:

@@ -4,7 +4,8 @@ Missing or empty tables are loaded first; keys and indexes follow, which is four
 is transactional, so no other session sees the table without them.
 """
 
-import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.schema import AddConstraint, CreateColumn, CreateIndex, CreateTable
 
 from pipeline.core.errors import ShapeError
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import literal, quoted
 from pipeline.declared import ledger
 from pipeline.declared.rules import ColumnRules
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT, type_name
 from pipeline.postgres import access, relations, table_functions
+from pipeline.postgres.driver.statements import Question, Rows
 from pipeline.postgres.target import Target
 
 
@@ -56,7 +58,13 @@ def compiled(element: Any) -> str:
 
 def exists(target: Target, table: str) -> bool:
     """Whether schema ``public`` of the target has a relation of this name."""
-    return bool(target.value("SELECT to_regclass($1) IS NOT NULL", (f"public.{quoted(table)}",)))
+    return target.answer(ask_exists(table))
+
+
+def ask_exists(table: str) -> Question[bool]:
+    """Ask whether schema ``public`` of the target has a relation of this name."""
+    place = (f"public.{quoted(table)}",)
+    return Question("SELECT to_regclass($1) IS NOT NULL AS found", place, _only)
 
 
 _INSPECT = f"""
@@ -71,27 +79,36 @@ SELECT json_build_object(
     FROM pg_index AS i JOIN pg_class AS n ON n.oid = i.indexrelid
     WHERE i.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint AS k
       WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid)),
-  'referenced', EXISTS (SELECT FROM pg_constraint WHERE confrelid = c.oid AND contype = 'f')
-)::text FROM pg_class AS c WHERE oid = to_regclass($1)
+  'referenced', EXISTS (SELECT FROM pg_constraint WHERE confrelid = c.oid AND contype = 'f'),
+  'bytes', CASE c.relkind WHEN 'r' THEN pg_relation_size(c.oid) END
+) AS state FROM pg_class AS c WHERE oid = to_regclass($1)
 """
 
 
-def inspect(target: Target, table: str) -> TargetTableState:
+def ask_state(table: str) -> Question[Any]:
+    """Ask for the state of a table, to prefetch it for ``inspect``."""
+    return Question(_INSPECT, (f"public.{quoted(table)}",), lambda rows: rows[0][0] if rows else {})
+
+
+def inspect(target: Target, table: str, *, rows: bool = True) -> TargetTableState:
     """The current state of a table in schema ``public`` of the target.
+
+    Args:
+        rows: find out whether it has rows, which needs another round trip if it has a page.
 
     Raises:
         ShapeError: the name belongs to a relation that is not one plain table.
     """
-    found = target.rows(_INSPECT, (f"public.{quoted(table)}",))
-    if not found:
+    state = target.answer(ask_state(table))
+    if not state:
         return TargetTableState(exists=False)
-    state = json.loads(found[0][0])
     facts = relations.Facts.of(state["facts"])
     relations.require_plain(table, facts)
     columns, constraints = state["columns"], state["constraints"]
     return TargetTableState(
         exists=True,
-        rows=target.value(f"SELECT EXISTS (SELECT FROM {quoted(table)})"),
+        # A file without a page has no rows.
+        rows=rows and state["bytes"] > 0 and target.answer(_ask_has_rows(table)),
         types={attribute: kind for attribute, kind, _ in columns},
         required=frozenset(attribute for attribute, _, needed in columns if needed),
         primary_key=next((n for n, kind, _ in constraints if kind == "p"), None),
@@ -103,13 +120,44 @@ def inspect(target: Target, table: str) -> TargetTableState:
     )
 
 
-def inspect_for_writing(target: Target, mapping: TableMapping) -> TargetTableState:
-    """The current state of a table in the target, which must be writable.
+@contextmanager
+def inspected(target: Target, tables: Sequence[str]) -> Iterator[None]:
+    """Inspect several tables in two round trips; inside, ``inspect`` needs none."""
+    with target.prefetched(*map(ask_state, tables)):
+        states = {table: target.answer(ask_state(table)) for table in tables}
+        readable = {t: s for t, s in states.items() if s and s["facts"]["hidden_from"] is None}
+        filled = [table for table, state in readable.items() if state["bytes"]]
+        with target.prefetched(*map(_ask_has_rows, filled)):
+            yield
+
+
+def _ask_has_rows(table: str) -> Question[bool]:
+    return Question(f"SELECT EXISTS (SELECT FROM {quoted(table)}) AS found", (), _only)
+
+
+def _only(rows: Rows) -> Any:
+    return rows[0][0]
+
+
+def lock(target: Target, table: str) -> None:
+    """Lock a table against other writers, before the next statement; the name may have none."""
+    place = f"public.{quoted(table)}"
+    target.defer(
+        f"DO $lock$ BEGIN IF EXISTS (SELECT FROM pg_class WHERE oid = to_regclass({literal(place)})"
+        f" AND relkind = 'r') THEN LOCK TABLE ONLY {place} IN SHARE ROW EXCLUSIVE MODE; END IF; END"
+        " $lock$"
+    )
+
+
+def inspect_for_writing(
+    target: Target, mapping: TableMapping, *, rows: bool = True
+) -> TargetTableState:
+    """The current state of a table in the target, which must be writable; see ``inspect``.
 
     Raises:
         ShapeError: it is not one plain table, or does not store values exactly as written.
     """
-    present = inspect(target, mapping.name)
+    present = inspect(target, mapping.name, rows=rows)
     if present.facts is not None:
         columns = [column.name for column in mapping.columns]
         relations.require_writable(mapping.name, present.facts, columns=columns)
@@ -151,6 +199,12 @@ def prepare(mapping: TableMapping, present: TargetTableState) -> list[str]:
         for column in mapping.table.columns
         if column.name not in types
     ]
+
+
+def created(mapping: TableMapping) -> TargetTableState:
+    """The state of a table that ``prepare`` has just created."""
+    checks = (each for each in mapping.table.constraints if isinstance(each, sa.CheckConstraint))
+    return TargetTableState(exists=True, constraints=frozenset(str(c.name) for c in checks))
 
 
 def strip(mapping: TableMapping, present: TargetTableState) -> list[str]:
@@ -210,15 +264,20 @@ def indexes(mapping: TableMapping, present: TargetTableState) -> list[str]:
 
 def make_ledger(target: Target) -> None:
     """Create the missing tables of the ledger."""
-    tables = ledger.metadata.sorted_tables
-    existing = target.value(
-        "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)"
-        " AND relname = ANY($2) AND relkind = 'r'",
-        (ledger.SCHEMA, [table.name for table in tables]),
-    )
-    if existing < len(tables):
+    if not target.answer(ask_ledger()):
         target.run(*ledger_ddl())
         access.hide(target)
+
+
+def ask_ledger() -> Question[bool]:
+    """Ask whether the ledger has all of its tables."""
+    tables = ledger.metadata.sorted_tables
+    return Question(
+        "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)"
+        " AND relname = ANY($2) AND relkind = 'r'",
+        (ledger.SCHEMA, tuple(table.name for table in tables)),
+        lambda rows: bool(rows[0][0] == len(tables)),
+    )
 
 
 def ledger_ddl() -> list[str]:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import literal, quoted
 from pipeline.declared.access import ROLES
 from pipeline.declared.functions import SCHEMA, Function, policy_functions, stamp_column
+from pipeline.postgres.driver.statements import Question, Rows
 from pipeline.postgres.session import MOVING
 from pipeline.postgres.target import Target
 
@@ -22,19 +23,19 @@ LANGUAGE plpgsql {kind} SET search_path = '' AS $body${body}$body$"""
 _ASKED = "STABLE SECURITY DEFINER PARALLEL SAFE"
 
 _EXISTING = """
-SELECT prosrc, format_type(prorettype, NULL), l.lanname::text, provolatile::text,
-  prosecdef, proparallel::text, coalesce(array_to_string(proconfig, ', '), ''),
+SELECT prosrc, format_type(prorettype, NULL) AS returns, l.lanname::text, provolatile::text,
+  prosecdef, proparallel::text, coalesce(array_to_string(proconfig, ', '), '') AS settings,
   (SELECT coalesce(string_agg(who, ', ' ORDER BY who), '') FROM (
     SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END AS who
     FROM aclexplode(coalesce(proacl, acldefault('f', proowner))) AS a
-    WHERE a.grantee = 0 OR a.grantee::regrole::text = ANY($2)) AS granted)
+    WHERE a.grantee = 0 OR a.grantee::regrole::text = ANY($2)) AS granted) AS granted
 FROM pg_proc JOIN pg_language AS l ON l.oid = prolang WHERE pg_proc.oid = to_regprocedure($1)
 """
 
 TRIGGERS = """
 SELECT tgname::text, pg_get_triggerdef(oid, true) || CASE tgenabled WHEN 'O' THEN ''
   WHEN 'D' THEN ', which is disabled' ELSE ', which fires when ' || tgenabled::text END
-  FROM pg_trigger WHERE tgrelid = {oid} AND NOT tgisinternal
+  AS definition FROM pg_trigger WHERE tgrelid = {oid} AND NOT tgisinternal
 """
 """Names of a table's triggers, and how they are defined."""
 
@@ -92,10 +93,10 @@ def apply(target: Target, table: sa.Table, server_roles: Sequence[str]) -> None:
     make_functions(target, table, server_roles)
     wanted = triggers_ddl(table)
     if wanted:
-        existing = _triggers(target, f"public.{quoted(table.name)}")
+        existing = target.answer(_ask_triggers(f"public.{quoted(table.name)}"))
         with twin(target, table):
             target.run(*wanted)
-            declared = _triggers(target, f"pg_temp.{quoted(table.name)}")
+            declared = target.answer(_ask_triggers(f"pg_temp.{quoted(table.name)}"))
         if any(existing.get(name) != definition for name, definition in declared.items()):
             target.run(*wanted)
 
@@ -110,12 +111,25 @@ def make_functions(target: Target, table: sa.Table, server_roles: Sequence[str])
 
 def differing(target: Target, table: sa.Table, server_roles: Sequence[str]) -> dict[Function, bool]:
     """Functions that differ from the declaration; the values tell whether they exist."""
+    needed = table_functions(table, server_roles)
+    if not needed:
+        return {}
     found: dict[Function, bool] = {}
-    for function, roles in table_functions(table, server_roles).items():
-        existing = target.rows(_EXISTING, (function.call, list(ROLES)))
-        if existing != [_declared(function, roles)]:
-            found[function] = bool(existing)
+    with target.prefetched(*map(_ask_existing, needed)):
+        for function, roles in needed.items():
+            existing = target.answer(_ask_existing(function))
+            if existing != [_declared(function, roles)]:
+                found[function] = bool(existing)
     return found
+
+
+def questions(table: sa.Table) -> tuple[Question[Rows], ...]:
+    """What ``differing`` asks, whatever roles the server has."""
+    return tuple(map(_ask_existing, table_functions(table)))
+
+
+def _ask_existing(function: Function) -> Question[Rows]:
+    return Question(_EXISTING, (function.call, ROLES), lambda rows: rows)
 
 
 @contextmanager
@@ -127,16 +141,13 @@ def twin(target: Target, table: sa.Table) -> Iterator[None]:
     """
     name = quoted(table.name)
     with target.rolled_back():
-        target.run(
-            "SET LOCAL search_path = pg_temp, public",
-            f"CREATE TEMPORARY TABLE {name} (LIKE public.{name})",
-        )
+        target.defer("SET LOCAL search_path = pg_temp, public")
+        target.defer(f"CREATE TEMPORARY TABLE {name} (LIKE public.{name})")
         yield
 
 
-def _triggers(target: Target, table: str) -> dict[str, str]:
-    oid = target.value("SELECT to_regclass($1)::oid::bigint", (table,))
-    return dict(target.rows(TRIGGERS.format(oid=oid)))
+def _ask_triggers(table: str) -> Question[dict[str, str]]:
+    return Question(TRIGGERS.format(oid=f"to_regclass({literal(table)})"), (), dict)
 
 
 def _stamp(column: str) -> Function:

@@ -19,39 +19,17 @@ from typing import Any, Self
 import adbc_driver_manager
 import pyarrow as pa
 
-from pipeline.core.errors import LockedError, TargetError
+from pipeline.core.errors import LockedError, TargetError, Transient
 from pipeline.core.place import PUBLIC, Place
-from pipeline.core.server_errors import SESSION_REFUSALS
-from pipeline.postgres import arrow_driver, refusals, session
-from pipeline.postgres.parameters import inline
+from pipeline.postgres import session
+from pipeline.postgres.driver import arrow_driver, refusals
+from pipeline.postgres.driver.arrow_driver import in_slices
+from pipeline.postgres.driver.faults import DataFault, translated
+from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
-_SLICE_BYTES = 256 * 1024
 _USE_COPY = "adbc.postgresql.use_copy"
 """The driver's option to read by COPY, one row at a time, which costs three round trips."""
-_DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
-"""Classes of SQLSTATE that refuse a statement and leave the session usable."""
-
-
-class DataFault(Exception):
-    """PostgreSQL refused a value; the statement can be rolled back to a savepoint.
-
-    Attributes:
-        context: which functions of the target were running.
-        value_refused: a value was refused; False if a function is broken.
-    """
-
-    def __init__(
-        self, error: BaseException, sqlstate: str, context: refusals.Context = refusals.NO_CONTEXT
-    ) -> None:
-        """Keep the server's error code and message."""
-        message = next((line for line in str(error).splitlines() if "ERROR:" in line), str(error))
-        super().__init__(message.split("ERROR:")[-1].strip())
-        self.sqlstate = sqlstate
-        self.context = context
-        self.value_refused = context.raised or sqlstate.startswith(_DATA_FAULTS)
-
-
 Another = Callable[[], AbstractContextManager["Target"]]
 
 
@@ -71,6 +49,7 @@ class Target:
         self._cursor = connection.cursor()
         self._turn = threading.RLock()
         self._deferred: list[str] = []
+        self._known: dict[Question[Any], Rows] = {}
 
     @classmethod
     @contextmanager
@@ -130,6 +109,51 @@ class Target:
         with self._turn:
             self._deferred.append(inline(sql, parameters))
 
+    @contextmanager
+    def prefetched(self, *questions: Question[Any], risky: bool = False) -> Iterator[None]:
+        """Ask several questions in one round trip.
+
+        Inside, ``answer`` returns what was true at the beginning, whatever is written meanwhile. In
+        a block within another one, questions of the outer one are not asked again.
+
+        Args:
+            risky: the server may refuse a question; then each is asked by itself, when its answer
+                is needed. The session must be in a transaction.
+        """
+        before = self._known
+        new = [each for each in questions if each not in before]
+        self._known = before | (self._ask_risky(*new) if risky else self._ask(*new))
+        try:
+            yield
+        finally:
+            self._known = before
+
+    def answer(self, question: Question[Answer]) -> Answer:
+        """Ask a question, unless its answer was prefetched."""
+        with self._turn:
+            if question in self._known:
+                return question.read(self._known[question])
+            return question.read(self._ask(question)[question])
+
+    def _ask_risky(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
+        self.defer("SAVEPOINT asking")
+        try:
+            found = self._ask(*questions)
+        except Transient:
+            raise
+        except (DataFault, TargetError):
+            self._undo("asking")
+            return {}
+        self.defer("RELEASE SAVEPOINT asking")
+        return found
+
+    def _ask(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
+        different = list(dict.fromkeys(questions))
+        if not different:
+            return {}
+        ((found,),) = _rows(self._fetch(combined(different)))
+        return dict(zip(different, separated(found), strict=True))
+
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Execute a statement that returns few rows.
 
@@ -181,7 +205,7 @@ class Target:
         with self._turn:
             self._send_deferred()
             with self._translated():
-                self._cursor.adbc_ingest(table, _in_slices(batch), mode="append", **place)
+                self._cursor.adbc_ingest(table, in_slices(batch), mode="append", **place)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -210,8 +234,8 @@ class Target:
         return error
 
     def run_deferred_constraints(self) -> None:
-        """Run deferred triggers and constraint checks now; later ones run immediately."""
-        self.run("SET CONSTRAINTS ALL IMMEDIATE")
+        """Run deferred triggers and constraint checks before the next statement."""
+        self.defer("SET CONSTRAINTS ALL IMMEDIATE")
 
     def mark_as_move(self) -> None:
         """Tell triggers of the target, until the transaction ends, that a move writes."""
@@ -315,48 +339,10 @@ class Target:
         pid, host, since = found[0]
         return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
 
-    @contextmanager
-    def _translated(self, sent: str = "") -> Iterator[None]:
-        try:
-            yield
-        except adbc_driver_manager.Error as error:
-            refused = _Refused(error, sent)
-            state = refused.sqlstate
-            context = refusals.Context.of(_detail(error, "PG_DIAG_CONTEXT"))
-            # Not "from error": further lines of the server's message quote the refused row.
-            data = state and (state.startswith(_DATA_FAULTS) or context.explains(state))
-            if state and data and state not in SESSION_REFUSALS:
-                raise DataFault(refused, state, context) from None
-            raise TargetError.from_driver(refused, where=self._shown) from None
-
-
-class _Refused(Exception):
-    """An error of the driver without the statement, which it repeats."""
-
-    def __init__(self, error: adbc_driver_manager.Error, sent: str) -> None:
-        primary = _detail(error, "PG_DIAG_MESSAGE_PRIMARY")
-        repeated = f"Failed to execute query '{sent}': "
-        super().__init__(f"ERROR: {primary}" if primary else str(error).replace(repeated, ""))
-        self.sqlstate = getattr(error, "sqlstate", None)
-
-
-def _detail(error: adbc_driver_manager.Error, field: str) -> str:
-    """A field of the server's message; empty if it has none."""
-    # The driver returns names as bytes.
-    texts = (text for name, text in error.details if field in str(name))
-    return b"".join(texts).decode(errors="replace")
+    def _translated(self, sent: str = "") -> AbstractContextManager[None]:
+        return translated(self._shown, sent)
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
     columns = [column.to_pylist() for column in table.columns]
     return list(zip(*columns, strict=True))
-
-
-def _in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:
-    """A batch in slices that fit into a socket's buffer.
-
-    While the server reads one slice from the buffer, the driver can encode the next.
-    """
-    rows = max(1, batch.num_rows * _SLICE_BYTES // max(1, batch.nbytes))
-    slices = [batch.slice(start, rows) for start in range(0, batch.num_rows, rows)]
-    return pa.RecordBatchReader.from_batches(batch.schema, slices)

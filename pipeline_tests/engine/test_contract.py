@@ -22,7 +22,8 @@ from pipeline.move.reading.prepare import Prepared, prepare
 from pipeline.move.reading.source_view import SourceView
 from pipeline.move.reading.surveys import Range
 from pipeline.postgres import schema
-from pipeline.postgres.target import DataFault, Target
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import take_snapshot
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.targets import new_database, query

@@ -29,7 +29,7 @@ from pipeline.core.findings import (
 from pipeline.mapping.table_mapping import SourceColumn, TableMapping, match
 from pipeline.migrations.content import metadata
 from pipeline.move.ledger import watermarks
-from pipeline.move.proof import table_checks
+from pipeline.move.proof import constraints
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres import schema
@@ -276,13 +276,13 @@ def _checked(
 def test_foreign_keys_are_checked_row_by_row(source: SourceFile, target_url: str) -> None:
     source.add_family(contents=3)
     move_all(source.path, target_url)
-    assert _checked(target_url, table_checks.foreign_keys, "rankings").passed
+    assert _checked(target_url, constraints.foreign_keys, "rankings").passed
     query(
         target_url,
         "SET session_replication_role = replica; DELETE FROM fragment_assets WHERE id = 2;"
         " DELETE FROM content_fragments WHERE id = 6",
     )
-    found = _checked(target_url, table_checks.foreign_keys, "rankings")
+    found = _checked(target_url, constraints.foreign_keys, "rankings")
     assert not found.passed
     assert found.findings == (
         Orphan("rankings", 4, "asset_id", "fragment_assets"),
@@ -305,7 +305,7 @@ def test_a_foreign_key_that_is_not_enforced_fails_its_check(
             "ALTER TABLE rankings ADD CONSTRAINT rankings_asset_id_fkey"
             " FOREIGN KEY (asset_id) REFERENCES fragment_assets NOT VALID",
         )
-    assert not _checked(target_url, table_checks.foreign_keys, "rankings").passed
+    assert not _checked(target_url, constraints.foreign_keys, "rankings").passed
 
 
 @pytest.mark.parametrize(("at", "called", "upcoming"), [(1, False, 1), (11, True, 12)])
@@ -314,14 +314,14 @@ def test_a_sequence_behind_the_largest_id_fails_its_check(
 ) -> None:
     source.add_family(contents=3)
     move_all(source.path, target_url)
-    assert _checked(target_url, table_checks.sequences, "rankings").passed
+    assert _checked(target_url, constraints.sequences, "rankings").passed
     query(target_url, "SELECT setval('rankings_id_seq', %s, %s)", (at, called))
-    found = _checked(target_url, table_checks.sequences, "rankings")
+    found = _checked(target_url, constraints.sequences, "rankings")
     assert not found.passed
     behind = SequenceBehind("rankings", "public.rankings_id_seq", upcoming, 12)
     assert found.findings == (behind,)
     assert move_all(source.path, target_url)["rankings"].strategy == "unchanged"
-    assert _checked(target_url, table_checks.sequences, "rankings").passed
+    assert _checked(target_url, constraints.sequences, "rankings").passed
 
 
 def test_ids_in_quarantine_are_not_given_out_again(source: SourceFile, target_url: str) -> None:

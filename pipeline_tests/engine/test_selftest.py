@@ -16,7 +16,7 @@ from pipeline.core.errors import PipelineError, TargetError
 from pipeline.core.findings import CheckResult
 from pipeline.migrations.content_sample import make_sample
 from pipeline.move.compare import columns
-from pipeline.move.proof import table_checks, verification
+from pipeline.move.proof import constraints, verification
 from pipeline.move.witness import second_witness
 from pipeline.postgres.findings import KeyNotEnforced
 from pipeline.selftest import attack as selftest
@@ -178,7 +178,7 @@ def test_checks_that_always_pass_or_are_dropped_are_noticed(
 
 def test_a_check_that_cries_wolf_is_noticed(server: URL, monkeypatch: pytest.MonkeyPatch) -> None:
     few(monkeypatch, "a foreign key constraint is missing", "an index is missing")
-    whole = table_checks.foreign_keys
+    whole = constraints.foreign_keys
 
     def crying(*args: Any) -> CheckResult:
         found = whole(*args)

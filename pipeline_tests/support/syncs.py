@@ -21,6 +21,7 @@ from pipeline.move.reading.pinned_source import pinned
 from pipeline.move.run.scope import ChangesOnly
 from pipeline.move.run.sync import reason_for_full_comparison
 from pipeline.move.run.transaction import MoveResult
+from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline_tests.support.first_moves import first_move
 from pipeline_tests.support.moves import move_all, moving, sync_all
@@ -66,6 +67,7 @@ def reason_for_a_whole_move(path: Path, url: str, policies: Policies = DEFAULT) 
         Target.connect(url, shown="the target") as target,
         pinned(path, Path(folder), tables=TABLES, busy_seconds=2) as live,
     ):
+        schema.make_ledger(target)
         return reason_for_full_comparison(TABLES, live=live, target=target, policies=policies)
 
 

@@ -10,6 +10,7 @@ from pipeline.core.findings import Lossy
 from pipeline.mapping import secret
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Lost
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 _NOW = "pg_temp.pipeline_conversions"
@@ -18,10 +19,8 @@ _COLUMNS = "table_name, source_key, column_name, storage, original, kept_as"
 
 def prepare(target: Target) -> None:
     """Start to collect originals, and discard earlier ones."""
-    target.run(
-        f"DROP TABLE IF EXISTS {_NOW}",
-        f"CREATE TEMPORARY TABLE {_NOW} (LIKE migration.conversions) ON COMMIT DROP",
-    )
+    target.defer(f"DROP TABLE IF EXISTS {_NOW}")
+    target.defer(f"CREATE TEMPORARY TABLE {_NOW} (LIKE migration.conversions) ON COMMIT DROP")
 
 
 def collect(target: Target, table: str, lost: Lost) -> None:
@@ -44,7 +43,7 @@ def collect(target: Target, table: str, lost: Lost) -> None:
 
 def replace(
     target: Target, mapping: TableMapping, *, scope_keys: Sequence[Any] | None = None
-) -> tuple[Lossy, ...]:
+) -> None:
     """Make the ledger hold exactly the collected originals; existing rows are not rewritten.
 
     Args:
@@ -56,15 +55,14 @@ def replace(
         f" FROM {_NOW} n WHERE (n.*) IS NOT DISTINCT FROM (c.*))"
     )
     if scope_keys is None:
-        target.rows(f"{outdated} RETURNING 1", (table,))
+        target.defer(outdated, (table,))
     elif scope_keys:
         texts = [str(key) for key in scope_keys]
-        target.rows(f"{outdated} AND source_key = ANY($2) RETURNING 1", (table, texts))
-    target.run(
+        target.defer(f"{outdated} AND source_key = ANY($2)", (table, texts))
+    target.defer(
         f"INSERT INTO migration.conversions ({_COLUMNS}) SELECT {_COLUMNS} FROM {_NOW}"
         " ON CONFLICT DO NOTHING"
     )
-    return summary(target, mapping)
 
 
 def missing_originals(
@@ -87,22 +85,28 @@ def missing_originals(
 
 def summary(target: Target, mapping: TableMapping) -> tuple[Lossy, ...]:
     """Number of irreversibly converted values by column, with examples."""
-    found = target.rows(
-        "SELECT column_name, count(*), (array_agg(source_key ORDER BY source_key))[1:3],"
-        " (array_agg(original ORDER BY source_key))[1:3],"
-        " (array_agg(kept_as ORDER BY source_key))[1:3]"
+    return target.answer(ask_summary(mapping))
+
+
+def ask_summary(mapping: TableMapping) -> Question[tuple[Lossy, ...]]:
+    """Ask for the number of irreversibly converted values by column, with examples."""
+    hidden = secret.columns(mapping.table)
+    return Question(
+        "SELECT column_name, count(*) AS values,"
+        " (array_agg(source_key ORDER BY source_key))[1:3] AS keys,"
+        " (array_agg(original ORDER BY source_key))[1:3] AS originals,"
+        " (array_agg(kept_as ORDER BY source_key))[1:3] AS kept"
         " FROM migration.conversions WHERE table_name = $1 GROUP BY 1 ORDER BY 1",
         (mapping.name,),
-    )
-    hidden = secret.columns(mapping.table)
-    return tuple(
-        Lossy(
-            mapping.name,
-            column,
-            values,
-            tuple((key, secret.SHOWN, secret.SHOWN) for key in keys)
-            if column in hidden
-            else tuple(zip(keys, originals, kept, strict=True)),
-        )
-        for column, values, keys, originals, kept in found
+        lambda found: tuple(
+            Lossy(
+                mapping.name,
+                column,
+                values,
+                tuple((key, secret.SHOWN, secret.SHOWN) for key in keys)
+                if column in hidden
+                else tuple(zip(keys, originals, kept, strict=True)),
+            )
+            for column, values, keys, originals, kept in found
+        ),
     )

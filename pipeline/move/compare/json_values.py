@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.mapping.json_texts import LAYERS
-from pipeline.postgres.target import DataFault, Target
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.target import Target
 
 _UNWRAPPED = f"""
 CREATE OR REPLACE FUNCTION pg_temp.pipeline_unwrapped(given text) RETURNS jsonb

@@ -7,7 +7,7 @@ import pyarrow as pa
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.surveys import BATCH_ROWS, Range
-from pipeline.postgres.parameters import value_literal
+from pipeline.postgres.driver.statements import value_literal
 from pipeline.postgres.target import Target
 
 _TILE_ROWS = 2 * BATCH_ROWS

@@ -1,7 +1,7 @@
 """The state of one running move, shared by its phases, and its progress reports."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,7 +52,8 @@ class MoveContext:
     Attributes:
         on_progress: called after every batch; an exception ends the move.
         watermark: the last watermark, None if the source was never read.
-        writes_at_start: rows written to each table when the transaction began; None before that.
+        counts_at_start: rows written to each table when the transaction began.
+        server_roles: the Supabase roles that exist on the server.
         newest: the largest date of change that was read so far.
         target_rows: rows of the target before the move; None until they are counted.
         scope_before: rows in scope that the target had before the move.
@@ -71,7 +72,8 @@ class MoveContext:
     deleted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     newest: datetime | None = None
-    writes_at_start: Counts | None = None
+    counts_at_start: Counts = field(default_factory=dict)
+    server_roles: Sequence[str] = ()
     converter: BatchConverter = field(init=False)
     conflicts: Conflicts = field(init=False)
 

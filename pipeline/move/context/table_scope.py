@@ -15,6 +15,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import conservation, quarantine, watermarks
 from pipeline.move.ledger.watermarks import Watermark
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 Strategy = Literal["filled", "merged", "unchanged", "synced", "subset"]
@@ -63,6 +64,10 @@ class TableScope:
         """
         return conservation.check(target, mapping, read, found)
 
+    def questions(self, _mapping: TableMapping) -> tuple[Question[Any], ...]:
+        """What ``conservation`` and ``target_rows`` ask besides the ledger."""
+        return ()
+
     def target_rows(self, _target: Target, _table: str, *, moved: int, added: int) -> int:
         """Rows of the target: the counted rows, or the rows before the move plus the added ones."""
         return moved if self.rows_before is None else self.rows_before + added
@@ -101,6 +106,10 @@ class CountedRows(ChangedRows):
     """Rows that may have changed, of a source whose total number of rows is known."""
 
     source_rows: int
+
+    def questions(self, mapping: TableMapping) -> tuple[Question[Any], ...]:
+        """The number of all rows."""
+        return (_ask_count(mapping.name),)
 
     def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
         """Count all rows of both sides, which is cheap compared with comparing their keys."""
@@ -151,4 +160,10 @@ class SubsetRows(CountedRows):
 
 
 def _count(target: Target, table: str) -> int:
-    return int(target.value(f"SELECT count(*) FROM {quoted(table)}"))
+    return target.answer(_ask_count(table))
+
+
+def _ask_count(table: str) -> Question[int]:
+    return Question(
+        f"SELECT count(*) AS rows FROM {quoted(table)}", (), lambda rows: int(rows[0][0])
+    )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.mapping.table_mapping import TableMapping
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 STAYED = ""
@@ -22,16 +23,31 @@ def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> Non
 
 def keys(target: Target, mapping: TableMapping) -> list[Any]:
     """The recorded keys of a table, as the source writes them."""
-    found = target.rows(
-        "SELECT target_key FROM migration.cascaded WHERE table_name = $1", (mapping.name,)
-    )
+    return target.answer(ask_keys(mapping))
+
+
+def ask_keys(mapping: TableMapping) -> Question[list[Any]]:
+    """Ask for the recorded keys of a table."""
     kind = mapping.key.type.python_type
-    return [kind(key) for (key,) in found]
+    return Question(
+        "SELECT target_key FROM migration.cascaded WHERE table_name = $1",
+        (mapping.name,),
+        lambda rows: [kind(key) for (key,) in rows],
+    )
 
 
 def forget(target: Target, table: str) -> int:
     """Delete the records of a table; returns how many of the rows were deleted with a parent."""
-    noted = target.rows(
-        "DELETE FROM migration.cascaded WHERE table_name = $1 RETURNING parent", (table,)
+    noted = target.answer(ask_parents(table))
+    if noted:
+        target.defer("DELETE FROM migration.cascaded WHERE table_name = $1", (table,))
+    return sum(parent != STAYED for parent in noted)
+
+
+def ask_parents(table: str) -> Question[list[str]]:
+    """Ask for the recorded parent of each recorded row."""
+    return Question(
+        "SELECT parent FROM migration.cascaded WHERE table_name = $1",
+        (table,),
+        lambda rows: [parent for (parent,) in rows],
     )
-    return sum(parent != STAYED for (parent,) in noted)

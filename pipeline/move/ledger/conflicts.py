@@ -22,6 +22,7 @@ from pipeline.declared import ledger
 from pipeline.mapping import secret
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Changes, shown
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 
@@ -107,12 +108,27 @@ class Conflicts:
 
 def keys(target: Target, mapping: TableMapping) -> list[Any]:
     """Keys of the rows that kept the target's version, from the ledger."""
+    return target.answer(ask_keys(mapping))
+
+
+def ask_keys(mapping: TableMapping) -> Question[list[Any]]:
+    """Ask for the keys of the rows that kept the target's version."""
     kind = mapping.key.type.python_type
-    found = target.rows(
+    return Question(
         "SELECT DISTINCT source_key FROM migration.conflicts WHERE table_name = $1",
         (mapping.name,),
+        lambda rows: [kind(key) for (key,) in rows],
     )
-    return [kind(key) for (key,) in found]
+
+
+def ask_recorded(table: str) -> Question[set[tuple[Any, ...]]]:
+    """Ask for the recorded conflicts, as (key, column, source value, target value)."""
+    return Question(
+        "SELECT source_key, column_name, source_value, target_value FROM migration.conflicts"
+        " WHERE table_name = $1",
+        (table,),
+        set,
+    )
 
 
 def replace(
@@ -128,14 +144,7 @@ def replace(
         scope_keys: keys of the rows that were compared, None for all.
     """
     compared = None if scope_keys is None else {str(key) for key in scope_keys}
-    before = {
-        tuple(row)
-        for row in target.rows(
-            "SELECT source_key, column_name, source_value, target_value FROM migration.conflicts"
-            " WHERE table_name = $1",
-            (table,),
-        )
-    }
+    before = target.answer(ask_recorded(table))
     now = {
         (str(value.key), value.column, _text(value.source), _text(value.target))
         for value in values
@@ -145,9 +154,9 @@ def replace(
         {(key, col) for key, col, *_ in before - now if compared is None or key in compared}
     )
     if settled:
-        target.rows(
+        target.defer(
             "DELETE FROM migration.conflicts WHERE table_name = $1 AND (source_key, column_name)"
-            " IN (SELECT * FROM unnest($2::text[], $3::text[])) RETURNING 1",
+            " IN (SELECT * FROM unnest($2::text[], $3::text[]))",
             (table, *map(list, zip(*settled, strict=True))),
         )
     added = sorted(now - before, key=str)

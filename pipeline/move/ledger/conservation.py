@@ -7,14 +7,13 @@ from pipeline.core import proof
 from pipeline.core.findings import CheckResult, NotConserved
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
+from pipeline.move.ledger import quarantine
 from pipeline.postgres.target import Target
 
 
 def check(target: Target, mapping: TableMapping, source_rows: int, moved: int) -> CheckResult:
     """Check source = moved + quarantined, with the quarantined rows counted in the ledger."""
-    quarantined = target.value(
-        "SELECT count(*) FROM migration.quarantine WHERE table_name = $1", (mapping.name,)
-    )
+    quarantined = len(quarantine.row_ids(target, mapping.name))
     return result(mapping, source_rows, moved, quarantined=quarantined)
 
 

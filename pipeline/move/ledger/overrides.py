@@ -24,6 +24,7 @@ from pipeline.mapping.contract import StoredValue, is_utf8, stored
 from pipeline.mapping.table_mapping import match
 from pipeline.move.ledger import quarantine, watermarks
 from pipeline.move.reading.source_view import SourceView
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 FIELDS = ("table", "row_id", "key", "column", "storage", "value", "reasons")
@@ -119,17 +120,42 @@ def forget(target: Target, table: str) -> int:
 
 def read(target: Target, tables: Iterable[str]) -> list[Override]:
     """The overrides of these tables; none if the ledger does not exist."""
-    if not target.value("SELECT to_regclass('migration.overrides') IS NOT NULL"):
+    if not target.answer(_ASK_TABLE):
         return []
-    return [
-        Override(table, row_id, StoredValue(column, *values[:2]), StoredValue(column, *values[2:]))
-        for table in tables
-        for row_id, column, *values in target.rows(
-            "SELECT row_id, column_name, was_storage, was_value, storage, value"
-            " FROM migration.overrides WHERE table_name = $1 ORDER BY row_id, column_name",
-            (table,),
-        )
-    ]
+    return target.answer(ask(tuple(tables)))
+
+
+_ASK_TABLE = Question(
+    "SELECT to_regclass('migration.overrides') IS NOT NULL AS found",
+    (),
+    lambda rows: bool(rows[0][0]),
+)
+
+
+def ask(tables: tuple[str, ...]) -> Question[list[Override]]:
+    """Ask for the overrides of these tables; the ledger must exist."""
+    return Question(
+        "SELECT table_name, row_id, column_name, was_storage, was_value, storage, value"
+        " FROM migration.overrides WHERE table_name = ANY($1)"
+        " ORDER BY array_position($1, table_name), row_id, column_name",
+        (tables,),
+        lambda rows: [_override(*row) for row in rows],
+    )
+
+
+def _override(table: str, row_id: str, column: str, *values: str | None) -> Override:
+    was_storage, was_value, storage, value = values
+    return Override(
+        table,
+        row_id,
+        StoredValue(column, str(was_storage), _bytes(was_value)),
+        StoredValue(column, str(storage), _bytes(value)),
+    )
+
+
+def _bytes(shown: str | None) -> bytes | None:
+    """Bytes, from an escape and hexadecimal digits."""
+    return None if shown is None else bytes.fromhex(shown[2:])
 
 
 def apply(

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline.core.findings import Quarantined
 from pipeline.declared import ledger
 from pipeline.mapping.contract import Reason, Rejected, StoredValue
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 _FLUSH_BYTES = 8 * 2**20
@@ -22,27 +23,36 @@ _EXAMPLES = 5
 
 def held_keys(target: Target, parents: Iterable[str]) -> dict[str, set[str]]:
     """Keys in quarantine, by table."""
-    return {
-        parent: {
-            key
-            for (key,) in target.rows(
-                "SELECT source_key FROM migration.quarantine"
-                " WHERE table_name = $1 AND source_key IS NOT NULL",
-                (parent,),
-            )
-        }
-        for parent in parents
-    }
+    held: dict[str, set[str]] = {parent: set() for parent in parents}
+    found = target.rows(
+        "SELECT table_name, source_key FROM migration.quarantine"
+        " WHERE table_name = ANY($1) AND source_key IS NOT NULL",
+        (list(held),),
+    )
+    for parent, key in found:
+        held[parent].add(key)
+    return held
 
 
 def row_ids(target: Target, table: str) -> set[str]:
     """Row ids of the rows in quarantine."""
-    return {
-        row_id
-        for (row_id,) in target.rows(
-            "SELECT row_id FROM migration.quarantine WHERE table_name = $1", (table,)
-        )
-    }
+    return target.answer(ask_row_ids(table))
+
+
+def ask_row_ids(table: str) -> Question[set[str]]:
+    """Ask for the row ids of the rows in quarantine."""
+    return Question(
+        "SELECT row_id FROM migration.quarantine WHERE table_name = $1",
+        (table,),
+        lambda rows: {row_id for (row_id,) in rows},
+    )
+
+
+def ask_fingerprints(table: str) -> Question[dict[str, str]]:
+    """Ask for the fingerprints of the rows in quarantine, by row id."""
+    return Question(
+        "SELECT row_id, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,), dict
+    )
 
 
 def keys(target: Target, table: str) -> dict[str, str | None]:
@@ -81,11 +91,7 @@ def replace(
     Args:
         scope_keys: row ids of the rows that may leave quarantine, None for all.
     """
-    before = dict(
-        target.rows(
-            "SELECT row_id, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,)
-        )
-    )
+    before = target.answer(ask_fingerprints(table))
     seen: set[str] = set()
     waiting: list[Rejected] = []
     size = 0
@@ -110,16 +116,21 @@ def replace(
 
 def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
     """Number of rows by reason, with examples; a row counts once per reason."""
-    found = target.rows(
-        "SELECT reason->>'column', reason->>'message', count(*),"
-        f" (array_agg(coalesce(source_key, row_id) ORDER BY row_id))[1:{_EXAMPLES}]"
+    return target.answer(ask_summary(table))
+
+
+def ask_summary(table: str) -> Question[tuple[Quarantined, ...]]:
+    """Ask for the number of rows by reason, with examples."""
+    return Question(
+        "SELECT reason->>'column' AS name, reason->>'message' AS message, count(*) AS rows,"
+        f" (array_agg(coalesce(source_key, row_id) ORDER BY row_id))[1:{_EXAMPLES}] AS examples"
         " FROM migration.quarantine, jsonb_array_elements(reasons) AS reason"
         " WHERE table_name = $1 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
         (table,),
-    )
-    return tuple(
-        Quarantined(table, message, column, rows, tuple(examples))
-        for column, message, rows, examples in found
+        lambda found: tuple(
+            Quarantined(table, message, column, rows, tuple(examples))
+            for column, message, rows, examples in found
+        ),
     )
 
 
@@ -180,9 +191,8 @@ def _md5(value: bytes | None) -> str | None:
 
 def _remove(target: Target, table: str, row_ids: list[str]) -> None:
     if row_ids:
-        target.rows(
-            "DELETE FROM migration.quarantine WHERE table_name = $1 AND row_id = ANY($2)"
-            " RETURNING 1",
+        target.defer(
+            "DELETE FROM migration.quarantine WHERE table_name = $1 AND row_id = ANY($2)",
             (table, row_ids),
         )
 

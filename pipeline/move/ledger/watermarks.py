@@ -12,6 +12,7 @@ from pipeline.mapping.contract import compile_contract
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.mapping.types import type_name
 from pipeline.move.reading.source_view import SourceView
+from pipeline.postgres.driver.statements import Question, Rows
 from pipeline.postgres.target import Target
 from pipeline.sqlite.tracking import Position
 
@@ -63,29 +64,44 @@ def common_rules_digest(tables: Sequence[sa.Table], source: SourceView, policies
 
 def read(target: Target, table: str) -> Watermark | None:
     """The watermark of a table; None if it has none or an invalid one. The ledger must exist."""
-    found = target.rows(
+    return target.answer(ask(table))
+
+
+def ask(table: str) -> Question[Watermark | None]:
+    """Ask for the watermark of a table."""
+    return Question(
         "SELECT newest, rows, rules, fingerprint, change, token FROM migration.watermarks"
         " WHERE table_name = $1 AND rules <> $2",
         (table, _FORGOTTEN),
+        _watermark,
     )
+
+
+def _watermark(found: Rows) -> Watermark | None:
     if not found:
         return None
     newest, rows, rules, fingerprint, change, token = found[0]
     return Watermark(
-        newest, rows, rules, fingerprint, None if change is None else Position(change, token)
+        newest and datetime.fromisoformat(newest),
+        rows,
+        rules,
+        fingerprint,
+        None if change is None else Position(change, token),
     )
 
 
 def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
     """Whether any of these tables was moved after table ``than``."""
-    if not tables:
-        return False
-    return bool(
-        target.value(
-            "SELECT EXISTS (SELECT FROM migration.watermarks AS a JOIN migration.watermarks AS b"
-            " ON a.at > b.at WHERE a.table_name = ANY($1) AND b.table_name = $2)",
-            (list(tables), than),
-        )
+    return target.answer(ask_any_newer(tables, than=than))
+
+
+def ask_any_newer(tables: Sequence[str], *, than: str) -> Question[bool]:
+    """Ask whether any of these tables was moved after table ``than``."""
+    return Question(
+        "SELECT EXISTS (SELECT FROM migration.watermarks AS a JOIN migration.watermarks AS b"
+        " ON a.at > b.at WHERE a.table_name = ANY($1) AND b.table_name = $2) AS found",
+        (tuple(tables), than),
+        lambda rows: bool(rows[0][0]),
     )
 
 
@@ -100,15 +116,14 @@ def forget(target: Target, table: str) -> None:
 def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:
     """Store a watermark."""
     position = mark.position
-    target.rows(
+    target.defer(
         "INSERT INTO migration.watermarks"
         " (table_name, newest, rows, rules, fingerprint, change, token, run_id)"
-        # With a NULL bound as a timestamp, the driver begins and commits around the statement.
-        " VALUES ($1, $2::text::timestamptz, $3, $4, $5, $6, $7, $8)"
+        " VALUES ($1, $2::timestamptz, $3, $4, $5, $6, $7, $8)"
         " ON CONFLICT (table_name) DO UPDATE SET newest = EXCLUDED.newest,"
         " rows = EXCLUDED.rows, rules = EXCLUDED.rules,"
         " fingerprint = EXCLUDED.fingerprint, change = EXCLUDED.change, token = EXCLUDED.token,"
-        " run_id = EXCLUDED.run_id, at = now() RETURNING 1",
+        " run_id = EXCLUDED.run_id, at = now()",
         (
             table,
             None if mark.newest is None else mark.newest.isoformat(),

@@ -12,17 +12,18 @@ from pipeline.core.errors import SideEffect
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.move.context.move_context import Counts, MoveContext, Written
-from pipeline.postgres import refusals
+from pipeline.postgres.driver import refusals
+from pipeline.postgres.driver.statements import Question, Rows
 from pipeline.postgres.session import TRIGGER_REMEDY
 from pipeline.postgres.target import Target
 
 _NAMED = 3
 
 _COUNT = """
-SELECT relname::text, pg_stat_get_xact_tuples_inserted(oid),
-  pg_stat_get_xact_tuples_updated(oid), pg_stat_get_xact_tuples_deleted(oid),
-  pg_relation_filenode(oid)::bigint, current_setting('track_counts') = 'on' FROM pg_class
-  WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+SELECT relname::text, pg_stat_get_xact_tuples_inserted(oid) AS inserted,
+  pg_stat_get_xact_tuples_updated(oid) AS updated, pg_stat_get_xact_tuples_deleted(oid) AS deleted,
+  pg_relation_filenode(oid)::bigint AS file, current_setting('track_counts') = 'on' AS counting
+  FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
 """
 
 
@@ -34,7 +35,10 @@ def count(target: Target) -> Counts:
     Raises:
         SideEffect: the server does not count rows.
     """
-    found = target.rows(_COUNT)
+    return target.answer(ASK_COUNTS)
+
+
+def _counts(found: Rows) -> Counts:
     if not all(counting for *_, counting in found):
         raise SideEffect(
             "The target does not count written rows (track_counts is off), so changes made by"
@@ -44,7 +48,11 @@ def count(target: Target) -> Counts:
     return {name: Written(*counts) for name, *counts, _ in found}
 
 
-def require_none(context: MoveContext, *, at_start: Counts, at_proof: Counts) -> None:
+ASK_COUNTS = Question(_COUNT, (), _counts)
+"""Ask for the rows written by the transaction; see ``count``."""
+
+
+def require_none(context: MoveContext, *, at_proof: Counts) -> None:
     """Refuse to commit changes of rows that were not proven.
 
     Args:
@@ -58,7 +66,7 @@ def require_none(context: MoveContext, *, at_start: Counts, at_proof: Counts) ->
     now = count(target)
     if now.get(own) != at_proof.get(own):
         raise _effect(context, f"rows of {own} changed after they were proven")
-    written = {table: _since(at_start, now, table) for table in now}
+    written = {table: _since(context.counts_at_start, now, table) for table in now}
     suspects = _proven_among(context, [name for name in now if name != own and any(written[name])])
     if context.scope.keys is not None and sum(written[own][:3]) > context.written + context.deleted:
         suspects.append(own)

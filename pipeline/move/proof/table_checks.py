@@ -18,24 +18,20 @@ from pipeline.core.findings import (
     DigestDiffers,
     Finding,
     Lossy,
-    Orphan,
     RowExtra,
     RowMissing,
     ValueDiffers,
 )
 from pipeline.core.proof import Proof
-from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
-from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import largest_integer
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes, Totals, compare, compare_singly, shown
 from pipeline.move.ledger import overrides, quarantine
+from pipeline.move.proof import constraints
 from pipeline.move.reading.batch_converter import ConvertedBatch, convert
 from pipeline.move.reading.source_view import SourceView
 from pipeline.move.reading.surveys import Range, Survey
-from pipeline.postgres.findings import KeyNotEnforced, SequenceBehind, SequenceExhausted
 from pipeline.postgres.session import TRIGGER_REMEDY
 from pipeline.postgres.target import Target
 
@@ -180,8 +176,8 @@ def results(
         conserved,
         keys(compared),
         digests(mapping, compared),
-        compared.foreign_keys or foreign_keys(target, mapping, scope_keys=scope_keys),
-        sequences(target, mapping),
+        compared.foreign_keys or constraints.foreign_keys(target, mapping, scope_keys=scope_keys),
+        constraints.sequences(target, mapping),
         drift(mapping),
         in_quarantine(target, mapping),
         changed(lossy),
@@ -217,85 +213,6 @@ def digests(mapping: TableMapping, compared: Compared) -> CheckResult:
             "digests": {c: digest for c, (_, digest) in found.items() if c not in hidden},
         },
     )
-
-
-def foreign_keys(
-    target: Target, mapping: TableMapping, *, scope_keys: Sequence[Any] | None = None
-) -> CheckResult:
-    """No row lacks its parent, and every constraint is valid.
-
-    Args:
-        scope_keys: keys of the rows to check; None for all.
-    """
-    orphans: list[Finding] = []
-    figures: dict[str, Any] = {}
-    key = quoted(mapping.key.name)
-    for column, parent in mapping.parents:
-        name, parent_key = quoted(column.name), RowKey.of(parent).sql
-        lonely = (
-            f" FROM {quoted(mapping.name)} AS r WHERE {name} IS NOT NULL AND NOT EXISTS"
-            f" (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
-        )
-        parameters: tuple[object, ...] = ()
-        if scope_keys is not None:
-            lonely += f" AND r.{key} = ANY($1)" if scope_keys else " AND false"
-            parameters = (list(scope_keys),) if scope_keys else ()
-        count = target.value(f"SELECT count(*){lonely}", parameters)
-        figures[f"orphans by {column.name}"] = count
-        if count:
-            named = target.rows(
-                f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}", parameters
-            )
-            orphans += [Orphan(mapping.name, k, column.name, parent.name) for (k,) in named]
-    valid = {
-        name
-        for (name,) in target.rows(
-            "SELECT conname::text FROM pg_constraint WHERE contype = 'f' AND convalidated"
-            " AND conrelid = to_regclass($1)",
-            (f"public.{quoted(mapping.name)}",),
-        )
-    }
-    declared = {str(foreign.name) for foreign in mapping.table.foreign_key_constraints}
-    figures["valid constraints"] = len(valid)
-    orphans += [KeyNotEnforced(mapping.name, name) for name in sorted(declared - valid)]
-    return proof.FOREIGN_KEYS.result(orphans, figures)
-
-
-def sequences(target: Target, mapping: TableMapping) -> CheckResult:
-    """The next id is larger than every id."""
-    name = find_sequence(target, mapping)
-    if name is None:
-        return proof.SEQUENCES.result(figures={"sequence": "none"})
-    ((upcoming, last),) = target.rows(
-        "SELECT CASE WHEN is_called THEN last_value + seqincrement ELSE last_value END, seqmax"
-        f" FROM {name}, pg_sequence WHERE seqrelid = to_regclass($1)",
-        (name,),
-    )
-    largest = target.value(
-        f"SELECT coalesce(max({quoted(mapping.key.name)}), 0)::bigint FROM {quoted(mapping.name)}"
-    )
-    findings: list[Finding] = []
-    if upcoming <= largest:
-        findings.append(SequenceBehind(mapping.name, name, upcoming, largest))
-    # If the type itself has no further number, the sequence is not at fault.
-    if upcoming > last and last < largest_integer(mapping.key.type):
-        findings.append(SequenceExhausted(mapping.name, name))
-    return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
-
-
-def find_sequence(target: Target, mapping: TableMapping) -> str | None:
-    """The sequence of an identity or a default that assigns ids, quoted; None if there is none."""
-    table, key = f"public.{quoted(mapping.name)}", mapping.key.name
-    found = target.rows(
-        "SELECT coalesce(pg_get_serial_sequence($1, $2), (SELECT format('%I.%I', n.nspname,"
-        " c.relname) FROM pg_attribute a JOIN pg_attrdef f ON (f.adrelid, f.adnum) ="
-        " (a.attrelid, a.attnum) JOIN pg_depend d ON d.classid = 'pg_attrdef'::regclass"
-        " AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass JOIN pg_class c"
-        " ON c.oid = d.refobjid AND c.relkind = 'S' JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE a.attrelid = to_regclass($1) AND a.attname = $2 LIMIT 1))",
-        (table, key),
-    )
-    return None if found[0][0] is None else str(found[0][0])
 
 
 def drift(mapping: TableMapping) -> CheckResult:

@@ -29,23 +29,30 @@ from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import counter
 from pipeline.move.ledger import conservation, overrides, quarantine, watermarks
-from pipeline.move.proof import table_checks
+from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.prepare import Prepared
 from pipeline.move.reading.source_view import SourceView
 from pipeline.move.reading.surveys import Range, Survey
 from pipeline.move.witness import second_witness
 from pipeline.postgres import access, catalog, schema
-from pipeline.postgres.target import DataFault, Target
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.driver.statements import Question
+from pipeline.postgres.target import Target
 
 Make = Callable[[Target, TableMapping], CheckResult]
 _SINGLY: dict[str, Make] = {
-    proof.FOREIGN_KEYS.name: table_checks.foreign_keys,
-    proof.SEQUENCES.name: table_checks.sequences,
+    proof.FOREIGN_KEYS.name: constraints.foreign_keys,
+    proof.SEQUENCES.name: constraints.sequences,
     proof.QUARANTINE.name: table_checks.in_quarantine,
     proof.CONVERSIONS.name: table_checks.conversions_kept,
 }
 _CHUNK = 500
+_ASK_WATERMARKS = Question(
+    "SELECT to_regclass('migration.watermarks') IS NOT NULL AS found",
+    (),
+    lambda rows: bool(rows[0][0]),
+)
 NAMES = proof.OF_A_VERIFICATION
 
 
@@ -84,7 +91,6 @@ def verify_table(
         TargetError: the target does not answer.
     """
     mapping = prepared.mapping
-    checks: dict[str, CheckResult] = {}
     if not target.value(
         "SELECT to_regclass('migration.quarantine') IS NOT NULL"
         " AND to_regclass('public.' || quote_ident($1)) IS NOT NULL",
@@ -93,9 +99,36 @@ def verify_table(
         raise ShapeError(
             f"{mapping.name} has never been moved into the target", remedy="Move it first"
         )
+    with target.prefetched(*_questions(mapping), risky=True):
+        return _checks(prepared, source, target, sample, only, on_progress)
+
+
+def _questions(mapping: TableMapping) -> Iterator[Question[Any]]:
+    """What most checks ask, apart from the comparison and the witness."""
+    yield schema.ask_state(mapping.name)
+    yield _ASK_WATERMARKS
+    yield quarantine.ask_row_ids(mapping.name)
+    yield quarantine.ask_summary(mapping.name)
+    yield conversions.ask_summary(mapping)
+    yield constraints.ask_sequence(mapping)
+    yield from constraints.ask_foreign_keys(mapping)
+    yield from catalog.questions(mapping)
+    yield from access.questions(mapping)
+
+
+def _checks(
+    prepared: Prepared,
+    source: SourceView,
+    target: Target,
+    sample: Sample,
+    only: Collection[str],
+    on_progress: OnProgress,
+) -> tuple[CheckResult, ...]:
+    mapping = prepared.mapping
+    checks: dict[str, CheckResult] = {}
     if set(proof.BY_COMPARISON) & set(only):
         try:
-            schema.check_shape(mapping, schema.inspect(target, mapping.name))
+            schema.check_shape(mapping, schema.inspect(target, mapping.name, rows=False))
             # Roll back the collected originals.
             with target.rolled_back():
                 compared = list(_compared(prepared, source, target, sample, on_progress))
@@ -211,7 +244,7 @@ def _compared(
 
 def _only_a_part(target: Target, mapping: TableMapping) -> tuple[Finding, ...]:
     """The reason why rows may be missing, which precedes the other findings."""
-    there = target.value("SELECT to_regclass('migration.watermarks') IS NOT NULL")
+    there = target.answer(_ASK_WATERMARKS)
     mark = watermarks.read(target, mapping.name) if there else None
     return (PartiallyMoved(mapping.name),) if mark is not None and mark.is_part else ()
 

@@ -105,11 +105,18 @@ class FullMover:
         return moved
 
     def _require_usable(self, tables: Sequence[sa.Table]) -> None:
-        for table in tables:
-            found = self._source.columns(table.name)
-            schema.inspect_for_writing(self.idle, match(table, found, self._options.policies))
-        if not self._options.policies.adopt_target:
-            unmanaged_rows.require_own(self.idle.rows, tables)
+        policies = self._options.policies
+        with schema.inspected(self.idle, [table.name for table in tables]):
+            states = [
+                schema.inspect_for_writing(
+                    self.idle, match(table, self._source.columns(table.name), policies)
+                )
+                for table in tables
+            ]
+        filled = [table for table, state in zip(tables, states, strict=True) if state.rows]
+        if filled and not policies.adopt_target:
+            unmanaged_rows.require_own(self.idle.rows, filled)
+        schema.make_ledger(self.idle)
 
     def _context(self, session: Target, table: sa.Table) -> MoveContext:
         prepared = self._prepared[table.name].result()

@@ -167,9 +167,9 @@ def _inspect_target(
 def _throughput(target: Target) -> float:
     """Bytes per second that the target receives, measured with a value that is not stored."""
     probe = b"\0" * _PROBE_BYTES
-    target.value("SELECT octet_length($1::bytea)", (b"\0",))
+    target.bound("SELECT octet_length($1::bytea)", (b"\0",))
     started = time.perf_counter()
-    target.value("SELECT octet_length($1::bytea)", (probe,))
+    target.bound("SELECT octet_length($1::bytea)", (probe,))
     return _PROBE_BYTES / max(time.perf_counter() - started, 1e-6)
 
 

@@ -1,15 +1,17 @@
 """The proof of a move, inside its transaction: both sides are read again and compared."""
 
 import json
+from typing import Any
 
-from pipeline.core.findings import CheckResult, Lossy
+from pipeline.core.findings import CheckResult
 from pipeline.core.proof import Proof
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import MoveContext
-from pipeline.move.ledger import quarantine
-from pipeline.move.proof import table_checks
+from pipeline.move.ledger import cascades, conflicts, quarantine
+from pipeline.move.proof import constraints, table_checks
 from pipeline.move.witness import second_witness
+from pipeline.postgres.driver.statements import Question
 
 
 def take_witness(context: MoveContext) -> second_witness.Witness | None:
@@ -28,15 +30,15 @@ def take_witness(context: MoveContext) -> second_witness.Witness | None:
         )
 
 
-def compare(
-    context: MoveContext, witness: second_witness.Witness | None
-) -> tuple[table_checks.Compared, tuple[Lossy, ...]]:
-    """Read both sides again, compare them, and store the originals of lossy conversions."""
+def compare(context: MoveContext, witness: second_witness.Witness | None) -> table_checks.Compared:
+    """Read both sides again, compare them, and collect the originals of lossy conversions.
+
+    ``conversions.prepare`` comes first.
+    """
     target, mapping, keys = context.target, context.mapping, context.scope.keys
     with context.timed("prove"):
         quarantined = quarantine.row_ids(target, mapping.name)
         without = {context.source.row_id_from(mapping, row_id) for row_id in quarantined}
-        conversions.prepare(target)
         count = context.counter("prove")
 
         def on_tile_compared(changes: Changes) -> None:
@@ -47,7 +49,7 @@ def compare(
                 count(changes.converted)
                 second_witness.add(witness, changes.converted.batch)
 
-        compared = table_checks.examine(
+        return table_checks.examine(
             target,
             mapping,
             context.survey,
@@ -58,13 +60,33 @@ def compare(
             kept=context.conflicts.kept,
             scope_keys=keys,
         )
-        return compared, conversions.replace(target, mapping, scope_keys=keys)
+
+
+def questions(context: MoveContext, *, sequence: str | None = None) -> list[Question[Any]]:
+    """What the checks and the end of a move ask, apart from the comparison and the witness.
+
+    Args:
+        sequence: the sequence of the key, if it is known already.
+    """
+    mapping = context.mapping
+    asked: list[Question[Any]] = [
+        constraints.ask_sequence(mapping),
+        *constraints.ask_foreign_keys(mapping, scope_keys=context.scope.keys),
+        quarantine.ask_row_ids(mapping.name),
+        quarantine.ask_summary(mapping.name),
+        conversions.ask_summary(mapping),
+        cascades.ask_parents(mapping.name),
+        conflicts.ask_recorded(mapping.name),
+        *context.scope.questions(mapping),
+    ]
+    if sequence is not None:
+        asked.append(constraints.ask_state(mapping, sequence))
+    return asked
 
 
 def build(
     context: MoveContext,
     compared: table_checks.Compared,
-    lossy: tuple[Lossy, ...],
     witness: second_witness.Witness | None,
 ) -> Proof:
     """The results of all checks."""
@@ -73,7 +95,7 @@ def build(
         conserved = context.scope.conservation(
             context.target, context.mapping, read=read, found=found
         )
-        checks = engine_checks(context, compared, lossy, conserved)
+        checks = engine_checks(context, compared, conserved)
     with context.timed("witness"):
         return Proof((*checks, _witnessed(context, witness)))
 
@@ -81,7 +103,6 @@ def build(
 def engine_checks(
     context: MoveContext,
     compared: table_checks.Compared,
-    lossy: tuple[Lossy, ...],
     conserved: CheckResult,
 ) -> tuple[CheckResult, ...]:
     """The results of the engine's own checks."""
@@ -91,7 +112,7 @@ def engine_checks(
         target,
         mapping,
         compared,
-        lossy,
+        conversions.summary(target, mapping),
         conserved=conserved,
         scope_keys=context.scope.keys,
     )
@@ -115,13 +136,13 @@ def write_evidence(context: MoveContext, proof: Proof) -> None:
     """Store the figures and digests of a proof."""
     counted = proof["conservation"].figures
     digests = proof["digests"].figures["digests"]
-    context.target.rows(
+    context.target.defer(
         "INSERT INTO migration.evidence"
         " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
         " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
         " proven_at = now(), source_rows = EXCLUDED.source_rows,"
         " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
-        " digests = EXCLUDED.digests RETURNING 1",
+        " digests = EXCLUDED.digests",
         (
             context.options.run_id,
             context.mapping.name,

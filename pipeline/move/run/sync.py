@@ -24,13 +24,15 @@ from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import ChangedRows, CountedRows
 from pipeline.move.ledger import cascades, conflicts, overrides, quarantine, watermarks
 from pipeline.move.ledger.watermarks import Watermark
-from pipeline.move.proof import table_checks
+from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.batch_converter import BatchConverter, prefetched
 from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.reading.prepare import Prepared, surveyed
 from pipeline.move.reading.surveys import Survey
+from pipeline.move.run import proving
 from pipeline.move.run.transaction import MoveResult, move_table, prove_unchanged
 from pipeline.postgres import schema
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.sqlite.tracking import Position
 
@@ -38,20 +40,31 @@ MANY_ROWS = 250_000
 """Keys of rows that may have changed are kept in memory; for more, every value is compared."""
 
 
+def questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
+    """What is asked about each table before a sync of changes."""
+    return (
+        schema.ask_state(mapping.name),
+        watermarks.ask(mapping.name),
+        constraints.ask_sequence(mapping),
+    )
+
+
 def reason_for_full_comparison(
     tables: Sequence[sa.Table], *, live: PinnedSource, target: Target, policies: Policies = DEFAULT
 ) -> str | None:
     """Why every value of the tables must be compared; None if a sync of changes is possible.
 
+    Args:
+        target: a session with a target that has a ledger.
+
     Raises:
         SourceError: the source lacks a required table or column.
         ShapeError: a table of the target is not one plain table that can be written.
     """
-    schema.make_ledger(target)
     for table in tables:
         mapping = match(table, live.columns(table.name), policies)
         mark = watermarks.read(target, table.name)
-        present = schema.inspect_for_writing(target, mapping)
+        present = schema.inspect_for_writing(target, mapping, rows=False)
         if mark is None or not present.exists:
             return f"{table.name} has not been moved into this target before"
         if mark.is_part:
@@ -126,6 +139,7 @@ class Syncer:
         self._mappings: dict[str, TableMapping] = {}
         self._marks: dict[str, Watermark | None] = {}
         self._candidates: dict[str, _Candidates | None] = {}
+        self._sequences: dict[str, str | None] = {}
 
     def move(
         self,
@@ -141,18 +155,28 @@ class Syncer:
         """
         mapping, found = self._mappings[table.name], self._candidates[table.name]
         mark = self._marks[table.name]
-        # Rows deleted with a parent may still be in the source, conflicts may have ended, and held
-        # rows may move once their parent has moved.
-        also = (*cascades.keys(self.idle, mapping), *conflicts.keys(self.idle, mapping))
-        known_overrides = overrides.read(self.idle, [table.name])
+        nothing = Prepared(mapping, compile_contract(mapping), Survey(0, 0, (), (), frozenset()))
         parents = [parent.name for _, parent in mapping.parents]
-        retry = self._retry_rejected or watermarks.any_newer(self.idle, parents, than=table.name)
-        if found is None and not (also or known_overrides or retry) and mark is not None:
-            nothing = Prepared(
-                mapping, compile_contract(mapping), Survey(0, 0, (), (), frozenset())
-            )
-            unchanged = ChangedRows(newest=mark.newest, rows_before=mark.rows)
-            return prove_unchanged(self._context(nothing, unchanged, on_progress), mark)
+        asked: list[Question[Any]] = [
+            cascades.ask_keys(mapping),
+            conflicts.ask_keys(mapping),
+            overrides.ask((table.name,)),
+            watermarks.ask_any_newer(parents, than=table.name),
+        ]
+        if found is None and mark is not None:
+            # Most likely nothing changed; then these questions are all that is needed.
+            scope = ChangedRows(newest=mark.newest, rows_before=mark.rows)
+            unchanged = self._context(nothing, scope, on_progress)
+            asked += proving.questions(unchanged, sequence=self._sequences.get(table.name))
+        with self.idle.prefetched(*asked):
+            # Rows deleted with a parent may still be in the source, conflicts may have ended, and
+            # held rows may move once their parent has moved.
+            also = (*cascades.keys(self.idle, mapping), *conflicts.keys(self.idle, mapping))
+            known_overrides = self.idle.answer(overrides.ask((table.name,)))
+            newer = watermarks.any_newer(self.idle, parents, than=table.name)
+            changed = also or known_overrides or newer or self._retry_rejected
+            if found is None and mark is not None and not changed:
+                return prove_unchanged(unchanged, mark, sequence=self._sequences.get(table.name))
         found = found or _Candidates(newest=mark.newest if mark else None)
         prepared, scope = self._copy_scope_rows(mapping, found, also, known_overrides)
         return move_table(self._context(prepared, scope, on_progress))
@@ -179,6 +203,7 @@ class Syncer:
             mapping = match(table, self._live.columns(table.name), self._options.policies)
             mark = watermarks.read(self.idle, table.name)
             self._mappings[table.name], self._marks[table.name] = mapping, mark
+            self._sequences[table.name] = constraints.find_sequence(self.idle, mapping)
             if mark is not None and self._is_unchanged(mapping, mark):
                 self._candidates[table.name] = None
             elif mark is not None and mark.position is not None:

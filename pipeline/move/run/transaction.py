@@ -14,7 +14,6 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from pipeline.core.errors import ShapeError
 from pipeline.core.progress import OnProgress
 from pipeline.core.proof import Proof
 from pipeline.core.quoting import quoted
@@ -28,12 +27,11 @@ from pipeline.move.ledger import (
     conflicts,
     conservation,
     quarantine,
-    unmanaged_rows,
     watermarks,
 )
 from pipeline.move.ledger.watermarks import Watermark
-from pipeline.move.proof import side_effects, table_checks
-from pipeline.move.run import proving
+from pipeline.move.proof import constraints, side_effects, table_checks
+from pipeline.move.run import opening, proving
 from pipeline.move.witness import second_witness
 from pipeline.move.writing import load, strategies
 from pipeline.postgres import schema
@@ -153,7 +151,7 @@ def start_fill(context: MoveContext) -> PendingFill | None:
     with contextlib.ExitStack() as transaction:
         transaction.enter_context(context.target.transaction())
         context.target.mark_as_move()
-        context.writes_at_start = side_effects.count(context.target)
+        context.counts_at_start = side_effects.count(context.target)
         stage = strategies.fill(context, schema.TargetTableState(exists=False))
         return PendingFill(context, stage, transaction.pop_all())
 
@@ -185,15 +183,7 @@ def move_table(
     compared: table_checks.Compared | None = None
     with pending.transaction if pending else target.transaction():
         target.mark_as_move()
-        at_start = (
-            side_effects.count(target)
-            if context.writes_at_start is None
-            else context.writes_at_start
-        )
-        schema.make_ledger(target)
-        present = schema.TargetTableState(exists=False) if pending else _locked(target, mapping)
-        _check_parents(target, mapping)
-        context.load_watermark(watermarks.read(target, mapping.name))
+        present = opening.start(context, filled=pending is not None)
         strategy = context.scope.strategy
         if strategy is not None:
             strategies.merge_scope(context, present)
@@ -203,55 +193,53 @@ def move_table(
         else:
             stage = pending.stage if pending else strategies.fill(context, present)
             on_filled()
-            strategies.finish(context, stage)
+            strategies.finish(context, stage, present)
             strategy = "filled"
-        with context.timed("sequence"):
-            _advance_sequence(context)
-        with context.timed("quarantine"):
-            scope_keys = context.scope.quarantined(target, mapping.name)
-            quarantine.replace(
-                target,
-                mapping.name,
-                context.rejected_rows(),
-                run_id=context.options.run_id,
-                scope_keys=scope_keys,
-            )
+        sequence = _finish_rows(context)
         # Deferred triggers and constraint checks run before the proof.
         target.run_deferred_constraints()
-        at_proof = side_effects.count(target)
-        witness = proving.take_witness(context)
-        if compared is None or at_start.get(mapping.name) != at_proof.get(mapping.name):
-            compared, lossy = proving.compare(context, witness)
-        else:
-            lossy = conversions.replace(target, mapping)
-        proof = proving.build(context, compared, lossy, witness)
-        if proof.failed:
-            triggers = side_effects.triggers(target, mapping.name)
-            raise table_checks.ProofFailed(mapping.name, proof, triggers=triggers)
-        if context.scope.keys is None:
-            proving.write_evidence(context, proof)
-        cascaded = cascades.forget(target, mapping.name)
-        moved = int(proof["conservation"].figures["moved"])
-        added = moved - context.scope_before - cascaded
-        rows = context.scope.target_rows(target, mapping.name, moved=moved, added=added)
-        _write_watermark(context, rows)
-        side_effects.require_none(context, at_start=at_start, at_proof=at_proof)
+        if compared is None:
+            conversions.prepare(target)
+        with target.prefetched(side_effects.ASK_COUNTS, quarantine.ask_row_ids(mapping.name)):
+            at_proof = side_effects.count(target)
+            witness = proving.take_witness(context)
+            untouched = context.counts_at_start.get(mapping.name) == at_proof.get(mapping.name)
+            if compared is not None and not untouched:
+                conversions.prepare(target)
+                compared = None
+            compared = compared or proving.compare(context, witness)
+        conversions.replace(target, mapping, scope_keys=context.scope.keys)
+        with target.prefetched(*proving.questions(context, sequence=sequence)):
+            proof = proving.build(context, compared, witness)
+            if proof.failed:
+                triggers = side_effects.triggers(target, mapping.name)
+                raise table_checks.ProofFailed(mapping.name, proof, triggers=triggers)
+            if context.scope.keys is None:
+                proving.write_evidence(context, proof)
+            cascaded = cascades.forget(target, mapping.name)
+            moved = int(proof["conservation"].figures["moved"])
+            added = moved - context.scope_before - cascaded
+            rows = context.scope.target_rows(target, mapping.name, moved=moved, added=added)
+            _write_watermark(context, rows)
+        side_effects.require_none(context, at_proof=at_proof)
         committing = time.perf_counter()
     context.seconds["commit"] = time.perf_counter() - committing
     return _move(context, strategy, proof, rows=rows, cascaded=cascaded)
 
 
-def prove_unchanged(context: MoveContext, mark: Watermark) -> MoveResult:
+def prove_unchanged(
+    context: MoveContext, mark: Watermark, *, sequence: str | None = None
+) -> MoveResult:
     """Make the checks that compare no rows, for a table whose source has not changed.
 
     Args:
         context: the table, with no rows in scope.
+        sequence: the sequence of its key, if it is known.
     """
     target, mapping = context.target, context.mapping
-    with target.read_only():
-        lossy = conversions.summary(target, mapping)
+    with target.prefetched(*proving.questions(context, sequence=sequence)):
         conserved = conservation.result(mapping, 0, 0, quarantined=0)
-        checks = proving.engine_checks(context, table_checks.Compared(), lossy, conserved)
+        checks = proving.engine_checks(context, table_checks.Compared(), conserved)
         proof = Proof((*checks, second_witness.nothing()))
         waiting = len(quarantine.row_ids(target, mapping.name))
     context.watermark = mark
@@ -295,41 +283,39 @@ def _write_watermark(context: MoveContext, rows: int) -> None:
     watermarks.write(target, mapping.name, mark, run_id=context.options.run_id)
 
 
-def _locked(target: Target, mapping: TableMapping) -> schema.TargetTableState:
-    """Lock the table against other writers until the end, and inspect it."""
-    present = schema.inspect_for_writing(target, mapping)
-    if present.exists:
-        target.run(f"LOCK TABLE ONLY {quoted(mapping.name)} IN SHARE ROW EXCLUSIVE MODE")
-        # Until the lock was held, other sessions could write or add child tables.
-        present = schema.inspect_for_writing(target, mapping)
-    schema.check_shape(mapping, present)
-    if present.rows and not mapping.policies.adopt_target:
-        unmanaged_rows.require_own(target.rows, [mapping.table])
-    return present
-
-
-def _check_parents(target: Target, mapping: TableMapping) -> None:
-    for _, parent in mapping.parents:
-        if parent.name != mapping.name and not schema.inspect(target, parent.name).exists:
-            raise ShapeError(
-                f"{mapping.name} refers to {parent.name}, which the target does not have",
-                remedy=f"Move {parent.name} first",
+def _finish_rows(context: MoveContext) -> str | None:
+    """Advance the sequence and update quarantine; returns the sequence."""
+    target, mapping = context.target, context.mapping
+    asked = constraints.ask_sequence(mapping), quarantine.ask_fingerprints(mapping.name)
+    with target.prefetched(*asked):
+        with context.timed("sequence"):
+            sequence = _advance_sequence(context)
+        with context.timed("quarantine"):
+            scope_keys = context.scope.quarantined(target, mapping.name)
+            quarantine.replace(
+                target,
+                mapping.name,
+                context.rejected_rows(),
+                run_id=context.options.run_id,
+                scope_keys=scope_keys,
             )
+    return sequence
 
 
-def _advance_sequence(context: MoveContext) -> None:
+def _advance_sequence(context: MoveContext) -> str | None:
     """Advance the sequence past all ids, also those in quarantine; never move it back."""
     mapping, ranges = context.mapping, context.survey.ranges
-    sequence = table_checks.find_sequence(context.target, mapping)
+    sequence = constraints.find_sequence(context.target, mapping)
     if sequence is not None:
         # Ids of rows outside a subset must not be assigned either.
         largest = max(ranges[-1].last if ranges else 0, context.scope.largest or 0)
         if largest > largest_integer(mapping.key.type):
             # A key that is too large for the target must not exhaust the sequence.
             largest = 0
-        context.target.rows(
-            f"SELECT setval($1::text::regclass, m) FROM (SELECT greatest($2::bigint,"
+        context.target.defer(
+            f"SELECT setval($1::regclass, m) FROM (SELECT greatest($2,"
             f" max({quoted(mapping.key.name)})) AS m FROM {quoted(mapping.name)}) AS t,"
             f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
             (sequence, largest),
         )
+    return sequence

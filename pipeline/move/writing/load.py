@@ -18,8 +18,10 @@ from pipeline.mapping.contract import Reason
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
-from pipeline.postgres import refusals, schema
-from pipeline.postgres.target import DataFault, Target
+from pipeline.postgres import schema
+from pipeline.postgres.driver import refusals
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.target import Target
 
 STAGE = "pg_temp.pipeline_stage"
 _TEMPORARY = STAGE.partition(".")[2]

@@ -22,11 +22,11 @@ from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
 from pipeline.move.ledger import cascades, conservation
-from pipeline.move.proof import table_checks
+from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.batch_converter import prefetched
 from pipeline.move.writing import load, uniques
 from pipeline.postgres import access, schema, table_functions
-from pipeline.postgres.target import DataFault
+from pipeline.postgres.driver.faults import DataFault
 
 
 def fill(context: MoveContext, present: schema.TargetTableState) -> load.Stage:
@@ -45,10 +45,14 @@ def fill(context: MoveContext, present: schema.TargetTableState) -> load.Stage:
     return stage
 
 
-def finish(context: MoveContext, stage: load.Stage) -> None:
-    """Build foreign keys, keys and indexes of a filled table, and collect planner statistics."""
+def finish(context: MoveContext, stage: load.Stage, before: schema.TargetTableState) -> None:
+    """Build foreign keys, keys and indexes of a filled table, and collect planner statistics.
+
+    Args:
+        before: the state of the table before it was filled.
+    """
     with context.timed("keys"):
-        _build(context, filled=True)
+        _build(context, filled=True, created=not before.exists)
         stage.merge()
     with context.timed("analyze"):
         context.target.run(f"ANALYZE {quoted(context.mapping.name)}")
@@ -87,7 +91,7 @@ def merge(context: MoveContext, present: schema.TargetTableState) -> table_check
         compared = table_checks.examine(
             target, mapping, context.survey, iter(converter), on_tile_compared=on_tile_compared
         )
-        compared.foreign_keys = table_checks.foreign_keys(target, mapping)
+        compared.foreign_keys = constraints.foreign_keys(target, mapping)
     equal = compared.equal and compared.foreign_keys.passed and not converter.rejected
     if not equal:
         with context.timed("load"):
@@ -175,12 +179,12 @@ def choose_strategy(context: MoveContext) -> Strategy:
     return "merged" if context.written or context.deleted else "unchanged"
 
 
-def _build(context: MoveContext, *, filled: bool = False) -> None:
+def _build(context: MoveContext, *, filled: bool = False, created: bool = False) -> None:
     """Add missing foreign keys, keys, indexes, functions, triggers and privileges."""
     target, converter, mapping = context.target, context.converter, context.mapping
     # PostgreSQL does not alter a table with pending deferred work.
     target.run_deferred_constraints()
-    present = schema.inspect(target, mapping.name)
+    present = schema.created(mapping) if created else schema.inspect(target, mapping.name)
     load.build_foreign_keys(
         target,
         converter,
@@ -189,8 +193,14 @@ def _build(context: MoveContext, *, filled: bool = False) -> None:
     )
     _build_keys(context, present, filled=filled)
     target.run(*schema.indexes(mapping, present))
-    table_functions.apply(target, mapping.table, access.roles(target))
-    access.apply(target, mapping)
+    roles = context.server_roles
+    if created:
+        table_functions.make_functions(target, mapping.table, roles)
+        target.run(*table_functions.triggers_ddl(mapping.table))
+        target.run(*(access.statements(mapping.table, roles) if roles else ()))
+    else:
+        table_functions.apply(target, mapping.table, roles)
+        access.apply(target, mapping, roles)
 
 
 def _build_keys(
@@ -215,7 +225,7 @@ def _build_keys(
 
 def _strip(context: MoveContext, present: schema.TargetTableState) -> None:
     """Drop keys and indexes, except those with dependent objects."""
-    if _published(context):
+    if present.exists and _published(context):
         # Orphans are deleted, which PostgreSQL refuses for a published table without its key.
         present = replace(present, referenced=True)
     for statement in schema.strip(context.mapping, present):

@@ -20,7 +20,8 @@ from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.batch_converter import BatchConverter
 from pipeline.move.writing.load import STAGE
 from pipeline.postgres import schema
-from pipeline.postgres.target import DataFault, Target
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.target import Target
 
 _DUPLICATE = "23505"
 

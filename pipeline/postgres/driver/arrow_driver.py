@@ -11,8 +11,10 @@ from typing import Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql
+import pyarrow as pa
 from adbc_driver_manager import dbapi
 
+_SLICE_BYTES = 256 * 1024
 _KEPT = 16
 """Number of databases whose types are kept: those of the latest URLs."""
 
@@ -109,3 +111,13 @@ def _types(connection: dbapi.Connection) -> Any:
     except BaseException:
         connection.close()
         raise
+
+
+def in_slices(batch: pa.RecordBatch) -> pa.RecordBatchReader:
+    """A batch in slices that fit into a socket's buffer.
+
+    While the server reads one slice from the buffer, the driver can encode the next.
+    """
+    rows = max(1, batch.num_rows * _SLICE_BYTES // max(1, batch.nbytes))
+    slices = [batch.slice(start, rows) for start in range(0, batch.num_rows, rows)]
+    return pa.RecordBatchReader.from_batches(batch.schema, slices)

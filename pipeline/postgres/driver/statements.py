@@ -1,17 +1,52 @@
-"""Write parameters into a statement as literals.
+"""Statements that need few round trips: parameters as literals, several questions in one query.
 
-The Arrow driver needs two round trips for a statement with bound parameters, and one without. Use
-this for names, keys and figures; values of rows, which may be secret, are bound instead, because
-servers write statements to their logs.
+The Arrow driver needs two round trips for a statement with bound parameters, and one without.
+Literals are for names, keys and figures; values of rows, which may be secret, are bound instead,
+because servers write statements to their logs.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from pipeline.core.quoting import literal
 
+Answer = TypeVar("Answer")
+Rows = list[tuple[Any, ...]]
+
 _PLACES = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\d+)""")
 """Texts and names, which are left as they are, and places of parameters."""
+
+
+@dataclass(frozen=True)
+class Question(Generic[Answer]):
+    """A query for few rows, which can be combined with others.
+
+    Attributes:
+        sql: a query without side effects whose columns have different names.
+        parameters: see ``inline``.
+        read: turns rows of JSON values into the answer; dates and bytes are texts in these rows.
+    """
+
+    sql: str
+    parameters: tuple[object, ...]
+    read: Callable[[Rows], Answer] = field(compare=False)
+
+
+def combined(questions: Sequence[Question[Any]]) -> str:
+    """One query that returns the rows of several questions as JSON."""
+    outputs = ", ".join(
+        f"(SELECT coalesce(json_agg(r), '[]') FROM ({inline(each.sql, each.parameters)}) AS r)"
+        for each in questions
+    )
+    return f"SELECT json_build_array({outputs})::text"
+
+
+def separated(found: str) -> list[Rows]:
+    """The rows of each question, from the result of a combined query."""
+    return [[tuple(row.values()) for row in rows] for rows in json.loads(found)]
 
 
 def inline(sql: str, parameters: Sequence[object]) -> str:

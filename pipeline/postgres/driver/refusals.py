@@ -22,7 +22,7 @@ REMEDY = (
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s".()]+)'
 _SIGNATURE = re.compile(rf"{_NAME}(?:\.{_NAME})?\([^()]*\)")
 _RAISED = re.compile(r"\b(RAISE|ASSERT)$")
-_SERVER_CLASSES = ("08", "53", "57", "58", "XX")
+SERVER_CLASSES = ("08", "53", "57", "58", "XX")
 """Classes of SQLSTATE whose cause is the server or the session, not the running function."""
 
 
@@ -52,7 +52,7 @@ class Context:
 
     def explains(self, sqlstate: str) -> bool:
         """Whether a function, and not the server, caused an error."""
-        by_server = sqlstate in TRANSIENT_STATES or sqlstate.startswith(_SERVER_CLASSES)
+        by_server = sqlstate in TRANSIENT_STATES or sqlstate.startswith(SERVER_CLASSES)
         return self.raised or bool(self.functions and not by_server)
 
 

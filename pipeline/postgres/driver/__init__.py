@@ -1,0 +1,1 @@
+"""The Arrow driver for PostgreSQL: connections, statements, errors."""
