@@ -20,6 +20,7 @@ from pipeline.application.models import Frozen
 from pipeline.application.rows import checked
 from pipeline.core.errors import TargetError, first_line
 from pipeline.migrations.content import content_fragments, learning_content
+from pipeline.postgres.driver.statements import Question, inline
 
 _SEARCHED = {
     learning_content: ("title", "native_text", "translation", "ipa"),
@@ -118,18 +119,20 @@ def _using(table: sa.Table, schema: str, dialect: sa.Dialect) -> str:
 
 def installed(session: Session) -> dict[str, int]:
     """Valid search indexes: name -> size in bytes."""
-    rows = session.execute(
-        sa.text(
-            "SELECT c.relname, pg_relation_size(c.oid) FROM pg_index AS i JOIN pg_class AS c"
-            " ON c.oid = i.indexrelid WHERE i.indisvalid AND i.indrelid = ANY(:tables ::regclass[])"
-            " AND c.relname = ANY(:names) ORDER BY c.relname"
-        ),
-        {
-            "tables": [table.name for table in _SEARCHED],
-            "names": [_index(table) for table in _SEARCHED],
-        },
+    question = ask_installed()
+    sql = inline(question.sql, question.parameters)
+    return question.read([tuple(row) for row in session.connection().exec_driver_sql(sql)])
+
+
+def ask_installed() -> Question[dict[str, int]]:
+    """What ``installed`` asks."""
+    return Question(
+        "SELECT c.relname::text, pg_relation_size(c.oid) AS bytes FROM pg_index AS i"
+        " JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indisvalid"
+        " AND i.indrelid = ANY($1::regclass[]) AND c.relname = ANY($2) ORDER BY c.relname",
+        (tuple(table.name for table in _SEARCHED), tuple(map(_index, _SEARCHED))),
+        lambda rows: {name: int(size) for name, size in rows},
     )
-    return {str(name): int(size) for name, size in rows}
 
 
 def _index(table: sa.Table) -> str:

@@ -112,8 +112,7 @@ def _questions(mapping: TableMapping) -> Iterator[Question[Any]]:
     yield conversions.ask_summary(mapping)
     yield constraints.ask_sequence(mapping)
     yield from constraints.ask_foreign_keys(mapping)
-    yield from catalog.questions(mapping)
-    yield from access.questions(mapping)
+    yield from schema_questions(mapping)
 
 
 def _checks(
@@ -163,6 +162,11 @@ def _witnessed(
             source, target, mapping, survey=survey, seed=seed
         ).check()
     return _led_by(_only_a_part(target, mapping), found)
+
+
+def schema_questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
+    """What ``check_schema`` asks about the existing table."""
+    return *catalog.questions(mapping), *access.questions(mapping)
 
 
 def check_schema(target: Target, mapping: TableMapping) -> CheckResult:

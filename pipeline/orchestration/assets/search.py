@@ -41,12 +41,12 @@ def search_asset(
         wrong: PipelineError | None = None
         try:
             # While the lock is held no move comes between.
-            target.open()
-            with application.open().get_postgres_session() as session:
-                if len(search.installed(session)) < len(tables):
-                    context.log.info("Building the search indexes; writes wait meanwhile.")
+            sizes = target.open().answer(search.ask_installed())
+            if len(sizes) < len(tables):
+                context.log.info("Building the search indexes; writes wait meanwhile.")
+                with application.open().get_postgres_session() as session:
                     search.install(session)
-                sizes = search.installed(session)
+                    sizes = search.installed(session)
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error, target)
             wrong = error

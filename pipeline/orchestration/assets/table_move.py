@@ -1,6 +1,7 @@
 """The step that moves a table and reports its proof."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
@@ -14,10 +15,11 @@ from pipeline.migrations.declaration import Migration
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.proof.table_checks import ProofFailed
-from pipeline.move.proof.verification import check_schema
-from pipeline.orchestration.common import checks, evidence, metadata, retries
+from pipeline.move.proof.verification import check_schema, schema_questions
+from pipeline.orchestration.common import blob_sizes, checks, evidence, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import RunOptions
+from pipeline.postgres.driver.statements import Question
 
 
 def move(
@@ -59,11 +61,19 @@ def move(
         )
         moved = opened.move(table, on_progress=on_progress)
         also: list[CheckResult] = []
-        if proof.SCHEMA.name in {key.name for key in context.selected_asset_check_keys}:
-            with opened.idle.read_only():
-                also.append(check_schema(opened.idle, moved.mapping))
-        part = evidence.of_move(moved, table, opened.idle, also=also, address=address)
-        preview = metadata.preview_of(opened.idle, table)
+        session = opened.idle
+        asked: list[Question[Any]] = [metadata.ask_preview(table)]
+        if evidence.with_blob_sizes(moved):
+            asked += blob_sizes.questions(table)
+        with_schema = proof.SCHEMA.name in {key.name for key in context.selected_asset_check_keys}
+        if with_schema:
+            asked += schema_questions(moved.mapping)
+        with session.prefetched(*asked):
+            if with_schema:
+                with session.read_only():
+                    also.append(check_schema(session, moved.mapping))
+            part = evidence.of_move(moved, table, session, also=also, address=address)
+            preview = metadata.preview_of(session, table)
         report = evidence.save_part(context, part)
     except PipelineError as error:
         retries.raise_retry_if_transient(context, error.for_migration(address), target)

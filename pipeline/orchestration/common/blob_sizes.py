@@ -1,10 +1,12 @@
 """Sizes of the BLOBs of a committed table, for the evidence of a move."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.reporting import evidence_page
 
@@ -41,21 +43,26 @@ class BlobSizes:
 
 def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
     """How large the BLOBs of a committed table are; they are weighed, not read."""
-    found = []
-    for column in table.columns:
-        if isinstance(column.type, sa.LargeBinary):
-            size = f"octet_length({quoted(column.name)})"
-            rows = target.rows(
-                f"SELECT floor(log(2, greatest({size}, 1)))::integer, count(*), sum({size})::bigint"
-                f" FROM {quoted(table.name)} WHERE {quoted(column.name)} IS NOT NULL"
-                " GROUP BY 1 ORDER BY 1"
-            )
-            found.append(
-                BlobSizes(
-                    column.name,
-                    sum(count for _, count, _ in rows),
-                    sum(total for _, _, total in rows),
-                    {power: count for power, count, _ in rows},
-                )
-            )
-    return found
+    return [target.answer(question) for question in questions(table)]
+
+
+def questions(table: sa.Table) -> list[Question[BlobSizes]]:
+    """Ask for the sizes of each column with BLOBs."""
+    columns = (column for column in table.columns if isinstance(column.type, sa.LargeBinary))
+    return [_ask(table, column) for column in columns]
+
+
+def _ask(table: sa.Table, column: sa.Column[Any]) -> Question[BlobSizes]:
+    size = f"octet_length({quoted(column.name)})"
+    return Question(
+        f"SELECT floor(log(2, greatest({size}, 1)))::integer AS power, count(*) AS values,"
+        f" sum({size})::bigint AS bytes FROM {quoted(table.name)}"
+        f" WHERE {quoted(column.name)} IS NOT NULL GROUP BY 1 ORDER BY 1",
+        (),
+        lambda rows: BlobSizes(
+            column.name,
+            sum(count for _, count, _ in rows),
+            sum(total for _, _, total in rows),
+            {power: count for power, count, _ in rows},
+        ),
+    )

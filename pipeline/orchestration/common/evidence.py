@@ -133,6 +133,11 @@ class RunEvidence:
         )
 
 
+def with_blob_sizes(move: MoveResult) -> bool:
+    """Whether the evidence has the sizes of all BLOBs; to weigh them costs more than a sync."""
+    return move.strategy not in ("synced", "subset")
+
+
 def of_move(
     move: MoveResult,
     table: sa.Table,
@@ -161,8 +166,7 @@ def of_move(
             "quarantined": counted["quarantined"],
         },
         {phase: round(seconds, 3) for phase, seconds in move.seconds.items()},
-        # Weighing all BLOBs costs more than a sync does.
-        [] if move.strategy in ("synced", "subset") else blob_sizes(target, table),
+        blob_sizes(target, table) if with_blob_sizes(move) else [],
         [_check(check, address) for check in (*move.checks, *also)],
     )
 

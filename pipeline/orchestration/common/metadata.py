@@ -18,6 +18,7 @@ from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.types import type_name
 from pipeline.move.run.plan import TablePlan
 from pipeline.move.run.transaction import MoveResult
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.reporting import frames
 
@@ -141,6 +142,11 @@ def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValu
 
 def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
     """The first rows of a table, with BLOBs as sizes, long texts cut and secrets hidden."""
+    return target.answer(ask_preview(table))
+
+
+def ask_preview(table: sa.Table) -> Question[pd.DataFrame]:
+    """What ``preview_of`` asks."""
     hidden = secret.columns(table)
     outputs = ", ".join(
         f"'{secret.SHOWN}' AS {quoted(c.name)}"
@@ -151,10 +157,12 @@ def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
         for c in table.columns
     )
     key = RowKey.of(table).sql
-    rows = target.rows(
-        f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}"
+    names = [column.name for column in table.columns]
+    return Question(
+        f"SELECT {outputs} FROM {quoted(table.name)} AS t ORDER BY t.{key} LIMIT {_PREVIEW_ROWS}",
+        (),
+        lambda rows: pd.DataFrame(rows, columns=names, dtype=object),
     )
-    return pd.DataFrame(rows, columns=[c.name for c in table.columns], dtype=object)
 
 
 def of_following(report: Report) -> dict[str, dg.MetadataValue]:
