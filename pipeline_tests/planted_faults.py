@@ -78,7 +78,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="one more row than the allowed share is deleted",
-        file="pipeline/move/writing/strategies.py",
+        file="pipeline/move/writing/deletes.py",
         old="if deletes > rows * context.options.delete_share:",
         new="if deletes > rows * context.options.delete_share + 1:",
         caught_by=(

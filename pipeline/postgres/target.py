@@ -30,6 +30,13 @@ from pipeline.postgres.driver.statements import Answer, Question, Rows, combined
 LOCK_SECONDS = 30.0
 _USE_COPY = "adbc.postgresql.use_copy"
 """The driver's option to read by COPY, one row at a time, which costs three round trips."""
+_HOLDER = """
+SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),
+  to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS')
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid = $2
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 Another = Callable[[], AbstractContextManager["Target"]]
 
 
@@ -97,7 +104,7 @@ class Target:
         with self._turn:
             script = ";\n".join((*self._deferred, *statements))
             self._deferred.clear()
-            with self._translated(script):
+            with translated(self._shown, script):
                 self._cursor.executescript(script)
 
     def defer(self, sql: str, parameters: Sequence[object] = ()) -> None:
@@ -106,8 +113,7 @@ class Target:
         Errors are raised there, so defer only what the server has no reason to refuse. The end of a
         transaction is such a call.
         """
-        with self._turn:
-            self._deferred.append(inline(sql, parameters))
+        self._deferred.append(inline(sql, parameters))
 
     @contextmanager
     def prefetched(self, *questions: Question[Any], risky: bool = False) -> Iterator[None]:
@@ -130,10 +136,8 @@ class Target:
 
     def answer(self, question: Question[Answer]) -> Answer:
         """Ask a question, unless its answer was prefetched."""
-        with self._turn:
-            if question in self._known:
-                return question.read(self._known[question])
-            return question.read(self._ask(question)[question])
+        known = self._known if question in self._known else self._ask(question)
+        return question.read(known[question])
 
     def _ask_risky(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
         self.defer("SAVEPOINT asking")
@@ -170,16 +174,23 @@ class Target:
         """Execute a statement with values of rows, which never become part of its text."""
         return _rows(self._fetch(sql, parameters))
 
-    def arrow(self, sql: str, parameters: Sequence[object] = ()) -> pa.Table:
-        """Execute a query for many rows, which are held in memory; see ``rows`` for parameters."""
-        return self._fetch(inline(sql, parameters), copy=True)
+    def arrow(
+        self, sql: str, parameters: Sequence[object] = (), *, streamed: bool = False
+    ) -> pa.Table:
+        """Execute a query for rows as columns, which are held in memory.
+
+        Args:
+            parameters: see ``rows``.
+            streamed: read by COPY, which needs three round trips and half of the memory.
+        """
+        return self._fetch(inline(sql, parameters), copy=streamed)
 
     def _fetch(
         self, sql: str, parameters: Sequence[object] | None = None, *, copy: bool = False
     ) -> pa.Table:
         with self._turn:
             self._send_deferred()
-            with self._translated(sql), self._connection.cursor() as cursor:
+            with translated(self._shown, sql), self._connection.cursor() as cursor:
                 if not copy:
                     cursor.adbc_statement.set_options(**{_USE_COPY: "false"})
                 cursor.execute(sql, parameters)
@@ -204,7 +215,7 @@ class Target:
             place = {"temporary": True}
         with self._turn:
             self._send_deferred()
-            with self._translated():
+            with translated(self._shown):
                 self._cursor.adbc_ingest(table, in_slices(batch), mode="append", **place)
 
     @contextmanager
@@ -327,20 +338,11 @@ class Target:
 
     def holder(self, place: Place = PUBLIC) -> str | None:
         """The run that holds the lock of a place, for messages; None if it is free."""
-        found = self.rows(
-            "SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),"
-            " to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS') FROM pg_locks l"
-            " JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted"
-            " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            f" AND l.classid = {place.lock_key >> 32} AND l.objid = {place.lock_key & 0xFFFFFFFF}"
-        )
+        found = self.rows(_HOLDER, (place.lock_key >> 32, place.lock_key & 0xFFFFFFFF))
         if not found:
             return None
         pid, host, since = found[0]
         return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
-
-    def _translated(self, sent: str = "") -> AbstractContextManager[None]:
-        return translated(self._shown, sent)
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:

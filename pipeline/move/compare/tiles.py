@@ -32,7 +32,8 @@ def read_tile(
     found = target.arrow(
         f"SELECT {_outputs(mapping)} FROM {quoted(mapping.name)}"
         f" WHERE {_within(mapping, after, part.last)}"
-        f" ORDER BY {_key_sql(mapping)} LIMIT {_TILE_ROWS + 1}"
+        f" ORDER BY {_key_sql(mapping)} LIMIT {_TILE_ROWS + 1}",
+        streamed=True,
     )
     return None if found.num_rows > _TILE_ROWS else _plain(found)
 

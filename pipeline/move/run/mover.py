@@ -30,6 +30,8 @@ from pipeline.postgres.target import Target
 class FullMover:
     """Alternates between two sessions, with one thread for surveys and one for fills.
 
+    The second session is opened when there is something to fill ahead.
+
     Attributes:
         idle: the session that is not in a transaction.
     """
@@ -37,11 +39,14 @@ class FullMover:
     def __init__(
         self,
         source: SourceView,
-        sessions: tuple[Target, Target],
+        session: Target,
         options: MoveOptions,
+        sessions: contextlib.ExitStack,
     ) -> None:
         """Use ``FullMover.over``."""
-        self.idle, self._second = sessions
+        self.idle = session
+        self._second: Target | None = None
+        self._sessions = sessions
         self._source = source
         self._options = options
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
@@ -64,8 +69,8 @@ class FullMover:
         Args:
             target: a session outside a transaction.
         """
-        with target.another() as second:
-            mover = cls(source, (target, second), options)
+        with contextlib.ExitStack() as sessions:
+            mover = cls(source, target, options, sessions)
             try:
                 yield mover
             finally:
@@ -97,7 +102,7 @@ class FullMover:
 
         def on_filled() -> None:
             if upcoming and self._pending is None:
-                ahead = self._fills.submit(self._start_fill, self._second, upcoming[0])
+                ahead = self._fills.submit(self._start_fill, upcoming[0])
                 self._pending = upcoming[0].name, ahead
 
         moved = move_table(context, pending=pending, on_filled=on_filled)
@@ -122,8 +127,10 @@ class FullMover:
         prepared = self._prepared[table.name].result()
         return MoveContext(session, self._source, prepared, self._options, self._on_progress)
 
-    def _start_fill(self, session: Target, table: sa.Table) -> PendingFill | None:
-        return start_fill(self._context(session, table))
+    def _start_fill(self, table: sa.Table) -> PendingFill | None:
+        if self._second is None:
+            self._second = self._sessions.enter_context(self.idle.another())
+        return start_fill(self._context(self._second, table))
 
     def _on_progress(self, progress: Progress) -> None:
         if self._ended.is_set():
@@ -140,7 +147,7 @@ class FullMover:
         (_, ahead), self._pending = self._pending, None
         pending = ahead.result()
         if pending is not None:
-            self.idle, self._second = self._second, self.idle
+            self.idle, self._second = pending.context.target, self.idle
         return pending
 
     def _end(self) -> None:

@@ -35,11 +35,15 @@ def start(context: MoveContext, *, filled: bool) -> schema.TargetTableState:
         present = schema.TargetTableState(exists=False)
         if not filled:
             context.counts_at_start = side_effects.count(target)
-            present = schema.inspect_for_writing(target, mapping)
+            # A scope is merged, whether the table has rows or not.
+            present = schema.inspect_for_writing(
+                target, mapping, rows=context.scope.strategy is None
+            )
             schema.check_shape(mapping, present)
         _check_parents(target, mapping)
         context.load_watermark(watermarks.read(target, mapping.name))
-    if present.rows and context.watermark is None and not mapping.policies.adopt_target:
+    unknown = present.exists and context.watermark is None
+    if unknown and not mapping.policies.adopt_target:
         unmanaged_rows.require_own(target.rows, [mapping.table])
     return present
 

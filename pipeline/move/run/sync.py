@@ -163,7 +163,9 @@ class Syncer:
             overrides.ask((table.name,)),
             watermarks.ask_any_newer(parents, than=table.name),
         ]
-        if found is None and mark is not None:
+        if found is not None:
+            asked.append(quarantine.ask_row_ids(mapping.name))
+        elif mark is not None:
             # Most likely nothing changed; then these questions are all that is needed.
             scope = ChangedRows(newest=mark.newest, rows_before=mark.rows)
             unchanged = self._context(nothing, scope, on_progress)
@@ -177,8 +179,10 @@ class Syncer:
             changed = also or known_overrides or newer or self._retry_rejected
             if found is None and mark is not None and not changed:
                 return prove_unchanged(unchanged, mark, sequence=self._sequences.get(table.name))
+            retried = quarantine.row_ids(self.idle, mapping.name)
         found = found or _Candidates(newest=mark.newest if mark else None)
-        prepared, scope = self._copy_scope_rows(mapping, found, also, known_overrides)
+        retried |= {override.row_id for override in known_overrides}
+        prepared, scope = self._copy_scope_rows(mapping, found, also, known_overrides, retried)
         return move_table(self._context(prepared, scope, on_progress))
 
     def _context(
@@ -270,12 +274,10 @@ class Syncer:
         found: _Candidates,
         also: tuple[Any, ...],
         known_overrides: Sequence[overrides.Override],
+        retried: set[str],
     ) -> tuple[Prepared, ChangedRows]:
         """Copy the rows that may have changed, and quarantined rows, to the private file."""
         live = self._live
-        retried = quarantine.row_ids(self.idle, mapping.name) | {
-            override.row_id for override in known_overrides
-        }
         row_ids = [live.row_id_from(mapping, row_id) for row_id in sorted(retried)]
         keys = list(dict.fromkeys((*found.keys, *also)))
         live.take_rows(mapping, keys=keys, row_ids=[*found.row_ids, *row_ids], after=found.after)

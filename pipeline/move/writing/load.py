@@ -21,6 +21,7 @@ from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.postgres import schema
 from pipeline.postgres.driver import refusals
 from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
 STAGE = "pg_temp.pipeline_stage"
@@ -46,7 +47,7 @@ class Stage:
         """Create the temporary table, unless it exists."""
         if not self._made:
             # Defaults and generated values fill the columns that only the target has.
-            self.target.run(
+            self.target.defer(
                 f"CREATE TEMPORARY TABLE {STAGE} (LIKE {quoted(self.converter.mapping.name)}"
                 " INCLUDING CONSTRAINTS INCLUDING DEFAULTS INCLUDING GENERATED"
                 " INCLUDING IDENTITY) ON COMMIT DROP"
@@ -68,18 +69,23 @@ class Stage:
                 batch = batch.filter(pc.is_in(batch.column(key), clean))
             _copy_bisecting(self.target, self.converter, _TEMPORARY, batch, temporary=True)
 
-    def merge(self) -> None:
-        """Insert or update the table's rows from the stage; reject rows that PostgreSQL refuses."""
+    def merge(self) -> int:
+        """Insert or update the table's rows from the stage; reject rows that PostgreSQL refuses.
+
+        Returns:
+            The number of staged rows.
+        """
         if not self._made:
-            return
+            return 0
         mapping = self.converter.mapping
         key = quoted(mapping.key.name)
         staged = self.target.arrow(f"SELECT {key} FROM {STAGE} ORDER BY {key}{_collation(mapping)}")
         keys = staged.column(mapping.key.name).to_pylist()
         if keys:
             _merge_between(self.target, self.converter, keys)
-        self.target.run(f"DROP TABLE {STAGE}")
+        self.target.defer(f"DROP TABLE {STAGE}")
         self._made = False
+        return len(keys)
 
 
 def load_batches(
@@ -190,23 +196,31 @@ def drop_orphans(
         table: the table or the stage, quoted.
         on_found: called with the keys of such rows before they are deleted.
     """
-    mapping, removed = converter.mapping, 0
+    mapping, removed = converter.mapping, set[Any]()
     key = quoted(mapping.key.name)
-    for column, parent in mapping.parents:
-        name = quoted(column.name)
-        parent_key = RowKey.of(parent).sql
-        found = target.rows(
-            f"SELECT {key} FROM {table} AS r WHERE {name} IS NOT NULL AND NOT EXISTS (SELECT"
-            f" FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})"
-        )
-        keys = [found_key for (found_key,) in found]
-        if keys:
-            on_found(keys)
-            target.rows(f"DELETE FROM {table} WHERE {key} = ANY($1) RETURNING 1", (keys,))
-            message = f"refers to a row of {parent.name} that is not in the target"
-            converter.reject(keys, Reason("held", column.name, message))
-        removed += len(keys)
-    return removed
+    asked = [_ask_orphans(mapping, table, column, parent) for column, parent in mapping.parents]
+    with target.prefetched(*asked):
+        for (column, parent), question in zip(mapping.parents, asked, strict=True):
+            keys = [found for found in target.answer(question) if found not in removed]
+            if keys:
+                on_found(keys)
+                target.defer(f"DELETE FROM {table} WHERE {key} = ANY($1)", (keys,))
+                message = f"refers to a row of {parent.name} that is not in the target"
+                converter.reject(keys, Reason("held", column.name, message))
+            removed.update(keys)
+    return len(removed)
+
+
+def _ask_orphans(
+    mapping: TableMapping, table: str, column: sa.Column[Any], parent: sa.Table
+) -> Question[list[Any]]:
+    name, parent_key = quoted(column.name), RowKey.of(parent).sql
+    return Question(
+        f"SELECT {quoted(mapping.key.name)} FROM {table} AS r WHERE {name} IS NOT NULL AND NOT"
+        f" EXISTS (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})",
+        (),
+        lambda rows: [key for (key,) in rows],
+    )
 
 
 def build_foreign_keys(

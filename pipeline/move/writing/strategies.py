@@ -11,20 +11,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import sqlalchemy as sa
-
-from pipeline.core.errors import ShapeError, TooManyDeletes
+from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
-from pipeline.mapping.row_key import RowKey
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
-from pipeline.move.ledger import cascades, conservation
 from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.batch_converter import prefetched
-from pipeline.move.writing import load, uniques
+from pipeline.move.writing import deletes, load, uniques
 from pipeline.postgres import access, schema, table_functions
 from pipeline.postgres.driver.faults import DataFault
 
@@ -78,7 +74,7 @@ def merge(context: MoveContext, present: schema.TargetTableState) -> table_check
 
     def on_tile_compared(changes: Changes) -> None:
         if len(changes.extra):
-            _require_few_deletes(context, len(deleted) + len(changes.extra))
+            deletes.require_few(context, len(deleted) + len(changes.extra))
             deleted.extend(changes.extra.to_pylist())
         for lost in changes.lost:
             conversions.collect(target, mapping.name, lost)
@@ -91,12 +87,16 @@ def merge(context: MoveContext, present: schema.TargetTableState) -> table_check
         compared = table_checks.examine(
             target, mapping, context.survey, iter(converter), on_tile_compared=on_tile_compared
         )
-        compared.foreign_keys = constraints.foreign_keys(target, mapping)
+        with target.prefetched(*constraints.ask_foreign_keys(mapping)):
+            compared.foreign_keys = constraints.foreign_keys(target, mapping)
     equal = compared.equal and compared.foreign_keys.passed and not converter.rejected
     if not equal:
         with context.timed("load"):
             load.drop_orphans(
-                target, converter, quoted(mapping.name), on_found=partial(_record_cascades, context)
+                target,
+                converter,
+                quoted(mapping.name),
+                on_found=partial(deletes.record_cascades, context),
             )
             _write(context, staged, deleted)
     with context.timed("keys"):
@@ -133,7 +133,7 @@ def merge_scope(context: MoveContext, present: schema.TargetTableState) -> None:
         context.scope_before = compared.totals.target_rows
         # Rejected rows are extra as well; they are deleted once all of them are known.
         deleted = sorted(set(extra).intersection(context.scope.deleted))
-        _require_few_deletes(context, len(deleted))
+        deletes.require_few(context, len(deleted))
     with context.timed("load"):
         _write(context, staged, deleted)
     with context.timed("keys"):
@@ -156,22 +156,15 @@ def _stager(context: MoveContext, staged: load.Stage) -> Callable[[Changes], Non
 def _write(context: MoveContext, staged: load.Stage, deleted: list[Any]) -> None:
     """Delete rows, including older versions of rejected ones, and merge staged rows."""
     load.drop_orphans(context.target, context.converter, load.STAGE)
-    _delete(context, deleted)
+    deletes.delete(context, deleted)
     # Deletes come first, because other rows may take over unique values.
-    _delete_stale(context)
+    deletes.delete_stale(context)
     for unique in schema.unique_constraints(context.mapping.table):
         uniques.reject_held(context.target, context.converter, unique)
-        _delete_stale(context)
+        deletes.delete_stale(context)
     uniques.drop_occupied(context.target, context.mapping)
-    context.written = context.target.value(f"SELECT count(*) FROM {load.STAGE}")
-    staged.merge()
-    _delete_stale(context)
-
-
-def _delete_stale(context: MoveContext) -> None:
-    stale = _stale(context)
-    _require_few_deletes(context, context.deleted + len(stale))
-    _delete(context, stale)
+    context.written = staged.merge()
+    deletes.delete_stale(context)
 
 
 def choose_strategy(context: MoveContext) -> Strategy:
@@ -184,16 +177,16 @@ def _build(context: MoveContext, *, filled: bool = False, created: bool = False)
     target, converter, mapping = context.target, context.converter, context.mapping
     # PostgreSQL does not alter a table with pending deferred work.
     target.run_deferred_constraints()
-    present = schema.created(mapping) if created else schema.inspect(target, mapping.name)
+    name, roles = mapping.name, context.server_roles
+    present = schema.created(mapping) if created else schema.inspect(target, name, rows=False)
     load.build_foreign_keys(
         target,
         converter,
         schema.foreign_keys(mapping, present),
-        on_orphans=partial(_record_cascades, context),
+        on_orphans=partial(deletes.record_cascades, context),
     )
     _build_keys(context, present, filled=filled)
     target.run(*schema.indexes(mapping, present))
-    roles = context.server_roles
     if created:
         table_functions.make_functions(target, mapping.table, roles)
         target.run(*table_functions.triggers_ddl(mapping.table))
@@ -241,110 +234,3 @@ def _published(context: MoveContext) -> bool:
             (context.mapping.name,),
         )
     )
-
-
-def _stale(context: MoveContext) -> list[Any]:
-    """Keys of rejected rows of which the target has an older version."""
-    keys = context.source.keys_by_row_id(context.mapping, list(context.converter.rejected))
-    return conservation.existing(context.target, context.mapping, keys)
-
-
-def _require_few_deletes(context: MoveContext, deletes: int) -> None:
-    if not deletes:
-        return
-    if context.target_rows is None:
-        count = f"SELECT count(*) FROM {quoted(context.mapping.name)}"
-        context.target_rows = int(context.target.value(count))
-    _require_share(
-        context,
-        context.mapping.name,
-        deletes,
-        context.target_rows,
-        f"{context.source.path} lacks them",
-    )
-
-
-def _delete(context: MoveContext, keys: list[Any]) -> None:
-    if keys:
-        name = quoted(context.mapping.key.name)
-        _record_cascades(context, keys)
-        deleted = context.target.rows(
-            f"DELETE FROM {quoted(context.mapping.name)} WHERE {name} = ANY($1) RETURNING 1",
-            (keys,),
-        )
-        context.deleted += len(deleted)
-
-
-def _record_cascades(
-    context: MoveContext, keys: list[Any], *, parent: sa.Table | None = None
-) -> None:
-    """Count and record the rows of other tables that are deleted or changed with these rows.
-
-    If a run is killed before it moves those tables, the next run finds the records in the ledger.
-    """
-    table = context.mapping.table if parent is None else parent
-    _require_no_unmanaged(context, table, keys)
-    for child in table.metadata.sorted_tables:
-        for foreign in child.foreign_keys:
-            if foreign.column.table is not table or child is table:
-                continue
-            if not schema.inspect(context.target, child.name).exists:
-                continue
-            key = RowKey.of(child).sql
-            found = context.target.rows(
-                f"SELECT {key} FROM {quoted(child.name)}"
-                f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
-                (keys,),
-            )
-            affected = [k for (k,) in found]
-            if affected and foreign.ondelete == "SET NULL":
-                cascades.note(context.target, child.name, affected, parent=cascades.STAYED)
-            elif affected:
-                rows = context.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
-                why = f"their parent rows in {table.name} are deleted"
-                _require_share(context, child.name, len(affected), rows, why)
-                cascades.note(context.target, child.name, affected, parent=table.name)
-                _record_cascades(context, affected, parent=child)
-
-
-_UNMANAGED = """
-SELECT format('%I.%I', n.nspname, r.relname), quote_ident(c.conname), c.confdeltype = 'c',
-  (SELECT string_agg(format('o.%I = t.%I', theirs.attname, ours.attname), ' AND ')
-   FROM unnest(c.conkey, c.confkey) AS pair(theirs, ours)
-   JOIN pg_attribute AS theirs ON (theirs.attrelid, theirs.attnum) = (c.conrelid, pair.theirs)
-   JOIN pg_attribute AS ours ON (ours.attrelid, ours.attnum) = (c.confrelid, pair.ours))
-FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
-JOIN pg_namespace AS n ON n.oid = r.relnamespace
-WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) AND c.confdeltype IN ('c', 'n', 'd')
-AND NOT (n.nspname = 'public' AND r.relname = ANY ($2))
-"""
-
-
-def _require_no_unmanaged(context: MoveContext, table: sa.Table, keys: list[Any]) -> None:
-    """Refuse to delete rows if rows of unmanaged tables would be deleted or changed with them."""
-    declared = list(table.metadata.tables)
-    place, key = f"public.{quoted(table.name)}", RowKey.of(table).sql
-    for name, constraint, cascade, joined in context.target.rows(_UNMANAGED, (place, declared)):
-        rows = context.target.value(
-            f"SELECT count(*) FROM {name} AS o JOIN ONLY {place} AS t ON {joined}"
-            f" WHERE t.{key} = ANY($1)",
-            (keys,),
-        )
-        if rows:
-            raise TooManyDeletes(
-                f"{table.name}: {len(keys):,} rows of the target would be deleted, and"
-                f" {rows:,} rows of {name}, which is not managed by the pipeline, would"
-                f" {'be deleted' if cascade else 'change'} with them",
-                remedy=f"Delete or change these rows of {name} first, or create its foreign key"
-                f" {constraint} again without an ON DELETE action",
-            )
-
-
-def _require_share(context: MoveContext, table: str, deletes: int, rows: int, why: str) -> None:
-    if deletes > rows * context.options.delete_share:
-        raise TooManyDeletes(
-            f"{table}: at least {deletes} of {rows} rows of the target would be deleted because"
-            f" {why}. At most {context.options.delete_share:.0%} may be deleted in one run",
-            remedy=f"Check that {context.source.path} is the right source; if it is, raise"
-            " MAX_DELETE_SHARE",
-        )
