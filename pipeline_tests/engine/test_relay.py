@@ -41,18 +41,20 @@ def test_a_copy_passes_in_both_directions_and_its_rows_are_no_statements(
     server: URL, row: int
 ) -> None:
     data = (b"x" * row + b"\n") * (3_000_000 // row)
-    with relay(server, delay=0.001) as proxy:
-        with closing(psycopg2.connect(libpq(proxy.url), **PLAIN)) as connection:
-            cursor = connection.cursor()
-            cursor.execute("CREATE TEMP TABLE t (v text)")
-            proxy.taken()
-            cursor.copy_expert("COPY t FROM STDIN", io.BytesIO(data))
-            there = proxy.taken()
-            read = io.BytesIO()
-            cursor.copy_expert("COPY t TO STDOUT", read)
-            back = proxy.taken()
-            cursor.execute("SELECT 1")
-            assert proxy.taken().statements == ["SELECT 1"]
+    with (
+        relay(server, delay=0.001) as proxy,
+        closing(psycopg2.connect(libpq(proxy.url), **PLAIN)) as connection,
+    ):
+        cursor = connection.cursor()
+        cursor.execute("CREATE TEMP TABLE t (v text)")
+        proxy.taken()
+        cursor.copy_expert("COPY t FROM STDIN", io.BytesIO(data))
+        there = proxy.taken()
+        read = io.BytesIO()
+        cursor.copy_expert("COPY t TO STDOUT", read)
+        back = proxy.taken()
+        cursor.execute("SELECT 1")
+        assert proxy.taken().statements == ["SELECT 1"]
     assert read.getvalue() == data
     assert (there.statements, there.round_trips) == (["COPY t FROM STDIN"], 2)
     assert (back.statements, back.round_trips) == (["COPY t TO STDOUT"], 1)
@@ -62,12 +64,14 @@ def test_a_copy_passes_in_both_directions_and_its_rows_are_no_statements(
 
 
 def test_a_session_that_the_server_ends_is_ended_for_the_client(server: URL) -> None:
-    with relay(server, delay=0.01) as proxy:
-        with closing(psycopg2.connect(libpq(proxy.url))) as connection:
-            cursor = connection.cursor()
-            with pytest.raises(psycopg2.OperationalError, match="server closed the connection"):
-                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
-            assert connection.closed
+    with (
+        relay(server, delay=0.01) as proxy,
+        closing(psycopg2.connect(libpq(proxy.url))) as connection,
+    ):
+        cursor = connection.cursor()
+        with pytest.raises(psycopg2.OperationalError, match="server closed the connection"):
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert connection.closed
 
 
 def test_the_server_notices_that_a_client_is_gone(server: URL) -> None:

@@ -91,15 +91,23 @@ def test_counts_are_those_of_what_passed_and_begin_anew_when_taken() -> None:
 
 
 def test_what_is_sent_without_waiting_is_one_round_trip_and_unanswered_bytes_are_none() -> None:
-    with answering(lambda c: (exactly(c, 3), c.sendall(b"x"), c.recv(1), None)[-1]) as url:
-        with relay(url, delay=0.02) as proxy, connected(proxy) as connection:
-            for _ in range(3):
-                connection.sendall(b"a")
-                time.sleep(0.01)
-            exactly(connection, 1)
-            connection.sendall(b"z")
-            assert connection.recv(1) == b""
-            counts = proxy.taken()
+    def serve(connection: socket.socket) -> None:
+        exactly(connection, 3)
+        connection.sendall(b"x")
+        connection.recv(1)
+
+    with (
+        answering(serve) as url,
+        relay(url, delay=0.02) as proxy,
+        connected(proxy) as connection,
+    ):
+        for _ in range(3):
+            connection.sendall(b"a")
+            time.sleep(0.01)
+        exactly(connection, 1)
+        connection.sendall(b"z")
+        assert connection.recv(1) == b""
+        counts = proxy.taken()
     assert (counts.round_trips, counts.sent, counts.received) == (2, 4, 1)
 
 
@@ -118,9 +126,12 @@ def test_a_connection_and_each_answer_take_a_round_trip() -> None:
 
 def test_a_server_that_speaks_first_is_heard_after_a_round_trip_and_a_half() -> None:
     started = time.monotonic()
-    with answering(lambda connection: connection.sendall(b"hello")) as url:
-        with relay(url, delay=LATE) as proxy, connected(proxy) as connection:
-            assert exactly(connection, 5) == b"hello"
+    with (
+        answering(lambda connection: connection.sendall(b"hello")) as url,
+        relay(url, delay=LATE) as proxy,
+        connected(proxy) as connection,
+    ):
+        assert exactly(connection, 5) == b"hello"
     assert 2 * LATE < time.monotonic() - started < 4 * LATE
 
 
@@ -200,11 +211,14 @@ def test_a_side_that_does_not_read_stops_the_other(slow: str) -> None:
 
 
 def test_a_client_that_has_said_all_still_hears_the_answer() -> None:
-    with answering(lambda c: c.sendall(b"all: %d" % len(to_its_end(c)))) as url:
-        with relay(url, delay=0.01) as proxy, connected(proxy) as connection:
-            connection.sendall(b"x" * 100_000)
-            connection.shutdown(socket.SHUT_WR)
-            assert to_its_end(connection) == b"all: 100000"
+    with (
+        answering(lambda c: c.sendall(b"all: %d" % len(to_its_end(c)))) as url,
+        relay(url, delay=0.01) as proxy,
+        connected(proxy) as connection,
+    ):
+        connection.sendall(b"x" * 100_000)
+        connection.shutdown(socket.SHUT_WR)
+        assert to_its_end(connection) == b"all: 100000"
 
 
 def test_a_server_that_has_said_all_still_hears_the_client() -> None:
