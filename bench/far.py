@@ -205,11 +205,12 @@ def _show(
         title=f"{workload}, far away, median of {rounds}",
         box=box.SIMPLE_HEAD,
         title_justify="left",
+        padding=(0, 1, 0, 0),
     )
     table.add_column("round trip", no_wrap=True)
     table.add_column("program", no_wrap=True)
-    for heading in ("s", "connections", "round trips", "MiB sent", "MiB received"):
-        table.add_column(heading, justify="right")
+    for heading in ("s", "connections", "round\ntrips", "MiB\nsent", "MiB\nreceived"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for case, found in medians.items():
         if case.workload != workload:
             continue
