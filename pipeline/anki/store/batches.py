@@ -6,6 +6,9 @@ from typing import TypeVar
 BYTES = 4 * 2**20
 """The size of a batch; a larger item is a batch of its own."""
 
+REQUEST_BYTES = 512 * 2**10
+"""The size of a request to AnkiConnect, which reads 1 KiB at a time and then copies all before."""
+
 _FIRST, _GROWTH = 500, 4
 """How many items are asked for first, and how many times as many as before the next time."""
 

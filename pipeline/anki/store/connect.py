@@ -17,7 +17,7 @@ from typing import Any, Self
 import httpx
 from pydantic import SecretStr
 
-from pipeline.anki.store.batches import by_answers, by_bytes
+from pipeline.anki.store.batches import REQUEST_BYTES, by_answers, by_bytes
 from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote, Note, Refusal
 from pipeline.core import urls
@@ -130,7 +130,7 @@ class AnkiConnect:
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
         """Create notes; returns an id or a refusal for each."""
         made: list[int | Refusal] = []
-        for some in by_bytes(notes, lambda new: _size(new.fields)):
+        for some in by_bytes(notes, lambda new: _size(new.fields), most=REQUEST_BYTES):
             answers = self._multi(
                 "addNote",
                 [
@@ -157,7 +157,7 @@ class AnkiConnect:
     def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
         """Write fields of notes: id -> name -> HTML; returns the refused notes."""
         refused = {}
-        for some in by_bytes(fields.items(), lambda item: _size(item[1])):
+        for some in by_bytes(fields.items(), lambda item: _size(item[1]), most=REQUEST_BYTES):
             answers = self._multi(
                 "updateNoteFields",
                 [{"note": {"id": number, "fields": dict(values)}} for number, values in some],
@@ -174,7 +174,7 @@ class AnkiConnect:
         for number, tag in tags.items():
             notes.setdefault(tag, []).append(number)
         wanted = [{"notes": some, "tags": tag} for tag, some in notes.items()]
-        for batch in by_bytes(wanted, lambda _: _OVERHEAD):
+        for batch in by_bytes(wanted, lambda _: _OVERHEAD, most=REQUEST_BYTES):
             self._multi("addTags", batch, idempotent=True)
 
     def untag(self, ids: Collection[int], tags: Collection[str]) -> None:
@@ -206,7 +206,7 @@ class AnkiConnect:
 
     def store(self, files: Iterable[tuple[str, bytes]]) -> None:
         """Write or replace media files."""
-        for some in by_bytes(files, lambda file: len(file[1]) + _OVERHEAD):
+        for some in by_bytes(files, lambda file: len(file[1]) + _OVERHEAD, most=REQUEST_BYTES):
             wanted = [
                 {"filename": name, "data": base64.b64encode(data).decode("ascii")}
                 for name, data in some
@@ -220,7 +220,7 @@ class AnkiConnect:
             # The answer for a missing note is an empty object or null.
             return [info for info in self._list("notesInfo", notes=some) if info]
 
-        return by_answers(sorted(ids), ask, lambda info: len(str(info)))
+        return by_answers(sorted(ids), ask, lambda info: len(str(info).encode()))
 
     def _multi(
         self, action: str, parameters: Sequence[Mapping[str, Any]], *, idempotent: bool
@@ -345,4 +345,4 @@ _REMEDIES = {
 
 
 def _size(fields: Mapping[str, str]) -> int:
-    return _OVERHEAD + sum(map(len, fields.values()))
+    return _OVERHEAD + sum(len(text.encode()) for text in fields.values())
