@@ -145,17 +145,20 @@ def _round(
                 cases = [Case(workload, distance, way, step) for step in steps]
                 if way not in arguments.ways or skipped.keys() & set(cases):
                     continue
+                done = 0
                 try:
-                    yield from zip(cases, _measure(source, distance, steps, fresh), strict=True)
+                    for measurement in _measure(source, distance, steps, fresh):
+                        yield cases[done], measurement
+                        done += 1
                 except (Unavailable, Incomplete, Failed) as error:
                     failed = not isinstance(error, Unavailable) and way not in FOREIGN_PROGRAMS
                     prefix = "not available: " if isinstance(error, Unavailable) else ""
-                    yield cases[0], Remark(workload, way, prefix + str(error), failed)
+                    yield cases[done], Remark(workload, way, prefix + str(error), failed)
 
 
 def _measure(
     source: Path, distance: Distance, steps: Sequence[str], fresh: Fresh
-) -> list[Measurement]:
+) -> Iterator[Measurement]:
     """Run programs one after the other on an empty database behind the relay.
 
     Raises:
@@ -165,7 +168,6 @@ def _measure(
     """
     runs, url = fresh("bench_runs"), fresh()
     bits = distance.mbit and distance.mbit * 1e6
-    found = []
     with (
         TemporaryDirectory(dir=DATA, prefix="home-") as home,
         relay(url, delay=distance.ms / 2_000, bits_per_second=bits) as proxy,
@@ -177,13 +179,10 @@ def _measure(
             if "unavailable" in answer:
                 raise Unavailable(answer["unavailable"])
             seconds, counts = answer["seconds"], proxy.taken()
-            found.append(
-                Measurement(
-                    seconds, counts.connections, counts.round_trips, counts.sent, counts.received
-                )
-            )
             require_all_rows(source, url, seconds)
-    return found
+            yield Measurement(
+                seconds, counts.connections, counts.round_trips, counts.sent, counts.received
+            )
 
 
 def _median(some: Sequence[Measurement]) -> Measurement:
