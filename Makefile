@@ -60,6 +60,7 @@ check: $(READY) ## lint, type-check, hold the rule of imports, look for secrets 
 .PHONY: bench
 bench: $(READY) ## measure against the limit and other tools; SCALE=10 for ten times the rows
 	@$(BIN)/python -m bench.run
+	@$(BIN)/python -m bench.far
 	@$(BIN)/python -m bench.anki
 	@$(BIN)/python -m bench.realtime
 

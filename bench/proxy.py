@@ -8,20 +8,33 @@ server through it with the URL that ``Proxy.url`` returns; tests use the same cl
 import argparse
 import asyncio
 import contextlib
+import socket
 import struct
 import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, cast
 
 from sqlalchemy.engine import URL, make_url
 
-_QUEUE_BYTES = 1024 * 1024
-"""What a direction holds back before it stops reading, like the buffers of a connection."""
-_SSL_REQUEST, _GSS_REQUEST = 80877103, 80877104
-_STATEMENTS = {b"Q": 0, b"P": 1}
-"""Messages with the text of a statement: how many texts precede it."""
+from bench.statements import Statements
+
+_WINDOW_BYTES = 1024 * 1024
+"""What a direction of a connection holds before it stops reading, like the buffers of TCP."""
+_TICK = 0.000_5
+"""Half of the resolution of timers: bytes may arrive so much earlier or later."""
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing sends a reset."""
+
+
+class _End(Enum):
+    """How one side stops sending: it only stops, it closes the connection, or it breaks it."""
+
+    EOF = 1
+    CLOSE = 2
+    RESET = 3
 
 
 @dataclass
@@ -29,7 +42,7 @@ class Counts:
     """What passed through a relay.
 
     Attributes:
-        round_trips: how often a client sent something after an answer, over all connections; the
+        round_trips: how often an answer came to what a client had sent, over all connections; the
             opening of a connection counts as one.
         sent: bytes to the server.
         received: bytes from the server.
@@ -50,10 +63,10 @@ class Proxy:
         """Keep the arguments of ``relay``."""
         self.counts = Counts()
         self.port = 0
-        self._server = server
         self.delay = delay
         self.bits_per_second = bits_per_second
-        self.free_at = {"up": 0.0, "down": 0.0}
+        self.sides = set["_Side"]()
+        self._server = server
         self._lock = threading.Lock()
 
     @property
@@ -79,176 +92,186 @@ class Proxy:
         with self._lock:
             self.counts.statements.append(text)
 
-    async def open(self, client: "_Client") -> None:
-        """Connect a client with the server, one round trip after it asked."""
+    async def connect(self, side: "_Side") -> None:
+        """Connect a side with the server.
+
+        Raises:
+            OSError: the server does not listen.
+        """
         loop = asyncio.get_running_loop()
-        if self.delay:
-            await asyncio.sleep(2 * self.delay)
-
-        def make() -> "_Server":
-            return _Server(client)
-
         host = self._server.host or str(self._server.query.get("host", ""))
-        try:
-            if host.startswith("/"):
-                path = f"{host}/.s.PGSQL.{self._server.port or 5432}"
-                await loop.create_unix_connection(make, path)
-            else:
-                await loop.create_connection(make, host or "127.0.0.1", self._server.port or 5432)
-        except OSError:
-            client.transport.abort()
+        port = self._server.port or 5432
+        if host.startswith("/"):
+            await loop.create_unix_connection(lambda: side, f"{host}/.s.PGSQL.{port}")
+        else:
+            await loop.create_connection(lambda: side, host or "127.0.0.1", port)
 
 
-class _Link:
-    """One direction of one connection: bytes arrive after the delay, in order."""
+class _Line:
+    """One direction of all connections, which share its bits per second."""
 
-    def __init__(self, proxy: Proxy, direction: str, source: asyncio.Transport) -> None:
-        self._proxy, self._direction, self._source = proxy, direction, source
-        self._queue = deque[tuple[float, bytes | None]]()
-        self._held, self._paused, self._waiting = 0, False, False
-        self.into: asyncio.Transport | None = None
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._free_at = 0.0
 
-    def send(self, data: bytes | None) -> None:
-        """Pass bytes on; None closes the connection."""
-        loop, proxy = asyncio.get_running_loop(), self._proxy
-        left = max(loop.time(), proxy.free_at[self._direction])
-        if proxy.bits_per_second is not None:
-            left += 8 * len(data or b"") / proxy.bits_per_second
-            proxy.free_at[self._direction] = left
-        due = left + proxy.delay
-        if due <= loop.time() and not self._queue and self.into is not None:
-            self._deliver(data)
-            return
-        self._queue.append((due, data))
-        self._held += len(data or b"")
-        if self._held > _QUEUE_BYTES and not self._paused and not self._source.is_closing():
-            self._paused = True
-            self._source.pause_reading()
+    def arrival(self, size: int, *, earliest: float) -> float:
+        """When bytes arrive that are sent now, or at ``earliest``."""
+        left = max(asyncio.get_running_loop().time(), self._free_at, earliest)
+        if self._proxy.bits_per_second is not None:
+            left = self._free_at = left + 8 * size / self._proxy.bits_per_second
+        return left + self._proxy.delay
+
+
+class _Side(asyncio.Protocol):
+    """A connection of the relay, with a client or with the server.
+
+    What it reads waits in a queue until it arrives at the other side. It stops reading while the
+    queue is full, because the bytes are on their way or the other side does not take them.
+    """
+
+    transport: asyncio.Transport | None = None
+
+    def __init__(self, proxy: Proxy, line: _Line, *, opens_at: float) -> None:
+        """``opens_at`` is when the connection is open as its client sees it."""
+        self.proxy = proxy
+        self.other: _Side
+        self.ended = False
+        self._line, self._opens_at = line, opens_at
+        self._queue = deque[tuple[float, bytes | _End]]()
+        self._held = 0
+        self._paused = self._waiting = self._blocked = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.proxy.sides.add(self)
+        self.other.flush()
+
+    def data_received(self, data: bytes) -> None:
+        self.send(data)
+
+    def eof_received(self) -> bool:
+        """The other direction stays open."""
+        self.ended = True
+        self.send(_End.EOF)
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended = True
+        self.proxy.sides.discard(self)
+        self.send(_End.RESET if error else _End.CLOSE)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self.other.flush()
+
+    def send(self, data: bytes | _End) -> None:
+        """Put bytes on their way to the other side."""
+        size = 0 if isinstance(data, _End) else len(data)
+        self._queue.append((self._line.arrival(size, earliest=self._opens_at), data))
+        self._held += size
         self.flush()
+        if self._held > _WINDOW_BYTES and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
 
     def flush(self) -> None:
         """Pass on what has arrived by now, and wait for the rest."""
-        if self.into is None or self._waiting:
+        loop, other = asyncio.get_running_loop(), self.other
+        if other.transport is None or self._waiting:
             return
-        loop = asyncio.get_running_loop()
-        while self._queue and self._queue[0][0] <= loop.time() + 0.000_2:
+        now = loop.time() + _TICK
+        while self._queue and self._queue[0][0] <= now and not other._blocked:
             _, data = self._queue.popleft()
-            self._held -= len(data or b"")
-            self._deliver(data)
-        if self._paused and self._held <= _QUEUE_BYTES // 2 and not self._source.is_closing():
+            if isinstance(data, _End):
+                other.end(data)
+            else:
+                self._held -= len(data)
+                other.deliver(data)
+        if self._paused and self._held <= _WINDOW_BYTES // 2 and self.transport is not None:
             self._paused = False
-            self._source.resume_reading()
-        if self._queue:
+            self.transport.resume_reading()
+        if self._queue and not other._blocked:
             self._waiting = True
-            loop.call_at(self._queue[0][0], self._again)
+            loop.call_at(self._queue[0][0] - _TICK, self._again)
 
     def _again(self) -> None:
         self._waiting = False
         self.flush()
 
-    def _deliver(self, data: bytes | None) -> None:
-        assert self.into is not None
-        if data is None:
-            self.into.close()
-        elif not self.into.is_closing():
-            self.into.write(data)
+    def deliver(self, data: bytes) -> None:
+        """Write bytes that have arrived."""
+        assert self.transport is not None
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def end(self, how: _End) -> None:
+        """End the connection as the other side did."""
+        assert self.transport is not None
+        if self.transport.is_closing():
+            return
+        if how is _End.RESET:
+            self.reset()
+        elif how is _End.CLOSE or self.ended:
+            self.transport.close()
+        elif self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def reset(self) -> None:
+        """End the connection at once."""
+        if self.transport is not None:
+            found = self.transport.get_extra_info("socket")
+            if found is not None and found.family != socket.AF_UNIX and found.fileno() >= 0:
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
 
 
-class _Client(asyncio.Protocol):
+class _Client(_Side):
     """The connection of a client."""
 
-    transport: asyncio.Transport
-    up: _Link
-    down: _Link | None = None
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.proxy = proxy
-        self.answered = False
-        self._statements = _Statements(proxy)
+    def __init__(self, proxy: Proxy, up: _Line, down: _Line) -> None:
+        opens_at = asyncio.get_running_loop().time() + 2 * proxy.delay
+        super().__init__(proxy, up, opens_at=opens_at)
+        self.other = _Server(proxy, down, opens_at=opens_at)
+        self.other.other = self
+        self._asked = False
+        self._statements = Statements(proxy.sent_statement)
         self._opening: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.up = _Link(self.proxy, "up", self.transport)
+        super().connection_made(transport)
         self.proxy.count(connections=1, round_trips=1)
-        self._opening = asyncio.get_running_loop().create_task(self.proxy.open(self))
+        self._opening = asyncio.get_running_loop().create_task(self._open())
+
+    async def _open(self) -> None:
+        await asyncio.sleep(self.proxy.delay)
+        try:
+            await self.proxy.connect(self.other)
+        except OSError:
+            await asyncio.sleep(self.proxy.delay)
+            self.reset()
 
     def data_received(self, data: bytes) -> None:
-        self.proxy.count(sent=len(data), round_trips=int(self.answered))
-        self.answered = False
+        self._asked = True
+        self.proxy.count(sent=len(data))
         self._statements.feed(data)
-        self.up.send(data)
+        self.send(data)
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        self.up.send(None)
+    def deliver(self, data: bytes) -> None:
+        if self._asked:
+            self._asked = False
+            self.proxy.count(round_trips=1)
+        super().deliver(data)
 
 
-class _Server(asyncio.Protocol):
+class _Server(_Side):
     """The connection with the server."""
 
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        client, mine = self._client, cast("asyncio.Transport", transport)
-        client.down = _Link(client.proxy, "down", mine)
-        client.down.into, client.up.into = client.transport, mine
-        client.answered = True  # What follows the opening of a connection is a round trip.
-        client.up.flush()
-
     def data_received(self, data: bytes) -> None:
-        client = self._client
-        client.proxy.count(received=len(data))
-        client.answered = True
-        assert client.down is not None
-        client.down.send(data)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        if self._client.down is not None:
-            self._client.down.send(None)
-
-
-class _Statements:
-    """Finds the statements in what a client of PostgreSQL sends."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
-        self._rest = b""
-        self._started = False
-        self._skip = 0
-
-    def feed(self, data: bytes) -> None:
-        """Read on; other protocols and encrypted bytes are passed over."""
-        if self._skip >= len(data):
-            self._skip -= len(data)
-            return
-        data, self._skip = self._rest + data[self._skip :], 0
-        while True:
-            head = 1 if self._started else 0
-            if len(data) < head + 4:
-                break
-            (length,) = struct.unpack_from(">i", data, head)
-            if length < 4 or (not self._started and length > 10_000):
-                self._skip = 2**62
-                break
-            if self._started and data[:1] not in _STATEMENTS and len(data) < 1 + length:
-                # Rows of a COPY are not kept.
-                self._skip, data = 1 + length - len(data), b""
-                break
-            if len(data) < head + length:
-                break
-            message, data = data[: head + length], data[head + length :]
-            if self._started:
-                self._read(message)
-            elif struct.unpack_from(">i", message, 4)[0] not in (_SSL_REQUEST, _GSS_REQUEST):
-                self._started = True
-        self._rest = data
-
-    def _read(self, message: bytes) -> None:
-        texts = _STATEMENTS.get(message[:1])
-        if texts is not None:
-            text = message[5:].split(b"\0")[texts]
-            self._proxy.sent_statement(text.decode(errors="replace"))
+        self.proxy.count(received=len(data))
+        self.send(data)
 
 
 @contextlib.contextmanager
@@ -260,15 +283,18 @@ def relay(
 ) -> Iterator[Proxy]:
     """Run a relay in a thread of its own while the context manager is open.
 
+    Connections that are still open at the end are broken.
+
     Args:
         server: the URL of the server: PostgreSQL by socket or port, or any other server by port.
         delay: seconds of each direction; a round trip takes twice as long.
         bits_per_second: of each direction, for all connections together; None for no limit.
     """
     proxy = Proxy(make_url(server), delay=delay, bits_per_second=bits_per_second)
+    up, down = _Line(proxy), _Line(proxy)
     loop = asyncio.new_event_loop()
     listening = loop.run_until_complete(
-        loop.create_server(lambda: _Client(proxy), "127.0.0.1", 0, backlog=200)
+        loop.create_server(lambda: _Client(proxy, up, down), "127.0.0.1", 0, backlog=200)
     )
     proxy.port = listening.sockets[0].getsockname()[1]
     thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
@@ -276,13 +302,22 @@ def relay(
     try:
         yield proxy
     finally:
-        loop.call_soon_threadsafe(listening.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        listening.close()
+        loop.run_until_complete(_break_all(proxy))
         loop.close()
+
+
+async def _break_all(proxy: Proxy) -> None:
+    opening = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in opening:
+        task.cancel()
+    await asyncio.gather(*opening, return_exceptions=True)
+    while proxy.sides:
+        for side in list(proxy.sides):
+            side.reset()
+        await asyncio.sleep(0)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from rich.console import Console
 
 from bench.encoded import encode, encoded_file
 from bench.report import Remark, Sample, show, summarize, write
-from bench.server import bench_server
+from bench.server import Fresh, bench_server
 from bench.target import TABLES
 from bench.ways import Failed, Unavailable, last_line
-from bench.workloads import MAKERS, source_of
+from bench.workloads import source_of
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKLOADS = ("rows", "blobs")
 LABELS = {
     "limit": "limit",
     "load": "engine, load",
@@ -95,7 +96,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=main.__doc__)
     scale = float(os.environ.get("SCALE") or 1)
     parser.add_argument("--scale", type=float, default=scale, help="size of the sources, or SCALE")
-    parser.add_argument("--workload", nargs="+", choices=list(MAKERS), default=list(MAKERS))
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument(
         "--rounds", type=int, default=3, help="of all ways except orm, which runs once"
     )
@@ -118,7 +119,7 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _prepared(workload: str, scale: float, fresh: Callable[[], str]) -> Path:
+def _prepared(workload: str, scale: float, fresh: Fresh) -> Path:
     source = source_of(workload, scale)
     if not encoded_file(source, TABLES[0]).exists():
         encode(source, fresh())
@@ -126,7 +127,7 @@ def _prepared(workload: str, scale: float, fresh: Callable[[], str]) -> Path:
 
 
 def _rounds(
-    source: Path, workload: str, arguments: argparse.Namespace, fresh: Callable[[], str]
+    source: Path, workload: str, arguments: argparse.Namespace, fresh: Fresh
 ) -> Iterator[Sample | Remark]:
     """Run all rounds of one workload; a way that fails is not tried again."""
     ways = [way for way in arguments.ways if ONLY_ON.get(way, workload) == workload]
@@ -157,13 +158,13 @@ def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
         Incomplete: rows are missing in the target.
     """
     if way in ENGINE:
-        samples = _engine_samples(way, workload, _child("bench.engine", way, str(source), url))
+        samples = _engine_samples(way, workload, child("bench.engine", way, str(source), url))
     else:
-        answer = _child("bench.ways", way, str(source), url)
+        answer = child("bench.ways", way, str(source), url)
         if "unavailable" in answer:
             raise Unavailable(answer["unavailable"])
         samples = [Sample(workload, LABELS[way], answer["seconds"], answer["peak_mib"])]
-    _require_all_rows(source, url, samples[0].seconds)
+    require_all_rows(source, url, samples[0].seconds)
     return samples
 
 
@@ -173,9 +174,20 @@ def _engine_samples(way: str, workload: str, answer: dict[str, float]) -> list[S
     return [Sample(workload, name, answer[name], answer["peak_mib"]) for name in ENGINE[way]]
 
 
-def _child(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+def child(*arguments: str, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run a module in a process of its own, and return what it prints.
+
+    Raises:
+        Failed: the process ended with an error, or its last line is not JSON.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(variables or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise Failed(last_line(done.stderr) or f"exit code {done.returncode}")
     try:
@@ -185,7 +197,13 @@ def _child(*arguments: str) -> dict[str, Any]:
     return answer
 
 
-def _require_all_rows(source: Path, url: str, seconds: float) -> None:
+def require_all_rows(source: Path, url: str, seconds: float) -> None:
+    """Compare the numbers of rows.
+
+    Raises:
+        Incomplete: rows are missing in the target.
+        Failed: a table is missing there.
+    """
     with (
         closing(sqlite3.connect(source)) as reader,
         closing(psycopg2.connect(url)) as target,

@@ -4,8 +4,9 @@ The server runs while the context manager is open and listens on a Unix socket o
 directory `bench/data/pg` remains, so the next run starts it in under a second.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Protocol
 
 import psycopg2
 
@@ -16,8 +17,16 @@ from pipeline.postgres.embedded.server import ensure_server, leave
 _DATABASE = "bench"
 
 
+class Fresh(Protocol):
+    """Creates an empty database."""
+
+    def __call__(self, database: str = _DATABASE) -> str:
+        """Create the database anew and write a checkpoint; returns its URL."""
+        ...
+
+
 @contextmanager
-def bench_server() -> Iterator[Callable[[], str]]:
+def bench_server() -> Iterator[Fresh]:
     """Run the server; yields a function that creates an empty database and returns its URL.
 
     Each call drops the database of the previous call and writes a checkpoint, so that measurements
@@ -26,14 +35,14 @@ def bench_server() -> Iterator[Callable[[], str]]:
     DATA.mkdir(exist_ok=True)
     server = ensure_server(DATA / "pg")
 
-    def fresh() -> str:
+    def fresh(database: str = _DATABASE) -> str:
         _run(
             libpq(server),
-            f"DROP DATABASE IF EXISTS {_DATABASE} WITH (FORCE)",
-            f"CREATE DATABASE {_DATABASE}",
+            f"DROP DATABASE IF EXISTS {database} WITH (FORCE)",
+            f"CREATE DATABASE {database}",
             "CHECKPOINT",
         )
-        return libpq(server.set(database=_DATABASE))
+        return libpq(server.set(database=database))
 
     try:
         yield fresh

@@ -118,15 +118,19 @@ def pgloader_tuned(source: Path, url: str) -> Measured:
     return _pgloader(source, url, options=_PGLOADER_TUNED)
 
 
-def migrate(source: Path, url: str) -> Measured:
-    """Run `pipeline migrate` like a user, from process start to exit."""
-    urls = {"SQLITE_DATABASE_URL": f"sqlite:///{source}", "DATABASE_URL": url}
-    return _program([str(Path(sys.executable).with_name("pipeline")), "migrate"], urls)
+def command(name: str) -> Callable[[Path, str], Measured]:
+    """A command of the pipeline, run like a user does, from process start to exit."""
+
+    def run(source: Path, url: str) -> Measured:
+        urls = {"SQLITE_DATABASE_URL": f"sqlite:///{source}", "DATABASE_URL": url}
+        return _program([str(Path(sys.executable).with_name("pipeline")), name], urls)
+
+    return run
 
 
 WAYS: dict[str, Callable[[Path, str], Measured]] = {
     "limit": limit,
-    "migrate": migrate,
+    **{name: command(name) for name in ("migrate", "sync", "verify")},
     "pgloader": pgloader,
     "pgloader-tuned": pgloader_tuned,
     "duckdb": duckdb,

@@ -1,4 +1,4 @@
-"""The two sources of the benchmark: many small rows, and few large BLOBs.
+"""The sources of the benchmark: many small rows, few large BLOBs, and a small application.
 
 A source is created once per scale and kept in `bench/data/`; delete that folder to recreate it.
 All random values come from one seed, so the same scale gives the same bytes everywhere. All rows
@@ -94,7 +94,12 @@ def make_blobs(path: Path, scale: float) -> None:
     _make(path, Shape(_scaled(200, scale), 10, _scaled(1_000, scale), 1, 51 << 10, 973 << 10))
 
 
-MAKERS = {"rows": make_rows, "blobs": make_blobs}
+def make_application(path: Path, scale: float) -> None:
+    """Create the workload *application*: 153 rows in four tables at scale 1, 2 MiB in all."""
+    _make(path, Shape(_scaled(17, scale), 4, _scaled(34, scale), 1, 20 << 10, 100 << 10))
+
+
+MAKERS = {"rows": make_rows, "blobs": make_blobs, "application": make_application}
 
 
 def source_of(workload: str, scale: float) -> Path:

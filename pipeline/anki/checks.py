@@ -205,8 +205,9 @@ def _recordings(
     existing = anki.media_names()
     if sample is not None and len(names) > sample:
         names = sorted(random.Random(seed).sample(names, sample))  # noqa: S311
-    wanted = contents.digests(session, names)
-    actual = anki.media(wanted)
+    recorded = contents.recorded(session, names)
+    wanted = {name: sound.md5 for name, sound in recorded.items()}
+    actual = anki.media({name: sound.size for name, sound in recorded.items()})
     wrong = [
         RecordingWrong(note, name, "different" if name in existing else "missing")
         for note, name in plays

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from markupsafe import Markup
 from sqlalchemy.orm import Session
 
+from pipeline.anki.store.batches import by_bytes
 from pipeline.declared.ledger import quarantine
 from pipeline.migrations.content import learning_content
 
@@ -21,17 +22,22 @@ ITEM = "target_learning_item"
 EXAMPLE = "real_life_example"
 EXAMPLES = 3
 _BATCH = 500
-_RECORDINGS_BATCH = 1
 _LARGEST_ID = 2**31 - 1
 _FILE = re.compile(r"asset_([1-9][0-9]{0,9})\.mp3")
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A recording, which Anki stores under its id; ``md5`` of its bytes is hexadecimal."""
+    """A recording, which Anki stores under its id.
+
+    Attributes:
+        md5: of its bytes, in hexadecimal.
+        size: the number of bytes.
+    """
 
     asset_id: int
     md5: str
+    size: int
 
     @property
     def file(self) -> str:
@@ -94,7 +100,8 @@ WITH rated AS (
 ), shown AS (
   SELECT f.learning_content_id, json_agg(json_build_object('type', f.fragment_type, 'id', f.id,
     'native_text', f.native_text, 'body_text', f.body_text, 'ipa', f.ipa, 'extra', f.extra,
-    'asset_id', a.id, 'md5', md5(a.asset_data)) ORDER BY f.place) AS fragments
+    'asset_id', a.id, 'md5', md5(a.asset_data),
+    'size', octet_length(a.asset_data)) ORDER BY f.place) AS fragments
   FROM chosen AS f LEFT JOIN heard AS h ON h.fragment_id = f.id
   LEFT JOIN fragment_assets AS a ON a.id = h.id
   GROUP BY f.learning_content_id
@@ -117,8 +124,8 @@ def read(session: Session, ids: Collection[int] | None = None) -> Iterator[Conte
             "every": ids is None,
             "ids": list(ids or ()),
         },
-        execution_options={"yield_per": _BATCH},
-    )
+        execution_options={"stream_results": True},
+    ).yield_per(_BATCH)
     for row in rows.mappings():
         values: dict[str, Any] = dict(row)
         shown = [(fragment.pop("type"), _fragment(fragment)) for fragment in values.pop("shown")]
@@ -128,29 +135,30 @@ def read(session: Session, ids: Collection[int] | None = None) -> Iterator[Conte
 
 
 def _fragment(values: dict[str, Any]) -> Fragment:
-    asset_id, md5 = values.pop("asset_id"), values.pop("md5")
-    return Fragment(**values, sound=None if asset_id is None else Sound(asset_id, md5))
+    asset_id, md5, size = (values.pop(name) for name in ("asset_id", "md5", "size"))
+    return Fragment(**values, sound=None if asset_id is None else Sound(asset_id, md5, size))
 
 
 def recordings(session: Session, sounds: Collection[Sound]) -> Iterator[tuple[Sound, bytes]]:
-    """The bytes of recordings, one in memory at a time."""
-    by_id = {sound.asset_id: sound for sound in sounds}
-    rows = session.execute(
-        sa.text("SELECT id, asset_data FROM fragment_assets WHERE id = ANY(:ids) ORDER BY id"),
-        {"ids": list(by_id)},
-        execution_options={"yield_per": _RECORDINGS_BATCH},
-    )
-    for asset_id, data in rows:
-        yield by_id[asset_id], bytes(data)
+    """The bytes of existing recordings, one batch in memory at a time."""
+    query = sa.text("SELECT id, asset_data FROM fragment_assets WHERE id = ANY(:ids) ORDER BY id")
+    ordered = sorted(sounds, key=lambda sound: sound.asset_id)
+    for some in by_bytes(ordered, lambda sound: sound.size):
+        by_id = {sound.asset_id: sound for sound in some}
+        for asset_id, data in session.execute(query, {"ids": list(by_id)}):
+            yield by_id[asset_id], bytes(data)
 
 
-def digests(session: Session, files: Collection[str]) -> dict[str, str]:
-    """MD5 of the recordings with these file names; other names are ignored."""
+def recorded(session: Session, files: Collection[str]) -> dict[str, Sound]:
+    """The recordings with these file names; other names are ignored."""
     numbers = (int(match[1]) for name in files if (match := _FILE.fullmatch(name)))
     named = [number for number in numbers if number <= _LARGEST_ID]
-    query = sa.text("SELECT id, md5(asset_data) FROM fragment_assets WHERE id = ANY(:ids)")
-    sounds = (Sound(asset_id, md5) for asset_id, md5 in session.execute(query, {"ids": named}))
-    return {sound.file: sound.md5 for sound in sounds}
+    query = sa.text(
+        "SELECT id, md5(asset_data), octet_length(asset_data) FROM fragment_assets"
+        " WHERE id = ANY(:ids)"
+    )
+    sounds = (Sound(*row) for row in session.execute(query, {"ids": named}))
+    return {sound.file: sound for sound in sounds}
 
 
 def ids(session: Session) -> set[int]:

@@ -39,9 +39,8 @@ def process(
     marked = set(anki.find(REMOVED))
     suspending = options.removed == "suspend"
     done = set(anki.find(SUSPENDED)) if suspending and marked else marked
-    for number in sorted(marked):
-        if notes.get(number) in existing:
-            _restore(anki, number, notes[number], options=options, report=report)
+    back = {number: notes[number] for number in sorted(marked) if notes.get(number) in existing}
+    _restore(anki, back, options=options, report=report)
     # Only notes of deleted contents are read.
     deleted = anki.notes(
         {number for number, content_id in notes.items() if content_id not in existing}
@@ -85,9 +84,10 @@ def _mark(anki: Anki, numbers: Collection[int], *, total: int, options: Options)
         anki.tag(dict.fromkeys(numbers, SUSPENDED))
 
 
-def _restore(anki: Anki, number: int, content_id: int, *, options: Options, report: Report) -> None:
-    if not options.dry_run:
-        for tag in (SUSPENDED, REMOVED):
-            anki.untag([number], tag)
-    detail = f"note {number}: its content is back; suspended cards stay suspended"
-    report.add(Outcome(content_id, "", "restored", detail))
+def _restore(anki: Anki, back: Mapping[int, int], *, options: Options, report: Report) -> None:
+    """Remove the marks of notes whose content is back: note id -> content id."""
+    if back and not options.dry_run:
+        anki.untag(list(back), (SUSPENDED, REMOVED))
+    for number, content_id in back.items():
+        detail = f"note {number}: its content is back; suspended cards stay suspended"
+        report.add(Outcome(content_id, "", "restored", detail))

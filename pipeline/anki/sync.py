@@ -9,7 +9,7 @@ deleted. A second run changes nothing.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
 from sqlalchemy.orm import Session
@@ -62,11 +62,17 @@ def sync(
         run = _Run(manager, session, anki, options)
         run.prepare()
         rendered = map(renderer.render, contents.read(session, options.ids))
+        changed: list[Rendered] = []
         done = 0
         while some := list(islice(rendered, _BATCH)):
-            run.update(some)
+            changed += run.select_changed(some)
+            if len(changed) >= _BATCH:
+                run.update(changed[:_BATCH])
+                del changed[:_BATCH]
             done += len(some)
             on_progress(done, len(run.wanted))
+        if changed:
+            run.update(changed)
         if options.ids is None:
             run.process_removed()
     run.report.seconds = time.perf_counter() - started
@@ -119,12 +125,14 @@ class _Run:
             dry_run=options.dry_run,
         )
 
-    def update(self, rendered: Sequence[Rendered]) -> None:
-        """Update the notes of a batch of contents."""
+    def select_changed(self, rendered: Sequence[Rendered]) -> list[Rendered]:
+        """The contents that are not up to date in Anki, as far as the cards show."""
         changed = [each for each in rendered if not self._is_unchanged(each)]
         self._skip(len(rendered) - len(changed))
-        if not changed:
-            return
+        return changed
+
+    def update(self, changed: Sequence[Rendered]) -> None:
+        """Update the notes of a batch of contents."""
         known = [card for each in changed if (card := self._cards.get(each.content_id))]
         notes = self._anki.notes({card.note_id for card in known if card.note_id is not None})
         steps = []
@@ -158,7 +166,7 @@ class _Run:
     def _sounds_to_store(self, steps: Iterable[Step]) -> set[Sound]:
         """Recordings that are missing in Anki, or have different bytes there."""
         wanted = {sound.file: sound for step in steps for sound in step.rendered.sounds}
-        existing = self._anki.media(wanted)
+        existing = self._anki.media({name: sound.size for name, sound in wanted.items()})
         return {sound for name, sound in wanted.items() if existing.get(name) != sound.md5}
 
     def _execute(self, steps: Sequence[Step], sounds: Collection[Sound]) -> list[Step]:
@@ -214,12 +222,15 @@ class _Run:
 
     def _store(self, sounds: Collection[Sound]) -> set[Sound]:
         """Store recordings and read them back; returns those that differ."""
+        self._anki.store(self._counted_files(sounds))
+        stored = self._anki.media({sound.file: sound.size for sound in sounds})
+        return {sound for sound in sounds if stored.get(sound.file) != sound.md5}
+
+    def _counted_files(self, sounds: Collection[Sound]) -> Iterator[tuple[str, bytes]]:
         for sound, data in contents.recordings(self._session, sounds):
-            self._anki.store(sound.file, data)
+            yield sound.file, data
             self.report.media_files += 1
             self.report.media_bytes += len(data)
-        stored = self._anki.media([sound.file for sound in sounds])
-        return {sound for sound in sounds if stored.get(sound.file) != sound.md5}
 
     def _has_media(self, step: Step, failed: Collection[Sound]) -> bool:
         names = ", ".join(sound.file for sound in step.rendered.sounds if sound in failed)
@@ -232,12 +243,24 @@ class _Run:
         if not steps:
             return []
         answers = self._anki.add([step.new_note(self._options) for step in steps])
-        found: list[tuple[Step, int | Refusal]] = []
-        for step, answer in zip(steps, answers, strict=True):
-            # The note may exist although the answer has no id.
-            existing = self._anki.find(content_tag(step.id)) if isinstance(answer, Refusal) else []
-            found.append((step, existing[0] if existing else answer))
-        return self._confirm(found)
+        self._tagged.update(each for each in answers if isinstance(each, int))
+        # A note may exist although the answer has no id.
+        exists = self._find_new() if any(isinstance(each, Refusal) for each in answers) else {}
+        return self._confirm(
+            [
+                (step, exists.get(step.id, answer) if isinstance(answer, Refusal) else answer)
+                for step, answer in zip(steps, answers, strict=True)
+            ]
+        )
+
+    def _find_new(self) -> dict[int, int]:
+        """Notes that got a content's tag since the sync began: content id -> note id."""
+        found = self._anki.notes(set(self._anki.find(f"{CONTENT_TAGS}*")) - self._tagged)
+        return {
+            content_id: note.id
+            for _, note in sorted(found.items(), reverse=True)
+            for content_id in tagged_contents(note.tags)
+        }
 
     def _write(self, steps: Sequence[Step]) -> list[tuple[Step, int]]:
         """Write fields and tags of notes; returns the confirmed steps with note ids."""

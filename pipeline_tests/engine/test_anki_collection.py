@@ -253,9 +253,9 @@ def test_a_recording_that_finds_no_room_leaves_the_one_before(
     with mounted(tmp_path / "disk", "size=4m") as disk:
         shutil.copytree(anki_folder, disk, dirs_exist_ok=True)
         with CollectionFile(disk / "collection.anki2") as anki:
-            anki.store("asset_1.mp3", b"first")
+            anki.store([("asset_1.mp3", b"first")])
             with pytest.raises(AnkiError, match="the disk is full"):
-                anki.store("asset_1.mp3", bytes(8 << 20))
+                anki.store([("asset_1.mp3", bytes(8 << 20))])
         files = {each.name: each.read_bytes() for each in (disk / "collection.media").iterdir()}
     assert files == {"asset_1.mp3": b"first"}
 
@@ -281,7 +281,7 @@ def test_a_media_folder_that_is_a_file_is_told(path: Path) -> None:
     shutil.rmtree(media)
     media.write_bytes(b"")
     with pytest.raises(AnkiError), CollectionFile(path) as anki:
-        anki.store("asset_1.mp3", b"x")
+        anki.store([("asset_1.mp3", b"x")])
 
 
 # Media
@@ -296,7 +296,7 @@ def test_nothing_is_stored_outside_the_folder(path: Path, name: str) -> None:
         CollectionFile(path) as anki,
         pytest.raises(AnkiError, match="is not a valid name of a media file"),
     ):
-        anki.store(name, b"x")
+        anki.store([(name, b"x")])
     assert [each for each in sorted(path.parent.rglob("*.mp3")) if each not in before] == []
 
 
@@ -305,15 +305,15 @@ def test_a_name_that_no_media_file_can_have_is_one_that_is_missing(path: Path, n
     # A learner may write anything into a note.
     (path.with_name("collection.media") / "folder").mkdir()
     with CollectionFile(path) as anki:
-        assert anki.media([name]) == {}
+        assert anki.media({name: 1}) == {}
 
 
 def test_media_files_are_replaced_whole(path: Path) -> None:
     with CollectionFile(path) as anki:
-        anki.store("asset_1.mp3", b"first, and long")
-        anki.store("asset_1.mp3", b"second")
-        anki.store("ไทย 'x'.mp3", b"")
-        assert anki.media(["asset_1.mp3", "ไทย 'x'.mp3", "asset_2.mp3"]) == {
+        anki.store([("asset_1.mp3", b"first, and long")])
+        anki.store([("asset_1.mp3", b"second")])
+        anki.store([("ไทย 'x'.mp3", b"")])
+        assert anki.media({"asset_1.mp3": 6, "ไทย 'x'.mp3": 0, "asset_2.mp3": 1}) == {
             "asset_1.mp3": "a9f0e61a137d86aa9db53465e0801612",
             "ไทย 'x'.mp3": "d41d8cd98f00b204e9800998ecf8427e",
         }

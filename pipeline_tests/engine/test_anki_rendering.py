@@ -136,10 +136,10 @@ def test_the_digest_of_a_recording_is_that_of_its_bytes(file_world: World) -> No
         sound = content.examples[0].sound
         assert sound is not None
         assert list(contents.recordings(session, [sound])) == [(sound, data)]
-        known = contents.digests(session, [sound.file, "other.mp3", "asset_7.mp3", "asset_x.mp3"])
+        known = contents.recorded(session, [sound.file, "other.mp3", "asset_7.mp3", "asset_x.mp3"])
     md5 = hashlib.md5(data).hexdigest()
-    assert sound == Sound(2147483647, md5)
-    assert known == {"asset_2147483647.mp3": md5}
+    assert sound == Sound(2147483647, md5, len(data))
+    assert known == {"asset_2147483647.mp3": sound}
 
 
 # A user's own templates

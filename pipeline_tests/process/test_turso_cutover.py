@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def at_primary(world: World) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
-def test_the_whole_way_there_and_back_with_an_application_at_the_primary(world: World) -> None:
+def test_the_whole_way_there_and_back_with_an_application_at_the_primary(
+    world: World, gate: Gate
+) -> None:
     world.delete_share = 1
     before = at_primary(world)
     stop, written, refused = threading.Event(), [], []
@@ -68,7 +71,10 @@ def test_the_whole_way_there_and_back_with_an_application_at_the_primary(world: 
 
     app = threading.Thread(target=write)
     app.start()
+    gate.asked.clear()
     outcome = world.live()
+    # However many rows there are: views are pulled; tracking and the freeze are one request each.
+    assert Counter(gate.asked) == {"/pull-updates": 9, "/v2/pipeline": 2}
     until = time.monotonic() + 10
     while not refused and time.monotonic() < until:
         time.sleep(0.05)
@@ -90,7 +96,9 @@ def test_the_whole_way_there_and_back_with_an_application_at_the_primary(world: 
     world.do("UPDATE fragment_assets SET asset_data = '\\x00ff10' WHERE id = 2")
     world.do("UPDATE learning_content SET title = 'it''s; new' WHERE id = 1")
     world.do("DELETE FROM learning_content WHERE id = 3")
+    gate.asked.clear()
     returned = {each.table: each for each in world.rollback()}
+    assert Counter(gate.asked) == {"/pull-updates": 4, "/v2/pipeline": 2}
     assert world.state == "shadow"
     counted = returned["learning_content"]
     assert (counted.inserted, counted.updated, counted.deleted) == (1, 1, 1)

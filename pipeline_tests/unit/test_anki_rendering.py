@@ -26,7 +26,7 @@ def templates(folder: Path, front: str = "{{ content.title }}", back: str = "b")
 MD5 = "0" * 32
 
 
-EXAMPLE_1 = Fragment(11, "ผมกินข้าว", "I eat rice.", "[pʰǒm kin kʰâːw]", None, Sound(101, MD5))
+EXAMPLE_1 = Fragment(11, "ผมกินข้าว", "I eat rice.", "[pʰǒm kin kʰâːw]", None, Sound(101, MD5, 9))
 
 
 EXAMPLE_2 = Fragment(12, "กินไหม", "Will you eat?", None, "colloquial", None)
@@ -42,7 +42,7 @@ EATING = Content(
     ipa="[kin]",
     difficulty_level=1,
     tags=["food"],
-    item=Fragment(10, "กิน", "to eat", "[kin]", None, Sound(100, MD5)),
+    item=Fragment(10, "กิน", "to eat", "[kin]", None, Sound(100, MD5, 9)),
     examples=(EXAMPLE_1, EXAMPLE_2),
 )
 
@@ -79,7 +79,7 @@ def test_only_recordings_that_are_played_belong_to_a_note(tmp_path: Path) -> Non
         "asset_101.mp3",
     ]
     own = templates(tmp_path, "{{ item.sound }}{{ item.sound }}")
-    assert Renderer(own).render(EATING).sounds == (Sound(100, MD5),)
+    assert Renderer(own).render(EATING).sounds == (Sound(100, MD5, 9),)
 
 
 def test_texts_are_shown_as_they_are() -> None:
@@ -163,7 +163,7 @@ def test_a_template_may_take_in_another_one_of_its_folder(tmp_path: Path) -> Non
     rendered = Renderer(own).render(EATING)
     assert (rendered.fields, rendered.sounds) == (
         ("[sound:asset_100.mp3]", "b"),
-        (Sound(100, MD5),),
+        (Sound(100, MD5, 9),),
     )
 
 
@@ -222,7 +222,7 @@ def test_the_hash_of_an_earlier_application_says_nothing(text: str | None) -> No
 
 
 def test_other_bytes_of_a_recording_are_another_export() -> None:
-    other = replace(EATING, item=replace(EATING.item, sound=Sound(100, "1" * 32)))  # type: ignore[type-var]
+    other = replace(EATING, item=replace(EATING.item, sound=Sound(100, "1" * 32, 9)))  # type: ignore[type-var]
     before, after = Renderer().render(EATING).hash, Renderer().render(other).hash
     assert (before.fields, before.media == after.media) == (after.fields, False)
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -142,10 +142,10 @@ class CollectionFile:
             for number, tag in tags.items():
                 self._collection.tags.bulk_add([number], tag)
 
-    def untag(self, ids: Collection[int], tag: str) -> None:
-        """Remove a tag from notes."""
+    def untag(self, ids: Collection[int], tags: Collection[str]) -> None:
+        """Remove tags from notes."""
         with self._translated():
-            self._collection.tags.bulk_remove(list(ids), tag)
+            self._collection.tags.bulk_remove(list(ids), " ".join(tags))
 
     def suspend(self, ids: Collection[int]) -> None:
         """Suspend all cards of notes."""
@@ -157,10 +157,10 @@ class CollectionFile:
         with self._translated():
             return {path.name for path in self._folder().iterdir()}
 
-    def media(self, names: Collection[str]) -> dict[str, str]:
-        """Hexadecimal MD5 of the existing media files among these names."""
+    def media(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """Hexadecimal MD5 of the existing media files: name -> expected number of bytes."""
         found = {}
-        for name in filter(_is_name, names):
+        for name in filter(_is_name, sizes):
             with self._translated():
                 path = self._folder() / name
                 if path.is_file():
@@ -168,8 +168,12 @@ class CollectionFile:
                         found[name] = hashlib.file_digest(file, "md5").hexdigest()
         return found
 
-    def store(self, name: str, data: bytes) -> None:
-        """Write or replace a media file in one step."""
+    def store(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write or replace media files, each in one step."""
+        for name, data in files:
+            self._store(name, data)
+
+    def _store(self, name: str, data: bytes) -> None:
         if not _is_name(name):
             raise AnkiError(
                 f"{name!r} is not a valid name of a media file",

@@ -10,13 +10,14 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
 from pydantic import SecretStr
 
+from pipeline.anki.store.batches import REQUEST_BYTES, by_answers, by_bytes
 from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote, Note, Refusal
 from pipeline.core import urls
@@ -24,14 +25,11 @@ from pipeline.core.errors import SettingsError
 
 VERSION = 6
 TIMEOUT = 30.0
-_T = TypeVar("_T")
 RETRIES = 2
 """The number of retries of an idempotent request, after half a second and after one second."""
 
-_BATCH = 100
-_NOTES_BATCH = 500
-_MEDIA_BATCH = 4
-"""Small, because one answer holds all recordings of a batch in memory."""
+_OVERHEAD = 200
+"""Bytes of an action in a request besides its texts."""
 _MESSAGE_CHARACTERS = 200
 
 
@@ -132,7 +130,7 @@ class AnkiConnect:
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
         """Create notes; returns an id or a refusal for each."""
         made: list[int | Refusal] = []
-        for some in _batches(notes, _BATCH):
+        for some in by_bytes(notes, lambda new: _size(new.fields), most=REQUEST_BYTES):
             answers = self._multi(
                 "addNote",
                 [
@@ -159,7 +157,7 @@ class AnkiConnect:
     def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
         """Write fields of notes: id -> name -> HTML; returns the refused notes."""
         refused = {}
-        for some in _batches(list(fields.items()), _BATCH):
+        for some in by_bytes(fields.items(), lambda item: _size(item[1]), most=REQUEST_BYTES):
             answers = self._multi(
                 "updateNoteFields",
                 [{"note": {"id": number, "fields": dict(values)}} for number, values in some],
@@ -172,13 +170,16 @@ class AnkiConnect:
 
     def tag(self, tags: Mapping[int, str]) -> None:
         """Add a tag to each of these notes."""
-        for some in _batches(list(tags.items()), _BATCH):
-            wanted = [{"notes": [number], "tags": tag} for number, tag in some]
-            self._multi("addTags", wanted, idempotent=True)
+        notes: dict[str, list[int]] = {}
+        for number, tag in tags.items():
+            notes.setdefault(tag, []).append(number)
+        wanted = [{"notes": some, "tags": tag} for tag, some in notes.items()]
+        for batch in by_bytes(wanted, lambda _: _OVERHEAD, most=REQUEST_BYTES):
+            self._multi("addTags", batch, idempotent=True)
 
-    def untag(self, ids: Collection[int], tag: str) -> None:
-        """Remove a tag from notes."""
-        self._ask("removeTags", idempotent=True, notes=list(ids), tags=tag)
+    def untag(self, ids: Collection[int], tags: Collection[str]) -> None:
+        """Remove tags from notes."""
+        self._ask("removeTags", idempotent=True, notes=list(ids), tags=" ".join(tags))
 
     def suspend(self, ids: Collection[int]) -> None:
         """Suspend all cards of notes."""
@@ -190,10 +191,11 @@ class AnkiConnect:
         """Names of all media files."""
         return {str(name) for name in self._list("getMediaFilesNames", pattern="*")}
 
-    def media(self, names: Collection[str]) -> dict[str, str]:
-        """Hexadecimal MD5 of the existing media files among these names."""
+    def media(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """Hexadecimal MD5 of the existing media files: name -> expected number of bytes."""
         found = {}
-        for some in _batches(list(names), _MEDIA_BATCH):
+        # One answer holds all recordings of a batch in memory.
+        for some in by_bytes(sizes, lambda name: sizes[name] + _OVERHEAD):
             wanted = [{"filename": name} for name in some]
             answers = self._multi("retrieveMediaFile", wanted, idempotent=True)
             for name, answer in zip(some, answers, strict=True):
@@ -202,15 +204,23 @@ class AnkiConnect:
                     found[name] = hashlib.md5(data).hexdigest()  # noqa: S324
         return found
 
-    def store(self, name: str, data: bytes) -> None:
-        """Write or replace a media file."""
-        text = base64.b64encode(data).decode("ascii")
-        self._ask("storeMediaFile", idempotent=True, filename=name, data=text)
+    def store(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write or replace media files."""
+        for some in by_bytes(files, lambda file: len(file[1]) + _OVERHEAD, most=REQUEST_BYTES):
+            wanted = [
+                {"filename": name, "data": base64.b64encode(data).decode("ascii")}
+                for name, data in some
+            ]
+            for answer in self._multi("storeMediaFile", wanted, idempotent=True):
+                if isinstance(answer, Refusal):
+                    raise self._rejected("storeMediaFile", answer.why)
 
     def _infos(self, ids: Collection[int]) -> Iterator[dict[str, Any]]:
-        for some in _batches(sorted(ids), _NOTES_BATCH):
+        def ask(some: Sequence[int]) -> list[dict[str, Any]]:
             # The answer for a missing note is an empty object or null.
-            yield from (info for info in self._list("notesInfo", notes=some) if info)
+            return [info for info in self._list("notesInfo", notes=some) if info]
+
+        return by_answers(sorted(ids), ask, lambda info: len(str(info).encode()))
 
     def _multi(
         self, action: str, parameters: Sequence[Mapping[str, Any]], *, idempotent: bool
@@ -260,10 +270,7 @@ class AnkiConnect:
         if answer["error"] is not None:
             problem = str(answer["error"])
             self._raise_general(action, problem)
-            raise AnkiError(
-                f"{self.shown} rejected {action} ({problem[:_MESSAGE_CHARACTERS]})",
-                remedy="Fix the problem in Anki, then run again; confirmed exports are saved",
-            )
+            raise self._rejected(action, problem)
         return answer["result"]
 
     def _answer(self, action: str, request: dict[str, Any], *, idempotent: bool) -> Any:
@@ -304,6 +311,12 @@ class AnkiConnect:
             remedy="Run again; the next run detects what was written",
         )
 
+    def _rejected(self, action: str, problem: str) -> AnkiError:
+        return AnkiError(
+            f"{self.shown} rejected {action} ({problem[:_MESSAGE_CHARACTERS]})",
+            remedy="Fix the problem in Anki, then run again; confirmed exports are saved",
+        )
+
     def _unexpected(self, action: str) -> AnkiError:
         return AnkiError(
             f"{self.shown} answered {action} in a format that is not AnkiConnect's",
@@ -331,6 +344,5 @@ _REMEDIES = {
 }
 
 
-def _batches(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+def _size(fields: Mapping[str, str]) -> int:
+    return _OVERHEAD + sum(len(text.encode()) for text in fields.values())

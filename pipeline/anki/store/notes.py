@@ -127,8 +127,8 @@ class Anki(Protocol):
         """Add a tag to each of these notes."""
         ...
 
-    def untag(self, ids: Collection[int], tag: str) -> None:
-        """Remove a tag from notes."""
+    def untag(self, ids: Collection[int], tags: Collection[str]) -> None:
+        """Remove tags from notes."""
         ...
 
     def suspend(self, ids: Collection[int]) -> None:
@@ -139,12 +139,12 @@ class Anki(Protocol):
         """Names of all media files."""
         ...
 
-    def media(self, names: Collection[str]) -> dict[str, str]:
-        """Hexadecimal MD5 of the existing media files among these names."""
+    def media(self, sizes: Mapping[str, int]) -> dict[str, str]:
+        """Hexadecimal MD5 of the existing media files: name -> expected number of bytes."""
         ...
 
-    def store(self, name: str, data: bytes) -> None:
-        """Write or replace a media file."""
+    def store(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write or replace media files."""
         ...
 
 
