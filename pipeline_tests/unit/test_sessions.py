@@ -24,7 +24,7 @@ def test_nobody_else_opens_a_connection() -> None:
                 found.add((str(path.relative_to(settings.PROJECT)), called))
     assert found == {
         ("pipeline/postgres/session.py", "psycopg2.connect"),
-        ("pipeline/postgres/arrow_driver.py", "adbc_driver_postgresql.connect"),
+        ("pipeline/postgres/driver/arrow_driver.py", "adbc_driver_postgresql.connect"),
         ("pipeline/postgres/target.py", "arrow_driver.connect"),
         ("pipeline/application/realtime/transports/session.py", "psycopg.AsyncConnection.connect"),
         ("pipeline/application/manager.py", "sa.create_engine"),
