@@ -16,9 +16,9 @@ from pipeline.config.settings import libpq, pooled, shown
 from pipeline.core.errors import ShapeError, TargetError
 from pipeline.core.messages import Text
 from pipeline.core.quoting import quoted
-from pipeline.core.server_errors import SESSION_REFUSALS
+from pipeline.core.server_errors import CONNECTIONS_OF_A_RUN, SESSION_REFUSALS
 from pipeline.declared import ledger
-from pipeline.doctor.diagnostics import Diagnostic, State
+from pipeline.doctor.diagnostics import Diagnostic, State, of_limit
 from pipeline.move.ledger import unmanaged_rows
 from pipeline.postgres import connections, relations, session
 
@@ -38,7 +38,12 @@ _VERIFYING_SSLMODES = ("verify-ca", "verify-full")
 
 
 def examine(
-    url: URL, *, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool = False
+    url: URL,
+    *,
+    tables: Sequence[sa.Table],
+    bytes_needed: int,
+    adopt: bool = False,
+    connections_needed: int = CONNECTIONS_OF_A_RUN,
 ) -> Iterator[Diagnostic]:
     """Check the target in one transaction, which is rolled back.
 
@@ -47,6 +52,7 @@ def examine(
         tables: the tables of the migration.
         bytes_needed: the size of the source.
         adopt: accept rows that no move has written.
+        connections_needed: connections that a run opens here.
     """
     yield from _address(url)
     started = time.time()
@@ -62,7 +68,8 @@ def examine(
             detail = "encoding, isolation level, time zone and other settings apply as required"
             yield _diagnostic("session", "ok", detail)
             with connection.cursor() as cursor:
-                yield from _inspect(cursor, url, tables, bytes_needed, adopt)
+                limit = connections.tightest(partial(_rows, cursor), needed=connections_needed)
+                yield from _inspect(cursor, url, tables, bytes_needed, adopt, limit)
             connection.rollback()
     except TargetError as refused:
         name = "session" if refused.sqlstate in SESSION_REFUSALS else "reachable"
@@ -117,12 +124,17 @@ def _has_ipv6() -> bool:
 
 
 def _inspect(
-    cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool
+    cursor: Any,
+    url: URL,
+    tables: Sequence[sa.Table],
+    bytes_needed: int,
+    adopt: bool,
+    limit: connections.Limit,
 ) -> Iterator[Diagnostic]:
     yield _version(cursor)
     yield _encryption(cursor, url)
     yield _password(cursor)
-    yield _connections(cursor)
+    yield of_limit("target", limit)
     schema = _schema(cursor)
     if schema:
         yield schema
@@ -179,13 +191,6 @@ def _password(cursor: Any) -> Diagnostic:
         return _diagnostic("password", "ok", detail)
     remedy = f"Run ALTER ROLE {quoted(user)} VALID UNTIL a later date, or set a new password"
     return _diagnostic("password", "warning", detail, remedy)
-
-
-def _connections(cursor: Any) -> Diagnostic:
-    limit = connections.tightest(partial(_rows, cursor))
-    if limit.enough:
-        return _diagnostic("connections", "ok", limit.detail)
-    return _diagnostic("connections", "error", limit.detail, limit.remedy)
 
 
 def _schema(cursor: Any) -> Diagnostic | None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from sqlalchemy.engine import URL, make_url
 
 from bench.proxy import relay
-from pipeline.config.environment import Server, update_ledger
+from pipeline.config.environment import update_ledger
+from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
 from pipeline.core.findings import CheckResult
 from pipeline.core.proof import BLOCKING, MOVE_CHECKS, OF_A_VERIFICATION
@@ -71,7 +71,8 @@ def test_results_of_a_move_are_stored_with_its_rows(family: SourceFile, target_u
     stored = query(
         target_url,
         "SELECT subject, array_agg(name ORDER BY name),"
-        " bool_and(passed OR NOT blocking), min(run_id), bool_and(at = (SELECT at FROM migration.watermarks WHERE table_name = subject))"
+        " bool_and(passed OR NOT blocking), min(run_id),"
+        " bool_and(at = (SELECT at FROM migration.watermarks WHERE table_name = subject))"
         " FROM migration.checks GROUP BY subject",
     )
     assert {row[0]: row[1:] for row in stored} == {
@@ -96,7 +97,7 @@ def test_a_check_without_a_result_closes_the_gate(family: SourceFile, target_url
 
 def test_results_of_a_table_are_stored_in_one_statement(target_url: str) -> None:
     checks = move_checks(passed=False)
-    with relay(target_url) as proxy, Target.connect(str(proxy.url), shown="it") as target:
+    with relay(target_url) as proxy, Target.connect(libpq(proxy.url), shown="it") as target:
         proxy.taken()
         check_results.write(target, "rankings", checks, run_id="first")
         counts = proxy.taken()
@@ -147,8 +148,13 @@ def test_a_sync_that_compares_nothing_does_not_undo_what_verify_found(
     assert refused(target_url) is None
 
 
+def update(url: str) -> None:
+    with Target.connect(url, shown="the target") as target:
+        update_ledger(target)
+
+
 def test_results_of_an_older_version_are_copied_from_the_tables_of_dagster_once(
-    family: SourceFile, database: URL, target_url: str
+    family: SourceFile, target_url: str
 ) -> None:
     move_all(family.path, target_url)
     query(
@@ -177,8 +183,7 @@ def test_results_of_an_older_version_are_copied_from_the_tables_of_dagster_once(
             " VALUES (%s, %s, %s, %s, %s, %s)",
             (f'["{subject}"]', name, run_id, status, event, made),
         )
-    found = Server(make_url(target_url))
-    update_ledger(found)
+    update(target_url)
     stored = "SELECT name, passed, blocking, run_id FROM migration.checks ORDER BY name"
     copied = [
         ("digests", False, True, "a"),
@@ -187,7 +192,7 @@ def test_results_of_an_older_version_are_copied_from_the_tables_of_dagster_once(
     ]
     assert query(target_url, stored) == copied
     query(target_url, "DELETE FROM dagster.asset_check_executions")
-    update_ledger(found)
+    update(target_url)
     assert query(target_url, stored) == copied
     assert "digests of rankings failed" in (refused(target_url) or "")
     sync_all(family.path, target_url)
