@@ -102,7 +102,6 @@ def test_the_schedule_is_there_and_off() -> None:
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
 
 
-@pytest.mark.dagster
 def test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault(
     source: SourceFile,
     target_url: str,
