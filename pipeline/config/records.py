@@ -7,6 +7,7 @@ a round trip to the target.
 """
 
 import os
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -68,16 +69,41 @@ class Records:
             " which schedules are off until they are switched on",
         )
 
+    def connect(
+        self,
+        *,
+        application_name: str = "pipeline",
+        settings: Iterable[session.Setting] = session.MOVES,
+    ) -> Any:
+        """Open a short session, as ``session.connect``.
+
+        Raises:
+            TargetError: no server answers, or a setting cannot be changed.
+        """
+        try:
+            return session.connect(
+                self.libpq,
+                shown=self.shown,
+                application_name=application_name,
+                settings=settings,
+                seconds=_SECONDS,
+            )
+        except TargetError as error:
+            raise self._naming_setting(error) from None
+
     def unreachable(self, error: BaseException) -> TargetError:
         """The error for a failure; raise it ``from None``, because drivers repeat URLs."""
         found = TargetError.from_driver(error, where=self.shown, url=self.libpq)
+        return self._naming_setting(found)
+
+    def _naming_setting(self, error: TargetError) -> TargetError:
+        """The same error; its remedy names the setting of this database."""
         if self.place != "setting":
-            return found
-        translated = type(found)(
-            found.problem, remedy=written(found.advice).replace("DATABASE_URL", SETTING)
-        )
-        translated.sqlstate = found.sqlstate
-        return translated
+            return error
+        remedy = written(error.advice).replace("DATABASE_URL", SETTING)
+        named = type(error)(error.problem, remedy=remedy)
+        named.sqlstate = error.sqlstate
+        return named
 
 
 def known(settings: Settings, target: URL) -> Records | None:
@@ -128,15 +154,13 @@ def find(settings: Settings, target: URL) -> Records:
     found = known(settings, target)
     if found is not None:
         return found
+    asked = Records(target, "target")
     try:
-        with closing(
-            session.connect(libpq(target), shown=shown(target), seconds=_SECONDS)
-        ) as connection:
-            cursor: Any = connection.cursor()
+        with closing(asked.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(f"SELECT {ARE_THERE}")
             (there,) = cursor.fetchone()
     except psycopg2.Error as error:
-        raise TargetError.from_driver(error, where=shown(target), url=libpq(target)) from None
+        raise asked.unreachable(error) from None
     return locate(settings, target, in_target=bool(there))
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.config.records import ARE_THERE, Records
+from pipeline.config.records import ARE_THERE, SETTING, Records
 from pipeline.core.errors import TargetError
 from pipeline.core.messages import Text
 from pipeline.core.server_errors import CONNECTIONS_OF_DAGSTER
 from pipeline.doctor.diagnostics import Diagnostic, State, of_limit
-from pipeline.postgres import connections, session
+from pipeline.doctor.encryption import examine_encryption
+from pipeline.postgres import connections
 
-_CONNECT_SECONDS = 10
 _PLACES = {
     "setting": "{shown}, as DAGSTER_DATABASE_URL says",
     "target": "in the target, schema dagster",
@@ -38,11 +38,12 @@ def examine(found: Records, *, in_target: bool) -> Iterator[Diagnostic]:
         yield _diagnostic("records", "ok", place)
         return
     try:
-        with closing(
-            session.connect(found.libpq, shown=found.shown, seconds=_CONNECT_SECONDS)
-        ) as connection:
-            cursor = connection.cursor()
+        with closing(found.connect()) as connection, connection.cursor() as cursor:
             yield _diagnostic("records", "ok", place)
+            # In a private network of containers it may do without.
+            yield examine_encryption(
+                cursor, found.url, place="dagster", setting=SETTING, unencrypted="warning"
+            )
             yield from _inspect(cursor)
     except TargetError as refused:
         yield _diagnostic("records", "error", refused.problem, refused.advice)

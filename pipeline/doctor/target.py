@@ -19,6 +19,7 @@ from pipeline.core.quoting import quoted
 from pipeline.core.server_errors import CONNECTIONS_OF_A_RUN, SESSION_REFUSALS
 from pipeline.declared import ledger
 from pipeline.doctor.diagnostics import Diagnostic, State, of_limit
+from pipeline.doctor.encryption import examine_encryption
 from pipeline.move.ledger import unmanaged_rows
 from pipeline.postgres import connections, relations, session
 
@@ -34,7 +35,6 @@ _TEMPORARY_KIB = 1024**2
 """1 GiB is enough to sort the keys of about ten million rows."""
 _LOCKS_PER_RUN = 400
 """A run locks each table that it creates or reads, with its indexes, keys and sequences."""
-_VERIFYING_SSLMODES = ("verify-ca", "verify-full")
 
 
 def examine(
@@ -132,7 +132,7 @@ def _inspect(
     limit: connections.Limit,
 ) -> Iterator[Diagnostic]:
     yield _version(cursor)
-    yield _encryption(cursor, url)
+    yield examine_encryption(cursor, url, place="target", setting="DATABASE_URL")
     yield _password(cursor)
     yield of_limit("target", limit)
     schema = _schema(cursor)
@@ -156,24 +156,6 @@ def _version(cursor: Any) -> Diagnostic:
     if number >= OLDEST * 10_000:
         return _diagnostic("version", "ok", f"PostgreSQL {text}")
     return _diagnostic("version", "error", f"PostgreSQL {text}", f"Upgrade to {OLDEST} or newer")
-
-
-def _encryption(cursor: Any, url: URL) -> Diagnostic:
-    ssl, local = _row(
-        cursor,
-        "SELECT ssl, inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
-        " OR inet_server_addr() = '::1' FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
-    )
-    if ssl and url.query.get("sslmode") in _VERIFYING_SSLMODES:
-        return _diagnostic("encryption", "ok", "encrypted, and the certificate is checked")
-    if local:
-        return _diagnostic("encryption", "ok", "not needed: the server is on this machine")
-    if not ssl:
-        remedy = "Add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
-        return _diagnostic("encryption", "error", "the connection is not encrypted", remedy)
-    remedy = "Add ?sslmode=verify-full&sslrootcert=FILE with the project's certificate"
-    detail = "encrypted, but the server's certificate is not checked"
-    return _diagnostic("encryption", "warning", detail, remedy)
 
 
 def _password(cursor: Any) -> Diagnostic:

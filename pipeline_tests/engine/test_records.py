@@ -20,6 +20,7 @@ from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.doctor.examination import examine
 from pipeline.migrations.content import CONTENT
 from pipeline.orchestration.instance import storage
+from pipeline.postgres.embedded.server import leave
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import new_database, query
@@ -114,9 +115,18 @@ def test_a_far_target_alone_is_enough_and_gets_no_table_of_dagster(
     assert [text for text in counts.statements if "dagster." in text] == [asked]
     assert not any("event_logs" in text and "INSERT" in text for text in counts.statements)
     found = examined(options, monkeypatch)
-    assert [(each.name, each.state) for each in found] == [("records", "ok"), ("connections", "ok")]
+    assert [(each.name, each.state) for each in found] == [
+        ("records", "ok"),
+        ("encryption", "ok"),
+        ("connections", "ok"),
+    ]
     assert found[0].detail == "in the embedded server of PIPELINE_HOME"
-    assert found[1].detail.endswith("a run needs 3")
+    assert found[2].detail.endswith("a run needs 3")
+    for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES, "DAGSTER_HOME"):
+        monkeypatch.setenv(name, "")
+    kept = storage.ready(settings.load()).records
+    assert (kept, kept.place) == (records.current(settings.load()), "embedded")
+    leave(settings.load().server_data)
     # What is recorded is found by the next process.
     refused = pipeline("health", "records", "daemon", **options)
     assert (refused.code, re.findall(r"(\w+) +(ok|failing)", refused.out)) == (
@@ -170,3 +180,21 @@ def test_a_command_asks_a_target_in_one_session_of_two_statements(
         assert query(libpq(kept), there) == [(True,)]
         (found,) = [each for each in examine(settings.load(), CONTENT) if each.name == "records"]
         assert found.detail == f"{settings.shown(kept)}, as DAGSTER_DATABASE_URL says"
+
+
+def test_records_that_do_not_answer_are_named_with_their_setting_and_without_a_password(
+    source: SourceFile, target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = usable(source, target_url, tmp_path)
+    options["DAGSTER_DATABASE_URL"] = "postgresql://dagster:s3cr3t-pa55@127.0.0.1:1/kept"
+    for command in ("sync", "health"):
+        ran = pipeline(command, **options)
+        said = ran.out + ran.err
+        assert ran.code == {"sync": 2, "health": 1}[command]
+        assert "PostgreSQL kept at 127.0.0.1:1: the server does not respond" in said
+        assert "Check the host and port in DAGSTER_DATABASE_URL" in said
+        assert not any(piece in said for piece in ("s3cr3t", "pa55"))
+    (found,) = examined(options, monkeypatch)
+    assert (found.state, "127.0.0.1:1" in found.detail) == ("error", True)
+    assert str(found.remedy).startswith("Check the host and port in DAGSTER_DATABASE_URL")
+    query(target_url, "SELECT 1 / (to_regnamespace('dagster') IS NULL)::int")

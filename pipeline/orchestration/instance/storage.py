@@ -147,15 +147,7 @@ def prepare(
 def _session(where: Records) -> Iterator[Any]:
     try:
         with (
-            closing(
-                session.connect(
-                    where.libpq,
-                    shown=where.shown,
-                    application_name=_NAME,
-                    settings=_PATIENT,
-                    seconds=10,
-                )
-            ) as connection,
+            closing(where.connect(application_name=_NAME, settings=_PATIENT)) as connection,
             connection.cursor() as cursor,
         ):
             yield cursor

@@ -16,6 +16,7 @@ import httpx
 
 from pipeline.config import records
 from pipeline.config.environment import server
+from pipeline.config.records import Records
 from pipeline.config.settings import Settings
 from pipeline.core import private
 from pipeline.core.errors import FilesError, PipelineError, SettingsError, TargetError
@@ -27,7 +28,6 @@ from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver
 from pipeline.orchestration.instance import storage
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component, Reading
-from pipeline.postgres import session
 from pipeline.postgres.target import Target
 
 HEARTBEAT_SECONDS = 300.0
@@ -113,19 +113,17 @@ def _read(component: Component, inspect: _Inspect, settings: Settings) -> Readin
 
 
 def _target(settings: Settings) -> tuple[bool, str]:
-    found = server(settings)
-    return _answers(found.target_url, found.target_shown)
+    return _answers(Records(server(settings).target, "target"))
 
 
 def _records(settings: Settings) -> tuple[bool, str]:
-    found = records.find(settings, server(settings).target)
-    return _answers(found.libpq, found.shown)
+    return _answers(records.find(settings, server(settings).target))
 
 
-def _answers(url: str, shown: str) -> tuple[bool, str]:
+def _answers(found: Records) -> tuple[bool, str]:
     started = time.perf_counter()
-    session.connect(url, shown=shown, seconds=_SECONDS).close()
-    return True, f"{shown} answers in {time.perf_counter() - started:.2f} s"
+    found.connect().close()
+    return True, f"{found.shown} answers in {time.perf_counter() - started:.2f} s"
 
 
 def _code(settings: Settings) -> tuple[bool, str]:
@@ -220,7 +218,7 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
     storage.name_it(found, settings)
     private.folder(settings.dagster_files)
     with (
-        closing(session.connect(found.libpq, shown=found.shown, seconds=_SECONDS)) as connection,
+        closing(found.connect()) as connection,
         connection.cursor() as cursor,
     ):
         cursor.execute(f"SELECT {records.ARE_THERE}")
