@@ -1,7 +1,9 @@
 """Fixtures: one PostgreSQL for the whole session, a database of its own for each test.
 
-Files of tests and of the server lie in memory where there is room. Tests whose subject needs
-Dagster's tables are marked ``dagster``; their databases have them from the start, copied.
+Files of tests and of the server lie in memory where there is room. Dagster's tables are in a
+database that all tests of a session share, apart from their targets. A test marked ``dagster`` has
+them in its target: copied from the start, or made by the first command if the mark says ``fresh``.
+So does a test whose target is not that of the fixture ``database``.
 """
 
 import itertools
@@ -91,6 +93,7 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     others = (
         "MIGRATIONS_FOLDER",
         "DATABASE_URL",
+        "DAGSTER_DATABASE_URL",
         "TURSO_AUTH_TOKEN",
         "MAX_DELETE_SHARE",
         "DAGSTER_HOME",
@@ -127,11 +130,23 @@ def _forget_the_disk(server: URL) -> None:
 
 
 @pytest.fixture
-def database(request: pytest.FixtureRequest, server: URL) -> Iterator[URL]:
+def database(
+    request: pytest.FixtureRequest, server: URL, records: URL, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[URL]:
     """An empty database; with Dagster's tables where a test is marked so."""
-    marked = request.node.get_closest_marker("dagster") is not None
-    template = request.getfixturevalue("dagster_tables") if marked else "template1"
+    marked, template = request.node.get_closest_marker("dagster"), "template1"
+    if marked and "fresh" not in marked.args:
+        template = request.getfixturevalue("dagster_tables")
+    if not marked:
+        monkeypatch.setenv("DAGSTER_DATABASE_URL", libpq(records))
     with new_database(server, f"test_{next(_names)}", template=template) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def records(server: URL) -> Iterator[URL]:
+    """A database for Dagster's records; the first command makes its tables."""
+    with new_database(server, "records") as made:
         yield made
 
 

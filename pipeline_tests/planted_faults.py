@@ -513,4 +513,22 @@ FAULTS = (
             "pipeline_tests/unit/test_evidence.py::test_a_table_that_was_planned_and_not_reached_takes_the_proof_away",
         ),
     ),
+    PlantedFault(
+        name="a table without results of checks counts as proven",
+        file="pipeline/orchestration/assets/gate.py",
+        old="any((t, name) not in found for name in BY_COMPARISON)",
+        new="any((t, name) not in found for name in ())",
+        caught_by=(
+            "pipeline_tests/engine/test_check_results.py::test_a_check_without_a_result_closes_the_gate",
+        ),
+    ),
+    PlantedFault(
+        name="the results of a proof that was rolled back are lost with it",
+        file="pipeline/orchestration/assets/table_move.py",
+        old="            _record_failure(context, table, error, target)\n",
+        new="",
+        caught_by=(
+            "pipeline_tests/engine/test_check_results.py::test_the_gate_goes_by_the_newest_proof_even_if_it_was_rolled_back",
+        ),
+    ),
 )

@@ -1,21 +1,18 @@
 """Databases of the settings, made available: sample sources and the embedded server included."""
 
 import contextlib
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psycopg2
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import Settings, libpq, pooled, shown
 from pipeline.core import private
-from pipeline.core.errors import SettingsError, TargetError
+from pipeline.core.errors import SettingsError
 from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
-from pipeline.postgres import session
 from pipeline.postgres.embedded.server import ensure_server
+from pipeline.postgres.target import Target
 from pipeline.sqlite.fetch import fetch
 from pipeline.sqlite.origin import Dump, File, Remote
 from pipeline.sqlite.snapshot import validate
@@ -124,31 +121,14 @@ def watched_file(settings: Settings, migration: Migration) -> Path:
     return source
 
 
-def update_ledger(found: Server) -> None:
+def update_ledger(target: Target) -> None:
     """Update a ledger that an older version created.
 
     Raises:
         TargetError: the target does not respond or rejects the update.
     """
-    try:
-        with (
-            closing(
-                session.connect(found.target_url, shown=found.target_shown, seconds=10)
-            ) as connection,
-            connection.cursor() as cursor,
-        ):
-            update(cursor)
-    except psycopg2.Error as error:
-        # Not "from error": the driver's text may contain the URL.
-        translated = TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
-        raise translated from None
-
-
-def update(cursor: Any) -> None:
-    """Update the ledger in an open session."""
-    cursor.execute(ledger.OUTDATED)
-    if cursor.fetchone() == (True,):
-        cursor.execute(ledger.UPDATE)
+    if target.value(ledger.OUTDATED):
+        target.run(ledger.UPDATE)
 
 
 def require_session(found: Server) -> None:

@@ -37,7 +37,6 @@ from pipeline.core.policies import Policies
 from pipeline.migrations import registry
 from pipeline.migrations.declaration import Migration
 from pipeline.migrations.registry import Registry
-from pipeline.postgres import session
 from pipeline.sqlite import origin
 
 PROJECT = private.PROJECT
@@ -49,8 +48,6 @@ CODE_SOCKET = "PIPELINE_CODE_SOCKET"
 """The variable in deploy/workspace.yaml for the socket of the code server."""
 TRANSACTION_POOLER = 6543
 """The port of Supabase's transaction pooler."""
-DAGSTER_OPTIONS = session.options(session.DAGSTER)
-"""Options that identify the connections of Dagster."""
 _ALL = ("*",)
 """Means all migrations."""
 
@@ -74,6 +71,7 @@ class Settings(HomeSettings):
         migrations: names of the migrations that Dagster loads.
         turso_auth_token: the token of a source on Turso.
         database_url: the target, ``postgresql://...``; None uses the embedded server.
+        dagster_database_url: the database of Dagster's records; None: see ``records``.
         max_delete_share: a move stops if it would delete more than this share of a table's rows.
         lock_seconds: how long to wait for another run that holds the lock of the target.
         verify_mib: of larger tables, ``verify`` compares the values of a random sample of this many
@@ -96,6 +94,7 @@ class Settings(HomeSettings):
     migrations: Annotated[tuple[str, ...], NoDecode, Field(validate_default=True)] = _ALL
     turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
+    dagster_database_url: SecretStr | None = None
     max_delete_share: float = Field(default=0.25, ge=0, le=1)
     lock_seconds: float = Field(default=30.0, ge=0)
     verify_mib: float = Field(default=4096, gt=0, allow_inf_nan=False)
@@ -182,6 +181,7 @@ class Settings(HomeSettings):
         """Mask the secrets of the settings in a text from elsewhere."""
         given = (
             self.database_url,
+            self.dagster_database_url,
             self.turso_auth_token,
             self.alerts.webhook_url,
             self.alerts.smtp_url,
@@ -229,10 +229,22 @@ class Settings(HomeSettings):
         Raises:
             SettingsError: the URL is malformed or ambiguous.
         """
-        if self.database_url is None or not self.database_url.get_secret_value():
-            return None
-        url = urls.postgres(self.database_url.get_secret_value(), name="DATABASE_URL")
-        return url.set(drivername="postgresql")
+        return _postgres(self.database_url, name="DATABASE_URL")
+
+    @property
+    def configured_records(self) -> URL | None:
+        """The configured database of Dagster's records.
+
+        Raises:
+            SettingsError: the URL is malformed or ambiguous.
+        """
+        return _postgres(self.dagster_database_url, name="DAGSTER_DATABASE_URL")
+
+
+def _postgres(given: SecretStr | None, *, name: str) -> URL | None:
+    if given is None or not given.get_secret_value():
+        return None
+    return urls.postgres(given.get_secret_value(), name=name).set(drivername="postgresql")
 
 
 def load(**overrides: Any) -> Settings:
@@ -323,11 +335,3 @@ def shown(url: URL) -> str:
 def pooled(url: URL) -> bool:
     """Whether the URL names Supabase's transaction pooler, by port and host."""
     return url.port == TRANSACTION_POOLER and "supabase." in (url.host or "")
-
-
-def dagster_url(url: URL) -> str:
-    """The URL of Dagster's storage: the same database, schema ``dagster``."""
-    own = " ".join(url.normalized_query.get("options", ()))
-    stated = {"options": f"{own} {DAGSTER_OPTIONS}".lstrip(), "client_encoding": "UTF8"}
-    whole = url.set(drivername="postgresql+psycopg2").update_query_dict(stated)
-    return whole.render_as_string(hide_password=False)

@@ -11,8 +11,11 @@ SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING = "PS001", "PS002", "PS003"
 """SQLSTATEs of this project, raised by ``session`` when a server's session cannot be used."""
 SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING})
 
-CONNECTIONS_OF_A_RUN = 6
-"""Two sessions for the move, one that reads committed data, and three for Dagster."""
+CONNECTIONS_OF_A_MOVE = 3
+"""Two sessions for the move, and one that reads committed data."""
+CONNECTIONS_OF_DAGSTER = 3
+CONNECTIONS_OF_A_RUN = CONNECTIONS_OF_A_MOVE + CONNECTIONS_OF_DAGSTER
+"""What a run opens if Dagster's records are in the target, too."""
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,16 @@ empty then), until the move of their own table. ``anki_intents`` records pending
 ``cutover`` is the history of each migration's state; the newest row is the present one. ``outbox``
 holds keys of rows that the application wrote into the target since it was prepared for the
 cut-over; NULL means the whole table. ``signed_off`` records who accepted that a quarantined row
-stays behind, and why.
+stays behind, and why. ``checks`` holds the newest result of each check that a gate reads.
 Each migration has its own rows, identified by a table's name or by the migration's name.
 """
 
 from collections.abc import Sequence
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.schema import CreateTable
 
 from pipeline.declared import functions
 from pipeline.declared.rules import TableRules
@@ -160,6 +162,26 @@ evidence = sa.Table(
     sa.Column("digests", JSONB, nullable=False),
 )
 
+checks = sa.Table(
+    "checks",
+    metadata,
+    *_key("subject", "name"),
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("blocking", sa.Boolean, nullable=False),
+    sa.Column("rules", sa.Text),
+    sa.Column("run_id", sa.Text, nullable=False),
+    _since("at"),
+)
+"""``subject`` is an asset; ``rules`` is the digest of the rules by which a plan was made."""
+
+PLANNED = "planned"
+"""The result that says which rules the newest plan has used."""
+
+CREATE_CHECKS = str(
+    CreateTable(checks, if_not_exists=True).compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+).strip()
+"""Creates the table of check results."""
+
 
 RENAMED_TABLES = (("mended", "overrides"),)
 RENAMED_COLUMNS = (
@@ -183,9 +205,37 @@ _OLD_COLUMNS = f"""(SELECT table_name, old, new
     JOIN pg_attribute ON attrelid = to_regclass('migration.' || table_name) AND attname = old)"""
 """Columns that still have their old name."""
 
+_LACKS_CHECKS = (
+    "(to_regclass('migration.watermarks') IS NOT NULL AND to_regclass('migration.checks') IS NULL)"
+)
+"""Whether the results of checks are still in Dagster's tables only."""
+
+_DAGSTER_CHECKS = """
+      INSERT INTO migration.checks (subject, name, passed, blocking, run_id, at)
+        SELECT DISTINCT ON (1, 2) asset_key::json ->> 0,
+          regexp_replace(check_name, '^standing_', ''), execution_status = 'SUCCEEDED',
+          coalesce(evaluation_event LIKE
+            '%"severity": {"__enum__": "AssetCheckSeverity.ERROR"}%', true),
+          run_id, coalesce(evaluation_event_timestamp AT TIME ZONE 'UTC', now())
+        FROM dagster.asset_check_executions
+        WHERE execution_status IN ('SUCCEEDED', 'FAILED') AND run_id IS NOT NULL
+        ORDER BY 1, 2, evaluation_event_storage_id DESC NULLS LAST, id DESC;"""
+"""Copies results. A check without a result was planned by a run that ended before. The versions
+that recorded checks of ``verify`` under names with a prefix are included."""
+
+_DAGSTER_PLANS = f"""
+      INSERT INTO migration.checks (subject, name, passed, blocking, rules, run_id, at)
+        SELECT DISTINCT ON (1) asset_key::json ->> 0, '{PLANNED}', true, true,
+          substring(event FROM '"text": "([0-9a-f]{{64}})"}}, "label": "rules"'),
+          run_id, coalesce(timestamp AT TIME ZONE 'UTC', now())
+        FROM dagster.event_logs
+        WHERE dagster_event_type = 'ASSET_MATERIALIZATION' AND asset_key LIKE '%plan"]'
+          AND run_id IS NOT NULL
+        ORDER BY 1, id DESC;"""
+
 OUTDATED = f"""
 SELECT {_HAS_OLD_FUNCTIONS} OR to_regclass('migration.mended') IS NOT NULL
-  OR EXISTS {_OLD_COLUMNS}
+  OR EXISTS {_OLD_COLUMNS} OR {_LACKS_CHECKS}
   OR (to_regclass('migration.cutover') IS NOT NULL AND NOT EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = to_regclass('migration.cutover') AND attname = 'migration'))
@@ -222,9 +272,17 @@ BEGIN
     EXECUTE format('ALTER TABLE migration.%I RENAME COLUMN %I TO %I',
       renamed.table_name, renamed.old, renamed.new);
   END LOOP;
+  IF {_LACKS_CHECKS} THEN
+    {CREATE_CHECKS};
+    IF to_regclass('dagster.asset_check_executions') IS NOT NULL THEN{_DAGSTER_CHECKS}
+    END IF;
+    IF to_regclass('dagster.event_logs') IS NOT NULL THEN{_DAGSTER_PLANS}
+    END IF;
+  END IF;
 END $$
 """
-"""Rename tables, columns and the functions' schema; earlier cut-overs belong to ``content``."""
+"""Rename tables, columns and the functions' schema; earlier cut-overs belong to ``content``. The
+newest results of checks are copied from Dagster's tables, so that an update closes no gate."""
 
 
 def migration_rows(table: sa.Table, migration: str, tables: Sequence[str]) -> str | None:
@@ -235,8 +293,9 @@ def migration_rows(table: sa.Table, migration: str, tables: Sequence[str]) -> st
         migration: the name of the migration.
         tables: names of the migration's tables.
     """
-    if "table_name" in table.columns:
-        return f"table_name IN ({', '.join(map(_literal, tables))})"
+    for name in ("table_name", "subject"):
+        if name in table.columns:
+            return f"{name} IN ({', '.join(map(_literal, tables))})"
     if "migration" in table.columns:
         return f"migration = {_literal(migration)}"
     return "true" if TableRules.of(table).migration == migration else None

@@ -1,11 +1,13 @@
-"""Results of the checks of both databases, as values."""
+"""Results of the checks of the databases, as values."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.core.messages import Text
+from pipeline.postgres.connections import Limit
 
 State = Literal["ok", "warning", "error"]
+Place = Literal["source", "target", "dagster"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,15 @@ class Diagnostic:
         remedy: empty if the state is ok.
     """
 
-    place: Literal["source", "target"]
+    place: Place
     name: str
     state: State
     detail: str
     remedy: Text = ""
+
+
+def of_limit(place: Place, limit: Limit) -> Diagnostic:
+    """Whether a server lets a run open enough connections."""
+    if limit.enough:
+        return Diagnostic(place, "connections", "ok", limit.detail)
+    return Diagnostic(place, "connections", "error", limit.detail, limit.remedy)

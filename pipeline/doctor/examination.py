@@ -1,8 +1,16 @@
 """Check the databases that the settings name."""
 
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
 from pipeline.config.environment import databases
+from pipeline.config.records import Records, find
 from pipeline.config.settings import Settings
-from pipeline.doctor import source, target
+from pipeline.core.errors import TargetError
+from pipeline.core.server_errors import CONNECTIONS_OF_A_MOVE, CONNECTIONS_OF_A_RUN
+from pipeline.doctor import records, source, target
 from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.declaration import Migration
 
@@ -27,7 +35,26 @@ def examine(settings: Settings, migration: Migration) -> list[Diagnostic]:
             tables=tables,
             whence=settings.origin(migration),
         ),
+        *_examine_servers(settings, found.target, tables=tables, bytes_needed=size),
+    ]
+
+
+def _examine_servers(
+    settings: Settings, url: URL, *, tables: Sequence[sa.Table], bytes_needed: int
+) -> list[Diagnostic]:
+    """Check the target and the database of Dagster's records."""
+    try:
+        kept: Records | None = find(settings, url)
+    except TargetError:  # reported by the check of the target
+        kept = None
+    together = kept is None or kept.url == url
+    return [
         *target.examine(
-            found.target, tables=tables, bytes_needed=size, adopt=settings.adopt_target
+            url,
+            tables=tables,
+            bytes_needed=bytes_needed,
+            adopt=settings.adopt_target,
+            connections_needed=CONNECTIONS_OF_A_RUN if together else CONNECTIONS_OF_A_MOVE,
         ),
+        *(records.examine(kept, in_target=together) if kept else ()),
     ]

@@ -16,9 +16,10 @@ from pipeline.config.settings import libpq, pooled, shown
 from pipeline.core.errors import ShapeError, TargetError
 from pipeline.core.messages import Text
 from pipeline.core.quoting import quoted
-from pipeline.core.server_errors import SESSION_REFUSALS
+from pipeline.core.server_errors import CONNECTIONS_OF_A_RUN, SESSION_REFUSALS
 from pipeline.declared import ledger
-from pipeline.doctor.diagnostics import Diagnostic, State
+from pipeline.doctor.diagnostics import Diagnostic, State, of_limit
+from pipeline.doctor.encryption import examine_encryption
 from pipeline.move.ledger import unmanaged_rows
 from pipeline.postgres import connections, relations, session
 
@@ -34,11 +35,15 @@ _TEMPORARY_KIB = 1024**2
 """1 GiB is enough to sort the keys of about ten million rows."""
 _LOCKS_PER_RUN = 400
 """A run locks each table that it creates or reads, with its indexes, keys and sequences."""
-_VERIFYING_SSLMODES = ("verify-ca", "verify-full")
 
 
 def examine(
-    url: URL, *, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool = False
+    url: URL,
+    *,
+    tables: Sequence[sa.Table],
+    bytes_needed: int,
+    adopt: bool = False,
+    connections_needed: int = CONNECTIONS_OF_A_RUN,
 ) -> Iterator[Diagnostic]:
     """Check the target in one transaction, which is rolled back.
 
@@ -47,6 +52,7 @@ def examine(
         tables: the tables of the migration.
         bytes_needed: the size of the source.
         adopt: accept rows that no move has written.
+        connections_needed: connections that a run opens here.
     """
     yield from _address(url)
     started = time.time()
@@ -62,7 +68,8 @@ def examine(
             detail = "encoding, isolation level, time zone and other settings apply as required"
             yield _diagnostic("session", "ok", detail)
             with connection.cursor() as cursor:
-                yield from _inspect(cursor, url, tables, bytes_needed, adopt)
+                limit = connections.tightest(partial(_rows, cursor), needed=connections_needed)
+                yield from _inspect(cursor, url, tables, bytes_needed, adopt, limit)
             connection.rollback()
     except TargetError as refused:
         name = "session" if refused.sqlstate in SESSION_REFUSALS else "reachable"
@@ -117,12 +124,17 @@ def _has_ipv6() -> bool:
 
 
 def _inspect(
-    cursor: Any, url: URL, tables: Sequence[sa.Table], bytes_needed: int, adopt: bool
+    cursor: Any,
+    url: URL,
+    tables: Sequence[sa.Table],
+    bytes_needed: int,
+    adopt: bool,
+    limit: connections.Limit,
 ) -> Iterator[Diagnostic]:
     yield _version(cursor)
-    yield _encryption(cursor, url)
+    yield examine_encryption(cursor, url, place="target", setting="DATABASE_URL")
     yield _password(cursor)
-    yield _connections(cursor)
+    yield of_limit("target", limit)
     schema = _schema(cursor)
     if schema:
         yield schema
@@ -146,24 +158,6 @@ def _version(cursor: Any) -> Diagnostic:
     return _diagnostic("version", "error", f"PostgreSQL {text}", f"Upgrade to {OLDEST} or newer")
 
 
-def _encryption(cursor: Any, url: URL) -> Diagnostic:
-    ssl, local = _row(
-        cursor,
-        "SELECT ssl, inet_server_addr() IS NULL OR inet_server_addr() << '127.0.0.0/8'"
-        " OR inet_server_addr() = '::1' FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
-    )
-    if ssl and url.query.get("sslmode") in _VERIFYING_SSLMODES:
-        return _diagnostic("encryption", "ok", "encrypted, and the certificate is checked")
-    if local:
-        return _diagnostic("encryption", "ok", "not needed: the server is on this machine")
-    if not ssl:
-        remedy = "Add ?sslmode=verify-full&sslrootcert=FILE to DATABASE_URL"
-        return _diagnostic("encryption", "error", "the connection is not encrypted", remedy)
-    remedy = "Add ?sslmode=verify-full&sslrootcert=FILE with the project's certificate"
-    detail = "encrypted, but the server's certificate is not checked"
-    return _diagnostic("encryption", "warning", detail, remedy)
-
-
 def _password(cursor: Any) -> Diagnostic:
     """When the password expires; after that, the server only reports that it is wrong."""
     user, until, days = _row(
@@ -179,13 +173,6 @@ def _password(cursor: Any) -> Diagnostic:
         return _diagnostic("password", "ok", detail)
     remedy = f"Run ALTER ROLE {quoted(user)} VALID UNTIL a later date, or set a new password"
     return _diagnostic("password", "warning", detail, remedy)
-
-
-def _connections(cursor: Any) -> Diagnostic:
-    limit = connections.tightest(partial(_rows, cursor))
-    if limit.enough:
-        return _diagnostic("connections", "ok", limit.detail)
-    return _diagnostic("connections", "error", limit.detail, limit.remedy)
 
 
 def _schema(cursor: Any) -> Diagnostic | None:

@@ -5,7 +5,6 @@ next run reports runs whose process no longer exists as failed.
 """
 
 import contextlib
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -16,9 +15,8 @@ import psycopg2.extensions
 import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool
 
-from pipeline.config import environment, settings
-from pipeline.config.settings import DAGSTER_OPTIONS
-from pipeline.core.errors import Transient
+from pipeline.config import records, settings
+from pipeline.config.records import DAGSTER_OPTIONS
 from pipeline.core.proof import MOVE_CHECKS
 from pipeline.orchestration.common import checks
 from pipeline.orchestration.definitions import defs
@@ -26,7 +24,6 @@ from pipeline.orchestration.instance import processes, storage
 from pipeline.postgres.embedded import postmaster
 
 _STATEMENT_MILLISECONDS = 60_000
-_PATIENCE_SECONDS = 2.0
 _UNDER_WAY = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -42,11 +39,11 @@ def instance() -> Iterator[dg.DagsterInstance]:
     A run records some hundred events; without a pool each of them would open a connection. A
     connection that the server has closed is replaced before use.
 
+    ``storage.ready`` comes first.
+
     Raises:
-        TargetError: the server does not answer, or has too few free connections for a run.
+        TargetError: the server does not answer.
     """
-    found = environment.server(settings.load())
-    _require_connections(found)
     # Each listener that is added runs; a second one would repeat every check.
     if not sa.event.contains(QueuePool, "checkout", _ping):
         sa.event.listen(QueuePool, "checkout", _ping)
@@ -60,17 +57,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
         except storage.ServerEnded:
             raise
         except storage.ERRORS as error:
-            raise storage.unreachable(error, found) from None
+            raise records.current(settings.load()).unreachable(error) from None
         yield opened
-
-
-def _require_connections(found: environment.Server) -> None:
-    """Check for free connections, twice: others may be about to close theirs."""
-    try:
-        storage.require_connections(found)
-    except Transient:
-        time.sleep(_PATIENCE_SECONDS)
-        storage.require_connections(found)
 
 
 def run(
@@ -136,7 +124,8 @@ def _give_up(context: sa.engine.ExceptionContext) -> None:
     if DAGSTER_OPTIONS not in str(engine.url.query.get("options", "")):
         return
     loaded = settings.load()
-    if loaded.configured_target is None and postmaster.find(loaded.server_data) is None:
+    embedded = records.current(loaded).place == "embedded"
+    if embedded and postmaster.find(loaded.server_data) is None:
         raise storage.ServerEnded from context.original_exception
 
 

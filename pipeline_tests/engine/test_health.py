@@ -126,6 +126,7 @@ def test_a_target_that_does_not_answer_is_told_without_its_password(
     assert not any(piece in f"{found}" for piece in ("s3cr3t", "pa55"))
 
 
+@pytest.mark.dagster("fresh")
 def test_a_target_without_a_record_of_runs_stays_without(
     target_url: str, source: SourceFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,23 +40,27 @@ BY_RUN = ("runs", "run_tags", "event_logs", "asset_check_executions")
 
 @dataclass
 class Home:
-    """A target with the record of runs, and the folder that the pipeline keeps its files in."""
+    """A target, the records of runs, and the folder that the pipeline keeps its files in."""
 
     url: str
+    records: str
     folder: Path
     instance: dg.DagsterInstance
     template: str
 
     def runs(self) -> list[str]:
         """Runs that Dagster remembers, the oldest first."""
-        return [run for (run,) in query(self.url, "SELECT run_id FROM dagster.runs ORDER BY id")]
+        return [
+            run for (run,) in query(self.records, "SELECT run_id FROM dagster.runs ORDER BY id")
+        ]
 
     def traces(self) -> dict[str, set[str]]:
         """Where runs have left something -> which runs."""
-        places = [f"dagster.{table}" for table in BY_RUN] + ["migration.evidence"]
+        places = {f"dagster.{table}": self.records for table in BY_RUN}
+        places["migration.evidence"] = self.url
         found = {
-            place: {run for (run,) in query(self.url, f"SELECT DISTINCT run_id FROM {place}")}
-            for place in places
+            place: {run for (run,) in query(url, f"SELECT DISTINCT run_id FROM {place}")}
+            for place, url in places.items()
         }
         loaded = settings.load()
         for folder in (loaded.reports, loaded.dagster_files):
@@ -66,9 +70,16 @@ class Home:
     def copy(self, times: int = 1, **changed: str) -> list[str]:
         """Copy the template run so often, with other values in the table of runs."""
         made = [str(uuid.uuid4()) for _ in range(times)]
-        with closing(psycopg2.connect(self.url)) as connection, connection:
+        with closing(psycopg2.connect(self.records)) as connection, connection:
             for run in made:
                 self._copy(connection.cursor(), run, changed)
+        for run in made:
+            query(
+                self.url,
+                "INSERT INTO migration.evidence SELECT %s, table_name, now(), source_rows,"
+                " target_rows, quarantined_rows, digests FROM migration.evidence WHERE run_id = %s",
+                (run, self.template),
+            )
         loaded = settings.load()
         for run in made:
             for folder in (loaded.reports, loaded.dagster_files):
@@ -124,11 +135,6 @@ class Home:
             " last_materialization = replace(last_materialization, last_run_id, %(run)s)",
             {"run": run},
         )
-        cursor.execute(
-            "INSERT INTO migration.evidence SELECT %s, table_name, now(), source_rows, target_rows,"
-            " quarantined_rows, digests FROM migration.evidence WHERE run_id = %s",
-            (run, self.template),
-        )
 
     def tidy(self, *, keep: int = KEPT) -> Kept:
         """Do what the asset does at the end of a sync."""
@@ -138,55 +144,71 @@ class Home:
     def mib(self) -> float:
         """Size of Dagster's tables and the ledger."""
         size = (
-            "SELECT sum(pg_total_relation_size(oid))::bigint FROM pg_class WHERE relkind = 'r' AND"
-            " relnamespace IN ('dagster'::regnamespace, 'migration'::regnamespace)"
+            "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class"
+            " WHERE relkind = 'r' AND relnamespace::regnamespace::text = %s"
         )
-        return float(query(self.url, size)[0][0]) / 2**20
+        places = ((self.records, "dagster"), (self.url, "migration"))
+        return sum(float(query(url, size, (name,))[0][0]) for url, name in places) / 2**20
 
 
 _numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["apart"])
 def recorded(
-    server: URL, dagster_tables: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, str]]:
-    """A database and a folder that hold one run of sync by which all tables were moved."""
+    request: pytest.FixtureRequest,
+    server: URL,
+    dagster_tables: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Path, str, bool]]:
+    """One run of sync by which all tables were moved, in a database ``recorded``: folder and id.
+
+    The records of the run are in that database or in another one, ``recorded_runs``.
+    """
     from pipeline.orchestration import runs
 
     folder = tmp_path_factory.mktemp("recorded")
     source = SourceFile.make(folder / "source.db")
     source.add_family(contents=1)
+    apart = request.param == "apart"
     with (
         pytest.MonkeyPatch.context() as patch,
-        new_database(server, "recorded", template=dagster_tables) as made,
+        new_database(server, "recorded_runs", template=dagster_tables) as kept,
+        new_database(server, "recorded", template="template1" if apart else dagster_tables) as made,
     ):
-        use(patch, usable(source, libpq(made), folder))
+        variables = {"DAGSTER_DATABASE_URL": libpq(kept if apart else made)}
+        use(patch, usable(source, libpq(made), folder) | variables)
         with runs.instance() as opened:
             result = runs.run("sync", opened=opened)
             assert result.success
         query(
             libpq(server),
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE datname = 'recorded'",
+            " WHERE datname IN ('recorded', 'recorded_runs')",
         )
-        yield folder, result.run_id
+        yield folder, result.run_id, apart
 
 
 @pytest.fixture
 def home(
-    recorded: tuple[Path, str], server: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: tuple[Path, str, bool], server: URL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Home]:
     """A copy of the recorded run, in a database and a folder of this test's own."""
     from pipeline.orchestration import runs
 
-    folder, run_id = recorded
+    folder, run_id, apart = recorded
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.delenv("KEEP_RUNS", raising=False)
-    with new_database(server, f"home_{next(_numbers)}", template="recorded") as made:
-        use(monkeypatch, usable(SourceFile(tmp_path / "source.db"), libpq(made), tmp_path))
+    number = next(_numbers)
+    with (
+        new_database(server, f"home_{number}", template="recorded") as made,
+        new_database(server, f"home_{number}_runs", template="recorded_runs") as elsewhere,
+    ):
+        kept = libpq(elsewhere if apart else made)
+        variables = usable(SourceFile(tmp_path / "source.db"), libpq(made), tmp_path)
+        use(monkeypatch, variables | {"DAGSTER_DATABASE_URL": kept})
         with runs.instance() as opened:
-            yield Home(libpq(made), tmp_path / "home", opened, run_id)
+            yield Home(libpq(made), kept, tmp_path / "home", opened, run_id)
 
 
 def test_five_hundred_runs_of_a_job_are_kept_unless_another_number_is_set(
@@ -209,6 +231,7 @@ def test_nothing_goes_while_there_are_no_more_runs_than_are_kept(home: Home) -> 
     assert home.traces() == before
 
 
+@pytest.mark.parametrize("recorded", ["apart", "together"], indirect=True)
 def test_the_oldest_runs_go_with_all_that_they_left(home: Home) -> None:
     made = home.copy(KEPT + 2)
     everywhere = {home.template, *made}
@@ -220,7 +243,7 @@ def test_the_oldest_runs_go_with_all_that_they_left(home: Home) -> None:
     assert left == {place: set(made[2:]) for place in left}
     assert len(left) == 6
     tags = "SELECT count(*) FROM dagster.asset_event_tags WHERE event_id NOT IN (SELECT id FROM"
-    assert query(home.url, f"{tags} dagster.event_logs)") == [(0,)]
+    assert query(home.records, f"{tags} dagster.event_logs)") == [(0,)]
 
 
 def test_what_a_step_printed_goes_with_its_run(home: Home) -> None:
@@ -300,9 +323,9 @@ def test_the_last_materialization_stays_though_all_later_runs_failed(home: Home)
     before = last_known(home)
     later = home.copy(KEPT + 3, status="FAILURE")
     for table in ("event_logs", "asset_check_executions"):
-        query(home.url, f"DELETE FROM dagster.{table} WHERE run_id = ANY(%s)", (later,))
+        query(home.records, f"DELETE FROM dagster.{table} WHERE run_id = ANY(%s)", (later,))
     query(
-        home.url,
+        home.records,
         "UPDATE dagster.asset_keys SET last_materialization ="
         " replace(last_materialization, last_run_id, %s), last_run_id = %s",
         (home.template, home.template),
@@ -329,7 +352,7 @@ def test_a_job_of_runs_reports_what_housekeeping_did(home: Home) -> None:
     assert home.runs() == [*made[-KEPT:], result.run_id]
 
 
-def test_housekeeping_forgets_nothing_where_dagster_keeps_its_runs_elsewhere(
+def test_housekeeping_forgets_nothing_where_dagster_keeps_its_runs_in_memory(
     target_url: str, tmp_path: Path
 ) -> None:
     with (
@@ -353,7 +376,7 @@ def test_a_schedule_that_never_rests_does_not_fill_the_disk(home: Home) -> None:
             home.tidy()
         # As often as the server's autovacuum comes to it in a week.
         for table in ("event_logs", "asset_check_executions", "asset_event_tags", "run_tags"):
-            with closing(psycopg2.connect(home.url)) as connection:
+            with closing(psycopg2.connect(home.records)) as connection:
                 connection.autocommit = True
                 connection.cursor().execute(f"VACUUM dagster.{table}")
         sizes.append(home.mib())

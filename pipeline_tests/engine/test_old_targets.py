@@ -14,7 +14,11 @@ from pipeline.core.policies import Policies
 from pipeline.declared import ledger
 from pipeline.migrations.content import CONTENT
 from pipeline.migrations.spaces import SPACES
+from pipeline.move.ledger import check_results
 from pipeline.orchestration import runs
+from pipeline.orchestration.assets.cutover import anki_consistent, realtime_arrives
+from pipeline.orchestration.assets.gate import require_proven
+from pipeline.postgres.target import Target
 from pipeline_tests.support.feeds import changes
 from pipeline_tests.support.old_world import Ledger, OldWorld
 from pipeline_tests.support.runs import use
@@ -221,6 +225,30 @@ def test_runs_of_then_are_read_and_new_ones_recorded(
         before = instance.get_runs_count()
         assert runs.run("plan", opened=instance).success
         assert instance.get_runs_count() == before + 1
+
+
+def test_an_upgrade_closes_no_gate(old_world: OldWorld) -> None:
+    # Any command brings the ledger up to date.
+    assert old_world("realtime", "status").out
+    newest = """
+      SELECT DISTINCT ON (1, 2) asset_key::json ->> 0, regexp_replace(check_name, '^standing_', ''),
+        execution_status = 'SUCCEEDED'
+      FROM dagster.asset_check_executions WHERE execution_status IN ('SUCCEEDED', 'FAILED')
+      ORDER BY 1, 2, evaluation_event_storage_id DESC"""
+    recorded = old_world.query(
+        "SELECT subject, name, passed FROM migration.checks WHERE rules IS NULL"
+    )
+    assert sorted(recorded) == sorted(old_world.query(newest))
+    with Target.connect(old_world.url, shown="the target") as target:
+        for migration in (CONTENT, SPACES):
+            require_proven(target, [table.name for table in migration.tables])
+            plan = (migration.named("plan"), ledger.PLANNED)
+            planned = check_results.read(target, [plan[0]])[plan]
+            assert len(planned.rules or "") == 64
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("ANKI_COLLECTION", old_world.variables["ANKI_COLLECTION"])
+            assert anki_consistent(target).yes
+        assert realtime_arrives(target).yes
 
 
 def test_overrides_survive_a_run_of_an_older_version(old_world: OldWorld) -> None:

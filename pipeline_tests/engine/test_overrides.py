@@ -227,7 +227,6 @@ def test_a_file_of_another_form_is_refused(
         list(quarantine_files.read(tmp_path / "missing.csv"))
 
 
-@pytest.mark.dagster
 def test_the_commands_export_mend_redrive_and_forget(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:

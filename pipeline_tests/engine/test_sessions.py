@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL, make_url
 
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.realtime.transports.session import Session
-from pipeline.config import settings
+from pipeline.config import records, settings
 from pipeline.config.environment import Server
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
@@ -132,7 +132,7 @@ def by_dagster(place: Place) -> tuple[Held, tuple[Setting, ...]]:
         ):
             # By this, runs of commands know these connections from others.
             raw: Any = connection.connection.driver_connection
-            assert settings.DAGSTER_OPTIONS in raw.info.options
+            assert records.DAGSTER_OPTIONS in raw.info.options
             return dict(connection.execute(sa.text(ask(early))).all()), early
 
 

@@ -8,13 +8,10 @@ import dagster as dg
 import psycopg2
 import pytest
 
-from pipeline.core.errors import TargetError
 from pipeline.core.place import PUBLIC
 from pipeline.core.proof import BLOCKING
 from pipeline.move.proof.verification import NAMES
 from pipeline.move.reading import surveys
-from pipeline.orchestration.assets.gate import require_proven
-from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import command, pipeline, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -105,7 +102,6 @@ def test_the_schedule_is_there_and_off() -> None:
     assert schedule.default_status == dg.DefaultScheduleStatus.STOPPED
 
 
-@pytest.mark.dagster
 def test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault(
     source: SourceFile,
     target_url: str,
@@ -160,23 +156,3 @@ def test_a_wrong_schedule_is_one_sentence(
         "VERIFY_CRON is not valid: 'every day' in time zone 'UTC'. Correct VERIFY_CRON"
         " (such as 0 3 * * *) or SCHEDULE_ZONE."
     ]
-
-
-@pytest.mark.dagster
-def test_the_gate_goes_by_the_result_that_was_made_last(
-    source: SourceFile, target_url: str
-) -> None:
-    move_all(source.path, target_url)
-    # Planned first and made last: its run waited for the lock.
-    query(
-        target_url,
-        "INSERT INTO dagster.asset_check_executions (asset_key, check_name, run_id,"
-        " execution_status, evaluation_event_storage_id) VALUES"
-        """ ('["rankings"]', 'digests', 'a', 'FAILED', 20),"""
-        """ ('["rankings"]', 'digests', 'b', 'SUCCEEDED', 10)""",
-    )
-    with (
-        Target.connect(target_url, shown="the target") as target,
-        pytest.raises(TargetError, match="digests of rankings failed"),
-    ):
-        require_proven(target, ["rankings"])

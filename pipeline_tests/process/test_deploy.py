@@ -13,7 +13,8 @@ import pytest
 from dagster._core.run_coordinator import QueuedRunCoordinator
 from sqlalchemy.engine import URL
 
-from pipeline.config.settings import DAGSTER_URL, dagster_url, libpq
+from pipeline.config.records import dagster_url
+from pipeline.config.settings import DAGSTER_URL, libpq
 from pipeline.orchestration.instance.launcher import Launcher
 from pipeline.orchestration.serving.services import HOME
 from pipeline_tests.support.deployment import INSTALLED, PARTS, UNITS

@@ -441,6 +441,7 @@ def test_a_setting_that_cannot_be_used_is_named(
         environment.databases(settings.load(), CONTENT)
 
 
+@pytest.mark.dagster("fresh")
 @pytest.mark.parametrize("form", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_form_of_a_url_serves_both_drivers_and_dagster(
     form: str,

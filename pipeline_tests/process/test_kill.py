@@ -117,6 +117,7 @@ def assert_quarantine_holds_whole_rows(source: SourceFile, url: str) -> None:
         assert kept == sorted((key, True, width) for key in aside)
 
 
+@pytest.mark.dagster("fresh")
 def test_the_command_can_be_killed_anywhere_and_run_again(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_two_runs_at_once_take_turns(source: SourceFile, target_url: str, tmp_pa
     assert list((tmp_path / "home" / "snapshots").iterdir()) == []
 
 
+@pytest.mark.dagster("fresh")
 def test_four_who_use_a_fresh_target_first_all_can_record_their_runs(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from pipeline.orchestration.instance import storage
 from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import everything_stored, query
+from pipeline_tests.support.targets import everything_stored, new_database, query
 
 SECRET = "s3cr3t-pa55"
 AWKWARD = f"@:/%40 ?#&'\"\\ {SECRET} ü@:"
@@ -62,17 +62,26 @@ def login(server: URL, database: URL) -> Iterator[Login]:
     query(admin, f"DROP ROLE {login.user}")
 
 
+@pytest.fixture
+def own_records(server: URL, login: Login) -> Iterator[URL]:
+    """A database for Dagster's records that belongs to this user."""
+    with new_database(server, "own_records") as made:
+        query(libpq(made), f"ALTER DATABASE own_records OWNER TO {login.user}")
+        yield made
+
+
 def leaks(text: str) -> set[str]:
     """The pieces of the password that a text holds."""
     return {piece for piece in HIDDEN if piece in text}
 
 
 def test_a_whole_run_with_an_awkward_password_works_and_leaves_no_trace_of_it(
-    source: SourceFile, database: URL, login: Login, tmp_path: Path
+    source: SourceFile, database: URL, own_records: URL, login: Login, tmp_path: Path
 ) -> None:
     source.add_family(contents=1)
     source.add("learning_content", {"id": 7, "tags": "no json"})
     options = usable(source, login.url(database), tmp_path)
+    options["DAGSTER_DATABASE_URL"] = login.url(own_records)
     query(libpq(database), f"REVOKE CREATE ON SCHEMA public FROM PUBLIC, {login.user}")
     refused = pipeline("migrate", **options)
     query(libpq(database), f"GRANT CREATE ON SCHEMA public TO {login.user}")
@@ -80,7 +89,7 @@ def test_a_whole_run_with_an_awkward_password_works_and_leaves_no_trace_of_it(
     assert (refused.code, moved.code) == (1, 0), refused.err + moved.err
     assert "the user lacks a privilege" in refused.err
     assert leaks(refused.out + refused.err + moved.out + moved.err) == set()
-    stored = list(everything_stored(libpq(database)))
+    stored = [*everything_stored(libpq(database)), *everything_stored(libpq(own_records))]
     assert {"dagster.runs", "dagster.event_logs", "dagster.snapshots", "migration.quarantine"} <= {
         table for table, _ in stored
     }
@@ -168,6 +177,7 @@ def test_a_password_is_hidden_both_as_it_is_written_and_as_it_is_sent(said: str)
 
 SETTINGS = {
     "DATABASE_URL": f"postgresql://user:{SECRET}@127.0.0.1/db",
+    "DAGSTER_DATABASE_URL": f"postgresql://user:{SECRET}@127.0.0.1/dagster",
     "TURSO_AUTH_TOKEN": SECRET,
     "ALERT_WEBHOOK_URL": f"https://127.0.0.1/{SECRET}",
     "ALERT_SMTP_URL": f"smtp://user:{SECRET}@127.0.0.1:25",
@@ -220,12 +230,14 @@ def test_settings_show_no_password(kind: str, monkeypatch: pytest.MonkeyPatch) -
 def test_no_command_shows_a_password_or_leaves_one_behind(
     source: SourceFile,
     database: URL,
+    own_records: URL,
     login: Login,
     tmp_path: Path,
 ) -> None:
     source.add_family(contents=1)
     query(libpq(database), f"GRANT CREATE ON SCHEMA public TO {login.user}")
     options = usable(source, login.url(database), tmp_path)
+    options["DAGSTER_DATABASE_URL"] = login.url(own_records)
     ran = [
         pipeline(*command, **options)
         for command in (
@@ -239,7 +251,7 @@ def test_no_command_shows_a_password_or_leaves_one_behind(
     ]
     assert [each.code for each in ran] == [0] * len(ran), [each.err for each in ran]
     assert leaks("".join(each.out + each.err for each in ran)) == set()
-    stored = list(everything_stored(libpq(database)))
+    stored = [*everything_stored(libpq(database)), *everything_stored(libpq(own_records))]
     assert {"dagster.runs", "dagster.event_logs", "migration.watermarks"} <= {t for t, _ in stored}
     assert {table for table, text in stored if leaks(text)} == set()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

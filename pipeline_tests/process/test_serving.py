@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import dagster as dg
 import httpx
 import psutil
-import psycopg2
 import pytest
 from dagster._core.launcher.base import WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
@@ -29,6 +28,7 @@ from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 from dagster._grpc.client import DagsterGrpcClient
 from sqlalchemy.engine import URL
 
+from bench.proxy import relay
 from pipeline.config import settings
 from pipeline.config.settings import CODE_SOCKET, libpq
 from pipeline.core.errors import SettingsError
@@ -42,7 +42,7 @@ from pipeline_tests.support.deployment import PARTS, started_by
 from pipeline_tests.support.files import loose
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import query
+from pipeline_tests.support.targets import new_database, query
 
 SECONDS = 60
 TOKEN = "a-token-of-nobody-in-particular-0"
@@ -77,6 +77,11 @@ class Served:
         """The target."""
         return self.variables["DATABASE_URL"]
 
+    @property
+    def records(self) -> str:
+        """The database of Dagster's records."""
+        return self.variables["DAGSTER_DATABASE_URL"]
+
     def ask(self, question: str, **variables: str) -> dict[str, Any]:
         """Ask the webserver by GraphQL."""
         request = urllib.request.Request(
@@ -109,7 +114,7 @@ class Served:
     def steps(self, run: str, event: str) -> list[str]:
         """The steps of which such an event was recorded, in order."""
         found = query(
-            self.url,
+            self.records,
             "SELECT step_key FROM dagster.event_logs WHERE run_id = %s AND"
             " dagster_event_type = %s ORDER BY id",
             (run, event),
@@ -128,11 +133,16 @@ def served(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-    with closing(psycopg2.connect(libpq(server))) as connection:
-        connection.autocommit = True
-        connection.cursor().execute("CREATE DATABASE served")
-        url = libpq(server.set(database="served"))
-        variables = usable(source, url, folder) | {"UI_PORT": str(port), "UI_TOKEN": TOKEN}
+    with (
+        new_database(server, "served") as target,
+        new_database(server, "served_records") as kept,
+        relay(kept) as proxy,
+    ):
+        variables = usable(source, libpq(target), folder) | {
+            "DAGSTER_DATABASE_URL": libpq(proxy.url),
+            "UI_PORT": str(port),
+            "UI_TOKEN": TOKEN,
+        }
         started: dict[str, subprocess.Popen[bytes]] = {}
         try:
             for part in PARTS:
@@ -151,7 +161,6 @@ def served(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         finally:
             killed = [part for part, each in started.items() if not _ended(each)]
         assert killed == [], "they did not end when they were told to"
-        connection.cursor().execute("DROP DATABASE served WITH (FORCE)")
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -230,7 +239,7 @@ def test_the_webserver_takes_orders_of_pages_of_its_own_and_of_scripts_with_the_
 ) -> None:
     address = f"http://127.0.0.1:{served.variables['UI_PORT']}"
     order = {"query": LAUNCH, "variables": {"job": "plan"}}
-    ((before,),) = query(served.url, "SELECT count(*) FROM dagster.runs")
+    ((before,),) = query(served.records, "SELECT count(*) FROM dagster.runs")
     with httpx.Client(base_url=address, trust_env=False) as client:
         statuses = [
             client.get("/graphql", params={"query": LAUNCH, "variables": '{"job": "plan"}'}),
@@ -242,7 +251,7 @@ def test_the_webserver_takes_orders_of_pages_of_its_own_and_of_scripts_with_the_
         ]
         assert [each.status_code for each in statuses] == [405, 403, 403, 403, 403, 200]
         assert "server" not in statuses[-1].headers
-    assert query(served.url, "SELECT count(*) FROM dagster.runs") == [(before,)]
+    assert query(served.records, "SELECT count(*) FROM dagster.runs") == [(before,)]
 
 
 def test_the_webserver_listens_on_the_loopback_address_alone(served: Served) -> None:
@@ -270,7 +279,7 @@ def test_a_lost_connection_is_tried_again_by_the_step_and_not_by_the_run_as_well
 ) -> None:
     query(served.url, DISCONNECT)
     served.source.run("UPDATE rankings SET assessed_by = 'another' WHERE id = 1")
-    ((before,),) = query(served.url, "SELECT count(*) FROM dagster.runs")
+    ((before,),) = query(served.records, "SELECT count(*) FROM dagster.runs")
     run = served.launch("migrate")
     while "rankings" not in served.steps(run, "STEP_UP_FOR_RETRY"):
         time.sleep(0.1)
@@ -280,11 +289,12 @@ def test_a_lost_connection_is_tried_again_by_the_step_and_not_by_the_run_as_well
     assert served.steps(run, "STEP_FAILURE") == ["rankings"]
     # What tries runs again is a part of the daemon, which gives signs where it is on.
     beats = {
-        name for (name,) in query(served.url, "SELECT daemon_type FROM dagster.daemon_heartbeats")
+        name
+        for (name,) in query(served.records, "SELECT daemon_type FROM dagster.daemon_heartbeats")
     }
     assert "QUEUED_RUN_COORDINATOR" in beats
     assert "EVENT_LOG_CONSUMER" not in beats
-    assert query(served.url, "SELECT count(*) FROM dagster.runs") == [(before + 1,)]
+    assert query(served.records, "SELECT count(*) FROM dagster.runs") == [(before + 1,)]
     query(served.url, "DROP TRIGGER disconnect ON rankings")
 
 

@@ -229,7 +229,6 @@ def test_a_fault_of_the_program_is_one_sentence_and_its_traceback_a_file(
     assert file.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.dagster
 def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     source: SourceFile, target_url: str, tmp_path: Path
 ) -> None:

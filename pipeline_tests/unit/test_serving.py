@@ -15,12 +15,36 @@ from pipeline_tests.support.commands import usable
 from pipeline_tests.support.sources import SourceFile
 
 
+def served(source: SourceFile, folder: Path) -> dict[str, str]:
+    """Settings of a service whose databases do not answer."""
+    return usable(source, "postgresql://127.0.0.1:1/db", folder) | {
+        "DAGSTER_DATABASE_URL": "postgresql://127.0.0.1:1/dagster"
+    }
+
+
+@pytest.mark.parametrize("url", ["postgresql:///dagster?host=/run/postgresql", "postgresql:///d"])
+def test_what_runs_for_good_keeps_its_records_where_other_machines_reach_them(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in served(SourceFile(tmp_path / "source.db"), tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_DATABASE_URL", url)
+    for part in services.Service:
+        with pytest.raises(SettingsError) as refused:
+            services.serve(part, settings.load())
+        assert str(refused.value) == (
+            "DAGSTER_DATABASE_URL names a Unix socket, which services in other containers or on"
+            " other machines cannot reach. Write it with a host and a port,"
+            " postgresql://USER:PASSWORD@HOST:5432/DATABASE."
+        )
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "ui.example.org"])
 def test_the_ui_is_not_opened_to_other_machines_without_a_login(
     host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = SourceFile(tmp_path / "source.db")
-    for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
+    for name, value in served(source, tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("UI_HOST", host)
     with pytest.raises(SettingsError, match=f"UI_HOST is {host}.* UI_PASSWORD"):
@@ -35,12 +59,12 @@ def test_the_ui_is_not_opened_to_other_machines_without_a_login(
             services.require_login(settings.load())
 
 
-@pytest.mark.parametrize("lacking", ["DATABASE_URL", "SQLITE_DATABASE_URL"])
+@pytest.mark.parametrize("lacking", ["DATABASE_URL", "SQLITE_DATABASE_URL", "DAGSTER_DATABASE_URL"])
 def test_what_runs_for_good_needs_databases_of_its_own(
     lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = SourceFile(tmp_path / "source.db")
-    for name, value in usable(source, "postgresql://127.0.0.1:1/db", tmp_path).items():
+    for name, value in served(source, tmp_path).items():
         monkeypatch.setenv(name, "" if name == lacking else value)
     with pytest.raises(SettingsError, match=f"{lacking} is not set"):
         services.serve(services.Service.WEBSERVER, settings.load())

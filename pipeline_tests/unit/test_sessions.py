@@ -4,7 +4,7 @@ import ast
 
 from sqlalchemy.engine import make_url
 
-from pipeline.config import settings
+from pipeline.config import records, settings
 from pipeline.postgres import session
 from pipeline.postgres.session import MOVES
 
@@ -52,6 +52,6 @@ def test_what_a_url_says_for_good_reasons_stands() -> None:
 
 def test_dagster_keeps_what_its_url_says_too() -> None:
     url = make_url("postgresql://u@h/db?options=endpoint%3Dcool&sslmode=require")
-    made = make_url(settings.dagster_url(url))
-    assert made.query["options"] == f"endpoint=cool {settings.DAGSTER_OPTIONS}"
+    made = make_url(records.dagster_url(url))
+    assert made.query["options"] == f"endpoint=cool {records.DAGSTER_OPTIONS}"
     assert (made.query["sslmode"], made.query["client_encoding"]) == ("require", "UTF8")

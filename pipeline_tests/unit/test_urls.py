@@ -22,7 +22,8 @@ from pipeline.anki.store.open import configured_anki
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.application.realtime.transports.session import connect
 from pipeline.config import settings
-from pipeline.config.settings import dagster_url, libpq, shown
+from pipeline.config.records import dagster_url
+from pipeline.config.settings import libpq, shown
 from pipeline.core import urls
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.content import CONTENT

@@ -177,9 +177,8 @@ def _restore_target(
     environment.require_session(found)
     _require_same("target", manifest.target, found.target_shown, other=other)
     terminal.confirm(f"Restore {found.target_shown} to its state at {_moment(manifest)}?", yes=yes)
-    environment.update_ledger(found)
     with (
-        Target.connect(found.target_url, shown=found.target_shown) as target,
+        terminal.opened(found) as target,
         target.lock(seconds=loaded.lock_seconds),
     ):
         _require_following(target, migration, discard=discard)

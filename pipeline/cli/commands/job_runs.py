@@ -20,23 +20,26 @@ from pipeline.orchestration.instance import storage
 
 
 def prepare_databases(migration: Migration) -> environment.Databases:
-    """Prepare both databases, with Dagster's tables in the target.
+    """Prepare both databases and the database of Dagster's records.
 
     Raises:
-        PipelineError: a setting or the target is not usable.
+        PipelineError: a setting or a database is not usable.
     """
-    loaded = settings.load()
-    storage.ready(loaded)
-    return environment.databases(loaded, migration)
+    prepare_server()
+    return environment.databases(settings.load(), migration)
 
 
 def prepare_server() -> environment.Server:
-    """Prepare the target alone, with Dagster's tables.
+    """Prepare the target alone, and the database of Dagster's records.
 
     Raises:
-        PipelineError: a setting or the target is not usable.
+        PipelineError: a setting or a database is not usable.
     """
-    return storage.ready(settings.load())
+    found = storage.ready(settings.load())
+    if found.records.advice is not None:
+        problem, remedy = found.records.advice
+        errors.print(f"{problem}. {remedy}.", style="yellow", markup=False, soft_wrap=True)
+    return found
 
 
 def run(

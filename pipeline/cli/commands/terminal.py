@@ -90,7 +90,6 @@ def server() -> environment.Server:
     private.home(loaded.pipeline_home)
     found = environment.server(loaded)
     environment.require_session(found)
-    environment.update_ledger(found)
     return found
 
 
@@ -117,8 +116,9 @@ def print_databases(found: environment.Databases, migration: Migration) -> None:
 
 @contextmanager
 def opened(found: environment.Server) -> Iterator[Target]:
-    """Open a session with the target."""
+    """Open a session with the target; a ledger of an older version is updated."""
     with Target.connect(found.target_url, shown=found.target_shown) as target:
+        environment.update_ledger(target)
         yield target
 
 

@@ -24,6 +24,7 @@ from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
 from pipeline.move.ledger import (
     cascades,
+    check_results,
     conflicts,
     conservation,
     quarantine,
@@ -221,6 +222,10 @@ def move_table(
             added = moved - context.scope_before - cascaded
             rows = context.scope.target_rows(target, mapping.name, moved=moved, added=added)
             _write_watermark(context, rows)
+            if strategy != "synced" or context.scope.keys:
+                # A sync that compared no row does not undo what a verification has found.
+                run_id = context.options.run_id
+                target.defer(check_results.statement(mapping.name, proof, run_id=run_id))
         side_effects.require_none(context, at_proof=at_proof)
         committing = time.perf_counter()
     context.seconds["commit"] = time.perf_counter() - committing

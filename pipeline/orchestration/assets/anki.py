@@ -24,8 +24,10 @@ from pipeline.config import settings
 from pipeline.config.settings import Settings
 from pipeline.core import progress
 from pipeline.core.errors import PipelineError
+from pipeline.core.findings import CheckResult
 from pipeline.core.progress import Progress
 from pipeline.declared.rules import TableRules
+from pipeline.move.ledger import check_results
 from pipeline.orchestration.assets import gate
 from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.metadata import NOTES
@@ -150,10 +152,12 @@ def following_assets(
                 config.options(loaded),
                 on_progress=_reporter(context),
             )
+            confirmed = anki_checks.confirmed(report, dry_run=config.dry_run)
+            if not config.dry_run:
+                check_results.write(session, NOTES, [confirmed], run_id=context.run.run_id)
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error, target)
             raise checks.failure(error) from error
-        confirmed = anki_checks.confirmed(report, dry_run=config.dry_run)
         yield from checks.results(NOTES, [confirmed])
         made = {NOTES: metadata.of_following(report), CARDS: metadata.of_cards(report)}
         for name, shown in made.items():
@@ -185,11 +189,12 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
         specs=_specs(CARDS, anki_checks.CARD_CHECKS),
         description="Check the cards.",
     )
-    def of_cards(application: Application) -> Results:
+    def of_cards(context: dg.AssetCheckExecutionContext, application: Application) -> Results:
         named = settings.load().anki
         try:
             renderer = Renderer(named.templates)
             found = anki_checks.of_cards(application.open(), renderer, named.fields)
+            _record(context, application, CARDS, found)
         except PipelineError as error:
             raise checks.failure(error) from error
         yield from checks.results(CARDS, found)
@@ -213,6 +218,7 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
                 sample=config.recordings or None,
                 seed=zlib.crc32(context.run.run_id.encode()),
             )
+            _record(context, application, NOTES, found)
         except PipelineError as error:
             raise checks.failure(error) from error
         yield from checks.results(NOTES, found)
@@ -226,6 +232,7 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
         try:
             manager = application.open()
             observed, found = embeddings.observe(manager), embeddings.check(manager)
+            _record(context, application, EMBEDDINGS, found)
         except PipelineError as error:
             raise checks.failure(error) from error
         step = context.op_execution_context
@@ -233,6 +240,18 @@ def following_checks() -> list[dg.AssetChecksDefinition]:
         yield from checks.results(EMBEDDINGS, found)
 
     return [of_cards, of_notes, of_embeddings]
+
+
+def _record(
+    context: dg.AssetCheckExecutionContext,
+    application: Application,
+    asset: str,
+    found: Sequence[CheckResult],
+) -> None:
+    """Store results without the target's lock, so that a check does not wait for a move."""
+    with application.open().get_postgres_session() as session:
+        stored = check_results.statement(asset, found, run_id=context.run.run_id)
+        session.connection().exec_driver_sql(stored)
 
 
 def _specs(asset: str, names: Sequence[str]) -> list[dg.AssetCheckSpec]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import dagster as dg
 from pydantic import Field
@@ -28,15 +28,18 @@ from pipeline.core.messages import (
 from pipeline.cutover import rollback, states, steps
 from pipeline.cutover.gate import Answer
 from pipeline.cutover.steps import CUTOVER, STEP
+from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
 from pipeline.move.context.options import MoveOptions
+from pipeline.move.ledger import check_results
 from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.orchestration.assets.anki import CARDS, EMBEDDINGS
 from pipeline.orchestration.assets.plan import PLAN as PLANNED
 from pipeline.orchestration.assets.realtime import NAME as REALTIME
 from pipeline.orchestration.common import checks
-from pipeline.orchestration.common.metadata import ANSWERS, NOTES, RULES
+from pipeline.orchestration.common.metadata import ANSWERS, NOTES
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.postgres.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.reporting import frames
 
@@ -53,8 +56,8 @@ _OF_ANKI = {
     EMBEDDINGS: embeddings.EMBEDDING_CHECKS,
 }
 
-Further = Callable[[dg.DagsterInstance], Answer]
-"""A question for the gate, answered from Dagster's records."""
+Further = Callable[[Target], Answer]
+"""A question for the gate, answered from recorded results of checks."""
 
 Results = Iterator[dg.AssetCheckResult | dg.MaterializeResult]  # type: ignore[type-arg]
 
@@ -136,7 +139,7 @@ def cutover_asset(
                 ),
                 log=lambda text: context.log.info(written(text, migration.address)),
             )
-            yield from _step(context, config.step, site, migration, further)
+            yield from _step(config.step, site, migration, further)
         except PipelineError as error:
             raise checks.failure(error, migration) from error
 
@@ -158,7 +161,6 @@ def _require_confirmation(config: CutoverConfig, migration: Migration) -> None:
 
 
 def _step(
-    context: dg.AssetExecutionContext,
     step: Step,
     site: steps.CutoverContext,
     migration: Migration,
@@ -182,11 +184,10 @@ def _step(
     elif step == "close":
         steps.close(site)
     else:
-        instance = context.instance
         outside = [
-            _planned(instance, site, migration),
+            _planned(site, migration),
             _backed_up(site, migration),
-            *(ask(instance) for ask in further),
+            *(ask(site.target) for ask in further),
         ]
         match step:
             case "check":
@@ -242,67 +243,58 @@ def result(
     )
 
 
-def _planned(
-    instance: dg.DagsterInstance, site: steps.CutoverContext, migration: Migration
-) -> Answer:
-    question = "the plan is current"
-    event = instance.get_latest_materialization_event(dg.AssetKey(migration.named(PLANNED)))
-    if event is None or event.asset_materialization is None:
+def _planned(site: steps.CutoverContext, migration: Migration) -> Answer:
+    question, plan = "the plan is current", migration.named(PLANNED)
+    found = check_results.read(site.target, [plan]).get((plan, ledger.PLANNED))
+    if found is None:
         return Answer(question, False, "no plan exists", message("Run ", PLAN, " and review it"))
-    at = datetime.fromtimestamp(event.timestamp, timezone.utc)  # noqa: UP017
-    planned = event.asset_materialization.metadata.get(RULES)
     live = site.sources.pin(site.tables)
     now = common_rules_digest(site.tables, live, site.options.policies)
     site.sources.release()
-    made = f"created {at:%Y-%m-%d %H:%M} UTC"
-    if planned is None or planned.value != now:
+    made = f"created {found.at.astimezone(timezone.utc):%Y-%m-%d %H:%M} UTC"  # noqa: UP017
+    if found.rules != now:
         detail = f"{made}; columns or policies have changed since"
         return Answer(question, False, detail, message("Run ", PLAN, " and review it"))
     return Answer(question, True, made)
 
 
-def anki_consistent(instance: dg.DagsterInstance) -> Answer:
+def anki_consistent(target: Target) -> Answer:
     """Whether the checks of Anki passed, if an Anki is configured."""
     question = "Anki is consistent"
     named = settings.load().anki
     if not (named.collection or named.connect_url):
         return Answer(question, True, "no Anki is configured")
     # One check is made by syncs only; before the first sync it has no result.
-    no = _unchecked(instance, _OF_ANKI, spared=1)
+    no = _unchecked(target, _OF_ANKI, spared=1)
     if no:
         return Answer(question, False, no, message("Run ", ANKI_SYNC, " or ", ANKI_CHECK))
     return Answer(question, True, "every check passed, apart from warnings")
 
 
-def realtime_arrives(instance: dg.DagsterInstance) -> Answer:
+def realtime_arrives(target: Target) -> Answer:
     """Whether realtime is switched on, and a test event of every type arrived."""
     question = "realtime is on, and events arrive"
-    no = _unchecked(instance, {REALTIME: realtime_checks.NAMES})
+    no = _unchecked(target, {REALTIME: realtime_checks.NAMES})
     if no:
         return Answer(question, False, no, message("Run ", REALTIME_ON))
     return Answer(question, True, "every check passed, apart from warnings")
 
 
 def _unchecked(
-    instance: dg.DagsterInstance, wanted: Mapping[str, Sequence[str]], *, spared: int = 0
+    target: Target, wanted: Mapping[str, Sequence[str]], *, spared: int = 0
 ) -> str | None:
     """Which checks failed in their last run or never ran; None if all passed.
 
     Args:
-        instance: Dagster's instance.
+        target: the target with the results.
         wanted: names of checks by asset.
         spared: number of checks that need no result.
     """
-    missing, failed = [], []
-    for asset, names in wanted.items():
-        for name in names:
-            key = dg.AssetCheckKey(dg.AssetKey(asset), name)
-            record: Any = instance.get_latest_asset_check_evaluation_record(key)
-            evaluation = record and record.evaluation
-            if evaluation is None:
-                missing.append(name)
-            elif not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
-                failed.append(name)
+    recorded = check_results.read(target, list(wanted))
+    keys = [(asset, name) for asset, names in wanted.items() for name in names]
+    missing = [name for asset, name in keys if (asset, name) not in recorded]
+    found = [recorded[key] for key in keys if key in recorded]
+    failed = [result.name for result in found if not result.passed and result.blocking]
     if failed:
         return f"failed: {', '.join(failed)}"
     return f"never checked: {', '.join(missing)}" if len(missing) > spared else None

@@ -7,14 +7,18 @@ ledger entries and evidence, a bounded number with every sync.
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
+import sqlalchemy as sa
+from dagster_postgres import PostgresRunStorage
 
 from pipeline.config import settings
 from pipeline.config.settings import Settings
 from pipeline.core.errors import PipelineError
 from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import TargetDatabase
+from pipeline.orchestration.instance.retrying_storage import again
 from pipeline.postgres.target import Target
 
 AT_ONCE = 50
@@ -29,10 +33,16 @@ WITH ended AS (
     FROM dagster.asset_check_executions WHERE run_id IS NOT NULL
     ORDER BY asset_key, check_name, id DESC) AS newest
 )
-SELECT run_id FROM ended WHERE number > $1::bigint AND run_id NOT IN (SELECT run_id FROM telling)
-  ORDER BY id LIMIT $2::bigint
+SELECT run_id FROM ended WHERE number > :keep AND run_id NOT IN (SELECT run_id FROM telling)
+  ORDER BY id LIMIT :at_once
 """
 """Runs beyond the limit, except those with the latest result of an asset or a check."""
+_FORGET = "DELETE FROM dagster.asset_check_executions WHERE run_id = ANY(:runs) RETURNING run_id"
+"""Deletes what Dagster's own deletion of a run leaves behind."""
+_SIZE = """
+SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = {schema} AND c.relkind = 'r'
+"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Kept:
     Attributes:
         runs: number of runs that are kept.
         forgotten: number of runs that were deleted.
-        storage_bytes: size of Dagster's tables; 0 if they are not in the target.
+        storage_bytes: size of Dagster's tables; 0 if they are not in PostgreSQL.
         ledger_bytes: size of the ledger.
     """
 
@@ -84,37 +94,37 @@ def housekeeping_asset(*, group: str, owners: Sequence[str]) -> dg.AssetsDefinit
 
 
 def tidy(instance: dg.DagsterInstance, target: Target, loaded: Settings) -> Kept:
-    """Delete runs that are older than the newest runs of each job."""
-    exists = target.value("SELECT to_regclass('dagster.asset_check_executions') IS NOT NULL")
-    found = target.rows(_OUTDATED, (loaded.keep_runs, AT_ONCE)) if exists else []
-    outdated = [run_id for (run_id,) in found]
+    """Delete runs that are older than the newest runs of each job.
+
+    Dagster's records may be in another database than the target.
+    """
+    storage = instance.run_storage
+    records = storage if isinstance(storage, PostgresRunStorage) else None
+    found = records and _ask(records, _OUTDATED, keep=loaded.keep_runs, at_once=AT_ONCE)
+    outdated = [run_id for (run_id,) in found or ()]
     for run_id in outdated:
         instance.delete_run(run_id)
         for folder in (loaded.reports, loaded.dagster_files, loaded.dagster_files / "storage"):
             shutil.rmtree(folder / run_id, ignore_errors=True)
-    if outdated:
-        _forget(target, outdated)
+    if outdated and records:
+        _ask(records, _FORGET, runs=outdated)
+        _forget_evidence(target, outdated)
+    size = _ask(records, _SIZE.format(schema=":schema"), schema="dagster") if records else [(0,)]
     return Kept(
         instance.get_runs_count(),
         len(outdated),
-        _size(target, "dagster"),
-        _size(target, "migration"),
+        int(size[0][0]),
+        int(target.value(_SIZE.format(schema="$1"), ("migration",))),
     )
 
 
-def _forget(target: Target, runs: list[str]) -> None:
-    """Delete entries of runs that Dagster's own deletion leaves behind."""
-    for table in ("dagster.asset_check_executions", "migration.evidence"):
-        if target.value("SELECT to_regclass($1) IS NOT NULL", (table,)):
-            target.rows(f"DELETE FROM {table} WHERE run_id = ANY($1) RETURNING 1", (runs,))
+@again
+def _ask(records: PostgresRunStorage, query: str, **values: object) -> list[Any]:
+    """Execute a statement in the database of Dagster's records."""
+    with records.connect() as connection:
+        return list(connection.execute(sa.text(query), values))
 
 
-def _size(target: Target, schema: str) -> int:
-    return int(
-        target.value(
-            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class AS c"
-            " JOIN pg_namespace AS n ON n.oid = c.relnamespace"
-            " WHERE n.nspname = $1 AND c.relkind = 'r'",
-            (schema,),
-        )
-    )
+def _forget_evidence(target: Target, runs: list[str]) -> None:
+    if target.value("SELECT to_regclass('migration.evidence') IS NOT NULL"):
+        target.rows("DELETE FROM migration.evidence WHERE run_id = ANY($1) RETURNING 1", (runs,))

@@ -4,7 +4,10 @@ import dagster as dg
 
 from pipeline.config import settings
 from pipeline.core.errors import PipelineError
+from pipeline.core.findings import CheckResult
+from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
+from pipeline.move.ledger import check_results
 from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.move.run.plan import plan_tables
 from pipeline.orchestration.common import checks, metadata
@@ -43,6 +46,12 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
             policies = settings.load().policies(migration)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = common_rules_digest(tables, opened, policies)
+            planned = CheckResult(ledger.PLANNED, passed=True, blocking=True)
+            session.run(
+                check_results.statement(
+                    migration.named(PLAN), [planned], run_id=context.run.run_id, rules=rules
+                )
+            )
         except PipelineError as error:
             raise checks.failure(error, migration) from error
         return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))

@@ -15,6 +15,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
 from pipeline.declared import events
 from pipeline.migrations.declaration import Migration
+from pipeline.move.ledger import check_results
 from pipeline.orchestration.common import checks, retries
 from pipeline.orchestration.common.resources import TargetDatabase
 from pipeline.postgres.target import Target
@@ -75,6 +76,7 @@ def realtime_asset(migration: Migration, *, group: str) -> dg.AssetsDefinition:
                 found = realtime_checks.verify(session, tables, known=known)
             where = server(loaded)
             emitted = canary.emit(session, url=where.target_url, shown=where.target_shown)
+            check_results.write(session, NAME, (*found, emitted), run_id=context.run.run_id)
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error, target)
             raise checks.failure(error, migration) from error

@@ -14,6 +14,7 @@ from pipeline.core.place import PUBLIC
 from pipeline.migrations.declaration import Migration
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
+from pipeline.move.ledger import check_results
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.proof.verification import check_schema, schema_questions
 from pipeline.orchestration.common import blob_sizes, checks, evidence, metadata, retries
@@ -72,6 +73,7 @@ def move(
             if with_schema:
                 with session.read_only():
                     also.append(check_schema(session, moved.mapping))
+                check_results.write(session, table.name, also, run_id=run_id)
             part = evidence.of_move(moved, table, session, also=also, address=address)
             preview = metadata.preview_of(session, table)
         report = evidence.save_part(context, part)
@@ -79,11 +81,24 @@ def move(
         retries.raise_retry_if_transient(context, error.for_migration(address), target)
         evidence.save_failure(context, table.name, error, migration=migration)
         if isinstance(error, ProofFailed):
+            _record_failure(context, table, error, target)
             yield from checks.results(table.name, error.checks, address=address)
         raise checks.failure(error, migration) from error
-    # A proof is recorded whether or not its checks were selected: the gate before Anki reads it.
+    # A proof is reported whether or not its checks were selected.
     yield dg.MaterializeResult(
         asset_key=table.name,
         metadata=metadata.of_move(moved, preview=preview, report=report),
         check_results=checks.results(table.name, (*moved.checks, *also), address=address),
     )
+
+
+def _record_failure(
+    context: dg.AssetExecutionContext, table: sa.Table, error: ProofFailed, target: TargetDatabase
+) -> None:
+    """Store the results of a proof whose transaction was rolled back."""
+    try:
+        run_id = context.run.run_id
+        check_results.write(target.open(), table.name, error.checks, run_id=run_id)
+    except PipelineError as lost:
+        # The failed proof is the error to report.
+        context.log.warning(f"The results of the checks could not be stored: {lost}")

@@ -11,6 +11,7 @@ from pipeline.core import progress
 from pipeline.core.errors import PipelineError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
+from pipeline.move.ledger import check_results
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
 from pipeline.orchestration.common import checks, evidence
@@ -27,7 +28,7 @@ def verify(
     source: SourceDatabase,
     target: TargetDatabase,
 ) -> Iterator[dg.AssetCheckResult]:
-    """Make the selected checks of what is committed; nothing is written.
+    """Make the selected checks of what is committed; only their results are written.
 
     Raises:
         dg.Failure: a check could not be made, or failed with the severity error.
@@ -49,6 +50,7 @@ def verify(
                 only={key.name for key in context.selected_asset_check_keys},
                 on_progress=progress.reporter(context.log),
             )
+        check_results.write(session, table.name, found, run_id=run_id)
         evidence.save_part(context, evidence.of_checks(table.name, found, address=address))
     except PipelineError as error:
         evidence.save_failure(context, table.name, error, migration=migration)

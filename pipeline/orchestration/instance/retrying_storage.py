@@ -26,8 +26,8 @@ _ATTEMPTS = 4
 _Storage = TypeVar("_Storage", bound=type)
 
 
-def _again(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a method so that it is called again after its connection was lost.
+def again(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a call of the storage so that it is made again after its connection was lost.
 
     Dagster commits each statement by itself and may run it twice: an event is recorded twice if the
     connection is lost right after its commit.
@@ -50,8 +50,8 @@ def _patient(storage: _Storage, interface: type) -> _Storage:
     """A storage class in which every method of Dagster's interface is retried."""
     names: frozenset[str] = interface.__abstractmethods__  # type: ignore[attr-defined]
     methods = {name: getattr(storage, name) for name in names}
-    again = {name: _again(method) for name, method in methods.items() if callable(method)}
-    return cast("_Storage", type(storage.__name__, (storage,), again))
+    retried = {name: again(method) for name, method in methods.items() if callable(method)}
+    return cast("_Storage", type(storage.__name__, (storage,), retried))
 
 
 _Events = _patient(PostgresEventLogStorage, EventLogStorage)

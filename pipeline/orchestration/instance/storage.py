@@ -1,7 +1,10 @@
-"""Where Dagster keeps its runs, events and schedules: schema ``dagster`` of the target."""
+"""Prepare the target and the database of Dagster's records for a command or a service."""
 
 import os
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,18 @@ import psycopg2
 import sqlalchemy as sa
 from dagster_postgres.utils import DagsterPostgresException
 
-from pipeline.config import environment
+from pipeline.config import environment, records
 from pipeline.config.environment import Server
-from pipeline.config.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings, dagster_url
+from pipeline.config.records import Records
+from pipeline.config.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings
 from pipeline.core import private
 from pipeline.core.errors import SettingsError, TargetError, Transient
+from pipeline.core.server_errors import (
+    CONNECTIONS_OF_A_MOVE,
+    CONNECTIONS_OF_A_RUN,
+    CONNECTIONS_OF_DAGSTER,
+)
+from pipeline.declared import ledger
 from pipeline.postgres import connections, session
 from pipeline.postgres.embedded import postmaster
 
@@ -24,7 +34,7 @@ class ServerEnded(sa.exc.SQLAlchemyError):
 
 
 ERRORS = (psycopg2.Error, sa.exc.SQLAlchemyError, DagsterPostgresException)
-"""Errors of Dagster's storage when the target is not available."""
+"""Errors of Dagster's storage when its database is not available."""
 _FIRST_USE = 0x646167737465  # "dagste"
 _NAME = "pipeline start"
 """Name of the preparing sessions in pg_stat_activity."""
@@ -32,18 +42,25 @@ _PATIENT = session.stating(lock_timeout="0")
 """Creating Dagster's tables may take longer than the usual lock timeout."""
 _OF_THE_ENVIRONMENT = ("PGTZ", "PGDATESTYLE", "PGGEQO")
 """Variables that libpq applies to a session even if its URL says otherwise."""
-_DAGSTER_IS_THERE = (
-    "SELECT to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs')"
-    " IS NOT NULL AND to_regclass('dagster.instigators') IS NOT NULL"
-)
+_FACTS = f"SELECT ({ledger.OUTDATED}), {records.ARE_THERE}, {connections.AS_JSON}"
+"""Everything that a command has to know of a database before its run, in one round trip."""
+_PATIENCE_SECONDS = 2.0
 
 
-def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
+@dataclass(frozen=True)
+class Ready(Server):
+    """The target, and where Dagster keeps its records."""
+
+    records: Records
+
+
+def ready(settings: Settings, *, home: Path = PROJECT, for_a_run: bool = True) -> Ready:
     """Prepare everything that a process with Dagster needs.
 
     Args:
         settings: the settings.
         home: the folder of dagster.yaml.
+        for_a_run: require free connections for a run.
 
     Raises:
         PipelineError: a folder or a database is not usable.
@@ -51,17 +68,16 @@ def ready(settings: Settings, *, home: Path = PROJECT) -> Server:
     private.home(settings.pipeline_home)
     found = environment.server(settings)
     environment.require_session(found)
-    prepare(found, settings, home=home)
-    return found
+    return Ready(found.target, prepare(found, settings, home=home, for_a_run=for_a_run))
 
 
-def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
+def name_it(where: Records, settings: Settings, *, home: Path = PROJECT) -> None:
     """Set the environment variables that dagster.yaml reads.
 
     Raises:
         SettingsError: DAGSTER_HOME names a folder without dagster.yaml.
     """
-    os.environ[DAGSTER_URL] = dagster_url(found.target)
+    os.environ[DAGSTER_URL] = records.dagster_url(where.url)
     for variable in _OF_THE_ENVIRONMENT:
         os.environ.pop(variable, None)
     given = os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(home)
@@ -74,80 +90,99 @@ def name_it(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
 
 
 def lost(error: Exception, settings: Settings) -> TargetError:
-    """The error for a target that was lost during a command."""
-    data = settings.server_data
+    """The error for records that were lost during a command."""
+    where, data = records.current(settings), settings.server_data
     ended = isinstance(error, ServerEnded) or postmaster.find(data) is None
-    if settings.configured_target is None and ended:
+    if where.place == "embedded" and ended:
         return TargetError(
             f"The embedded PostgreSQL in {data} stopped during the command; the current"
             " transaction was rolled back",
             remedy=f"Run again to restart it; {data / 'log'} may name the cause",
         )
-    return unreachable(error, environment.server(settings))
+    return where.unreachable(error)
 
 
-def prepare(found: Server, settings: Settings, *, home: Path = PROJECT) -> None:
-    """Create Dagster's tables in schema ``dagster`` of the target, and update an old ledger.
+def prepare(
+    found: Server, settings: Settings, *, home: Path = PROJECT, for_a_run: bool = True
+) -> Records:
+    """Update an old ledger, and create Dagster's tables where its records are kept.
+
+    The target is asked in one short session.
+
+    Args:
+        found: the target.
+        settings: the settings.
+        home: the folder of dagster.yaml.
+        for_a_run: require free connections for a run.
 
     Raises:
-        TargetError: the target does not answer, or the user may not create a schema.
+        Transient: too few connections are free.
+        TargetError: a database does not answer, or the user may not create a schema.
     """
-    name_it(found, settings, home=home)
     private.folder(settings.dagster_files)
+    target = Records(found.target, "target")
+    with _session(target) as cursor:
+        outdated, there, limits = _facts(cursor)
+        if outdated:
+            cursor.execute(ledger.UPDATE)
+        where = records.locate(settings, found.target, in_target=there)
+        name_it(where, settings, home=home)
+        together = where.url == found.target
+        needed = CONNECTIONS_OF_A_RUN if together else CONNECTIONS_OF_A_MOVE
+        if for_a_run or (together and not there):
+            _require_connections(cursor, target, limits, needed=needed)
+        if together and not there:
+            _create_tables(cursor)
+    if not together:
+        with _session(where) as cursor:
+            _, there, limits = _facts(cursor)
+            if for_a_run or not there:
+                _require_connections(cursor, where, limits, needed=CONNECTIONS_OF_DAGSTER)
+            if not there:
+                _create_tables(cursor)
+    return where
+
+
+@contextmanager
+def _session(where: Records) -> Iterator[Any]:
     try:
         with (
-            closing(
-                session.connect(
-                    found.target_url,
-                    shown=found.target_shown,
-                    application_name=_NAME,
-                    settings=_PATIENT,
-                    seconds=10,
-                )
-            ) as connection,
+            closing(where.connect(application_name=_NAME, settings=_PATIENT)) as connection,
             connection.cursor() as cursor,
         ):
-            environment.update(cursor)
-            cursor.execute(_DAGSTER_IS_THERE)
-            if cursor.fetchone() == (True,):
-                return
-            _require_connections(cursor, found)
-            # The first process creates schema and tables; others wait for it here.
-            cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
-            cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
-            with dg.DagsterInstance.get():
-                pass
+            yield cursor
     except (*ERRORS, ValueError) as error:
-        raise unreachable(error, found) from None
+        raise where.unreachable(error) from None
 
 
-def unreachable(error: BaseException, found: Server) -> TargetError:
-    """The error for an unreachable target; raise it ``from None``, because drivers repeat URLs."""
-    return TargetError.from_driver(error, where=found.target_shown, url=found.target_url)
+def _facts(cursor: Any) -> tuple[bool, bool, list[list[Any]]]:
+    """Whether the ledger is outdated, whether Dagster's tables exist, and connection limits."""
+    cursor.execute(_FACTS)
+    outdated, there, limits = cursor.fetchone()
+    return outdated, there, limits
 
 
-def require_connections(found: Server) -> None:
-    """Refuse a run if the server has too few free connections.
+def _create_tables(cursor: Any) -> None:
+    """Create Dagster's tables; other processes wait until the first has created them."""
+    cursor.execute("SELECT pg_advisory_lock(%s)", (_FIRST_USE,))
+    cursor.execute("CREATE SCHEMA IF NOT EXISTS dagster")
+    with dg.DagsterInstance.get():
+        pass
+
+
+def _require_connections(
+    cursor: Any, where: Records, limits: list[list[Any]], *, needed: int
+) -> None:
+    """Check for free connections, twice: others may be about to close theirs.
 
     Raises:
         Transient: says how many are free, and how many are needed.
-        TargetError: the target does not answer.
     """
-    opened = session.connect(
-        found.target_url, shown=found.target_shown, application_name=_NAME, seconds=10
-    )
-    with closing(opened) as connection, connection.cursor() as cursor:
-        _require_connections(cursor, found)
-
-
-def _require_connections(cursor: Any, found: Server) -> None:
-    def ask(query: str) -> Any:
-        cursor.execute(query)
-        return cursor.fetchall()
-
-    limit = connections.tightest(ask)
+    limit = connections.tightest_of(limits, needed=needed)
+    if not limit.enough:
+        time.sleep(_PATIENCE_SECONDS)
+        limit = connections.tightest_of(_facts(cursor)[2], needed=needed)
     if not limit.enough:
         raise Transient(
-            f"{found.target_shown}: too few connections are free: {limit.detail}",
-            remedy=limit.remedy,
+            f"{where.shown}: too few connections are free: {limit.detail}", remedy=limit.remedy
         )

@@ -8,6 +8,7 @@ class Component(StrEnum):
     """A component of a running installation."""
 
     TARGET = "target"
+    RECORDS = "records"
     CODE = "code"
     WEBSERVER = "webserver"
     DAEMON = "daemon"

@@ -1,7 +1,7 @@
 """Whether what runs for good is well: a reading for each thing that may have stopped.
 
-Nothing is changed by looking, except that without DATABASE_URL the embedded server and the sample
-are there afterwards.
+Nothing is changed by looking, except that the embedded server runs afterwards if it is the target
+or has Dagster's records, and that a sample source is created if none is configured.
 """
 
 import shutil
@@ -10,12 +10,13 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import httpx
 
-from pipeline.config.environment import Server, server
+from pipeline.config import records
+from pipeline.config.environment import server
+from pipeline.config.records import Records
 from pipeline.config.settings import Settings
 from pipeline.core import private
 from pipeline.core.errors import FilesError, PipelineError, SettingsError, TargetError
@@ -27,7 +28,6 @@ from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver
 from pipeline.orchestration.instance import storage
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component, Reading
-from pipeline.postgres import session
 from pipeline.postgres.target import Target
 
 HEARTBEAT_SECONDS = 300.0
@@ -108,15 +108,22 @@ def _read(component: Component, inspect: _Inspect, settings: Settings) -> Readin
     except PipelineError as error:
         ok, detail = False, str(error)
     except storage.ERRORS as error:
-        ok, detail = False, str(storage.unreachable(error, server(settings)))
+        ok, detail = False, str(records.current(settings).unreachable(error))
     return Reading(component, ok, detail)
 
 
 def _target(settings: Settings) -> tuple[bool, str]:
-    found = server(settings)
+    return _answers(Records(server(settings).target, "target"))
+
+
+def _records(settings: Settings) -> tuple[bool, str]:
+    return _answers(records.find(settings, server(settings).target))
+
+
+def _answers(found: Records) -> tuple[bool, str]:
     started = time.perf_counter()
-    _connected(found).close()
-    return True, f"{found.target_shown} answers in {time.perf_counter() - started:.2f} s"
+    found.connect().close()
+    return True, f"{found.shown} answers in {time.perf_counter() - started:.2f} s"
 
 
 def _code(settings: Settings) -> tuple[bool, str]:
@@ -205,25 +212,21 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
     """Dagster's instance, without creating its tables.
 
     Raises:
-        TargetError: the target has none.
+        TargetError: there are none.
     """
-    found = server(settings)
+    found = records.find(settings, server(settings).target)
     storage.name_it(found, settings)
     private.folder(settings.dagster_files)
     with (
-        closing(_connected(found)) as connection,
+        closing(found.connect()) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute("SELECT to_regclass('dagster.instigators') IS NOT NULL")
+        cursor.execute(f"SELECT {records.ARE_THERE}")
         if cursor.fetchone() != (True,):
             raise TargetError(
-                f"{found.target_shown} has no record of runs", remedy="Start the daemon first"
+                f"{found.shown} has no record of runs", remedy="Start the daemon first"
             )
     return dg.DagsterInstance.get()
-
-
-def _connected(found: Server) -> Any:
-    return session.connect(found.target_url, shown=found.target_shown, seconds=_SECONDS)
 
 
 def _ago(seconds: float) -> str:
@@ -232,6 +235,7 @@ def _ago(seconds: float) -> str:
 
 _INSPECTIONS: dict[Component, _Inspect] = {
     Component.TARGET: _target,
+    Component.RECORDS: _records,
     Component.CODE: _code,
     Component.WEBSERVER: _webserver,
     Component.DAEMON: _daemon,

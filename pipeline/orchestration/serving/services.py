@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.config import records
 from pipeline.config.settings import CODE_SOCKET, PROJECT, Settings
 from pipeline.config.web_origins import is_loopback
 from pipeline.core.errors import SettingsError
@@ -61,8 +62,8 @@ def serve(part: Service, settings: Settings) -> NoReturn:
     """Replace this process with a service.
 
     Raises:
-        SettingsError: no target or source is set, a code server is already running, or other
-            machines could reach the UI without a login.
+        SettingsError: no target, source or database of Dagster's records is set, a code server is
+            already running, or other machines could reach the UI without a login.
         TargetError: the target does not answer.
     """
     # Dagster is loaded only where it is needed.
@@ -78,6 +79,7 @@ def serve(part: Service, settings: Settings) -> NoReturn:
                     "Set it, remove its migration from MIGRATIONS, or try the samples with ", DEV
                 ),
             )
+    records.require_shared(settings)
     if part is Service.WEBSERVER:
         require_login(settings)
     if part is Service.CODE and answers(settings.code_socket):
@@ -85,7 +87,7 @@ def serve(part: Service, settings: Settings) -> NoReturn:
             f"A code server is already listening on {settings.code_socket}",
             remedy="Stop it first, or set another PIPELINE_HOME",
         )
-    storage.ready(settings, home=HOME)
+    storage.ready(settings, home=HOME, for_a_run=False)
     if part is not Service.CODE:
         _await_code(settings.code_socket)
     os.environ[CODE_SOCKET] = str(settings.code_socket)

@@ -1,0 +1,76 @@
+"""Newest results of checks, in the ledger: what gates read.
+
+A move writes the results of its proof in its own transaction. A result that failed is written after
+the rollback. A check without a result counts as failed.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pipeline.core.findings import CheckResult
+from pipeline.core.quoting import literal
+from pipeline.declared import ledger
+from pipeline.postgres.target import Target
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded result.
+
+    Attributes:
+        rules: of a plan, the digest of the rules that it used.
+    """
+
+    name: str
+    passed: bool
+    blocking: bool
+    rules: str | None
+    at: datetime
+
+
+def statement(
+    subject: str, checks: Iterable[CheckResult], *, run_id: str, rules: str | None = None
+) -> str:
+    """One statement that stores results; it also creates the table if it is missing.
+
+    Args:
+        subject: the asset.
+        checks: at least one result.
+        rules: of a plan, the digest of the rules that it used.
+    """
+    stored = "NULL" if rules is None else literal(rules)
+    rows = ", ".join(
+        f"({literal(subject)}, {literal(check.name)}, {check.passed}, {check.blocking}, {stored},"
+        f" {literal(run_id)})"
+        for check in checks
+    )
+    return f"""
+DO $checks$ BEGIN
+  IF to_regclass('{ledger.checks.fullname}') IS NULL THEN
+    IF to_regnamespace('{ledger.SCHEMA}') IS NULL THEN CREATE SCHEMA {ledger.SCHEMA}; END IF;
+    {ledger.CREATE_CHECKS};
+  END IF;
+  INSERT INTO {ledger.checks.fullname} (subject, name, passed, blocking, rules, run_id)
+    VALUES {rows}
+    ON CONFLICT (subject, name) DO UPDATE SET passed = EXCLUDED.passed,
+      blocking = EXCLUDED.blocking, rules = EXCLUDED.rules, run_id = EXCLUDED.run_id, at = now();
+END $checks$
+"""
+
+
+def write(target: Target, subject: str, checks: Iterable[CheckResult], *, run_id: str) -> None:
+    """Store the results of a subject, in one round trip."""
+    target.run(statement(subject, checks, run_id=run_id))
+
+
+def read(target: Target, subjects: Sequence[str]) -> dict[tuple[str, str], Recorded]:
+    """The recorded results of some assets, by asset and check."""
+    if not target.value(f"SELECT to_regclass('{ledger.checks.fullname}') IS NOT NULL"):
+        return {}
+    found = target.rows(
+        f"SELECT subject, name, passed, blocking, rules, at FROM {ledger.checks.fullname}"
+        " WHERE subject = ANY($1)",
+        (list(subjects),),
+    )
+    return {(subject, row[0]): Recorded(*row) for subject, *row in found}
