@@ -50,6 +50,8 @@ class Proxy:
         """Keep the arguments of ``relay``."""
         self.counts = Counts()
         self.port = 0
+        self.clients = set[_Client]()
+        self.loop = asyncio.new_event_loop()
         self._server = server
         self.delay = delay
         self.bits_per_second = bits_per_second
@@ -78,6 +80,17 @@ class Proxy:
         """Add a statement."""
         with self._lock:
             self.counts.statements.append(text)
+
+    def cut(self) -> None:
+        """Close all open connections on both sides, as a network that breaks does."""
+
+        def abort() -> None:
+            for client in self.clients:
+                client.transport.abort()
+                if client.up.into is not None:
+                    client.up.into.abort()
+
+        self.loop.call_soon_threadsafe(abort)
 
     async def open(self, client: "_Client") -> None:
         """Connect a client with the server, one round trip after it asked."""
@@ -170,6 +183,7 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.up = _Link(self.proxy, "up", self.transport)
+        self.proxy.clients.add(self)
         self.proxy.count(connections=1, round_trips=1)
         self._opening = asyncio.get_running_loop().create_task(self.proxy.open(self))
 
@@ -180,6 +194,7 @@ class _Client(asyncio.Protocol):
         self.up.send(data)
 
     def connection_lost(self, _error: Exception | None) -> None:
+        self.proxy.clients.discard(self)
         self.up.send(None)
 
 
@@ -266,7 +281,7 @@ def relay(
         bits_per_second: of each direction, for all connections together; None for no limit.
     """
     proxy = Proxy(make_url(server), delay=delay, bits_per_second=bits_per_second)
-    loop = asyncio.new_event_loop()
+    loop = proxy.loop
     listening = loop.run_until_complete(
         loop.create_server(lambda: _Client(proxy), "127.0.0.1", 0, backlog=200)
     )

@@ -73,6 +73,7 @@ class Target:
         shown: str,
         application_name: str = "pipeline",
         held: set[Place] | None = None,
+        mark: int | None = None,
     ) -> Iterator[Self]:
         """Open a session.
 
@@ -80,6 +81,7 @@ class Target:
             shown: the name of this database in messages; contains no password.
             application_name: the name of this session in ``pg_stat_activity``.
             held: places locked by a session of the same run, shared by all of its sessions.
+            mark: number that all sessions of a run share, for ``end_marked``.
         """
         whole = session.address(url, session.MOVES, application_name=application_name)
         try:
@@ -89,11 +91,12 @@ class Target:
             raise TargetError.from_driver(error, where=shown, url=url) from None
         held = set() if held is None else held
         again = functools.partial(
-            cls.connect, url, shown=shown, application_name=application_name, held=held
+            cls.connect, url, shown=shown, application_name=application_name, held=held, mark=mark
         )
         target = cls(connection, shown, again, held)
         try:
-            target.run(session.statement(session.MOVES))
+            marked = "" if mark is None else f"; SELECT pg_advisory_lock_shared({mark})"
+            target.run(session.statement(session.MOVES) + marked)
             yield target
         finally:
             with contextlib.suppress(adbc_driver_manager.Error):
@@ -255,6 +258,15 @@ class Target:
             self._held.discard(place)
             with contextlib.suppress(TargetError):
                 self.rows(f"SELECT pg_advisory_unlock({place.lock_key})")
+
+    def end_marked(self, mark: int) -> None:
+        """End all other sessions with a mark; they are rolled back."""
+        self.rows(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
+            f" AND classid = {mark >> 32} AND objid = {mark & 0xFFFFFFFF} AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND pid <> pg_backend_pid()"
+        )
 
     def holder(self, place: Place = PUBLIC) -> str | None:
         """The run that holds the lock of a place, for messages; None if it is free."""

@@ -37,11 +37,12 @@ class FullMover:
     def __init__(
         self,
         source: SourceView,
-        sessions: tuple[Target, Target],
+        target: Target,
         options: MoveOptions,
     ) -> None:
         """Use ``FullMover.over``."""
-        self.idle, self._second = sessions
+        self.idle = self._second = target
+        self._opened = contextlib.ExitStack()
         self._source = source
         self._options = options
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
@@ -64,12 +65,30 @@ class FullMover:
         Args:
             target: a session outside a transaction.
         """
-        with target.another() as second:
-            mover = cls(source, (target, second), options)
-            try:
-                yield mover
-            finally:
-                mover._end()
+        mover = cls(source, target, options)
+        try:
+            mover.resume(target)
+            yield mover
+        finally:
+            mover._end()
+
+    def suspend(self) -> None:
+        """Roll back a pending fill and close the second session."""
+        self._ended.set()
+        if self._pending is not None:
+            (_, ahead), self._pending = self._pending, None
+            ahead.cancel()
+            with contextlib.suppress(PipelineError, CancelledError):
+                pending = ahead.result()
+                if pending is not None:
+                    pending.undo()
+        self._opened.close()
+
+    def resume(self, target: Target) -> None:
+        """Open a second session beside a new one; surveys are kept."""
+        self.idle = target
+        self._second = self._opened.enter_context(target.another())
+        self._ended.clear()
 
     def move(
         self,
@@ -140,8 +159,4 @@ class FullMover:
         self._ended.set()
         self._surveys.shutdown(cancel_futures=True)
         self._fills.shutdown(cancel_futures=True)
-        if self._pending is not None:
-            with contextlib.suppress(PipelineError, CancelledError):
-                pending = self._pending[1].result()
-                if pending is not None:
-                    pending.undo()
+        self.suspend()

@@ -127,6 +127,13 @@ class Syncer:
         self._marks: dict[str, Watermark | None] = {}
         self._candidates: dict[str, _Candidates | None] = {}
 
+    def suspend(self) -> None:
+        """Nothing is unfinished between two moves."""
+
+    def resume(self, target: Target) -> None:
+        """Continue in a new session with what was found in the first one."""
+        self.idle = target
+
     def move(
         self,
         table: sa.Table,

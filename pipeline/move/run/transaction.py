@@ -7,15 +7,11 @@ move changes nothing.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
-import sqlalchemy as sa
-
-from pipeline.core.errors import ShapeError
-from pipeline.core.progress import OnProgress
+from pipeline.core.errors import ShapeError, Transient
 from pipeline.core.proof import Proof
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
@@ -93,27 +89,20 @@ class MoveResult:
         }
 
 
-class TableMover(Protocol):
-    """Moves the tables of a run one after the other.
+class CommitLost(Transient):
+    """The connection was lost before the server confirmed a commit.
 
     Attributes:
-        idle: a session that is not in a transaction between two moves.
+        move: the result of the move if it was committed.
     """
 
-    idle: Target
-
-    def move(
-        self,
-        table: sa.Table,
-        *,
-        upcoming: Sequence[sa.Table] = (),
-        on_progress: OnProgress = lambda _: None,
-    ) -> MoveResult:
-        """Move a table whose parents have already been moved; ``upcoming`` tables move later.
-
-        Raises:
-            PipelineError: as ``move_table``; nothing was changed.
-        """
+    def __init__(self, error: Transient, move: MoveResult) -> None:
+        """Keep the result, because the move may have been committed."""
+        super().__init__(
+            error.problem,
+            remedy=f"Run again; if {move.table} was committed, a second move changes nothing",
+        )
+        self.move = move
 
 
 @dataclass(frozen=True)
@@ -180,10 +169,12 @@ def move_table(
         TargetError: the target cannot be written.
         LossyConversion: a value would be converted with a loss, and the policy forbids it.
         SideEffect: triggers of the target changed rows that were not proven.
+        CommitLost: whether the move was committed is unknown.
     """
     target, mapping = context.target, context.mapping
     compared: table_checks.Compared | None = None
-    with pending.transaction if pending else target.transaction():
+    proven: list[MoveResult] = []
+    with _known_commit(proven), pending.transaction if pending else target.transaction():
         target.mark_as_move()
         at_start = (
             side_effects.count(target)
@@ -236,9 +227,21 @@ def move_table(
         rows = context.scope.target_rows(target, mapping.name, moved=moved, added=added)
         _write_watermark(context, rows)
         side_effects.require_none(context, at_start=at_start, at_proof=at_proof)
+        proven.append(_move(context, strategy, proof, rows=rows, cascaded=cascaded))
         committing = time.perf_counter()
     context.seconds["commit"] = time.perf_counter() - committing
-    return _move(context, strategy, proof, rows=rows, cascaded=cascaded)
+    return proven[0]
+
+
+@contextlib.contextmanager
+def _known_commit(proven: Sequence[MoveResult]) -> Iterator[None]:
+    """Raise ``CommitLost`` if the connection is lost after everything was proven."""
+    try:
+        yield
+    except Transient as error:
+        if proven:
+            raise CommitLost(error, proven[0]) from error
+        raise
 
 
 def prove_unchanged(context: MoveContext, mark: Watermark) -> MoveResult:

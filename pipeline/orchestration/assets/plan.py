@@ -7,7 +7,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.move.run.plan import plan_tables
-from pipeline.orchestration.common import checks, metadata
+from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 
 PLAN, STEP = "plan", "make_plan"
@@ -15,7 +15,7 @@ PLAN, STEP = "plan", "make_plan"
 
 def plan_asset(migration: Migration) -> dg.AssetsDefinition:
     """The asset that predicts what moving the tables of a migration would do."""
-    tables = migration.tables
+    tables, address = migration.tables, migration.address
 
     # The step of an asset has its name, which the job already has.
     @dg.multi_asset(
@@ -44,6 +44,7 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = common_rules_digest(tables, opened, policies)
         except PipelineError as error:
+            retries.raise_retry_if_transient(context, error.for_migration(address), target)
             raise checks.failure(error, migration) from error
         return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))
 

@@ -13,7 +13,7 @@ from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
-from pipeline.orchestration.common import checks, evidence
+from pipeline.orchestration.common import checks, evidence, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import RunOptions
 
@@ -31,6 +31,7 @@ def verify(
 
     Raises:
         dg.Failure: a check could not be made, or failed with the severity error.
+        dg.RetryRequested: the connection was lost; another attempt may succeed.
     """
     address, run_id = migration.address, context.run.run_id
     try:
@@ -51,6 +52,7 @@ def verify(
             )
         evidence.save_part(context, evidence.of_checks(table.name, found, address=address))
     except PipelineError as error:
+        retries.raise_retry_if_transient(context, error.for_migration(address), target)
         evidence.save_failure(context, table.name, error, migration=migration)
         raise checks.failure(error, migration) from error
     yield from checks.results(table.name, found, address=address)
