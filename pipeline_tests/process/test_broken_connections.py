@@ -5,6 +5,8 @@ run are those of what it did, even if the answer to a commit was lost.
 """
 
 import json
+import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,27 @@ import dagster as dg
 import pytest
 from sqlalchemy.engine import URL
 
+from bench.proxy import relay
 from pipeline.config.settings import libpq
 from pipeline.migrations.content import metadata
 from pipeline.move.run import views
 from pipeline.orchestration.common import retries
 from pipeline.orchestration.common.run_options import run_config
-from pipeline_tests.support.commands import usable
-from pipeline_tests.support.comparison import assert_same
+from pipeline_tests.support.commands import running, usable
+from pipeline_tests.support.comparison import assert_same, expected, held_by
 from pipeline_tests.support.first_moves import first_move
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.proxy import Proxy, proxied
+from pipeline_tests.support.random_writer import SEEDS, write_source
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query
 
 NAMES = [table.name for table in metadata.sorted_tables]
 Job = Callable[..., dg.ExecuteInProcessResult]
+CONNECTED = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pipeline'"
+    " AND datname = current_database()"
+)
 FIGURES = ("strategy", "moved", "written", "deleted", "quarantined")
 COMMIT = b"COMMIT\0"
 
@@ -253,3 +261,32 @@ def test_a_run_does_not_go_on_after_another_one_that_came_between(
         " are kept."
     )
     assert_same(family.path, target_url)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["migrate", "sync", "subset", "verify"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whatever_breaks_at_random_a_command_ends_with_success(
+    seed: int, command: str, source: SourceFile, database: URL, tmp_path: Path
+) -> None:
+    rng, url = random.Random(f"{command} {seed}"), libpq(database)
+    write_source(source, rng)
+    if command != "migrate":
+        first_move(source, url, tracked=bool(seed % 2))
+        source.run("UPDATE rankings SET assessed_by = 'x', updated_at = '2026-01-01 00:00:00'")
+    arguments = {"subset": ("migrate", "--limit", "9")}.get(command, (command,))
+    with relay(database, delay=0.001) as network:
+        settings = usable(source, libpq(network.url), tmp_path)
+        if command == "verify":
+            move_all(source.path, url)
+        with running(*arguments, **settings) as process:
+            # What prepares a command is not tried again.
+            while query(url, CONNECTED) == [(0,)]:
+                time.sleep(0.01)
+            for _ in range(3):
+                time.sleep(rng.random() * 0.6)
+                network.cut()
+            ran = process.ended()
+    assert ran.code == 0, ran.err
+    if command in ("migrate", "sync"):
+        assert held_by(url) == expected(source.path)
