@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from pipeline.core.errors import LockedError, TargetError
 from pipeline.core.place import PUBLIC, Place
+from pipeline.core.progress import waiting
 from pipeline.core.server_errors import SESSION_REFUSALS
-from pipeline.postgres import arrow_driver, refusals, session
+from pipeline.postgres import arrow_driver, descriptions, refusals, session
 
 LOCK_SECONDS = 30.0
 _SLICE_BYTES = 256 * 1024
@@ -85,7 +86,8 @@ class Target:
         """
         whole = session.address(url, session.MOVES, application_name=application_name)
         try:
-            connection = arrow_driver.connect(whole)
+            with waiting(f"connecting to {shown}"):
+                connection = arrow_driver.connect(whole)
         except (adbc_driver_manager.Error, ValueError) as error:
             # Not "from error": the driver's message may contain the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
@@ -106,7 +108,7 @@ class Target:
     def run(self, *statements: str) -> None:
         """Execute statements that return nothing."""
         for statement in statements:
-            with self._translated():
+            with descriptions.named(statement), self._translated():
                 self._cursor.executescript(statement)
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -244,13 +246,14 @@ class Target:
             yield
             return
         deadline = time.monotonic() + seconds
-        while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
-            if time.monotonic() > deadline:
-                raise LockedError(
-                    f"{self._shown} is in use by {self.holder(place) or 'another run'}",
-                    remedy="Wait until that run ends, then run again",
-                )
-            time.sleep(0.2)
+        with waiting("waiting for another run"):
+            while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
+                if time.monotonic() > deadline:
+                    raise LockedError(
+                        f"{self._shown} is in use by {self.holder(place) or 'another run'}",
+                        remedy="Wait until that run ends, then run again",
+                    )
+                time.sleep(0.2)
         self._held.add(place)
         try:
             yield

@@ -15,7 +15,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.progress import OnProgress, Progress
+from pipeline.core.progress import OnProgress, Progress, waiting
 from pipeline.mapping.table_mapping import match
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
@@ -131,7 +131,8 @@ class FullMover:
             unmanaged_rows.require_own(self.idle.rows, tables)
 
     def _context(self, session: Target, table: sa.Table) -> MoveContext:
-        prepared = self._prepared[table.name].result()
+        with waiting(f"{table.name}, reading the source"):
+            prepared = self._prepared[table.name].result()
         return MoveContext(session, self._source, prepared, self._options, self._on_progress)
 
     def _start_fill(self, session: Target, table: sa.Table) -> PendingFill | None:
@@ -150,7 +151,8 @@ class FullMover:
         if self._pending is None or self._pending[0] != table.name:
             return None
         (_, ahead), self._pending = self._pending, None
-        pending = ahead.result()
+        with waiting(f"{table.name}, load"):
+            pending = ahead.result()
         if pending is not None:
             self.idle, self._second = self._second, self.idle
         return pending

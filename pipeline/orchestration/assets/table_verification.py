@@ -41,7 +41,7 @@ def verify(
         session = target.open()
         states.require_following(session, migration.name)
         opened = source.views(migration, run_id=run_id).copy(migration.tables, target=session)
-        with session.read_only():
+        with progress.waiting(f"{table.name}, verify"), session.read_only():
             found = verify_table(
                 prepare(table, opened, loaded.policies(migration)),
                 source=opened,

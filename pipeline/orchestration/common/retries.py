@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from pipeline.core import progress
 from pipeline.core.errors import PipelineError, Transient
 from pipeline.orchestration.common.resources import TargetDatabase
 
@@ -26,5 +27,7 @@ def raise_retry_if_transient(
         target.reset()
         wait = wait_before(context.retry_number)
         retry = f"retry {context.retry_number + 1} of {RETRIES}"
-        context.log.warning(f"{error.problem}. Trying again in {wait} s ({retry}).")
+        sentence = f"{error.problem}. Trying again in {wait} s ({retry})."
+        context.log.warning(sentence)
+        progress.note(sentence)
         raise dg.RetryRequested(RETRIES, seconds_to_wait=wait) from error
