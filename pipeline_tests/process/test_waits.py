@@ -143,12 +143,14 @@ def test_a_terminal_shows_a_wait_with_its_seconds_and_then_nothing(
             with waiting("migrate"):
                 bars(Progress("rankings", "load", 5, 10, 2**20, 1.0))
                 target.run("BEGIN", "COMMIT")
+                time.sleep(0.5)
                 assert "migrate: committing" in text(shown)
                 assert "0:00:01" in text(shown)
                 assert "5/10  1 MiB/s" in text(shown)
                 progress.note("the connection was lost. Trying again in 1 s.")
-                time.sleep(0.1)
+                time.sleep(0.3)
                 assert "Trying again in 1 s." in text(shown)
+        time.sleep(0.3)
         last = b"".join(shown)
         time.sleep(0.3)
         # The line is erased, and nothing more is drawn.
