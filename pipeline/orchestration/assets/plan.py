@@ -2,11 +2,12 @@
 
 import dagster as dg
 
-from pipeline.config import settings
+from pipeline.config import environment, settings
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.move.run.plan import plan_tables
+from pipeline.move.run.room import Space
 from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 
@@ -40,12 +41,14 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
         try:
             session = target.open()
             opened = source.views(migration, run_id=context.run.run_id).copy(tables, target=session)
-            policies = settings.load().policies(migration)
+            loaded = settings.load()
+            policies = loaded.policies(migration)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = common_rules_digest(tables, opened, policies)
+            space = Space.of(session.rows, environment.server(loaded).target)
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error.for_migration(address), target)
             raise checks.failure(error, migration) from error
-        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))
+        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules, space))
 
     return plan
