@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import psycopg2
 import pytest
 from sqlalchemy.engine import URL
 
 from bench.proxy import relay
 from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError, Transient
 from pipeline.migrations.content import metadata
 from pipeline.move.run import views
 from pipeline.orchestration.common import retries
@@ -261,6 +263,21 @@ def test_a_run_does_not_go_on_after_another_one_that_came_between(
         " are kept."
     )
     assert_same(family.path, target_url)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "SSL connection has been closed unexpectedly",
+        "SSL error: unexpected eof while reading",
+        "SSL SYSCALL error: EOF detected",
+        "could not receive data from server: Connection timed out",
+    ],
+)
+def test_an_encrypted_connection_that_is_lost_is_tried_again_as_well(said: str) -> None:
+    error = TargetError.from_driver(psycopg2.OperationalError(said), where="the target")
+    assert isinstance(error, Transient)
+    assert "the connection to the server was lost" in str(error)
 
 
 @pytest.mark.slow
