@@ -63,6 +63,7 @@ class Proxy:
         """Keep the arguments of ``relay``."""
         self.counts = Counts()
         self.port = 0
+        self.loop = asyncio.new_event_loop()
         self.delay = delay
         self.bits_per_second = bits_per_second
         self.sides = set["_Side"]()
@@ -91,6 +92,16 @@ class Proxy:
         """Add a statement."""
         with self._lock:
             self.counts.statements.append(text)
+
+    def cut(self) -> None:
+        """Reset all open connections on both sides, as a network that breaks does."""
+
+        def abort() -> None:
+            for side in tuple(self.sides):
+                if side.transport is not None:
+                    side.transport.abort()
+
+        self.loop.call_soon_threadsafe(abort)
 
     async def connect(self, side: "_Side") -> None:
         """Connect a side with the server.
@@ -291,8 +302,7 @@ def relay(
         bits_per_second: of each direction, for all connections together; None for no limit.
     """
     proxy = Proxy(make_url(server), delay=delay, bits_per_second=bits_per_second)
-    up, down = _Line(proxy), _Line(proxy)
-    loop = asyncio.new_event_loop()
+    up, down, loop = _Line(proxy), _Line(proxy), proxy.loop
     listening = loop.run_until_complete(
         loop.create_server(lambda: _Client(proxy, up, down), "127.0.0.1", 0, backlog=200)
     )

@@ -23,9 +23,10 @@ from pipeline.cli.commands import (
     tracking,
 )
 from pipeline.cli.commands import realtime as realtime_commands
+from pipeline.cli.commands.display import Display
 from pipeline.cli.surroundings import OutputError
 from pipeline.config import settings
-from pipeline.core import private
+from pipeline.core import private, progress
 from pipeline.core.errors import FULL, FilesError, PipelineError, TargetError
 from pipeline.migrations import registry
 
@@ -70,7 +71,8 @@ def main() -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         try:
-            build(_names())()
+            with Display() as display, progress.watched_by(display):
+                build(_names())()
         finally:
             sys.stdout.flush()
     except OutputError as error:

@@ -183,6 +183,7 @@ _KNOWN = (
     ),
     ServerFailure(
         r"server closed the connection|terminating connection|SSL SYSCALL|no connection to the"
+        r"|SSL connection has been closed|SSL error: unexpected eof"
         r"|could not (receive|send) data|Connection reset|Broken pipe|connection not open",
         "the connection to the server was lost",
         "Run again; the table was rolled back",

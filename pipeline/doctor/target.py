@@ -19,6 +19,7 @@ from pipeline.core.quoting import quoted
 from pipeline.core.server_errors import CONNECTIONS_OF_A_RUN, SESSION_REFUSALS
 from pipeline.declared import ledger
 from pipeline.doctor.diagnostics import Diagnostic, State, of_limit
+from pipeline.doctor.disk_space import disk_space
 from pipeline.doctor.encryption import examine_encryption
 from pipeline.move.ledger import unmanaged_rows
 from pipeline.postgres import connections, relations, session
@@ -145,7 +146,7 @@ def _inspect(
     yield _clock(cursor)
     yield _extension(cursor)
     yield _contents(cursor, tables, adopt=adopt)
-    yield _disk_space(cursor, bytes_needed)
+    yield disk_space(partial(_rows, cursor), url, tables, bytes_needed)
 
 
 def _version(cursor: Any) -> Diagnostic:
@@ -306,15 +307,6 @@ def _contents(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagno
         return _diagnostic("contents", "warning", detail, "Check that this is the right database")
     detail = "target of earlier moves" if moved_before else "no other tables"
     return _diagnostic("contents", "ok", detail)
-
-
-def _disk_space(cursor: Any, bytes_needed: int) -> Diagnostic:
-    (size,) = _row(cursor, "SELECT pg_database_size(current_database())")
-    detail = (
-        f"the database has {size / 2**20:,.0f} MiB; a move adds about"
-        f" {2 * bytes_needed / 2**20:,.0f} MiB; PostgreSQL does not report free disk space"
-    )
-    return _diagnostic("disk space", "ok", detail)
 
 
 def _rows(cursor: Any, query: str) -> Any:

@@ -8,6 +8,7 @@ overrides applied, and moves one table after another, parents first. ``run`` mov
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -16,12 +17,13 @@ from pipeline.core.place import Place
 from pipeline.core.progress import OnProgress
 from pipeline.mapping.table_mapping import match
 from pipeline.move.context.options import MoveOptions
+from pipeline.move.ledger import lost_connections
 from pipeline.move.run import sync
 from pipeline.move.run.mover import FullMover
 from pipeline.move.run.scope import ChangesOnly, Scope, Subset, family
 from pipeline.move.run.subset import SubsetMover
 from pipeline.move.run.sync import Syncer
-from pipeline.move.run.transaction import MoveResult, TableMover
+from pipeline.move.run.transaction import CommitLost, MoveResult
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
@@ -40,13 +42,45 @@ class ChangesUnknown(PipelineError):
         self.why = why
 
 
-@dataclass(frozen=True)
+class TableMover(Protocol):
+    """Moves the tables of a run one after the other.
+
+    Attributes:
+        idle: a session that is not in a transaction between two moves.
+    """
+
+    idle: Target
+
+    def suspend(self) -> None:
+        """Roll back unfinished work, because the connection was lost."""
+
+    def resume(self, target: Target) -> None:
+        """Continue in a new session."""
+
+    def move(
+        self,
+        table: sa.Table,
+        *,
+        upcoming: Sequence[sa.Table] = (),
+        on_progress: OnProgress = lambda _: None,
+    ) -> MoveResult:
+        """Move a table whose parents have already been moved; ``upcoming`` tables move later.
+
+        Raises:
+            PipelineError: as ``move_table``; nothing was changed.
+        """
+
+
+@dataclass
 class Engine:
     """Moves tables of one run, each in its own transaction."""
 
     _mover: TableMover
     _source: SourceViews
     _waiting: list[sa.Table]
+    _run_id: str
+    _last: MoveResult | None = None
+    _resumed: bool = False
 
     @property
     def idle(self) -> Target:
@@ -56,16 +90,45 @@ class Engine:
     def move(self, table: sa.Table, *, on_progress: OnProgress = lambda _: None) -> MoveResult:
         """Move a table whose parents have already been moved.
 
+        A table that was committed just before the connection was lost is not moved again.
+
         Raises:
             PipelineError: nothing was changed.
+            CommitLost: whether the table was moved is unknown; ``resume``, then call this again.
         """
         if table in self._waiting:
             self._waiting.remove(table)
-        moved = self._mover.move(table, upcoming=list(self._waiting), on_progress=on_progress)
+        moved = self._committed(table)
+        if moved is None:
+            try:
+                moved = self._mover.move(
+                    table, upcoming=list(self._waiting), on_progress=on_progress
+                )
+            except CommitLost as lost:
+                self._last = lost.move
+                raise
+        self._last, self._resumed = moved, False
         if not self._waiting and not self._source.copied:
             # While the live file is pinned, an application without WAL cannot commit.
             self._source.release()
         return moved
+
+    def suspend(self) -> None:
+        """Roll back unfinished work after the connection was lost, before sessions are closed."""
+        self._mover.suspend()
+
+    def resume(self, target: Target) -> None:
+        """Continue in a new session, which has the run's lock, with the same view of the source."""
+        self._mover.resume(target)
+        self._resumed = True
+
+    def _committed(self, table: sa.Table) -> MoveResult | None:
+        """The result of the last move if it was of this table and its answer was lost."""
+        last = self._last if self._resumed else None
+        if last is None or last.table != table.name:
+            return None
+        known = lost_connections.is_committed(self.idle, table.name, run_id=self._run_id)
+        return last if known else None
 
 
 def run(
@@ -132,7 +195,7 @@ def open_engine(
         if mover is None:
             copy = source.copy(tables, target=target)
             mover = stack.enter_context(FullMover.over(copy, target, options))
-        yield Engine(mover, source, list(tables))
+        yield Engine(mover, source, list(tables), options.run_id)
 
 
 def _syncer(

@@ -16,6 +16,7 @@ from pipeline.config.environment import watched_file
 from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
+from pipeline.postgres.driver import locks
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import fingerprint_of
 
@@ -165,7 +166,7 @@ def under_way(instance: dg.DagsterInstance, *, follows: Migration | None) -> str
             return f"Run {run.run_id} of {run.job_name} is active."
     found = environment.server(settings.load())
     with Target.connect(found.target_url, shown=found.target_shown) as target:
-        holder = target.holder()
+        holder = locks.holder(target.rows)
         no = states.why_not_following(target, follows.name) if follows else None
     if no:
         return f"{no}."

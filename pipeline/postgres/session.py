@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlencode
 import psycopg2
 
 from pipeline.core.errors import TargetError
+from pipeline.core.progress import waiting
 from pipeline.core.quoting import literal
 from pipeline.core.server_errors import SESSION_ENCODING, SESSION_SETTING, SESSION_STANDBY
 
@@ -298,7 +299,8 @@ def connect(
     silence = {**SILENCE, "connect_timeout": seconds}
     whole = address(url, settings, application_name=application_name, silence=silence)
     try:
-        connection = psycopg2.connect(whole)
+        with waiting(f"connecting to {shown}"):
+            connection = psycopg2.connect(whole)
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:

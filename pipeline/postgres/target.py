@@ -21,22 +21,14 @@ import pyarrow as pa
 
 from pipeline.core.errors import LockedError, TargetError, Transient
 from pipeline.core.place import PUBLIC, Place
-from pipeline.postgres import session
-from pipeline.postgres.driver import arrow_driver, refusals
-from pipeline.postgres.driver.arrow_driver import in_slices
+from pipeline.core.progress import waiting
+from pipeline.postgres import descriptions, session
+from pipeline.postgres.driver import arrow_driver, locks, refusals
+from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
 from pipeline.postgres.driver.faults import DataFault, translated
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
-_USE_COPY = "adbc.postgresql.use_copy"
-"""The driver's option to read by COPY, one row at a time, which costs three round trips."""
-_HOLDER = """
-SELECT a.pid, coalesce(host(a.client_addr), 'a local socket'),
-  to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS')
-FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
-WHERE l.locktype = 'advisory' AND l.granted AND l.classid = $1 AND l.objid = $2
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
 Another = Callable[[], AbstractContextManager["Target"]]
 
 
@@ -67,6 +59,7 @@ class Target:
         shown: str,
         application_name: str = "pipeline",
         held: set[Place] | None = None,
+        mark: int | None = None,
     ) -> Iterator[Self]:
         """Open a session.
 
@@ -74,20 +67,23 @@ class Target:
             shown: the name of this database in messages; contains no password.
             application_name: the name of this session in ``pg_stat_activity``.
             held: places locked by a session of the same run, shared by all of its sessions.
+            mark: number that all sessions of a run share, for ``locks.end_marked``.
         """
         whole = session.address(url, session.MOVES, application_name=application_name)
         try:
-            connection = arrow_driver.connect(whole)
+            with waiting(f"connecting to {shown}"):
+                connection = arrow_driver.connect(whole)
         except (adbc_driver_manager.Error, ValueError) as error:
             # Not "from error": the driver's message may contain the URL.
             raise TargetError.from_driver(error, where=shown, url=url) from None
         held = set() if held is None else held
         again = functools.partial(
-            cls.connect, url, shown=shown, application_name=application_name, held=held
+            cls.connect, url, shown=shown, application_name=application_name, held=held, mark=mark
         )
         target = cls(connection, shown, again, held)
         try:
-            target.run(session.statement(session.MOVES))
+            marked = "" if mark is None else f"; SELECT pg_advisory_lock_shared({mark})"
+            target.run(session.statement(session.MOVES) + marked)
             yield target
         finally:
             with contextlib.suppress(adbc_driver_manager.Error):
@@ -104,7 +100,7 @@ class Target:
         with self._turn:
             script = ";\n".join((*self._deferred, *statements))
             self._deferred.clear()
-            with translated(self._shown, script):
+            with descriptions.named(script), translated(self._shown, script):
                 self._cursor.executescript(script)
 
     def defer(self, sql: str, parameters: Sequence[object] = ()) -> None:
@@ -192,7 +188,7 @@ class Target:
             self._send_deferred()
             with translated(self._shown, sql), self._connection.cursor() as cursor:
                 if not copy:
-                    cursor.adbc_statement.set_options(**{_USE_COPY: "false"})
+                    cursor.adbc_statement.set_options(**{USE_COPY: "false"})
                 cursor.execute(sql, parameters)
                 return cursor.fetch_arrow_table()
 
@@ -321,13 +317,15 @@ class Target:
             yield
             return
         deadline = time.monotonic() + seconds
-        while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
-            if time.monotonic() > deadline:
-                raise LockedError(
-                    f"{self._shown} is in use by {self.holder(place) or 'another run'}",
-                    remedy="Wait until that run ends, then run again",
-                )
-            time.sleep(0.2)
+        with waiting("waiting for another run"):
+            while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
+                if time.monotonic() > deadline:
+                    holder = locks.holder(self.rows, place) or "another run"
+                    raise LockedError(
+                        f"{self._shown} is in use by {holder}",
+                        remedy="Wait until that run ends, then run again",
+                    )
+                time.sleep(0.2)
         self._held.add(place)
         try:
             yield
@@ -335,14 +333,6 @@ class Target:
             self._held.discard(place)
             with contextlib.suppress(TargetError):
                 self.rows(f"SELECT pg_advisory_unlock({place.lock_key})")
-
-    def holder(self, place: Place = PUBLIC) -> str | None:
-        """The run that holds the lock of a place, for messages; None if it is free."""
-        found = self.rows(_HOLDER, (place.lock_key >> 32, place.lock_key & 0xFFFFFFFF))
-        if not found:
-            return None
-        pid, host, since = found[0]
-        return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:

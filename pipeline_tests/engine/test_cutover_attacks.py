@@ -18,6 +18,7 @@ from pipeline.cutover import freezing, replay, rollback, states, steps, write_ba
 from pipeline.mapping.table_mapping import SourceColumn, match
 from pipeline.move.ledger import overrides
 from pipeline.move.run.mover import FullMover
+from pipeline.postgres.driver import locks
 from pipeline.postgres.target import Target
 from pipeline.sqlite import snapshot
 from pipeline_tests.support.cutover_world import TABLES, World, content, equal
@@ -264,7 +265,7 @@ def killed(world: World, act: Callable[[], object], module: object, name: str, w
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
     with Target.connect(world.url, shown="the target") as target:
-        while target.holder():
+        while locks.holder(target.rows):
             time.sleep(0.01)
 
 

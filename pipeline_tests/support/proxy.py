@@ -12,7 +12,7 @@ from typing import Literal
 
 from sqlalchemy.engine import URL
 
-Fault = Literal["reset", "truncate", "lose the answer"]
+Fault = Literal["reset", "truncate", "lose the answer", "vanish"]
 _CHUNK = 16 * 1024
 _ABORT = struct.pack("ii", 1, 0)
 """SO_LINGER: closing sends a reset."""
@@ -25,11 +25,13 @@ class Proxy:
     Attributes:
         url: the server, by way of the proxy.
         fault: ``reset`` closes before the request is sent on, ``truncate`` after half of it,
-            ``lose the answer`` when the server has answered it.
+            ``lose the answer`` when the server has answered it, ``vanish`` only for the client: the
+            server does the request and waits for the next one.
         marker: what a request must hold; None lets everything pass.
         skip: so many requests with the marker pass before.
         seconds: how long every piece waits.
         broken: how many connections were broken.
+        later: plans that follow, one after the other, as (fault, marker, skip).
     """
 
     url: URL
@@ -38,6 +40,8 @@ class Proxy:
     skip: int = 0
     seconds: float = 0.0
     broken: int = 0
+    later: list[tuple[Fault, bytes, int]] = field(default_factory=list)
+    left_open: list[socket.socket] = field(default_factory=list)
     _server: str = ""
     _seen: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -46,16 +50,23 @@ class Proxy:
         """Break the next connection that asks for this."""
         self.fault, self.marker, self.skip, self._seen, self.broken = fault, marker, skip, 0, 0
 
-    def _due(self, request: bytes) -> bool:
+    def plan_all(self, *plans: tuple[Fault, bytes, int]) -> None:
+        """Break connections one after the other."""
+        first, *self.later = plans
+        self.plan(first[0], first[1], skip=first[2])
+
+    def _due(self, request: bytes) -> Fault | None:
         with self._lock:
             if self.marker is None or self.marker not in request:
-                return False
+                return None
             self._seen += 1
             if self._seen <= self.skip:
-                return False
+                return None
             self.broken += 1
-            self.marker = None
-            return True
+            fault, self.marker = self.fault, None
+            if self.later:
+                (self.fault, self.marker, self.skip), self._seen = self.later.pop(0), 0
+            return fault
 
     def serve(self, listener: socket.socket) -> None:
         """Take connections until the listener is closed."""
@@ -77,16 +88,21 @@ class Proxy:
                     time.sleep(self.seconds)
                     if side is server:
                         client.sendall(piece)
-                    elif self._due(piece):
-                        self._break(client, server, piece)
+                    elif (fault := self._due(piece)) is not None:
+                        self._break(fault, client, server, piece)
                         return
                     else:
                         server.sendall(piece)
 
-    def _break(self, client: socket.socket, server: socket.socket, request: bytes) -> None:
-        if self.fault == "truncate":
+    def _break(
+        self, fault: Fault, client: socket.socket, server: socket.socket, request: bytes
+    ) -> None:
+        if fault == "truncate":
             server.sendall(request[: len(request) // 2])
-        elif self.fault == "lose the answer":
+        elif fault == "vanish":
+            server.sendall(request)
+            self.left_open.append(server.dup())
+        elif fault == "lose the answer":
             server.sendall(request)
             # Ready for the next request: the server is done with this one.
             answer = b""
@@ -111,5 +127,7 @@ def proxied(database: URL) -> Iterator[Proxy]:
         made = Proxy(url, _server=f"{database.query['host']}/.s.PGSQL.5432")
         threading.Thread(target=made.serve, args=(listener,), daemon=True).start()
         yield made
+        for each in made.left_open:
+            each.close()
         # A blocked accept does not notice that its socket is closed.
         listener.shutdown(socket.SHUT_RDWR)

@@ -3,6 +3,7 @@
 Importing Dagster takes a second, so commands import this module only when they run a job.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -25,8 +26,9 @@ def prepare_databases(migration: Migration) -> environment.Databases:
     Raises:
         PipelineError: a setting or a database is not usable.
     """
-    prepare_server()
-    return environment.databases(settings.load(), migration)
+    with progress.waiting("preparing both databases"):
+        prepare_server()
+        return environment.databases(settings.load(), migration)
 
 
 def prepare_server() -> environment.Server:
@@ -35,7 +37,8 @@ def prepare_server() -> environment.Server:
     Raises:
         PipelineError: a setting or a database is not usable.
     """
-    found = storage.ready(settings.load())
+    with progress.waiting("preparing the target"):
+        found = storage.ready(settings.load())
     if found.records.advice is not None:
         problem, remedy = found.records.advice
         errors.print(f"{problem}. {remedy}.", style="yellow", markup=False, soft_wrap=True)
@@ -69,11 +72,14 @@ def result_of(
     tables: list[str] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Run a job with progress bars."""
+    """Run a job."""
     # Importing the definitions reads the settings, which may be invalid.
     from pipeline.orchestration import runs
 
-    with runs.instance() as instance, _live():
+    with progress.waiting(job_name), contextlib.ExitStack() as stack:
+        with progress.waiting("opening Dagster's records"):
+            instance = stack.enter_context(runs.instance())
+        stack.enter_context(_quiet())
         return runs.run(job_name, opened=instance, tables=tables, config=config)
 
 
@@ -87,10 +93,10 @@ def failed(result: dg.ExecuteInProcessResult) -> int:
 
 
 @contextmanager
-def _live() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     # Dagster prints a line for each event that it cannot record, then fails with the reason.
     errors_but_events: Any = _Without(sys.stderr, "Exception while writing logger call")
-    with redirect_stderr(errors_but_events), report.Bars() as bars, progress.watched_by(bars):
+    with redirect_stderr(errors_but_events):
         yield
 
 

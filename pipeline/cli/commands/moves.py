@@ -41,7 +41,7 @@ def plan(
     """Show what a move would do, without changing the target."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common.metadata import PLAN
+    from pipeline.orchestration.common.metadata import FITS, PLAN, ROOM
 
     with terminal.selected_migration(which) as migration:
         found = job_runs.prepare_databases(migration)
@@ -59,6 +59,9 @@ def plan(
             print(printable(line))
     else:
         grids.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+        style = None if materialized.metadata[FITS].value else "yellow"
+        room = f"disk space  {materialized.metadata[ROOM].value}"
+        console.print(room, style=style, markup=False, soft_wrap=True)
 
 
 def show_schema(which: terminal.Which = None) -> None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.errors import LossyConversion
-from pipeline.core.progress import OnProgress, Phase, Progress
+from pipeline.core.progress import OnProgress, Phase, Progress, waiting
 from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.options import MoveOptions
@@ -106,10 +106,11 @@ class MoveContext:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Add the time that passes inside to a phase."""
+        """Add the time that passes inside to a phase, and name it as what the run waits for."""
         started = time.perf_counter()
         try:
-            yield
+            with waiting(f"{self.mapping.name}, {phase}"):
+                yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - started
 

@@ -15,7 +15,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.progress import OnProgress, Progress
+from pipeline.core.progress import OnProgress, Progress, waiting
 from pipeline.mapping.table_mapping import match
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
@@ -39,14 +39,13 @@ class FullMover:
     def __init__(
         self,
         source: SourceView,
-        session: Target,
+        target: Target,
         options: MoveOptions,
-        sessions: contextlib.ExitStack,
     ) -> None:
         """Use ``FullMover.over``."""
-        self.idle = session
+        self.idle = target
         self._second: Target | None = None
-        self._sessions = sessions
+        self._opened = contextlib.ExitStack()
         self._source = source
         self._options = options
         self._surveys = ThreadPoolExecutor(1, thread_name_prefix="survey")
@@ -69,12 +68,29 @@ class FullMover:
         Args:
             target: a session outside a transaction.
         """
-        with contextlib.ExitStack() as sessions:
-            mover = cls(source, target, options, sessions)
-            try:
-                yield mover
-            finally:
-                mover._end()
+        mover = cls(source, target, options)
+        try:
+            mover.resume(target)
+            yield mover
+        finally:
+            mover._end()
+
+    def suspend(self) -> None:
+        """Roll back a pending fill and close the second session."""
+        self._ended.set()
+        if self._pending is not None:
+            (_, ahead), self._pending = self._pending, None
+            ahead.cancel()
+            with contextlib.suppress(PipelineError, CancelledError):
+                pending = ahead.result()
+                if pending is not None:
+                    pending.undo()
+        self._opened.close()
+
+    def resume(self, target: Target) -> None:
+        """Go on with a new session; surveys are kept."""
+        self.idle, self._second = target, None
+        self._ended.clear()
 
     def move(
         self,
@@ -124,12 +140,13 @@ class FullMover:
         schema.make_ledger(self.idle)
 
     def _context(self, session: Target, table: sa.Table) -> MoveContext:
-        prepared = self._prepared[table.name].result()
+        with waiting(f"{table.name}, reading the source"):
+            prepared = self._prepared[table.name].result()
         return MoveContext(session, self._source, prepared, self._options, self._on_progress)
 
     def _start_fill(self, table: sa.Table) -> PendingFill | None:
         if self._second is None:
-            self._second = self._sessions.enter_context(self.idle.another())
+            self._second = self._opened.enter_context(self.idle.another())
         return start_fill(self._context(self._second, table))
 
     def _on_progress(self, progress: Progress) -> None:
@@ -145,7 +162,8 @@ class FullMover:
         if self._pending is None or self._pending[0] != table.name:
             return None
         (_, ahead), self._pending = self._pending, None
-        pending = ahead.result()
+        with waiting(f"{table.name}, load"):
+            pending = ahead.result()
         if pending is not None:
             self.idle, self._second = pending.context.target, self.idle
         return pending
@@ -154,8 +172,4 @@ class FullMover:
         self._ended.set()
         self._surveys.shutdown(cancel_futures=True)
         self._fills.shutdown(cancel_futures=True)
-        if self._pending is not None:
-            with contextlib.suppress(PipelineError, CancelledError):
-                pending = self._pending[1].result()
-                if pending is not None:
-                    pending.undo()
+        self.suspend()

@@ -29,6 +29,7 @@ from pipeline.move.ledger import unmanaged_rows
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.prepare import Prepared, prepare
 from pipeline.move.reading.source_view import SourceView
+from pipeline.move.run.room import NO_ROOM, Room
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -65,6 +66,7 @@ class TablePlan:
         target_rows: rows of the target now; None if it has no such table.
         obstacle: why the move would stop immediately, if it would.
         seconds: estimated duration, proof included.
+        room: what the target's disk needs, estimated.
     """
 
     table: str
@@ -79,6 +81,7 @@ class TablePlan:
     target_only: tuple[str, ...]
     obstacle: str | None
     seconds: float
+    room: Room = NO_ROOM
 
 
 def plan_tables(
@@ -141,6 +144,9 @@ def _plan_table(
         target_only,
         result.forbidden or obstacle,
         2 * (reading + survey.bytes / bytes_per_second) + survey.rows * _SECONDS_PER_ROW,
+        Room.of_table(
+            mapping.table, rows=survey.rows, size=survey.bytes, existing=target_rows or 0
+        ),
     )
 
 

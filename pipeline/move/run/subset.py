@@ -50,6 +50,13 @@ class SubsetMover:
         self._options = options
         self._reached: dict[str, RowsInScope] = {}
 
+    def suspend(self) -> None:
+        """Nothing is unfinished between two moves."""
+
+    def resume(self, target: Target) -> None:
+        """Continue in a new session with what was found in the first one."""
+        self.idle = target
+
     def move(
         self,
         table: sa.Table,

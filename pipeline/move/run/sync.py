@@ -141,6 +141,13 @@ class Syncer:
         self._candidates: dict[str, _Candidates | None] = {}
         self._sequences: dict[str, str | None] = {}
 
+    def suspend(self) -> None:
+        """Nothing is unfinished between two moves."""
+
+    def resume(self, target: Target) -> None:
+        """Continue in a new session with what was found in the first one."""
+        self.idle = target
+
     def move(
         self,
         table: sa.Table,

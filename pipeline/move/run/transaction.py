@@ -7,14 +7,11 @@ move changes nothing.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
-import sqlalchemy as sa
-
-from pipeline.core.progress import OnProgress
+from pipeline.core.errors import Transient
 from pipeline.core.proof import Proof
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
@@ -36,7 +33,6 @@ from pipeline.move.run import opening, proving
 from pipeline.move.witness import second_witness
 from pipeline.move.writing import load, strategies
 from pipeline.postgres import schema
-from pipeline.postgres.target import Target
 
 
 @dataclass(frozen=True)
@@ -92,27 +88,20 @@ class MoveResult:
         }
 
 
-class TableMover(Protocol):
-    """Moves the tables of a run one after the other.
+class CommitLost(Transient):
+    """The connection was lost before the server confirmed a commit.
 
     Attributes:
-        idle: a session that is not in a transaction between two moves.
+        move: the result of the move if it was committed.
     """
 
-    idle: Target
-
-    def move(
-        self,
-        table: sa.Table,
-        *,
-        upcoming: Sequence[sa.Table] = (),
-        on_progress: OnProgress = lambda _: None,
-    ) -> MoveResult:
-        """Move a table whose parents have already been moved; ``upcoming`` tables move later.
-
-        Raises:
-            PipelineError: as ``move_table``; nothing was changed.
-        """
+    def __init__(self, error: Transient, move: MoveResult) -> None:
+        """Keep the result, because the move may have been committed."""
+        super().__init__(
+            error.problem,
+            remedy=f"Run again; if {move.table} was committed, a second move changes nothing",
+        )
+        self.move = move
 
 
 @dataclass(frozen=True)
@@ -179,10 +168,12 @@ def move_table(
         TargetError: the target cannot be written.
         LossyConversion: a value would be converted with a loss, and the policy forbids it.
         SideEffect: triggers of the target changed rows that were not proven.
+        CommitLost: whether the move was committed is unknown.
     """
     target, mapping = context.target, context.mapping
     compared: table_checks.Compared | None = None
-    with pending.transaction if pending else target.transaction():
+    proven: list[MoveResult] = []
+    with _known_commit(proven), pending.transaction if pending else target.transaction():
         target.mark_as_move()
         present = opening.start(context, filled=pending is not None)
         strategy = context.scope.strategy
@@ -227,9 +218,21 @@ def move_table(
                 run_id = context.options.run_id
                 target.defer(check_results.statement(mapping.name, proof, run_id=run_id))
         side_effects.require_none(context, at_proof=at_proof)
+        proven.append(_move(context, strategy, proof, rows=rows, cascaded=cascaded))
         committing = time.perf_counter()
     context.seconds["commit"] = time.perf_counter() - committing
-    return _move(context, strategy, proof, rows=rows, cascaded=cascaded)
+    return proven[0]
+
+
+@contextlib.contextmanager
+def _known_commit(proven: Sequence[MoveResult]) -> Iterator[None]:
+    """Raise ``CommitLost`` if the connection is lost after everything was proven."""
+    try:
+        yield
+    except Transient as error:
+        if proven:
+            raise CommitLost(error, proven[0]) from error
+        raise
 
 
 def prove_unchanged(

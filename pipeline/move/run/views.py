@@ -8,6 +8,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from pipeline.core.locks import private_folder
+from pipeline.core.progress import waiting
 from pipeline.move.ledger import overrides
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
 from pipeline.move.reading.source_view import SourceView
@@ -66,13 +67,17 @@ class SourceViews:
         """
         if self._copy is None:
             # A failed copy leaves no files, so that the next step can try again.
+            names = [table.name for table in tables]
+            # Before the copy: a connection that is lost meanwhile does not make it useless.
+            known_overrides = overrides.read(target, names)
             with contextlib.ExitStack() as opened:
                 located = self._locate()
                 folder = opened.enter_context(private_folder(self._folder, self._name))
                 into, busy = folder / "source.db", self._busy_seconds
-                source = SourceView(take_snapshot(located, into, tables=tables, busy_seconds=busy))
-                names = [table.name for table in tables]
-                overrides.apply(source, tables, overrides.read(target, names))
+                with waiting(f"copying {located}"):
+                    copied = take_snapshot(located, into, tables=tables, busy_seconds=busy)
+                source = SourceView(copied)
+                overrides.apply(source, tables, known_overrides)
                 self._copy = source
                 self._exit.push(opened.pop_all())
         return self._copy

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from pipeline.config import settings
+from pipeline.config import environment, settings
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
 from pipeline.declared import ledger
@@ -10,7 +10,8 @@ from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import check_results
 from pipeline.move.ledger.watermarks import common_rules_digest
 from pipeline.move.run.plan import plan_tables
-from pipeline.orchestration.common import checks, metadata
+from pipeline.move.run.room import Space
+from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 
 PLAN, STEP = "plan", "make_plan"
@@ -18,7 +19,7 @@ PLAN, STEP = "plan", "make_plan"
 
 def plan_asset(migration: Migration) -> dg.AssetsDefinition:
     """The asset that predicts what moving the tables of a migration would do."""
-    tables = migration.tables
+    tables, address = migration.tables, migration.address
 
     # The step of an asset has its name, which the job already has.
     @dg.multi_asset(
@@ -43,7 +44,8 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
         try:
             session = target.open()
             opened = source.views(migration, run_id=context.run.run_id).copy(tables, target=session)
-            policies = settings.load().policies(migration)
+            loaded = settings.load()
+            policies = loaded.policies(migration)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = common_rules_digest(tables, opened, policies)
             planned = CheckResult(ledger.PLANNED, passed=True, blocking=True)
@@ -52,8 +54,10 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
                     migration.named(PLAN), [planned], run_id=context.run.run_id, rules=rules
                 )
             )
+            space = Space.of(session.rows, environment.server(loaded).target)
         except PipelineError as error:
+            retries.raise_retry_if_transient(context, error.for_migration(address), target)
             raise checks.failure(error, migration) from error
-        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules))
+        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules, space))
 
     return plan

@@ -14,7 +14,7 @@ from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import check_results
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
-from pipeline.orchestration.common import checks, evidence
+from pipeline.orchestration.common import checks, evidence, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import RunOptions
 
@@ -32,6 +32,7 @@ def verify(
 
     Raises:
         dg.Failure: a check could not be made, or failed with the severity error.
+        dg.RetryRequested: the connection was lost; another attempt may succeed.
     """
     address, run_id = migration.address, context.run.run_id
     try:
@@ -41,7 +42,7 @@ def verify(
         session = target.open()
         states.require_following(session, migration.name)
         opened = source.views(migration, run_id=run_id).copy(migration.tables, target=session)
-        with session.read_only():
+        with progress.waiting(f"{table.name}, verify"), session.read_only():
             found = verify_table(
                 prepare(table, opened, loaded.policies(migration)),
                 source=opened,
@@ -53,6 +54,7 @@ def verify(
         check_results.write(session, table.name, found, run_id=run_id)
         evidence.save_part(context, evidence.of_checks(table.name, found, address=address))
     except PipelineError as error:
+        retries.raise_retry_if_transient(context, error.for_migration(address), target)
         evidence.save_failure(context, table.name, error, migration=migration)
         raise checks.failure(error, migration) from error
     yield from checks.results(table.name, found, address=address)

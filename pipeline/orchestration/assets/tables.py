@@ -12,6 +12,7 @@ from datetime import timedelta
 import dagster as dg
 import sqlalchemy as sa
 
+from pipeline.core import progress
 from pipeline.declared.rules import TableRules
 from pipeline.migrations.declaration import Migration
 from pipeline.orchestration.assets.table_move import move
@@ -64,6 +65,9 @@ def _table_asset(table: sa.Table, migration: Migration, *, every: timedelta) -> 
         target: TargetDatabase,
     ) -> Results:
         step = move if context.selected_asset_keys else verify
-        yield from step(context, table, migration, options=options, source=source, target=target)
+        with progress.logged_to(context.log):
+            yield from step(
+                context, table, migration, options=options, source=source, target=target
+            )
 
     return move_or_verify

@@ -17,12 +17,14 @@ from pipeline.mapping import secret
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.types import type_name
 from pipeline.move.run.plan import TablePlan
+from pipeline.move.run.room import NO_ROOM, Space
 from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.reporting import frames
 
 PLAN = "plan"
+ROOM, FITS = "disk space", "fits the disk"
 """The metadata entry that holds a plan as JSON."""
 
 RULES = "rules"
@@ -119,18 +121,22 @@ def of_move(
     return shown
 
 
-def of_plan(plans: Sequence[TablePlan], rules: str) -> dict[str, dg.MetadataValue]:
+def of_plan(plans: Sequence[TablePlan], rules: str, space: Space) -> dict[str, dg.MetadataValue]:
     """The metadata of a plan: tables for people, JSON for programs.
 
     Args:
         plans: one for each table.
         rules: digest of the rules and policies that decide how values move.
+        space: the disk of the target.
     """
+    room = sum((plan.room for plan in plans), NO_ROOM)
     shown: dict[str, dg.MetadataValue] = {
         "rows": dg.MetadataValue.int(sum(plan.rows for plan in plans)),
         "bytes": dg.MetadataValue.int(sum(plan.bytes for plan in plans)),
         "rejected": dg.MetadataValue.int(sum(plan.rejected_rows for plan in plans)),
         "seconds": dg.MetadataValue.float(round(sum(plan.seconds for plan in plans), 1)),
+        ROOM: dg.MetadataValue.text(space.describe(room)),
+        FITS: dg.MetadataValue.bool(space.holds(room)),
     }
     for title, frame in frames.of_plan(plans).items():
         if len(frame):

@@ -1,22 +1,16 @@
 """Print the outcome of a run, as read from its events."""
 
-import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from pipeline.anki.outcomes import ACTIONS, Outcome
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import Quarantined
-from pipeline.core.progress import Progress
 from pipeline.core.quoting import printable
 from pipeline.cutover.gate import Answer
 from pipeline.orchestration.common.metadata import ANSWERS, NOTES, OUTCOMES
@@ -198,46 +192,3 @@ def _checks(tables: list[TableReport]) -> Table:
                 grids.safe(check.description),
             )
     return grid
-
-
-class Bars:
-    """A progress bar for each table and phase; silent without a terminal."""
-
-    def __init__(self) -> None:
-        """Draw on the terminal itself, because Dagster captures the output of steps."""
-        self._terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-        self._bars = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            console=Console(file=self._terminal),
-            transient=True,
-            disable=not self._terminal.isatty(),
-        )
-        self._tasks: dict[tuple[str, str], Any] = {}
-
-    def __enter__(self) -> Self:
-        """Start drawing."""
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Remove the bars."""
-        self._bars.stop()
-        self._terminal.close()
-
-    def __call__(self, progress: Progress) -> None:
-        """Update the bar of a phase."""
-        name = (progress.table, progress.phase)
-        if name not in self._tasks:
-            label = f"{progress.table}, {progress.phase}"
-            self._tasks[name] = self._bars.add_task(label, total=progress.of_rows, rate="")
-        rate = f"{progress.bytes / 2**20 / max(progress.seconds, 1e-3):,.0f} MiB/s"
-        self._bars.update(self._tasks[name], completed=progress.rows, rate=rate)

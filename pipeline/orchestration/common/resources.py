@@ -5,8 +5,13 @@ a run's configuration never contains a password; URLs come from the settings of 
 """
 
 import contextlib
+import itertools
+import secrets
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import dagster as dg
 import sqlalchemy as sa
@@ -18,12 +23,35 @@ from pipeline.anki.store.open import configured_anki
 from pipeline.application.manager import POOL_SIZE, HybridDatabaseManager
 from pipeline.config import environment, settings
 from pipeline.config.environment import databases
+from pipeline.core.errors import LockedError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.move.engine import Engine
+from pipeline.move.ledger import lost_connections
 from pipeline.move.run.views import SourceViews
+from pipeline.postgres.driver import locks
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import BUSY_SECONDS
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of two clocks: one stops while the machine sleeps, the other one can be set."""
+
+    monotonic: float
+    wall: float
+
+    @classmethod
+    def now(cls) -> Self:
+        """This moment."""
+        return cls(time.monotonic(), time.time())
+
+    @property
+    def age(self) -> float:
+        """Seconds since this moment, rather too many than too few."""
+        now = Moment.now()
+        return max(now.monotonic - self.monotonic, now.wall - self.wall)
+
 
 OpenEngine = Callable[[Target], contextlib.AbstractContextManager[Engine]]
 
@@ -73,40 +101,44 @@ class SourceDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The PostgreSQL target, locked against other runs while it is open."""
+    """The PostgreSQL target, locked against other runs while it is open.
+
+    After a lost connection, ``reset`` and the next use continue the run in new sessions.
+    """
 
     application_name: str = Field(
         default="pipeline", description="Name of the session in pg_stat_activity."
     )
 
     _exit: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
+    _sessions: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
     _engines: dict[str, Engine] = PrivateAttr(default_factory=dict)
+    _run_id: str = PrivateAttr(default="")
+    _mark: int = PrivateAttr(default_factory=lambda: secrets.randbits(63))
+    _lost: bool = PrivateAttr(default=False)
+    _locked_at: Moment | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Remember the run."""
+        self._run_id = context.run.run_id if context.run else ""
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002
         """Close the target and release its lock."""
-        self._exit.close()
+        with self._sessions, self._exit:
+            pass
 
     def open(self) -> Target:
         """An idle session.
 
         Raises:
             TargetError: the server does not answer, or refuses the user.
-            LockedError: another run holds the target.
+            LockedError: another run holds the target, or has moved tables while the connection was
+                lost.
         """
         if self._target is None:
-            loaded = settings.load()
-            found = environment.server(loaded)
-            environment.require_session(found)
-            target = self._exit.enter_context(
-                Target.connect(
-                    found.target_url,
-                    shown=found.target_shown,
-                    application_name=self.application_name,
-                )
-            )
-            self._exit.enter_context(target.lock(seconds=loaded.lock_seconds))
-            self._target = target
+            self._target = self._connect()
+            self._resume(self._target)
         # One of the engine's two sessions may be busy filling the next table.
         for engine in self._engines.values():
             return engine.idle
@@ -119,20 +151,64 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             WrongState: the application writes to the target.
             PipelineError: source or target is not usable; nothing was changed.
         """
+        session = self.open()
         if migration.name not in self._engines:
-            session = self.open()
             states.require_following(session, migration.name)
             if self._engines:
                 # The engine of the other migration uses both of its sessions.
-                session = self._exit.enter_context(session.another())
+                session = self._sessions.enter_context(session.another())
             self._engines[migration.name] = self._exit.enter_context(open_engine(session))
         return self._engines[migration.name]
 
     def reset(self) -> None:
-        """Close the target, so that the next attempt connects again."""
-        self._target = None
-        self._engines.clear()
-        self._exit.close()
+        """Close all sessions; the next use opens new ones and continues the run."""
+        self._target, self._lost = None, True
+        for engine in self._engines.values():
+            engine.suspend()
+        self._sessions.close()
+
+    def _connect(self) -> Target:
+        loaded = settings.load()
+        found = environment.server(loaded)
+        environment.require_session(found)
+        target = self._sessions.enter_context(
+            Target.connect(
+                found.target_url,
+                shown=found.target_shown,
+                application_name=self.application_name,
+                mark=self._mark,
+            )
+        )
+        if self._lost:
+            # The server may not have noticed yet that they are lost; they may hold locks for hours.
+            locks.end_marked(target.rows, self._mark)
+        self._sessions.enter_context(target.lock(seconds=loaded.lock_seconds))
+        return target
+
+    def _resume(self, target: Target) -> None:
+        """Continue the run, unless it could not know what it writes.
+
+        Raises:
+            LockedError: another run has moved tables, so the view of the source may be outdated.
+            WrongState: the application writes to the target.
+        """
+        if self._locked_at is None:
+            self._locked_at = Moment.now()
+            return
+        moved = lost_connections.moved_by_others(
+            target, run_id=self._run_id, seconds=self._locked_at.age
+        )
+        if moved:
+            raise LockedError(
+                f"Another run moved {', '.join(moved)} while the connection was lost",
+                remedy="Run again; tables that this run has committed are kept",
+            )
+        sessions = itertools.chain(
+            [target], iter(lambda: self._sessions.enter_context(target.another()), None)
+        )
+        for name, engine in self._engines.items():
+            states.require_following(target, name)
+            engine.resume(next(sessions))
 
 
 class Application(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -2,11 +2,17 @@
 
 import dagster as dg
 
+from pipeline.core import progress
 from pipeline.core.errors import PipelineError, Transient
 from pipeline.orchestration.common.resources import TargetDatabase
 
 RETRIES = 3
-"""Retries of a step, after 1, 2 and 4 seconds."""
+"""Retries of a step, within about 20 seconds, in which most servers restart."""
+
+
+def wait_before(retry: int) -> int:
+    """Seconds before a retry, the first of which is number 0."""
+    return int(4**retry)
 
 
 def raise_retry_if_transient(
@@ -19,6 +25,9 @@ def raise_retry_if_transient(
     """
     if isinstance(error, Transient) and context.retry_number < RETRIES:
         target.reset()
-        wait = 2**context.retry_number
-        context.log.warning(f"{error} Trying again in {wait} s.")
+        wait = wait_before(context.retry_number)
+        retry = f"retry {context.retry_number + 1} of {RETRIES}"
+        sentence = f"{error.problem}. Trying again in {wait} s ({retry})."
+        context.log.warning(sentence)
+        progress.note(sentence)
         raise dg.RetryRequested(RETRIES, seconds_to_wait=wait) from error

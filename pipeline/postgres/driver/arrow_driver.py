@@ -14,6 +14,9 @@ import adbc_driver_postgresql
 import pyarrow as pa
 from adbc_driver_manager import dbapi
 
+USE_COPY = "adbc.postgresql.use_copy"
+"""The driver's option to read by COPY, one row at a time, which costs three round trips."""
+
 _SLICE_BYTES = 256 * 1024
 _KEPT = 16
 """Number of databases whose types are kept: those of the latest URLs."""
@@ -106,6 +109,8 @@ def _types(connection: dbapi.Connection) -> Any:
     """
     try:
         with connection.cursor() as cursor:
+            # Without COPY, which needs two more round trips.
+            cursor.adbc_statement.set_options(**{USE_COPY: "false"})
             cursor.execute(_TYPES)
             return next(iter(cursor.fetchone() or ()))
     except BaseException:

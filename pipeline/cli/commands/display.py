@@ -1,0 +1,120 @@
+"""What a command shows while it works: bars, and what it waits for.
+
+On a terminal, the display appears once something has taken half a second, and disappears when it is
+done. Elsewhere, one line on standard error names what has taken ten seconds.
+"""
+
+import os
+import sys
+import threading
+from typing import Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline.core import progress
+from pipeline.core.progress import LongWaits
+
+_APPEARS_SECONDS = 0.5
+_LINE_SECONDS = 10.0
+
+
+class Display:
+    """A bar for each table and phase, and a line for the present wait; used as a context manager.
+
+    It draws on the terminal itself, because Dagster captures the output of steps.
+    """
+
+    def __init__(self) -> None:
+        """Draw nothing yet."""
+        self._terminal = _duplicate(sys.stdout)
+        self._errors = _duplicate(sys.stderr)
+        self._drawn = self._terminal is not None and self._terminal.isatty()
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            console=Console(file=self._terminal, highlight=False),
+            transient=True,
+            disable=not self._drawn,
+        )
+        self._lock = threading.Lock()
+        self._waiting = self._bars.add_task("", total=None, figures="", visible=False)
+        self._tasks: dict[tuple[str, str], Any] = {}
+        self._appears: threading.Timer | None = None
+        self._lines = LongWaits(self._line, seconds=_LINE_SECONDS)
+
+    def __enter__(self) -> Self:
+        """Wait for something to show."""
+        if not self._drawn:
+            self._lines.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove everything."""
+        self._disappear()
+        if not self._drawn:
+            self._lines.__exit__()
+        for stream in (self._terminal, self._errors):
+            if stream is not None:
+                stream.close()
+
+    def __call__(self, made: progress.Progress) -> None:
+        """Update the bar of a phase."""
+        if not self._drawn:
+            return
+        name = (made.table, made.phase)
+        if name not in self._tasks:
+            label = f"{made.table}, {made.phase}"
+            self._tasks[name] = self._bars.add_task(label, total=made.of_rows, figures="")
+        rate = made.bytes / 2**20 / max(made.seconds, 1e-3)
+        figures = f"{made.rows:,}/{made.of_rows:,}  {rate:,.0f} MiB/s"
+        self._bars.update(self._tasks[name], completed=made.rows, figures=figures)
+
+    def waits(self, what: str | None) -> None:
+        """Show what is waited for; without any wait, the display disappears."""
+        if not self._drawn:
+            self._lines.waits(what)
+        elif what is None:
+            self._disappear()
+        else:
+            self._bars.reset(self._waiting, description=what, visible=True)
+            if self._appears is None:
+                self._appears = threading.Timer(_APPEARS_SECONDS, self._appear)
+                self._appears.daemon = True
+                self._appears.start()
+
+    def note(self, sentence: str) -> None:
+        """Print a line above the bars, or on standard error."""
+        if self._drawn:
+            self._bars.console.print(sentence, markup=False, soft_wrap=True)
+        else:
+            self._line(sentence)
+
+    def _line(self, sentence: str) -> None:
+        if self._errors is not None:
+            print(sentence, file=self._errors, flush=True)
+
+    def _appear(self) -> None:
+        with self._lock:
+            if self._appears is not None:
+                self._bars.start()
+
+    def _disappear(self) -> None:
+        with self._lock:
+            if self._appears is not None:
+                self._appears.cancel()
+                self._appears = None
+                self._bars.stop()
+                for task in self._tasks.values():
+                    self._bars.remove_task(task)
+                self._tasks.clear()
+
+
+def _duplicate(stream: TextIO | None) -> TextIO | None:
+    """A standard stream of its own; None if it is closed."""
+    try:
+        return None if stream is None else os.fdopen(os.dup(stream.fileno()), "w", errors="replace")
+    except (OSError, ValueError):
+        return None
