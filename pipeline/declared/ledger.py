@@ -182,6 +182,9 @@ CREATE_CHECKS = str(
 ).strip()
 """Creates the table of check results."""
 
+TAKE_TURNS = f"PERFORM pg_advisory_xact_lock({0x6C6564676572})"
+"""Lets commands that change the ledger's tables at once wait for each other; "ledger" in hex."""
+
 
 RENAMED_TABLES = (("mended", "overrides"),)
 RENAMED_COLUMNS = (
@@ -249,6 +252,7 @@ ALTER TABLE IF EXISTS migration.cutover ALTER COLUMN migration DROP DEFAULT;
 DO $$
 DECLARE renamed record;
 BEGIN
+  {TAKE_TURNS};
   IF {_HAS_OLD_FUNCTIONS} THEN
     ALTER SCHEMA {OLD_FUNCTIONS_SCHEMA} RENAME TO {functions.SCHEMA};
   END IF;

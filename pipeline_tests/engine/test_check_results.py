@@ -1,9 +1,13 @@
 """Results of checks in the ledger: who writes them, and what the gate before Anki makes of them."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
+import psycopg2
 import pytest
 
 from bench.proxy import relay
@@ -196,4 +200,22 @@ def test_results_of_an_older_version_are_copied_from_the_tables_of_dagster_once(
     assert query(target_url, stored) == copied
     assert "digests of rankings failed" in (refused(target_url) or "")
     sync_all(family.path, target_url)
+    assert query(target_url, ledger.OUTDATED) == [(False,)]
+
+
+def test_commands_that_update_a_ledger_at_once_take_turns(
+    family: SourceFile, target_url: str
+) -> None:
+    move_all(family.path, target_url)
+    # The first versions had no cut-over, whose table would be locked before.
+    query(target_url, "DROP TABLE migration.checks, migration.cutover")
+    with closing(psycopg2.connect(target_url)) as first, ThreadPoolExecutor(1) as others:
+        first.cursor().execute(ledger.UPDATE)
+        second = others.submit(query, target_url, ledger.UPDATE)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while query(target_url, waiting) == [(0,)]:
+            assert not second.done()
+            time.sleep(0.01)
+        first.commit()
+        assert second.result() == []
     assert query(target_url, ledger.OUTDATED) == [(False,)]

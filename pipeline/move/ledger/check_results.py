@@ -48,6 +48,7 @@ def statement(
     return f"""
 DO $checks$ BEGIN
   IF to_regclass('{ledger.checks.fullname}') IS NULL THEN
+    {ledger.TAKE_TURNS};
     IF to_regnamespace('{ledger.SCHEMA}') IS NULL THEN CREATE SCHEMA {ledger.SCHEMA}; END IF;
     {ledger.CREATE_CHECKS};
   END IF;
