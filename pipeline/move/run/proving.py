@@ -6,6 +6,7 @@ from pipeline.core.findings import CheckResult, Lossy
 from pipeline.core.proof import Proof
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
+from pipeline.move.compare.comparison import ALL_ROWS, RowsByKey
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.ledger import quarantine
 from pipeline.move.proof import table_checks
@@ -56,7 +57,7 @@ def compare(
             ),
             on_tile_compared=on_tile_compared,
             kept=context.conflicts.kept,
-            scope_keys=keys,
+            scope=ALL_ROWS if keys is None else RowsByKey(keys),
         )
         return compared, conversions.replace(target, mapping, scope_keys=keys)
 

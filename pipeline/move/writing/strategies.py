@@ -19,6 +19,7 @@ from pipeline.mapping import secret
 from pipeline.mapping.row_key import RowKey
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
+from pipeline.move.compare.comparison import RowsByKey
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
 from pipeline.move.ledger import cascades, conservation
@@ -124,7 +125,7 @@ def merge_scope(context: MoveContext, present: schema.TargetTableState) -> None:
             context.survey,
             iter(converter),
             on_tile_compared=on_tile_compared,
-            scope_keys=context.scope.keys,
+            scope=RowsByKey(context.scope.keys or (), changed=True),
         )
         context.scope_before = compared.totals.target_rows
         # Rejected rows are extra as well; they are deleted once all of them are known.
