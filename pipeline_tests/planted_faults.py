@@ -132,6 +132,42 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        name="any digest of a column proves it",
+        file="pipeline/move/compare/tile_reader.py",
+        old="if digest == stored.digests[name]",
+        new="if stored.digests[name]",
+        caught_by=(
+            "pipeline_tests/engine/test_verify_scenarios.py::test_what_changed_in_the_target_is_found",
+        ),
+    ),
+    PlantedFault(
+        name="the digests of a range leave out the gap before it",
+        file="pipeline/move/compare/tiles.py",
+        old="_within(tile.mapping, tile.after, tile.part.last), tile.part.rows + 1",
+        new="_within(tile.mapping, tile.part.first - 1, tile.part.last), tile.part.rows + 1",
+        caught_by=(
+            "pipeline_tests/engine/test_moves_merge.py::test_rows_that_only_the_target_has_are_deleted_wherever_they_are",
+        ),
+    ),
+    PlantedFault(
+        name="no digest tells of keys beyond the last range",
+        file="pipeline/move/compare/tiles.py",
+        old="return stored, beyond and bool(found[-1][0])",
+        new="return stored, False",
+        caught_by=(
+            "pipeline_tests/engine/test_moves_merge.py::test_rows_that_only_the_target_has_are_deleted_wherever_they_are",
+        ),
+    ),
+    PlantedFault(
+        name="no digest proves a column of JSON",
+        file="pipeline/move/compare/expected.py",
+        old="        digests=tile.digests | digests,\n",
+        new="        digests=tile.digests,\n",
+        caught_by=(
+            "pipeline_tests/engine/test_few_bytes.py::test_a_move_proves_its_rows_without_reading_them",
+        ),
+    ),
+    PlantedFault(
         name="conservation allows lost rows",
         file="pipeline/move/ledger/conservation.py",
         old="passed = source_rows == moved",

@@ -20,6 +20,7 @@ from pipeline.cutover import capture, reverse
 from pipeline.declared.rules import SharedRules
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.compare.changes import Changes
+from pipeline.move.compare.comparison import RowsByKey
 from pipeline.move.ledger import overrides, quarantine
 from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
@@ -94,7 +95,7 @@ def replay(
 
 
 def _compare(mapping: TableMapping, live: PinnedSource, target: Target) -> Replayed:
-    """Find the differences scope_keys the rows that were written."""
+    """Find the differences of the rows that were written."""
     keys = capture.keys(target, mapping)
     if keys is None:
         keys = _all_keys(mapping, live, target)
@@ -115,7 +116,7 @@ def _compare(mapping: TableMapping, live: PinnedSource, target: Target) -> Repla
 
     batches = table_checks.unchecked_batches(live, mapping, prepared.survey, without=quarantined)
     table_checks.examine(
-        target, mapping, prepared.survey, batches, on_tile_compared=note, scope_keys=()
+        target, mapping, prepared.survey, batches, on_tile_compared=note, scope=RowsByKey(())
     )
     in_source, name = set(live.taken_keys(mapping)), quoted(mapping.key.name)
     in_target = target.rows(

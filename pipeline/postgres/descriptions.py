@@ -13,7 +13,7 @@ _LONG = (
     (rf"ADD CONSTRAINT ({_NAME}) (?:FOREIGN KEY|CHECK)", "checking {}"),
     (rf"VALIDATE CONSTRAINT ({_NAME})", "checking {}"),
     (rf"ANALYZE ({_NAME})", "analyzing {}"),
-    (rf"LOCK TABLE (?:ONLY )?({_NAME})", "waiting for other sessions that use {}"),
+    (rf"LOCK TABLE (?:ONLY )?(?:public\.)?({_NAME})", "waiting for other sessions that use {}"),
     (r"\b(COMMIT)\b", "committing"),
 )
 _ALL = re.compile("|".join(pattern for pattern, _ in _LONG))

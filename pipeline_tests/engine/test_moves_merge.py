@@ -117,8 +117,15 @@ def test_rows_are_inserted_and_deleted_where_the_keys_have_gaps(
 
 @pytest.mark.parametrize(
     "extra",
-    [range(-40, 0), range(5, 40), range(101, 140), range(1001, 1040), [-9, 7, 8, 150, 5000]],
-    ids=["before", "in the first gap", "in a gap", "behind", "a few everywhere"],
+    [
+        range(-40, 0),
+        range(5, 40),
+        range(51, 90),
+        range(101, 140),
+        range(1001, 1040),
+        [-9, 7, 8, 150, 5000],
+    ],
+    ids=["before", "in a batch", "between two", "in the last", "behind", "a few everywhere"],
 )
 def test_rows_that_only_the_target_has_are_deleted_wherever_they_are(
     source: SourceFile, target_url: str, tiny_batches: None, extra: Any

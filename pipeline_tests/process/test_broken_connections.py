@@ -137,7 +137,7 @@ def test_a_migration_goes_on_from_the_table_whose_connection_broke(
         # The third, once it is committed.
         ("lose the answer", b"floor(log(2", 0),
         # The last.
-        ("lose the answer", b"set_config('pipeline.low'", 0),
+        ("lose the answer", b"array_send", 0),
         ("lose the answer", COMMIT, 0),
     )
     result = job("migrate")
@@ -220,9 +220,7 @@ def test_a_verification_is_tried_again_with_the_same_copy(
 ) -> None:
     move_all(family.path, target_url)
     opened.clear()
-    proxy.plan_all(
-        ("reset", b"set_config('pipeline.low'", 0), ("lose the answer", b"set_config('pipe", 2)
-    )
+    proxy.plan_all(("reset", b"array_send", 0), ("lose the answer", b"array_send", 2))
     result = job("verify")
     assert failures(result) == []
     assert proxy.broken == 2, proxy.marker

@@ -70,6 +70,40 @@ def compare_column(
     return ComparedColumn(source, target, raw, lossy, _unequal(source, target))
 
 
+def proven(
+    mapping: TableMapping,
+    name: str,
+    converted: ConvertedBatch,
+    source: pa.Array,
+    target: pa.Array,
+) -> ComparedColumn:
+    """A column that is equal, because its digests are.
+
+    Args:
+        converted: the source's rows, with masks of lossy values.
+        source: the source's values, in the compared form.
+        target: the target's values, which were not read.
+    """
+    raw, lossy = converted.raw.column(name), converted.lossy.get(name)
+    if source is not target:
+        wrapped = wrapped_strings(mapping, name, raw)
+        sides = ComparedColumn(source, target, raw, lossy, _unequal(source, target))
+        lossy = _json_losses(sides, wrapped)
+    return ComparedColumn(target, target, raw, lossy, None)
+
+
+def wrapped_strings(
+    mapping: TableMapping, name: str, raw: pa.Array, may_differ: pa.Array | None = None
+) -> pa.Array | None:
+    """The mask of strings that may contain JSON, if there are any and they are unwrapped."""
+    if name not in mapping.double_encoded:
+        return None
+    wrapped = strings(raw)
+    if may_differ is not None:
+        wrapped = pc.and_(wrapped, pc.invert(may_differ))
+    return wrapped if pc.any(wrapped).as_py() else None
+
+
 def compare_json(
     session: Target,
     mapping: TableMapping,
@@ -78,17 +112,13 @@ def compare_json(
     may_differ: pa.Array | None,
 ) -> ComparedColumn:
     """A column of JSON, compared by meaning as in PostgreSQL's jsonb."""
-    source, target, lossy, selected = sides.source, sides.target, sides.lossy, sides.differs
+    source, target, selected = sides.source, sides.target, sides.differs
     values, double_encoded = source, name in mapping.double_encoded
-    if double_encoded:
-        wrapped = strings(sides.raw)
-        if may_differ is not None:
-            wrapped = pc.and_(wrapped, pc.invert(may_differ))
-        if pc.any(wrapped).as_py():
-            # The proof uses the value of the source, not the result of the cast.
-            values = pc.if_else(wrapped, sides.raw, source)
-            selected = wrapped if selected is None else pc.or_(selected, wrapped)
-            lossy = _unwrapped(wrapped, target, lossy)
+    wrapped = wrapped_strings(mapping, name, sides.raw, may_differ)
+    if wrapped is not None:
+        # The proof uses the value of the source, not the result of the cast.
+        values = pc.if_else(wrapped, sides.raw, source)
+        selected = wrapped if selected is None else pc.or_(selected, wrapped)
     if selected is None:
         return sides
     differing = json_values.unequal(
@@ -96,11 +126,22 @@ def compare_json(
     )
     if double_encoded and mapping.policies.double_encoded_json == "either":
         differing = pc.and_(differing, json_values.unequal(session, values, target, selected))
-    repeated = None if sides.differs is None else _json_lossy(source, target, sides.differs)
-    if repeated is not None:
-        lossy = repeated if lossy is None else pc.or_(lossy, repeated)
+    lossy = _json_losses(sides, wrapped)
     differs = differing if pc.any(differing).as_py() else None
     return ComparedColumn(pc.if_else(differing, source, target), target, sides.raw, lossy, differs)
+
+
+def _json_losses(sides: ComparedColumn, wrapped: pa.Array | None) -> pa.Array | None:
+    """The mask of losses of a column of JSON, if any."""
+    lossy = sides.lossy
+    if wrapped is not None:
+        lossy = _unwrapped(wrapped, sides.target, lossy)
+    if sides.differs is None:
+        return lossy
+    repeated = _json_lossy(sides.source, sides.target, sides.differs)
+    if repeated is None:
+        return lossy
+    return repeated if lossy is None else pc.or_(lossy, repeated)
 
 
 def _unwrapped(wrapped: pa.Array, target: pa.Array, lossy: pa.Array | None) -> pa.Array:

@@ -31,11 +31,6 @@ $body$
 """
 
 
-def prepare(target: Target) -> None:
-    """Create the function that unwraps strings, until the session or the transaction ends."""
-    target.run(_UNWRAPPED)
-
-
 def unequal(
     session: Target,
     source: pa.Array,
@@ -44,14 +39,16 @@ def unequal(
     *,
     double_encoded: bool = False,
 ) -> pa.Array:
-    """The mask of JSON texts that differ in meaning, scope_keys selected ones.
+    """The mask of the selected JSON texts that differ in meaning.
 
     Args:
-        session: the session; to unwrap strings, ``prepare`` must have been called in it.
         selected: mask of the texts to compare.
         double_encoded: unwrap strings of the source that contain JSON.
     """
-    form = "pg_temp.pipeline_unwrapped(a)" if double_encoded else "a::jsonb"
+    form = "a::jsonb"
+    if double_encoded:
+        session.run(_UNWRAPPED)
+        form = "pg_temp.pipeline_unwrapped(a)"
     positions = np.flatnonzero(selected.to_numpy(zero_copy_only=False))
     taken = pa.array(positions)
     left, right = source.take(taken).to_pylist(), target.take(taken).to_pylist()

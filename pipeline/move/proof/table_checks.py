@@ -4,7 +4,7 @@ The proof uses no figures of the load. It reads the source without the contract:
 not in quarantine must be in the target, value by value, and the target must have no other rows.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +26,13 @@ from pipeline.core.proof import Proof
 from pipeline.mapping import secret
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import conversions
-from pipeline.move.compare.changes import Changes, Totals, compare, compare_singly, shown
+from pipeline.move.compare.changes import Changes, Totals, shown
+from pipeline.move.compare.comparison import ALL_ROWS, AllRows, RowsByKey, compare
 from pipeline.move.ledger import overrides, quarantine
 from pipeline.move.proof import constraints
 from pipeline.move.reading.batch_converter import ConvertedBatch, convert
 from pipeline.move.reading.source_view import SourceView
-from pipeline.move.reading.surveys import Range, Survey
+from pipeline.move.reading.surveys import Survey
 from pipeline.postgres.session import TRIGGER_REMEDY
 from pipeline.postgres.target import Target
 
@@ -85,29 +86,19 @@ def examine(
     batches: Iterable[ConvertedBatch],
     *,
     on_tile_compared: Callable[[Changes], None],
-    keys_only: Container[Range] = (),
+    scope: AllRows | RowsByKey = ALL_ROWS,
     kept: Sequence[Any] = (),
-    scope_keys: Sequence[Any] | None = None,
 ) -> Compared:
     """Compare both sides by tile; count the differences and name some of them.
 
     Args:
         on_tile_compared: called with the differences of each tile.
-        keys_only: ranges of which only the keys are compared.
         kept: keys of rows that may differ.
-        scope_keys: keys of the rows in scope, which are read one by one; None for all rows.
     """
     found = Compared()
-    totals = found.totals
-    if scope_keys is None:
-        compared = compare(
-            target, mapping, survey.ranges, batches, totals, keys_only=keys_only, kept=kept
-        )
-    else:
-        compared = compare_singly(
-            target, mapping, batches, totals, scope_keys=scope_keys, kept=kept
-        )
-    for changes in compared:
+    for changes in compare(
+        target, mapping, survey.ranges, batches, found.totals, scope=scope, kept=kept
+    ):
         _note(mapping, changes, found)
         on_tile_compared(changes)
     return found

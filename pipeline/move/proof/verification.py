@@ -27,6 +27,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
+from pipeline.move.compare.comparison import AllRows
 from pipeline.move.context.move_context import counter
 from pipeline.move.ledger import conservation, overrides, quarantine, watermarks
 from pipeline.move.proof import constraints, table_checks
@@ -231,7 +232,7 @@ def _compared(
         survey,
         _batches(converter, keys_only),
         on_tile_compared=on_tile_compared,
-        keys_only=keys_only,
+        scope=AllRows(keys_only),
     )
     only_a_part = _only_a_part(target, mapping)
     yield _led_by(only_a_part, _conserved(prepared, source, target, converter, quarantined_ids))

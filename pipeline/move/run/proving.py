@@ -7,6 +7,7 @@ from pipeline.core.findings import CheckResult
 from pipeline.core.proof import Proof
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
+from pipeline.move.compare.comparison import ALL_ROWS, RowsByKey
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.ledger import cascades, conflicts, quarantine
 from pipeline.move.proof import constraints, table_checks
@@ -58,7 +59,7 @@ def compare(context: MoveContext, witness: second_witness.Witness | None) -> tab
             ),
             on_tile_compared=on_tile_compared,
             kept=context.conflicts.kept,
-            scope_keys=keys,
+            scope=ALL_ROWS if keys is None else RowsByKey(keys),
         )
 
 

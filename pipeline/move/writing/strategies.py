@@ -16,6 +16,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
+from pipeline.move.compare.comparison import RowsByKey
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
 from pipeline.move.proof import constraints, table_checks
@@ -128,7 +129,7 @@ def merge_scope(context: MoveContext, present: schema.TargetTableState) -> None:
             context.survey,
             iter(converter),
             on_tile_compared=on_tile_compared,
-            scope_keys=context.scope.keys,
+            scope=RowsByKey(context.scope.keys or (), changed=True),
         )
         context.scope_before = compared.totals.target_rows
         # Rejected rows are extra as well; they are deleted once all of them are known.
