@@ -131,6 +131,11 @@ def inspected(target: Target, tables: Sequence[str]) -> Iterator[None]:
             yield
 
 
+def ask_count(table: str) -> Question[int]:
+    """Ask for the number of all rows."""
+    return Question(f"SELECT count(*) AS rows FROM {quoted(table)}", (), _only)
+
+
 def _ask_has_rows(table: str) -> Question[bool]:
     return Question(f"SELECT EXISTS (SELECT FROM {quoted(table)}) AS found", (), _only)
 

@@ -23,9 +23,9 @@ from pipeline.core.errors import LockedError, TargetError, Transient
 from pipeline.core.place import PUBLIC, Place
 from pipeline.core.progress import waiting
 from pipeline.postgres import descriptions, session
-from pipeline.postgres.driver import arrow_driver, locks, refusals
+from pipeline.postgres.driver import arrow_driver, locks
 from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
-from pipeline.postgres.driver.faults import DataFault, translated
+from pipeline.postgres.driver.faults import DataFault, stopped, translated
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
@@ -49,6 +49,7 @@ class Target:
         self._turn = threading.RLock()
         self._deferred: list[str] = []
         self._known: dict[Question[Any], Rows] = {}
+        self._depth = 0
 
     @classmethod
     @contextmanager
@@ -89,6 +90,13 @@ class Target:
             with contextlib.suppress(adbc_driver_manager.Error):
                 target._cursor.close()
                 connection.close()
+
+    @staticmethod
+    def open_ahead(url: str, *, application_name: str = "pipeline") -> None:
+        """Begin to connect in the background; the next ``connect`` with these arguments goes on."""
+        arrow_driver.open_ahead(
+            session.address(url, session.MOVES, application_name=application_name)
+        )
 
     def run(self, *statements: str) -> None:
         """Execute statements that return nothing, all in one round trip.
@@ -136,15 +144,15 @@ class Target:
         return question.read(known[question])
 
     def _ask_risky(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
-        self.defer("SAVEPOINT asking")
-        try:
-            found = self._ask(*questions)
-        except Transient:
-            raise
-        except (DataFault, TargetError):
-            self._undo("asking")
-            return {}
-        self.defer("RELEASE SAVEPOINT asking")
+        with self._point() as point:
+            try:
+                found = self._ask(*questions)
+            except Transient:
+                raise
+            except (DataFault, TargetError):
+                self._undo(point)
+                return {}
+            self.defer(f"RELEASE SAVEPOINT {point}")
         return found
 
     def _ask(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
@@ -225,20 +233,8 @@ class Target:
         except BaseException as error:
             self._roll_back()
             if isinstance(error, DataFault):
-                raise self._stopped(error) from error
+                raise stopped(self.rows, error, self._shown) from error
             raise
-
-    def _stopped(self, fault: DataFault) -> TargetError:
-        """The error for a transaction that was rolled back."""
-        origin = refusals.refusing_object(self.rows, fault.context)
-        if origin:
-            problem = f"{self._shown}: {origin} rejected the write: {fault}"
-            error = TargetError(problem, remedy=refusals.REMEDY)
-        else:
-            remedy = "Nothing was changed. Correct the cause named above"
-            error = TargetError(f"{self._shown}: {fault}", remedy=remedy)
-        error.sqlstate = fault.sqlstate
-        return error
 
     def run_deferred_constraints(self) -> None:
         """Run deferred triggers and constraint checks before the next statement."""
@@ -268,18 +264,28 @@ class Target:
     @contextmanager
     def rolled_back(self) -> Iterator[None]:
         """Roll back everything done inside; the surrounding transaction continues."""
-        self.defer("SAVEPOINT undone")
+        with self._point() as point:
+            try:
+                yield
+            finally:
+                self._undo(point)
+
+    @contextmanager
+    def _point(self) -> Iterator[str]:
+        """Begin a savepoint; its name differs from those of all savepoints around it."""
+        self._depth += 1
         try:
-            yield
+            self.defer(f"SAVEPOINT point_{self._depth}")
+            yield f"point_{self._depth}"
         finally:
-            self._undo("undone")
+            self._depth -= 1
 
     def _undo(self, savepoint: str) -> None:
         """Roll back to a savepoint, and forget what was deferred after it."""
         with self._turn:
             begin = f"SAVEPOINT {savepoint}"
             if begin in self._deferred:
-                # The last one, because savepoints of one name may be nested.
+                # The last one; an earlier one of this name is released by a deferred statement.
                 while self._deferred.pop() != begin:
                     pass
             else:
@@ -290,18 +296,17 @@ class Target:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait."""
-        with self._turn:
-            self.defer("SAVEPOINT here")
+        with self._turn, self._point() as point:
             try:
                 yield
-                if self._deferred[-1:] == ["SAVEPOINT here"]:
+                if self._deferred[-1:] == [f"SAVEPOINT {point}"]:
                     self._deferred.pop()
                     return
                 self._send_deferred()
             except DataFault:
-                self._undo("here")
+                self._undo(point)
                 raise
-            self.defer("RELEASE SAVEPOINT here")
+            self.defer(f"RELEASE SAVEPOINT {point}")
 
     @contextmanager
     def lock(self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:

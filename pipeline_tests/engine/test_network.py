@@ -30,7 +30,7 @@ PHASES = {
     "keys": b"PRIMARY KEY",
     "foreign keys": b"FOREIGN KEY",
     "quarantine": b"migration.quarantine",
-    "prove": b"COPY (",
+    "prove": b"array_send",
     "watermark": b"INSERT INTO migration.watermarks",
     "evidence": b"INSERT INTO migration.evidence",
 }

@@ -133,6 +133,10 @@ def test_savepoints_within_savepoints_undo_only_their_own(target: Target) -> Non
                     target.run("INSERT INTO pg_temp.t VALUES (3)")
             with target.rolled_back():
                 target.defer("INSERT INTO pg_temp.t VALUES (4)")
+            with target.rolled_back():
+                target.run("INSERT INTO pg_temp.t VALUES (5)")
+                with target.rolled_back():
+                    target.run("INSERT INTO pg_temp.t VALUES (6)")
         assert target.answer(_answers("x")) == [1]
 
 

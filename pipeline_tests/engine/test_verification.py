@@ -347,13 +347,13 @@ def test_quarantine_is_not_read_row_by_row(
     move_all(source.path, target_url, tables=TABLES[:1])
     copy = opened(source.path, tmp_path)
     asked = []
-    arrow = Target.arrow
+    fetch = Target._fetch
 
-    def counted(self: Target, sql: str, *more: Any) -> Any:
+    def counted(self: Target, sql: str, *more: Any, **options: Any) -> Any:
         asked.append(sql)
-        return arrow(self, sql, *more)
+        return fetch(self, sql, *more, **options)
 
-    monkeypatch.setattr(Target, "arrow", counted)
+    monkeypatch.setattr(Target, "_fetch", counted)
     assert not broken(standing(target_url, copy, "learning_content"))
     assert len(asked) < 60
 

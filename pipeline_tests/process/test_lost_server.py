@@ -17,7 +17,8 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from pipeline.config.settings import DAGSTER_OPTIONS, libpq
+from pipeline.config.records import DAGSTER_OPTIONS
+from pipeline.config.settings import libpq
 from pipeline.orchestration import runs
 from pipeline.postgres.embedded.server import ensure_server, leave
 from pipeline_tests.support.commands import Ran, pipeline, usable

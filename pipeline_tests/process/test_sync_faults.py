@@ -259,22 +259,21 @@ class Cut:
 @pytest.fixture
 def cut(target_url: str, monkeypatch: pytest.MonkeyPatch) -> Cut:
     """Counts what this process asks of the target."""
-    found, arrow, run, copy = Cut(target_url), Target.arrow, Target.run, Target.copy
+    found, fetch, run, copy = Cut(target_url), Target._fetch, Target.run, Target.copy
 
-    def counted_arrow(self: Target, sql: str, parameters: Any = ()) -> Any:
+    def counted_fetch(self: Target, sql: str, *more: Any, **options: Any) -> Any:
         found.note(sql)
-        return arrow(self, sql, parameters)
+        return fetch(self, sql, *more, **options)
 
     def counted_run(self: Target, *statements: str) -> None:
-        for statement in statements:
-            found.note(statement)
-            run(self, statement)
+        found.note(";".join(statements))
+        run(self, *statements)
 
     def counted_copy(self: Target, table: str, batch: Any, **options: Any) -> None:
         found.note(f"COPY {table}")
         copy(self, table, batch, **options)
 
-    monkeypatch.setattr(Target, "arrow", counted_arrow)
+    monkeypatch.setattr(Target, "_fetch", counted_fetch)
     monkeypatch.setattr(Target, "run", counted_run)
     monkeypatch.setattr(Target, "copy", counted_copy)
     return found
@@ -323,15 +322,15 @@ def test_a_run_whose_connection_is_cut_after_a_table_has_moved_tries_again_by_it
 ) -> None:
     family(source, target_url, tracked=False)
     source.run("DELETE FROM rankings WHERE id = 1")
-    arrow, done = Target.arrow, list[str]()
+    fetch, done = Target._fetch, list[str]()
 
-    def cut_once(self: Target, sql: str, parameters: Any = ()) -> Any:
+    def cut_once(self: Target, sql: str, *more: Any, **options: Any) -> Any:
         if what in sql and not done:
             done.append(sql)
             Cut(target_url, at=1).note(sql)
-        return arrow(self, sql, parameters)
+        return fetch(self, sql, *more, **options)
 
-    monkeypatch.setattr(Target, "arrow", cut_once)
+    monkeypatch.setattr(Target, "_fetch", cut_once)
     result = job()
     if not done:
         pytest.skip(f"nothing that a run asks has {what} in it")

@@ -18,6 +18,7 @@ from pipeline.core import progress
 from pipeline.migrations.declaration import Migration
 from pipeline.orchestration.common import report
 from pipeline.orchestration.instance import storage
+from pipeline.postgres.target import Target
 
 
 def prepare_databases(migration: Migration) -> environment.Databases:
@@ -27,7 +28,9 @@ def prepare_databases(migration: Migration) -> environment.Databases:
         PipelineError: a setting or a database is not usable.
     """
     with progress.waiting("preparing both databases"):
-        prepare_server()
+        found = prepare_server()
+        # The job's session connects while the job is loaded.
+        Target.open_ahead(found.target_url)
         return environment.databases(settings.load(), migration)
 
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from pipeline.core.findings import CheckResult
-from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import conservation, quarantine, watermarks
 from pipeline.move.ledger.watermarks import Watermark
+from pipeline.postgres import schema
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
@@ -109,7 +109,7 @@ class CountedRows(ChangedRows):
 
     def questions(self, mapping: TableMapping) -> tuple[Question[Any], ...]:
         """The number of all rows."""
-        return (_ask_count(mapping.name),)
+        return (schema.ask_count(mapping.name),)
 
     def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
         """Count all rows of both sides, which is cheap compared with comparing their keys."""
@@ -160,10 +160,4 @@ class SubsetRows(CountedRows):
 
 
 def _count(target: Target, table: str) -> int:
-    return target.answer(_ask_count(table))
-
-
-def _ask_count(table: str) -> Question[int]:
-    return Question(
-        f"SELECT count(*) AS rows FROM {quoted(table)}", (), lambda rows: int(rows[0][0])
-    )
+    return target.answer(schema.ask_count(table))

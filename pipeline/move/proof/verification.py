@@ -23,7 +23,6 @@ from pipeline.core.findings import (
     Unaccounted,
 )
 from pipeline.core.progress import OnProgress
-from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
@@ -92,22 +91,30 @@ def verify_table(
         TargetError: the target does not answer.
     """
     mapping = prepared.mapping
-    if not target.value(
-        "SELECT to_regclass('migration.quarantine') IS NOT NULL"
-        " AND to_regclass('public.' || quote_ident($1)) IS NOT NULL",
-        (mapping.name,),
-    ):
-        raise ShapeError(
-            f"{mapping.name} has never been moved into the target", remedy="Move it first"
-        )
     with target.prefetched(*_questions(mapping), risky=True):
+        if not target.answer(_ask_moved(mapping)):
+            raise ShapeError(
+                f"{mapping.name} has never been moved into the target", remedy="Move it first"
+            )
         return _checks(prepared, source, target, sample, only, on_progress)
+
+
+def _ask_moved(mapping: TableMapping) -> Question[bool]:
+    return Question(
+        "SELECT to_regclass('migration.quarantine') IS NOT NULL"
+        " AND to_regclass('public.' || quote_ident($1)) IS NOT NULL AS found",
+        (mapping.name,),
+        lambda rows: bool(rows[0][0]),
+    )
 
 
 def _questions(mapping: TableMapping) -> Iterator[Question[Any]]:
     """What most checks ask, apart from the comparison and the witness."""
+    yield _ask_moved(mapping)
     yield schema.ask_state(mapping.name)
+    yield schema.ask_count(mapping.name)
     yield _ASK_WATERMARKS
+    yield watermarks.ask(mapping.name)
     yield quarantine.ask_row_ids(mapping.name)
     yield quarantine.ask_summary(mapping.name)
     yield conversions.ask_summary(mapping)
@@ -274,7 +281,7 @@ def _conserved(
         *(Unaccounted(mapping.name, str(row_id)) for row_id in sorted(unaccounted)[:OFFENDERS]),
         *(QuarantineOutdated(mapping.name, row_id) for row_id in outdated[:OFFENDERS]),
     )
-    rows = target.value(f"SELECT count(*) FROM {quoted(mapping.name)}")
+    rows = target.answer(schema.ask_count(mapping.name))
     kept = conservation.check(target, mapping, source.count(mapping), rows)
     figures = {**kept.figures, "unaccounted": len(unaccounted)}
     if outdated:

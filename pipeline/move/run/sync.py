@@ -162,35 +162,49 @@ class Syncer:
         """
         mapping, found = self._mappings[table.name], self._candidates[table.name]
         mark = self._marks[table.name]
-        nothing = Prepared(mapping, compile_contract(mapping), Survey(0, 0, (), (), frozenset()))
         parents = [parent.name for _, parent in mapping.parents]
-        asked: list[Question[Any]] = [
+        sequence = self._sequences.get(table.name)
+        unchanged = self._unchanged(mapping, mark, found, on_progress)
+        with self.idle.prefetched(
             cascades.ask_keys(mapping),
             conflicts.ask_keys(mapping),
             overrides.ask((table.name,)),
             watermarks.ask_any_newer(parents, than=table.name),
-        ]
-        if found is not None:
-            asked.append(quarantine.ask_row_ids(mapping.name))
-        elif mark is not None:
+            quarantine.ask_row_ids(mapping.name),
             # Most likely nothing changed; then these questions are all that is needed.
-            scope = ChangedRows(newest=mark.newest, rows_before=mark.rows)
-            unchanged = self._context(nothing, scope, on_progress)
-            asked += proving.questions(unchanged, sequence=self._sequences.get(table.name))
-        with self.idle.prefetched(*asked):
+            *(proving.questions(unchanged, sequence=sequence) if unchanged else ()),
+        ):
             # Rows deleted with a parent may still be in the source, conflicts may have ended, and
             # held rows may move once their parent has moved.
             also = (*cascades.keys(self.idle, mapping), *conflicts.keys(self.idle, mapping))
             known_overrides = self.idle.answer(overrides.ask((table.name,)))
-            newer = watermarks.any_newer(self.idle, parents, than=table.name)
-            changed = also or known_overrides or newer or self._retry_rejected
-            if found is None and mark is not None and not changed:
-                return prove_unchanged(unchanged, mark, sequence=self._sequences.get(table.name))
             retried = quarantine.row_ids(self.idle, mapping.name)
+            newer = watermarks.any_newer(self.idle, parents, than=table.name)
+            waiting = retried and (newer or self._retry_rejected)
+            if unchanged and mark and not (also or known_overrides or waiting):
+                proven = prove_unchanged(unchanged, mark, sequence=sequence)
+                if found is None or not proven.checks.failed:
+                    return proven
         found = found or _Candidates(newest=mark.newest if mark else None)
         retried |= {override.row_id for override in known_overrides}
         prepared, scope = self._copy_scope_rows(mapping, found, also, known_overrides, retried)
         return move_table(self._context(prepared, scope, on_progress))
+
+    def _unchanged(
+        self,
+        mapping: TableMapping,
+        mark: Watermark | None,
+        found: _Candidates | None,
+        on_progress: OnProgress,
+    ) -> MoveContext | None:
+        """The context of a table of which no row may have changed; None if some may have."""
+        if mark is None or (found and (found.keys or found.row_ids or found.source_rows is None)):
+            return None
+        scope = ChangedRows(newest=mark.newest, rows_before=mark.rows)
+        if found is not None and found.source_rows is not None:
+            scope = CountedRows(newest=found.newest, source_rows=found.source_rows)
+        nothing = Prepared(mapping, compile_contract(mapping), Survey(0, 0, (), (), frozenset()))
+        return self._context(nothing, scope, on_progress)
 
     def _context(
         self, prepared: Prepared, scope: ChangedRows, on_progress: OnProgress

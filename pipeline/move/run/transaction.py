@@ -18,7 +18,7 @@ from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import largest_integer
 from pipeline.move.compare import conversions
 from pipeline.move.context.move_context import MoveContext
-from pipeline.move.context.table_scope import Strategy
+from pipeline.move.context.table_scope import CountedRows, Strategy
 from pipeline.move.ledger import (
     cascades,
     check_results,
@@ -238,20 +238,31 @@ def _known_commit(proven: Sequence[MoveResult]) -> Iterator[None]:
 def prove_unchanged(
     context: MoveContext, mark: Watermark, *, sequence: str | None = None
 ) -> MoveResult:
-    """Make the checks that compare no rows, for a table whose source has not changed.
+    """Make the checks that compare no rows, for a table of which no row has changed.
+
+    If all rows were counted, their numbers are compared and the watermark is renewed.
 
     Args:
         context: the table, with no rows in scope.
         sequence: the sequence of its key, if it is known.
     """
-    target, mapping = context.target, context.mapping
+    target, mapping, scope = context.target, context.mapping, context.scope
+    counted = isinstance(scope, CountedRows)
     with target.prefetched(*proving.questions(context, sequence=sequence)):
-        conserved = conservation.result(mapping, 0, 0, quarantined=0)
+        conserved = (
+            scope.conservation(target, mapping, read=0, found=0)
+            if counted
+            else conservation.result(mapping, 0, 0, quarantined=0)
+        )
         checks = proving.engine_checks(context, table_checks.Compared(), conserved)
         proof = Proof((*checks, second_witness.nothing()))
         waiting = len(quarantine.row_ids(target, mapping.name))
-    context.watermark = mark
-    moved = _move(context, "synced", proof, rows=mark.rows, cascaded=0)
+        context.watermark = mark
+        rows = int(proof["conservation"].figures["moved"]) if counted else mark.rows
+        if counted and not proof.failed:
+            with target.transaction():
+                _write_watermark(context, rows)
+    moved = _move(context, "synced", proof, rows=rows, cascaded=0)
     return replace(moved, quarantined_rows=waiting)
 
 

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from pipeline.config import settings
 from pipeline.core import progress
 from pipeline.core.errors import PipelineError
-from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import check_results
 from pipeline.move.proof.verification import Sample, verify_table
@@ -40,7 +39,7 @@ def verify(
         seed = zlib.crc32(run_id.encode()) if loaded.verify_seed is None else loaded.verify_seed
         # First the lock, then the copy, so that no move comes between them.
         session = target.open()
-        states.require_following(session, migration.name)
+        target.require_following(migration)
         opened = source.views(migration, run_id=run_id).copy(migration.tables, target=session)
         with progress.waiting(f"{table.name}, verify"), session.read_only():
             found = verify_table(

@@ -114,6 +114,7 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
     _sessions: contextlib.ExitStack = PrivateAttr(default_factory=contextlib.ExitStack)
     _target: Target | None = PrivateAttr(default=None)
     _engines: dict[str, Engine] = PrivateAttr(default_factory=dict)
+    _following: set[str] = PrivateAttr(default_factory=set)
     _run_id: str = PrivateAttr(default="")
     _mark: int = PrivateAttr(default_factory=lambda: secrets.randbits(63))
     _lost: bool = PrivateAttr(default=False)
@@ -153,16 +154,28 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         """
         session = self.open()
         if migration.name not in self._engines:
-            states.require_following(session, migration.name)
+            self.require_following(migration)
             if self._engines:
                 # The engine of the other migration uses both of its sessions.
                 session = self._sessions.enter_context(session.another())
             self._engines[migration.name] = self._exit.enter_context(open_engine(session))
         return self._engines[migration.name]
 
+    def require_following(self, migration: Migration) -> None:
+        """Refuse a target that no longer follows the source; asked once, as the lock is held.
+
+        Raises:
+            WrongState: the application writes to the target.
+        """
+        session = self.open()
+        if migration.name not in self._following:
+            states.require_following(session, migration.name)
+            self._following.add(migration.name)
+
     def reset(self) -> None:
         """Close all sessions; the next use opens new ones and continues the run."""
         self._target, self._lost = None, True
+        self._following.clear()
         for engine in self._engines.values():
             engine.suspend()
         self._sessions.close()

@@ -5,8 +5,10 @@ a connect. A process therefore keeps the tables of several databases, by URL, an
 connection checks that the types have not changed.
 """
 
+import atexit
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
 from typing import Any
 
 import adbc_driver_manager
@@ -64,16 +66,50 @@ class _Database:
 
 
 _kept: OrderedDict[str, _Database] = OrderedDict()
+_ahead: dict[str, Future[dbapi.Connection]] = {}
 _lock = threading.Lock()
 
 
+def open_ahead(url: str) -> None:
+    """Open a connection in the background, which the next ``connect`` with this URL takes over.
+
+    The driver needs ten round trips to connect, during which a process can do something else.
+    """
+    opened: Future[dbapi.Connection] = Future()
+
+    def open_it() -> None:
+        try:
+            opened.set_result(_open(url))
+        except Exception as error:  # for whoever takes it over
+            opened.set_exception(error)
+
+    with _lock:
+        if url in _ahead:
+            return
+        _ahead[url] = opened
+    threading.Thread(target=open_it, name="connecting", daemon=True).start()
+
+
+@atexit.register
+def _close_unused() -> None:
+    for opened in _ahead.values():
+        if opened.done() and opened.exception() is None:
+            opened.result().close()
+
+
 def connect(url: str) -> dbapi.Connection:
-    """Open a connection in autocommit mode.
+    """Open a connection in autocommit mode, or take over one that was opened ahead.
 
     Raises:
         adbc_driver_manager.Error: the server does not answer, or rejects the connection.
         ValueError: the driver does not accept the URL.
     """
+    with _lock:
+        opened = _ahead.pop(url, None)
+    return _open(url) if opened is None else opened.result()
+
+
+def _open(url: str) -> dbapi.Connection:
     with _lock:
         known = _kept.get(url)
         if known is not None:

@@ -53,6 +53,20 @@ def translated(shown: str, sent: str = "") -> Iterator[None]:
         raise TargetError.from_driver(refused, where=shown) from None
 
 
+def stopped(ask: refusals.Ask, fault: DataFault, shown: str) -> TargetError:
+    """The error for a transaction that was rolled back because of a fault."""
+    origin = refusals.refusing_object(ask, fault.context)
+    if origin:
+        error = TargetError(
+            f"{shown}: {origin} rejected the write: {fault}", remedy=refusals.REMEDY
+        )
+    else:
+        remedy = "Nothing was changed. Correct the cause named above"
+        error = TargetError(f"{shown}: {fault}", remedy=remedy)
+    error.sqlstate = fault.sqlstate
+    return error
+
+
 class _Refused(Exception):
     """An error of the driver without the statement, which it repeats."""
 
