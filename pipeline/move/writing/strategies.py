@@ -190,8 +190,9 @@ def _build(context: MoveContext, *, filled: bool = False, created: bool = False)
     target.run(*schema.indexes(mapping, present))
     if created:
         table_functions.make_functions(target, mapping.table, roles)
-        target.run(*table_functions.triggers_ddl(mapping.table))
-        target.run(*(access.statements(mapping.table, roles) if roles else ()))
+        rights = access.statements(mapping.table, roles) if roles else []
+        for statement in (*table_functions.triggers_ddl(mapping.table), *rights):
+            target.defer(statement)
     else:
         table_functions.apply(target, mapping.table, roles)
         access.apply(target, mapping, roles)
