@@ -44,7 +44,7 @@ class Listener(Protocol):
     """Receives what the current context waits for."""
 
     def waits(self, what: str | None) -> None:
-        """Something new is waited for from now on; None for nothing."""
+        """Called when the current wait changes; None when nothing is awaited."""
 
 
 class Watcher(Listener, Protocol):

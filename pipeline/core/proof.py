@@ -54,8 +54,9 @@ KEYS = Check(
 )
 DIGESTS = Check(
     "digests",
-    "Every value read back from the target equals the source's; BLOBs are compared by MD5. A"
-    " failure names the rows and columns that differ.",
+    "Every value in the target equals the source's, proven by a digest of each column and key"
+    " range, or by reading the values back; BLOBs are compared by MD5. A failure names the rows and"
+    " columns that differ.",
 )
 FOREIGN_KEYS = Check(
     "foreign_keys",

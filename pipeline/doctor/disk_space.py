@@ -8,7 +8,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.core.quoting import literal
 from pipeline.doctor.diagnostics import Diagnostic
-from pipeline.move.run.room import Room, Space
+from pipeline.move.run.disk_space import DiskNeed, TargetDisk
 
 
 def disk_space(
@@ -27,9 +27,9 @@ def disk_space(
         "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class"
         f" WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname IN ({names})"
     )
-    needed, space = Room.of_file(bytes_needed, existing=existing), Space.of(rows, url)
+    needed, space = DiskNeed.of_file(bytes_needed, existing=existing), TargetDisk.of(rows, url)
     detail = space.describe(needed)
-    if space.holds(needed):
+    if space.fits(needed):
         return Diagnostic("target", "disk space", "ok", detail)
-    remedy = "Free space on the disk of the server"
+    remedy = "Free up disk space on the server"
     return Diagnostic("target", "disk space", "warning", detail, remedy)

@@ -17,7 +17,7 @@ from pipeline.core.place import Place
 from pipeline.core.progress import OnProgress
 from pipeline.mapping.table_mapping import match
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.ledger import lost_connections
+from pipeline.move.ledger import watermarks
 from pipeline.move.run import sync
 from pipeline.move.run.mover import FullMover
 from pipeline.move.run.scope import ChangesOnly, Scope, Subset, family
@@ -127,7 +127,7 @@ class Engine:
         last = self._last if self._resumed else None
         if last is None or last.table != table.name:
             return None
-        known = lost_connections.is_committed(self.idle, table.name, run_id=self._run_id)
+        known = watermarks.is_committed(self.idle, table.name, run_id=self._run_id)
         return last if known else None
 
 

@@ -18,7 +18,7 @@ from pipeline.declared.functions import SCHEMA as FUNCTIONS_SCHEMA
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.postgres import role_probes, table_functions
-from pipeline.postgres.driver.statements import Question
+from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.findings import Exposed, RightDiffers
 from pipeline.postgres.target import Target
 
@@ -67,10 +67,10 @@ class Rights:
 
 def roles(target: Target) -> list[str]:
     """The Supabase roles that exist on the server."""
-    return target.answer(ASK_ROLES)
+    return target.answer(ROLES_QUESTION)
 
 
-ASK_ROLES = Question(
+ROLES_QUESTION = Question(
     "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)",
     (ROLES,),
     lambda rows: sorted(name for (name,) in rows),
@@ -134,8 +134,8 @@ def statements(
 
 
 def questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
-    """What ``check`` asks about the table and the roles."""
-    return ASK_ROLES, role_probes.ASK_ASSUMABLE, _ask_held(mapping.table)
+    """The questions of ``check`` about the table and the roles."""
+    return ROLES_QUESTION, role_probes.ASSUMABLE_QUESTION, _held_question(mapping.table)
 
 
 def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
@@ -201,7 +201,7 @@ def _differing(table: sa.Table, held: Rights, declared: Rights) -> Iterator[Find
 
 
 def _held(target: Target, table: sa.Table) -> Rights:
-    found = target.answer(_ask_held(table))
+    found = target.answer(_held_question(table))
     known = set(ALL)
     return Rights(
         found["secured"],
@@ -211,8 +211,8 @@ def _held(target: Target, table: sa.Table) -> Rights:
     )
 
 
-def _ask_held(table: sa.Table) -> Question[dict[str, Any]]:
-    return Question(_HELD, (_name(table), ROLES), lambda rows: rows[0][0])
+def _held_question(table: sa.Table) -> Question[dict[str, Any]]:
+    return Question(_HELD, (_name(table), ROLES), single)
 
 
 def _declared(target: Target, table: sa.Table, server_roles: Sequence[str]) -> Rights:

@@ -48,8 +48,12 @@ SELECT 'trigger', t.* FROM ({triggers}) AS t
 
 
 def questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
-    """What ``check`` asks about the existing table."""
-    return ask_definitions(mapping), access.ASK_ROLES, *table_functions.questions(mapping.table)
+    """The questions of ``check`` about the existing table."""
+    return (
+        definitions_question(mapping),
+        access.ROLES_QUESTION,
+        *table_functions.questions(mapping.table),
+    )
 
 
 def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dict[str, int]]:
@@ -61,7 +65,7 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
         target: a session within a transaction.
         mapping: the declared table with what is carried along.
     """
-    actual = target.answer(ask_definitions(mapping))
+    actual = target.answer(definitions_question(mapping))
     there = access.roles(target)
     other = table_functions.differing(target, mapping.table, there)
     with target.rolled_back():
@@ -95,8 +99,8 @@ def check(target: Target, mapping: TableMapping) -> tuple[Sequence[Finding], dic
     )
 
 
-def ask_definitions(mapping: TableMapping, *, schema: str = "public") -> Question[Definitions]:
-    """Ask for the definitions of a table; there are none if it does not exist."""
+def definitions_question(mapping: TableMapping, *, schema: str = "public") -> Question[Definitions]:
+    """The question for the definitions of a table; there are none if it does not exist."""
     oid = f"to_regclass({literal(f'{schema}.{quoted(mapping.name)}')})"
     triggers = table_functions.TRIGGERS.format(oid=oid)
     return Question(
@@ -114,7 +118,7 @@ def _declared(target: Target, mapping: TableMapping, server_roles: Sequence[str]
         *(_stub(parent) for parent in parents if parent is not mapping.table),
         *schema.whole(mapping),
     )
-    return target.answer(ask_definitions(mapping, schema="pg_temp"))
+    return target.answer(definitions_question(mapping, schema="pg_temp"))
 
 
 def _restored(target: Target, mapping: TableMapping, declared: Definitions) -> Definitions:
@@ -131,7 +135,7 @@ def _restored(target: Target, mapping: TableMapping, declared: Definitions) -> D
     if not again:
         return declared
     target.run(*again)
-    return target.answer(ask_definitions(mapping, schema="pg_temp"))
+    return target.answer(definitions_question(mapping, schema="pg_temp"))
 
 
 def _stub(parent: sa.Table) -> str:

@@ -12,11 +12,11 @@ _LONG = (
     (rf"ADD CONSTRAINT ({_NAME}) (?:PRIMARY KEY|UNIQUE)", "building key {}"),
     (rf"ADD CONSTRAINT ({_NAME}) (?:FOREIGN KEY|CHECK)", "checking {}"),
     (rf"VALIDATE CONSTRAINT ({_NAME})", "checking {}"),
-    (rf"ANALYZE ({_NAME})", "analyzing {}"),
+    (rf"^ANALYZE ({_NAME})", "analyzing {}"),
     (rf"LOCK TABLE (?:ONLY )?(?:public\.)?({_NAME})", "waiting for other sessions that use {}"),
-    (r"\b(COMMIT)\b", "committing"),
+    (r"^(COMMIT)\b", "committing"),
 )
-_ALL = re.compile("|".join(pattern for pattern, _ in _LONG))
+_ALL = re.compile("|".join(pattern for pattern, _ in _LONG), re.MULTILINE)
 
 
 def named(statement: str) -> AbstractContextManager[None]:

@@ -6,15 +6,13 @@ relation would affect other rows than those of the table, so it is refused befor
 """
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import quoted
-
-Ask = Callable[[str], Sequence[Sequence[Any]]]
-"""Executes a query without parameters and returns its rows."""
+from pipeline.postgres.driver.statements import Ask
 
 PUBLIC = "public"
 

@@ -28,7 +28,7 @@ _BY_SERVER = (
 
 _PROBED = "PS010"
 """The SQLSTATE that undoes a probe which no privilege stopped."""
-ASK_ASSUMABLE = Question(
+ASSUMABLE_QUESTION = Question(
     "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1) AND pg_has_role(current_user,"
     " oid, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE"
     " 'MEMBER' END)",
@@ -45,7 +45,7 @@ def differing(
     Args:
         declared: (role, privilege) of the table.
     """
-    probes = [(r, p) for r in target.answer(ASK_ASSUMABLE) for p in _PROBES]
+    probes = [(r, p) for r in target.answer(ASSUMABLE_QUESTION) for p in _PROBES]
     if not probes:
         return
     name, key = f"public.{quoted(table.name)}", RowKey.of(table).sql

@@ -19,7 +19,7 @@ from pipeline.declared.rules import ColumnRules
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT, type_name
 from pipeline.postgres import access, relations, table_functions
-from pipeline.postgres.driver.statements import Question, Rows
+from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.target import Target
 
 
@@ -58,13 +58,13 @@ def compiled(element: Any) -> str:
 
 def exists(target: Target, table: str) -> bool:
     """Whether schema ``public`` of the target has a relation of this name."""
-    return target.answer(ask_exists(table))
+    return target.answer(exists_question(table))
 
 
-def ask_exists(table: str) -> Question[bool]:
-    """Ask whether schema ``public`` of the target has a relation of this name."""
+def exists_question(table: str) -> Question[bool]:
+    """The question whether schema ``public`` of the target has a relation of this name."""
     place = (f"public.{quoted(table)}",)
-    return Question("SELECT to_regclass($1) IS NOT NULL AS found", place, _only)
+    return Question("SELECT to_regclass($1) IS NOT NULL AS found", place, single)
 
 
 _INSPECT = f"""
@@ -85,8 +85,8 @@ SELECT json_build_object(
 """
 
 
-def ask_state(table: str) -> Question[Any]:
-    """Ask for the state of a table, to prefetch it for ``inspect``."""
+def state_question(table: str) -> Question[Any]:
+    """The question for the state of a table, to prefetch it for ``inspect``."""
     return Question(_INSPECT, (f"public.{quoted(table)}",), lambda rows: rows[0][0] if rows else {})
 
 
@@ -99,7 +99,7 @@ def inspect(target: Target, table: str, *, rows: bool = True) -> TargetTableStat
     Raises:
         ShapeError: the name belongs to a relation that is not one plain table.
     """
-    state = target.answer(ask_state(table))
+    state = target.answer(state_question(table))
     if not state:
         return TargetTableState(exists=False)
     facts = relations.Facts.of(state["facts"])
@@ -108,7 +108,7 @@ def inspect(target: Target, table: str, *, rows: bool = True) -> TargetTableStat
     return TargetTableState(
         exists=True,
         # A file without a page has no rows.
-        rows=rows and state["bytes"] > 0 and target.answer(_ask_has_rows(table)),
+        rows=rows and state["bytes"] > 0 and target.answer(_has_rows_question(table)),
         types={attribute: kind for attribute, kind, _ in columns},
         required=frozenset(attribute for attribute, _, needed in columns if needed),
         primary_key=next((n for n, kind, _ in constraints if kind == "p"), None),
@@ -123,25 +123,21 @@ def inspect(target: Target, table: str, *, rows: bool = True) -> TargetTableStat
 @contextmanager
 def inspected(target: Target, tables: Sequence[str]) -> Iterator[None]:
     """Inspect several tables in two round trips; inside, ``inspect`` needs none."""
-    with target.prefetched(*map(ask_state, tables)):
-        states = {table: target.answer(ask_state(table)) for table in tables}
+    with target.prefetched(*map(state_question, tables)):
+        states = {table: target.answer(state_question(table)) for table in tables}
         readable = {t: s for t, s in states.items() if s and s["facts"]["hidden_from"] is None}
         filled = [table for table, state in readable.items() if state["bytes"]]
-        with target.prefetched(*map(_ask_has_rows, filled)):
+        with target.prefetched(*map(_has_rows_question, filled)):
             yield
 
 
-def ask_count(table: str) -> Question[int]:
-    """Ask for the number of all rows."""
-    return Question(f"SELECT count(*) AS rows FROM {quoted(table)}", (), _only)
+def count_question(table: str) -> Question[int]:
+    """The question for the number of all rows."""
+    return Question(f"SELECT count(*) AS rows FROM {quoted(table)}", (), single)
 
 
-def _ask_has_rows(table: str) -> Question[bool]:
-    return Question(f"SELECT EXISTS (SELECT FROM {quoted(table)}) AS found", (), _only)
-
-
-def _only(rows: Rows) -> Any:
-    return rows[0][0]
+def _has_rows_question(table: str) -> Question[bool]:
+    return Question(f"SELECT EXISTS (SELECT FROM {quoted(table)}) AS found", (), single)
 
 
 def lock(target: Target, table: str) -> None:
@@ -269,13 +265,13 @@ def indexes(mapping: TableMapping, present: TargetTableState) -> list[str]:
 
 def make_ledger(target: Target) -> None:
     """Create the missing tables of the ledger."""
-    if not target.answer(ask_ledger()):
+    if not target.answer(ledger_question()):
         target.run(*ledger_ddl())
         access.hide(target)
 
 
-def ask_ledger() -> Question[bool]:
-    """Ask whether the ledger has all of its tables."""
+def ledger_question() -> Question[bool]:
+    """The question whether the ledger has all of its tables."""
     tables = ledger.metadata.sorted_tables
     return Question(
         "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace($1)"

@@ -93,10 +93,10 @@ def apply(target: Target, table: sa.Table, server_roles: Sequence[str]) -> None:
     make_functions(target, table, server_roles)
     wanted = triggers_ddl(table)
     if wanted:
-        existing = target.answer(_ask_triggers(f"public.{quoted(table.name)}"))
+        existing = target.answer(_triggers_question(f"public.{quoted(table.name)}"))
         with twin(target, table):
             target.run(*wanted)
-            declared = target.answer(_ask_triggers(f"pg_temp.{quoted(table.name)}"))
+            declared = target.answer(_triggers_question(f"pg_temp.{quoted(table.name)}"))
         if any(existing.get(name) != definition for name, definition in declared.items()):
             target.run(*wanted)
 
@@ -115,20 +115,20 @@ def differing(target: Target, table: sa.Table, server_roles: Sequence[str]) -> d
     if not needed:
         return {}
     found: dict[Function, bool] = {}
-    with target.prefetched(*map(_ask_existing, needed)):
+    with target.prefetched(*map(_existing_question, needed)):
         for function, roles in needed.items():
-            existing = target.answer(_ask_existing(function))
+            existing = target.answer(_existing_question(function))
             if existing != [_declared(function, roles)]:
                 found[function] = bool(existing)
     return found
 
 
 def questions(table: sa.Table) -> tuple[Question[Rows], ...]:
-    """What ``differing`` asks, whatever roles the server has."""
-    return tuple(map(_ask_existing, table_functions(table)))
+    """The questions of ``differing``, whatever roles the server has."""
+    return tuple(map(_existing_question, table_functions(table)))
 
 
-def _ask_existing(function: Function) -> Question[Rows]:
+def _existing_question(function: Function) -> Question[Rows]:
     return Question(_EXISTING, (function.call, ROLES), lambda rows: rows)
 
 
@@ -146,7 +146,7 @@ def twin(target: Target, table: sa.Table) -> Iterator[None]:
         yield
 
 
-def _ask_triggers(table: str) -> Question[dict[str, str]]:
+def _triggers_question(table: str) -> Question[dict[str, str]]:
     return Question(TRIGGERS.format(oid=f"to_regclass({literal(table)})"), (), dict)
 
 

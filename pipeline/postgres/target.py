@@ -3,9 +3,10 @@
 The session uses the driver's autocommit mode and sends BEGIN itself. This is the only way to roll a
 failed COPY back to a savepoint and continue the transaction.
 
-The server may be far away, so a call costs one round trip, whatever it executes; only COPY and
-bound parameters cost more. Statements that cannot fail, such as BEGIN, wait until the next call and
-are sent with it.
+The server may be far away, so a call costs one round trip; only COPY and bound parameters cost
+more. Statements whose answer is not needed wait for the next call. ``run`` sends them with its own
+statements; a query or a COPY sends them first, in one more round trip. Their errors are raised
+there.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from pipeline.core.progress import waiting
 from pipeline.postgres import descriptions, session
 from pipeline.postgres.driver import arrow_driver, locks
 from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
+from pipeline.postgres.driver.deferred import Deferred
 from pipeline.postgres.driver.faults import DataFault, stopped, translated
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
@@ -47,8 +49,9 @@ class Target:
         self.another = another
         self._cursor = connection.cursor()
         self._turn = threading.RLock()
-        self._deferred: list[str] = []
+        self._deferred = Deferred()
         self._known: dict[Question[Any], Rows] = {}
+        self._in_transaction = False
         self._depth = 0
 
     @classmethod
@@ -71,11 +74,12 @@ class Target:
             mark: number that all sessions of a run share, for ``locks.end_marked``.
         """
         whole = session.address(url, session.MOVES, application_name=application_name)
+        marked = "" if mark is None else f"; SELECT pg_advisory_lock_shared({mark})"
+        script = session.statement(session.MOVES) + marked
         try:
-            with waiting(f"connecting to {shown}"):
-                connection = arrow_driver.connect(whole)
-        except (adbc_driver_manager.Error, ValueError) as error:
-            # Not "from error": the driver's message may contain the URL.
+            with waiting(f"connecting to {shown}"), translated(shown, script, url=url):
+                connection = arrow_driver.connect(whole, script)
+        except ValueError as error:
             raise TargetError.from_driver(error, where=shown, url=url) from None
         held = set() if held is None else held
         again = functools.partial(
@@ -83,8 +87,6 @@ class Target:
         )
         target = cls(connection, shown, again, held)
         try:
-            marked = "" if mark is None else f"; SELECT pg_advisory_lock_shared({mark})"
-            target.run(session.statement(session.MOVES) + marked)
             yield target
         finally:
             with contextlib.suppress(adbc_driver_manager.Error):
@@ -106,18 +108,20 @@ class Target:
         if not statements:
             return
         with self._turn:
-            script = ";\n".join((*self._deferred, *statements))
-            self._deferred.clear()
+            script = self._deferred.taken(*statements)
             with descriptions.named(script), translated(self._shown, script):
                 self._cursor.executescript(script)
 
     def defer(self, sql: str, parameters: Sequence[object] = ()) -> None:
-        """Execute a statement that returns nothing with the next call.
+        """Execute a statement that returns nothing with the next call, which raises its errors.
 
-        Errors are raised there, so defer only what the server has no reason to refuse. The end of a
-        transaction is such a call.
+        The end of a transaction is such a call; outside a transaction, the statement is executed
+        at once.
         """
-        self._deferred.append(inline(sql, parameters))
+        with self._turn:
+            self._deferred.add(inline(sql, parameters))
+            if not self._in_transaction:
+                self._send_deferred()
 
     @contextmanager
     def prefetched(self, *questions: Question[Any], risky: bool = False) -> Iterator[None]:
@@ -150,7 +154,7 @@ class Target:
             except Transient:
                 raise
             except (DataFault, TargetError):
-                self._undo(point)
+                self._deferred.undo(point)
                 return {}
             self.defer(f"RELEASE SAVEPOINT {point}")
         return found
@@ -159,7 +163,12 @@ class Target:
         different = list(dict.fromkeys(questions))
         if not different:
             return {}
-        ((found,),) = _rows(self._fetch(combined(different)))
+        try:
+            ((found,),) = _rows(self._fetch(combined(different)))
+        except DataFault as fault:
+            if self._in_transaction:
+                raise
+            raise stopped(self.rows, fault, self._shown) from fault
         return dict(zip(different, separated(found), strict=True))
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -202,8 +211,7 @@ class Target:
 
     def _send_deferred(self) -> None:
         if self._deferred:
-            last = self._deferred.pop()
-            self.run(last)
+            self.run(self._deferred.taken())
 
     def copy(
         self,
@@ -226,10 +234,11 @@ class Target:
     def transaction(self) -> Iterator[None]:
         """Commit at the end, or roll back on any exception."""
         # After waiting for a lock, the transaction must see rows committed in the meantime.
-        self.defer("BEGIN ISOLATION LEVEL READ COMMITTED")
+        self._begin("READ COMMITTED")
         try:
             yield
             self.run("COMMIT")
+            self._in_transaction = False
         except BaseException as error:
             self._roll_back()
             if isinstance(error, DataFault):
@@ -247,16 +256,20 @@ class Target:
     @contextmanager
     def read_only(self) -> Iterator[None]:
         """A transaction with one view of the whole database; it is rolled back at the end."""
-        self.defer("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        self._begin("REPEATABLE READ")
         try:
             yield
         finally:
             self._roll_back()
 
+    def _begin(self, isolation: str) -> None:
+        self._in_transaction = True
+        self.defer(f"BEGIN ISOLATION LEVEL {isolation}")
+
     def _roll_back(self) -> None:
         # Report the original error, not a lost session.
         with self._turn, contextlib.suppress(TargetError, DataFault):
-            begun = not any(statement.startswith("BEGIN") for statement in self._deferred)
+            self._in_transaction, begun = False, not self._deferred.begins
             self._deferred.clear()
             if begun:
                 self.run("ROLLBACK")
@@ -268,11 +281,14 @@ class Target:
             try:
                 yield
             finally:
-                self._undo(point)
+                self._deferred.undo(point)
 
     @contextmanager
     def _point(self) -> Iterator[str]:
         """Begin a savepoint; its name differs from those of all savepoints around it."""
+        if self._deferred.fallible:
+            # An error of these statements must not look like one of what follows.
+            self._send_deferred()
         self._depth += 1
         try:
             self.defer(f"SAVEPOINT point_{self._depth}")
@@ -280,31 +296,17 @@ class Target:
         finally:
             self._depth -= 1
 
-    def _undo(self, savepoint: str) -> None:
-        """Roll back to a savepoint, and forget what was deferred after it."""
-        with self._turn:
-            begin = f"SAVEPOINT {savepoint}"
-            if begin in self._deferred:
-                # The last one; an earlier one of this name is released by a deferred statement.
-                while self._deferred.pop() != begin:
-                    pass
-            else:
-                self._deferred.clear()
-                self.defer(f"ROLLBACK TO SAVEPOINT {savepoint}")
-                self.defer(f"RELEASE SAVEPOINT {savepoint}")
-
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait."""
         with self._turn, self._point() as point:
             try:
                 yield
-                if self._deferred[-1:] == [f"SAVEPOINT {point}"]:
-                    self._deferred.pop()
+                if self._deferred.drop_if_last(f"SAVEPOINT {point}"):
                     return
                 self._send_deferred()
             except DataFault:
-                self._undo(point)
+                self._deferred.undo(point)
                 raise
             self.defer(f"RELEASE SAVEPOINT {point}")
 

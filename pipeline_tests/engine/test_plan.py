@@ -607,7 +607,7 @@ def test_the_command_prints_the_plan_as_json(
     printed = json.loads(ran.out)
     assert all(plan["seconds"] > 0 for plan in printed)
     nothing = {"tables": 0, "indexes": 0, "wal": 0}
-    assert [plan | {"seconds": 0, "room": nothing} for plan in printed] == json.loads(
+    assert [plan | {"seconds": 0, "disk_need": nothing} for plan in printed] == json.loads(
         json.dumps(expected)
     )
     assert query(target_url, "SELECT count(*) FROM rankings") == [(0,)]

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from pipeline.core.findings import Finding
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.migrations.content import metadata
+from pipeline.move.run.disk_space import NOTHING_NEEDED
 from pipeline.move.run.plan import TablePlan, plan_tables
-from pipeline.move.run.room import NO_ROOM
 from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.target import Target
 from pipeline_tests.support.moves import move_all
@@ -34,7 +34,7 @@ def planned(
     with Target.connect(url, shown="the target") as target:
         plans = plan_tables(tables, source=copy, target=target, policies=policies)
     assert all(0 < plan.seconds < 30 for plan in plans)
-    return {plan.table: replace(plan, seconds=0, room=NO_ROOM) for plan in plans}
+    return {plan.table: replace(plan, seconds=0, disk_need=NOTHING_NEEDED) for plan in plans}
 
 
 def moved(source: SourceFile, url: str, **options: Any) -> dict[str, MoveResult]:

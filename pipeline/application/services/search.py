@@ -119,13 +119,13 @@ def _using(table: sa.Table, schema: str, dialect: sa.Dialect) -> str:
 
 def installed(session: Session) -> dict[str, int]:
     """Valid search indexes: name -> size in bytes."""
-    question = ask_installed()
+    question = installed_question()
     sql = inline(question.sql, question.parameters)
     return question.read([tuple(row) for row in session.connection().exec_driver_sql(sql)])
 
 
-def ask_installed() -> Question[dict[str, int]]:
-    """What ``installed`` asks."""
+def installed_question() -> Question[dict[str, int]]:
+    """The questions of ``installed``."""
     return Question(
         "SELECT c.relname::text, pg_relation_size(c.oid) AS bytes FROM pg_index AS i"
         " JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indisvalid"

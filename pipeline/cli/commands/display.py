@@ -65,12 +65,13 @@ class Display:
         if not self._drawn:
             return
         name = (made.table, made.phase)
-        if name not in self._tasks:
-            label = f"{made.table}, {made.phase}"
-            self._tasks[name] = self._bars.add_task(label, total=made.of_rows, figures="")
         rate = made.bytes / 2**20 / max(made.seconds, 1e-3)
         figures = f"{made.rows:,}/{made.of_rows:,}  {rate:,.0f} MiB/s"
-        self._bars.update(self._tasks[name], completed=made.rows, figures=figures)
+        with self._lock:
+            if name not in self._tasks:
+                label = f"{made.table}, {made.phase}"
+                self._tasks[name] = self._bars.add_task(label, total=made.of_rows, figures="")
+            self._bars.update(self._tasks[name], completed=made.rows, figures=figures)
 
     def waits(self, what: str | None) -> None:
         """Show what is waited for; without any wait, the display disappears."""

@@ -24,7 +24,7 @@ from pipeline.sqlite.snapshot import validate
 
 def doctor(which: terminal.Which = None) -> None:
     """Check both databases: integrity, connectivity, TLS, privileges, disk space."""
-    # This is not a job: Dagster keeps its runs in the target, which may not answer.
+    # This is not a job: the database of Dagster's records may not answer.
     with (
         terminal.selected_migration(which) as migration,
         console.status("examining source and target"),
@@ -38,7 +38,7 @@ def plan(
     which: terminal.Which = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Show what a move would do, without changing the target."""
+    """Show what a move would do, without changing the target's tables."""
     # Dagster is loaded only where it is needed.
     from pipeline.cli.commands import job_runs
     from pipeline.orchestration.common.metadata import FITS, PLAN, ROOM

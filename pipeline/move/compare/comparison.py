@@ -23,7 +23,7 @@ from pipeline.move.compare.columns import ComparedColumn
 from pipeline.move.compare.expected import ExpectedTile, expect, without_digests
 from pipeline.move.compare.tile_reader import Tile, TileReader
 from pipeline.move.compare.tiles import TileRange
-from pipeline.move.reading.batch_converter import ConvertedBatch, prefetched
+from pipeline.move.reading.batch_converter import ConvertedBatch, read_ahead
 from pipeline.move.reading.surveys import Range
 from pipeline.postgres.target import Target
 
@@ -108,8 +108,8 @@ def _all_tiles(
 
     reader = TileReader(target, plan)
     with (
-        prefetched(from_source()) as expected,
-        prefetched(reader.tiles(expected), depth=1) as found,
+        read_ahead(from_source()) as expected,
+        read_ahead(reader.tiles(expected), depth=1) as found,
     ):
         yield from found
     if reader.keys_beyond:

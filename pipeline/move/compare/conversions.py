@@ -85,11 +85,11 @@ def missing_originals(
 
 def summary(target: Target, mapping: TableMapping) -> tuple[Lossy, ...]:
     """Number of irreversibly converted values by column, with examples."""
-    return target.answer(ask_summary(mapping))
+    return target.answer(summary_question(mapping))
 
 
-def ask_summary(mapping: TableMapping) -> Question[tuple[Lossy, ...]]:
-    """Ask for the number of irreversibly converted values by column, with examples."""
+def summary_question(mapping: TableMapping) -> Question[tuple[Lossy, ...]]:
+    """The question for the number of irreversibly converted values by column, with examples."""
     hidden = secret.columns(mapping.table)
     return Question(
         "SELECT column_name, count(*) AS values,"

@@ -109,7 +109,7 @@ class CountedRows(ChangedRows):
 
     def questions(self, mapping: TableMapping) -> tuple[Question[Any], ...]:
         """The number of all rows."""
-        return (schema.ask_count(mapping.name),)
+        return (schema.count_question(mapping.name),)
 
     def conservation(self, target: Target, mapping: TableMapping, **_: int) -> CheckResult:
         """Count all rows of both sides, which is cheap compared with comparing their keys."""
@@ -160,4 +160,4 @@ class SubsetRows(CountedRows):
 
 
 def _count(target: Target, table: str) -> int:
-    return target.answer(schema.ask_count(table))
+    return target.answer(schema.count_question(table))

@@ -23,11 +23,11 @@ def note(target: Target, table: str, keys: Sequence[Any], *, parent: str) -> Non
 
 def keys(target: Target, mapping: TableMapping) -> list[Any]:
     """The recorded keys of a table, as the source writes them."""
-    return target.answer(ask_keys(mapping))
+    return target.answer(keys_question(mapping))
 
 
-def ask_keys(mapping: TableMapping) -> Question[list[Any]]:
-    """Ask for the recorded keys of a table."""
+def keys_question(mapping: TableMapping) -> Question[list[Any]]:
+    """The question for the recorded keys of a table."""
     kind = mapping.key.type.python_type
     return Question(
         "SELECT target_key FROM migration.cascaded WHERE table_name = $1",
@@ -38,14 +38,14 @@ def ask_keys(mapping: TableMapping) -> Question[list[Any]]:
 
 def forget(target: Target, table: str) -> int:
     """Delete the records of a table; returns how many of the rows were deleted with a parent."""
-    noted = target.answer(ask_parents(table))
+    noted = target.answer(parents_question(table))
     if noted:
         target.defer("DELETE FROM migration.cascaded WHERE table_name = $1", (table,))
     return sum(parent != STAYED for parent in noted)
 
 
-def ask_parents(table: str) -> Question[list[str]]:
-    """Ask for the recorded parent of each recorded row."""
+def parents_question(table: str) -> Question[list[str]]:
+    """The question for the recorded parent of each recorded row."""
     return Question(
         "SELECT parent FROM migration.cascaded WHERE table_name = $1",
         (table,),

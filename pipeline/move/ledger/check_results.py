@@ -1,7 +1,7 @@
 """Newest results of checks, in the ledger: what gates read.
 
 A move writes the results of its proof in its own transaction. A result that failed is written after
-the rollback. A check without a result counts as failed.
+the rollback. Each gate decides what a missing result means.
 """
 
 from collections.abc import Iterable, Sequence
@@ -60,9 +60,18 @@ END $checks$
 """
 
 
-def write(target: Target, subject: str, checks: Iterable[CheckResult], *, run_id: str) -> None:
-    """Store the results of a subject, in one round trip."""
-    target.run(statement(subject, checks, run_id=run_id))
+def write(
+    target: Target,
+    subject: str,
+    checks: Iterable[CheckResult],
+    *,
+    run_id: str,
+    rules: str | None = None,
+) -> None:
+    """Store the results of a subject, if there are any, in one round trip; see ``statement``."""
+    made = list(checks)
+    if made:
+        target.run(statement(subject, made, run_id=run_id, rules=rules))
 
 
 def read(target: Target, subjects: Sequence[str]) -> dict[tuple[str, str], Recorded]:

@@ -108,11 +108,11 @@ class Conflicts:
 
 def keys(target: Target, mapping: TableMapping) -> list[Any]:
     """Keys of the rows that kept the target's version, from the ledger."""
-    return target.answer(ask_keys(mapping))
+    return target.answer(keys_question(mapping))
 
 
-def ask_keys(mapping: TableMapping) -> Question[list[Any]]:
-    """Ask for the keys of the rows that kept the target's version."""
+def keys_question(mapping: TableMapping) -> Question[list[Any]]:
+    """The question for the keys of the rows that kept the target's version."""
     kind = mapping.key.type.python_type
     return Question(
         "SELECT DISTINCT source_key FROM migration.conflicts WHERE table_name = $1",
@@ -121,8 +121,8 @@ def ask_keys(mapping: TableMapping) -> Question[list[Any]]:
     )
 
 
-def ask_recorded(table: str) -> Question[set[tuple[Any, ...]]]:
-    """Ask for the recorded conflicts, as (key, column, source value, target value)."""
+def recorded_question(table: str) -> Question[set[tuple[Any, ...]]]:
+    """The question for the recorded conflicts, as (key, column, source value, target value)."""
     return Question(
         "SELECT source_key, column_name, source_value, target_value FROM migration.conflicts"
         " WHERE table_name = $1",
@@ -144,7 +144,7 @@ def replace(
         scope_keys: keys of the rows that were compared, None for all.
     """
     compared = None if scope_keys is None else {str(key) for key in scope_keys}
-    before = target.answer(ask_recorded(table))
+    before = target.answer(recorded_question(table))
     now = {
         (str(value.key), value.column, _text(value.source), _text(value.target))
         for value in values

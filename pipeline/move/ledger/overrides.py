@@ -24,7 +24,7 @@ from pipeline.mapping.contract import StoredValue, is_utf8, stored
 from pipeline.mapping.table_mapping import match
 from pipeline.move.ledger import quarantine, watermarks
 from pipeline.move.reading.source_view import SourceView
-from pipeline.postgres.driver.statements import Question
+from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.target import Target
 
 FIELDS = ("table", "row_id", "key", "column", "storage", "value", "reasons")
@@ -120,20 +120,20 @@ def forget(target: Target, table: str) -> int:
 
 def read(target: Target, tables: Iterable[str]) -> list[Override]:
     """The overrides of these tables; none if the ledger does not exist."""
-    if not target.answer(_ASK_TABLE):
+    if not target.answer(_TABLE_QUESTION):
         return []
-    return target.answer(ask(tuple(tables)))
+    return target.answer(question(tuple(tables)))
 
 
-_ASK_TABLE = Question(
+_TABLE_QUESTION = Question(
     "SELECT to_regclass('migration.overrides') IS NOT NULL AS found",
     (),
-    lambda rows: bool(rows[0][0]),
+    single,
 )
 
 
-def ask(tables: tuple[str, ...]) -> Question[list[Override]]:
-    """Ask for the overrides of these tables; the ledger must exist."""
+def question(tables: tuple[str, ...]) -> Question[list[Override]]:
+    """The question for the overrides of these tables; the ledger must exist."""
     return Question(
         "SELECT table_name, row_id, column_name, was_storage, was_value, storage, value"
         " FROM migration.overrides WHERE table_name = ANY($1)"

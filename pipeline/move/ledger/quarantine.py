@@ -36,11 +36,11 @@ def held_keys(target: Target, parents: Iterable[str]) -> dict[str, set[str]]:
 
 def row_ids(target: Target, table: str) -> set[str]:
     """Row ids of the rows in quarantine."""
-    return target.answer(ask_row_ids(table))
+    return target.answer(row_ids_question(table))
 
 
-def ask_row_ids(table: str) -> Question[set[str]]:
-    """Ask for the row ids of the rows in quarantine."""
+def row_ids_question(table: str) -> Question[set[str]]:
+    """The question for the row ids of the rows in quarantine."""
     return Question(
         "SELECT row_id FROM migration.quarantine WHERE table_name = $1",
         (table,),
@@ -48,8 +48,8 @@ def ask_row_ids(table: str) -> Question[set[str]]:
     )
 
 
-def ask_fingerprints(table: str) -> Question[dict[str, str]]:
-    """Ask for the fingerprints of the rows in quarantine, by row id."""
+def fingerprints_question(table: str) -> Question[dict[str, str]]:
+    """The question for the fingerprints of the rows in quarantine, by row id."""
     return Question(
         "SELECT row_id, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,), dict
     )
@@ -91,7 +91,7 @@ def replace(
     Args:
         scope_keys: row ids of the rows that may leave quarantine, None for all.
     """
-    before = target.answer(ask_fingerprints(table))
+    before = target.answer(fingerprints_question(table))
     seen: set[str] = set()
     waiting: list[Rejected] = []
     size = 0
@@ -116,11 +116,11 @@ def replace(
 
 def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
     """Number of rows by reason, with examples; a row counts once per reason."""
-    return target.answer(ask_summary(table))
+    return target.answer(summary_question(table))
 
 
-def ask_summary(table: str) -> Question[tuple[Quarantined, ...]]:
-    """Ask for the number of rows by reason, with examples."""
+def summary_question(table: str) -> Question[tuple[Quarantined, ...]]:
+    """The question for the number of rows by reason, with examples."""
     return Question(
         "SELECT reason->>'column' AS name, reason->>'message' AS message, count(*) AS rows,"
         f" (array_agg(coalesce(source_key, row_id) ORDER BY row_id))[1:{_EXAMPLES}] AS examples"

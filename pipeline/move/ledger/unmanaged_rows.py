@@ -5,7 +5,7 @@ such rows is refused until ADOPT_TARGET allows it. The ledger lists the tables t
 before; a backup contains the ledger, so a restored database is accepted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,9 +13,7 @@ import sqlalchemy as sa
 from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import quoted
 from pipeline.declared import ledger
-
-Ask = Callable[[str], Sequence[Sequence[Any]]]
-"""Executes a query without parameters and returns its rows."""
+from pipeline.postgres.driver.statements import Ask
 
 REMEDY = (
     "Set DATABASE_URL to another database, empty the table, or set ADOPT_TARGET=true to make"

@@ -12,7 +12,7 @@ from pipeline.mapping.contract import compile_contract
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.mapping.types import type_name
 from pipeline.move.reading.source_view import SourceView
-from pipeline.postgres.driver.statements import Question, Rows
+from pipeline.postgres.driver.statements import Question, Rows, single
 from pipeline.postgres.target import Target
 from pipeline.sqlite.tracking import Position
 
@@ -64,11 +64,11 @@ def common_rules_digest(tables: Sequence[sa.Table], source: SourceView, policies
 
 def read(target: Target, table: str) -> Watermark | None:
     """The watermark of a table; None if it has none or an invalid one. The ledger must exist."""
-    return target.answer(ask(table))
+    return target.answer(question(table))
 
 
-def ask(table: str) -> Question[Watermark | None]:
-    """Ask for the watermark of a table."""
+def question(table: str) -> Question[Watermark | None]:
+    """The question for the watermark of a table."""
     return Question(
         "SELECT newest, rows, rules, fingerprint, change, token FROM migration.watermarks"
         " WHERE table_name = $1 AND rules <> $2",
@@ -92,16 +92,16 @@ def _watermark(found: Rows) -> Watermark | None:
 
 def any_newer(target: Target, tables: Sequence[str], *, than: str) -> bool:
     """Whether any of these tables was moved after table ``than``."""
-    return target.answer(ask_any_newer(tables, than=than))
+    return target.answer(any_newer_question(tables, than=than))
 
 
-def ask_any_newer(tables: Sequence[str], *, than: str) -> Question[bool]:
-    """Ask whether any of these tables was moved after table ``than``."""
+def any_newer_question(tables: Sequence[str], *, than: str) -> Question[bool]:
+    """The question whether any of these tables was moved after table ``than``."""
     return Question(
         "SELECT EXISTS (SELECT FROM migration.watermarks AS a JOIN migration.watermarks AS b"
         " ON a.at > b.at WHERE a.table_name = ANY($1) AND b.table_name = $2) AS found",
         (tuple(tables), than),
-        lambda rows: bool(rows[0][0]),
+        single,
     )
 
 
@@ -135,3 +135,26 @@ def write(target: Target, table: str, mark: Watermark, *, run_id: str) -> None:
             run_id,
         ),
     )
+
+
+def is_committed(target: Target, table: str, *, run_id: str) -> bool:
+    """Whether the last committed move of a table was made by this run. The ledger must exist."""
+    return bool(
+        target.value(
+            "SELECT EXISTS (SELECT FROM migration.watermarks WHERE table_name = $1"
+            " AND run_id = $2)",
+            (table, run_id),
+        )
+    )
+
+
+def moved_by_others(target: Target, *, run_id: str, seconds: float) -> list[str]:
+    """The tables that other runs have moved within the last seconds."""
+    if not target.value("SELECT to_regclass('migration.watermarks') IS NOT NULL"):
+        return []
+    rows = target.rows(
+        "SELECT table_name FROM migration.watermarks WHERE run_id <> $1"
+        " AND at > now() - make_interval(secs => $2) ORDER BY at",
+        (run_id, seconds),
+    )
+    return [name for (name,) in rows]

@@ -11,7 +11,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import largest_integer
-from pipeline.postgres.driver.statements import Question, Rows
+from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.findings import KeyNotEnforced, SequenceBehind, SequenceExhausted
 from pipeline.postgres.target import Target
 
@@ -28,7 +28,7 @@ def foreign_keys(
     figures: dict[str, Any] = {}
     key = quoted(mapping.key.name)
     for column, parent in mapping.parents:
-        count = target.answer(_ask_orphans(mapping, column, parent, scope_keys))
+        count = target.answer(_orphans_question(mapping, column, parent, scope_keys))
         figures[f"orphans by {column.name}"] = count
         if count:
             lonely, parameters = _lonely(mapping, column, parent, scope_keys)
@@ -36,30 +36,30 @@ def foreign_keys(
                 f"SELECT r.{key}{lonely} ORDER BY r.{key} LIMIT {OFFENDERS}", parameters
             )
             orphans += [Orphan(mapping.name, k, column.name, parent.name) for (k,) in named]
-    valid = target.answer(_ask_valid(mapping))
+    valid = target.answer(_valid_question(mapping))
     declared = {str(foreign.name) for foreign in mapping.table.foreign_key_constraints}
     figures["valid constraints"] = len(valid)
     orphans += [KeyNotEnforced(mapping.name, name) for name in sorted(declared - valid)]
     return proof.FOREIGN_KEYS.result(orphans, figures)
 
 
-def ask_foreign_keys(
+def foreign_key_questions(
     mapping: TableMapping, *, scope_keys: Sequence[Any] | None = None
 ) -> Iterator[Question[Any]]:
-    """What ``foreign_keys`` asks."""
-    yield _ask_valid(mapping)
+    """The questions of ``foreign_keys``."""
+    yield _valid_question(mapping)
     for column, parent in mapping.parents:
-        yield _ask_orphans(mapping, column, parent, scope_keys)
+        yield _orphans_question(mapping, column, parent, scope_keys)
 
 
-def _ask_orphans(
+def _orphans_question(
     mapping: TableMapping,
     column: sa.Column[Any],
     parent: sa.Table,
     scope_keys: Sequence[Any] | None,
 ) -> Question[int]:
     lonely, parameters = _lonely(mapping, column, parent, scope_keys)
-    return Question(f"SELECT count(*) AS orphans{lonely}", parameters, _only)
+    return Question(f"SELECT count(*) AS orphans{lonely}", parameters, single)
 
 
 def _lonely(
@@ -79,7 +79,7 @@ def _lonely(
     return f"{lonely} AND r.{quoted(mapping.key.name)} = ANY($1)", (tuple(scope_keys),)
 
 
-def _ask_valid(mapping: TableMapping) -> Question[set[str]]:
+def _valid_question(mapping: TableMapping) -> Question[set[str]]:
     return Question(
         "SELECT conname::text FROM pg_constraint WHERE contype = 'f' AND convalidated"
         " AND conrelid = to_regclass($1)",
@@ -93,7 +93,7 @@ def sequences(target: Target, mapping: TableMapping) -> CheckResult:
     name = find_sequence(target, mapping)
     if name is None:
         return proof.SEQUENCES.result(figures={"sequence": "none"})
-    upcoming, last, largest = target.answer(ask_state(mapping, name))
+    upcoming, last, largest = target.answer(state_question(mapping, name))
     findings: list[Finding] = []
     if upcoming <= largest:
         findings.append(SequenceBehind(mapping.name, name, upcoming, largest))
@@ -103,8 +103,8 @@ def sequences(target: Target, mapping: TableMapping) -> CheckResult:
     return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
 
 
-def ask_state(mapping: TableMapping, sequence: str) -> Question[tuple[int, int, int]]:
-    """Ask for the next id of a sequence, its last possible one, and the largest id of the table."""
+def state_question(mapping: TableMapping, sequence: str) -> Question[tuple[int, int, int]]:
+    """The question for the next and the last possible id of a sequence, and the table's largest."""
     key = quoted(mapping.key.name)
     return Question(
         "SELECT CASE WHEN is_called THEN last_value + seqincrement ELSE last_value END AS next,"
@@ -117,11 +117,11 @@ def ask_state(mapping: TableMapping, sequence: str) -> Question[tuple[int, int, 
 
 def find_sequence(target: Target, mapping: TableMapping) -> str | None:
     """The sequence of an identity or a default that assigns ids, quoted; None if there is none."""
-    return target.answer(ask_sequence(mapping))
+    return target.answer(sequence_question(mapping))
 
 
-def ask_sequence(mapping: TableMapping) -> Question[str | None]:
-    """What ``find_sequence`` asks."""
+def sequence_question(mapping: TableMapping) -> Question[str | None]:
+    """The questions of ``find_sequence``."""
     return Question(
         "SELECT coalesce(pg_get_serial_sequence($1, $2), (SELECT format('%I.%I', n.nspname,"
         " c.relname) FROM pg_attribute a JOIN pg_attrdef f ON (f.adrelid, f.adnum) ="
@@ -133,7 +133,3 @@ def ask_sequence(mapping: TableMapping) -> Question[str | None]:
         (f"public.{quoted(mapping.name)}", mapping.key.name),
         lambda rows: rows[0][0] if rows else None,
     )
-
-
-def _only(rows: Rows) -> Any:
-    return rows[0][0]

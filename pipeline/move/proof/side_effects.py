@@ -35,7 +35,7 @@ def count(target: Target) -> Counts:
     Raises:
         SideEffect: the server does not count rows.
     """
-    return target.answer(ASK_COUNTS)
+    return target.answer(COUNTS_QUESTION)
 
 
 def _counts(found: Rows) -> Counts:
@@ -48,8 +48,8 @@ def _counts(found: Rows) -> Counts:
     return {name: Written(*counts) for name, *counts, _ in found}
 
 
-ASK_COUNTS = Question(_COUNT, (), _counts)
-"""Ask for the rows written by the transaction; see ``count``."""
+COUNTS_QUESTION = Question(_COUNT, (), _counts)
+"""The question for the rows written by the transaction; see ``count``."""
 
 
 def require_none(context: MoveContext, *, at_proof: Counts) -> None:

@@ -37,7 +37,7 @@ from pipeline.move.reading.surveys import Range, Survey
 from pipeline.move.witness import second_witness
 from pipeline.postgres import access, catalog, schema
 from pipeline.postgres.driver.faults import DataFault
-from pipeline.postgres.driver.statements import Question
+from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.target import Target
 
 Make = Callable[[Target, TableMapping], CheckResult]
@@ -48,10 +48,10 @@ _SINGLY: dict[str, Make] = {
     proof.CONVERSIONS.name: table_checks.conversions_kept,
 }
 _CHUNK = 500
-_ASK_WATERMARKS = Question(
+_WATERMARKS_QUESTION = Question(
     "SELECT to_regclass('migration.watermarks') IS NOT NULL AS found",
     (),
-    lambda rows: bool(rows[0][0]),
+    single,
 )
 NAMES = proof.OF_A_VERIFICATION
 
@@ -92,34 +92,34 @@ def verify_table(
     """
     mapping = prepared.mapping
     with target.prefetched(*_questions(mapping), risky=True):
-        if not target.answer(_ask_moved(mapping)):
+        if not target.answer(_moved_question(mapping)):
             raise ShapeError(
                 f"{mapping.name} has never been moved into the target", remedy="Move it first"
             )
         return _checks(prepared, source, target, sample, only, on_progress)
 
 
-def _ask_moved(mapping: TableMapping) -> Question[bool]:
+def _moved_question(mapping: TableMapping) -> Question[bool]:
     return Question(
         "SELECT to_regclass('migration.quarantine') IS NOT NULL"
         " AND to_regclass('public.' || quote_ident($1)) IS NOT NULL AS found",
         (mapping.name,),
-        lambda rows: bool(rows[0][0]),
+        single,
     )
 
 
 def _questions(mapping: TableMapping) -> Iterator[Question[Any]]:
     """What most checks ask, apart from the comparison and the witness."""
-    yield _ask_moved(mapping)
-    yield schema.ask_state(mapping.name)
-    yield schema.ask_count(mapping.name)
-    yield _ASK_WATERMARKS
-    yield watermarks.ask(mapping.name)
-    yield quarantine.ask_row_ids(mapping.name)
-    yield quarantine.ask_summary(mapping.name)
-    yield conversions.ask_summary(mapping)
-    yield constraints.ask_sequence(mapping)
-    yield from constraints.ask_foreign_keys(mapping)
+    yield _moved_question(mapping)
+    yield schema.state_question(mapping.name)
+    yield schema.count_question(mapping.name)
+    yield _WATERMARKS_QUESTION
+    yield watermarks.question(mapping.name)
+    yield quarantine.row_ids_question(mapping.name)
+    yield quarantine.summary_question(mapping.name)
+    yield conversions.summary_question(mapping)
+    yield constraints.sequence_question(mapping)
+    yield from constraints.foreign_key_questions(mapping)
     yield from schema_questions(mapping)
 
 
@@ -173,7 +173,7 @@ def _witnessed(
 
 
 def schema_questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
-    """What ``check_schema`` asks about the existing table."""
+    """The questions of ``check_schema`` about the existing table."""
     return *catalog.questions(mapping), *access.questions(mapping)
 
 
@@ -256,7 +256,7 @@ def _compared(
 
 def _only_a_part(target: Target, mapping: TableMapping) -> tuple[Finding, ...]:
     """The reason why rows may be missing, which precedes the other findings."""
-    there = target.answer(_ASK_WATERMARKS)
+    there = target.answer(_WATERMARKS_QUESTION)
     mark = watermarks.read(target, mapping.name) if there else None
     return (PartiallyMoved(mapping.name),) if mark is not None and mark.is_part else ()
 
@@ -281,7 +281,7 @@ def _conserved(
         *(Unaccounted(mapping.name, str(row_id)) for row_id in sorted(unaccounted)[:OFFENDERS]),
         *(QuarantineOutdated(mapping.name, row_id) for row_id in outdated[:OFFENDERS]),
     )
-    rows = target.answer(schema.ask_count(mapping.name))
+    rows = target.answer(schema.count_question(mapping.name))
     kept = conservation.check(target, mapping, source.count(mapping), rows)
     figures = {**kept.figures, "unaccounted": len(unaccounted)}
     if outdated:

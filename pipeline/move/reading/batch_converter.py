@@ -195,7 +195,7 @@ _END = object()
 
 
 @contextmanager
-def prefetched(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
+def read_ahead(items: Iterator[T], *, depth: int = 2) -> Iterator[Iterator[T]]:
     """Compute the next items in a separate thread while the caller processes one.
 
     Exceptions of the thread are raised in the caller. When the caller leaves, the thread ends at

@@ -24,12 +24,12 @@ def start(context: MoveContext, *, filled: bool) -> schema.TargetTableState:
     if not filled:
         schema.lock(target, mapping.name)
     with target.prefetched(
-        access.ASK_ROLES,
-        side_effects.ASK_COUNTS,
-        schema.ask_state(mapping.name),
-        *(schema.ask_exists(parent.name) for parent in _parents(mapping)),
-        watermarks.ask(mapping.name),
-        conflicts.ask_keys(mapping),
+        access.ROLES_QUESTION,
+        side_effects.COUNTS_QUESTION,
+        schema.state_question(mapping.name),
+        *(schema.exists_question(parent.name) for parent in _parents(mapping)),
+        watermarks.question(mapping.name),
+        conflicts.keys_question(mapping),
     ):
         context.server_roles = access.roles(target)
         present = schema.TargetTableState(exists=False)

@@ -29,7 +29,7 @@ from pipeline.move.ledger import unmanaged_rows
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.prepare import Prepared, prepare
 from pipeline.move.reading.source_view import SourceView
-from pipeline.move.run.room import NO_ROOM, Room
+from pipeline.move.run.disk_space import NOTHING_NEEDED, DiskNeed
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -81,7 +81,7 @@ class TablePlan:
     target_only: tuple[str, ...]
     obstacle: str | None
     seconds: float
-    room: Room = NO_ROOM
+    disk_need: DiskNeed = NOTHING_NEEDED
 
 
 def plan_tables(
@@ -144,7 +144,7 @@ def _plan_table(
         target_only,
         result.forbidden or obstacle,
         2 * (reading + survey.bytes / bytes_per_second) + survey.rows * _SECONDS_PER_ROW,
-        Room.of_table(
+        DiskNeed.of_table(
             mapping.table, rows=survey.rows, size=survey.bytes, existing=target_rows or 0
         ),
     )

@@ -71,17 +71,17 @@ def questions(context: MoveContext, *, sequence: str | None = None) -> list[Ques
     """
     mapping = context.mapping
     asked: list[Question[Any]] = [
-        constraints.ask_sequence(mapping),
-        *constraints.ask_foreign_keys(mapping, scope_keys=context.scope.keys),
-        quarantine.ask_row_ids(mapping.name),
-        quarantine.ask_summary(mapping.name),
-        conversions.ask_summary(mapping),
-        cascades.ask_parents(mapping.name),
-        conflicts.ask_recorded(mapping.name),
+        constraints.sequence_question(mapping),
+        *constraints.foreign_key_questions(mapping, scope_keys=context.scope.keys),
+        quarantine.row_ids_question(mapping.name),
+        quarantine.summary_question(mapping.name),
+        conversions.summary_question(mapping),
+        cascades.parents_question(mapping.name),
+        conflicts.recorded_question(mapping.name),
         *context.scope.questions(mapping),
     ]
     if sequence is not None:
-        asked.append(constraints.ask_state(mapping, sequence))
+        asked.append(constraints.state_question(mapping, sequence))
     return asked
 
 

@@ -25,7 +25,7 @@ from pipeline.move.context.table_scope import ChangedRows, CountedRows
 from pipeline.move.ledger import cascades, conflicts, overrides, quarantine, watermarks
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.move.proof import constraints, table_checks
-from pipeline.move.reading.batch_converter import BatchConverter, prefetched
+from pipeline.move.reading.batch_converter import BatchConverter, read_ahead
 from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.reading.prepare import Prepared, surveyed
 from pipeline.move.reading.surveys import Survey
@@ -43,9 +43,9 @@ MANY_ROWS = 250_000
 def questions(mapping: TableMapping) -> tuple[Question[Any], ...]:
     """What is asked about each table before a sync of changes."""
     return (
-        schema.ask_state(mapping.name),
-        watermarks.ask(mapping.name),
-        constraints.ask_sequence(mapping),
+        schema.state_question(mapping.name),
+        watermarks.question(mapping.name),
+        constraints.sequence_question(mapping),
     )
 
 
@@ -166,18 +166,18 @@ class Syncer:
         sequence = self._sequences.get(table.name)
         unchanged = self._unchanged(mapping, mark, found, on_progress)
         with self.idle.prefetched(
-            cascades.ask_keys(mapping),
-            conflicts.ask_keys(mapping),
-            overrides.ask((table.name,)),
-            watermarks.ask_any_newer(parents, than=table.name),
-            quarantine.ask_row_ids(mapping.name),
+            cascades.keys_question(mapping),
+            conflicts.keys_question(mapping),
+            overrides.question((table.name,)),
+            watermarks.any_newer_question(parents, than=table.name),
+            quarantine.row_ids_question(mapping.name),
             # Most likely nothing changed; then these questions are all that is needed.
             *(proving.questions(unchanged, sequence=sequence) if unchanged else ()),
         ):
             # Rows deleted with a parent may still be in the source, conflicts may have ended, and
             # held rows may move once their parent has moved.
             also = (*cascades.keys(self.idle, mapping), *conflicts.keys(self.idle, mapping))
-            known_overrides = self.idle.answer(overrides.ask((table.name,)))
+            known_overrides = self.idle.answer(overrides.question((table.name,)))
             retried = quarantine.row_ids(self.idle, mapping.name)
             newer = watermarks.any_newer(self.idle, parents, than=table.name)
             waiting = retried and (newer or self._retry_rejected)
@@ -240,7 +240,7 @@ class Syncer:
                 to_compare.append(mapping)
         # While the versions of one table are compared, those of the next are copied. Children come
         # first: they have more rows, and the last comparison overlaps with no copy.
-        with prefetched(self._versions(to_compare[::-1])) as versions:
+        with read_ahead(self._versions(to_compare[::-1])) as versions:
             for converter in versions:
                 self._candidates[converter.mapping.name] = self._compare(converter, on_progress)
         for name, found in self._candidates.items():

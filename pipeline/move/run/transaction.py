@@ -192,7 +192,9 @@ def move_table(
         target.run_deferred_constraints()
         if compared is None:
             conversions.prepare(target)
-        with target.prefetched(side_effects.ASK_COUNTS, quarantine.ask_row_ids(mapping.name)):
+        with target.prefetched(
+            side_effects.COUNTS_QUESTION, quarantine.row_ids_question(mapping.name)
+        ):
             at_proof = side_effects.count(target)
             witness = proving.take_witness(context)
             untouched = context.counts_at_start.get(mapping.name) == at_proof.get(mapping.name)
@@ -262,6 +264,9 @@ def prove_unchanged(
         if counted and not proof.failed:
             with target.transaction():
                 _write_watermark(context, rows)
+        elif proof.failed:
+            # A pass does not undo what a verification has found, but a failure closes the gates.
+            check_results.write(target, mapping.name, proof, run_id=context.options.run_id)
     moved = _move(context, "synced", proof, rows=rows, cascaded=0)
     return replace(moved, quarantined_rows=waiting)
 
@@ -305,7 +310,7 @@ def _write_watermark(context: MoveContext, rows: int) -> None:
 def _finish_rows(context: MoveContext) -> str | None:
     """Advance the sequence and update quarantine; returns the sequence."""
     target, mapping = context.target, context.mapping
-    asked = constraints.ask_sequence(mapping), quarantine.ask_fingerprints(mapping.name)
+    asked = constraints.sequence_question(mapping), quarantine.fingerprints_question(mapping.name)
     with target.prefetched(*asked):
         with context.timed("sequence"):
             sequence = _advance_sequence(context)

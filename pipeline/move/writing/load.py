@@ -198,7 +198,9 @@ def drop_orphans(
     """
     mapping, removed = converter.mapping, set[Any]()
     key = quoted(mapping.key.name)
-    asked = [_ask_orphans(mapping, table, column, parent) for column, parent in mapping.parents]
+    asked = [
+        _orphans_question(mapping, table, column, parent) for column, parent in mapping.parents
+    ]
     with target.prefetched(*asked):
         for (column, parent), question in zip(mapping.parents, asked, strict=True):
             keys = [found for found in target.answer(question) if found not in removed]
@@ -211,7 +213,7 @@ def drop_orphans(
     return len(removed)
 
 
-def _ask_orphans(
+def _orphans_question(
     mapping: TableMapping, table: str, column: sa.Column[Any], parent: sa.Table
 ) -> Question[list[Any]]:
     name, parent_key = quoted(column.name), RowKey.of(parent).sql

@@ -20,7 +20,7 @@ from pipeline.move.compare.comparison import RowsByKey
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import Strategy
 from pipeline.move.proof import constraints, table_checks
-from pipeline.move.reading.batch_converter import prefetched
+from pipeline.move.reading.batch_converter import read_ahead
 from pipeline.move.writing import deletes, load, uniques
 from pipeline.postgres import access, schema, table_functions
 from pipeline.postgres.driver.faults import DataFault
@@ -37,7 +37,7 @@ def fill(context: MoveContext, present: schema.TargetTableState) -> load.Stage:
         target.run(*schema.prepare(mapping, present))
         _strip(context, present)
         stage = load.Stage(target, converter)
-        with prefetched(iter(converter)) as batches:
+        with read_ahead(iter(converter)) as batches:
             load.load_batches(stage, batches, on_batch=context.counter("load"))
     return stage
 
@@ -88,7 +88,7 @@ def merge(context: MoveContext, present: schema.TargetTableState) -> table_check
         compared = table_checks.examine(
             target, mapping, context.survey, iter(converter), on_tile_compared=on_tile_compared
         )
-        with target.prefetched(*constraints.ask_foreign_keys(mapping)):
+        with target.prefetched(*constraints.foreign_key_questions(mapping)):
             compared.foreign_keys = constraints.foreign_keys(target, mapping)
     equal = compared.equal and compared.foreign_keys.passed and not converter.rejected
     if not equal:
@@ -176,8 +176,9 @@ def choose_strategy(context: MoveContext) -> Strategy:
 def _build(context: MoveContext, *, filled: bool = False, created: bool = False) -> None:
     """Add missing foreign keys, keys, indexes, functions, triggers and privileges."""
     target, converter, mapping = context.target, context.converter, context.mapping
-    # PostgreSQL does not alter a table with pending deferred work.
-    target.run_deferred_constraints()
+    if not created:
+        # PostgreSQL does not alter a table with pending deferred work.
+        target.run_deferred_constraints()
     name, roles = mapping.name, context.server_roles
     present = schema.created(mapping) if created else schema.inspect(target, name, rows=False)
     load.build_foreign_keys(

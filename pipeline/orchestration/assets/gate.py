@@ -18,7 +18,7 @@ def require_proven(target: Target, tables: Sequence[str]) -> None:
     """Refuse a target with a missing table, or with a blocking check that has not passed.
 
     Moves and verifications make the same checks; the newest result counts. A table without results
-    is not proven. A check that the version of its last move did not have needs no result.
+    is not proven. A check that was introduced after the last move of a table needs no result.
 
     Raises:
         TargetError: names the missing tables, or the checks that failed or have no result.

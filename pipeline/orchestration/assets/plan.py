@@ -9,8 +9,8 @@ from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import check_results
 from pipeline.move.ledger.watermarks import common_rules_digest
+from pipeline.move.run.disk_space import TargetDisk
 from pipeline.move.run.plan import plan_tables
-from pipeline.move.run.room import Space
 from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 
@@ -31,7 +31,7 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
                 kinds={"sqlite", "postgres"},
                 owners=list(migration.owners),
                 description=(
-                    "What a move would do, without changing the target: rows and bytes, the"
+                    "What a move would do, without changing a table: rows and bytes, the"
                     " contents of columns, rejected rows, lossy conversions, drift, and the"
                     " expected time."
                 ),
@@ -49,12 +49,11 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = common_rules_digest(tables, opened, policies)
             planned = CheckResult(ledger.PLANNED, passed=True, blocking=True)
-            session.run(
-                check_results.statement(
-                    migration.named(PLAN), [planned], run_id=context.run.run_id, rules=rules
-                )
+            run_id = context.run.run_id
+            check_results.write(
+                session, migration.named(PLAN), [planned], run_id=run_id, rules=rules
             )
-            space = Space.of(session.rows, environment.server(loaded).target)
+            space = TargetDisk.of(session.rows, environment.server(loaded).target)
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error.for_migration(address), target)
             raise checks.failure(error, migration) from error

@@ -41,7 +41,7 @@ def search_asset(
         wrong: PipelineError | None = None
         try:
             # While the lock is held no move comes between.
-            sizes = target.open().answer(search.ask_installed())
+            sizes = target.open().answer(search.installed_question())
             if len(sizes) < len(tables):
                 context.log.info("Building the search indexes; writes wait meanwhile.")
                 with application.open().get_postgres_session() as session:

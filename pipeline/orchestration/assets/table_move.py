@@ -63,7 +63,7 @@ def move(
         moved = opened.move(table, on_progress=on_progress)
         also: list[CheckResult] = []
         session = opened.idle
-        asked: list[Question[Any]] = [metadata.ask_preview(table)]
+        asked: list[Question[Any]] = [metadata.preview_question(table)]
         if evidence.with_blob_sizes(moved):
             asked += blob_sizes.questions(table)
         with_schema = proof.SCHEMA.name in {key.name for key in context.selected_asset_check_keys}

@@ -47,7 +47,7 @@ def blob_sizes(target: Target, table: sa.Table) -> list[BlobSizes]:
 
 
 def questions(table: sa.Table) -> list[Question[BlobSizes]]:
-    """Ask for the sizes of each column with BLOBs."""
+    """The question for the sizes of each column with BLOBs."""
     columns = (column for column in table.columns if isinstance(column.type, sa.LargeBinary))
     return [_ask(table, column) for column in columns]
 

@@ -16,16 +16,18 @@ from pipeline.declared.rules import ColumnRules
 from pipeline.mapping import secret
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.types import type_name
+from pipeline.move.run.disk_space import NOTHING_NEEDED, TargetDisk
 from pipeline.move.run.plan import TablePlan
-from pipeline.move.run.room import NO_ROOM, Space
 from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.reporting import frames
 
 PLAN = "plan"
-ROOM, FITS = "disk space", "fits the disk"
 """The metadata entry that holds a plan as JSON."""
+
+ROOM, FITS = "disk space", "fits the disk"
+"""The metadata entries of a plan with the disk space that it needs, and whether the disk has it."""
 
 RULES = "rules"
 """The metadata entry with a digest of the rules and policies of a plan."""
@@ -121,7 +123,9 @@ def of_move(
     return shown
 
 
-def of_plan(plans: Sequence[TablePlan], rules: str, space: Space) -> dict[str, dg.MetadataValue]:
+def of_plan(
+    plans: Sequence[TablePlan], rules: str, space: TargetDisk
+) -> dict[str, dg.MetadataValue]:
     """The metadata of a plan: tables for people, JSON for programs.
 
     Args:
@@ -129,14 +133,14 @@ def of_plan(plans: Sequence[TablePlan], rules: str, space: Space) -> dict[str, d
         rules: digest of the rules and policies that decide how values move.
         space: the disk of the target.
     """
-    room = sum((plan.room for plan in plans), NO_ROOM)
+    room = sum((plan.disk_need for plan in plans), NOTHING_NEEDED)
     shown: dict[str, dg.MetadataValue] = {
         "rows": dg.MetadataValue.int(sum(plan.rows for plan in plans)),
         "bytes": dg.MetadataValue.int(sum(plan.bytes for plan in plans)),
         "rejected": dg.MetadataValue.int(sum(plan.rejected_rows for plan in plans)),
         "seconds": dg.MetadataValue.float(round(sum(plan.seconds for plan in plans), 1)),
         ROOM: dg.MetadataValue.text(space.describe(room)),
-        FITS: dg.MetadataValue.bool(space.holds(room)),
+        FITS: dg.MetadataValue.bool(space.fits(room)),
     }
     for title, frame in frames.of_plan(plans).items():
         if len(frame):
@@ -148,11 +152,11 @@ def of_plan(plans: Sequence[TablePlan], rules: str, space: Space) -> dict[str, d
 
 def preview_of(target: Target, table: sa.Table) -> pd.DataFrame:
     """The first rows of a table, with BLOBs as sizes, long texts cut and secrets hidden."""
-    return target.answer(ask_preview(table))
+    return target.answer(preview_question(table))
 
 
-def ask_preview(table: sa.Table) -> Question[pd.DataFrame]:
-    """What ``preview_of`` asks."""
+def preview_question(table: sa.Table) -> Question[pd.DataFrame]:
+    """The questions of ``preview_of``."""
     hidden = secret.columns(table)
     outputs = ", ".join(
         f"'{secret.SHOWN}' AS {quoted(c.name)}"

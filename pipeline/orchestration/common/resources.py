@@ -5,7 +5,6 @@ a run's configuration never contains a password; URLs come from the settings of 
 """
 
 import contextlib
-import itertools
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from pipeline.core.errors import LockedError
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.move.engine import Engine
-from pipeline.move.ledger import lost_connections
+from pipeline.move.ledger import watermarks
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres.driver import locks
 from pipeline.postgres.target import Target
@@ -141,9 +140,8 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._target = self._connect()
             self._resume(self._target)
         # One of the engine's two sessions may be busy filling the next table.
-        for engine in self._engines.values():
-            return engine.idle
-        return self._target
+        engine = next(iter(self._engines.values()), None)
+        return engine.idle if engine else self._target
 
     def engine(self, open_engine: OpenEngine, *, migration: Migration) -> Engine:
         """The engine that moves the tables of a migration; opened at first use.
@@ -208,20 +206,16 @@ class TargetDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         if self._locked_at is None:
             self._locked_at = Moment.now()
             return
-        moved = lost_connections.moved_by_others(
-            target, run_id=self._run_id, seconds=self._locked_at.age
-        )
+        moved = watermarks.moved_by_others(target, run_id=self._run_id, seconds=self._locked_at.age)
         if moved:
             raise LockedError(
                 f"Another run moved {', '.join(moved)} while the connection was lost",
                 remedy="Run again; tables that this run has committed are kept",
             )
-        sessions = itertools.chain(
-            [target], iter(lambda: self._sessions.enter_context(target.another()), None)
-        )
-        for name, engine in self._engines.items():
+        for number, (name, engine) in enumerate(self._engines.items()):
             states.require_following(target, name)
-            engine.resume(next(sessions))
+            another = number and self._sessions.enter_context(target.another())
+            engine.resume(another or target)
 
 
 class Application(dg.ConfigurableResource):  # type: ignore[type-arg]

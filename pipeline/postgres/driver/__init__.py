@@ -1,1 +1,1 @@
-"""The Arrow driver for PostgreSQL: connections, statements, errors."""
+"""What a session sends and receives: connections, statements, errors, locks."""

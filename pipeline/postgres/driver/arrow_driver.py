@@ -6,6 +6,7 @@ connection checks that the types have not changed.
 """
 
 import atexit
+import contextlib
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -97,16 +98,35 @@ def _close_unused() -> None:
             opened.result().close()
 
 
-def connect(url: str) -> dbapi.Connection:
+def connect(url: str, script: str) -> dbapi.Connection:
     """Open a connection in autocommit mode, or take over one that was opened ahead.
 
+    Args:
+        url: the server.
+        script: statements to execute first.
+
     Raises:
-        adbc_driver_manager.Error: the server does not answer, or rejects the connection.
+        adbc_driver_manager.Error: the server does not answer, or rejects the connection or the
+            script.
         ValueError: the driver does not accept the URL.
     """
     with _lock:
         opened = _ahead.pop(url, None)
-    return _open(url) if opened is None else opened.result()
+    if opened is not None:
+        # What was opened ahead may have been lost meanwhile.
+        with contextlib.suppress(adbc_driver_manager.Error):
+            return _started(opened.result(), script)
+    return _started(_open(url), script)
+
+
+def _started(connection: dbapi.Connection, script: str) -> dbapi.Connection:
+    try:
+        with connection.cursor() as cursor:
+            cursor.executescript(script)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _open(url: str) -> dbapi.Connection:

@@ -8,6 +8,7 @@ import adbc_driver_manager
 from pipeline.core.errors import TargetError
 from pipeline.core.server_errors import SESSION_REFUSALS
 from pipeline.postgres.driver import refusals
+from pipeline.postgres.driver.statements import Ask
 
 _DATA_FAULTS = ("21", "22", "23", "2B", "44", "54")
 """Classes of SQLSTATE that refuse a statement and leave the session usable."""
@@ -33,12 +34,13 @@ class DataFault(Exception):
 
 
 @contextmanager
-def translated(shown: str, sent: str = "") -> Iterator[None]:
+def translated(shown: str, sent: str = "", *, url: str = "") -> Iterator[None]:
     """Raise ``DataFault`` when a value is refused, and ``TargetError`` for all other errors.
 
     Args:
         shown: the name of the database in messages.
         sent: the statement, which the driver repeats in its messages.
+        url: its password is removed from messages.
     """
     try:
         yield
@@ -50,10 +52,11 @@ def translated(shown: str, sent: str = "") -> Iterator[None]:
         data = state and (state.startswith(_DATA_FAULTS) or context.explains(state))
         if state and data and state not in SESSION_REFUSALS:
             raise DataFault(refused, state, context) from None
-        raise TargetError.from_driver(refused, where=shown) from None
+        # Not "from error": the driver's message may contain the URL, too.
+        raise TargetError.from_driver(refused, where=shown, url=url) from None
 
 
-def stopped(ask: refusals.Ask, fault: DataFault, shown: str) -> TargetError:
+def stopped(ask: Ask, fault: DataFault, shown: str) -> TargetError:
     """The error for a transaction that was rolled back because of a fault."""
     origin = refusals.refusing_object(ask, fault.context)
     if origin:

@@ -1,12 +1,7 @@
 """Advisory locks of runs: who holds a place, and which sessions belong to a run."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from pipeline.core.place import PUBLIC, Place
-
-Ask = Callable[[str], Sequence[Sequence[Any]]]
-"""Executes a query without parameters and returns its rows."""
+from pipeline.postgres.driver.statements import Ask
 
 _LOCK = """
 locktype = 'advisory' AND classid = {high} AND objid = {low} AND objsubid = 1 AND granted

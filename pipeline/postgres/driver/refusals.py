@@ -5,15 +5,11 @@ that were running, and the catalog lists the triggers that call them.
 """
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.core.quoting import literal
 from pipeline.core.server_errors import TRANSIENT_STATES
-
-Ask = Callable[[str], Sequence[Sequence[Any]]]
-"""Executes a query without parameters and returns its rows."""
+from pipeline.postgres.driver.statements import Ask
 
 REMEDY = (
     "Nothing was changed. Correct the cause named above, or make the trigger do nothing where"

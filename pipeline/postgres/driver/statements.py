@@ -15,6 +15,8 @@ from pipeline.core.quoting import literal
 
 Answer = TypeVar("Answer")
 Rows = list[tuple[Any, ...]]
+Ask = Callable[[str], Sequence[Sequence[Any]]]
+"""Executes a query without parameters and returns its rows."""
 
 _PLACES = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\d+)""")
 """Texts and names, which are left as they are, and places of parameters."""
@@ -35,6 +37,11 @@ class Question(Generic[Answer]):
     read: Callable[[Rows], Answer] = field(compare=False)
 
 
+def single(rows: Rows) -> Any:
+    """The value of a query for one value."""
+    return rows[0][0]
+
+
 def combined(questions: Sequence[Question[Any]]) -> str:
     """One query that returns the rows of several questions as JSON."""
     outputs = ", ".join(
@@ -51,6 +58,10 @@ def separated(found: str) -> list[Rows]:
 
 def inline(sql: str, parameters: Sequence[object]) -> str:
     """A statement with each ``$n`` replaced by the literal of its parameter.
+
+    Args:
+        sql: without comments, escape strings and dollar quotes.
+        parameters: one for each number.
 
     Raises:
         TypeError: a parameter has a type without a literal.
@@ -96,7 +107,7 @@ def _text(value: str) -> str:
 
 
 def _array(values: Sequence[object]) -> str:
-    if all(isinstance(value, int) for value in values):
+    if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         kind = "::bigint[]" if values else ""
         return f"'{{{','.join(map(str, values))}}}'{kind}"
     if any(isinstance(value, str) and "\0" in value for value in values):

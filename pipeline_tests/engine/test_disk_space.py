@@ -13,8 +13,8 @@ from pipeline.config.settings import libpq
 from pipeline.doctor import target as target_doctor
 from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.content import metadata
+from pipeline.move.run.disk_space import DiskNeed, TargetDisk
 from pipeline.move.run.plan import plan_tables
-from pipeline.move.run.room import Room, Space
 from pipeline.move.run.views import SourceViews
 from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import pipeline, usable
@@ -30,14 +30,14 @@ TOTAL = (
 HUGE = 2**50
 
 
-def planned(path: Path, url: str, folder: Path) -> Room:
+def planned(path: Path, url: str, folder: Path) -> DiskNeed:
     """What the plans of all tables add up to."""
     with (
         Target.connect(url, shown="the target") as target,
         SourceViews(lambda: path, folder / "runs", name="plan") as views,
     ):
         plans = plan_tables(TABLES, source=views.copy(TABLES, target=target), target=target)
-    return sum((plan.room for plan in plans), Room())
+    return sum((plan.disk_need for plan in plans), DiskNeed())
 
 
 @pytest.mark.parametrize("workload", ["rows", "blobs"])
@@ -47,7 +47,7 @@ def test_the_estimate_is_near_what_a_move_takes(
     path = tmp_path / "source.db"
     MAKERS[workload](path, 0.02)
     room = planned(path, target_url, tmp_path)
-    whole = Room.of_file(path.stat().st_size, existing=0)
+    whole = DiskNeed.of_file(path.stat().st_size, existing=0)
     ((before,),) = query(target_url, "SELECT pg_current_wal_insert_lsn()::text")
     move_all(path, target_url)
     ((wal,),) = query(
@@ -60,7 +60,7 @@ def test_the_estimate_is_near_what_a_move_takes(
     assert 0.8 < room.wal / int(wal) < 1.5
     assert 0.8 < whole.tables / (tables + indexes) < 1.4
     # What is there need not be added.
-    assert planned(path, target_url, tmp_path) == Room()
+    assert planned(path, target_url, tmp_path) == DiskNeed()
 
 
 def disk_space(url: URL, *, bytes_needed: int) -> Diagnostic:
@@ -77,12 +77,12 @@ def test_doctor_warns_only_where_the_disk_is_known_to_be_too_small(
     assert "a move adds about 1.3 MiB of tables, 1.3 MiB of write-ahead log;" in near.detail
     assert near.detail.endswith(" MiB free")
     small = disk_space(database, bytes_needed=HUGE)
-    assert (small.state, small.remedy) == ("warning", "Free space on the disk of the server")
+    assert (small.state, small.remedy) == ("warning", "Free up disk space on the server")
     # By an address, the server may be anywhere.
     with relay(database) as far:
         unknown = disk_space(far.url, bytes_needed=HUGE)
     assert unknown.state == "ok"
-    assert unknown.detail.endswith("the server's disk: its free space cannot be known")
+    assert unknown.detail.endswith("the free space on the server is unknown")
     source.add_family(contents=2)
     move_all(source.path, target_url)
     assert "a move adds about nothing" in disk_space(database, bytes_needed=1000).detail
@@ -95,7 +95,7 @@ def test_free_space_is_not_known_to_a_user_who_may_not_see_the_folder(
     try:
         lowly = database.set(username="lowly")
         with Target.connect(libpq(lowly), shown="x") as target:
-            assert Space.of(target.rows, lowly).free is None
+            assert TargetDisk.of(target.rows, lowly).free is None
     finally:
         query(target_url, "DROP ROLE lowly")
 
@@ -109,6 +109,6 @@ def test_a_plan_prints_the_room(source: SourceFile, target_url: str, tmp_path: P
     assert "MiB of tables" in line
     assert line.endswith("MiB free")
     printed = json.loads(pipeline("plan", "--json", **usable(source, target_url, tmp_path)).out)
-    assert all(set(each["room"]) == {"tables", "indexes", "wal"} for each in printed)
-    assert Space(1, 10).holds(Room(5, 3, 2))
-    assert not replace(Space(1, 10), free=9).holds(Room(5, 3, 2))
+    assert all(set(each["disk_need"]) == {"tables", "indexes", "wal"} for each in printed)
+    assert TargetDisk(1, 10).fits(DiskNeed(5, 3, 2))
+    assert not replace(TargetDisk(1, 10), free=9).fits(DiskNeed(5, 3, 2))

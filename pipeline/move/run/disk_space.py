@@ -1,4 +1,4 @@
-"""The room that a move needs on the target's disk, estimated, and the room that there is.
+"""An estimate of the disk space that a move needs in the target, and the space that is free.
 
 A server does not say how much disk space is free, and providers' limits cannot be read. Free space
 is known only if the server's data folder is on this machine.
@@ -36,7 +36,7 @@ MEASURED = {
     "rows": Factors(table=0.93, index=22.8, wal=0.86, file=1.27),
     "blobs": Factors(table=1.04, index=0.0, wal=1.04, file=1.04),
 }
-"""First moves of the workloads of ``bench``, at scale 0.2, with PostgreSQL 18 as it is by default.
+"""First moves of the workloads of ``bench``, at scale 0.2, with PostgreSQL 18's default settings.
 
 *rows* are 164,000 rows with 17 indexes, *blobs* are 200 BLOBs of 0.5 MiB; the indexes of so few
 rows are mostly empty pages.
@@ -51,7 +51,7 @@ _LARGEST = Factors(
 
 
 @dataclass(frozen=True)
-class Room:
+class DiskNeed:
     """Bytes that a move adds, estimated with the largest measured factors."""
 
     tables: int = 0
@@ -60,7 +60,7 @@ class Room:
 
     @classmethod
     def of_table(cls, table: sa.Table, *, rows: int, size: int, existing: int) -> Self:
-        """The room for the rows that the target lacks.
+        """The space for the rows that the target lacks.
 
         Args:
             table: the table with its indexes.
@@ -76,7 +76,7 @@ class Room:
 
     @classmethod
     def of_file(cls, size: int, *, existing: int) -> Self:
-        """The room for a SQLite file of this size, without reading it; indexes are in ``tables``.
+        """The space for a SQLite file of this size, without reading it; indexes are in ``tables``.
 
         Args:
             size: its bytes.
@@ -85,9 +85,11 @@ class Room:
         stored = max(size * _LARGEST.file - existing, 0)
         return cls(tables=round(stored), wal=round(stored * _LARGEST.wal))
 
-    def __add__(self, other: "Room") -> "Room":
+    def __add__(self, other: "DiskNeed") -> "DiskNeed":
         """Both together."""
-        return Room(self.tables + other.tables, self.indexes + other.indexes, self.wal + other.wal)
+        return DiskNeed(
+            self.tables + other.tables, self.indexes + other.indexes, self.wal + other.wal
+        )
 
     @property
     def bytes(self) -> int:
@@ -95,11 +97,11 @@ class Room:
         return self.tables + self.indexes + self.wal
 
 
-NO_ROOM = Room()
+NOTHING_NEEDED = DiskNeed()
 
 
 @dataclass(frozen=True)
-class Space:
+class TargetDisk:
     """The disk of the target.
 
     Attributes:
@@ -126,19 +128,21 @@ class Space:
             free = None
         return cls(int(database), free)
 
-    def holds(self, room: Room) -> bool:
+    def fits(self, need: DiskNeed) -> bool:
         """False only if it is known that the disk is too small."""
-        return self.free is None or room.bytes <= self.free
+        return self.free is None or need.bytes <= self.free
 
-    def describe(self, room: Room) -> str:
+    def describe(self, need: DiskNeed) -> str:
         """What a move needs and what there is, in one sentence."""
-        parts = {"tables": room.tables, "indexes": room.indexes, "write-ahead log": room.wal}
+        parts = {"tables": need.tables, "indexes": need.indexes, "write-ahead log": need.wal}
         needed = ", ".join(f"{_mib(size)} of {name}" for name, size in parts.items() if size)
-        free = "its free space cannot be known" if self.free is None else f"{_mib(self.free)} free"
-        return (
-            f"the database has {_mib(self.database)}; a move adds about {needed or 'nothing'};"
-            f" the server's disk: {free}"
+        free = (
+            "the free space on the server is unknown"
+            if self.free is None
+            else f"the server's disk has {_mib(self.free)} free"
         )
+        used = f"the database uses {_mib(self.database)}"
+        return f"{used}; a move adds about {needed or 'nothing'}; {free}"
 
 
 def _mib(size: int) -> str:
