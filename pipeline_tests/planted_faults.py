@@ -160,7 +160,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="no digest proves a column of JSON",
-        file="pipeline/move/compare/expected.py",
+        file="pipeline/move/compare/expected_tiles.py",
         old="        digests=tile.digests | digests,\n",
         new="        digests=tile.digests,\n",
         caught_by=(

@@ -26,7 +26,7 @@ from pipeline.postgres.embedded.server import ensure_server
 SETTING = "DAGSTER_DATABASE_URL"
 DAGSTER_OPTIONS = session.options(session.DAGSTER)
 """Options that identify the connections of Dagster."""
-ARE_THERE = (
+TABLES_EXIST = (
     "(to_regclass('dagster.runs') IS NOT NULL AND to_regclass('dagster.event_logs') IS NOT NULL"
     " AND to_regclass('dagster.instigators') IS NOT NULL)"
 )
@@ -106,7 +106,7 @@ class Records:
         return named
 
 
-def known(settings: Settings, target: URL) -> Records | None:
+def from_settings(settings: Settings, target: URL) -> Records | None:
     """The place of the records as far as settings tell; None if it depends on the target.
 
     Raises:
@@ -126,7 +126,7 @@ def known(settings: Settings, target: URL) -> Records | None:
     return Records(target, "target") if is_local(target) else None
 
 
-def locate(settings: Settings, target: URL, *, in_target: bool) -> Records:
+def choose(settings: Settings, target: URL, *, in_target: bool) -> Records:
     """The place of the records; starts the embedded server if they are there.
 
     Args:
@@ -138,49 +138,50 @@ def locate(settings: Settings, target: URL, *, in_target: bool) -> Records:
         SettingsError: the setting cannot be used.
         TargetError: the embedded server does not start.
     """
-    found = known(settings, target)
+    found = from_settings(settings, target)
     if found is None and in_target:
         return Records(target, "target")
     return found or Records(ensure_server(settings.server_data), "embedded")
 
 
-def find(settings: Settings, target: URL) -> Records:
+def locate(settings: Settings, target: URL) -> Records:
     """The place of the records; asks the target only if settings do not tell.
 
     Raises:
         SettingsError: the setting cannot be used.
         TargetError: the target does not answer, or the embedded server does not start.
     """
-    found = known(settings, target)
+    found = from_settings(settings, target)
     if found is not None:
         return found
     asked = Records(target, "target")
     try:
         with closing(asked.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute(f"SELECT {ARE_THERE}")
+            cursor.execute(f"SELECT {TABLES_EXIST}")
             (there,) = cursor.fetchone()
     except psycopg2.Error as error:
         raise asked.unreachable(error) from None
-    return locate(settings, target, in_target=bool(there))
+    return choose(settings, target, in_target=bool(there))
 
 
-def current(settings: Settings) -> Records:
+def in_use(settings: Settings) -> Records:
     """The place of the records that this process uses, or the target before it uses any.
 
     Raises:
         SettingsError: a URL is malformed.
     """
-    in_use = os.environ.get(DAGSTER_URL, "")
-    for url, place in (
-        (settings.configured_records, "setting"),
-        (settings.configured_target, "target"),
-    ):
-        if url is not None and dagster_url(url) == in_use:
-            return Records(url, place)  # type: ignore[arg-type]
-    if not in_use:
+    named = os.environ.get(DAGSTER_URL, "")
+    configured = (
+        Records(settings.configured_records, "setting") if settings.configured_records else None,
+        Records(settings.configured_target, "target") if settings.configured_target else None,
+    )
+    for each in configured:
+        if each is not None and dagster_url(each.url) == named:
+            return each
+    if not named:
         target = environment.server(settings).target
         return Records(target, "target" if settings.configured_target else "embedded")
-    found = make_url(in_use).set(drivername="postgresql")
+    found = make_url(named).set(drivername="postgresql")
     return Records(found.difference_update_query(["options", "client_encoding"]), "embedded")
 
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
 from pipeline.config.environment import databases
-from pipeline.config.records import Records, find
+from pipeline.config.records import Records, locate
 from pipeline.config.settings import Settings
 from pipeline.core.errors import TargetError
 from pipeline.core.server_errors import CONNECTIONS_OF_A_MOVE, CONNECTIONS_OF_A_RUN
@@ -44,7 +44,7 @@ def _examine_servers(
 ) -> list[Diagnostic]:
     """Check the target and the database of Dagster's records."""
     try:
-        kept: Records | None = find(settings, url)
+        kept: Records | None = locate(settings, url)
     except TargetError:  # reported by the check of the target
         kept = None
     together = kept is None or kept.url == url

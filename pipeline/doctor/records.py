@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 
-from pipeline.config.records import ARE_THERE, SETTING, Records
+from pipeline.config.records import SETTING, TABLES_EXIST, Records
 from pipeline.core.errors import TargetError
 from pipeline.core.messages import Text
 from pipeline.core.server_errors import CONNECTIONS_OF_DAGSTER
@@ -59,7 +59,7 @@ def _inspect(cursor: Any) -> Iterator[Diagnostic]:
     ((user, usable),) = _rows(
         cursor,
         "SELECT current_user::text, has_database_privilege(current_database(), 'CREATE')"
-        f" OR {ARE_THERE}",
+        f" OR {TABLES_EXIST}",
     )
     if not usable:
         detail = f"{user} lacks CREATE on the database (for the schema dagster)"

@@ -57,7 +57,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         except storage.ServerEnded:
             raise
         except storage.ERRORS as error:
-            raise records.current(settings.load()).unreachable(error) from None
+            raise records.in_use(settings.load()).unreachable(error) from None
         yield opened
 
 
@@ -124,7 +124,7 @@ def _give_up(context: sa.engine.ExceptionContext) -> None:
     if DAGSTER_OPTIONS not in str(engine.url.query.get("options", "")):
         return
     loaded = settings.load()
-    embedded = records.current(loaded).place == "embedded"
+    embedded = records.in_use(loaded).place == "embedded"
     if embedded and postmaster.find(loaded.server_data) is None:
         raise storage.ServerEnded from context.original_exception
 

@@ -139,7 +139,7 @@ def as_stored(session: Target, texts: list[str]) -> list[str]:
 
 
 def test_rare_spellings_of_json_are_written_as_jsonb_writes_them(session: Target) -> None:
-    found = jsonb_texts.expected(pa.array(TEXTS))
+    found = jsonb_texts.as_stored(pa.array(TEXTS))
     assert found is not None
     assert found.to_pylist() == as_stored(session, list(TEXTS))
 
@@ -150,7 +150,7 @@ def test_any_json_is_written_as_jsonb_writes_it(
     values: list[Any], spelling: Any, session: Target
 ) -> None:
     texts = [spelling(value) for value in values]
-    found = jsonb_texts.expected(pa.array([None, *texts, None]))
+    found = jsonb_texts.as_stored(pa.array([None, *texts, None]))
     assert found is not None
     assert found.to_pylist() == [None, *as_stored(session, texts), None]
 
@@ -159,11 +159,11 @@ def test_strings_with_json_inside_are_unwrapped() -> None:
     inside = '{"a":1,"bb":[1e2]}'
     once, twice = json.dumps(inside), json.dumps(json.dumps(inside))
     texts = pa.array([once, twice, '"5"', '"{"', inside])
-    found = jsonb_texts.expected(texts, unwrap=True)
+    found = jsonb_texts.as_stored(texts, unwrap=True)
     assert found is not None
     written = '{"a": 1, "bb": [100]}'
     assert found.to_pylist() == [written, written, '"5"', '"{"', written]
-    assert jsonb_texts.expected(pa.array([once])).to_pylist() == [once]
+    assert jsonb_texts.as_stored(pa.array([once])).to_pylist() == [once]
 
 
 @pytest.mark.parametrize(
@@ -182,9 +182,9 @@ def test_strings_with_json_inside_are_unwrapped() -> None:
     ids=lambda text: text[:10],
 )
 def test_what_cannot_be_told_is_not_guessed(text: str) -> None:
-    assert jsonb_texts.expected(pa.array(["1", text])) is None
+    assert jsonb_texts.as_stored(pa.array(["1", text])) is None
 
 
 def test_texts_that_are_json_only_together_are_no_json() -> None:
     for texts in (["[1", "2]"], ['1,"\\u0000",2', "[3", "4]"], ['{"a":[1', '2],"a":3}', "1"]):
-        assert jsonb_texts.expected(pa.array(texts)) is None
+        assert jsonb_texts.as_stored(pa.array(texts)) is None

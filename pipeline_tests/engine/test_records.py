@@ -56,10 +56,10 @@ def test_a_target_on_this_machine_has_the_records(
     monkeypatch.setenv("DATABASE_URL", url)
     target = make_url(url)
     here = Records(target, "target") if url in NEAR else None
-    assert records.known(settings.load(), target) == here
+    assert records.from_settings(settings.load(), target) == here
     monkeypatch.setenv("DAGSTER_DATABASE_URL", "postgresql://u:p@h/dagster")
     elsewhere = Records(make_url("postgresql://u:p@h/dagster"), "setting")
-    assert records.known(settings.load(), target) == elsewhere
+    assert records.from_settings(settings.load(), target) == elsewhere
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_database_that_cannot_keep_records_is_refused_by_the_name_of_its_setti
 ) -> None:
     monkeypatch.setenv("DAGSTER_DATABASE_URL", url)
     with pytest.raises(SettingsError, match=f"^DAGSTER_DATABASE_URL {why}") as refused:
-        records.known(settings.load(), make_url("postgresql:///db"))
+        records.from_settings(settings.load(), make_url("postgresql:///db"))
     assert "p@ss" not in str(refused.value)
 
 
@@ -125,7 +125,7 @@ def test_a_far_target_alone_is_enough_and_gets_no_table_of_dagster(
     for name in (settings.DAGSTER_URL, settings.DAGSTER_FILES, "DAGSTER_HOME"):
         monkeypatch.setenv(name, "")
     kept = storage.ready(settings.load()).records
-    assert (kept, kept.place) == (records.current(settings.load()), "embedded")
+    assert (kept, kept.place) == (records.in_use(settings.load()), "embedded")
     leave(settings.load().server_data)
     # What is recorded is found by the next process.
     refused = pipeline("health", "records", "daemon", **options)

@@ -70,7 +70,7 @@ def compare_column(
     return ComparedColumn(source, target, raw, lossy, _unequal(source, target))
 
 
-def proven(
+def equal_column(
     mapping: TableMapping,
     name: str,
     converted: ConvertedBatch,

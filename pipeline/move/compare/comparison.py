@@ -20,7 +20,7 @@ from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import columns, tile_reader, tiles
 from pipeline.move.compare.changes import Changes, Differing, Lost, Totals
 from pipeline.move.compare.columns import ComparedColumn
-from pipeline.move.compare.expected import ExpectedTile, expect, without_digests
+from pipeline.move.compare.expected_tiles import ExpectedTile, expect, without_digests
 from pipeline.move.compare.tile_reader import Tile, TileReader
 from pipeline.move.compare.tiles import TileRange
 from pipeline.move.reading.batch_converter import ConvertedBatch, read_ahead
@@ -155,7 +155,7 @@ def _compare_tile(target: Target, tile: Tile, totals: Totals, kept: Sequence[Any
     for column in mapping.columns:
         name, is_json = column.name, isinstance(column.type, JSONB)
         if name in tile.proven:
-            sides = columns.proven(
+            sides = columns.equal_column(
                 mapping, name, expected.converted, expected.forms[name], expected.returned[name]
             )
         else:

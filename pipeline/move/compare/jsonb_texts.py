@@ -31,7 +31,7 @@ class _Digits(str):
     __slots__ = ()
 
 
-def expected(texts: pa.Array, *, unwrap: bool = False) -> pa.Array | None:
+def as_stored(texts: pa.Array, *, unwrap: bool = False) -> pa.Array | None:
     """The texts as PostgreSQL returns them; None if this process cannot tell.
 
     Args:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.move.compare import tiles
-from pipeline.move.compare.expected import ExpectedTile, spelled
-from pipeline.move.compare.tiles import Stored, TileRange
+from pipeline.move.compare.expected_tiles import ExpectedTile, with_jsonb_spelling
+from pipeline.move.compare.tiles import TileDigests, TileRange
 from pipeline.postgres.target import Target
 
 _QUERY_BYTES = 16 * 2**20
@@ -42,13 +42,13 @@ class Tile:
     proven: frozenset[str] = frozenset()
 
 
-def read(expected: ExpectedTile, stored: Stored, read_rows: Read) -> Tile:
+def read(expected: ExpectedTile, stored: TileDigests, read_rows: Read) -> Tile:
     """Read what the digests do not prove."""
     key, source_keys, proven = expected.mapping.key.name, expected.keys, _proven(expected, stored)
     if key not in proven:
         return read_all(expected, read_rows)
     if wrong := expected.guessed - proven:
-        expected = spelled(expected, wrong)
+        expected = with_jsonb_spelling(expected, wrong)
         proven = _proven(expected, stored)
     unproven = {column.name for column in expected.mapping.columns} - proven
     rows = pa.RecordBatch.from_arrays([source_keys], [key])
@@ -72,7 +72,7 @@ def read_all(expected: ExpectedTile, read_rows: Read) -> Tile:
     return Tile(expected, rows.filter(known), extra)
 
 
-def _proven(expected: ExpectedTile, stored: Stored) -> frozenset[str]:
+def _proven(expected: ExpectedTile, stored: TileDigests) -> frozenset[str]:
     rows = expected.converted.batch.num_rows
     if stored.rows != rows:
         return frozenset()
@@ -110,7 +110,7 @@ class TileReader:
             for at, digests in zip(group, stored, strict=True):
                 yield self._tile(next(expected), at, digests)
 
-    def _tile(self, expected: ExpectedTile, at: TileRange, stored: Stored) -> Tile:
+    def _tile(self, expected: ExpectedTile, at: TileRange, stored: TileDigests) -> Tile:
         try:
             return read(expected, stored, partial(tiles.read_tile, self.target, at))
         except tiles.TooManyRows:

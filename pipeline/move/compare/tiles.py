@@ -34,7 +34,7 @@ class TileRange:
 
 
 @dataclass(frozen=True)
-class Stored:
+class TileDigests:
     """What the server has in one tile.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stored:
 
 def read_digests(
     target: Target, ranges: Sequence[TileRange], *, beyond: bool
-) -> tuple[list[Stored], bool]:
+) -> tuple[list[TileDigests], bool]:
     """The digests of tiles, in one query.
 
     Args:
@@ -72,15 +72,15 @@ def read_digests(
         )
     found = _each(target, queries)
     tiles = zip(ranges, found, strict=False)
-    stored = [_stored(tile.mapping, *counted) for tile, counted in tiles]
+    stored = [_tile_digests(tile.mapping, *counted) for tile, counted in tiles]
     return stored, beyond and bool(found[-1][0])
 
 
-def read_digests_of_rows(target: Target, mapping: TableMapping, keys: pa.Array) -> Stored:
+def read_digests_of_rows(target: Target, mapping: TableMapping, keys: pa.Array) -> TileDigests:
     """The digests of the rows with these keys."""
     query = _digests(mapping, f"{quoted(mapping.key.name)} = ANY($1)", len(keys) + 1)
     ((rows, digests),) = _each(target, [inline(query, [keys.to_pylist()])])
-    return _stored(mapping, rows, digests)
+    return _tile_digests(mapping, rows, digests)
 
 
 def _digests(mapping: TableMapping, where: str, most: int) -> str:
@@ -107,9 +107,11 @@ def _each(target: Target, queries: Sequence[str]) -> list[tuple[int, list[str | 
     return [(rows, digests) for _, rows, digests in found]
 
 
-def _stored(mapping: TableMapping, rows: int, digests: list[str | None] | None) -> Stored:
+def _tile_digests(
+    mapping: TableMapping, rows: int, digests: list[str | None] | None
+) -> TileDigests:
     names = [column.name for column in mapping.columns]
-    return Stored(rows, dict(zip(names, digests or [None] * len(names), strict=True)))
+    return TileDigests(rows, dict(zip(names, digests or [None] * len(names), strict=True)))
 
 
 def _outputs(mapping: TableMapping, only: Collection[str] | None = None) -> str:

@@ -42,7 +42,7 @@ _PATIENT = session.stating(lock_timeout="0")
 """Creating Dagster's tables may take longer than the usual lock timeout."""
 _OF_THE_ENVIRONMENT = ("PGTZ", "PGDATESTYLE", "PGGEQO")
 """Variables that libpq applies to a session even if its URL says otherwise."""
-_FACTS = f"SELECT ({ledger.OUTDATED}), {records.ARE_THERE}, {connections.AS_JSON}"
+_STATE_OF_TARGET = f"SELECT ({ledger.OUTDATED}), {records.TABLES_EXIST}, {connections.AS_JSON}"
 """Everything that a command has to know of a database before its run, in one round trip."""
 _PATIENCE_SECONDS = 2.0
 
@@ -71,7 +71,7 @@ def ready(settings: Settings, *, home: Path = PROJECT, for_a_run: bool = True) -
     return Ready(found.target, prepare(found, settings, home=home, for_a_run=for_a_run))
 
 
-def name_it(where: Records, settings: Settings, *, home: Path = PROJECT) -> None:
+def export_environment(where: Records, settings: Settings, *, home: Path = PROJECT) -> None:
     """Set the environment variables that dagster.yaml reads.
 
     Raises:
@@ -91,7 +91,7 @@ def name_it(where: Records, settings: Settings, *, home: Path = PROJECT) -> None
 
 def lost(error: Exception, settings: Settings) -> TargetError:
     """The error for records that were lost during a command."""
-    where, data = records.current(settings), settings.server_data
+    where, data = records.in_use(settings), settings.server_data
     ended = isinstance(error, ServerEnded) or postmaster.find(data) is None
     if where.place == "embedded" and ended:
         return TargetError(
@@ -125,8 +125,8 @@ def prepare(
         outdated, there, limits = _facts(cursor)
         if outdated:
             cursor.execute(ledger.UPDATE)
-        where = records.locate(settings, found.target, in_target=there)
-        name_it(where, settings, home=home)
+        where = records.choose(settings, found.target, in_target=there)
+        export_environment(where, settings, home=home)
         together = where.url == found.target
         needed = CONNECTIONS_OF_A_RUN if together else CONNECTIONS_OF_A_MOVE
         if for_a_run or (together and not there):
@@ -157,7 +157,7 @@ def _session(where: Records) -> Iterator[Any]:
 
 def _facts(cursor: Any) -> tuple[bool, bool, list[list[Any]]]:
     """Whether the ledger is outdated, whether Dagster's tables exist, and connection limits."""
-    cursor.execute(_FACTS)
+    cursor.execute(_STATE_OF_TARGET)
     outdated, there, limits = cursor.fetchone()
     return outdated, there, limits
 

@@ -108,7 +108,7 @@ def _read(component: Component, inspect: _Inspect, settings: Settings) -> Readin
     except PipelineError as error:
         ok, detail = False, str(error)
     except storage.ERRORS as error:
-        ok, detail = False, str(records.current(settings).unreachable(error))
+        ok, detail = False, str(records.in_use(settings).unreachable(error))
     return Reading(component, ok, detail)
 
 
@@ -117,7 +117,7 @@ def _target(settings: Settings) -> tuple[bool, str]:
 
 
 def _records(settings: Settings) -> tuple[bool, str]:
-    return _answers(records.find(settings, server(settings).target))
+    return _answers(records.locate(settings, server(settings).target))
 
 
 def _answers(found: Records) -> tuple[bool, str]:
@@ -214,14 +214,14 @@ def _instance(settings: Settings) -> dg.DagsterInstance:
     Raises:
         TargetError: there are none.
     """
-    found = records.find(settings, server(settings).target)
-    storage.name_it(found, settings)
+    found = records.locate(settings, server(settings).target)
+    storage.export_environment(found, settings)
     private.folder(settings.dagster_files)
     with (
         closing(found.connect()) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute(f"SELECT {records.ARE_THERE}")
+        cursor.execute(f"SELECT {records.TABLES_EXIST}")
         if cursor.fetchone() != (True,):
             raise TargetError(
                 f"{found.shown} has no record of runs", remedy="Start the daemon first"

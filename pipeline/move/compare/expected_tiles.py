@@ -56,10 +56,10 @@ def expect(mapping: TableMapping, converted: ConvertedBatch, kept: Sequence[Any]
     returned = {name: values for name, values in found.forms.items() if name not in json - guessed}
     digests = {name: range_digests.digest(values) for name, values in returned.items()}
     hashed = replace(found, returned=returned, digests=digests, guessed=frozenset(guessed))
-    return spelled(hashed, json - guessed)
+    return with_jsonb_spelling(hashed, json - guessed)
 
 
-def spelled(tile: ExpectedTile, names: Collection[str]) -> ExpectedTile:
+def with_jsonb_spelling(tile: ExpectedTile, names: Collection[str]) -> ExpectedTile:
     """Spell columns of JSON as PostgreSQL does, and hash them."""
     found = {name: _returned_json(tile.mapping, name, tile) for name in names}
     known = {name: texts for name, texts in found.items() if texts is not None}
@@ -85,7 +85,7 @@ def _is_spelled_alike(mapping: TableMapping, name: str, found: ExpectedTile) -> 
     if columns.wrapped_strings(mapping, name, found.converted.raw.column(name)) is not None:
         return False
     some = found.forms[name].slice(0, _FIRST)
-    texts = jsonb_texts.expected(some)
+    texts = jsonb_texts.as_stored(some)
     return texts is not None and some.equals(texts)
 
 
@@ -93,7 +93,7 @@ def _returned_json(mapping: TableMapping, name: str, found: ExpectedTile) -> pa.
     values = found.forms[name]
     wrapped = columns.wrapped_strings(mapping, name, found.converted.raw.column(name))
     if wrapped is None:
-        return jsonb_texts.expected(values)
+        return jsonb_texts.as_stored(values)
     # As in the comparison, the unwrapping of the move is not trusted.
     originals = pc.if_else(wrapped, found.converted.raw.column(name), values)
-    return jsonb_texts.expected(originals, unwrap=True)
+    return jsonb_texts.as_stored(originals, unwrap=True)
