@@ -22,6 +22,7 @@ from pipeline.cutover.states import State, WrongState
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.engine import ChangesUnknown
+from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.run.scope import ChangesOnly, Everything, Scope
 from pipeline.move.run.transaction import MoveResult
 from pipeline.move.run.views import SourceViews
@@ -243,6 +244,8 @@ def _catch_up(context: CutoverContext) -> int:
             remedy="Run the same command again; the source is not frozen",
         ) from error
     for moved in moves:
+        if moved.checks.failed:
+            raise ProofFailed(moved.table, moved.checks)
         if moved.written_rows or moved.deleted_rows:
             context.log(_summary(moved))
     return sum(moved.written_rows + moved.deleted_rows for moved in moves)

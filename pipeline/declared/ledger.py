@@ -169,10 +169,12 @@ checks = sa.Table(
     sa.Column("passed", sa.Boolean, nullable=False),
     sa.Column("blocking", sa.Boolean, nullable=False),
     sa.Column("rules", sa.Text),
+    sa.Column("verification", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("run_id", sa.Text, nullable=False),
     _since("at"),
 )
-"""``subject`` is an asset; ``rules`` is the digest of the rules by which a plan was made."""
+"""``subject`` is an asset; ``rules`` is the digest of the rules by which a plan was made;
+``verification`` is true if committed rows were checked."""
 
 PLANNED = "planned"
 """The result that says which rules the newest plan has used."""

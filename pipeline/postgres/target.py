@@ -12,7 +12,6 @@ there.
 import contextlib
 import functools
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
@@ -20,14 +19,14 @@ from typing import Any, Self
 import adbc_driver_manager
 import pyarrow as pa
 
-from pipeline.core.errors import LockedError, TargetError, Transient
+from pipeline.core.errors import TargetError, Transient
 from pipeline.core.place import PUBLIC, Place
 from pipeline.core.progress import waiting
 from pipeline.postgres import descriptions, session
 from pipeline.postgres.driver import arrow_driver, locks
 from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
 from pipeline.postgres.driver.deferred import Deferred
-from pipeline.postgres.driver.faults import DataFault, stopped, translated
+from pipeline.postgres.driver.faults import DataFault, FaultBefore, stopped, translated
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
@@ -109,8 +108,18 @@ class Target:
             return
         with self._turn:
             script = self._deferred.taken(*statements)
-            with descriptions.named(script), translated(self._shown, script):
+            with self._whole(), descriptions.named(script), translated(self._shown, script):
                 self._cursor.executescript(script)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Outside a transaction, nobody can undo and go on after a ``DataFault``."""
+        try:
+            yield
+        except DataFault as fault:
+            if self._in_transaction:
+                raise
+            raise stopped(self.rows, fault, self._shown) from fault
 
     def defer(self, sql: str, parameters: Sequence[object] = ()) -> None:
         """Execute a statement that returns nothing with the next call, which raises its errors.
@@ -163,12 +172,8 @@ class Target:
         different = list(dict.fromkeys(questions))
         if not different:
             return {}
-        try:
+        with self._whole():
             ((found,),) = _rows(self._fetch(combined(different)))
-        except DataFault as fault:
-            if self._in_transaction:
-                raise
-            raise stopped(self.rows, fault, self._shown) from fault
         return dict(zip(different, separated(found), strict=True))
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
@@ -237,12 +242,14 @@ class Target:
         self._begin("READ COMMITTED")
         try:
             yield
-            self.run("COMMIT")
+            # A transaction with an error would answer COMMIT with a rollback and no error.
+            self.run("SELECT", "COMMIT")
             self._in_transaction = False
         except BaseException as error:
             self._roll_back()
-            if isinstance(error, DataFault):
-                raise stopped(self.rows, error, self._shown) from error
+            fault = error.fault if isinstance(error, FaultBefore) else error
+            if isinstance(fault, DataFault):
+                raise stopped(self.rows, fault, self._shown) from error
             raise
 
     def run_deferred_constraints(self) -> None:
@@ -287,8 +294,10 @@ class Target:
     def _point(self) -> Iterator[str]:
         """Begin a savepoint; its name differs from those of all savepoints around it."""
         if self._deferred.fallible:
-            # An error of these statements must not look like one of what follows.
-            self._send_deferred()
+            try:
+                self._send_deferred()
+            except DataFault as fault:
+                raise FaultBefore(fault) from fault
         self._depth += 1
         try:
             self.defer(f"SAVEPOINT point_{self._depth}")
@@ -299,6 +308,9 @@ class Target:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait."""
+        if not self._in_transaction:
+            yield
+            return
         with self._turn, self._point() as point:
             try:
                 yield
@@ -310,8 +322,9 @@ class Target:
                 raise
             self.defer(f"RELEASE SAVEPOINT {point}")
 
-    @contextmanager
-    def lock(self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    def lock(
+        self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS
+    ) -> AbstractContextManager[None]:
         """Lock a place of the target against other runs, unless this run has locked it already.
 
         Args:
@@ -320,26 +333,7 @@ class Target:
         Raises:
             LockedError: another run still holds the lock; the message names it.
         """
-        if place in self._held:
-            yield
-            return
-        deadline = time.monotonic() + seconds
-        with waiting("waiting for another run"):
-            while not self.value(f"SELECT pg_try_advisory_lock({place.lock_key})"):
-                if time.monotonic() > deadline:
-                    holder = locks.holder(self.rows, place) or "another run"
-                    raise LockedError(
-                        f"{self._shown} is in use by {holder}",
-                        remedy="Wait until that run ends, then run again",
-                    )
-                time.sleep(0.2)
-        self._held.add(place)
-        try:
-            yield
-        finally:
-            self._held.discard(place)
-            with contextlib.suppress(TargetError):
-                self.rows(f"SELECT pg_advisory_unlock({place.lock_key})")
+        return locks.locked(self.rows, place, self._held, shown=self._shown, seconds=seconds)
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """A session sends few messages: literals, deferred statements and combined questions."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from sqlalchemy.engine import URL
 
 from bench.proxy import Proxy, relay
 from pipeline.config.settings import libpq
+from pipeline.core.errors import TargetError
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.driver.statements import Question, inline
 from pipeline.postgres.target import Target
@@ -35,6 +37,9 @@ def proxy(server: URL) -> Iterator[Proxy]:
 def target(proxy: Proxy) -> Iterator[Target]:
     with Target.connect(libpq(proxy.url), shown="the target") as target:
         yield target
+
+
+BROKEN: Question[int] = Question("SELECT 1 / 0 AS x", (), len)
 
 
 def _answers(column: str) -> Question[list[object]]:
@@ -84,7 +89,8 @@ def test_every_call_is_one_round_trip(target: Target, proxy: Proxy) -> None:
     counts = proxy.taken()
     assert counts.round_trips == 1
     assert counts.statements == [
-        "INSERT INTO pg_temp.t VALUES ('2'::bigint);\nINSERT INTO pg_temp.t VALUES (3);\nCOMMIT"
+        "INSERT INTO pg_temp.t VALUES ('2'::bigint);\nINSERT INTO pg_temp.t VALUES (3);\n"
+        "SELECT;\nCOMMIT"
     ]
 
 
@@ -98,10 +104,9 @@ def test_what_was_prefetched_is_what_was_true_at_the_beginning(target: Target) -
 
 
 def test_a_refused_question_is_asked_by_itself(target: Target) -> None:
-    broken = Question("SELECT 1 / 0 AS x", (), len)
     with target.transaction():
         target.run("CREATE TEMPORARY TABLE t (x int) ON COMMIT DROP")
-        with target.prefetched(broken, _answers("x"), risky=True):
+        with target.prefetched(BROKEN, _answers("x"), risky=True):
             assert target.answer(_answers("x")) == []
         target.run("INSERT INTO pg_temp.t VALUES (1)")
         assert target.answer(_answers("x")) == [1]
@@ -148,3 +153,31 @@ def test_a_transaction_that_sent_nothing_sends_nothing(target: Target, proxy: Pr
         pass
     assert proxy.taken().round_trips == 0
     assert target.value("SELECT 1") == 1
+
+
+def test_an_error_of_a_deferred_statement_is_not_taken_for_one_of_what_follows(
+    target: Target,
+) -> None:
+    with pytest.raises(TargetError, match="null value in column"), target.transaction():
+        target.run("CREATE TEMPORARY TABLE t (x int NOT NULL) ON COMMIT DROP")
+        target.defer("INSERT INTO pg_temp.t VALUES (NULL)")
+        with suppress(DataFault), target.savepoint():
+            target.run("SELECT 1")
+
+
+def test_a_transaction_with_an_error_does_not_commit(target: Target) -> None:
+    with pytest.raises(TargetError, match="current transaction is aborted"), target.transaction():
+        target.run("CREATE TEMPORARY TABLE t (x int)")
+        with suppress(DataFault):
+            target.run("SELECT 1 / 0")
+
+
+def test_a_value_refused_outside_a_transaction_is_an_error_with_a_sentence(target: Target) -> None:
+    for ask in (lambda: target.run("SELECT 1 / 0"), lambda: target.answer(BROKEN)):
+        with pytest.raises(TargetError, match="division by zero"):
+            ask()
+
+
+def test_a_column_may_have_any_name(target: Target) -> None:
+    named = Question('SELECT 1 AS r, 2 AS "json_agg", 3 AS "a b\'"', (), list)
+    assert target.answer(named) == [(1, 2, 3)]

@@ -11,11 +11,14 @@ import pyarrow.compute as pc
 from pipeline.move.compare import tiles
 from pipeline.move.compare.expected_tiles import ExpectedTile, with_jsonb_spelling
 from pipeline.move.compare.tiles import TileDigests, TileRange
+from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 _QUERY_BYTES = 16 * 2**20
 _QUERY_TILES = 32
 _KEY_BYTES = 16
+_LIMIT_EXCEEDED = "54"
+"""The class of SQLSTATEs for what is too large for the server."""
 
 
 class Read(Protocol):
@@ -104,14 +107,27 @@ class TileReader:
         start = 0
         for group in _groups(self.plan):
             start += len(group)
-            stored, self.keys_beyond = tiles.read_digests(
-                self.target, group, beyond=start == len(self.plan)
-            )
+            stored, self.keys_beyond = self._digests(group, beyond=start == len(self.plan))
             for at, digests in zip(group, stored, strict=True):
                 yield self._tile(next(expected), at, digests)
 
-    def _tile(self, expected: ExpectedTile, at: TileRange, stored: TileDigests) -> Tile:
+    def _digests(
+        self, group: Sequence[TileRange], *, beyond: bool
+    ) -> tuple[list[TileDigests | None], bool]:
         try:
+            with self.target.savepoint():
+                found, more = tiles.read_digests(self.target, group, beyond=beyond)
+                return list(found), more
+        except DataFault as fault:
+            if not fault.sqlstate.startswith(_LIMIT_EXCEEDED):
+                raise
+            # The target's values are too large to be hashed together, unlike the source's.
+            return [None] * len(group), True
+
+    def _tile(self, expected: ExpectedTile, at: TileRange, stored: TileDigests | None) -> Tile:
+        try:
+            if stored is None:
+                return read_all(expected, partial(tiles.read_tile, self.target, at))
             return read(expected, stored, partial(tiles.read_tile, self.target, at))
         except tiles.TooManyRows:
             keys = tiles.read_tile_keys(self.target, at)

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pipeline.core import proof
 from pipeline.core.findings import CheckResult
 from pipeline.core.quoting import literal
 from pipeline.declared import ledger
 from pipeline.postgres.target import Target
+
+_OF_ROWS = ", ".join(map(literal, sorted((*proof.BY_COMPARISON, proof.WITNESS.name))))
+"""The checks that compare rows, or a part of them."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,13 @@ class Recorded:
 
 
 def statement(
-    subject: str, checks: Iterable[CheckResult], *, run_id: str, rules: str | None = None
+    subject: str,
+    checks: Iterable[CheckResult],
+    *,
+    run_id: str,
+    rules: str | None = None,
+    whole: bool = True,
+    verification: bool = False,
 ) -> str:
     """One statement that stores results; it also creates the table if it is missing.
 
@@ -38,11 +48,14 @@ def statement(
         subject: the asset.
         checks: at least one result.
         rules: of a plan, the digest of the rules that it used.
+        whole: all rows were compared; otherwise a pass does not replace a failure that a
+            verification has found, which may concern other rows.
+        verification: committed rows were checked.
     """
     stored = "NULL" if rules is None else literal(rules)
     rows = ", ".join(
         f"({literal(subject)}, {literal(check.name)}, {check.passed}, {check.blocking}, {stored},"
-        f" {literal(run_id)})"
+        f" {verification}, {literal(run_id)})"
         for check in checks
     )
     return f"""
@@ -52,10 +65,14 @@ DO $checks$ BEGIN
     IF to_regnamespace('{ledger.SCHEMA}') IS NULL THEN CREATE SCHEMA {ledger.SCHEMA}; END IF;
     {ledger.CREATE_CHECKS};
   END IF;
-  INSERT INTO {ledger.checks.fullname} (subject, name, passed, blocking, rules, run_id)
+  INSERT INTO {ledger.checks.fullname} AS c
+    (subject, name, passed, blocking, rules, verification, run_id)
     VALUES {rows}
     ON CONFLICT (subject, name) DO UPDATE SET passed = EXCLUDED.passed,
-      blocking = EXCLUDED.blocking, rules = EXCLUDED.rules, run_id = EXCLUDED.run_id, at = now();
+      blocking = EXCLUDED.blocking, rules = EXCLUDED.rules,
+      verification = EXCLUDED.verification, run_id = EXCLUDED.run_id, at = now()
+    WHERE {whole} OR c.passed OR NOT c.verification OR NOT EXCLUDED.passed
+      OR c.name NOT IN ({_OF_ROWS});
 END $checks$
 """
 
@@ -67,11 +84,12 @@ def write(
     *,
     run_id: str,
     rules: str | None = None,
+    verification: bool = False,
 ) -> None:
     """Store the results of a subject, if there are any, in one round trip; see ``statement``."""
     made = list(checks)
     if made:
-        target.run(statement(subject, made, run_id=run_id, rules=rules))
+        target.run(statement(subject, made, run_id=run_id, rules=rules, verification=verification))
 
 
 def read(target: Target, subjects: Sequence[str]) -> dict[tuple[str, str], Recorded]:

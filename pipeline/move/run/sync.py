@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.core.errors import LockedError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.progress import OnProgress
 from pipeline.core.quoting import quoted
@@ -22,7 +23,14 @@ from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import MoveContext, counter, later
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import ChangedRows, CountedRows
-from pipeline.move.ledger import cascades, conflicts, overrides, quarantine, watermarks
+from pipeline.move.ledger import (
+    cascades,
+    check_results,
+    conflicts,
+    overrides,
+    quarantine,
+    watermarks,
+)
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.batch_converter import BatchConverter, read_ahead
@@ -145,8 +153,21 @@ class Syncer:
         """Nothing is unfinished between two moves."""
 
     def resume(self, target: Target) -> None:
-        """Continue in a new session with what was found in the first one."""
+        """Continue in a new session with what was found in the first one.
+
+        Raises:
+            LockedError: the ledger has changed since, for example by a restore.
+        """
         self.idle = target
+        run_id = self._options.run_id
+        with target.prefetched(*map(watermarks.question, self._marks)):
+            changed = [n for n, mark in self._marks.items() if watermarks.read(target, n) != mark]
+        others = [n for n in changed if not watermarks.is_committed(target, n, run_id=run_id)]
+        if others:
+            raise LockedError(
+                f"The ledger's record of {', '.join(others)} changed while the connection was lost",
+                remedy="Run again; tables that this run has committed are kept",
+            )
 
     def move(
         self,
@@ -183,12 +204,19 @@ class Syncer:
             waiting = retried and (newer or self._retry_rejected)
             if unchanged and mark and not (also or known_overrides or waiting):
                 proven = prove_unchanged(unchanged, mark, sequence=sequence)
+                if found is None:
+                    self._store_failures(proven)
                 if found is None or not proven.checks.failed:
                     return proven
         found = found or _Candidates(newest=mark.newest if mark else None)
         retried |= {override.row_id for override in known_overrides}
         prepared, scope = self._copy_scope_rows(mapping, found, also, known_overrides, retried)
         return move_table(self._context(prepared, scope, on_progress))
+
+    def _store_failures(self, proven: MoveResult) -> None:
+        """Store what failed, so that gates close; nothing was compared that could be stored."""
+        failed = [check for check in proven.checks if check.name in proven.checks.failed]
+        check_results.write(self.idle, proven.table, failed, run_id=self._options.run_id)
 
     def _unchanged(
         self,

@@ -217,8 +217,10 @@ def move_table(
             _write_watermark(context, rows)
             if strategy != "synced" or context.scope.keys:
                 # A sync that compared no row does not undo what a verification has found.
-                run_id = context.options.run_id
-                target.defer(check_results.statement(mapping.name, proof, run_id=run_id))
+                whole, run_id = context.scope.keys is None, context.options.run_id
+                target.defer(
+                    check_results.statement(mapping.name, proof, run_id=run_id, whole=whole)
+                )
         side_effects.require_none(context, at_proof=at_proof)
         proven.append(_move(context, strategy, proof, rows=rows, cascaded=cascaded))
         committing = time.perf_counter()
@@ -264,9 +266,6 @@ def prove_unchanged(
         if counted and not proof.failed:
             with target.transaction():
                 _write_watermark(context, rows)
-        elif proof.failed:
-            # A pass does not undo what a verification has found, but a failure closes the gates.
-            check_results.write(target, mapping.name, proof, run_id=context.options.run_id)
     moved = _move(context, "synced", proof, rows=rows, cascaded=0)
     return replace(moved, quarantined_rows=waiting)
 

@@ -50,13 +50,17 @@ def verify(
                 only={key.name for key in context.selected_asset_check_keys},
                 on_progress=progress.reporter(context.log),
             )
-        check_results.write(session, table.name, found, run_id=run_id)
         evidence.save_part(context, evidence.of_checks(table.name, found, address=address))
     except PipelineError as error:
         retries.raise_retry_if_transient(context, error.for_migration(address), target)
         evidence.save_failure(context, table.name, error, migration=migration)
         raise checks.failure(error, migration) from error
     yield from checks.results(table.name, found, address=address)
+    try:
+        check_results.write(session, table.name, found, run_id=run_id, verification=True)
+    except PipelineError as error:
+        # Without the results, gates would go by older ones.
+        raise checks.failure(error, migration) from error
     failed = [check.name for check in found if check.blocking and not check.passed]
     if failed:
         raise dg.Failure(f"{table.name} is not proven: {', '.join(failed)} failed.")

@@ -33,6 +33,21 @@ class DataFault(Exception):
         self.value_refused = context.raised or sqlstate.startswith(_DATA_FAULTS)
 
 
+class FaultBefore(Exception):
+    """A deferred statement was refused before another one that was to be undone alone.
+
+    Not a ``DataFault``, because nobody who expects a fault of the later statement may handle it.
+
+    Attributes:
+        fault: the server's error.
+    """
+
+    def __init__(self, fault: DataFault) -> None:
+        """Keep the error."""
+        super().__init__(str(fault))
+        self.fault = fault
+
+
 @contextmanager
 def translated(shown: str, sent: str = "", *, url: str = "") -> Iterator[None]:
     """Raise ``DataFault`` when a value is refused, and ``TargetError`` for all other errors.

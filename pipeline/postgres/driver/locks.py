@@ -1,12 +1,53 @@
 """Advisory locks of runs: who holds a place, and which sessions belong to a run."""
 
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.core.errors import LockedError, TargetError
 from pipeline.core.place import PUBLIC, Place
+from pipeline.core.progress import waiting
 from pipeline.postgres.driver.statements import Ask
 
 _LOCK = """
 locktype = 'advisory' AND classid = {high} AND objid = {low} AND objsubid = 1 AND granted
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
+
+
+@contextmanager
+def locked(
+    ask: Ask, place: Place, held: set[Place], *, shown: str, seconds: float
+) -> Iterator[None]:
+    """Lock a place against other runs, unless it is in ``held``, the places of this run.
+
+    Args:
+        shown: the name of the database in messages.
+        seconds: how long to wait for another run.
+
+    Raises:
+        LockedError: another run still holds the lock; the message names it.
+    """
+    if place in held:
+        yield
+        return
+    deadline = time.monotonic() + seconds
+    with waiting("waiting for another run"):
+        while not ask(f"SELECT pg_try_advisory_lock({place.lock_key})")[0][0]:
+            if time.monotonic() > deadline:
+                raise LockedError(
+                    f"{shown} is in use by {holder(ask, place) or 'another run'}",
+                    remedy="Wait until that run ends, then run again",
+                )
+            time.sleep(0.2)
+    held.add(place)
+    try:
+        yield
+    finally:
+        held.discard(place)
+        with contextlib.suppress(TargetError):
+            ask(f"SELECT pg_advisory_unlock({place.lock_key})")
 
 
 def holder(ask: Ask, place: Place = PUBLIC) -> str | None:

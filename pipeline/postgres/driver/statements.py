@@ -45,7 +45,7 @@ def single(rows: Rows) -> Any:
 def combined(questions: Sequence[Question[Any]]) -> str:
     """One query that returns the rows of several questions as JSON."""
     outputs = ", ".join(
-        f"(SELECT coalesce(json_agg(r), '[]') FROM ({inline(each.sql, each.parameters)}) AS r)"
+        f"(SELECT coalesce(json_agg(r.*), '[]') FROM ({inline(each.sql, each.parameters)}) AS r)"
         for each in questions
     )
     return f"SELECT json_build_array({outputs})::text"
