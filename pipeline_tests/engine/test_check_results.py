@@ -21,11 +21,12 @@ from pipeline.move.ledger import check_results
 from pipeline.orchestration import runs
 from pipeline.orchestration.assets.gate import require_proven
 from pipeline.postgres.target import Target
+from pipeline.sqlite import tracking
 from pipeline_tests.support.commands import usable
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.runs import use
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.syncs import NAMES
+from pipeline_tests.support.syncs import NAMES, TABLES
 from pipeline_tests.support.targets import query
 
 LATER = "2027-01-01 00:00:00"
@@ -219,3 +220,60 @@ def test_commands_that_update_a_ledger_at_once_take_turns(
         first.commit()
         assert second.result() == []
     assert query(target_url, ledger.OUTDATED) == [(False,)]
+
+
+def test_a_sync_that_repairs_a_table_leaves_the_gate_open(
+    family: SourceFile, target_url: str
+) -> None:
+    family.add("learning_content", {"id": 99, "title": "x" * 300})
+    move_all(family.path, target_url)
+    assert refused(target_url) is None
+    family.run("DELETE FROM learning_content WHERE id = 99")
+    assert sync_all(family.path, target_url)["learning_content"].checks.failed == []
+    assert query(target_url, "SELECT * FROM migration.quarantine") == []
+    query(target_url, "ALTER SEQUENCE rankings_id_seq RESTART WITH 1")
+    family.run("CREATE TABLE another (a)")
+    assert sync_all(family.path, target_url)["rankings"].checks.failed == []
+    assert refused(target_url) is None
+
+
+@pytest.mark.parametrize("how", ["nothing changed", "another row changed"])
+def test_only_a_verification_or_a_whole_move_undoes_what_a_verification_found(
+    how: str, instance: dg.DagsterInstance, family: SourceFile, target_url: str
+) -> None:
+    tracking.switch_on(family.path, TABLES)
+    assert runs.run("migrate", opened=instance).success
+    query(target_url, "UPDATE rankings SET rank_score = 1 WHERE id = 2")
+    assert not runs.run("verify", opened=instance).success
+    found = {("rankings", "digests"), ("rankings", "witness")}
+    assert failed(target_url) == found
+    if how == "nothing changed":
+        query(target_url, "ALTER TABLE rankings DROP CONSTRAINT rankings_asset_id_fkey")
+        runs.run("sync", opened=instance)
+        found |= {("rankings", "foreign_keys")}
+    else:
+        family.run(f"UPDATE rankings SET updated_at = '{LATER}' WHERE id = 3")
+        assert runs.run("sync", opened=instance).success
+    assert failed(target_url) == found
+    assert runs.run("migrate", opened=instance).success
+    assert refused(target_url) is None
+
+
+def test_a_verification_reports_what_it_found_if_it_cannot_store_it(
+    instance: dg.DagsterInstance, family: SourceFile, target_url: str
+) -> None:
+    assert runs.run("migrate", opened=instance).success
+    query(
+        target_url,
+        "UPDATE rankings SET rank_score = 1 WHERE id = 2;"
+        " ALTER TABLE migration.checks ADD CONSTRAINT no CHECK (subject <> 'rankings') NOT VALID",
+    )
+    result = runs.run("verify", opened=instance)
+    assert not result.success
+    reported = {
+        (event.asset_key.to_user_string(), event.check_name): event.passed
+        for event in result.get_asset_check_evaluations()
+    }
+    assert reported["rankings", "digests"] is False
+    (failure,) = result.get_step_failure_events()
+    assert "violates check constraint" in str(failure.step_failure_data.user_failure_data)

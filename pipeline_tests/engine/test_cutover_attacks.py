@@ -492,3 +492,11 @@ def test_a_card_whose_content_would_go_is_named_with_where_it_lives(world: World
     world.source.run("DELETE FROM cards")
     world.rollback()
     assert world.source.run("SELECT id FROM learning_content") == [(1,), (2,)]
+
+
+def test_a_failed_check_stops_a_cut_over_after_the_freeze(shadow: World) -> None:
+    assert shadow.freeze().state == "frozen"
+    shadow.do("ALTER TABLE rankings DROP CONSTRAINT rankings_asset_id_fkey")
+    with pytest.raises(PipelineError, match=r"rankings .*foreign_keys"):
+        shadow.live()
+    assert shadow.state == "shadow"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import LockedError
 from pipeline.core.policies import Policies
 from pipeline.move.engine import ChangesUnknown
+from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
@@ -156,3 +158,25 @@ def test_a_whole_move_is_needed_when_more_rows_changed_than_fit_into_memory(
     with pytest.raises(ChangesUnknown) as caught, syncing(source, target_url):
         pass
     assert caught.value.why == "more than 7 rows of rankings may have changed"
+
+
+def test_a_ledger_that_was_set_back_while_the_connection_was_lost_stops_the_run(
+    source: SourceFile, target_url: str
+) -> None:
+    source.add_family()
+    tracking.switch_on(source.path, TABLES)
+    move_all(source.path, target_url)
+    query(target_url, "CREATE TABLE kept AS TABLE migration.watermarks")
+    source.run("UPDATE rankings SET assessed_by = 'a' WHERE id = 1")
+    sync(source, target_url)
+    source.run("UPDATE rankings SET assessed_by = 'b' WHERE id = 2")
+    with (
+        syncing(source, target_url) as engine,
+        Target.connect(target_url, shown="the target") as again,
+    ):
+        engine.suspend()
+        query(target_url, "DELETE FROM migration.watermarks")
+        query(target_url, "INSERT INTO migration.watermarks SELECT * FROM kept; DROP TABLE kept")
+        with pytest.raises(LockedError, match=r"record of .*rankings changed"):
+            engine.resume(again)
+    assert sync(source, target_url)["rankings"].checks.failed == []

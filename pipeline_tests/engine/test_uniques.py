@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.core.errors import TooManyDeletes
+from pipeline.core.errors import TargetError, TooManyDeletes
 from pipeline.cutover.replay import NotReversible
 from pipeline.migrations.spaces import metadata
 from pipeline.move.run.transaction import MoveResult
@@ -336,3 +336,17 @@ def test_what_comes_twice_has_no_way_back(world: World) -> None:
     assert content(world.source.path) == before
     with closing(sqlite3.connect(world.source.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_deferred_trigger_that_refuses_a_delete_is_named(source: SourceFile, moved: str) -> None:
+    query(
+        moved,
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'users are never deleted'; END $$;"
+        " CREATE CONSTRAINT TRIGGER look AFTER DELETE ON users"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()",
+    )
+    source.run("DELETE FROM users WHERE id = 11")
+    update(source, "users SET email = (3 - id) || '@example.org' WHERE id IN (1, 2)")
+    with pytest.raises(TargetError, match=r"trigger look of users .* never deleted"):
+        move_all(source.path, moved, tables=[*TABLES, *OTHERS], delete_share=1.0)
