@@ -54,6 +54,13 @@ def test_a_parameter_arrives_as_it_was(target: Target, first: object, second: st
     assert target.rows(sql, (first, second)) == [(first, "$2", second)]
 
 
+def test_a_setting_that_a_trigger_leaves_behind_changes_no_literal(target: Target) -> None:
+    given = ["a\\", "'\\'; --", '"\\"', "\\x00"]
+    with target.transaction():
+        target.run("SET LOCAL standard_conforming_strings = off")
+        assert target.rows("SELECT $1, $2", (given, given[1])) == [(given, given[1])]
+
+
 def test_a_text_with_a_null_character_is_refused_by_the_server(target: Target) -> None:
     for value in ("a\0b", ["a", "a\0b"]):
         with pytest.raises(DataFault) as refused:

@@ -18,6 +18,7 @@ Rows = list[tuple[Any, ...]]
 Ask = Callable[[str], Sequence[Sequence[Any]]]
 """Executes a query without parameters and returns its rows."""
 
+_BACKSLASH = "\\"
 _PLACES = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\d+)""")
 """Texts and names, which are left as they are, and places of parameters."""
 
@@ -102,8 +103,17 @@ def value_literal(value: object) -> str:
 def _text(value: str) -> str:
     if "\0" in value:
         # A statement ends at this character; the server refuses it in this form.
-        return f"pg_catalog.convert_from('\\x{value.encode().hex()}'::bytea, 'UTF8')"
-    return f"{literal(value)}::text"
+        return (
+            f"pg_catalog.convert_from(pg_catalog.decode('{value.encode().hex()}', 'hex'), 'UTF8')"
+        )
+    return f"{_literal(value)}::text"
+
+
+def _literal(text: str) -> str:
+    # This form does not depend on standard_conforming_strings, which a trigger may switch off.
+    return (
+        f"E{literal(text.replace(_BACKSLASH, 2 * _BACKSLASH))}" if "\\" in text else literal(text)
+    )
 
 
 def _array(values: Sequence[object]) -> str:
@@ -113,7 +123,7 @@ def _array(values: Sequence[object]) -> str:
     if any(isinstance(value, str) and "\0" in value for value in values):
         return f"ARRAY[{', '.join(map(value_literal, values))}]::text[]"
     elements = ",".join(_element(value) for value in values)
-    return f"{literal(f'{{{elements}}}')}::text[]"
+    return f"{_literal(f'{{{elements}}}')}::text[]"
 
 
 def _element(value: object) -> str:
