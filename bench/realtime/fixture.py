@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq, shown
 from pipeline.core.errors import TargetError
 from pipeline.core.quoting import quoted
-from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.mapping.matching import SourceColumn, match
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import schema, session, table_functions
 from pipeline.postgres.target import Target

@@ -17,6 +17,7 @@ from pipeline.core.policies import (
     DoubleEncodedJson,
     ExtraColumns,
     LossyConversions,
+    MissingColumns,
 )
 from pipeline.core.private import PROJECT
 from pipeline.mapping.moments import knows_zone
@@ -30,6 +31,9 @@ class PolicySettings(ProjectSettings):
     naive_zone: str = "UTC"
     forbidden_nulls: dict[str, str | int | float] = Field(default_factory=dict)
     extra_columns: ExtraColumns = "carry"
+    missing_columns: MissingColumns = "fail"
+    source_names: dict[str, str] = Field(default_factory=dict)
+    forms: dict[str, str] = Field(default_factory=dict)
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
     double_encoded_json: DoubleEncodedJson = "unwrap"

@@ -153,14 +153,22 @@ class Settings(HomeSettings):
 
     def policies(self, migration: Migration) -> Policies:
         """The policies of a migration, from POLICY_... in the environment."""
-        given = self._policies.forbidden_nulls
-        other_migrations = [each for each in self.registry if each is not migration]
-        nulls = {
-            name: value
-            for name, value in given.items()
-            if self.registry.holding(name.rpartition(".")[0]) not in other_migrations
-        }
-        return replace(self._policies, forbidden_nulls=nulls)
+        given = self._policies
+        others = [each for each in self.registry if each is not migration]
+
+        def own(named: Mapping[str, Any]) -> dict[str, Any]:
+            """The entries that no other migration has."""
+            tables = {name: name.rpartition(".")[0] for name in named}
+            return {
+                n: v for n, v in named.items() if self.registry.holding(tables[n]) not in others
+            }
+
+        return replace(
+            given,
+            forbidden_nulls=own(given.forbidden_nulls),
+            source_names=own(given.source_names),
+            forms=own(given.forms),
+        )
 
     @cached_property
     def anki(self) -> AnkiSettings:

@@ -23,7 +23,7 @@ from pipeline.core.messages import (
 )
 from pipeline.core.policies import Policies
 from pipeline.cutover import capture, freezing, sign_offs
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import watermarks
 from pipeline.move.proof import constraints
 from pipeline.move.reading.pinned_source import PinnedSource
@@ -64,7 +64,7 @@ def ask(
             schema.inspect(target, table.name)
     except ShapeError as error:
         return [Answer(PROVEN, False, error.problem, error.advice)]
-    mappings = [match(table, live.columns(table.name), policies) for table in tables]
+    mappings = [live.match(table, policies) for table in tables]
     return [
         _proven(target, live, mappings),
         _frozen(live, tables),

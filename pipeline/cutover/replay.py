@@ -18,13 +18,15 @@ from pipeline.core.policies import Policies
 from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, reverse
 from pipeline.declared.rules import SharedRules
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.matching import folded
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Changes
 from pipeline.move.compare.comparison import RowsByKey
 from pipeline.move.ledger import overrides, quarantine
 from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
 from pipeline.move.reading.prepare import surveyed
+from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline.sqlite import opening
 from pipeline.sqlite.snapshot import unreadable
@@ -79,8 +81,9 @@ def replay(
     """
     replayed = []
     with pinned(copy, folder, tables=tables) as live:
+        live.target_types = schema.types(target, [table.name for table in tables])
         for table in tables:
-            mapping = match(table, live.columns(table.name), policies)
+            mapping = live.match(table, policies)
             replayed.append(_compare(mapping, live, target))
     try:
         with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
@@ -103,7 +106,7 @@ def _compare(mapping: TableMapping, live: PinnedSource, target: Target) -> Repla
     if not keys:
         return found
     live.take_rows(mapping, keys=keys, row_ids=())
-    overrides.apply(live, [mapping.table], overrides.read(target, [mapping.name]))
+    overrides.apply(live, [mapping.table], overrides.read(target, [mapping.name]), mapping.policies)
     prepared = surveyed(mapping, live)
     waiting = quarantine.row_ids(target, mapping.name)
     quarantined = {*prepared.survey.rejected}
@@ -151,8 +154,9 @@ def _all_keys(mapping: TableMapping, live: PinnedSource, target: Target) -> list
 def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> None:
     mapping = found.mapping
     table, key = quoted(mapping.name), quoted(mapping.key.name)
-    names = {row[1] for row in connection.execute(f"PRAGMA table_xinfo({table})") if not row[6]}
-    columns = [column for column in mapping.columns if column.name in names]
+    info = connection.execute(f"PRAGMA table_xinfo({table})")
+    names = {folded(row[1]) for row in info if not row[6]}
+    columns = [c for c in mapping.columns if folded(mapping.source_name(c.name)) in names]
     connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
     _release_unique_values(connection, found)
@@ -164,13 +168,13 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
             values = [(row[position], row[0]) for row in rows if row[0] in updated[column.name]]
             _run(
                 connection,
-                f"UPDATE {table} SET {quoted(column.name)} = ? WHERE {key} = ?",
+                f"UPDATE {table} SET {mapping.in_source(column.name)} = ? WHERE {key} = ?",
                 values,
                 mapping,
                 key_position=1,
             )
     marks = ", ".join("?" * len(columns))
-    listed = ", ".join(quoted(column.name) for column in columns)
+    listed = ", ".join(mapping.in_source(column.name) for column in columns)
     for rows in _rows(target, mapping, columns, found.inserted):
         sql = f"INSERT INTO {table} ({listed}) VALUES ({marks})"
         position = [column.name for column in columns].index(mapping.key.name)
@@ -186,11 +190,13 @@ def _release_unique_values(connection: sqlite3.Connection, found: Replayed) -> N
     unique = _unique_columns(connection, found.mapping.name)
     # The temporary values need not meet any CHECK.
     connection.execute("PRAGMA ignore_check_constraints = ON")
-    for name in sorted(unique & found.updated.keys()):
+    for name in sorted(found.updated):
+        if folded(found.mapping.source_name(name)) not in unique:
+            continue
         number = isinstance(found.mapping.table.columns[name].type, sa.Integer)
         value = "random()" if number else "hex(randomblob(16))"
         connection.executemany(
-            f"UPDATE {table} SET {quoted(name)} = {value} WHERE {key} = ?",
+            f"UPDATE {table} SET {found.mapping.in_source(name)} = {value} WHERE {key} = ?",
             [(k,) for k in found.updated[name]],
         )
     connection.execute("PRAGMA ignore_check_constraints = OFF")
@@ -202,7 +208,7 @@ def _unique_columns(connection: sqlite3.Connection, table: str) -> set[str]:
         ' WHERE l."unique"',
         (table,),
     )
-    return {name for (name,) in found}
+    return {folded(name) for (name,) in found if name is not None}
 
 
 def _run(
@@ -238,7 +244,14 @@ def _rows(
         sql = f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)"
         rows = target.rows(sql, (batch,))
         _require_finite_dates(mapping, columns, rows)
-        yield rows
+        kinds = [None, *columns]
+        yield [
+            tuple(
+                value if column is None else reverse.stored(column, value)
+                for column, value in zip(kinds, row, strict=True)
+            )
+            for row in rows
+        ]
 
 
 def _require_finite_dates(

@@ -9,7 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import literal, quoted
+from pipeline.declared.forms import DecimalText, EpochMoment, Unit, WordBoolean
+from pipeline.mapping.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
 from pipeline.mapping.types import EXACT_DIGITS
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
@@ -28,6 +30,14 @@ def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None)
     """
     name = quoted(column.name)
     match column.type:
+        case EpochMoment():
+            written = _number(name, column.type.unit)
+            return f"CASE WHEN isfinite({name}) THEN {written}::text ELSE {name}::text END"
+        case WordBoolean():
+            true, false = literal(column.type.true), literal(column.type.false)
+            return f"CASE WHEN {name} THEN {true} ELSE {false} END"
+        case DecimalText():
+            return f"{name}::text"
         case sa.DateTime(timezone=True):
             # The source cannot store infinity; the caller refuses it.
             written = _iso(name) if moments == ISO else _moment(name, zone)
@@ -42,6 +52,30 @@ def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None)
             return f"{name}::text"
         case _:
             return f"{name}::text"
+
+
+def whole(column: sa.Column[Any]) -> str | None:
+    """SQL for a moment rounded down to the unit of the source; None if the source has no unit."""
+    kind = column.type
+    if not isinstance(kind, EpochMoment) or kind.unit == "microseconds":
+        return None
+    unit = "second" if kind.unit == "seconds" else "milliseconds"
+    return f"date_trunc('{unit}', {quoted(column.name)})"
+
+
+def stored(column: sa.Column[Any], value: Any) -> Any:
+    """A value from the target as Python's sqlite3 stores it."""
+    if not isinstance(column.type, EpochMoment) or value in (None, "infinity", "-infinity"):
+        return value
+    return float(value) if column.type.unit == "julian_days" else int(value)
+
+
+def _number(name: str, unit: Unit) -> str:
+    since = f"extract(epoch FROM {name})"
+    if unit == "julian_days":
+        milliseconds = f"(floor({since} * 1000) + {JULIAN_EPOCH})"
+        return f"({milliseconds}::float8 / {DAY_MILLISECONDS}::float8)"
+    return f"floor({since} * {1_000_000 // MICROSECONDS[unit]})::bigint"
 
 
 def _moment(name: str, zone: str) -> str:

@@ -19,13 +19,14 @@ from pipeline.core.messages import RESTORE, message
 from pipeline.core.policies import Policies
 from pipeline.core.proof import BY_COMPARISON
 from pipeline.core.quoting import quoted
-from pipeline.cutover import capture, freezing, states
+from pipeline.cutover import capture, freezing, reverse, states
 from pipeline.cutover.replay import NotReversible, Replayed, replay
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import CutoverContext, unfreeze
 from pipeline.cutover.write_back import write_back
+from pipeline.declared import forms
 from pipeline.declared.rules import ColumnRules, TableRules
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.move_context import Counts
 from pipeline.move.ledger import overrides, watermarks
 from pipeline.move.proof import side_effects
@@ -35,7 +36,7 @@ from pipeline.move.reading.source_view import SourceView
 from pipeline.move.witness import second_witness
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
-from pipeline.sqlite.snapshot import take_snapshot
+from pipeline.sqlite.snapshot import Snapshot, take_snapshot
 
 _EVERYTHING = Sample(2**62, 0)
 
@@ -109,9 +110,12 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
         _require_tables(context)
         locked = ", ".join(f"ONLY {quoted(table.name)}" for table in context.tables)
         target.run(f"LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE")
-        before = side_effects.count(target)
         taken = take_snapshot(context.path, folder / "copy.db", tables=())
-        rows = _require_unchanged(context, SourceView(taken))
+        names = [table.name for table in context.tables]
+        types = schema.types(target, names)
+        rows = _require_unchanged(context, _view(taken, types))
+        _round_moments(context, _view(taken, types))
+        before = side_effects.count(target)
         copy = taken.path
         policies = _keep_json_strings(context.options.policies)
         done = replay(copy, target, context.tables, policies=policies, folder=folder / "rows")
@@ -119,9 +123,9 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
             context.log(_summary(found))
             _require_few_deletes(context, found, rows[found.mapping.name])
             _forget_originals(target, found)
-        proof = SourceView(take_snapshot(copy, folder / "proof.db", tables=context.tables))
+        proof = _view(take_snapshot(copy, folder / "proof.db", tables=context.tables), types)
         overrides.apply(
-            proof, context.tables, overrides.read(target, [t.name for t in context.tables])
+            proof, context.tables, overrides.read(target, names), context.options.policies
         )
         returned = [
             _prove(context, table, proof, found)
@@ -142,6 +146,35 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
         write_back(context.path, copy, done)
     freezing.unfreeze(context.path)
     return returned
+
+
+def _view(snapshot: Snapshot, types: dict[str, dict[str, str]]) -> SourceView:
+    """A view of a copy, with the types that carried columns have in the target."""
+    view = SourceView(snapshot)
+    view.target_types = types
+    return view
+
+
+def _round_moments(context: CutoverContext, source: SourceView) -> None:
+    """Round moments of the target down to the unit in which the source writes them."""
+    target = context.target
+    for table in context.tables:
+        mapping = source.match(table, context.options.policies)
+        for column in mapping.columns:
+            whole, name = reverse.whole(column), quoted(column.name)
+            if whole is None:
+                continue
+            target.mark_as_move()
+            changed = target.rows(
+                f"UPDATE {quoted(table.name)} SET {name} = {whole} WHERE {name} <> {whole}"
+                f" AND isfinite({name}) RETURNING 1"
+            )
+            if changed:
+                unit = str(forms.form_of(column.type)).replace("_", " ")
+                context.log(
+                    f"{table.name}.{column.name}: {len(changed):,} moments were rounded down,"
+                    f" because the source has {unit}"
+                )
 
 
 def _require_tables(context: CutoverContext) -> None:
@@ -180,7 +213,7 @@ def _require_unchanged(context: CutoverContext, source: SourceView) -> dict[str,
             )
     rows = {}
     for table in context.tables:
-        mapping = match(table, source.columns(table.name), context.options.policies)
+        mapping = source.match(table, context.options.policies)
         rows[table.name] = source.count(mapping)
         mark = watermarks.read(context.target, table.name)
         if mark is not None and mark.rules != watermarks.rules_digest(mapping):

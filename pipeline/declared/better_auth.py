@@ -21,7 +21,14 @@ def declare(metadata: sa.MetaData, *, access: tuple[Access, ...]) -> None:
     """Add the tables ``user``, ``session``, ``account`` and ``verification``."""
 
     def table(name: str, description: str, *columns: sa.Column[Any]) -> sa.Table:
-        rules = TableRules(description, changed_by="updated_at", stamp="updated_at", access=access)
+        rules = TableRules(
+            description,
+            changed_by="updated_at",
+            stamp="updated_at",
+            access=access,
+            # Better Auth writes camelCase unless it is configured otherwise.
+            camel_case=True,
+        )
         return sa.Table(
             name, metadata, text_id(), *columns, created_at(), updated_at(), info=rules.info
         )

@@ -36,6 +36,7 @@ class TableRules(_Rules):
         stamp: the column that a trigger of the target sets to the time of each update.
         published: its published changes; None if it is not published.
         access: privileges on it; if empty, those of all tables apply.
+        camel_case: the source may write names of columns in camelCase.
         migration: for a ledger table: the only migration with rows in it.
     """
 
@@ -44,6 +45,7 @@ class TableRules(_Rules):
     stamp: str | None = None
     published: "PublishedChanges | None" = None
     access: "tuple[Access, ...]" = ()
+    camel_case: bool = False
     migration: str | None = None
 
 

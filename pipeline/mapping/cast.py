@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 UTC_MICROSECONDS = pa.timestamp("us", "UTC")
 NAIVE_MICROSECONDS = pa.timestamp("us")
@@ -45,6 +46,19 @@ def _as_is(values: pa.Array) -> pa.Array:
     return values
 
 
+@dataclass(frozen=True)
+class Originals:
+    """Values of the source as the ledger keeps them: storage classes, and texts."""
+
+    storage: pa.Array
+    texts: pa.Array
+
+
+def _originals(raw: pa.Array) -> Originals:
+    stored = "real" if pa.types.is_floating(raw.type) else "text"
+    return Originals(pc.if_else(raw.is_null(), "null", stored), raw.cast(pa.string()))
+
+
 def _same(expression: str) -> str:
     return expression
 
@@ -65,6 +79,7 @@ class Cast:
         target: column expression -> PostgreSQL expression to read back.
         source_form: converted column -> the form for comparison.
         target_form: column that was read back -> the form for comparison.
+        originals: raw column -> the source's own values, for those that lost information.
     """
 
     storage: tuple[str, ...]
@@ -78,6 +93,7 @@ class Cast:
     target: Callable[[str], str] = _same
     source_form: Callable[[pa.Array], pa.Array] = _as_is
     target_form: Callable[[pa.Array], pa.Array] = _as_is
+    originals: Callable[[pa.Array], Originals] = _originals
 
     def storage_rule(self, expression: str, declared: str) -> Rule:
         """The rule that a value is null or has an accepted storage class.
@@ -116,3 +132,18 @@ def affinity(declared: str) -> str:
 def no_nul_rule(c: str) -> Rule:
     """The rule that a text has no NUL character, which PostgreSQL cannot store."""
     return Rule("nul", "holds a NUL character", f"instr({c}, char(0)) > 0")
+
+
+def shortest(c: str) -> str:
+    """SQL for the shortest text of a double that identifies it."""
+    fifteen = f"printf('%!.15g', {c})"
+    return f"CASE WHEN CAST({fifteen} AS REAL) = {c} THEN {fifteen} ELSE printf('%!.17g', {c}) END"
+
+
+def is_number(c: str) -> str:
+    """SQL that is true for texts of digits, with at most one sign and one point."""
+    digits = f"substr({c}, 1 + ({c} GLOB '-*'))"
+    return (
+        f"({digits} GLOB '[0-9]*' AND {digits} NOT GLOB '*[^0-9.]*'"
+        f" AND {digits} NOT GLOB '*.*.*' AND {digits} GLOB '*[0-9]')"
+    )

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
@@ -149,7 +150,7 @@ class Contract:
         _store_held_keys(source, held)
         conditions: list[str] = []
         for column, parent in self.mapping.parents:
-            orphan, waiting = _parent_sql(column.name, parent)
+            orphan, waiting = _parent_sql(self.mapping.in_source(column.name), parent)
             conditions += [orphan, waiting] if held[parent.name] else [orphan]
         if not conditions:
             return []
@@ -203,11 +204,13 @@ class Contract:
             f"CAST({quoted(self.mapping.key.name)} AS TEXT)",
         ]
         for column in self.mapping.columns:
-            name = quoted(column.name)
+            name = self.mapping.in_source(column.name)
             outputs += [f"typeof({name})", name]
         outputs += [f"({rule.violated}) IS TRUE" for _, rule in self.rules]
         for column, parent in self.mapping.parents:
-            outputs += list(_parent_sql(column.name, parent, all_rows_prefix))
+            outputs += list(
+                _parent_sql(self.mapping.in_source(column.name), parent, all_rows_prefix)
+            )
         return (
             f"SELECT {', '.join(outputs)} FROM {quoted(self.mapping.name)} AS r"
             f" WHERE {row_id_column} IN (SELECT value FROM json_each(?)) ORDER BY {row_id_column}"
@@ -255,18 +258,23 @@ def compile_contract(mapping: TableMapping) -> Contract:
     """Compile the contract of a table mapping."""
     rules: list[tuple[str, Rule]] = []
     for column in mapping.columns:
-        name, cast = quoted(column.name), mapping.casts[column.name]
-        if not column.nullable and column.name not in mapping.fills:
-            rules.append((column.name, Rule("null", "is NULL", f"{name} IS NULL")))
-        rules.append((column.name, cast.storage_rule(name, mapping.declared[column.name])))
-        rules += [(column.name, rule) for rule in cast.rules(name)]
+        rules += [(column.name, rule) for rule in column_rules(mapping, column)]
     return Contract(mapping, (*rules, *_checks(mapping)))
+
+
+def column_rules(mapping: TableMapping, column: sa.Column[Any]) -> Iterator[Rule]:
+    """The rules of one column, without CHECKs."""
+    name, cast = mapping.in_source(column.name), mapping.casts[column.name]
+    if not column.nullable and column.name not in mapping.fills:
+        yield Rule("null", "is NULL", f"{name} IS NULL")
+    yield cast.storage_rule(name, mapping.declared[column.name])
+    yield from cast.rules(name)
 
 
 def _checks(mapping: TableMapping) -> Iterator[tuple[str, Rule]]:
     def converted(element: object, **_: object) -> object:
         if isinstance(element, sa.Column):
-            value = mapping.casts[element.name].checked_as(quoted(element.name))
+            value = mapping.casts[element.name].checked_as(mapping.in_source(element.name))
             if element.name in mapping.fills:
                 given = mapping.policies.forbidden_nulls[f"{mapping.name}.{element.name}"]
                 default = literal(given) if isinstance(given, str) else repr(given)
@@ -303,7 +311,7 @@ def _store_held_keys(source: sqlite3.Connection, held: dict[str, set[str]]) -> N
 
 def _parent_sql(column: str, parent: sa.Table, all_rows_prefix: str = "") -> tuple[str, str]:
     key = RowKey.of(parent).sql
-    name = f"r.{quoted(column)}"
+    name = f"r.{column}"
     among = f"{all_rows_prefix}{quoted(parent.name)}"
     exists = f"EXISTS (SELECT 1 FROM {among} AS p WHERE p.{key} = {name})"
     held = f"CAST({name} AS TEXT) IN (SELECT key FROM temp.{quoted(f'held {parent.name}')})"

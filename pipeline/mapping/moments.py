@@ -18,9 +18,9 @@ from pipeline.mapping.cast import (
 
 _FAR = pa.scalar(datetime(2037, 1, 1), NAIVE_MICROSECONDS)
 """From this date on, Arrow applies only the standard time of a zone."""
-_YEAR_10000 = 253_402_300_800_000_000
+YEAR_10000 = 253_402_300_800_000_000
 _HOUR_ONLY = len("2025-08-06 03")
-_YEAR_ONE = -62_135_596_800_000_000
+YEAR_ONE = -62_135_596_800_000_000
 """0001-01-01 in microseconds since 1970: the first moment that both databases support."""
 _MOMENT = (
     r"^(?P<moment>\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?)?)"
@@ -28,7 +28,8 @@ _MOMENT = (
 )
 
 
-def _moment_rules(c: str) -> tuple[Rule, ...]:
+def moment_rules(c: str) -> tuple[Rule, Rule]:
+    """The rules of a date as text: that it has no NUL character, and that it is a date."""
     accepted = " AND ".join(
         (
             f"{c} GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*'",
@@ -106,10 +107,19 @@ def _moment_convert(values: pa.Array, zone: str) -> Converted:
         found = Converted(_instants(naive, zone))
         if pc.any(pc.equal(pc.binary_length(values), _HOUR_ONLY)).as_py():
             raise pa.ArrowInvalid("a text is a date with an hour only")
-    ends = pc.min_max(found.values.cast(pa.int64())).as_py()
-    if ends["min"] is not None and (ends["min"] < _YEAR_ONE or ends["max"] >= _YEAR_10000):
-        raise pa.ArrowInvalid("a date lies before the year 1 or after the year 9999")
+    require_years(found.values.cast(pa.int64()))
     return found
+
+
+def require_years(since: pa.Array) -> None:
+    """Require moments, in microseconds since 1970, that both databases support.
+
+    Raises:
+        pa.ArrowInvalid: a moment lies outside.
+    """
+    ends = pc.min_max(since).as_py()
+    if ends["min"] is not None and (ends["min"] < YEAR_ONE or ends["max"] >= YEAR_10000):
+        raise pa.ArrowInvalid("a date lies before the year 1 or after the year 9999")
 
 
 def _mixed_moments(values: pa.Array, naive_zone: str) -> Converted:
@@ -151,7 +161,7 @@ def timestamptz(naive_zone: str) -> Cast:
         storage=("text",),
         sentinel="''",
         raw=pa.string(),
-        rules=_moment_rules,
+        rules=moment_rules,
         convert=lambda values: _moment_convert(values, naive_zone),
         target_form=lambda values: values.cast(UTC_MICROSECONDS),
     )

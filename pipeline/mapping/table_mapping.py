@@ -1,16 +1,9 @@
-"""The table of the target that results from the declaration and the actual source.
+"""A declared table, matched with the source: the table of the target and how its values move."""
 
-Columns that only the source has are carried to the target as nullable columns. Declared columns
-that the source lacks keep their default. Both are reported as drift, except for columns that only
-the target is meant to have (``ColumnRules.added``).
-"""
-
-import functools
 import json
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,28 +11,15 @@ import pyarrow as pa
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.core.errors import SettingsError, SourceError
+from pipeline.core.errors import SettingsError
 from pipeline.core.findings import Drift
-from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.policies import DEFAULT, Policies
+from pipeline.core.quoting import quoted
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping import secret
 from pipeline.mapping.cast import Cast
 from pipeline.mapping.row_key import RowKey
-from pipeline.mapping.types import ByteSize, carried_type, cast_for, type_name
-
-_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
-_LONGEST_NAME = 63
-_MOST_COLUMNS = 1_000
-"""PostgreSQL's limit is 1,600, or less for long values, and includes dropped columns."""
-
-
-@dataclass(frozen=True)
-class SourceColumn:
-    """A column and its type in the source."""
-
-    name: str
-    declared: str
+from pipeline.mapping.types import ByteSize, cast_for
 
 
 @dataclass(frozen=True)
@@ -50,6 +30,7 @@ class TableMapping:
         table: the declared table with the carried columns.
         columns: the columns that are moved, in the order of the target.
         declared: types of these columns in the source, by name.
+        source_names: names of columns that the source calls differently, by name.
     """
 
     table: sa.Table
@@ -57,6 +38,15 @@ class TableMapping:
     declared: dict[str, str]
     drift: tuple[Drift, ...]
     policies: Policies = DEFAULT
+    source_names: dict[str, str] = field(default_factory=dict)
+
+    def source_name(self, name: str) -> str:
+        """The name of a column in the source."""
+        return self.source_names.get(name, name)
+
+    def in_source(self, name: str) -> str:
+        """The name of a column in the source, quoted."""
+        return quoted(self.source_name(name))
 
     @property
     def name(self) -> str:
@@ -164,131 +154,3 @@ class TableMapping:
             (key.parent, key.column.table)
             for key in sorted(self.table.foreign_keys, key=lambda key: key.parent.name)
         )
-
-
-def match(
-    declared: sa.Table, source_columns: Sequence[SourceColumn], policies: Policies = DEFAULT
-) -> TableMapping:
-    """Match a declared table with the columns that the source has.
-
-    Raises:
-        SourceError: the source lacks a required column, or has columns that the policy forbids.
-        SettingsError: a replacement for NULL does not fit the type of its column.
-    """
-    return _matched(declared, tuple(source_columns), _PoliciesKey(policies))
-
-
-@dataclass(frozen=True)
-class _PoliciesKey:
-    """Policies as a cache key, equal only if their ``repr`` is: 1 differs from ``True``."""
-
-    policies: Policies
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _PoliciesKey) and repr(self.policies) == repr(other.policies)
-
-    def __hash__(self) -> int:
-        return hash(repr(self.policies))
-
-
-@functools.lru_cache(maxsize=128)
-def _matched(
-    declared: sa.Table, source_columns: tuple[SourceColumn, ...], key: _PoliciesKey
-) -> TableMapping:
-    """Match a table once in a process: a run needs each mapping several times."""
-    table, policies = declared, key.policies
-    found = {column.name: column for column in source_columns}
-    drift = [*_missing(table, found), *_retyped(table, found)]
-    extra = [column for column in source_columns if column.name not in table.columns]
-    if policies.extra_columns == "carry":
-        _require_room(table, extra)
-    if extra and policies.extra_columns == "fail":
-        raise SourceError(
-            f"Table {table.name} of the source has undeclared columns:"
-            f" {', '.join(column.name for column in extra)}",
-            remedy="Declare them, or set POLICY_EXTRA_COLUMNS to carry or ignore",
-        )
-    if extra and policies.extra_columns == "carry":
-        table = _copy(declared)
-    for column in extra:
-        if policies.extra_columns == "ignore":
-            drift.append(Drift(table.name, column.name, "ignored", "stays in the source"))
-        else:
-            kind = carried_type(column.declared)
-            table.append_column(sa.Column(column.name, kind, nullable=True))
-            detail = f"added to the target as {type_name(kind)}"
-            drift.append(Drift(table.name, column.name, "carried", detail))
-    moving = tuple(column for column in table.columns if column.name in found)
-    _require_columns(table, policies)
-    types = {column.name: found[column.name].declared for column in moving}
-    mapping = TableMapping(table, moving, types, tuple(drift), policies)
-    _ = mapping.fills
-    return mapping
-
-
-def _require_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
-    """Reject columns that PostgreSQL does not support."""
-    wrong = [
-        column.name
-        for column in extra
-        if column.name in _SYSTEM_COLUMNS
-        or not 0 < len(column.name.encode(errors="surrogatepass")) <= _LONGEST_NAME
-    ]
-    if wrong or len(table.columns) + len(extra) > _MOST_COLUMNS:
-        shown = ", ".join(repr(name[:_LONGEST_NAME]) for name in wrong[:5])
-        unsupported = f"columns whose names PostgreSQL does not support: {shown}"
-        raise SourceError(
-            f"Table {table.name} of the source has"
-            f" {unsupported if wrong else f'{len(extra):,} undeclared columns, too many'}",
-            remedy="Rename or drop them, or set POLICY_EXTRA_COLUMNS=ignore",
-        )
-
-
-def _copy(declared: sa.Table) -> sa.Table:
-    """A copy of a table that can be extended, with copies of the tables that it refers to."""
-    everything = sa.MetaData(
-        naming_convention=declared.metadata.naming_convention, info=declared.metadata.info
-    )
-    for table in declared.metadata.sorted_tables:
-        table.to_metadata(everything)
-    return everything.tables[declared.name]
-
-
-def _require_columns(table: sa.Table, policies: Policies) -> None:
-    for name in policies.forbidden_nulls:
-        of_table, _, column = name.rpartition(".")
-        declared = table.metadata.tables.get(of_table)
-        if declared is None or column not in declared.columns or declared.columns[column].nullable:
-            raise SettingsError(
-                f"POLICY_FORBIDDEN_NULLS names {name}, which is not a NOT NULL column",
-                remedy='Correct it, as in {"content_fragments.native_text": ""}',
-            )
-
-
-def _missing(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
-    drift = []
-    for column in table.columns:
-        if column.name in found:
-            continue
-        if column.primary_key or not (column.nullable or column.server_default is not None):
-            raise SourceError(
-                f"Table {table.name} of the source has no column {column.name}",
-                remedy=message("Check that ", SOURCE_SETTING, " names the right file and version"),
-            )
-        if not ColumnRules.of(column).added:
-            drift.append(Drift(table.name, column.name, "missing", "the source lacks it"))
-    return drift
-
-
-def _retyped(table: sa.Table, found: dict[str, SourceColumn]) -> list[Drift]:
-    drift = []
-    for column in table.columns:
-        source = found.get(column.name)
-        if source is None or not source.declared:
-            continue
-        expected = cast_for(column).storage
-        actual = cast_for(sa.Column(column.name, carried_type(source.declared))).storage
-        if not set(expected) & set(actual):
-            detail = f"declared {source.declared} in the source, {column.type} in the target"
-            drift.append(Drift(table.name, column.name, "retyped", detail))
-    return drift

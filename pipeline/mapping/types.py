@@ -1,18 +1,24 @@
 """The casts of all supported types: SQLite storage class, Arrow, PostgreSQL."""
 
-import hashlib
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from pipeline.mapping.cast import Cast, Converted, Rule, affinity, no_nul_rule
+from pipeline.declared.forms import (
+    DecimalText,
+    EpochMoment,
+    MixedBytes,
+    MixedText,
+    WordBoolean,
+)
+from pipeline.mapping.cast import Cast, Converted, Rule, no_nul_rule, shortest
+from pipeline.mapping.epochs import epoch
+from pipeline.mapping.forms import MIXED_BYTES, decimal_text, md5_hashes, mixed_text, word_boolean
 from pipeline.mapping.json_texts import unwrap
 from pipeline.mapping.moments import timestamptz
 
@@ -34,6 +40,16 @@ def cast_for(
     """
     kind = column.type
     match kind:
+        case EpochMoment():
+            return epoch(kind.unit, naive_zone)
+        case WordBoolean():
+            return word_boolean(kind.true, kind.false)
+        case DecimalText():
+            return decimal_text(kind.precision or _DIGITS, kind.scale or 0)
+        case MixedText():
+            return mixed_text(numeric=kind.numeric)
+        case MixedBytes():
+            return MIXED_BYTES
         case JSONB():
             return _DOUBLE_ENCODED_JSONB if double_encoded else _JSONB
         case sa.Boolean():
@@ -61,30 +77,6 @@ def type_name(kind: sa.types.TypeEngine[Any]) -> str:
     """A declared type in the notation of PostgreSQL's ``format_type``."""
     name = kind.compile(dialect=DIALECT).lower().replace(", ", ",")
     return name.replace("varchar", "character varying").replace("float(53)", "double precision")
-
-
-def carried_type(declared: str) -> sa.types.TypeEngine[Any]:
-    """The type of a column that only the source declares.
-
-    Names that applications use for dates, booleans and JSON come first, then SQLite's affinity.
-    """
-    name = declared.upper()
-    if name.startswith(("DATETIME", "TIMESTAMP")):
-        return sa.DateTime(timezone=True)
-    if name.startswith("JSON"):
-        return JSONB()
-    if name.startswith("BOOL"):
-        return sa.Boolean()
-    if name.startswith("DATE") or not name:
-        return sa.Text()
-    by_affinity: dict[str, sa.types.TypeEngine[Any]] = {
-        "INTEGER": sa.BigInteger(),
-        "TEXT": sa.Text(),
-        "BLOB": sa.LargeBinary(),
-        "REAL": sa.Double(),
-        "NUMERIC": sa.Double(),
-    }
-    return by_affinity[affinity(declared)]
 
 
 def largest_integer(kind: sa.types.TypeEngine[Any]) -> int:
@@ -186,12 +178,8 @@ def _text(*, length: int | None) -> Cast:
 
 
 def _json_read(c: str) -> str:
-    shortest = f"printf('%!.15g', {c})"
-    real = (
-        f"CASE WHEN CAST({shortest} AS REAL) = {c} THEN {shortest} ELSE printf('%!.17g', {c}) END"
-    )
     return (
-        f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {real}"
+        f"CASE typeof({c}) WHEN 'text' THEN {c} WHEN 'real' THEN {shortest(c)}"
         f" WHEN 'integer' THEN CAST({c} AS TEXT) ELSE {c} END"
     )
 
@@ -287,23 +275,6 @@ _EXACT = 2**53
 """A double represents every integer up to this one."""
 EXACT_DIGITS = 15
 """A decimal number with this many digits survives the conversion to a double and back."""
-
-
-def md5_hashes(values: pa.Array) -> pa.Array:
-    """MD5 of each BLOB, in the form of PostgreSQL's ``md5()``; NULL stays NULL."""
-    _, offsets, data = values.buffers()
-    if not len(values):
-        return pa.array([], pa.string())
-    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-    view = memoryview(data or b"")
-    sums = [
-        hashlib.md5(view[a:b], usedforsecurity=False).hexdigest()
-        for a, b in pairwise(ends.tolist())
-    ]
-    found = pa.array(sums, pa.string())
-    if not values.null_count:
-        return found
-    return pc.if_else(values.is_valid(), found, pa.scalar(None, pa.string()))
 
 
 _BYTE_SIZE = Cast(

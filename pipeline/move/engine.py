@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from pipeline.core.errors import PipelineError
 from pipeline.core.place import Place
 from pipeline.core.progress import OnProgress
-from pipeline.mapping.table_mapping import match
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.ledger import watermarks
 from pipeline.move.run import sync
@@ -183,7 +182,9 @@ def open_engine(
         stack.enter_context(target.lock(place))
         mover: TableMover | None = None
         if isinstance(scope, Subset):
-            mover = SubsetMover(source.pin(family(tables)), target, scope, options)
+            live = source.pin(family(tables))
+            live.target_types = schema.types(target, [table.name for table in family(tables)])
+            mover = SubsetMover(live, target, scope, options)
         elif isinstance(scope, ChangesOnly) and not source.copied:
             try:
                 mover = _syncer(tables, source, target, scope, options, on_progress)
@@ -193,7 +194,7 @@ def open_engine(
                 log(f"Every value is compared because {error.why}.")
                 source.release()
         if mover is None:
-            copy = source.copy(tables, target=target)
+            copy = source.copy(tables, target=target, policies=options.policies)
             mover = stack.enter_context(FullMover.over(copy, target, options))
         yield Engine(mover, source, list(tables), options.run_id)
 
@@ -213,8 +214,11 @@ def _syncer(
     """
     live, policies = source.pin(tables), options.policies
     syncer = Syncer(live, target, options, retry_rejected=scope.retry_rejected)
-    schema.make_ledger(target)
-    mappings = [match(table, live.columns(table.name), policies) for table in tables]
+    names = [table.name for table in tables]
+    with target.prefetched(schema.ledger_question(), schema.types_question(names)):
+        schema.make_ledger(target)
+        live.target_types = schema.types(target, names)
+    mappings = [live.match(table, policies) for table in tables]
     with target.prefetched(*(asked for each in mappings for asked in sync.questions(each))):
         why = sync.reason_for_full_comparison(tables, live=live, target=target, policies=policies)
         why = why or syncer.find_changes(tables, on_progress=on_progress)

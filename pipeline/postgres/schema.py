@@ -16,10 +16,11 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import literal, quoted
 from pipeline.declared import ledger
 from pipeline.declared.rules import ColumnRules
+from pipeline.mapping import carried
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT, type_name
 from pipeline.postgres import access, relations, table_functions
-from pipeline.postgres.driver.statements import Question, single
+from pipeline.postgres.driver.statements import Question, Rows, single
 from pipeline.postgres.target import Target
 
 
@@ -120,6 +121,30 @@ def inspect(target: Target, table: str, *, rows: bool = True) -> TargetTableStat
     )
 
 
+def types(target: Target, tables: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Types of the columns of existing tables, as PostgreSQL writes them, by table and column."""
+    return target.answer(types_question(tables))
+
+
+def types_question(tables: Sequence[str]) -> Question[dict[str, dict[str, str]]]:
+    """The question for the types of the columns of several tables."""
+    return Question(
+        "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)"
+        " FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
+        " AND c.relname = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped",
+        (tuple(tables),),
+        _by_table,
+    )
+
+
+def _by_table(rows: Rows) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        found.setdefault(table, {})[column] = kind
+    return found
+
+
 @contextmanager
 def inspected(target: Target, tables: Sequence[str]) -> Iterator[None]:
     """Inspect several tables in two round trips; inside, ``inspect`` needs none."""
@@ -165,8 +190,13 @@ def inspect_for_writing(
     return present
 
 
-def check_shape(mapping: TableMapping, present: TargetTableState) -> None:
+def check_shape(
+    mapping: TableMapping, present: TargetTableState, *, widening: bool = False
+) -> None:
     """Refuse an existing table whose columns differ from the declaration.
+
+    Args:
+        widening: types of carried columns may change, as ``prepare`` does.
 
     Raises:
         ShapeError: names every column that differs.
@@ -179,6 +209,8 @@ def check_shape(mapping: TableMapping, present: TargetTableState) -> None:
         actual, expected = types.get(column.name), type_name(column.type)
         if actual is None and column.name not in mapping.carried:
             wrong.append(f"{column.name} is missing")
+        elif widening and column.name in mapping.carried:
+            continue
         elif actual is not None and actual != expected:
             wrong.append(f"{column.name} is {actual} instead of {expected}")
     declared = {column.name for column in mapping.table.columns}
@@ -194,12 +226,19 @@ def prepare(mapping: TableMapping, present: TargetTableState) -> list[str]:
     """DDL that creates the table, or adds the columns that it lacks."""
     if not present.exists:
         return [*_create(mapping)]
-    types = present.types or {}
-    return [
-        f"ALTER TABLE {quoted(mapping.name)} ADD COLUMN {compiled(CreateColumn(column))}"
+    types, alter = present.types or {}, f"ALTER TABLE {quoted(mapping.name)}"
+    statements = [
+        f"{alter} ADD COLUMN {compiled(CreateColumn(column))}"
         for column in mapping.table.columns
         if column.name not in types
     ]
+    for column in mapping.table.columns:
+        before, now = types.get(column.name), type_name(column.type)
+        if column.name in mapping.carried and before not in (None, now):
+            name = quoted(column.name)
+            value = carried.conversion(name, column.type, before or "")
+            statements.append(f"{alter} ALTER COLUMN {name} TYPE {now} USING {value}")
+    return statements
 
 
 def created(mapping: TableMapping) -> TargetTableState:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.application.services import search
 from pipeline.core.messages import DEFAULT_ADDRESS, SCHEMA
 from pipeline.core.policies import Policies
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT
 from pipeline.migrations.declaration import Migration, Search
 from pipeline.move.reading.pinned_source import pinned
@@ -35,7 +35,7 @@ def of_source(source: Path, migration: Migration, policies: Policies) -> str:
         tempfile.TemporaryDirectory() as folder,
         pinned(source, Path(folder), tables=migration.tables) as live,
     ):
-        mappings = [match(table, live.columns(table.name), policies) for table in migration.tables]
+        mappings = [live.match(table, policies) for table in migration.tables]
         made_by = SCHEMA.written(migration.address)
         return script(mappings, searched=migration.declared(Search) is not None, made_by=made_by)
 

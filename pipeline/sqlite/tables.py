@@ -79,6 +79,24 @@ def require_computable(
         )
 
 
+def unique_columns(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> set[str]:
+    """Columns of a table that a unique constraint or index covers alone."""
+    found = set()
+    for _, index, unique, _, partial in connection.execute(
+        f"PRAGMA {schema}.index_list({quoted(table)})"
+    ).fetchall():
+        columns = [
+            (column, key)
+            for _, _, column, _, _, key in connection.execute(
+                f"PRAGMA {schema}.index_xinfo({quoted(as_text(index))})"
+            ).fetchall()
+        ]
+        named = [column for column, key in columns if key]
+        if unique and not partial and len(named) == 1 and named[0] is not None:
+            found.add(as_text(named[0]))
+    return found
+
+
 def as_text(name: object) -> str:
     """A name from the catalog; a connection for rows of the source returns text as bytes."""
     return name.decode() if isinstance(name, bytes) else str(name)

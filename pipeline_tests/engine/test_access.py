@@ -13,7 +13,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.findings import describe
 from pipeline.core.policies import DEFAULT
 from pipeline.declared.rules import SharedRules, TableRules
-from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.mapping.matching import SourceColumn, match
 from pipeline.migrations.content import CONTENT, metadata
 from pipeline.postgres import access
 from pipeline.postgres.findings import Exposed

@@ -15,7 +15,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.core.policies import Policies
 from pipeline.cutover import freezing, replay, rollback, states, steps, write_back
-from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.mapping.matching import SourceColumn, match
 from pipeline.move.ledger import overrides
 from pipeline.move.run.mover import FullMover
 from pipeline.postgres.driver import locks

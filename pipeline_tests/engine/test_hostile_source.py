@@ -16,7 +16,6 @@ from pipeline.core.errors import PipelineError, SourceError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.doctor import source as source_doctor
 from pipeline.mapping.contract import Rejected
-from pipeline.mapping.table_mapping import match
 from pipeline.migrations.content import metadata
 from pipeline.move.reading.batch_converter import BatchConverter
 from pipeline.move.reading.pinned_source import pinned
@@ -57,7 +56,7 @@ def follow_all(path: Path, folder: Path) -> None:
     """Read a source as a sync does, as far as no target is needed."""
     with pinned(path, folder, tables=TABLES, busy_seconds=1) as live:
         for table in TABLES:
-            mapping = match(table, live.columns(table.name))
+            mapping = live.match(table)
             live.position(table)
             versions = live.take_versions(mapping)
             surveyed(mapping.version_mapping, versions)

@@ -26,7 +26,8 @@ from pipeline.core.findings import (
     RowMissing,
     ValueDiffers,
 )
-from pipeline.mapping.table_mapping import SourceColumn, TableMapping, match
+from pipeline.mapping.matching import SourceColumn, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.migrations.content import metadata
 from pipeline.move.ledger import watermarks
 from pipeline.move.proof import constraints

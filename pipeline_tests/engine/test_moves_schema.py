@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.errors import PipelineError, ShapeError, SourceError
 from pipeline.core.findings import Drift
+from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
 from pipeline.move.run.transaction import MoveResult
 from pipeline_tests.support.moves import move_all
@@ -299,13 +300,14 @@ def test_without_drift_the_check_passes(tmp_path: Path, target_url: str) -> None
     assert {c.passed for m in moves.values() for c in m.checks if c.name == "drift"} == {True}
 
 
-def test_an_optional_column_that_the_source_lacks_is_drift(
+def test_an_optional_column_that_the_source_lacks_gets_its_default_by_policy(
     source: SourceFile, target_url: str, planned: str
 ) -> None:
     source.add("learning_content", {"id": 1})
     for column in ("difficulty_level", "language", "last_review_at"):
         source.run(f"ALTER TABLE learning_content DROP COLUMN {column}")
-    move = move_all(source.path, target_url)["learning_content"]
+    policies = Policies(missing_columns="default")
+    move = move_all(source.path, target_url, policies=policies)["learning_content"]
     sql = "SELECT difficulty_level, language FROM learning_content"
     assert query(target_url, sql) == [(None, "thai")]
     assert schema_of(target_url) == schema_of(planned)

@@ -29,6 +29,7 @@ NAMES = [table.name for table in TABLES]
 
 
 _DDL = CONTENT_DDL.replace("body_text TEXT NOT NULL, ipa TEXT,", "body_text TEXT NOT NULL,")
+_DEFAULTS = Policies(missing_columns="default")
 _DDL = _DDL.replace("assessment_notes TEXT", "assessment_notes BLOB")
 
 
@@ -269,7 +270,7 @@ GOLDEN = {
 def test_a_plan_tells_all_that_a_move_would_do(
     crafted: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
-    plans = planned(crafted, target_url, tmp_path)
+    plans = planned(crafted, target_url, tmp_path, policies=_DEFAULTS)
     assert list(plans) == NAMES
     for name, expected in GOLDEN.items():
         plan = replace(plans[name], bytes=0)
@@ -403,12 +404,12 @@ def _agrees(plan: TablePlan, move: MoveResult) -> None:
 def test_the_move_does_what_the_plan_tells(
     crafted: SourceFile, target_url: str, tmp_path: Path
 ) -> None:
-    plans = planned(crafted, target_url, tmp_path)
-    moves = moved(crafted, target_url)
+    plans = planned(crafted, target_url, tmp_path, policies=_DEFAULTS)
+    moves = moved(crafted, target_url, policies=_DEFAULTS)
     for name in NAMES:
         _agrees(plans[name], moves[name])
         assert plans[name].rows - plans[name].rejected_rows == moves[name].moved_rows
-    again = planned(crafted, target_url, tmp_path)
+    again = planned(crafted, target_url, tmp_path, policies=_DEFAULTS)
     rows = {name: moves[name].moved_rows for name in NAMES}
     assert again == {name: replace(plans[name], target_rows=rows[name]) for name in NAMES}
 
@@ -550,10 +551,10 @@ def test_a_plan_writes_nothing(
     crafted: SourceFile, target_url: str, tmp_path: Path, already: bool
 ) -> None:
     if already:
-        moved(crafted, target_url)
+        moved(crafted, target_url, policies=_DEFAULTS)
         crafted.run("UPDATE rankings SET rank_score = 1")
     before, bytes_before = _everything(target_url), crafted.path.read_bytes()
-    planned(crafted, target_url, tmp_path)
+    planned(crafted, target_url, tmp_path, policies=_DEFAULTS)
     assert _everything(target_url) == before
     assert (
         ("migration",) in before["schemas"] if already else ("migration",) not in before["schemas"]
@@ -601,8 +602,11 @@ def test_the_command_prints_the_plan_as_json(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     query(target_url, "CREATE TABLE rankings (id text PRIMARY KEY)")
-    expected = [asdict(plan) for plan in planned(crafted, target_url, tmp_path).values()]
-    ran = command(monkeypatch, capfd, "plan", "--json", **usable(crafted, target_url, tmp_path))
+    expected = [
+        asdict(plan) for plan in planned(crafted, target_url, tmp_path, policies=_DEFAULTS).values()
+    ]
+    given = usable(crafted, target_url, tmp_path) | {"POLICY_MISSING_COLUMNS": "default"}
+    ran = command(monkeypatch, capfd, "plan", "--json", **given)
     assert (ran.code, ran.err) == (0, "")
     printed = json.loads(ran.out)
     assert all(plan["seconds"] > 0 for plan in printed)
@@ -619,7 +623,7 @@ def test_a_plan_is_printed_as_tables(
     crafted: SourceFile, target_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query(target_url, "CREATE TABLE rankings (id text PRIMARY KEY)")
-    plans = planned(crafted, target_url, tmp_path)
+    plans = planned(crafted, target_url, tmp_path, policies=_DEFAULTS)
     grids.show_plan(Console(width=160), list(plans.values()))
     ran = Ran(0, capsys.readouterr().out, "")
     assert ran.row("learning_content")[:5] == ["7", "0.0", "2", "2", "no table"]

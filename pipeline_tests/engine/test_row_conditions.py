@@ -10,7 +10,8 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.findings import describe
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.table_mapping import SourceColumn, TableMapping, match
+from pipeline.mapping.matching import SourceColumn, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import access, catalog
 from pipeline.postgres.target import Target

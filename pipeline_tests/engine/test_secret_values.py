@@ -28,7 +28,7 @@ from pipeline.core.findings import (
 from pipeline.core.policies import Policies
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping import secret
-from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.mapping.matching import SourceColumn, match
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import overrides
 from pipeline.move.run.plan import TablePlan

@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.core.findings import Drift
+from pipeline.core.policies import Policies
 from pipeline.cutover import reverse
 from pipeline.migrations.spaces import metadata
 from pipeline.move.ledger import overrides
@@ -275,10 +276,15 @@ def test_what_only_the_target_has_on_purpose_is_no_drift_and_the_schema_wants_it
     assert broken(standing(target_url, copy, SPACES, planted=planted)) == set()
 
 
-def test_another_column_that_the_source_lacks_is_drift(target_url: str, tmp_path: Path) -> None:
+def test_another_column_that_the_source_lacks_gets_its_default_by_policy(
+    target_url: str, tmp_path: Path
+) -> None:
     source = fill(make(tmp_path / "s.db"))
     source.run("ALTER TABLE spaces DROP COLUMN description")
-    (found,) = found_by(move(source, target_url, tables=OF_SPACES)["spaces"], Drift)
+    policies = Policies(missing_columns="default")
+    (found,) = found_by(
+        move(source, target_url, tables=OF_SPACES, policies=policies)["spaces"], Drift
+    )
     assert (found.column, found.kind) == ("description", "missing")
 
 

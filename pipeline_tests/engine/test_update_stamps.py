@@ -13,7 +13,7 @@ from pipeline.config.settings import libpq
 from pipeline.core.findings import describe
 from pipeline.declared.functions import stamp_column
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.mapping.matching import SourceColumn, match
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import catalog
 from pipeline.postgres.target import Target

@@ -264,7 +264,7 @@ def test_what_the_gate_tells_to_do_is_for_its_own_migration(moved: Site) -> None
 def test_the_rules_of_a_table_are_the_same_in_every_process() -> None:
     """A table with several CHECKs keeps them in a set, whose order is another one each time."""
     code = (
-        "from pipeline.mapping.table_mapping import SourceColumn, match;"
+        "from pipeline.mapping.matching import SourceColumn, match;"
         "from pipeline.move.ledger.watermarks import rules_digest;"
         "from pipeline.migrations.spaces import metadata;"
         "made = [object() for _ in range({})];"

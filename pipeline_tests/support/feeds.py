@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.mapping.table_mapping import SourceColumn, match
+from pipeline.mapping.matching import SourceColumn, match
 from pipeline.migrations import registry
 from pipeline.migrations.spaces import metadata
 from pipeline.postgres import access, schema

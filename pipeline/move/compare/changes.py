@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.mapping.cast import Originals
 from pipeline.move.compare.digest import ColumnDigest
 from pipeline.move.reading.batch_converter import ConvertedBatch
 
@@ -79,7 +80,7 @@ class Lost:
 
     column: str
     keys: pa.Array
-    originals: pa.Array
+    originals: Originals
     kept: pa.Array
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.mapping.cast import Cast
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import columns, tile_reader, tiles
 from pipeline.move.compare.changes import Changes, Differing, Lost, Totals
@@ -167,7 +168,7 @@ def _compare_tile(target: Target, tile: Tile, totals: Totals, kept: Sequence[Any
         totals.add(name, sides.source, sides.target, equal=sides.differs is None)
         if sides.differs is not None:
             differing.append(_differing(name, target_keys, sides))
-        found = _lost(name, target_keys, sides)
+        found = _lost(name, target_keys, sides, mapping.casts[name])
         if found is not None:
             lost.append(found)
     return Changes(converted, missing, extra, tuple(differing), tuple(lost))
@@ -180,7 +181,7 @@ def _differing(column: str, keys: pa.Array, sides: ComparedColumn) -> Differing:
     )
 
 
-def _lost(column: str, keys: pa.Array, sides: ComparedColumn) -> Lost | None:
+def _lost(column: str, keys: pa.Array, sides: ComparedColumn, cast: Cast) -> Lost | None:
     lossy = sides.lossy
     if lossy is not None and sides.differs is not None:
         # Values to be written are collected when they are proven.
@@ -190,6 +191,6 @@ def _lost(column: str, keys: pa.Array, sides: ComparedColumn) -> Lost | None:
     return Lost(
         column,
         keys.filter(lossy).cast(pa.string()),
-        sides.raw.filter(lossy),
+        cast.originals(sides.raw.filter(lossy)),
         sides.target.filter(lossy).cast(pa.string()),
     )

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.core.findings import Lossy
 from pipeline.mapping import secret
@@ -26,15 +25,13 @@ def prepare(target: Target) -> None:
 def collect(target: Target, table: str, lost: Lost) -> None:
     """Add the originals of one batch."""
     rows = len(lost.keys)
-    stored = "real" if pa.types.is_floating(lost.originals.type) else "text"
-    storage = pc.if_else(lost.originals.is_null(), "null", stored)
     batch = pa.record_batch(
         {
             "table_name": pa.array([table] * rows, pa.string()),
             "source_key": lost.keys,
             "column_name": pa.array([lost.column] * rows, pa.string()),
-            "storage": storage,
-            "original": lost.originals.cast(pa.string()),
+            "storage": lost.originals.storage,
+            "original": lost.originals.texts,
             "kept_as": lost.kept,
         }
     )

@@ -18,10 +18,11 @@ from pipeline.core import proof
 from pipeline.core.errors import OverrideError
 from pipeline.core.findings import OFFENDERS, CheckResult, Overridden
 from pipeline.core.messages import FORGET, message
+from pipeline.core.policies import Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping import secret
 from pipeline.mapping.contract import StoredValue, is_utf8, stored
-from pipeline.mapping.table_mapping import match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.ledger import quarantine, watermarks
 from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.driver.statements import Question, single
@@ -159,7 +160,10 @@ def _bytes(shown: str | None) -> bytes | None:
 
 
 def apply(
-    source: SourceView, tables: Iterable[sa.Table], known_overrides: Iterable[Override]
+    source: SourceView,
+    tables: Iterable[sa.Table],
+    known_overrides: Iterable[Override],
+    policies: Policies,
 ) -> None:
     """Write corrected values to the private copy, and record which overrides apply.
 
@@ -171,7 +175,8 @@ def apply(
     with source.writable(declared.values()) as copy:
         for override in known_overrides:
             if override.table in declared:
-                holds = _apply(copy, source, declared[override.table], override)
+                mapping = source.match(declared[override.table], policies)
+                holds = _apply(copy, source, mapping, override)
                 source.overrides[override.table].append(
                     _finding(override, declared[override.table], holds=holds)
                 )
@@ -210,11 +215,10 @@ def _write(target: Target, override: Override) -> None:
 
 
 def _apply(
-    copy: sqlite3.Connection, source: SourceView, table: sa.Table, override: Override
+    copy: sqlite3.Connection, source: SourceView, mapping: TableMapping, override: Override
 ) -> bool:
-    mapping = match(table, source.columns(table.name))
-    column = quoted(override.corrected.column)
-    where = f"{quoted(table.name)} WHERE {source.row_id_column(mapping)} = ?"
+    column = mapping.in_source(override.corrected.column)
+    where = f"{quoted(mapping.name)} WHERE {source.row_id_column(mapping)} = ?"
     row_id = source.row_id_from(mapping, override.row_id)
     found = copy.execute(f"SELECT typeof({column}), {column} FROM {where}", (row_id,)).fetchone()
     if found is None:
@@ -231,7 +235,7 @@ def _apply(
     except sqlite3.Error as error:
         raise OverrideError(
             f"{override.table}, row {override.row_id}: {override.corrected.column} cannot be"
-            f" {_shown(override.corrected, table)!r} ({error})",
+            f" {_shown(override.corrected, mapping.table)!r} ({error})",
             remedy=message("Import another value, or run ", FORGET, f" {override.table}"),
         ) from error
     return True

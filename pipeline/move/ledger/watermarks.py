@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from pipeline.core.policies import Policies
 from pipeline.mapping.contract import compile_contract
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
 from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.driver.statements import Question, Rows, single
@@ -58,7 +58,7 @@ def rules_digest(mapping: TableMapping) -> str:
 
 def common_rules_digest(tables: Sequence[sa.Table], source: SourceView, policies: Policies) -> str:
     """A digest of the rules of several tables, as this source makes them."""
-    rules = [rules_digest(match(table, source.columns(table.name), policies)) for table in tables]
+    rules = [rules_digest(source.match(table, policies)) for table in tables]
     return hashlib.sha256("".join(rules).encode()).hexdigest()
 
 

@@ -17,7 +17,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core import private
+from pipeline.core.policies import Policies
 from pipeline.core.quoting import quoted
+from pipeline.mapping import carried
+from pipeline.mapping.contract import column_rules
+from pipeline.mapping.matching import SourceColumn
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading import private_tables
 from pipeline.move.reading.connections import PinnedConnection
@@ -54,6 +58,43 @@ class PinnedSource(SourceView):
         """Use ``pinned``."""
         super().__init__(changes, PinnedConnection(changes, connection, LIVE))
         self._versions = itertools.cycle(enumerate(versions))
+
+    def _carried_types(
+        self, table: str, columns: Sequence[SourceColumn], policies: Policies
+    ) -> tuple[tuple[str, str], ...]:
+        """The types of the target, without reading every row; ``carries`` checks some rows."""
+        known = self.target_types.get(table, {})
+        types = [(c.name, carried.existing(c.declared, known.get(c.name, ""))) for c in columns]
+        found = tuple((name, kind) for name, kind in types if kind is not None)
+        if len(found) == len(columns):
+            return found
+        return super()._carried_types(table, columns, policies)
+
+    def carries(self, mapping: TableMapping, after: Position | None, keys: Sequence[Any]) -> bool:
+        """Whether the target's types of carried columns take the values of changed rows.
+
+        Args:
+            after: the change log names the rows after this entry.
+            keys: keys of further rows.
+        """
+        wrong = [
+            f"({rule.violated})"
+            for column in mapping.columns
+            if column.name in mapping.carried
+            for rule in column_rules(mapping, column)
+        ]
+        if not wrong:
+            return True
+        key, each = quoted(mapping.key.name), "SELECT value FROM json_each(?)"
+        rows, parameters = f"{key} IN ({each})", [json.dumps(list(keys))]
+        if after is not None:
+            log, found = tracking.changed_since(mapping.name, after, schema=LIVE)
+            rows, parameters = f"{rows} OR {key} IN ({log})", [*parameters, *found]
+        return not self._row_ids(
+            f"SELECT 1 FROM {LIVE}.{quoted(mapping.name)} WHERE ({rows})"
+            f" AND ({' OR '.join(wrong)}) IS TRUE LIMIT 1",
+            tuple(parameters),
+        )
 
     def continues(self, after: Position) -> bool:
         """Whether the change log still has the entry that was last read."""
@@ -97,14 +138,15 @@ class PinnedSource(SourceView):
             A file that is reused after ``VERSIONS_AT_ONCE`` further calls.
         """
         narrow = mapping.version_mapping
-        outputs = {quoted(column.name): quoted(column.name) for column in narrow.columns}
-        for name in map(quoted, sorted(narrow.sized)):
+        named = {column.name: mapping.in_source(column.name) for column in narrow.columns}
+        outputs = {name: name for name in named.values()}
+        for name in (named[each] for each in sorted(narrow.sized)):
             outputs[name] = f"CASE typeof({name}) WHEN 'blob' THEN length({name}) ELSE {name} END"
+        sized = {mapping.source_name(name) for name in narrow.sized}
+        names = [mapping.source_name(name) for name in narrow.casts]
         number, versions = next(self._versions)
         with self.sqlite() as connection:
-            private_tables.create(
-                self, connection, mapping, _slot(number), list(narrow.casts), untyped=narrow.sized
-            )
+            private_tables.create(self, connection, mapping, _slot(number), names, untyped=sized)
             order = f"ORDER BY {quoted(mapping.key.name)}"
             private_tables.copy_rows(self, connection, mapping, _slot(number), outputs, order)
         return versions

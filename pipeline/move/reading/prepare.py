@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.mapping.contract import Contract, compile_contract
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.source_view import SourceView
 from pipeline.move.reading.surveys import Survey
 
@@ -26,7 +26,7 @@ def prepare(declared: sa.Table, source: SourceView, policies: Policies = DEFAULT
     Raises:
         SourceError: the source lacks a required table or column, or cannot be read.
     """
-    return surveyed(match(declared, source.columns(declared.name), policies), source)
+    return surveyed(source.match(declared, policies), source)
 
 
 def surveyed(mapping: TableMapping, source: SourceView) -> Prepared:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable
 
 from pipeline.core.quoting import quoted
 from pipeline.mapping.cast import affinity
+from pipeline.mapping.matching import folded
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.source_view import SourceView
 
@@ -26,15 +27,17 @@ def create(
     Args:
         untyped: columns without a type, which store every value unchanged.
     """
-    row_id, key, table = source.row_id_column(mapping), mapping.key.name, quoted(mapping.name)
-    declared = {column.name: column.declared for column in source.columns(mapping.name)}
+    row_id, table = source.row_id_column(mapping), quoted(mapping.name)
+    key = folded(mapping.key.name)
+    declared = {folded(column.name): column.declared for column in source.columns(mapping.name)}
     info = connection.execute(f"PRAGMA {LIVE}.table_list({table})").fetchall()
     strict = any(row[5] for row in info)
     types = {
-        name: "" if name in untyped else _type_word(declared[name], strict=strict) for name in names
+        folded(name): "" if name in untyped else _type_word(declared[folded(name)], strict=strict)
+        for name in names
     }
     options = ""
-    if row_id == quoted(key):
+    if row_id == quoted(mapping.key.name):
         types[key] = "INTEGER PRIMARY KEY"
     elif not source.has_rowid(mapping):
         types[key] += " PRIMARY KEY"
@@ -45,7 +48,9 @@ def create(
     connection.execute(f"DELETE FROM {schema}.{table}")
     if "PRIMARY KEY" not in types[key]:
         index = f"{schema}.{quoted(f'pipeline key of {mapping.name}')}"
-        connection.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {table} ({quoted(key)})")
+        connection.execute(
+            f"CREATE INDEX IF NOT EXISTS {index} ON {table} ({quoted(mapping.key.name)})"
+        )
 
 
 def copy_rows(

@@ -21,14 +21,17 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
 from pipeline.core.findings import Overridden
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Contract
-from pipeline.mapping.table_mapping import SourceColumn, TableMapping
-from pipeline.move.reading import surveys
+from pipeline.mapping.matching import SourceColumn, extra_columns, folded, match
+from pipeline.mapping.table_mapping import TableMapping
+from pipeline.move.reading import census, surveys
 from pipeline.move.reading.connections import Connections, FileConnections
 from pipeline.move.reading.surveys import Range, Survey, SurveyCollector, is_text
 from pipeline.sqlite import tracking
 from pipeline.sqlite.snapshot import Snapshot, unreadable
+from pipeline.sqlite.tables import unique_columns
 from pipeline.sqlite.tracking import Position
 
 _VALUE_BYTES = 8
@@ -44,6 +47,7 @@ class SourceView:
     Attributes:
         snapshot: the private file with the rows that can be read.
         overrides: manual corrections of its values, by table.
+        target_types: types of the target's existing columns, by table.
         schema: as in ``Connections``.
     """
 
@@ -56,6 +60,8 @@ class SourceView:
         self._row_id_columns: dict[str, str] = {}
         self._positions: dict[str, Position | None] = {}
         self.overrides: dict[str, list[Overridden]] = {}
+        self.target_types: dict[str, dict[str, str]] = {}
+        self._carried: dict[tuple[Any, ...], tuple[tuple[str, str], ...]] = {}
 
     @property
     def path(self) -> Path:
@@ -77,12 +83,41 @@ class SourceView:
         """The columns of a table as declared in the source."""
         with self.sqlite() as connection:
             connection.text_factory = str
+            unique = unique_columns(connection, table, schema=self.schema)
             return tuple(
-                SourceColumn(name, declared)
-                for _, name, declared, _, _, _, hidden in connection.execute(
+                SourceColumn(name, declared, default or "", name in unique)
+                for _, name, declared, _, default, _, hidden in connection.execute(
                     f"PRAGMA {self.schema}.table_xinfo({quoted(table)})"
                 )
                 if hidden != _HIDDEN
+            )
+
+    def match(self, table: sa.Table, policies: Policies = DEFAULT) -> TableMapping:
+        """Match a declared table with the source.
+
+        Raises:
+            SourceError: the source lacks a column, or has columns that the policy forbids.
+            SettingsError: a policy is not suitable for the table.
+        """
+        columns = self.columns(table.name)
+        extra = extra_columns(table, columns, policies)
+        if not extra or policies.extra_columns != "carry":
+            return match(table, columns, policies)
+        key = (table.name, *extra, policies.naive_zone)
+        if key not in self._carried:
+            self._carried[key] = self._carried_types(table.name, extra, policies)
+        return match(table, columns, policies, types=self._carried[key])
+
+    def _carried_types(
+        self, table: str, columns: Sequence[SourceColumn], policies: Policies
+    ) -> tuple[tuple[str, str], ...]:
+        with self.sqlite() as connection:
+            return census.carried_types(
+                connection,
+                f"{self.schema}.{quoted(table)}",
+                columns,
+                self.target_types.get(table, {}),
+                naive_zone=policies.naive_zone,
             )
 
     def position(self, table: sa.Table) -> Position | None:
@@ -114,7 +149,8 @@ class SourceView:
         key = mapping.key.name
         names = {row[1].lower() for row in info}
         primary = [row for row in info if row[5]]
-        is_rowid = len(primary) == 1 and primary[0][1] == key and primary[0][2].upper() == "INTEGER"
+        named = [folded(row[1]) for row in primary]
+        is_rowid = named == [folded(key)] and primary[0][2].upper() == "INTEGER"
         if is_rowid and not without_rowid:
             return quoted(key)
         if without_rowid:
@@ -140,7 +176,7 @@ class SourceView:
         key = quoted(mapping.key.name)
         cast = mapping.casts[mapping.key.name]
         sizes = " + ".join(
-            f"ifnull(octet_length({quoted(column.name)}), 0)"
+            f"ifnull(octet_length({mapping.in_source(column.name)}), 0)"
             for column in mapping.columns
             if mapping.casts[column.name].raw in (pa.string(), pa.binary())
         )
@@ -208,7 +244,7 @@ class SourceView:
         casts = mapping.casts
         key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
         sentinels = [f"{casts[c.name].sentinel} AS {quoted(c.name)}" for c in mapping.columns]
-        outputs = [casts[c.name].read(quoted(c.name)) for c in mapping.columns]
+        outputs = [casts[c.name].read(mapping.in_source(c.name)) for c in mapping.columns]
         where, bounds = f"{key} BETWEEN ? AND ?", [part.first, part.last]
         if without:
             where += f" AND {row_id} NOT IN (SELECT value FROM json_each(?))"

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.progress import OnProgress, Progress, waiting
-from pipeline.mapping.table_mapping import match
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.ledger import unmanaged_rows
@@ -129,9 +128,7 @@ class FullMover:
         policies = self._options.policies
         with schema.inspected(self.idle, [table.name for table in tables]):
             states = [
-                schema.inspect_for_writing(
-                    self.idle, match(table, self._source.columns(table.name), policies)
-                )
+                schema.inspect_for_writing(self.idle, self._source.match(table, policies))
                 for table in tables
             ]
         filled = [table for table, state in zip(tables, states, strict=True) if state.rows]

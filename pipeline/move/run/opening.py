@@ -39,7 +39,7 @@ def start(context: MoveContext, *, filled: bool) -> schema.TargetTableState:
             present = schema.inspect_for_writing(
                 target, mapping, rows=context.scope.strategy is None
             )
-            schema.check_shape(mapping, present)
+            schema.check_shape(mapping, present, widening=True)
         _check_parents(target, mapping)
         context.load_watermark(watermarks.read(target, mapping.name))
     unknown = present.exists and context.watermark is None

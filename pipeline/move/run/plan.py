@@ -162,7 +162,7 @@ def _inspect_target(
             rows = target.value(f"SELECT count(*) FROM {quoted(mapping.name)}")
             schema.inspect_for_writing(target, mapping)
         only = tuple(sorted(set(present.types or {}) - {c.name for c in mapping.table.columns}))
-        schema.check_shape(mapping, present)
+        schema.check_shape(mapping, present, widening=True)
         if rows and not mapping.policies.adopt_target:
             unmanaged_rows.require_own(target.rows, [mapping.table])
     except ShapeError as error:
@@ -314,7 +314,7 @@ def _profile(
 ) -> Iterator[ColumnPlan]:
     """The contents of all columns; one scan counts their storage classes."""
     sums = ", ".join(
-        f"sum(typeof({quoted(column.name)}) = '{storage}')"
+        f"sum(typeof({mapping.in_source(column.name)}) = '{storage}')"
         for column in mapping.columns
         for storage in _CLASSES
     )

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from pipeline.core.errors import ScopeError, SettingsError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.run import sync
 from pipeline.postgres import schema
@@ -133,9 +133,9 @@ def find_rows_in_scope(
     root = root_table(relatives)
     with target.read_only():
         for table in relatives:
-            mapping = match(table, live.columns(table.name), policies)
+            mapping = live.match(table, policies)
             present = schema.inspect_for_writing(target, mapping)
-            schema.check_shape(mapping, present)
+            schema.check_shape(mapping, present, widening=True)
             if table is root:
                 found[table.name] = RowsInScope(_root_keys(subset, live, mapping))
             else:
@@ -180,8 +180,8 @@ def _in_source(
 ) -> list[Any]:
     """Row ids of the source's rows that belong to the subset."""
     scope_keys = {
-        name: f"{quoted(name)} IN (SELECT value FROM json_each(?{number}))"
-        for number, name in enumerate(inside, 1)
+        name: f"{name} IN (SELECT value FROM json_each(?{number}))"
+        for number, name in enumerate(map(mapping.in_source, inside), 1)
     }
     lists = tuple(json.dumps(keys) for keys in inside.values())
     return live.row_ids_where(mapping, f"{_belongs(scope_keys)} LIMIT {sync.MANY_ROWS + 1}", lists)
@@ -189,7 +189,9 @@ def _in_source(
 
 def _in_target(target: Target, mapping: TableMapping, inside: Mapping[str, list[Any]]) -> list[Any]:
     """Keys of the target's rows that belong to the subset."""
-    scope_keys = {name: f"{quoted(name)} = ANY(${number})" for number, name in enumerate(inside, 1)}
+    scope_keys = {
+        name: f"{name} = ANY(${number})" for number, name in enumerate(map(quoted, inside), 1)
+    }
     rows = target.rows(
         f"SELECT {quoted(mapping.key.name)} FROM {quoted(mapping.name)}"
         f" WHERE {_belongs(scope_keys)} LIMIT {sync.MANY_ROWS + 1}",
@@ -202,12 +204,12 @@ def _belongs(scope_keys: Mapping[str, str]) -> str:
     """SQL condition: all references that are not NULL point into the subset, and there is one.
 
     Args:
-        scope_keys: referring column -> SQL condition that its reference points into the subset.
+        scope_keys: referring column, quoted -> condition that its reference is in the subset.
     """
     if not scope_keys:
         return "false"
-    inside = [f"({quoted(name)} IS NULL OR {condition})" for name, condition in scope_keys.items()]
-    nothing = " AND ".join(f"{quoted(name)} IS NULL" for name in scope_keys)
+    inside = [f"({name} IS NULL OR {condition})" for name, condition in scope_keys.items()]
+    nothing = " AND ".join(f"{name} IS NULL" for name in scope_keys)
     return f"{' AND '.join(inside)} AND NOT ({nothing})"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.progress import OnProgress
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.context.table_scope import SubsetRows
@@ -79,7 +79,7 @@ class SubsetMover:
                 policies=self._options.policies,
             )
         schema.make_ledger(self.idle)
-        mapping = match(table, self._live.columns(table.name), self._options.policies)
+        mapping = self._live.match(table, self._options.policies)
         prepared, scope = self._copy_scope_rows(mapping, self._reached[table.name])
         context = MoveContext(self.idle, self._live, prepared, self._options, on_progress, scope)
         return move_table(context)
@@ -96,7 +96,7 @@ class SubsetMover:
         live.take_rows(mapping, keys=keys, row_ids=row_ids)
         excluded = live.count_without(mapping, keys=keys, row_ids=row_ids)
         taken_row_ids = frozenset(map(str, live.taken_row_ids(mapping)))
-        overrides.apply(live, [mapping.table], known_overrides)
+        overrides.apply(live, [mapping.table], known_overrides, mapping.policies)
         prepared = surveyed(mapping, live)
         # An override may have changed a key.
         taken = tuple(live.taken_keys(mapping))

@@ -18,7 +18,7 @@ from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.progress import OnProgress
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import compile_contract
-from pipeline.mapping.table_mapping import TableMapping, match
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Changes
 from pipeline.move.context.move_context import MoveContext, counter, later
 from pipeline.move.context.options import MoveOptions
@@ -70,7 +70,7 @@ def reason_for_full_comparison(
         ShapeError: a table of the target is not one plain table that can be written.
     """
     for table in tables:
-        mapping = match(table, live.columns(table.name), policies)
+        mapping = live.match(table, policies)
         mark = watermarks.read(target, table.name)
         present = schema.inspect_for_writing(target, mapping, rows=False)
         if mark is None or not present.exists:
@@ -253,7 +253,7 @@ class Syncer:
         """
         to_compare = []
         for table in tables:
-            mapping = match(table, self._live.columns(table.name), self._options.policies)
+            mapping = self._live.match(table, self._options.policies)
             mark = watermarks.read(self.idle, table.name)
             self._mappings[table.name], self._marks[table.name] = mapping, mark
             self._sequences[table.name] = constraints.find_sequence(self.idle, mapping)
@@ -272,8 +272,12 @@ class Syncer:
             for converter in versions:
                 self._candidates[converter.mapping.name] = self._compare(converter, on_progress)
         for name, found in self._candidates.items():
-            if found is not None and len(found.keys) + len(found.row_ids) > MANY_ROWS:
+            if found is None:
+                continue
+            if len(found.keys) + len(found.row_ids) > MANY_ROWS:
                 return f"more than {MANY_ROWS:,} rows of {name} may have changed"
+            if not self._live.carries(self._mappings[name], found.after, found.keys):
+                return f"a carried column of {name} holds values that its type does not take"
         return None
 
     def _is_unchanged(self, mapping: TableMapping, mark: Watermark) -> bool:
@@ -330,7 +334,7 @@ class Syncer:
         row_ids = [live.row_id_from(mapping, row_id) for row_id in sorted(retried)]
         keys = list(dict.fromkeys((*found.keys, *also)))
         live.take_rows(mapping, keys=keys, row_ids=[*found.row_ids, *row_ids], after=found.after)
-        overrides.apply(live, [mapping.table], known_overrides)
+        overrides.apply(live, [mapping.table], known_overrides, mapping.policies)
         prepared = surveyed(mapping, live)
         # An override may have changed a key.
         taken = tuple(live.taken_keys(mapping))

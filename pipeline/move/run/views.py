@@ -8,10 +8,12 @@ from typing import Self
 import sqlalchemy as sa
 
 from pipeline.core.locks import private_folder
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.progress import waiting
 from pipeline.move.ledger import overrides
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
 from pipeline.move.reading.source_view import SourceView
+from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import BUSY_SECONDS, take_snapshot
 
@@ -59,7 +61,9 @@ class SourceViews:
         """Whether there is a copy of the whole source."""
         return self._copy is not None
 
-    def copy(self, tables: Sequence[sa.Table], *, target: Target) -> SourceView:
+    def copy(
+        self, tables: Sequence[sa.Table], *, target: Target, policies: Policies = DEFAULT
+    ) -> SourceView:
         """A private copy of the source, with the overrides from the target's ledger applied.
 
         Raises:
@@ -69,7 +73,9 @@ class SourceViews:
             # A failed copy leaves no files, so that the next step can try again.
             names = [table.name for table in tables]
             # Before the copy: a connection that is lost meanwhile does not make it useless.
-            known_overrides = overrides.read(target, names)
+            with target.prefetched(schema.types_question(names)):
+                known_overrides = overrides.read(target, names)
+                types = schema.types(target, names)
             with contextlib.ExitStack() as opened:
                 located = self._locate()
                 folder = opened.enter_context(private_folder(self._folder, self._name))
@@ -77,7 +83,8 @@ class SourceViews:
                 with waiting(f"copying {located}"):
                     copied = take_snapshot(located, into, tables=tables, busy_seconds=busy)
                 source = SourceView(copied)
-                overrides.apply(source, tables, known_overrides)
+                source.target_types = types
+                overrides.apply(source, tables, known_overrides, policies)
                 self._copy = source
                 self._exit.push(opened.pop_all())
         return self._copy

@@ -165,6 +165,7 @@ def witness_table(
         zone=policies.naive_zone,
         unwrap=mapping.double_encoded,
         fills=_fills(mapping),
+        source_names=mapping.source_names,
     )
 
 

@@ -30,7 +30,7 @@ def rows(table: Table, connection: sqlite3.Connection, part: Part) -> Iterator[R
     """
     kept = frozenset(table.kept)
     where, parameters = _where(table, part)
-    outputs = ", ".join(quoted(column) for column, _ in table.columns)
+    outputs = ", ".join(quoted(table.source_names.get(name, name)) for name, _ in table.columns)
     select = f"SELECT CAST({table.row_id} AS TEXT), {quoted(table.key)}, {outputs} FROM"
     order = f"ORDER BY {quoted(table.key)} COLLATE BINARY"
     for prefix, of_corrected in _places(table):

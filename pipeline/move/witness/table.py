@@ -17,6 +17,7 @@ class Table:
 
     Attributes:
         columns: names and types of the columns that move, including the key.
+        source_names: names of columns that the source calls differently, by name.
         row_id: SQL for the row id in the source.
         quarantined: row ids of the rows in quarantine.
         kept: keys of rows that keep the target's version.
@@ -40,6 +41,7 @@ class Table:
     zone: str = "UTC"
     unwrap: Collection[str] = ()
     fills: dict[str, Any] = field(default_factory=dict)
+    source_names: dict[str, str] = field(default_factory=dict)
 
     @property
     def text_key(self) -> bool:

@@ -8,6 +8,7 @@ output of jsonb (keys ordered by length, then by bytes; numbers without exponent
 import functools
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Callable
@@ -19,11 +20,24 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
+from pipeline.declared.forms import (
+    DecimalText,
+    EpochMoment,
+    MixedBytes,
+    MixedText,
+    WordBoolean,
+)
+
 Encode = Callable[[Any], bytes]
 """Encodes a value from ``sqlite3`` (texts as bytes, never None) as the bytes to be hashed."""
 
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(2000, 1, 1)
+_UNIX_2000 = 946_684_800_000_000
+"""2000-01-01 in microseconds since 1970."""
+_JULIAN_2000 = 211_813_444_800_000
+"""2000-01-01 in milliseconds of SQLite's julian days."""
+_NUMBER = re.compile(rb"-?\d+(?:\.\d+)?")
 _PRECISE = Context(prec=100)
 _LAYERS = 8
 _MOST_DIGITS = 150_000
@@ -66,7 +80,16 @@ def encoder(kind: sa.types.TypeEngine[Any], *, zone: str, unwrap: bool) -> Encod
         A function that raises ``ValueError`` for values that the type cannot store, and
         ``Unjudged``.
     """
+    named = None if zone == "UTC" else ZoneInfo(zone)
     match kind:
+        case EpochMoment():
+            return functools.partial(_epoch, unit=kind.unit, zone=named)
+        case WordBoolean():
+            return functools.partial(_word, true=kind.true, false=kind.false)
+        case DecimalText():
+            return functools.partial(_decimal, scale=kind.scale or 0)
+        case MixedText() | MixedBytes():
+            return _mixed_blob if isinstance(kind, MixedBytes) else _digits
         case JSONB():
             return functools.partial(_json, unwrap=unwrap)
         case sa.Boolean():
@@ -80,7 +103,7 @@ def encoder(kind: sa.types.TypeEngine[Any], *, zone: str, unwrap: bool) -> Encod
         case sa.String():
             return _text
         case sa.DateTime():
-            return functools.partial(_moment, zone=None if zone == "UTC" else ZoneInfo(zone))
+            return functools.partial(_moment, zone=named)
         case sa.LargeBinary():
             return _blob
     raise TypeError(f"{kind!r} has no form for digests")
@@ -113,6 +136,48 @@ def _numeric(value: Any, *, scale: int) -> bytes:
     return b"%d" % int(scaled.to_integral_value(ROUND_HALF_UP))
 
 
+def _decimal(value: Any, *, scale: int) -> bytes:
+    if not isinstance(value, bytes):
+        return _numeric(value, scale=scale)
+    if not _NUMBER.fullmatch(value):
+        raise ValueError("not a decimal number")
+    scaled = Decimal(value.decode()).scaleb(scale, _PRECISE)
+    return b"%d" % int(scaled.to_integral_value(ROUND_HALF_UP))
+
+
+def _word(value: Any, *, true: str, false: str) -> bytes:
+    word = (value.decode() if isinstance(value, bytes) else str(value)).casefold()
+    if word in (true.casefold(), "1", "t", "true"):
+        return b"\1"
+    if word in (false.casefold(), "0", "f", "false"):
+        return b"\0"
+    raise ValueError("neither of the two words")
+
+
+def _digits(value: Any) -> bytes:
+    """A text, or a number in the fewest digits that identify it, as SQLite writes them."""
+    if isinstance(value, bytes):
+        return value
+    return (str(value) if isinstance(value, int) else _real_text(value)).encode()
+
+
+def _real_text(value: float) -> str:
+    if value in (math.inf, -math.inf):
+        return "Inf" if value > 0 else "-Inf"
+    for digits in (15, 17):
+        text = f"{value:.{digits}g}"
+        if float(text) == value:
+            break
+    mantissa, exponent, power = text.partition("e")
+    if "." not in mantissa:
+        mantissa += ".0"
+    return mantissa + exponent + power
+
+
+def _mixed_blob(value: Any) -> bytes:
+    return _blob(_digits(value))
+
+
 def _text(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise ValueError("not a text")
@@ -123,6 +188,26 @@ def _blob(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise ValueError("not a BLOB")
     return hashlib.md5(value, usedforsecurity=False).digest()
+
+
+def _epoch(value: Any, *, unit: str, zone: ZoneInfo | None) -> bytes:
+    if isinstance(value, bytes):
+        if not _NUMBER.fullmatch(value):
+            return _moment(value, zone=zone)
+        value = float(value) if b"." in value else int(value)
+    if unit == "julian_days":
+        # As SQLite does: whole milliseconds, half a millisecond up.
+        since = (math.floor(value * 86_400_000.0 + 0.5) - _JULIAN_2000) * 1000
+    else:
+        factor = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}[unit]
+        since = value * factor if isinstance(value, int) else _whole(value * float(factor))
+        since -= _UNIX_2000
+    return struct.pack(">q", since)
+
+
+def _whole(value: float) -> int:
+    """Rounded to an integer, halves away from zero."""
+    return int(math.copysign(math.floor(abs(value) + 0.5), value))
 
 
 def _moment(value: Any, *, zone: ZoneInfo | None) -> bytes:

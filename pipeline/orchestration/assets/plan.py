@@ -43,9 +43,10 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:  # type: ignore[type-arg]
         try:
             session = target.open()
-            opened = source.views(migration, run_id=context.run.run_id).copy(tables, target=session)
             loaded = settings.load()
             policies = loaded.policies(migration)
+            views = source.views(migration, run_id=context.run.run_id)
+            opened = views.copy(tables, target=session, policies=policies)
             plans = plan_tables(tables, source=opened, target=session, policies=policies)
             rules = common_rules_digest(tables, opened, policies)
             planned = CheckResult(ledger.PLANNED, passed=True, blocking=True)

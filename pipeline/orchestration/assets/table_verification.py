@@ -40,10 +40,12 @@ def verify(
         # First the lock, then the copy, so that no move comes between them.
         session = target.open()
         target.require_following(migration)
-        opened = source.views(migration, run_id=run_id).copy(migration.tables, target=session)
+        policies = loaded.policies(migration)
+        views = source.views(migration, run_id=run_id)
+        opened = views.copy(migration.tables, target=session, policies=policies)
         with progress.waiting(f"{table.name}, verify"), session.read_only():
             found = verify_table(
-                prepare(table, opened, loaded.policies(migration)),
+                prepare(table, opened, policies),
                 source=opened,
                 target=session,
                 sample=Sample(round(loaded.verify_mib * 2**20), seed, witness_all=options.deep),

@@ -1,0 +1,191 @@
+"""Casts of unusual forms: words for booleans, decimals as text, values of several classes."""
+
+import hashlib
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.mapping.cast import Cast, Converted, Originals, Rule, is_number, shortest
+
+_FAMILY = (("t", "true"), ("f", "false"))
+
+
+def word_boolean(true: str, false: str) -> Cast:
+    """The cast of a boolean that is one of two words; 0 and 1 are accepted as well."""
+    trues, falses = {true.casefold(), "1"}, {false.casefold(), "0"}
+    if trues & set(_FAMILY[0]) and falses & set(_FAMILY[1]):
+        trues, falses = trues | {*_FAMILY[0]}, falses | {*_FAMILY[1]}
+    given = pa.array(sorted(trues)), pa.array(sorted({*trues, *falses}))
+
+    def rules(c: str) -> tuple[Rule, ...]:
+        words = ", ".join("'" + word.replace("'", "''") + "'" for word in given[1].to_pylist())
+        violated = f"lower(CAST({c} AS TEXT)) NOT IN ({words})"
+        return (Rule("range", f"is neither {true} nor {false}", violated, cast=True),)
+
+    def convert(values: pa.Array) -> Converted:
+        lower = pc.utf8_lower(values)
+        if pc.any(pc.and_(values.is_valid(), pc.invert(pc.is_in(lower, given[1])))).as_py():
+            raise pa.ArrowInvalid(f"a value is neither {true} nor {false}")
+        missing = pa.scalar(None, pa.bool_())
+        return Converted(pc.if_else(values.is_valid(), pc.is_in(lower, given[0]), missing))
+
+    return Cast(
+        storage=("text", "integer"),
+        sentinel="''",
+        raw=pa.string(),
+        rules=rules,
+        read=lambda c: f"CASE typeof({c}) WHEN 'integer' THEN CAST({c} AS TEXT) ELSE {c} END",
+        checked_as=lambda c: f"(lower(CAST({c} AS TEXT)) IN ({_listed(given[0])}))",
+        convert=convert,
+    )
+
+
+def _listed(words: pa.Array) -> str:
+    return ", ".join("'" + word.replace("'", "''") + "'" for word in words.to_pylist())
+
+
+def decimal_text(precision: int, scale: int) -> Cast:
+    """The cast of a numeric that is written as text; numbers are accepted as well."""
+    wire = pa.decimal128(precision, scale)
+
+    def rules(c: str) -> tuple[Rule, ...]:
+        whole = f"ltrim(substr({c}, 1, instr({c} || '.', '.') - 1), '-0')"
+        return (
+            Rule(
+                "number",
+                "is not a decimal number",
+                f"typeof({c}) = 'text' AND NOT {is_number(c)}",
+                cast=True,
+            ),
+            Rule(
+                "range",
+                f"has more than {precision - scale} digits before the point",
+                f"typeof({c}) <> 'blob' AND (abs({c}) >= 1e{precision - scale}"
+                f" OR typeof({c}) = 'text' AND length({whole}) > {precision - scale})",
+                cast=True,
+            ),
+        )
+
+    def convert(values: pa.Array) -> Converted:
+        exact = values.cast(_WIDE)
+        rounded = pc.round(exact, scale, round_mode="half_towards_infinity")
+        return Converted(rounded.cast(wire), pc.not_equal(rounded, exact))
+
+    return Cast(
+        storage=("text", "integer", "real"),
+        sentinel="''",
+        raw=pa.string(),
+        rules=rules,
+        read=lambda c: (
+            f"CASE typeof({c}) WHEN 'integer' THEN CAST({c} AS TEXT)"
+            f" WHEN 'real' THEN {shortest(c)} ELSE {c} END"
+        ),
+        checked_as=lambda c: f"CAST({c} AS NUMERIC)",
+        convert=convert,
+        target=lambda c: f"{c}::text",
+        target_form=lambda values: values.cast(wire),
+    )
+
+
+_WIDE = pa.decimal256(76, 36)
+_TAG = "\0"
+"""Begins the raw text of a number; a text of the source that begins so is rejected."""
+_CLASSES = {"i": "integer", "r": "real", "t": "text", "b": "blob"}
+
+
+def mixed_text(*, numeric: bool) -> Cast:
+    """The cast of a text column that also takes numbers, as the texts that identify them.
+
+    Args:
+        numeric: the storage class of each value follows from its text, so nothing is lost.
+    """
+
+    def convert(values: pa.Array) -> Converted:
+        values.validate(full=True)
+        tagged = pc.starts_with(values, _TAG)
+        texts = pc.if_else(tagged, pc.utf8_slice_codeunits(values, 2), values)
+        return Converted(texts, None if numeric else tagged)
+
+    def originals(raw: pa.Array) -> Originals:
+        return Originals(_classes(raw, 1), pc.utf8_slice_codeunits(raw, 2))
+
+    return Cast(
+        storage=("text", "integer", "real"),
+        sentinel="''",
+        raw=pa.string(),
+        rules=lambda c: (
+            Rule(
+                "nul",
+                "holds a NUL character",
+                f"typeof({c}) = 'text' AND instr({c}, char(0)) > 0",
+                always=True,
+            ),
+        ),
+        read=lambda c: (
+            f"CASE typeof({c}) WHEN 'integer' THEN char(0) || 'i' || {c}"
+            f" WHEN 'real' THEN char(0) || 'r' || {shortest(c)} ELSE {c} END"
+        ),
+        convert=convert,
+        originals=originals,
+    )
+
+
+def _classes(raw: pa.Array, at: int) -> pa.Array:
+    """The storage classes that letters at a position name."""
+    letters = pc.utf8_slice_codeunits(raw, at, at + 1).to_pylist()
+    return pa.array([_CLASSES.get(letter, "null") for letter in letters], pa.string())
+
+
+def md5_hashes(values: pa.Array) -> pa.Array:
+    """MD5 of each BLOB, in the form of PostgreSQL's ``md5()``; NULL stays NULL."""
+    _, offsets, data = values.buffers()
+    if not len(values):
+        return pa.array([], pa.string())
+    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    view = memoryview(data or b"")
+    sums = [
+        hashlib.md5(view[a:b], usedforsecurity=False).hexdigest()
+        for a, b in pairwise(ends.tolist())
+    ]
+    found = pa.array(sums, pa.string())
+    if not values.null_count:
+        return found
+    return pc.if_else(values.is_valid(), found, pa.scalar(None, pa.string()))
+
+
+def _mixed_bytes_convert(values: pa.Array) -> Converted:
+    tags = pc.binary_slice(values, 0, 1)
+    return Converted(
+        pc.binary_replace_slice(values, 0, 1, b""), pc.not_equal(tags, pa.scalar(b"b"))
+    )
+
+
+def _mixed_bytes_originals(raw: pa.Array) -> Originals:
+    """The storage classes; the bytes themselves are unchanged in the target."""
+    letters = pc.binary_slice(raw, 0, 1).cast(pa.string())
+    return Originals(_classes(letters, 0), pa.nulls(len(raw), pa.string()))
+
+
+def _tagged_bytes(c: str) -> str:
+    def tagged(letter: str, value: str) -> str:
+        return f"CAST('{letter}' || {value} AS BLOB)"
+
+    return (
+        f"CASE typeof({c}) WHEN 'null' THEN NULL WHEN 'integer' THEN {tagged('i', c)}"
+        f" WHEN 'real' THEN {tagged('r', shortest(c))} WHEN 'text' THEN {tagged('t', c)}"
+        f" ELSE {tagged('b', c)} END"
+    )
+
+
+MIXED_BYTES = Cast(
+    storage=("blob", "text", "integer", "real"),
+    sentinel="x'00'",
+    raw=pa.binary(),
+    read=_tagged_bytes,
+    convert=_mixed_bytes_convert,
+    target=lambda c: f"md5({c})",
+    source_form=md5_hashes,
+    originals=_mixed_bytes_originals,
+)
