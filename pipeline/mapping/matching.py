@@ -268,9 +268,12 @@ def _require_columns(table: sa.Table, extra: Sequence[SourceColumn], policies: P
         for name in names:
             of_table, _, column = name.rpartition(".")
             declared = tables.get(of_table)
-            is_extra = declared is table and any(each.name == column for each in extra)
-            unknown = declared is None or column not in declared.columns
-            if unknown and not (setting == "POLICY_FORMS" and (is_extra or declared is not table)):
+            # Only the source tells which further columns a table has.
+            extra_names = [each.name for each in extra] if declared is table else [column]
+            known = [] if declared is None else [*declared.columns.keys()]
+            if setting == "POLICY_FORMS" and declared is not None:
+                known += extra_names
+            if column not in known:
                 raise SettingsError(
                     f"{setting} names {name}, which is not a column",
                     remedy="Write it as table.column, with the name of the column in the target",
