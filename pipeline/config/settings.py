@@ -73,6 +73,8 @@ class Settings(HomeSettings):
         database_url: the target, ``postgresql://...``; None uses the embedded server.
         dagster_database_url: the database of Dagster's records; None: see ``records``.
         max_delete_share: a move stops if it would delete more than this share of a table's rows.
+        max_quarantine_share: a move stops if more than this share of a table's rows would be in
+            quarantine.
         lock_seconds: how long to wait for another run that holds the lock of the target.
         verify_mib: of larger tables, ``verify`` compares the values of a random sample of this many
             MiB; keys are always compared in full.
@@ -96,6 +98,7 @@ class Settings(HomeSettings):
     database_url: SecretStr | None = None
     dagster_database_url: SecretStr | None = None
     max_delete_share: float = Field(default=0.25, ge=0, le=1)
+    max_quarantine_share: float = Field(default=0.25, ge=0, le=1)
     lock_seconds: float = Field(default=30.0, ge=0)
     verify_mib: float = Field(default=4096, gt=0, allow_inf_nan=False)
     verify_seed: int | None = None

@@ -153,6 +153,10 @@ class TooManyDeletes(TargetError):
     """A move would delete a larger share of the target than the limit."""
 
 
+class TooManyRejected(TargetError):
+    """A move would leave a larger share of a table in quarantine than the limit."""
+
+
 def without_password(text: str, url: str) -> str:
     """Mask the password of a URL, and every part of it, in a driver's text."""
     secrets = [url[: url.rfind("@")].partition("://")[2].partition(":")[2]] if "@" in url else []

@@ -1,6 +1,7 @@
 """Names and texts, escaped for SQL and for a terminal."""
 
 import json
+import re
 import unicodedata
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -29,3 +30,11 @@ def printable(text: str) -> str:
         json.dumps(letter)[1:-1] if unicodedata.category(letter) in _INVISIBLE else letter
         for letter in text
     )
+
+
+def bare(sql: str) -> str:
+    """A statement without blanks and quotation marks, for comparison.
+
+    SQLite keeps the text of a schema unchanged; Turso changes blanks and quotes more names.
+    """
+    return re.sub(r'[\s"]', "", sql)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from pipeline.core.quoting import quoted
-from pipeline.mapping.contract import bare
+from pipeline.core.quoting import bare, quoted
 from pipeline.sqlite import opening
 from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 

@@ -26,7 +26,7 @@ from pipeline.move.ledger import overrides, quarantine
 from pipeline.move.proof import constraints, table_checks
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
 from pipeline.move.reading.prepare import surveyed
-from pipeline.postgres import schema
+from pipeline.postgres import relations
 from pipeline.postgres.target import Target
 from pipeline.sqlite import opening
 from pipeline.sqlite.snapshot import unreadable
@@ -81,7 +81,7 @@ def replay(
     """
     replayed = []
     with pinned(copy, folder, tables=tables) as live:
-        live.target_types = schema.types(target, [table.name for table in tables])
+        live.target_types = relations.column_types(target, [table.name for table in tables])
         for table in tables:
             mapping = live.match(table, policies)
             replayed.append(_compare(mapping, live, target))

@@ -34,7 +34,7 @@ from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.reading.source_view import SourceView
 from pipeline.move.witness import second_witness
-from pipeline.postgres import schema
+from pipeline.postgres import relations, schema
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import Snapshot, take_snapshot
 
@@ -112,7 +112,7 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
         target.run(f"LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE")
         taken = take_snapshot(context.path, folder / "copy.db", tables=())
         names = [table.name for table in context.tables]
-        types = schema.types(target, names)
+        types = relations.column_types(target, names)
         rows = _require_unchanged(context, _view(taken, types))
         _round_moments(context, _view(taken, types))
         before = side_effects.count(target)

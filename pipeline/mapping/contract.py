@@ -8,7 +8,6 @@ all reasons that apply.
 
 import hashlib
 import json
-import re
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,14 +32,6 @@ _CHUNK = 400
 LOSSY = "lossy"
 """The code of a reason that depends on a policy."""
 LOSES = "would lose what cannot be undone"
-
-
-def bare(sql: str) -> str:
-    """A statement without blanks and quotation marks, for comparison.
-
-    SQLite keeps the text of a schema unchanged; Turso changes blanks and quotes more names.
-    """
-    return re.sub(r'[\s"]', "", sql)
 
 
 @dataclass(frozen=True)

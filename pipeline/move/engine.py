@@ -24,7 +24,7 @@ from pipeline.move.run.subset import SubsetMover
 from pipeline.move.run.sync import Syncer
 from pipeline.move.run.transaction import CommitLost, MoveResult
 from pipeline.move.run.views import SourceViews
-from pipeline.postgres import schema
+from pipeline.postgres import relations, schema
 from pipeline.postgres.target import Target
 
 
@@ -183,7 +183,9 @@ def open_engine(
         mover: TableMover | None = None
         if isinstance(scope, Subset):
             live = source.pin(family(tables))
-            live.target_types = schema.types(target, [table.name for table in family(tables)])
+            live.target_types = relations.column_types(
+                target, [table.name for table in family(tables)]
+            )
             mover = SubsetMover(live, target, scope, options)
         elif isinstance(scope, ChangesOnly) and not source.copied:
             try:
@@ -215,9 +217,9 @@ def _syncer(
     live, policies = source.pin(tables), options.policies
     syncer = Syncer(live, target, options, retry_rejected=scope.retry_rejected)
     names = [table.name for table in tables]
-    with target.prefetched(schema.ledger_question(), schema.types_question(names)):
+    with target.prefetched(schema.ledger_question(), relations.column_types_question(names)):
         schema.make_ledger(target)
-        live.target_types = schema.types(target, names)
+        live.target_types = relations.column_types(target, names)
     mappings = [live.match(table, policies) for table in tables]
     with target.prefetched(*(asked for each in mappings for asked in sync.questions(each))):
         why = sync.reason_for_full_comparison(tables, live=live, target=target, policies=policies)

@@ -6,13 +6,14 @@ relation would affect other rows than those of the table, so it is refused befor
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import quoted
-from pipeline.postgres.driver.statements import Ask
+from pipeline.postgres.driver.statements import Ask, Question, Rows
+from pipeline.postgres.target import Target
 
 PUBLIC = "public"
 
@@ -171,3 +172,27 @@ def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> N
             f"{name} in the target is unlogged: the server empties it after a crash",
             remedy=f"Run ALTER TABLE {name} SET LOGGED",
         )
+
+
+def column_types(target: Target, tables: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Types of the columns of existing tables, as PostgreSQL writes them, by table and column."""
+    return target.answer(column_types_question(tables))
+
+
+def column_types_question(tables: Sequence[str]) -> Question[dict[str, dict[str, str]]]:
+    """The question for the types of the columns of several tables."""
+    return Question(
+        "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)"
+        " FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
+        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
+        " AND c.relname = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped",
+        (tuple(tables),),
+        _by_table,
+    )
+
+
+def _by_table(rows: Rows) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for table, column, kind in rows:
+        found.setdefault(table, {})[column] = kind
+    return found

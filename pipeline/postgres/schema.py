@@ -20,7 +20,7 @@ from pipeline.mapping import carried
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import DIALECT, type_name
 from pipeline.postgres import access, relations, table_functions
-from pipeline.postgres.driver.statements import Question, Rows, single
+from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.target import Target
 
 
@@ -119,30 +119,6 @@ def inspect(target: Target, table: str, *, rows: bool = True) -> TargetTableStat
         indexes=frozenset(state["indexes"]),
         facts=facts,
     )
-
-
-def types(target: Target, tables: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Types of the columns of existing tables, as PostgreSQL writes them, by table and column."""
-    return target.answer(types_question(tables))
-
-
-def types_question(tables: Sequence[str]) -> Question[dict[str, dict[str, str]]]:
-    """The question for the types of the columns of several tables."""
-    return Question(
-        "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)"
-        " FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid"
-        " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
-        " AND c.relname = ANY($1) AND a.attnum > 0 AND NOT a.attisdropped",
-        (tuple(tables),),
-        _by_table,
-    )
-
-
-def _by_table(rows: Rows) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for table, column, kind in rows:
-        found.setdefault(table, {})[column] = kind
-    return found
 
 
 @contextmanager

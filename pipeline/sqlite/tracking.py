@@ -17,8 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
-from pipeline.core.quoting import quoted
-from pipeline.mapping.contract import bare
+from pipeline.core.quoting import bare, quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite import opening
 from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable, validate, writing

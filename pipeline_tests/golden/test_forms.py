@@ -94,7 +94,8 @@ def test_a_moment_is_read_kept_in_step_and_written_back_in_its_form(
 def _add(source: SourceFile, key: int, value: Any) -> None:
     source.run(
         "INSERT INTO learning_content (id, title, content_type, language, native_text, translation,"
-        " ipa, created_at, updated_at) VALUES (?, 'a', 'b', 'thai', 'c', 'd', 'e', ?, '2025-01-01')",
+        " ipa, created_at, updated_at)"
+        " VALUES (?, 'a', 'b', 'thai', 'c', 'd', 'e', ?, '2025-01-01')",
         (key, value),
     )
 

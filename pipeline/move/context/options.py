@@ -8,6 +8,10 @@ DELETE_SHARE = 0.25
 """A move may delete this share of a table's rows; a larger share suggests a wrong source."""
 
 
+QUARANTINE_SHARE = 0.25
+"""A move may leave this share of a table's rows in quarantine; a larger share is no success."""
+
+
 @dataclass(frozen=True)
 class MoveOptions:
     """Options for every table of a run.
@@ -20,3 +24,4 @@ class MoveOptions:
     policies: Policies = DEFAULT
     delete_share: float = DELETE_SHARE
     witness_all: bool = False
+    quarantine_share: float = QUARANTINE_SHARE

@@ -4,12 +4,10 @@ The plan reads the source as a move does, and only inspects the target. Only the
 what PostgreSQL alone can detect: an index entry that is too long, a character that jsonb refuses.
 """
 
-import re
-import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,12 +22,15 @@ from pipeline.mapping import secret
 from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.json_texts import mask_repeated_names
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import type_name
+from pipeline.move.context.options import QUARANTINE_SHARE
 from pipeline.move.ledger import unmanaged_rows
+from pipeline.move.reading import recognition
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
 from pipeline.move.reading.prepare import Prepared, prepare
 from pipeline.move.reading.source_view import SourceView
+from pipeline.move.run.column_plan import ColumnPlan, date_format, date_formats, profile
 from pipeline.move.run.disk_space import NOTHING_NEEDED, DiskNeed
+from pipeline.move.run.quarantine_share import is_too_large
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -37,23 +38,6 @@ _EXAMPLES = 5
 _PROBE_BYTES = 2 * 2**20
 _SECONDS_PER_ROW = 3e-6
 """Approximate time for keys and indexes per row; measured on two cores."""
-
-
-@dataclass(frozen=True)
-class ColumnPlan:
-    """The contents and types of a column.
-
-    Attributes:
-        source_type: the type declared in the source, "" if there is none.
-        storage: number of values by SQLite storage class.
-        date_formats: number of texts by date format; empty for other types.
-    """
-
-    name: str
-    source_type: str
-    target_type: str
-    storage: dict[str, int]
-    date_formats: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -66,7 +50,8 @@ class TablePlan:
         target_rows: rows of the target now; None if it has no such table.
         obstacle: why the move would stop immediately, if it would.
         seconds: estimated duration, proof included.
-        room: what the target's disk needs, estimated.
+        disk_need: what the target's disk needs, estimated.
+        proposals: forms in which rejected values can be read.
     """
 
     table: str
@@ -82,10 +67,16 @@ class TablePlan:
     obstacle: str | None
     seconds: float
     disk_need: DiskNeed = NOTHING_NEEDED
+    proposals: tuple[recognition.FormProposal, ...] = ()
 
 
 def plan_tables(
-    tables: Iterable[sa.Table], *, source: SourceView, target: Target, policies: Policies = DEFAULT
+    tables: Iterable[sa.Table],
+    *,
+    source: SourceView,
+    target: Target,
+    policies: Policies = DEFAULT,
+    quarantine_share: float = QUARANTINE_SHARE,
 ) -> tuple[TablePlan, ...]:
     """Plan tables in this order, parents first.
 
@@ -96,8 +87,24 @@ def plan_tables(
     bytes_per_second = _throughput(target)
     rejected: dict[str, set[str]] = {}
     return tuple(
-        _plan_table(prepare(table, source, policies), source, target, bytes_per_second, rejected)
+        _require_share(
+            _plan_table(
+                prepare(table, source, policies), source, target, bytes_per_second, rejected
+            ),
+            quarantine_share,
+        )
         for table in tables
+    )
+
+
+def _require_share(plan: TablePlan, share: float) -> TablePlan:
+    """Name it as an obstacle if the move would leave too many rows in quarantine."""
+    if plan.obstacle or not is_too_large(plan.rows, plan.rejected_rows, share=share):
+        return plan
+    return replace(
+        plan,
+        obstacle=f"{plan.rejected_rows:,} of {plan.rows:,} rows would be in quarantine, more than"
+        f" MAX_QUARANTINE_SHARE ({share:.0%})",
     )
 
 
@@ -128,7 +135,8 @@ def _plan_table(
             connection, sorted(converter.rejected), row_id_column=row_id, held=held, known=known
         ):
             result.reject(mapping, row)
-        columns = tuple(_profile(connection, mapping, result.date_formats))
+        columns = tuple(profile(connection, mapping, result.date_formats))
+        proposals = recognition.proposals(connection, mapping, schema=source.schema)
     rejected_keys[mapping.name] = result.rejected_keys
     target_rows, target_only, obstacle = _inspect_target(target, mapping)
     return TablePlan(
@@ -147,6 +155,7 @@ def _plan_table(
         DiskNeed.of_table(
             mapping.table, rows=survey.rows, size=survey.bytes, existing=target_rows or 0
         ),
+        proposals,
     )
 
 
@@ -215,7 +224,7 @@ class _Readout:
                     raw = kept = pa.array([secret.SHOWN] * len(keys))
                 self._add_loss(name, lossy, keys, raw, kept)
             if isinstance(column.type, sa.DateTime):
-                self.date_formats.setdefault(name, Counter()).update(_date_formats(raw))
+                self.date_formats.setdefault(name, Counter()).update(date_formats(raw))
 
     def reject(self, mapping: TableMapping, row: Rejected) -> None:
         """Count a row that would be rejected."""
@@ -231,7 +240,7 @@ class _Readout:
         for column, value in zip(mapping.columns, row.values, strict=True):
             if isinstance(column.type, sa.DateTime) and value.storage == "text":
                 text = (value.value or b"").decode("utf-8", "replace")
-                self.date_formats.setdefault(column.name, Counter())[_date_format(text)] += 1
+                self.date_formats.setdefault(column.name, Counter())[date_format(text)] += 1
 
     def rejections(self, table: str) -> tuple[Quarantined, ...]:
         """The reasons of rejections, the most frequent first."""
@@ -260,71 +269,4 @@ class _Readout:
             Lossy(table, name, count, tuple(self.examples[name]))
             for name, count in self.lossy.items()
             if count
-        )
-
-
-def _date_formats(texts: pa.Array) -> Counter[str]:
-    """Number of texts by format, such as ``YYYY-MM-DD HH:MM:SS.ffffff``.
-
-    Texts with the same length and the same characters at significant positions are counted
-    together.
-    """
-    marks = [pc.binary_length(texts)]
-    marks += [pc.utf8_slice_codeunits(texts, start, start + 1) for start in (10, 16, 19)]
-    ends = ((-7, -6), (-6, -5), (-1, None))
-    marks += [pc.utf8_slice_codeunits(texts, start, stop) for start, stop in ends]
-    names = [str(number) for number in range(len(marks))]
-    grouped = pa.table([*marks, texts], names=[*names, "text"]).group_by(names)
-    counted = grouped.aggregate([("text", "min"), ("text", "count")])
-    formats: Counter[str] = Counter()
-    for text, count in zip(
-        counted.column("text_min").to_pylist(),
-        counted.column("text_count").to_pylist(),
-        strict=True,
-    ):
-        if text is not None:
-            formats[_date_format(text)] += count
-    return formats
-
-
-_FORMAT = re.compile(
-    r"\d{4}-\d\d-\d\d(?:(?P<between>[ T])\d\d:\d\d(?P<seconds>:\d\d)?(?:\.(?P<fraction>\d+))?)?"
-    r"(?P<blank> *)(?P<zone>Z|[+-]\d\d:\d\d)?"
-)
-
-
-def _date_format(text: str) -> str:
-    found = _FORMAT.fullmatch(text)
-    if found is None:
-        return "no date"
-    result = "YYYY-MM-DD"
-    if found["between"]:
-        result += f"{found['between']}HH:MM" + (":SS" if found["seconds"] else "")
-    if found["fraction"]:
-        result += "." + "f" * len(found["fraction"])
-    zone = found["zone"] or ""
-    return result + found["blank"] + ("+HH:MM" if len(zone) > 1 else zone)
-
-
-_CLASSES = ("null", "integer", "real", "text", "blob")
-
-
-def _profile(
-    connection: sqlite3.Connection, mapping: TableMapping, date_formats: dict[str, Counter[str]]
-) -> Iterator[ColumnPlan]:
-    """The contents of all columns; one scan counts their storage classes."""
-    sums = ", ".join(
-        f"sum(typeof({mapping.in_source(column.name)}) = '{storage}')"
-        for column in mapping.columns
-        for storage in _CLASSES
-    )
-    counts = connection.execute(f"SELECT {sums} FROM {quoted(mapping.name)}").fetchone()
-    for number, column in enumerate(mapping.columns):
-        column_counts = counts[number * len(_CLASSES) : (number + 1) * len(_CLASSES)]
-        yield ColumnPlan(
-            column.name,
-            mapping.declared[column.name],
-            type_name(column.type),
-            {storage: n for storage, n in zip(_CLASSES, column_counts, strict=True) if n},
-            dict(date_formats.get(column.name, Counter()).most_common()),
         )

@@ -272,11 +272,9 @@ class Syncer:
             for converter in versions:
                 self._candidates[converter.mapping.name] = self._compare(converter, on_progress)
         for name, found in self._candidates.items():
-            if found is None:
-                continue
-            if len(found.keys) + len(found.row_ids) > MANY_ROWS:
+            if found and len(found.keys) + len(found.row_ids) > MANY_ROWS:
                 return f"more than {MANY_ROWS:,} rows of {name} may have changed"
-            if not self._live.carries(self._mappings[name], found.after, found.keys):
+            if found and not self._live.carries(self._mappings[name], found.after, found.keys):
                 return f"a carried column of {name} holds values that its type does not take"
         return None
 

@@ -29,7 +29,7 @@ from pipeline.move.ledger import (
 )
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.move.proof import constraints, side_effects, table_checks
-from pipeline.move.run import opening, proving
+from pipeline.move.run import opening, proving, quarantine_share
 from pipeline.move.witness import second_witness
 from pipeline.move.writing import load, strategies
 from pipeline.postgres import schema
@@ -162,6 +162,7 @@ def move_table(
     Raises:
         ProofFailed: a blocking check failed.
         TooManyDeletes: more than the allowed share of the target would be deleted.
+        TooManyRejected: too many rows of the table would be in quarantine.
         ConflictError: a row was changed in the target, and the policy is to stop.
         ShapeError: the target has another table of that name, or unmanaged rows.
         SourceError: the snapshot cannot be read.
@@ -211,9 +212,8 @@ def move_table(
             if context.scope.keys is None:
                 proving.write_evidence(context, proof)
             cascaded = cascades.forget(target, mapping.name)
-            moved = int(proof["conservation"].figures["moved"])
-            added = moved - context.scope_before - cascaded
-            rows = context.scope.target_rows(target, mapping.name, moved=moved, added=added)
+            rows = _target_rows(context, proof, cascaded)
+            quarantine_share.require_small(context, proof, target_rows=rows)
             _write_watermark(context, rows)
             if strategy != "synced" or context.scope.keys:
                 # A sync that compared no row does not undo what a verification has found.
@@ -297,13 +297,19 @@ def _move(
 
 def _write_watermark(context: MoveContext, rows: int) -> None:
     """Store conflicts and the new watermark."""
-    target, mapping, scope = context.target, context.mapping, context.scope
+    target, mapping, scope, source = context.target, context.mapping, context.scope, context.source
     conflicts.replace(target, mapping.name, context.conflicts.values, scope_keys=scope.ledger_keys)
-    source = context.source
     rules, position = watermarks.rules_digest(mapping), source.position(mapping.table)
     read = Watermark(context.newest, rows, rules, source.snapshot.fingerprint, position)
     mark = scope.watermark(read, context.watermark)
     watermarks.write(target, mapping.name, mark, run_id=context.options.run_id)
+
+
+def _target_rows(context: MoveContext, proof: Proof, cascaded: int) -> int:
+    """Rows of the target table after the move."""
+    scope, moved = context.scope, int(proof["conservation"].figures["moved"])
+    added = moved - context.scope_before - cascaded
+    return scope.target_rows(context.target, context.mapping.name, moved=moved, added=added)
 
 
 def _finish_rows(context: MoveContext) -> str | None:

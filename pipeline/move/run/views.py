@@ -13,7 +13,7 @@ from pipeline.core.progress import waiting
 from pipeline.move.ledger import overrides
 from pipeline.move.reading.pinned_source import PinnedSource, pinned
 from pipeline.move.reading.source_view import SourceView
-from pipeline.postgres import schema
+from pipeline.postgres import relations
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import BUSY_SECONDS, take_snapshot
 
@@ -73,9 +73,9 @@ class SourceViews:
             # A failed copy leaves no files, so that the next step can try again.
             names = [table.name for table in tables]
             # Before the copy: a connection that is lost meanwhile does not make it useless.
-            with target.prefetched(schema.types_question(names)):
+            with target.prefetched(relations.column_types_question(names)):
                 known_overrides = overrides.read(target, names)
-                types = schema.types(target, names)
+                types = relations.column_types(target, names)
             with contextlib.ExitStack() as opened:
                 located = self._locate()
                 folder = opened.enter_context(private_folder(self._folder, self._name))

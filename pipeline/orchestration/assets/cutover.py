@@ -135,7 +135,10 @@ def cutover_asset(
                 migration=migration.name,
                 tables=tables,
                 options=MoveOptions(
-                    context.run.run_id, loaded.policies(migration), loaded.max_delete_share
+                    context.run.run_id,
+                    loaded.policies(migration),
+                    loaded.max_delete_share,
+                    quarantine_share=loaded.max_quarantine_share,
                 ),
                 log=lambda text: context.log.info(written(text, migration.address)),
             )

@@ -47,7 +47,13 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
             policies = loaded.policies(migration)
             views = source.views(migration, run_id=context.run.run_id)
             opened = views.copy(tables, target=session, policies=policies)
-            plans = plan_tables(tables, source=opened, target=session, policies=policies)
+            plans = plan_tables(
+                tables,
+                source=opened,
+                target=session,
+                policies=policies,
+                quarantine_share=loaded.max_quarantine_share,
+            )
             rules = common_rules_digest(tables, opened, policies)
             planned = CheckResult(ledger.PLANNED, passed=True, blocking=True)
             run_id = context.run.run_id

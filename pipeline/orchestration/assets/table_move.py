@@ -45,7 +45,12 @@ def move(
     try:
         scope, loaded = options.scope, settings.load()
         views = source.views(migration, run_id=run_id)
-        how = MoveOptions(run_id, loaded.policies(migration), loaded.max_delete_share)
+        how = MoveOptions(
+            run_id,
+            loaded.policies(migration),
+            loaded.max_delete_share,
+            quarantine_share=loaded.max_quarantine_share,
+        )
         on_progress = progress.reporter(context.log)
         opened = target.engine(
             lambda session: engine.open_engine(

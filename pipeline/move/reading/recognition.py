@@ -1,0 +1,171 @@
+"""Recognize the form of values that a column's type does not take, to propose a setting.
+
+Nothing is converted by a guess: a number may be a moment or a count. A person confirms the form.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+
+from pipeline.core.findings import Finding
+from pipeline.core.quoting import quoted
+from pipeline.declared import forms
+from pipeline.declared.forms import DECIMAL_TEXT, UNITS, Unit
+from pipeline.mapping.cast import is_number
+from pipeline.mapping.contract import column_rules
+from pipeline.mapping.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
+from pipeline.mapping.table_mapping import TableMapping
+
+_FIRST, _LAST = 100_000_000, 4_102_444_800
+"""1973 and 2100 in seconds since 1970; within them, one number has one plausible unit."""
+_WORDS = ("t/f", "true/false", "yes/no", "y/n", "on/off")
+
+
+@dataclass(frozen=True)
+class FormProposal(Finding):
+    """A form in which the values of a column can be read.
+
+    Attributes:
+        values: how many there are.
+        example: one of them, and its meaning.
+    """
+
+    title: ClassVar[str] = "form recognized"
+    heading: ClassVar[str] = "Forms of values that a setting can declare"
+    table: str
+    column: str
+    form: str
+    values: int
+    example: str
+    meaning: str
+
+    @property
+    def sentence(self) -> str:
+        """The fault, for people."""
+        form = self.form.replace("_", " ")
+        return (
+            f"{self.table}.{self.column}: {self.values:,} values can be read as {form}; then"
+            f" {self.example} is {self.meaning}"
+        )
+
+
+def proposals(
+    connection: sqlite3.Connection, mapping: TableMapping, *, schema: str = "main"
+) -> tuple[FormProposal, ...]:
+    """The proposed forms of a table's columns.
+
+    Args:
+        connection: reads the source; texts are bytes or strings.
+    """
+    table = f"{schema}.{quoted(mapping.name)}"
+    found = (_proposal(connection, mapping, column, table) for column in _undecided(mapping))
+    return tuple(each for each in found if each is not None)
+
+
+def _undecided(mapping: TableMapping) -> Iterator[sa.Column[Any]]:
+    """Columns whose values may have a form that nobody has declared."""
+    for column in mapping.columns:
+        if forms.form_of(column.type) is not None or column.name == mapping.key.name:
+            continue
+        if column.name in mapping.carried:
+            declared = mapping.declared[column.name].upper()
+            if declared.startswith(("DATE", "TIME", "BOOL")):
+                yield column
+        elif isinstance(column.type, sa.DateTime | sa.Boolean) or _is_decimal(column):
+            yield column
+
+
+def _is_decimal(column: sa.Column[Any]) -> bool:
+    return isinstance(column.type, sa.Numeric) and not isinstance(column.type, sa.Float)
+
+
+def _proposal(
+    connection: sqlite3.Connection,
+    mapping: TableMapping,
+    column: sa.Column[Any],
+    table: str,
+) -> FormProposal | None:
+    name = mapping.in_source(column.name)
+    if column.name in mapping.carried:
+        wrong = f"{name} IS NOT NULL"
+    else:
+        rules = [rule.violated for rule in column_rules(mapping, column) if rule.code != "null"]
+        wrong = f"({' OR '.join(f'({rule})' for rule in rules)}) IS TRUE"
+    found = (
+        _decimal(connection, table, name, wrong)
+        if _is_decimal(column)
+        else _words(connection, table, name, wrong) or _unit(connection, table, name, wrong)
+    )
+    if found is None:
+        return None
+    form, values, example, meaning = found
+    if isinstance(column.type, sa.Boolean) == (form in UNITS):
+        return None
+    return FormProposal(mapping.name, column.name, form, values, example, meaning)
+
+
+def _words(
+    connection: sqlite3.Connection, table: str, name: str, wrong: str
+) -> tuple[str, int, str, str] | None:
+    sql = f"SELECT lower(CAST({name} AS TEXT)), count(*) FROM {table} WHERE {wrong}"
+    rows = connection.execute(f"{sql} GROUP BY 1 LIMIT 3").fetchall()
+    counts = {_text(word): count for word, count in rows}
+    for form in _WORDS:
+        true, false = form.split("/")
+        if counts and counts.keys() <= {true, false}:
+            example = min(counts)
+            return form, sum(counts.values()), example, str(example == true).lower()
+    return None
+
+
+def _unit(
+    connection: sqlite3.Connection, table: str, name: str, wrong: str
+) -> tuple[str, int, str, str] | None:
+    number = f"CAST({name} AS NUMERIC)"
+    is_one = (
+        f"typeof({name}) IN ('integer', 'real') OR (typeof({name}) = 'text' AND {is_number(name)})"
+    )
+    values, numbers, low, high = connection.execute(
+        f"SELECT count(*), sum({is_one}), min({number}) FILTER (WHERE {number} > 0), max({number})"
+        f" FROM {table} WHERE {wrong}"
+    ).fetchone()
+    if not values or values != numbers or low is None:
+        return None
+    for unit in UNITS:
+        since = _seconds(low, unit), _seconds(high, unit)
+        if since[0] >= _FIRST and since[1] <= _LAST:
+            moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=since[1])
+            return unit, values, str(high), f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return None
+
+
+def _seconds(number: float, unit: Unit) -> float:
+    if unit == "julian_days":
+        return (number * DAY_MILLISECONDS - JULIAN_EPOCH) / 1000
+    return number * MICROSECONDS[unit] / 1_000_000
+
+
+def _decimal(
+    connection: sqlite3.Connection, table: str, name: str, wrong: str
+) -> tuple[str, int, str, str] | None:
+    values, numbers, example = connection.execute(
+        f"SELECT count(*), sum(typeof({name}) = 'text' AND {is_number(name)}), min({name})"
+        f" FROM {table} WHERE {wrong}"
+    ).fetchone()
+    if not values or values != numbers:
+        return None
+    return DECIMAL_TEXT, values, repr(_text(example)), _text(example)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def settings(found: Sequence[FormProposal]) -> str:
+    """The setting that declares all of these forms."""
+    listed = ", ".join(f'"{each.table}.{each.column}": "{each.form}"' for each in found)
+    return f"POLICY_FORMS={{{listed}}}"
