@@ -9,6 +9,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.quoting import quoted
 from pipeline.mapping import row_key
+from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import KeyNotSupported, RowKey
 from pipeline.sqlite import opening
 
@@ -26,7 +27,9 @@ def require_table(
         KeyNotSupported: the key is not one column, in the declaration or in the source.
     """
     kind = connection.execute(
-        f"SELECT type, rootpage FROM {schema}.sqlite_master WHERE name = ?", (table.name,)
+        f"SELECT type, rootpage FROM {schema}.sqlite_master WHERE name = ? COLLATE NOCASE"
+        " AND type IN ('table', 'view')",
+        (table.name,),
     ).fetchone()
     if kind is None or kind[0] not in ("table", b"table"):
         raise SourceError(
@@ -47,7 +50,8 @@ def require_table(
             f"Table {table.name} of the source {source} has {row_key.description(columns)}",
             remedy=f"Make {key.name} its only primary key column; nothing was changed",
         )
-    if key.name not in primary.values() and primary and _has_no_rowid(connection, name, schema):
+    named = {folded(each) for each in primary.values()}
+    if folded(key.name) not in named and primary and _has_no_rowid(connection, name, schema):
         raise KeyNotSupported(
             f"Table {table.name} of the source {source} has the primary key {primary[1]} and no"
             f" rowid, so values of {key.name} may not be unique",

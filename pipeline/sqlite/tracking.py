@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
 from pipeline.core.quoting import bare, quoted
+from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite import opening
 from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable, validate, writing
@@ -196,7 +197,7 @@ def _unique(
     key, name = RowKey.of(table).name, quoted(table.name)
     info = connection.execute(f"PRAGMA {schema}.table_info({name})").fetchall()
     primary = [as_text(row[1]) for row in info if row[5]]
-    if len(primary) == 1 and primary != [key]:
+    if len(primary) == 1 and folded(primary[0]) != folded(key):
         # An alias of the rowid has no index.
         yield [(primary[0], "BINARY")]
     for row in connection.execute(f"PRAGMA {schema}.index_list({name})").fetchall():
@@ -216,7 +217,7 @@ def _unique(
                 " on an expression, so rows that REPLACE deletes would not be logged",
                 remedy="Sync without tracking, by dates and sizes",
             )
-        if named != [(key, "BINARY")]:
+        if [(folded(column), order) for column, order in named] != [(folded(key), "BINARY")]:
             yield named
 
 
@@ -230,7 +231,9 @@ def _log_exists(connection: sqlite3.Connection, schema: str = "main") -> bool:
 def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "main") -> bool:
     """Whether all triggers of a table exist without changes."""
     existing = {
-        name: bare(sql) for name, sql, on in _our_triggers(connection, schema) if on == table.name
+        name: bare(sql)
+        for name, sql, on in _our_triggers(connection, schema)
+        if folded(on) == folded(table.name)
     }
     try:
         expected = _triggers(connection, table, schema)
