@@ -10,7 +10,7 @@ from pipeline.config.records import Records, locate
 from pipeline.config.settings import Settings
 from pipeline.core.errors import TargetError
 from pipeline.core.server_errors import CONNECTIONS_OF_A_MOVE, CONNECTIONS_OF_A_RUN
-from pipeline.doctor import records, source, target
+from pipeline.doctor import records, source, source_data, target
 from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.migrations.declaration import Migration
 
@@ -34,6 +34,9 @@ def examine(settings: Settings, migration: Migration) -> list[Diagnostic]:
             snapshots=found.snapshots,
             tables=tables,
             whence=settings.origin(migration),
+        ),
+        *source_data.examine(
+            found.source, migration, settings.policies(migration), folder=found.snapshots
         ),
         *_examine_servers(settings, found.target, tables=tables, bytes_needed=size),
     ]

@@ -205,6 +205,12 @@ _JSONB = Cast(
             f"typeof({c}) = 'text' AND NOT json_valid({c}) AND length({c})"
             f" - length(replace(replace({c}, '[', ''), '{{', '')) < {_DEEP}",
         ),
+        Rule(
+            "json",
+            r"has the escape \u0000, which jsonb cannot store",
+            # A backslash before the escape makes it a text.
+            rf"typeof({c}) = 'text' AND instr(replace({c}, '\\', ''), '\u0000') > 0",
+        ),
     ),
     read=_json_read,
     convert=_json_convert,

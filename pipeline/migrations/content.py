@@ -135,6 +135,7 @@ CONTENT = Migration(
     make_sample=make_sample,
     owners=("team:learning-content",),
     beside=(Search((learning_content, content_fragments)), Anki()),
+    stays=("anki_cards", "vector_embeddings", "vector_search"),
     plain=True,
 )
 """The learning application; its assets, jobs and commands have plain names."""

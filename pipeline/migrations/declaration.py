@@ -59,6 +59,7 @@ class Migration:
         make_sample: creates a small source if none is configured.
         owners: the owners of the assets.
         beside: features in addition to the tables.
+        stays: further tables of the application that stay in SQLite on purpose.
         plain: assets, jobs and commands have names without that of the migration; at most one
             migration is plain.
     """
@@ -69,6 +70,7 @@ class Migration:
     make_sample: Callable[[Path], None]
     owners: tuple[str, ...]
     beside: tuple[Beside, ...] = ()
+    stays: tuple[str, ...] = ()
     plain: bool = False
 
     @property

@@ -1,6 +1,8 @@
 """Checks that a table of the source can be read."""
 
 import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -81,6 +83,56 @@ def require_computable(
         opening.require_computable(
             path or source, table.name, computed, source=source, busy_seconds=busy_seconds
         )
+
+
+@dataclass(frozen=True)
+class OtherTable:
+    """A table of the source that no declaration names, so that it stays there.
+
+    Attributes:
+        rows: None if its rows cannot be read, because they belong to a virtual table.
+    """
+
+    name: str
+    rows: int | None
+
+    @property
+    def shown(self) -> str:
+        """Its name with the number of its rows."""
+        return f"{self.name} ({'virtual' if self.rows is None else f'{self.rows:,} rows'})"
+
+
+def others(
+    connection: sqlite3.Connection,
+    tables: Iterable[sa.Table],
+    *,
+    stays: Iterable[str] = (),
+    schema: str = "main",
+) -> list[OtherTable]:
+    """Tables of the source that are not declared, without those of SQLite and of this project.
+
+    Args:
+        connection: returns texts as strings or bytes.
+        tables: the declared tables.
+        stays: tables that stay in the source on purpose.
+    """
+    known = {folded(table.name) for table in tables} | {folded(name) for name in stays}
+    found = []
+    for row in connection.execute(f"PRAGMA {schema}.table_list").fetchall():
+        of_schema, name, kind = (as_text(each) for each in row[:3])
+        ours = name.startswith(("sqlite_", "pipeline_"))
+        # The shadow tables of a virtual table are part of it.
+        if of_schema != schema or kind not in ("table", "virtual") or ours or folded(name) in known:
+            continue
+        count = f"SELECT count(*) FROM {schema}.{quoted(name)}"
+        rows = connection.execute(count).fetchone()[0] if kind == "table" else None
+        found.append(OtherTable(name, rows))
+    owners = {f"{each.name}_" for each in found if each.rows is None}
+    owners |= {f"{name}_" for name in stays}
+    return sorted(
+        (each for each in found if not each.name.startswith(tuple(owners))),
+        key=lambda each: each.name,
+    )
 
 
 def unique_columns(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> set[str]:

@@ -18,7 +18,9 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.findings import Drift, Lossy, Quarantined
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
-from pipeline.mapping import secret
+from pipeline.declared.forms import EpochMoment
+from pipeline.mapping import epochs, secret
+from pipeline.mapping.cast import Cast
 from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.json_texts import mask_repeated_names
 from pipeline.mapping.table_mapping import TableMapping
@@ -35,6 +37,7 @@ from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
 _EXAMPLES = 5
+_SHOWN_BYTES = 20
 _PROBE_BYTES = 2 * 2**20
 _SECONDS_PER_ROW = 3e-6
 """Approximate time for keys and indexes per row; measured on two cores."""
@@ -220,9 +223,10 @@ class _Readout:
                 kept = pc.if_else(repeats, "the last of each name", kept.storage)
                 lossy = repeats if lossy is None else pc.or_(lossy, repeats)
             if lossy is not None:
-                if name in secret.columns(mapping.table):
-                    raw = kept = pa.array([secret.SHOWN] * len(keys))
-                self._add_loss(name, lossy, keys, raw, kept)
+                hidden = name in secret.columns(mapping.table)
+                self._add_loss(mapping.casts[name], name, lossy, (keys, raw, kept), hidden=hidden)
+            if isinstance(column.type, EpochMoment):
+                raw = epochs.shown(raw)
             if isinstance(column.type, sa.DateTime):
                 self.date_formats.setdefault(name, Counter()).update(date_formats(raw))
 
@@ -252,16 +256,29 @@ class _Readout:
         )
 
     def _add_loss(
-        self, name: str, where: pa.Array, keys: pa.Array, originals: pa.Array, kept: pa.Array
+        self,
+        cast: Cast,
+        name: str,
+        where: pa.Array,
+        columns: tuple[pa.Array, pa.Array, pa.Array],
+        *,
+        hidden: bool,
     ) -> None:
+        """Count the values that lose information, and keep examples.
+
+        Args:
+            columns: keys, raw values and converted values.
+        """
         count = pc.sum(where).as_py() or 0
         self.lossy[name] += count
         shown = self.examples.setdefault(name, [])
         room = _EXAMPLES - len(shown)
         if count and room > 0:
-            columns = (column.filter(where).slice(0, room) for column in (keys, originals, kept))
-            texts = (column.cast(pa.string()).to_pylist() for column in columns)
-            shown += zip(*texts, strict=True)
+            keys, raw, kept = (column.filter(where).slice(0, room) for column in columns)
+            pairs = [[secret.SHOWN] * len(keys)] * 2
+            if not hidden:
+                pairs = [_texts(cast.originals(raw).texts), _texts(kept)]
+            shown += zip(_texts(keys), *pairs, strict=True)
 
     def losses(self, table: str) -> tuple[Lossy, ...]:
         """Columns with values that would be converted with a loss."""
@@ -270,3 +287,10 @@ class _Readout:
             for name, count in self.lossy.items()
             if count
         )
+
+
+def _texts(values: pa.Array) -> list[str]:
+    """Values for people."""
+    if pa.types.is_binary(values.type):
+        return [value[:_SHOWN_BYTES].hex() for value in values.to_pylist()]
+    return [str(text) for text in values.cast(pa.string()).to_pylist()]
