@@ -136,7 +136,7 @@ def decide(
         The step, None if there is nothing to do, and outcomes that are reported in any case.
     """
     card, note = found.card, found.note
-    ours = [each for each in found.unlinked if _is_ours(each, rendered, found, options)]
+    ours = [each for each in found.unlinked if _is_ours(each, rendered, found, options.fields)]
     others = [each for each in found.unlinked if each not in ours]
     adopted = note is None and bool(ours)
     if adopted:
@@ -163,11 +163,11 @@ def decide(
     return created, outcomes
 
 
-def _is_ours(note: Note, rendered: Rendered, found: Situation, options: Options) -> bool:
+def _is_ours(note: Note, rendered: Rendered, found: Situation, fields: Sequence[str]) -> bool:
     """Whether this source made a note that belongs to no card: its tag or its fields say so."""
-    if has_tag(note.tags, found.source) or options.accept_profile:
+    if has_tag(note.tags, found.source):
         return True
-    texts = [note.fields.get(name, "") for name in options.fields]
+    texts = [note.fields.get(name, "") for name in fields]
     now = tuple(map(digest, texts))
     exported = [ExportHash.parse(text, fields=len(now)) for text in found.exported]
     return now == rendered.hash.fields or any(

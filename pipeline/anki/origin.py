@@ -147,13 +147,14 @@ class Origin:
         if self._options.force and not (adopting or foreign or renamed):
             return
         parts = [f"{lost} of {total} notes are missing"] if lost else []
-        parts += [f"{adopting} of {total} notes would be adopted"] if adopting else []
+        unnamed = f"{adopting} of {total} contents have a note that no card names"
+        parts += [unnamed] if adopting else []
         parts += [f"{foreign} notes belong to another source"] if foreign else []
         parts += [f"the last sync was with the profile {recorded}"] if renamed else []
         where = f"{self._anki.shown}, profile {profile}" if profile else self._anki.shown
         going_on = message(
             ANKI_ACCEPT,
-            " if these notes belong to this source" if adopting else " if it is the right one",
+            " to adopt the notes that were exported from here" if adopting else " to go on with it",
             f"; add --force to create the {lost} missing notes again" if lost else "",
         )
         if not (adopting or foreign or renamed):

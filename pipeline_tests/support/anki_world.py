@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL
 from pipeline.anki import cards, contents
 from pipeline.anki import sync as syncing
 from pipeline.anki.contents import EXAMPLE, ITEM
+from pipeline.anki.export import Exporter
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Rendered, Renderer
 from pipeline.anki.store.collection import CollectionFile, make_collection
@@ -529,6 +530,13 @@ def sync_until(
         save(session, exported)
         dies("before commit")
 
+    settle = Exporter.settle
+
+    def mortal_settle(exporter: Exporter) -> None:
+        dies("before settle")
+        settle(exporter)
+
+    Exporter.settle = mortal_settle  # type: ignore[method-assign]
     syncing.cards.save = mortal_save  # type: ignore[attr-defined]
     manager = HybridDatabaseManager(sqlite, url)
     anki: Anki = (
