@@ -13,6 +13,7 @@ from pipeline.anki import checks
 from pipeline.anki.store.collection import CollectionFile
 from pipeline.anki.store.errors import AnkiError
 from pipeline.anki.store.notes import NewNote, Refusal
+from pipeline.core.errors import SettingsError
 from pipeline.core.findings import CheckResult, describe
 from pipeline_tests.support.anki_server import AnkiServer
 from pipeline_tests.support.anki_world import (
@@ -511,3 +512,53 @@ def test_a_note_that_anki_would_refuse_is_refused_by_the_collection_alike(
     )
     assert isinstance(one, int)
     assert isinstance(same, int)
+
+
+@pytest.mark.parametrize("action", ["findNotes", "notesInfo"])
+def test_answers_that_are_not_of_the_add_on_are_named_as_such(
+    server_world: World, anki_server: AnkiServer, action: str
+) -> None:
+    server_world.words(1)
+    server_world.sync()
+    server_world.change(1, native_text="ใหม่")
+    with anki_server.fault("other items", action):
+        assert stopped(server_world) == (
+            f"HERE answered {action} in a format that is not AnkiConnect's. Check ANKI_CONNECT_URL."
+        )
+
+
+@pytest.mark.parametrize("deck", ["", "  ", "\udcff"])
+def test_a_deck_that_can_have_no_such_name_is_refused(world: World, deck: str) -> None:
+    world.words(1)
+    with pytest.raises(SettingsError, match="The name of a deck is empty or no valid text"):
+        world.sync(deck=deck, create_decks=True)
+
+
+def test_a_media_folder_that_is_a_file_is_named(anki_folder: Path) -> None:
+    media = anki_folder / "collection.media"
+    shutil.rmtree(media)
+    media.write_bytes(b"")
+    path = anki_folder / "collection.anki2"
+    with pytest.raises(AnkiError) as caught, CollectionFile(path) as anki:
+        anki.media_names()
+    assert str(caught.value) == (
+        f"{media}, where the collection {path} has its media, is a file. Move that file away; the"
+        " folder is then created."
+    )
+
+
+@pytest.mark.parametrize(("first", "last"), [(100, 4096), (4096, 8192), (40960, 60000)])
+def test_a_damaged_collection_is_named_in_words(file_world: World, first: int, last: int) -> None:
+    file_world.words(1, 2, 3)
+    file_world.sync()
+    path = cast(FileWay, file_world.strategy).path
+    data = bytearray(path.read_bytes())
+    data[first:last] = b"\xa5" * len(data[first:last])
+    path.write_bytes(data)
+    file_world.change(1, native_text="ใหม่")
+    with pytest.raises(AnkiError) as caught:
+        file_world.sync()
+    assert str(caught.value) == (
+        f"the collection {path}: it is damaged (database disk image is malformed). In Anki, use"
+        " Tools, Check Database; if that fails, restore one of its backups."
+    )

@@ -28,7 +28,14 @@ VERSION = 6
 FULL_DISK = "DBError(info='database or disk is full', kind=SqliteFailure)"
 
 Wire = Literal[
-    "lost after", "closed before", "silent", "html", "status 500", "short multi", "null result"
+    "lost after",
+    "closed before",
+    "silent",
+    "html",
+    "status 500",
+    "short multi",
+    "null result",
+    "other items",
 ]
 Inner = Literal[
     "null, not made",
@@ -51,6 +58,7 @@ _WIRE = (
     "status 500",
     "short multi",
     "null result",
+    "other items",
 )
 
 
@@ -168,6 +176,8 @@ class AnkiServer:
             return Answer(b"Internal Server Error", "text/plain", 500)
         if fault == "null result":
             reply = {"result": None, "error": None}
+        if fault == "other items":
+            reply = {"result": ["x"], "error": None}
         if fault == "short multi":
             reply = {**reply, "result": reply["result"][:-1]}
         return Answer(json.dumps(reply).encode())

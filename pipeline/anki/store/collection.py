@@ -251,6 +251,11 @@ class CollectionFile:
 
     def _folder(self) -> Path:
         folder = Path(self._collection.media.dir())
+        if folder.exists() and not folder.is_dir():
+            raise AnkiError(
+                f"{folder}, where {self.shown} has its media, is a file",
+                remedy="Move that file away; the folder is then created",
+            )
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -327,6 +332,7 @@ def _require_collection(path: Path) -> None:
             return
     except sqlite3.OperationalError as error:
         raise translate(f"the collection {path}", str(error)) from error
-    except opening.UNREADABLE:
-        pass
+    except opening.UNREADABLE as error:
+        if "malformed" in str(error):
+            raise damaged(f"the collection {path}", str(error)) from error
     raise AnkiError(f"{path} is not an Anki collection", remedy=remedy)

@@ -1,5 +1,7 @@
 """What errors of Anki's own package, and of files, say to people."""
 
+import re
+
 from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.core.errors import FilesError
 
@@ -31,6 +33,18 @@ _KNOWN = (
 )
 
 
+_DAMAGE = (
+    "malformed",
+    "Corrupt",
+    "not a database",
+    "NotADatabase",
+    "utf-8",
+    "ProtoError",
+    "Invalid type",
+)
+"""Words of errors about what is stored in a collection."""
+
+
 def system_message(error: Exception) -> str:
     """The operating system's message for a file error."""
     cause = error.__cause__ if isinstance(error, FilesError) else error
@@ -47,11 +61,19 @@ def damaged(shown: str, text: str) -> AnkiError:
 
 def translate(shown: str, text: str) -> AnkiError:
     """The error for a text of Anki, of SQLite or of the operating system."""
+    detail = _detail(text)
     for kind, words, problem, remedy in _KNOWN:
         if any(word in text for word in words):
-            return kind(f"{shown}: {problem} ({text.strip()[:200]})", remedy=remedy)
-    if any(word in text for word in ("malformed", "Corrupt", "not a database", "NotADatabase")):
-        return damaged(shown, text.strip()[:200])
+            return kind(f"{shown}: {problem} ({detail})", remedy=remedy)
+    if any(word in text for word in _DAMAGE):
+        return damaged(shown, detail)
     return AnkiError(
-        f"{shown}: {text.strip()[:300]}", remedy="Check the collection in Anki, then run again"
+        f"{shown}: Anki cannot use it ({detail})",
+        remedy="Check the collection in Anki, then run again",
     )
+
+
+def _detail(text: str) -> str:
+    """The message within the text of an error, which names the types of Anki's own program."""
+    found = re.search(r'Some\(\\?"(.*?)\\?"\)', text) or re.search(r'info: "(.*?)"(?:,| })', text)
+    return (found[1] if found else text).strip()[:200]

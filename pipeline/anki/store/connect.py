@@ -31,7 +31,6 @@ RETRIES = 2
 
 SETTLE_SECONDS = 1.0
 """An editor in Anki saves its fields up to half a second after its note was written."""
-
 _OVERHEAD = 200
 """Bytes of an action in a request besides its texts."""
 
@@ -164,20 +163,13 @@ class AnkiConnect:
     def find(self, tag: str, *, without: str | None = None) -> list[int]:
         """Ids of the notes with a tag, which may end in ``*``, and without another one."""
         query = f"tag:{tag} -tag:{without}" if without else f"tag:{tag}"
-        return [int(number) for number in self._list("findNotes", query=query)]
+        with self._errors.reading("findNotes"):
+            return [int(number) for number in self._list("findNotes", query=query)]
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
         """The existing notes among these."""
-        return {
-            int(info["noteId"]): Note(
-                int(info["noteId"]),
-                info["modelName"],
-                {name: field["value"] for name, field in info["fields"].items()},
-                tuple(info["tags"]),
-                tuple(map(int, info.get("cards", ()))),
-            )
-            for info in self._infos(ids)
-        }
+        with self._errors.reading("notesInfo"):
+            return {note.id: note for note in map(_note, self._infos(ids))}
 
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
         """Create notes; returns an id or a refusal for each."""
@@ -252,7 +244,8 @@ class AnkiConnect:
             answers = self._multi("retrieveMediaFile", wanted, idempotent=True)
             for name, answer in zip(some, answers, strict=True):
                 if isinstance(answer, str):
-                    data = base64.b64decode(answer)
+                    with self._errors.reading("retrieveMediaFile"):
+                        data = base64.b64decode(answer)
                     found[name] = hashlib.md5(data).hexdigest()  # noqa: S324
         return found
 
@@ -344,6 +337,13 @@ class AnkiConnect:
                 raise self._errors.unexpected(action) from None
             attempt += 1
             time.sleep(0.5 * attempt)
+
+
+def _note(info: Mapping[str, Any]) -> Note:
+    """A note as ``notesInfo`` describes it."""
+    fields = {name: field["value"] for name, field in info["fields"].items()}
+    cards = map(int, info.get("cards", ()))
+    return Note(int(info["noteId"]), info["modelName"], fields, tuple(info["tags"]), tuple(cards))
 
 
 def _size(fields: Mapping[str, str]) -> int:

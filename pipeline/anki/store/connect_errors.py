@@ -1,5 +1,7 @@
 """What AnkiConnect's errors, and those of the connection to it, say to people."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -26,6 +28,14 @@ class ConnectErrors:
 
     shown: str
     timeout: float
+
+    @contextmanager
+    def reading(self, action: str) -> Iterator[None]:
+        """An answer is read that may not be AnkiConnect's."""
+        try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise self.unexpected(action) from None
 
     def unavailable(self, action: str, error: Exception) -> AnkiUnavailable:
         """There was no answer."""

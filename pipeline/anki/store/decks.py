@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from pipeline.anki.store.errors import AnkiError
 from pipeline.anki.store.notes import Anki, Note
+from pipeline.core.errors import SettingsError
 
 
 def make_ready(
@@ -25,6 +26,11 @@ def make_ready(
             ``create_decks`` does not permit to create it.
         SettingsError: a deck cannot have its name.
     """
+    if any(not name.strip() or not _is_text(name) for name in decks):
+        raise SettingsError(
+            "The name of a deck is empty or no valid text",
+            remedy="Correct ANKI_DECK, --deck, or deck_name of the cards",
+        )
     existing = anki.field_names(note_type)
     if existing is None:
         raise AnkiError(
@@ -92,6 +98,11 @@ def _misplaced(anki: Anki, wanted: Mapping[int, str]) -> dict[int, str]:
     """Cards that are in another deck: card -> that deck."""
     found = anki.decks_of(wanted)
     return {card: deck for card, deck in found.items() if folded(deck) != folded(wanted[card])}
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the command line is UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def folded(name: str) -> str:
