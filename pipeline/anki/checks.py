@@ -15,11 +15,13 @@ from pipeline.anki.findings import (
     NotConfirmed,
     NoteEdited,
     NoteMissing,
+    NoteReverted,
     NoteUntagged,
     Problem,
     RecordingWrong,
     SeveralCards,
 )
+from pipeline.anki.ledger import pending_writes
 from pipeline.anki.outcomes import Report
 from pipeline.anki.rendering import ExportHash, Renderer, digest, sound_files
 from pipeline.anki.store.notes import REMOVED, SKIP, Anki, Note, content_tag, has_tag
@@ -79,7 +81,7 @@ def of_notes(
     off = {card.note_id for card in exported if has_tag(card.tags, SKIP)}
     notes = anki.notes({card.note_id for card in exported if card.note_id is not None})
     with manager.get_postgres_session(snapshot=True) as session:
-        existing = contents.ids(session)
+        existing, earlier = contents.ids(session), pending_writes.read(session)
         off |= {note.id for note in notes.values() if has_tag(note.tags, SKIP)}
         compared = _recordings(notes, off, session, anki, sample=sample, seed=seed)
     expected = [card for card in exported if card.content_id in existing]
@@ -89,7 +91,7 @@ def of_notes(
     all_missing = [AllNotesMissing(len(expected), where)] if lost else []
     return [
         _note_exists(exported, notes, off, all_missing),
-        _edited(exported, notes, fields),
+        _edited(exported, notes, fields, earlier),
         compared,
     ]
 
@@ -185,7 +187,10 @@ def _note_exists(
     off: Collection[int | None],
     all_missing: Sequence[Finding],
 ) -> CheckResult:
-    wrong: list[Finding] = [*all_missing]
+    figures = {"cards": len(exported), "notes": len(notes)}
+    if all_missing:
+        return result("note_exists", all_missing, figures)
+    wrong: list[Finding] = []
     for card in exported:
         note = notes.get(card.note_id or 0)
         if note is None:
@@ -195,15 +200,16 @@ def _note_exists(
             wrong.append(NoteUntagged(card.id, note.id, tag, kept))
     untagged = any(isinstance(each, NoteUntagged) and not each.switched_off for each in wrong)
     # A note that the learner deleted is reported, but is not an error.
-    figures = {"cards": len(exported), "notes": len(notes)}
-    failed = untagged or bool(all_missing)
-    return result("note_exists", wrong, figures, blocking=failed or not wrong)
+    return result("note_exists", wrong, figures, blocking=untagged or not wrong)
 
 
 def _edited(
-    exported: Sequence[Card], notes: Mapping[int, Note], fields: Sequence[str]
+    exported: Sequence[Card],
+    notes: Mapping[int, Note],
+    fields: Sequence[str],
+    earlier: Mapping[int, Sequence[str]],
 ) -> CheckResult:
-    edited: list[Finding] = []
+    wrong: list[Finding] = []
     compared = 0
     for card in exported:
         note = notes.get(card.note_id or 0)
@@ -211,11 +217,16 @@ def _edited(
         if note is None or known is None:
             continue
         compared += 1
-        pairs = zip(fields, known.fields, strict=True)
-        names = tuple(n for n, old in pairs if digest(note.fields.get(n, "")) != old)
-        if names:
-            edited.append(NoteEdited(card.id, note.id, names))
-    return result("edited", edited, {"compared": compared}, blocking=False)
+        now = [digest(note.fields.get(name, "")) for name in fields]
+        content = card.content_id or 0
+        before = [ExportHash.parse(text, fields=len(fields)) for text in earlier.get(content, ())]
+        old = [{each.fields[at] for each in before if each} for at in range(len(fields))]
+        differ = [at for at, text in enumerate(now) if text != known.fields[at]]
+        if reverted := tuple(fields[at] for at in differ if now[at] in old[at]):
+            wrong.append(NoteReverted(card.id, note.id, content, reverted))
+        if edited := tuple(fields[at] for at in differ if now[at] not in old[at]):
+            wrong.append(NoteEdited(card.id, note.id, edited))
+    return result("edited", wrong, {"compared": compared}, blocking=False)
 
 
 def _recordings(

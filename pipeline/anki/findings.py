@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.core.findings import Finding
-from pipeline.core.messages import ANKI_RECREATE, Message, message
+from pipeline.core.messages import ANKI_RECREATE, ANKI_SYNC, Message, message
 
 Problem = Literal["missing", "different"]
 
@@ -84,9 +84,8 @@ class AllNotesMissing(Finding):
     @property
     def sentence(self) -> Message:
         """The finding as one sentence."""
-        none = "the note" if self.notes == 1 else f"each of the {self.notes} notes"
         return message(
-            f"{none} that the cards name is missing in {self.where}; open the right profile or"
+            f"none of the cards' notes ({self.notes}) is in {self.where}; open the right profile or"
             " collection, or run ",
             ANKI_RECREATE,
             " to create all missing notes again",
@@ -124,6 +123,24 @@ class NoteEdited(Finding):
         """The finding as one sentence."""
         fields = ", ".join(self.fields)
         return f"card {self.card}: note {self.note} was edited after the export ({fields})"
+
+
+@dataclass(frozen=True)
+class NoteReverted(Finding):
+    """A note that has an earlier export again, as an editor leaves it that was open for long."""
+
+    title: ClassVar[str] = "note reverted"
+    card: int
+    note: int
+    content: int
+    fields: tuple[str, ...]
+
+    @property
+    def sentence(self) -> Message:
+        """The finding as one sentence."""
+        again = f"note {self.note} has an earlier export again ({', '.join(self.fields)})"
+        only = f" --recordings --only {self.content} writes it again"
+        return message(f"card {self.card}: {again}; ", ANKI_SYNC, only)
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,14 @@ def test_what_is_taken_back_after_the_run_is_not_the_learners_at_the_next_change
     server_world.change(1, native_text="second")
     server_world.sync()
     server_world.edit(note.id, **note.fields)
+    (finding,) = check(server_world)["edited"].findings
+    assert describe(finding) == (
+        f"card 1: note {note.id} has an earlier export again (Front); pipeline anki sync"
+        " --recordings --only 1 writes it again"
+    )
+    only = frozenset({1})
+    assert actions(server_world.sync(recordings=True, ids=only)) == [(1, "updated")]
+    server_world.edit(note.id, **note.fields)
     server_world.change(1, native_text="third")
     assert told(server_world.sync()) == [(1, "updated", f"Front of note {note.id}")]
 
@@ -445,8 +453,9 @@ def test_when_all_notes_are_missing_it_says_so_and_names_the_command_that_makes_
     assert message.endswith("or run pipeline anki sync --force to create all missing notes again.")
     found = check(world)["note_exists"]
     assert (found.passed, found.blocking) == (False, True)
-    sentence = describe(found.findings[0])
-    assert sentence.startswith("each of the 3 notes that the cards name is missing in ")
+    (finding,) = found.findings
+    sentence = describe(finding)
+    assert sentence.startswith("none of the cards' notes (3) is in ")
     assert "pipeline anki sync --force" in sentence
     assert actions(world.sync(force=True)) == [(1, "created"), (2, "created"), (3, "created")]
     assert world.followed() == world.all_followed()
