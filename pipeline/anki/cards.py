@@ -1,7 +1,7 @@
 """The cards in SQLite: which note belongs to which content, and what was last exported."""
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -90,6 +90,11 @@ def save(session: Session, exported: Sequence[Exported]) -> None:
         session.execute(_RETAG, [_with_success(session, row["card"]) for row in known])
 
 
+def reset(session: Session, hashes: Mapping[int, str | None]) -> None:
+    """Set the export hash of cards back to an earlier one: note id -> export hash."""
+    session.execute(_RESET, [{"named": note, "hash": text} for note, text in hashes.items()])
+
+
 def mark(session: Session, cards: Iterable[Card], notes: Collection[int]) -> None:
     """Tag the cards of marked notes as removed, and untag all others.
 
@@ -129,6 +134,11 @@ _RETAG = (
     sa.update(anki_cards)
     .where(_C.id == sa.bindparam("card"))
     .values({_C.tags: _bound("tags", _C.tags)})
+)
+_RESET = (
+    sa.update(anki_cards)
+    .where(_C.anki_note_id == sa.bindparam("named"))
+    .values({_C.export_hash: _MARKS[_C.export_hash]})
 )
 _NEW = _MARKS | {
     _C.deck_name: _bound("deck", _C.deck_name),

@@ -9,24 +9,31 @@ from sqlalchemy.orm import Session
 from pipeline.anki import cards, contents, outcomes
 from pipeline.anki.cards import Card
 from pipeline.anki.findings import (
+    AllNotesMissing,
     CardWithoutContent,
     ExportOutdated,
     NotConfirmed,
     NoteEdited,
     NoteMissing,
+    NoteReverted,
     NoteUntagged,
+    Problem,
     RecordingWrong,
     SeveralCards,
 )
+from pipeline.anki.ledger import pending_writes
 from pipeline.anki.outcomes import Report
 from pipeline.anki.rendering import ExportHash, Renderer, digest, sound_files
-from pipeline.anki.store.notes import REMOVED, Anki, Note, content_tag, has_tag
+from pipeline.anki.store.notes import REMOVED, SKIP, Anki, Note, content_tag, has_tag
 from pipeline.application.manager import HybridDatabaseManager
 from pipeline.core.findings import OFFENDERS, CheckResult, Finding
 
 CONFIRMED = "confirmed"
 CARD_CHECKS = ("content_exists", "one_card", "export_hash")
 NOTE_CHECKS = ("note_exists", "edited", "recordings")
+
+_SWITCHED_OFF = f"the tag {SKIP} keeps the note as it is"
+_NOT_OURS = "it is no recording of a content"
 
 
 def of_cards(
@@ -71,10 +78,22 @@ def of_notes(
     """
     with manager.get_sqlite_session() as session:
         exported = [card for card in cards.read(session) if card.note_id is not None]
+    off = {card.note_id for card in exported if has_tag(card.tags, SKIP)}
     notes = anki.notes({card.note_id for card in exported if card.note_id is not None})
     with manager.get_postgres_session(snapshot=True) as session:
-        compared = _recordings(notes, session, anki, sample=sample, seed=seed)
-        return [_note_exists(exported, notes), _edited(exported, notes, fields), compared]
+        existing, earlier = contents.ids(session), pending_writes.read(session)
+        off |= {note.id for note in notes.values() if has_tag(note.tags, SKIP)}
+        compared = _recordings(notes, off, session, anki, sample=sample, seed=seed)
+    expected = [card for card in exported if card.content_id in existing]
+    lost = expected and not any(card.note_id in notes for card in expected)
+    profile = anki.profile() if lost else None
+    where = f"{anki.shown}, profile {profile}" if profile else anki.shown
+    all_missing = [AllNotesMissing(len(expected), where)] if lost else []
+    return [
+        _note_exists(exported, notes, off, all_missing),
+        _edited(exported, notes, fields, earlier),
+        compared,
+    ]
 
 
 def confirmed(report: Report, *, dry_run: bool) -> CheckResult:
@@ -108,14 +127,15 @@ def _content_exists(
         if (content := card.content_id) is not None and content not in existing
     ]
     unmarked = [
-        CardWithoutContent(card.id, content, content in quarantined)
+        CardWithoutContent(card.id, content, content in quarantined, has_tag(card.tags, SKIP))
         for card, content in without
         if not has_tag(card.tags, REMOVED)
     ]
-    deleted = [finding for finding in unmarked if not finding.waits]
+    # No sync marks a card that is switched off.
+    deleted = [finding for finding in unmarked if not (finding.waits or finding.switched_off)]
     figures = {
         "cards": len(found),
-        "waiting_in_quarantine": len(unmarked) - len(deleted),
+        "waiting_in_quarantine": sum(finding.waits for finding in unmarked),
         "marked_removed": len(without) - len(unmarked),
     }
     # Contents in quarantine are not lost; they come last.
@@ -161,24 +181,35 @@ def _export_hash(
     return result("export_hash", outdated, {"compared": compared}, blocking=False)
 
 
-def _note_exists(exported: Sequence[Card], notes: Mapping[int, Note]) -> CheckResult:
+def _note_exists(
+    exported: Sequence[Card],
+    notes: Mapping[int, Note],
+    off: Collection[int | None],
+    all_missing: Sequence[Finding],
+) -> CheckResult:
+    figures = {"cards": len(exported), "notes": len(notes)}
+    if all_missing:
+        return result("note_exists", all_missing, figures)
     wrong: list[Finding] = []
     for card in exported:
         note = notes.get(card.note_id or 0)
         if note is None:
             wrong.append(NoteMissing(card.id, card.note_id or 0))
         elif card.content_id is not None and not has_tag(note.tags, content_tag(card.content_id)):
-            wrong.append(NoteUntagged(card.id, note.id, content_tag(card.content_id)))
-    untagged = any(isinstance(finding, NoteUntagged) for finding in wrong)
+            tag, kept = content_tag(card.content_id), note.id in off
+            wrong.append(NoteUntagged(card.id, note.id, tag, kept))
+    untagged = any(isinstance(each, NoteUntagged) and not each.switched_off for each in wrong)
     # A note that the learner deleted is reported, but is not an error.
-    figures = {"cards": len(exported), "notes": len(notes)}
     return result("note_exists", wrong, figures, blocking=untagged or not wrong)
 
 
 def _edited(
-    exported: Sequence[Card], notes: Mapping[int, Note], fields: Sequence[str]
+    exported: Sequence[Card],
+    notes: Mapping[int, Note],
+    fields: Sequence[str],
+    earlier: Mapping[int, Sequence[str]],
 ) -> CheckResult:
-    edited: list[Finding] = []
+    wrong: list[Finding] = []
     compared = 0
     for card in exported:
         note = notes.get(card.note_id or 0)
@@ -186,15 +217,26 @@ def _edited(
         if note is None or known is None:
             continue
         compared += 1
-        pairs = zip(fields, known.fields, strict=True)
-        names = tuple(n for n, old in pairs if digest(note.fields.get(n, "")) != old)
-        if names:
-            edited.append(NoteEdited(card.id, note.id, names))
-    return result("edited", edited, {"compared": compared}, blocking=False)
+        now = [digest(note.fields.get(name, "")) for name in fields]
+        content = card.content_id or 0
+        before = [ExportHash.parse(text, fields=len(fields)) for text in earlier.get(content, ())]
+        old = [{each.fields[at] for each in before if each} for at in range(len(fields))]
+        differ = [at for at, text in enumerate(now) if text != known.fields[at]]
+        if reverted := tuple(fields[at] for at in differ if now[at] in old[at]):
+            wrong.append(NoteReverted(card.id, note.id, content, reverted))
+        if edited := tuple(fields[at] for at in differ if now[at] not in old[at]):
+            wrong.append(NoteEdited(card.id, note.id, edited))
+    return result("edited", wrong, {"compared": compared}, blocking=False)
 
 
 def _recordings(
-    notes: Mapping[int, Note], session: Session, anki: Anki, *, sample: int | None, seed: int
+    notes: Mapping[int, Note],
+    off: Collection[int | None],
+    session: Session,
+    anki: Anki,
+    *,
+    sample: int | None,
+    seed: int,
 ) -> CheckResult:
     plays = [
         (note.id, name)
@@ -203,15 +245,21 @@ def _recordings(
     ]
     names = sorted({name for _, name in plays})
     existing = anki.media_names()
+    missing = [name for name in names if name not in existing]
     if sample is not None and len(names) > sample:
         names = sorted(random.Random(seed).sample(names, sample))  # noqa: S311
-    recorded = contents.recorded(session, names)
-    wanted = {name: sound.md5 for name, sound in recorded.items()}
-    actual = anki.media({name: sound.size for name, sound in recorded.items()})
-    wrong = [
-        RecordingWrong(note, name, "different" if name in existing else "missing")
-        for note, name in plays
-        if name not in existing or actual.get(name) != wanted.get(name)
-    ]
+    recorded = contents.recorded(session, {*names, *missing})
+    wanted = {name: recorded[name].md5 for name in names if name in recorded}
+    actual = anki.media({name: recorded[name].size for name in wanted})
+    wrong = []
+    for note, name in plays:
+        if name not in existing or actual.get(name) != wanted.get(name):
+            why = _SWITCHED_OFF if note in off else "" if name in recorded else _NOT_OURS
+            problem: Problem = "different" if name in existing else "missing"
+            wrong.append(RecordingWrong(note, name, problem, why))
+    # What no sync can store again is reported, but is not an error.
+    failed = any(not finding.kept for finding in wrong)
+    ordered = sorted(wrong, key=lambda finding: bool(finding.kept))
     files = len({name for _, name in plays})
-    return result("recordings", wrong, {"files": files, "compared": len(wanted)})
+    figures = {"files": files, "compared": len(wanted)}
+    return result("recordings", ordered, figures, blocking=failed or not wrong)

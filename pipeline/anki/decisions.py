@@ -14,8 +14,33 @@ from pipeline.anki.store.notes import (
     Note,
     content_tag,
     has_tag,
+    source_tags,
     tagged_contents,
 )
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known of a content before a step.
+
+    Attributes:
+        card: of the content.
+        note: of the card; None if it does not exist in Anki.
+        unlinked: notes with the content's tag that belong to no card, and to no other source.
+        intended: export hashes of earlier runs that a note may have.
+        source: the tag of this source's notes.
+    """
+
+    card: Card | None
+    note: Note | None
+    unlinked: Sequence[Note]
+    intended: Sequence[str]
+    source: str
+
+    @property
+    def exported(self) -> list[str]:
+        """Export hashes that the note may have."""
+        return [*([self.card.export_hash or ""] if self.card else []), *self.intended]
 
 
 @dataclass(frozen=True)
@@ -23,22 +48,49 @@ class Step:
     """The planned changes for a content.
 
     Attributes:
-        note_id: its note, None to create one.
+        note: its note, None to create one.
         adopted: whether the note was found by its tag, not through the card.
         write: fields to write: name -> HTML.
+        was: digests of these fields before: name -> digest.
         kept: names of fields with a learner's edits, which are not overwritten.
         tagged: whether the note already has the tag of the content.
         hash: the export hash after the step.
     """
 
     rendered: Rendered
-    card: Card | None
-    note_id: int | None
+    found: Situation
+    note: Note | None
     adopted: bool
     write: Mapping[str, str]
+    was: Mapping[str, str]
     kept: tuple[str, ...]
     tagged: bool
     hash: ExportHash
+
+    @property
+    def card(self) -> Card | None:
+        """The card of the content."""
+        return self.found.card
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags that identify the note, which it has after the step."""
+        return content_tag(self.id), self.found.source
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        """The tags that an existing note lacks."""
+        return tuple(tag for tag in self.tags if self.note and not has_tag(self.note.tags, tag))
+
+    @property
+    def note_id(self) -> int | None:
+        """The id of an existing note."""
+        return self.note.id if self.note else None
+
+    @property
+    def writes(self) -> bool:
+        """Whether the note itself is written."""
+        return bool(self.write) or not self.tagged or self.adopted
 
     @property
     def id(self) -> int:
@@ -66,7 +118,7 @@ class Step:
             self.deck(options),
             options.note_type,
             self.write,
-            (content_tag(self.id), SUCCESS, *learners),
+            (content_tag(self.id), SUCCESS, self.found.source, *learners),
         )
 
 
@@ -76,40 +128,30 @@ def outcome(rendered: Rendered, action: Action, detail: str) -> Outcome:
 
 
 def decide(
-    rendered: Rendered,
-    card: Card | None,
-    note: Note | None,
-    unlinked: Sequence[Note],
-    intended: Sequence[str],
-    options: Options,
+    rendered: Rendered, found: Situation, options: Options
 ) -> tuple[Step | None, list[Outcome]]:
     """Decide what a changed content needs.
-
-    Args:
-        rendered: the content as a note.
-        card: of the content.
-        note: of the card; None if it does not exist in Anki.
-        unlinked: notes with the content's tag that belong to no card.
-        intended: export hashes of earlier runs that may have been written.
-        options: of the sync.
 
     Returns:
         The step, None if there is nothing to do, and outcomes that are reported in any case.
     """
-    adopted = note is None and bool(unlinked)
+    card, note = found.card, found.note
+    ours = [each for each in found.unlinked if _is_ours(each, rendered, found, options.fields)]
+    others = [each for each in found.unlinked if each not in ours]
+    adopted = note is None and bool(ours)
     if adopted:
-        note, *unlinked = unlinked
+        note, *ours = ours
     outcomes = [
         outcome(rendered, "duplicate", f"note {copy.id} has the same tag; delete one of them")
-        for copy in unlinked
-    ]
+        for copy in ours
+    ] + [_stranger(rendered, each, has_note=note is not None) for each in others]
     if has_tag((*(card.tags if card else ()), *(note.tags if note else ())), SKIP):
         return None, [
             *outcomes,
             outcome(rendered, "switched off", f"the note or its card has the tag {SKIP}"),
         ]
     if note is not None:
-        step, more = _decide_note(rendered, card, note, intended, options, adopted=adopted)
+        step, more = _decide_note(rendered, found, note, options, adopted=adopted)
         return step, [*outcomes, *more]
     if card and card.note_id is not None and not options.force:
         detail = (
@@ -117,19 +159,43 @@ def decide(
         )
         return None, [*outcomes, outcome(rendered, "missing", detail)]
     write = dict(zip(options.fields, rendered.fields, strict=True))
-    return Step(rendered, card, None, False, write, (), True, rendered.hash), outcomes
+    created = Step(rendered, found, None, False, write, {}, (), True, rendered.hash)
+    return created, outcomes
+
+
+def _is_ours(note: Note, rendered: Rendered, found: Situation, fields: Sequence[str]) -> bool:
+    """Whether this source made a note that belongs to no card: its tag or its fields say so."""
+    if has_tag(note.tags, found.source):
+        return True
+    texts = [note.fields.get(name, "") for name in fields]
+    now = tuple(map(digest, texts))
+    exported = [ExportHash.parse(text, fields=len(now)) for text in found.exported]
+    return now == rendered.hash.fields or any(
+        text and same == old
+        for each in exported
+        if each
+        for text, same, old in zip(texts, now, each.fields, strict=True)
+    )
+
+
+def _stranger(rendered: Rendered, note: Note, *, has_note: bool) -> Outcome:
+    """The outcome for a note that has the content's tag and was not exported from here."""
+    if has_note:
+        detail = f"note {note.id} has the same tag, but was not exported from here; untag it"
+        return outcome(rendered, "duplicate", detail)
+    tag = content_tag(rendered.content_id)
+    detail = f"note {note.id} has the tag {tag}, but was not exported from here; it is not changed"
+    return outcome(rendered, "foreign", detail)
 
 
 def _decide_note(
-    rendered: Rendered,
-    card: Card | None,
-    note: Note,
-    intended: Sequence[str],
-    options: Options,
-    *,
-    adopted: bool,
+    rendered: Rendered, found: Situation, note: Note, options: Options, *, adopted: bool
 ) -> tuple[Step | None, list[Outcome]]:
     """Decide what an existing note needs."""
+    labels = source_tags(note.tags)
+    if labels and not has_tag(labels, found.source):
+        detail = f"note {note.id} has the tag {labels[0]} of another source; it is not changed"
+        return None, [outcome(rendered, "foreign", detail)]
     tagged = has_tag(note.tags, content_tag(rendered.content_id))
     others = tagged_contents(note.tags)
     if others and not tagged:
@@ -140,9 +206,10 @@ def _decide_note(
         detail = f"note {note.id}, of type {note.note_type}, has no field {', '.join(lacking)}"
         return None, [outcome(rendered, "failed", detail)]
     count = len(options.fields)
-    before = ExportHash.parse(card.export_hash, fields=count) if card else None
-    ours = [before, *(ExportHash.parse(text, fields=count) for text in intended)]
+    before = ExportHash.parse(found.card.export_hash, fields=count) if found.card else None
+    ours = [ExportHash.parse(text, fields=count) for text in found.exported]
     write: dict[str, str] = {}
+    was: dict[str, str] = {}
     digests: list[str] = []
     kept: list[Outcome] = []
     names: list[str] = []
@@ -152,12 +219,12 @@ def _decide_note(
         if now == wanted or now in [each.fields[index] for each in ours if each] or options.force:
             digests.append(wanted)
             if now != wanted:
-                write[name] = rendered.fields[index]
+                write[name], was[name] = rendered.fields[index], now
         else:
             digests.append(known)
             names.append(name)
             why = "the learner edited it" if known != UNKNOWN else "its last export is unknown"
             kept.append(outcome(rendered, "kept", f"{name} of note {note.id}: {why}"))
     exported = ExportHash(tuple(digests), rendered.hash.media)
-    step = Step(rendered, card, note.id, adopted, write, tuple(names), tagged, exported)
+    step = Step(rendered, found, note, adopted, write, was, tuple(names), tagged, exported)
     return step, kept

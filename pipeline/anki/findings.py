@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pipeline.core.findings import Finding
+from pipeline.core.messages import ANKI_RECREATE, ANKI_SYNC, Message, message
+
+Problem = Literal["missing", "different"]
+
+_OFF = "the tag sync::skip keeps it as it is"
 
 
 @dataclass(frozen=True)
@@ -14,12 +19,14 @@ class CardWithoutContent(Finding):
     card: int
     content: int
     waits: bool
+    switched_off: bool = False
 
     @property
     def sentence(self) -> str:
         """The finding as one sentence."""
         where = "in quarantine" if self.waits else "not in PostgreSQL"
-        return f"card {self.card}: its content {self.content} is {where}"
+        why = f"; {_OFF}" if self.switched_off else ""
+        return f"card {self.card}: its content {self.content} is {where}{why}"
 
 
 @dataclass(frozen=True)
@@ -67,18 +74,39 @@ class NoteMissing(Finding):
 
 
 @dataclass(frozen=True)
+class AllNotesMissing(Finding):
+    """An Anki without any of the notes that the cards name."""
+
+    title: ClassVar[str] = "all notes missing"
+    notes: int
+    where: str
+
+    @property
+    def sentence(self) -> Message:
+        """The finding as one sentence."""
+        return message(
+            f"none of the cards' notes ({self.notes}) is in {self.where}; open the right profile or"
+            " collection, or run ",
+            ANKI_RECREATE,
+            " to create all missing notes again",
+        )
+
+
+@dataclass(frozen=True)
 class NoteUntagged(Finding):
-    """A note without the tag of its content."""
+    """A note without the tag of its content; no sync tags a note that is switched off."""
 
     title: ClassVar[str] = "note untagged"
     card: int
     note: int
     tag: str
+    switched_off: bool = False
 
     @property
     def sentence(self) -> str:
         """The finding as one sentence."""
-        return f"card {self.card}: note {self.note} lacks the tag {self.tag}"
+        why = f"; {_OFF}" if self.switched_off else ""
+        return f"card {self.card}: note {self.note} lacks the tag {self.tag}{why}"
 
 
 @dataclass(frozen=True)
@@ -98,18 +126,42 @@ class NoteEdited(Finding):
 
 
 @dataclass(frozen=True)
+class NoteReverted(Finding):
+    """A note that has an earlier export again, as an editor leaves it that was open for long."""
+
+    title: ClassVar[str] = "note reverted"
+    card: int
+    note: int
+    content: int
+    fields: tuple[str, ...]
+
+    @property
+    def sentence(self) -> Message:
+        """The finding as one sentence."""
+        again = f"note {self.note} has an earlier export again ({', '.join(self.fields)})"
+        only = f" --recordings --only {self.content} writes it again"
+        return message(f"card {self.card}: {again}; ", ANKI_SYNC, only)
+
+
+@dataclass(frozen=True)
 class RecordingWrong(Finding):
-    """A sound file of a note that is missing in Anki, or has different bytes."""
+    """A sound file of a note that is missing in Anki, or has different bytes.
+
+    Attributes:
+        kept: why no sync stores it again; empty if one does.
+    """
 
     title: ClassVar[str] = "recording wrong"
     note: int
     file: str
-    problem: Literal["missing", "different"]
+    problem: Problem
+    kept: str = ""
 
     @property
     def sentence(self) -> str:
         """The finding as one sentence."""
-        return f"note {self.note}: {self.file} is {self.problem}"
+        why = f"; {self.kept}" if self.kept else ""
+        return f"note {self.note}: {self.file} is {self.problem}{why}"
 
 
 @dataclass(frozen=True)

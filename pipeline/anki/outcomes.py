@@ -14,6 +14,7 @@ Action = Literal[
     "kept",
     "missing",
     "duplicate",
+    "foreign",
     "removed",
     "waiting",
     "restored",
@@ -40,6 +41,8 @@ class Options:
         create_decks: create missing decks.
         recordings: compare the bytes of all recordings, not only those of changed contents.
         removed_share: the largest share of all notes that one run may mark or suspend.
+        accept_profile: the open profile is the right one although it has another name, lacks most
+            notes, or has notes that would be adopted.
     """
 
     deck: str
@@ -52,6 +55,7 @@ class Options:
     create_decks: bool = False
     recordings: bool = False
     removed_share: float = 1.0
+    accept_profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,3 +89,9 @@ class Report:
         """Add outcomes and count their actions."""
         self.outcomes += outcomes
         self.counts.update(outcome.action for outcome in outcomes)
+
+    def replace(self, old: Outcome, new: Outcome) -> None:
+        """Correct an outcome."""
+        self.outcomes[self.outcomes.index(old)] = new
+        self.counts[old.action] -= 1
+        self.counts[new.action] += 1

@@ -1,6 +1,6 @@
 """Notes whose content was deleted: they are reported, marked or suspended, never deleted."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from pipeline.anki.outcomes import Options, Outcome, Report
 from pipeline.anki.store.errors import AnkiError
@@ -18,6 +18,7 @@ def process(
     skipped: Collection[int | None],
     options: Options,
     report: Report,
+    before_write: Callable[[], None],
 ) -> set[int]:
     """Process notes whose content was deleted, and marked notes whose content is back.
 
@@ -29,6 +30,7 @@ def process(
         skipped: notes that must not be changed.
         options: of the sync.
         report: receives the outcomes.
+        before_write: is called before notes are changed; it may refuse.
 
     Returns:
         The notes that are marked now, or would be.
@@ -40,6 +42,8 @@ def process(
     suspending = options.removed == "suspend"
     done = set(anki.find(SUSPENDED)) if suspending and marked else marked
     back = {number: notes[number] for number in sorted(marked) if notes.get(number) in existing}
+    if back:
+        before_write()
     _restore(anki, back, options=options, report=report)
     # Only notes of deleted contents are read.
     deleted = anki.notes(
@@ -64,6 +68,8 @@ def process(
             report.add(Outcome(content_id, "", "removed", detail))
     if options.removed == "report":
         return still_marked
+    if to_mark:
+        before_write()
     if to_mark and not options.dry_run:
         _mark(anki, to_mark, total=len(notes), options=options)
     return still_marked | set(to_mark)

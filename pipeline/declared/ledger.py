@@ -7,7 +7,9 @@ reasons, the second has one row per column with the value's SQLite storage class
 ``watermarks`` record up to where the source has been read; they are written together with the rows.
 ``conflicts`` holds values of rows that were changed in the target and left unchanged by a move.
 ``cascaded`` holds keys of rows that were deleted with their parent, or only lost it (the parent is
-empty then), until the move of their own table. ``anki_intents`` records pending writes to Anki.
+empty then), until the move of their own table. ``anki_intents`` records pending writes to Anki, and
+the export before the last one. ``anki_source`` has one row: the label of the notes that belong to
+this target, the profile of Anki that has them, and how many missing notes a person accepted.
 ``cutover`` is the history of each migration's state; the newest row is the present one. ``outbox``
 holds keys of rows that the application wrote into the target since it was prepared for the
 cut-over; NULL means the whole table. ``signed_off`` records who accepted that a quarantined row
@@ -118,6 +120,16 @@ anki_intents = sa.Table(
     metadata,
     sa.Column("content_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("export_hash", sa.Text, primary_key=True),
+    _since(),
+    info=TableRules(migration="content").info,
+)
+
+anki_source = sa.Table(
+    "anki_source",
+    metadata,
+    *_key("label"),
+    sa.Column("profile", sa.Text),
+    sa.Column("missing", sa.Integer, nullable=False),
     _since(),
     info=TableRules(migration="content").info,
 )

@@ -28,6 +28,7 @@ from pipeline.core.findings import CheckResult, Finding, describe
 from pipeline_tests.support.anki_world import SQLITE, World
 
 FIELDS = ("Front", "Back")
+NOT_OURS = "it is no recording of a content"
 
 
 def of_cards(world: World) -> dict[str, CheckResult]:
@@ -252,8 +253,8 @@ def test_recordings_that_are_missing_or_different(followed: World) -> None:
         "recordings",
         RecordingWrong(first, "asset_100.mp3", "missing"),
         RecordingWrong(second, "asset_201.mp3", "different"),
-        RecordingWrong(third, "a & b.mp3", "missing"),
-        RecordingWrong(third, "own.mp3", "missing"),
+        RecordingWrong(third, "a & b.mp3", "missing", NOT_OURS),
+        RecordingWrong(third, "own.mp3", "missing", NOT_OURS),
         files=7,
         compared=5,
     )
@@ -282,8 +283,8 @@ def test_whatever_a_learner_plays_the_check_looks_at_all(followed: World, name: 
     with followed.strategy.collection() as collection:
         collection.media.trash_files(["asset_200.mp3"])
     assert of_notes(followed)["recordings"].findings == (
-        RecordingWrong(first, name, "missing"),
         RecordingWrong(second, "asset_200.mp3", "missing"),
+        RecordingWrong(first, name, "missing", NOT_OURS),
     )
 
 

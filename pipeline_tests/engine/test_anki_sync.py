@@ -407,8 +407,10 @@ def test_a_tag_that_the_learner_took_away_is_given_again(world: World) -> None:
 
 
 def test_a_note_without_the_fields_is_told(world: World) -> None:
-    world.words(1)
-    number = world.add_note("{{c1::a}}", "b", "sync::content::1", model="Cloze")
+    world.words(1, 2)
+    world.sync(ids=frozenset({2}))
+    tags = ("sync::content::1", *world.note(2).source)
+    number = world.add_note("{{c1::a}}", "b", *tags, model="Cloze")
     detail = f"note {number}, of type Cloze, has no field Front, Back"
     assert left_alone(world) == [(1, "failed", detail)]
 
@@ -524,10 +526,15 @@ def test_the_note_of_a_content_that_is_gone(
 
 
 def test_a_note_that_no_card_names_is_marked_too(world: World) -> None:
-    world.words(2)
-    number = world.add_note("a", "b", "sync::content::1")
-    assert (1, "removed", f"note {number}: suspended") in told(world.sync(removed="suspend"))
-    assert world.note(1).suspended == (True,)
+    world.words(1, 2)
+    world.sync()
+    number = world.note(1).id
+    world.remove(1)
+    world.sql("DELETE FROM anki_cards WHERE learning_content_id = 1")
+    world.add_note("a", "b", "sync::content::1")
+    assert told(world.sync(removed="suspend")) == [(1, "removed", f"note {number}: suspended")]
+    # A note without the tag of this source may be another's.
+    assert [note.suspended for note in world.by_content()[1]] == [(True,), (False,)]
 
 
 def test_a_content_in_quarantine_is_not_gone(world: World) -> None:

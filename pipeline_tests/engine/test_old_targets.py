@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pipeline.anki.store.collection import CollectionFile
 from pipeline.core.policies import Policies
 from pipeline.declared import ledger
 from pipeline.migrations.content import CONTENT
@@ -249,6 +250,22 @@ def test_an_upgrade_closes_no_gate(old_world: OldWorld) -> None:
             patch.setenv("ANKI_COLLECTION", old_world.variables["ANKI_COLLECTION"])
             assert anki_consistent(target).yes
         assert realtime_arrives(target).yes
+
+
+def test_notes_of_an_earlier_version_are_followed_and_get_the_tag_of_their_source(
+    old_world: OldWorld,
+) -> None:
+    assert old_world("anki", "sync").code == 0
+    old_world.query("UPDATE learning_content SET translation = 'now' WHERE id = 1")
+    ran = old_world("anki", "sync")
+    assert (ran.code, "1 updated" in ran.out) == (0, True), ran.out + ran.err
+    ((label, profile, missing),) = old_world.query(
+        "SELECT label, profile, missing FROM migration.anki_source"
+    )
+    assert (profile, missing) == ("anki", 0)
+    with CollectionFile(Path(old_world.variables["ANKI_COLLECTION"])) as anki:
+        (changed,) = anki.notes(anki.find(f"sync::source::{label}")).values()
+    assert "sync::content::1" in changed.tags
 
 
 def test_overrides_survive_a_run_of_an_older_version(old_world: OldWorld) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from anki.collection import Collection
+from anki.decks import DeckId
 from anki.notes import Note as AnkiNote
 from anki.notes import NoteFieldsCheckResult
 
@@ -27,11 +28,20 @@ VERSION = 6
 FULL_DISK = "DBError(info='database or disk is full', kind=SqliteFailure)"
 
 Wire = Literal[
-    "lost after", "closed before", "silent", "html", "status 500", "short multi", "null result"
+    "lost after",
+    "closed before",
+    "silent",
+    "html",
+    "status 500",
+    "short multi",
+    "null result",
+    "other items",
 ]
 Inner = Literal[
     "null, not made",
     "null, made",
+    "other deck",
+    "taken back",
     "pretends",
     "other bytes",
     "other name",
@@ -48,6 +58,7 @@ _WIRE = (
     "status 500",
     "short multi",
     "null result",
+    "other items",
 )
 
 
@@ -85,6 +96,7 @@ class AnkiServer:
     Attributes:
         url: where it listens.
         key: what requests have to bring along; None for nothing.
+        profile: the name of the open profile; None for an add-on that does not tell it.
         collection: for tests; use it within ``held``.
         requests: how many came, by action; what a ``multi`` carries is not counted.
         carried: how many actions came in a ``multi``, by action.
@@ -93,9 +105,11 @@ class AnkiServer:
     def __init__(self, path: Path, *, key: str | None = None) -> None:
         """Nothing is opened before the block begins."""
         self.path, self.key = path, key
+        self.profile: str | None = "User 1"
         self.requests: Counter[str] = Counter()
         self.carried: Counter[str] = Counter()
         self._fault: Fault | None = None
+        self._timers: list[threading.Timer] = []
         self._lock = threading.RLock()
         self._ended = threading.Event()
 
@@ -112,6 +126,8 @@ class AnkiServer:
     def __exit__(self, *_: object) -> None:
         """Stop listening and close the collection."""
         self._ended.set()
+        for timer in self._timers:
+            timer.join()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -160,6 +176,8 @@ class AnkiServer:
             return Answer(b"Internal Server Error", "text/plain", 500)
         if fault == "null result":
             reply = {"result": None, "error": None}
+        if fault == "other items":
+            reply = {"result": ["x"], "error": None}
         if fault == "short multi":
             reply = {**reply, "result": reply["result"][:-1]}
         return Answer(json.dumps(reply).encode())
@@ -206,6 +224,33 @@ class AnkiServer:
         """A deck, made if it is not there."""
         return int(self.collection.decks.id(deck) or 0)
 
+    def do_deck_names_and_ids(self) -> dict[str, int]:
+        """Names and ids of all decks."""
+        return {deck.name: int(deck.id) for deck in self.collection.decks.all_names_and_ids()}
+
+    def do_get_deck_config(self, deck: str) -> Any:
+        """The options of a deck, False if there is none; a filtered deck is its own options."""
+        found = self.collection.decks.by_name(deck)
+        return self.collection.decks.config_dict_for_deck_id(found["id"]) if found else False
+
+    def do_get_decks(self, cards: list[int]) -> dict[str, list[int]]:
+        """The decks of cards."""
+        found: dict[str, list[int]] = {}
+        for card in cards:
+            did = self.collection.get_card(card).did  # type: ignore[arg-type]
+            found.setdefault(self.collection.decks.name(did), []).append(card)
+        return found
+
+    def do_change_deck(self, cards: list[int], deck: str) -> None:
+        """Move cards to a deck, which is made if it is not there."""
+        self.collection.set_deck(cards, self.do_create_deck(deck))  # type: ignore[arg-type]
+
+    def do_get_active_profile(self) -> str:
+        """The name of the open profile; earlier versions of the add-on did not tell it."""
+        if self.profile is None:
+            raise Refusal("unsupported action")
+        return self.profile
+
     def do_model_names(self) -> list[str]:
         """Names of all note types."""
         return [model.name for model in self.collection.models.all_names_and_ids()]
@@ -240,7 +285,9 @@ class AnkiServer:
         again = note.get("options", {}).get("allowDuplicate", False)
         if check == NoteFieldsCheckResult.DUPLICATE and not again:
             raise Refusal("cannot create note because it is a duplicate")
-        self.collection.add_note(made, deck["id"])
+        # Earlier versions of the add-on lose the deck when Anki resets its window.
+        other = self._struck(("other deck",), "addNote")
+        self.collection.add_note(made, DeckId(1) if other else deck["id"])
         return None if fault else int(made.id)
 
     def do_add_notes(self, notes: list[dict[str, Any]]) -> list[int | None]:
@@ -258,8 +305,24 @@ class AnkiServer:
         if self._struck(("pretends",), "updateNoteFields"):
             return
         found = self.collection.get_note(note["id"])
+        before = found.fields[:], found.tags[:]
         _fill(found, note["fields"])
         self.collection.update_note(found)
+        if self._struck(("taken back",), "updateNoteFields"):
+            self.later(self.put_back, note["id"], *before)
+
+    def put_back(self, number: Any, fields: list[str], tags: list[str]) -> None:
+        """Write a note as an editor does that was open during a write."""
+        with self._lock:
+            found = self.collection.get_note(number)
+            found.fields, found.tags = fields, tags
+            self.collection.update_note(found)
+
+    def later(self, what: Callable[..., object], *arguments: Any) -> None:
+        """Do something in 0.3 seconds, as somebody does at the desktop."""
+        timer = threading.Timer(0.3, what, arguments)
+        self._timers.append(timer)
+        timer.start()
 
     def do_add_tags(self, notes: list[int], tags: str) -> None:
         """Give notes tags."""

@@ -29,11 +29,12 @@ from sqlalchemy.engine import URL
 from pipeline.anki import cards, contents
 from pipeline.anki import sync as syncing
 from pipeline.anki.contents import EXAMPLE, ITEM
+from pipeline.anki.export import Exporter
 from pipeline.anki.outcomes import Options, Report
 from pipeline.anki.rendering import Rendered, Renderer
 from pipeline.anki.store.collection import CollectionFile, make_collection
 from pipeline.anki.store.connect import AnkiConnect
-from pipeline.anki.store.notes import SUCCESS, Anki, tagged_contents
+from pipeline.anki.store.notes import SUCCESS, Anki, source_tags, tagged_contents
 from pipeline.application import anki_tables
 from pipeline.application.manager import HybridDatabaseManager, _driver
 from pipeline.config.settings import libpq
@@ -91,10 +92,17 @@ class ServerWay:
 
     server: AnkiServer
     timeout: float = 30.0
+    settle_seconds: float = 0.0
+    """Nobody has an editor open in most tests."""
 
     def open(self) -> AnkiConnect:
         """Anki, as the project reaches it."""
-        return AnkiConnect(self.server.url, key=SecretStr(KEY), timeout=self.timeout)
+        return AnkiConnect(
+            self.server.url,
+            key=SecretStr(KEY),
+            timeout=self.timeout,
+            settle_seconds=self.settle_seconds,
+        )
 
     def collection(self) -> AbstractContextManager[Collection]:
         """The collection itself."""
@@ -103,13 +111,14 @@ class ServerWay:
 
 @dataclass(frozen=True)
 class SeenNote:
-    """A note as the learner sees it."""
+    """A note as the learner sees it; ``source`` are the tags that name the source."""
 
     id: int
     fields: dict[str, str]
     tags: frozenset[str]
     decks: tuple[str, ...]
     suspended: tuple[bool, ...]
+    source: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -431,9 +440,10 @@ def _seen(collection: Collection, number: Any) -> SeenNote:
     return SeenNote(
         int(note.id),
         dict(note.items()),
-        frozenset(note.tags),
+        frozenset(note.tags) - set(source_tags(note.tags)),
         tuple(collection.decks.name(card.did) for card in found),
         tuple(card.queue == -1 for card in found),
+        tuple(source_tags(note.tags)),
     )
 
 
@@ -520,6 +530,13 @@ def sync_until(
         save(session, exported)
         dies("before commit")
 
+    settle = Exporter.settle
+
+    def mortal_settle(exporter: Exporter) -> None:
+        dies("before settle")
+        settle(exporter)
+
+    Exporter.settle = mortal_settle  # type: ignore[method-assign]
     syncing.cards.save = mortal_save  # type: ignore[attr-defined]
     manager = HybridDatabaseManager(sqlite, url)
     anki: Anki = (

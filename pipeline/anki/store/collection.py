@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.anki.store.collection_errors import damaged, system_message, translate
 from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
 from pipeline.anki.store.notes import NewNote, Note, Refusal
 from pipeline.core import private
@@ -28,6 +29,8 @@ _OPEN: set[Path] = set()
 
 class CollectionFile:
     """A collection file, ``collection.anki2``, with the media folder beside it."""
+
+    settle_seconds: float | None = None
 
     def __init__(self, path: Path) -> None:
         """Prepare; ``__enter__`` opens the file."""
@@ -64,11 +67,41 @@ class CollectionFile:
         with self._translated():
             self._collection.close()
 
+    def profile(self) -> str | None:
+        """The name of the profile: Anki keeps each collection in a folder of that name."""
+        return self.path.parent.name or None
+
     def decks(self) -> list[str]:
-        """Names of the decks that can receive notes."""
+        """Names of all decks."""
         with self._translated():
-            decks = self._collection.decks.all_names_and_ids(include_filtered=False)
-            return [deck.name for deck in decks]
+            return [deck.name for deck in self._collection.decks.all_names_and_ids()]
+
+    def default_deck(self) -> str:
+        """The name of the deck that always exists."""
+        with self._translated():
+            return str(self._collection.decks.name(1))
+
+    def filtered(self, decks: Collection[str]) -> list[str]:
+        """The filtered decks among these."""
+        with self._translated():
+            found = {name: self._collection.decks.by_name(name) for name in decks}
+        return [name for name, deck in found.items() if deck and deck.get("dyn")]
+
+    def decks_of(self, cards: Collection[int]) -> dict[int, str]:
+        """The decks of the existing cards among these: card id -> name."""
+        listed = ",".join(map(str, cards))
+        with self._translated():
+            names = {deck.id: deck.name for deck in self._collection.decks.all_names_and_ids()}
+            query = f"SELECT id, did FROM cards WHERE id IN ({listed})"
+            rows = self._collection.db.execute(query)
+        return {int(card): names[deck] for card, deck in rows if deck in names}
+
+    def move(self, cards: Collection[int], deck: str) -> None:
+        """Move cards to a deck."""
+        with self._translated():
+            number = self._collection.decks.id_for_name(deck)
+            if number is not None:
+                self._collection.set_deck(list(cards), number)
 
     def create_deck(self, name: str) -> None:
         """Create a deck."""
@@ -81,10 +114,11 @@ class CollectionFile:
             model = self._collection.models.by_name(note_type)
         return None if model is None else [field["name"] for field in model["flds"]]
 
-    def find(self, tag: str) -> list[int]:
-        """Ids of the notes with a tag, which may end in ``*``."""
+    def find(self, tag: str, *, without: str | None = None) -> list[int]:
+        """Ids of the notes with a tag, which may end in ``*``, and without another one."""
+        query = f"tag:{tag} -tag:{without}" if without else f"tag:{tag}"
         with self._translated():
-            return [int(found) for found in self._collection.find_notes(f"tag:{tag}")]
+            return [int(found) for found in self._collection.find_notes(query)]
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
         """The existing notes among these."""
@@ -97,18 +131,35 @@ class CollectionFile:
             }
             for start in range(0, len(wanted), _BATCH):
                 some = ",".join(map(str, wanted[start : start + _BATCH]))
+                cards: dict[int, list[int]] = {}
+                query = f"SELECT nid, id FROM cards WHERE nid IN ({some}) ORDER BY ord"
+                for number, card in self._collection.db.execute(query):
+                    cards.setdefault(number, []).append(card)
                 query = f"SELECT id, mid, tags, flds FROM notes WHERE id IN ({some})"
                 for number, model, tags, values in self._collection.db.execute(query):
-                    name, fields = types[model]
-                    texts = zip((f["name"] for f in fields), values.split("\x1f"), strict=True)
-                    found[number] = Note(number, name, dict(texts), tuple(tags.split()))
+                    name, fields = types.get(model, ("", ()))
+                    names, texts = [f["name"] for f in fields], values.split("\x1f")
+                    if len(names) != len(texts):
+                        raise damaged(self.shown, f"note {number} does not fit its note type")
+                    found[number] = Note(
+                        number,
+                        name,
+                        dict(zip(names, texts, strict=True)),
+                        tuple(tags.split()),
+                        tuple(cards.get(number, ())),
+                    )
         return found
 
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
-        """Create all notes or none."""
+        """Create all notes or none, except those that Anki itself would refuse."""
         from anki.collection import AddNoteRequest
+        from anki.notes import NoteFieldsCheckResult as Fields
 
-        requests = []
+        refusals = {
+            Fields.EMPTY: "its first field is empty",
+            Fields.MISSING_CLOZE: "its type needs a cloze deletion, and it has none",
+        }
+        made: list[Any] = []
         with self._translated():
             for new in notes:
                 note = self._collection.new_note(self._collection.models.by_name(new.note_type))
@@ -120,9 +171,10 @@ class CollectionFile:
                     raise AnkiError(
                         f"{self.shown} has no deck {new.deck}", remedy="Create it in Anki"
                     )
-                requests.append(AddNoteRequest(note, deck))
-            self._collection.add_notes(requests)
-        return [int(request.note.id) for request in requests]
+                why = refusals.get(note.fields_check())
+                made.append(Refusal(why) if why else AddNoteRequest(note, deck))
+            self._collection.add_notes([each for each in made if not isinstance(each, Refusal)])
+        return [each if isinstance(each, Refusal) else int(each.note.id) for each in made]
 
     def write(self, fields: Mapping[int, Mapping[str, str]]) -> dict[int, Refusal]:
         """Write the fields of all notes or of none: id -> name -> HTML."""
@@ -199,6 +251,11 @@ class CollectionFile:
 
     def _folder(self) -> Path:
         folder = Path(self._collection.media.dir())
+        if folder.exists() and not folder.is_dir():
+            raise AnkiError(
+                f"{folder}, where {self.shown} has its media, is a file",
+                remedy="Move that file away; the folder is then created",
+            )
         folder.mkdir(exist_ok=True)
         return folder
 
@@ -209,9 +266,9 @@ class CollectionFile:
         try:
             yield
         except AnkiException as error:
-            raise _translate(self.shown, str(error)) from error
+            raise translate(self.shown, str(error)) from error
         except (OSError, FilesError) as error:
-            raise _translate(self.shown, _system_message(error)) from error
+            raise translate(self.shown, system_message(error)) from error
 
 
 def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
@@ -236,13 +293,7 @@ def make_collection(path: Path, *, decks: Sequence[str] = ()) -> None:
     except FileExistsError as error:
         raise AnkiError(f"{path} already exists", remedy="Choose another file") from error
     except (OSError, FilesError) as error:
-        raise _translate(f"the collection {path}", _system_message(error)) from error
-
-
-def _system_message(error: Exception) -> str:
-    """The operating system's message for a file error."""
-    cause = error.__cause__ if isinstance(error, FilesError) else error
-    return getattr(cause, "strerror", None) or str(error)
+        raise translate(f"the collection {path}", system_message(error)) from error
 
 
 def _is_name(name: str) -> bool:
@@ -280,44 +331,8 @@ def _require_collection(path: Path) -> None:
         if columns >= {"guid", "mid", "tags", "flds"} and "ver" in versions:
             return
     except sqlite3.OperationalError as error:
-        raise _translate(f"the collection {path}", str(error)) from error
-    except opening.UNREADABLE:
-        pass
+        raise translate(f"the collection {path}", str(error)) from error
+    except opening.UNREADABLE as error:
+        if "malformed" in str(error):
+            raise damaged(f"the collection {path}", str(error)) from error
     raise AnkiError(f"{path} is not an Anki collection", remedy=remedy)
-
-
-_KNOWN = (
-    (
-        AnkiUnavailable,
-        ("already open", "locked"),
-        "another program has opened it",
-        "Close Anki, or install AnkiConnect in it and set ANKI_CONNECT_URL",
-    ),
-    (
-        AnkiError,
-        ("full", "No space left"),
-        "the disk is full",
-        "Free disk space and run again; confirmed exports are saved",
-    ),
-    (
-        AnkiError,
-        ("readonly", "Permission denied", "Read-only", "unable to open", "CannotOpen"),
-        "it cannot be written",
-        "Give this user write permission for the file, its folder and its media",
-    ),
-    (
-        AnkiError,
-        ("too new", "newer version", "FileTooNew"),
-        "it was written by a newer version of Anki",
-        "Install a newer anki package, or use AnkiConnect",
-    ),
-)
-
-
-def _translate(shown: str, text: str) -> AnkiError:
-    for kind, words, problem, remedy in _KNOWN:
-        if any(word in text for word in words):
-            return kind(f"{shown}: {problem} ({text.strip()[:200]})", remedy=remedy)
-    return AnkiError(
-        f"{shown}: {text.strip()[:300]}", remedy="Check the collection in Anki, then run again"
-    )

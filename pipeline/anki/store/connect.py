@@ -18,7 +18,8 @@ import httpx
 from pydantic import SecretStr
 
 from pipeline.anki.store.batches import REQUEST_BYTES, by_answers, by_bytes
-from pipeline.anki.store.errors import AnkiError, AnkiUnavailable
+from pipeline.anki.store.connect_errors import MESSAGE_CHARACTERS, ConnectErrors
+from pipeline.anki.store.errors import AnkiError, Unsupported
 from pipeline.anki.store.notes import NewNote, Note, Refusal
 from pipeline.core import urls
 from pipeline.core.errors import SettingsError
@@ -28,21 +29,30 @@ TIMEOUT = 30.0
 RETRIES = 2
 """The number of retries of an idempotent request, after half a second and after one second."""
 
+SETTLE_SECONDS = 1.0
+"""An editor in Anki saves its fields up to half a second after its note was written."""
 _OVERHEAD = 200
 """Bytes of an action in a request besides its texts."""
-_MESSAGE_CHARACTERS = 200
 
 
 class AnkiConnect:
     """A running Anki."""
 
-    def __init__(self, url: str, *, key: SecretStr | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        key: SecretStr | None = None,
+        timeout: float = TIMEOUT,
+        settle_seconds: float = SETTLE_SECONDS,
+    ) -> None:
         """Prepare; ``__enter__`` sends the first request.
 
         Args:
             url: of AnkiConnect, ``http://127.0.0.1:8765``.
             key: its ``apiKey``; never part of a message.
             timeout: for an answer, in seconds.
+            settle_seconds: after which a written note is read again.
 
         Raises:
             SettingsError: the URL is malformed or ambiguous.
@@ -57,6 +67,8 @@ class AnkiConnect:
         self._url = url
         self._key = key
         self._timeout = timeout
+        self._errors = ConnectErrors(self.shown, timeout)
+        self.settle_seconds: float | None = settle_seconds
         self._encrypted = parts.scheme == "https"
 
     def __enter__(self) -> Self:
@@ -97,9 +109,46 @@ class AnkiConnect:
         """Close the connection."""
         self._client.close()
 
+    def profile(self) -> str | None:
+        """The name of the open profile, None if the add-on is too old to tell."""
+        try:
+            name = self._ask("getActiveProfile", idempotent=True)
+        except Unsupported:
+            return None
+        return None if name is None else str(name)
+
     def decks(self) -> list[str]:
         """Names of all decks."""
         return [str(name) for name in self._list("deckNames")]
+
+    def default_deck(self) -> str:
+        """The name of the deck that always exists."""
+        found = self._ask("deckNamesAndIds", idempotent=True)
+        if not isinstance(found, dict):
+            raise self._errors.unexpected("deckNamesAndIds")
+        return next((str(name) for name, number in found.items() if number == 1), "Default")
+
+    def filtered(self, decks: Collection[str]) -> list[str]:
+        """The filtered decks among these."""
+        names = sorted(decks)
+        found = self._multi("getDeckConfig", [{"deck": name} for name in names], idempotent=True)
+        pairs = zip(names, found, strict=True)
+        return [name for name, config in pairs if isinstance(config, dict) and config.get("dyn")]
+
+    def decks_of(self, cards: Collection[int]) -> dict[int, str]:
+        """The decks of the existing cards among these: card id -> name."""
+        wanted = sorted(cards)
+        # One card at a time, because a card that was deleted fails the whole action.
+        found = self._multi("getDecks", [{"cards": [card]} for card in wanted], idempotent=True)
+        return {
+            card: str(next(iter(names)))
+            for card, names in zip(wanted, found, strict=True)
+            if isinstance(names, dict) and names
+        }
+
+    def move(self, cards: Collection[int], deck: str) -> None:
+        """Move cards to a deck."""
+        self._ask("changeDeck", idempotent=True, cards=list(cards), deck=deck)
 
     def create_deck(self, name: str) -> None:
         """Create a deck."""
@@ -111,21 +160,16 @@ class AnkiConnect:
             return None
         return [str(name) for name in self._list("modelFieldNames", modelName=note_type)]
 
-    def find(self, tag: str) -> list[int]:
-        """Ids of the notes with a tag, which may end in ``*``."""
-        return [int(number) for number in self._list("findNotes", query=f"tag:{tag}")]
+    def find(self, tag: str, *, without: str | None = None) -> list[int]:
+        """Ids of the notes with a tag, which may end in ``*``, and without another one."""
+        query = f"tag:{tag} -tag:{without}" if without else f"tag:{tag}"
+        with self._errors.reading("findNotes"):
+            return [int(number) for number in self._list("findNotes", query=query)]
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
         """The existing notes among these."""
-        return {
-            int(info["noteId"]): Note(
-                int(info["noteId"]),
-                info["modelName"],
-                {name: field["value"] for name, field in info["fields"].items()},
-                tuple(info["tags"]),
-            )
-            for info in self._infos(ids)
-        }
+        with self._errors.reading("notesInfo"):
+            return {note.id: note for note in map(_note, self._infos(ids))}
 
     def add(self, notes: Sequence[NewNote]) -> list[int | Refusal]:
         """Create notes; returns an id or a refusal for each."""
@@ -200,7 +244,8 @@ class AnkiConnect:
             answers = self._multi("retrieveMediaFile", wanted, idempotent=True)
             for name, answer in zip(some, answers, strict=True):
                 if isinstance(answer, str):
-                    data = base64.b64decode(answer)
+                    with self._errors.reading("retrieveMediaFile"):
+                        data = base64.b64decode(answer)
                     found[name] = hashlib.md5(data).hexdigest()  # noqa: S324
         return found
 
@@ -213,7 +258,7 @@ class AnkiConnect:
             ]
             for answer in self._multi("storeMediaFile", wanted, idempotent=True):
                 if isinstance(answer, Refusal):
-                    raise self._rejected("storeMediaFile", answer.why)
+                    raise self._errors.rejected("storeMediaFile", answer.why)
 
     def _infos(self, ids: Collection[int]) -> Iterator[dict[str, Any]]:
         def ask(some: Sequence[int]) -> list[dict[str, Any]]:
@@ -229,15 +274,15 @@ class AnkiConnect:
         actions = [self._request(action, each) for each in parameters]
         answers = self._ask("multi", idempotent=idempotent, actions=actions)
         if not isinstance(answers, list) or len(answers) != len(parameters):
-            raise self._unexpected("multi")
+            raise self._errors.unexpected("multi")
         return [self._result(action, answer) for answer in answers]
 
     def _result(self, action: str, answer: Any) -> Any:
         if isinstance(answer, dict) and answer.keys() == {"result", "error"}:
             if answer["error"] is not None:
                 problem = str(answer["error"])
-                self._raise_general(action, problem)
-                return Refusal(problem[:_MESSAGE_CHARACTERS])
+                self._errors.raise_general(action, problem)
+                return Refusal(problem[:MESSAGE_CHARACTERS])
             return answer["result"]
         return answer
 
@@ -245,7 +290,7 @@ class AnkiConnect:
         """Read a list."""
         answer = self._ask(action, idempotent=True, **parameters)
         if not isinstance(answer, list):
-            raise self._unexpected(action)
+            raise self._errors.unexpected(action)
         return answer
 
     def _request(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,11 +311,11 @@ class AnkiConnect:
             # Before version 5, the result was the whole answer.
             if action == "version" and isinstance(answer, int):
                 return answer
-            raise self._unexpected(action)
+            raise self._errors.unexpected(action)
         if answer["error"] is not None:
             problem = str(answer["error"])
-            self._raise_general(action, problem)
-            raise self._rejected(action, problem)
+            self._errors.raise_general(action, problem)
+            raise self._errors.rejected(action, problem)
         return answer["result"]
 
     def _answer(self, action: str, request: dict[str, Any], *, idempotent: bool) -> Any:
@@ -281,67 +326,24 @@ class AnkiConnect:
                 response.raise_for_status()
                 return response.json()
             # Never "from error": the client's own text may repeat the URL with its password.
-            except httpx.HTTPStatusError:
-                raise self._unexpected(action) from None
+            except (httpx.HTTPStatusError, httpx.DecodingError):
+                raise self._errors.unexpected(action) from None
             except httpx.TransportError as error:
                 # Without a connection, nothing was carried out.
                 repeatable = idempotent or isinstance(error, httpx.ConnectError)
                 if not repeatable or attempt == RETRIES:
-                    raise self._unavailable(action, error) from None
+                    raise self._errors.unavailable(action, error) from None
             except ValueError:
-                raise self._unexpected(action) from None
+                raise self._errors.unexpected(action) from None
             attempt += 1
             time.sleep(0.5 * attempt)
 
-    def _unavailable(self, action: str, error: Exception) -> AnkiUnavailable:
-        if isinstance(error, httpx.TimeoutException) and not isinstance(
-            error, httpx.ConnectTimeout
-        ):
-            return AnkiUnavailable(
-                f"{self.shown} did not answer {action} within {self._timeout:g} s",
-                remedy="Check whether a dialog is open in Anki, then run again",
-            )
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-            return AnkiUnavailable(
-                f"{self.shown} does not answer",
-                remedy="Start Anki with the add-on AnkiConnect, or correct ANKI_CONNECT_URL",
-            )
-        return AnkiUnavailable(
-            f"{self.shown} closed the connection during {action}",
-            remedy="Run again; the next run detects what was written",
-        )
 
-    def _rejected(self, action: str, problem: str) -> AnkiError:
-        return AnkiError(
-            f"{self.shown} rejected {action} ({problem[:_MESSAGE_CHARACTERS]})",
-            remedy="Fix the problem in Anki, then run again; confirmed exports are saved",
-        )
-
-    def _unexpected(self, action: str) -> AnkiError:
-        return AnkiError(
-            f"{self.shown} answered {action} in a format that is not AnkiConnect's",
-            remedy="Check ANKI_CONNECT_URL",
-        )
-
-    def _raise_general(self, action: str, problem: str) -> None:
-        """Raise for errors that concern more than one request; they end the run."""
-        for words, remedy in _REMEDIES.items():
-            if words in problem:
-                raise AnkiError(
-                    f"{self.shown} rejected {action} ({problem[:_MESSAGE_CHARACTERS]})",
-                    remedy=remedy,
-                )
-        if "api key" in problem.lower():
-            raise AnkiError(
-                f"{self.shown} rejected the API key",
-                remedy="Set ANKI_CONNECT_KEY to the apiKey in AnkiConnect's configuration",
-            )
-
-
-_REMEDIES = {
-    "collection is not available": "Open a profile in Anki, then run again",
-    "unsupported action": "Update the add-on AnkiConnect in Anki",
-}
+def _note(info: Mapping[str, Any]) -> Note:
+    """A note as ``notesInfo`` describes it."""
+    fields = {name: field["value"] for name, field in info["fields"].items()}
+    cards = map(int, info.get("cards", ()))
+    return Note(int(info["noteId"]), info["modelName"], fields, tuple(info["tags"]), tuple(cards))
 
 
 def _size(fields: Mapping[str, str]) -> int:

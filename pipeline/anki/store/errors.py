@@ -11,5 +11,9 @@ class AnkiUnavailable(AnkiError):
     """Anki does not answer, or an answer was lost; the next run detects what was written."""
 
 
+class Unsupported(AnkiError):
+    """The add-on is too old for a request."""
+
+
 class RenderError(PipelineError):
     """A template cannot be used."""

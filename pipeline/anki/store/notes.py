@@ -1,16 +1,16 @@
 """The interface to Anki, independent of how it is accessed."""
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from pipeline.anki.store.errors import AnkiError
-
 CONTENT_TAGS = "sync::content::"
 """The prefix of the tag that names the content of a note."""
+
+SOURCE_TAGS = "sync::source::"
+"""The prefix of the tag that tells the notes of several sources apart."""
 
 SUCCESS = "sync::success"
 SKIP = "sync::skip"
@@ -33,6 +33,16 @@ def content_tag(content_id: int) -> str:
     return f"{CONTENT_TAGS}{content_id}"
 
 
+def source_tag(label: str) -> str:
+    """The tag of a source's notes."""
+    return f"{SOURCE_TAGS}{label}"
+
+
+def source_tags(tags: Iterable[str]) -> list[str]:
+    """The tags of sources among these."""
+    return [tag for tag in tags if tag.lower().startswith(SOURCE_TAGS)]
+
+
 def has_tag(tags: Iterable[str], tag: str) -> bool:
     """Whether a tag is among these; like in Anki, case is ignored."""
     return tag.lower() in (each.lower() for each in tags)
@@ -45,12 +55,13 @@ def tagged_contents(tags: Iterable[str]) -> list[int]:
 
 @dataclass(frozen=True)
 class Note:
-    """A note in Anki; ``fields`` maps names to HTML."""
+    """A note in Anki; ``fields`` maps names to HTML, ``cards`` are the ids of its cards."""
 
     id: int
     note_type: str
     fields: Mapping[str, str]
     tags: tuple[str, ...]
+    cards: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,9 +89,12 @@ class Anki(Protocol):
 
     Attributes:
         shown: its name in messages.
+        settle_seconds: after this time, a written note is read again, because an editor that was
+            open during the write may put the text before back; None if no other program can write.
     """
 
     shown: str
+    settle_seconds: float | None
 
     def __enter__(self) -> Self:
         """Open it."""
@@ -95,8 +109,28 @@ class Anki(Protocol):
         """Close it."""
         ...
 
+    def profile(self) -> str | None:
+        """The name of the open profile, None if it is unknown."""
+        ...
+
     def decks(self) -> list[str]:
-        """Names of the decks that can receive notes."""
+        """Names of all decks."""
+        ...
+
+    def default_deck(self) -> str:
+        """The name of the deck that always exists."""
+        ...
+
+    def filtered(self, decks: Collection[str]) -> list[str]:
+        """The filtered decks among these."""
+        ...
+
+    def decks_of(self, cards: Collection[int]) -> dict[int, str]:
+        """The decks of the existing cards among these: card id -> name."""
+        ...
+
+    def move(self, cards: Collection[int], deck: str) -> None:
+        """Move cards to a deck."""
         ...
 
     def create_deck(self, name: str) -> None:
@@ -107,8 +141,8 @@ class Anki(Protocol):
         """Field names of a note type, None if it does not exist."""
         ...
 
-    def find(self, tag: str) -> list[int]:
-        """Ids of the notes with a tag, which may end in ``*``."""
+    def find(self, tag: str, *, without: str | None = None) -> list[int]:
+        """Ids of the notes with a tag, which may end in ``*``, and without another one."""
         ...
 
     def notes(self, ids: Collection[int]) -> dict[int, Note]:
@@ -146,48 +180,3 @@ class Anki(Protocol):
     def store(self, files: Iterable[tuple[str, bytes]]) -> None:
         """Write or replace media files."""
         ...
-
-
-def make_ready(
-    anki: Anki,
-    *,
-    decks: Collection[str],
-    note_type: str,
-    fields: Sequence[str],
-    create_decks: bool,
-    dry_run: bool,
-) -> None:
-    """Make sure that decks, note type and fields for new notes exist.
-
-    Missing decks are created if ``create_decks`` permits it; a dry run creates none.
-
-    Raises:
-        AnkiError: a deck, the note type or one of its fields is missing.
-    """
-    existing = anki.field_names(note_type)
-    if existing is None:
-        raise AnkiError(
-            f"{anki.shown} has no note type {note_type}",
-            remedy="Set ANKI_NOTE_TYPE to an existing note type",
-        )
-    missing_fields = [name for name in fields if name not in existing]
-    if missing_fields:
-        raise AnkiError(
-            f"The note type {note_type} of {anki.shown} has no field {', '.join(missing_fields)}",
-            remedy=f"Set ANKI_FIELDS to two of {', '.join(existing)}",
-        )
-    known = {_folded(name) for name in anki.decks()}
-    missing = sorted({name for name in decks if _folded(name) not in known})
-    if missing and not create_decks:
-        raise AnkiError(
-            f"{anki.shown} has no deck {', '.join(missing)}",
-            remedy="Create it in Anki, correct ANKI_DECK, or run with --create-deck",
-        )
-    if not dry_run:
-        for name in missing:
-            anki.create_deck(name)
-
-
-def _folded(name: str) -> str:
-    """A deck's name as Anki compares it."""
-    return unicodedata.normalize("NFC", name).lower()

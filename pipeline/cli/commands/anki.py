@@ -45,6 +45,13 @@ def anki_sync(
     create_deck: Annotated[
         bool, typer.Option("--create-deck", help="Create decks that Anki does not have.")
     ] = False,
+    accept_profile: Annotated[
+        bool,
+        typer.Option(
+            "--accept-profile",
+            help="Sync even if the profile is another one, lacks most notes, or has some to adopt.",
+        ),
+    ] = False,
 ) -> None:
     """Create and update notes in Anki, then compare contents, cards and notes."""
     if removed not in get_args(Removed):
@@ -59,6 +66,7 @@ def anki_sync(
         "removed": removed,
         "recordings": recordings,
         "create_deck": create_deck,
+        "accept_profile": accept_profile,
     }
     raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run))
 

@@ -69,6 +69,13 @@ class AnkiConfig(dg.Config):
         description="Compare the bytes of all recordings, and replace those that differ.",
     )
     create_deck: bool = Field(default=False, description="Create decks that Anki does not have.")
+    accept_profile: bool = Field(
+        default=False,
+        description=(
+            "The open profile is the right one, although it has another name than in the last sync,"
+            " lacks most notes, or has notes that would be adopted."
+        ),
+    )
 
     def options(self, loaded: Settings) -> Options:
         """These options, completed from the settings."""
@@ -83,6 +90,7 @@ class AnkiConfig(dg.Config):
             recordings=self.recordings,
             create_decks=self.create_deck,
             removed_share=loaded.max_delete_share,
+            accept_profile=self.accept_profile,
         )
 
 

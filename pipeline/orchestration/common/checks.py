@@ -31,7 +31,8 @@ DESCRIPTIONS = {check.name: check.description for check in proof.CHECKS} | {
         " connectivity, TLS, privileges or disk space."
     ),
     "confirmed": (
-        "Anki returns every written note as it was written. A failure names notes that differ."
+        "Anki returns every written note as it was written, and every new note in its deck. A"
+        " failure names notes that differ."
     ),
     "content_exists": (
         "The content of every card is in PostgreSQL or in quarantine. A failure names cards"
