@@ -35,6 +35,11 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class ForeseenRule(Rule):
+    """A rule that PostgreSQL has as well, so it does not change which rows move."""
+
+
+@dataclass(frozen=True)
 class Converted:
     """A converted column, and a mask of the values that lost information (None: no value)."""
 

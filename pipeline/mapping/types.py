@@ -16,7 +16,7 @@ from pipeline.declared.forms import (
     MixedText,
     WordBoolean,
 )
-from pipeline.mapping.cast import Cast, Converted, Rule, no_nul_rule, shortest
+from pipeline.mapping.cast import Cast, Converted, ForeseenRule, Rule, no_nul_rule, shortest
 from pipeline.mapping.epochs import epoch
 from pipeline.mapping.forms import MIXED_BYTES, decimal_text, md5_hashes, mixed_text, word_boolean
 from pipeline.mapping.json_texts import unwrap
@@ -205,7 +205,7 @@ _JSONB = Cast(
             f"typeof({c}) = 'text' AND NOT json_valid({c}) AND length({c})"
             f" - length(replace(replace({c}, '[', ''), '{{', '')) < {_DEEP}",
         ),
-        Rule(
+        ForeseenRule(
             "json",
             r"has the escape \u0000, which jsonb cannot store",
             # A backslash before the escape makes it a text.

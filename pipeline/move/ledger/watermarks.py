@@ -8,6 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from pipeline.core.policies import Policies
+from pipeline.mapping.cast import ForeseenRule
 from pipeline.mapping.contract import compile_contract
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import type_name
@@ -48,7 +49,11 @@ class Watermark:
 def rules_digest(mapping: TableMapping) -> str:
     """A digest of columns, rules and policies; if it changes, every value must be compared."""
     rules = [(column.name, type_name(column.type)) for column in mapping.columns]
-    rules += [(column, repr(rule)) for column, rule in compile_contract(mapping).rules]
+    rules += [
+        (column, repr(rule))
+        for column, rule in compile_contract(mapping).rules
+        if not isinstance(rule, ForeseenRule)
+    ]
     policies = mapping.policies
     rules += [("naive_zone", policies.naive_zone), ("lossy", policies.lossy_conversions)]
     rules += [(name, repr(value)) for name, value in sorted(policies.forbidden_nulls.items())]
