@@ -11,6 +11,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping import row_key
 from pipeline.mapping.row_key import KeyNotSupported, RowKey
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog.names import as_text
 
 _COMPUTED = 2
 """The value of ``hidden`` in ``table_xinfo`` for a column that is computed on each read."""
@@ -77,11 +78,6 @@ def require_computable(
         opening.require_computable(
             path or source, table.name, computed, source=source, busy_seconds=busy_seconds
         )
-
-
-def as_text(name: object) -> str:
-    """A name from the catalog; a connection for rows of the source returns text as bytes."""
-    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _has_no_rowid(connection: sqlite3.Connection, name: str, schema: str) -> bool:

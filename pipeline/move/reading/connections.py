@@ -7,7 +7,8 @@ from typing import Protocol
 
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import opening
-from pipeline.sqlite.snapshot import Snapshot, unreadable
+from pipeline.sqlite.catalog.faults import unreadable
+from pipeline.sqlite.snapshot import Snapshot
 
 
 class Connections(Protocol):

@@ -23,13 +23,15 @@ from pipeline.core.errors import SourceError
 from pipeline.core.findings import Overridden
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Contract
+from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import SourceColumn, TableMapping
 from pipeline.move.reading import surveys
 from pipeline.move.reading.connections import Connections, FileConnections
 from pipeline.move.reading.surveys import Range, Survey, SurveyCollector, is_text
-from pipeline.sqlite import tracking
-from pipeline.sqlite.snapshot import Snapshot, unreadable
-from pipeline.sqlite.tracking import Position
+from pipeline.sqlite.catalog import change_log
+from pipeline.sqlite.catalog.change_log import Position
+from pipeline.sqlite.catalog.faults import unreadable
+from pipeline.sqlite.snapshot import Snapshot
 
 _VALUE_BYTES = 8
 _ROW_BYTES = 4
@@ -54,7 +56,7 @@ class SourceView:
         self.schema = self._connections.schema
         self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
         self._row_id_columns: dict[str, str] = {}
-        self._positions: dict[str, Position | None] = {}
+        self._positions: dict[str, Position | None] = dict(snapshot.positions)
         self.overrides: dict[str, list[Overridden]] = {}
 
     @property
@@ -85,11 +87,19 @@ class SourceView:
                 if hidden != _HIDDEN
             )
 
+    def collations(self, mapping: TableMapping) -> dict[str, str | None]:
+        """The collations of the keys of parent tables in the source, None for BINARY."""
+        declared = self.snapshot.collations
+        return {
+            parent.name: declared.get(parent.name, {}).get(RowKey.of(parent).name.lower())
+            for _, parent in mapping.parents
+        }
+
     def position(self, table: sa.Table) -> Position | None:
         """The end of the change log; None if the table is not tracked."""
         if table.name not in self._positions:
             with self.sqlite() as connection:
-                found = tracking.position(connection, table, schema=self.schema)
+                found = change_log.position(connection, table, schema=self.schema)
             self._positions[table.name] = found
         return self._positions[table.name]
 

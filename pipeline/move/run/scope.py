@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import ScopeError, SettingsError
 from pipeline.core.policies import DEFAULT, Policies
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import exactly, quoted
 from pipeline.mapping.table_mapping import TableMapping, match
 from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.run import sync
@@ -180,7 +180,7 @@ def _in_source(
 ) -> list[Any]:
     """Row ids of the source's rows that belong to the subset."""
     scope_keys = {
-        name: f"{quoted(name)} IN (SELECT value FROM json_each(?{number}))"
+        name: f"{exactly(name)} IN (SELECT value FROM json_each(?{number}))"
         for number, name in enumerate(inside, 1)
     }
     lists = tuple(json.dumps(keys) for keys in inside.values())
