@@ -48,9 +48,9 @@ _FAULTS = (
         "Drop the view, trigger, index or CHECK that uses it if the application does not need it",
     ),
     _Fault(
-        r"malformed database schema \((.*?)\)(?: - (.*))?",
-        f"SQLite {sqlite3.sqlite_version} cannot read the definition of {{1}} in the source"
-        " {source} ({2})",
+        r"(malformed database schema \((.*?)\).*)",
+        f"SQLite {sqlite3.sqlite_version} cannot read the definition of {{2}} in the source"
+        " {source} ({1})",
         "If a newer SQLite wrote the file, use a Python build with that version; otherwise restore"
         " the file from a backup, or recover it with `sqlite3 FILE .recover`",
     ),
