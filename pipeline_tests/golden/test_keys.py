@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline_tests.support import spaces_world
 from pipeline_tests.support.collated import Kennel, ddl
+from pipeline_tests.support.cutover_world import World, set_up
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query
 
@@ -139,3 +141,35 @@ def test_a_file_whose_tables_were_renamed_by_old_rules_moves(
     assert kennel.ids("owners") == ["B", "a"]
     kennel.sync()
     assert kennel.verified(tmp_path) == set()
+
+
+def test_keys_with_a_collation_come_back_from_the_target(
+    target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = spaces_world.ddl().replace("TEXT", "TEXT COLLATE NOCASE")
+    source = SourceFile.make(tmp_path / "source.db", script)
+    spaces_world.fill(source)
+    spaces_world.add(source, "session", {"id": "B", "token": "t2"}, {"id": "c", "token": "t3"})
+    spaces_world.move(source, target_url)
+    set_up(source.path, target_url, monkeypatch)
+    world = World(source, target_url, tmp_path)
+    world.tables, world.delete_share = spaces_world.TABLES, 1.0
+    outcome = world.live()
+    assert outcome.open, [answer for answer in outcome.answers if not answer.yes]
+    world.do("UPDATE session SET id = 'S1' WHERE id = 's1'")
+    world.do("UPDATE session SET token = 'T2', user_agent = 'x' WHERE id = 'B'")
+    world.do("DELETE FROM session WHERE id = 'c'")
+    world.do(
+        "INSERT INTO session SELECT 'D', expires_at, 't4', NULL, NULL, user_id, created_at,"
+        " updated_at FROM session WHERE id = 'B'"
+    )
+    world.rollback()
+    assert world.state == "shadow"
+    assert source.run("SELECT id, token FROM session ORDER BY id COLLATE BINARY") == [
+        ("B", "T2"),
+        ("D", "t4"),
+        ("S1", "t1"),
+    ]
+    assert source.run("PRAGMA integrity_check") == [("ok",)]
+    moved = spaces_world.move(source, target_url)
+    assert moved["session"].strategy == "unchanged"
