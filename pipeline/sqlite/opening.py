@@ -102,8 +102,9 @@ def guard(connection: sqlite3.Connection) -> None:
 def _trust() -> tuple[str, tuple[tuple[str, int], ...]]:
     """The setting trusted_schema, and functions to remove.
 
-    JSON functions have no side effects, but before SQLite 3.41 an untrusted schema may not call
-    them, not even in a CHECK. There the schema is trusted, but all other such functions go.
+    JSON functions have no side effects, but some versions, such as 3.40, do not let an untrusted
+    schema call them, not even in a CHECK. There the schema is trusted, and all other functions that
+    it could not call are removed.
     """
     with closing(sqlite3.connect(":memory:")) as library:
         functions = library.execute(

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 from pipeline.backup import source as backup
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import PipelineError, SourceError
 from pipeline.doctor import source as doctor
 from pipeline.move.run.scope import Subset
 from pipeline.sqlite import opening
 from pipeline.sqlite.catalog import collations
+from pipeline.sqlite.fetch import fetch
+from pipeline.sqlite.origin import Dump
 from pipeline_tests.support import collated
 from pipeline_tests.support.collated import TABLES, Kennel, ddl
+from pipeline_tests.support.cutover_world import World, set_up
 from pipeline_tests.support.moves import move_in
-from pipeline_tests.support.sources import SourceFile
+from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query
 
 FIRST = """
@@ -190,3 +193,42 @@ def test_a_check_with_a_json_function_is_kept_on_the_way_back(tmp_path: Path) ->
     made.run("CREATE TRIGGER w AFTER INSERT ON t BEGIN SELECT load_extension('x'); END")
     with closing(opening.connect(made.path, "rw")) as connection, pytest.raises(sqlite3.Error):
         connection.execute("INSERT INTO t VALUES (1)")
+
+
+def test_a_dump_of_such_a_file_is_read(target_url: str, tmp_path: Path) -> None:
+    made = kennel(tmp_path / "source.db", target_url, "COLLATE unicase")
+    made.run("CREATE INDEX kinds ON owners (kind COLLATE [uniCase])")
+    made.own("a", "B")
+    made.keep(("p1", "B"))
+    dump = tmp_path / "source.sql"
+    with closing(collated.connect(made.path)) as application:
+        dump.write_text("\n".join(application.iterdump()))
+    copy = Kennel(fetch(Dump(dump), home=tmp_path / "home"), target_url)
+    copy.move()
+    assert (copy.ids("owners"), copy.ids("pets")) == (["B", "a"], ["p1"])
+    copy.sync()
+    assert copy.verified(tmp_path) == set()
+
+
+def test_the_way_back_obeys_checks_and_needs_no_collation_of_the_application(
+    target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = CONTENT_DDL.replace("title VARCHAR(200)", "title VARCHAR(200) COLLATE unicase")
+    script = script.replace("tags JSON", "tags JSON CHECK (json_valid(tags))")
+    script += "CREATE TABLE other (x TEXT COLLATE unicase PRIMARY KEY);"
+    with closing(collated.connect(tmp_path / "source.db")) as application:
+        application.executescript(script)
+    source = SourceFile(tmp_path / "source.db")
+    source.add_family(contents=2)
+    set_up(source.path, target_url, monkeypatch)
+    world = World(source, target_url, tmp_path)
+    outcome = world.live()
+    assert outcome.open, [answer for answer in outcome.answers if not answer.yes]
+    world.do("UPDATE learning_content SET title = 'new', tags = '[1]' WHERE id = 1")
+    world.rollback()
+    assert source.run("SELECT title, tags FROM learning_content WHERE id = 1") == [("new", "[1]")]
+    world.live()
+    world.do("UPDATE learning_content SET tags = NULL WHERE id = 1")
+    with pytest.raises(PipelineError, match="CHECK constraint failed: json_valid"):
+        world.rollback()
+    assert world.state == "live"
