@@ -1,13 +1,18 @@
 """Keys are compared byte by byte on both sides, whatever the source's collation."""
 
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from pipeline.migrations.declaration import NAMES
+from pipeline.sqlite import tracking
 from pipeline_tests.support import spaces_world
 from pipeline_tests.support.collated import Kennel, ddl
 from pipeline_tests.support.cutover_world import World, set_up
+from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
 from pipeline_tests.support.targets import query
 
@@ -173,3 +178,23 @@ def test_keys_with_a_collation_come_back_from_the_target(
     assert source.run("PRAGMA integrity_check") == [("ok",)]
     moved = spaces_world.move(source, target_url)
     assert moved["session"].strategy == "unchanged"
+
+
+def test_the_smallest_and_the_largest_integer_are_keys(
+    mode: str, target_url: str, tmp_path: Path
+) -> None:
+    metadata = sa.MetaData(naming_convention=NAMES)
+    table = sa.Table("t", metadata, sa.Column("id", sa.BigInteger, primary_key=True))
+    source = SourceFile.make(tmp_path / "source.db", "CREATE TABLE t (id INTEGER PRIMARY KEY);")
+    ends = [-(2**63), -1, 0, 2**53 + 1, 2**63 - 2, 2**63 - 1]
+    source.run("INSERT INTO t SELECT value FROM json_each(?)", (json.dumps(ends[:-1]),))
+    if mode == "tracked":
+        tracking.switch_on(source.path, [table])
+    move_all(source.path, target_url, tables=[table])
+    source.run("INSERT INTO t VALUES (9223372036854775807)")
+    source.run("DELETE FROM t WHERE id = 0")
+    sync_all(source.path, target_url, tables=[table], delete_share=1.0)
+    expected = [(key,) for key in ends if key]
+    assert query(target_url, "SELECT id FROM t ORDER BY id") == expected
+    move_all(source.path, target_url, tables=[table])
+    assert query(target_url, "SELECT id FROM t ORDER BY id") == expected
