@@ -21,8 +21,8 @@ from pipeline.backup.manifest import SOURCE_FILE, Manifest, SourceTable
 from pipeline.core import private
 from pipeline.core.errors import FilesError, SourceError
 from pipeline.core.private import Rights
-from pipeline.core.quoting import quoted
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog import collations, integrity
 from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, copy_source, require_room, validate
 
 _CHUNK = 1 << 20
@@ -71,8 +71,9 @@ def figures(connection: sqlite3.Connection, *, shown: str) -> tuple[SourceTable,
     """
     connection.text_factory = _decode_losslessly
     try:
-        problems = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
-        if problems != ["ok"]:
+        collations.stand_in(connection)
+        problems, _ = integrity.check(connection, most=3)
+        if problems:
             raise _damaged(shown, "; ".join(problems))
         names = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name"
@@ -151,7 +152,7 @@ def verify_restore(folder: Path, manifest: Manifest, *, scratch: Path) -> None:
 
 def _figures(connection: sqlite3.Connection, name: str) -> SourceTable:
     whole, rows = hashlib.sha256(), 0
-    for row in connection.execute(f"SELECT * FROM {quoted(name)} NOT INDEXED"):
+    for row in integrity.rows(connection, name):
         # Different rows have different representations; a long BLOB is replaced by its digest.
         values = [hashlib.sha256(v).digest() if isinstance(v, bytes) else v for v in row]
         whole.update(repr(values).encode("utf-8", "surrogatepass"))

@@ -13,6 +13,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def exactly(name: str) -> str:
+    """A column as an SQL expression for SQLite that compares exactly, whatever its collation."""
+    return f"{quoted(name)} COLLATE BINARY"
+
+
 def literal(text: str) -> str:
     """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"

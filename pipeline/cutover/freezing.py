@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from pipeline.core.quoting import bare, quoted
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog.names import as_text
 from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 
 _PREFIX = "pipeline_frozen"
@@ -70,10 +71,10 @@ def _triggers(tables: Sequence[sa.Table]) -> Iterator[tuple[str, str]]:
 
 def _existing(connection: sqlite3.Connection, schema: str = "main") -> set[tuple[str, str]]:
     found = connection.execute(
-        f"SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM {schema}.sqlite_master"
+        f"SELECT name, sql FROM {schema}.sqlite_master"
         f" WHERE type = 'trigger' AND name GLOB '{_PREFIX}_*' AND instr(sql, '{_MESSAGE}') > 0"
     )
-    return {(name.decode(), bare(sql.decode())) for name, sql in found}
+    return {(as_text(name), bare(as_text(sql))) for name, sql in found}
 
 
 def _remove(connection: sqlite3.Connection) -> bool:

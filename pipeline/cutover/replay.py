@@ -29,7 +29,7 @@ from pipeline.move.reading.prepare import surveyed
 from pipeline.postgres import relations
 from pipeline.postgres.target import Target
 from pipeline.sqlite import opening
-from pipeline.sqlite.snapshot import unreadable
+from pipeline.sqlite.catalog.faults import unreadable
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 5_000
@@ -157,7 +157,8 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
     info = connection.execute(f"PRAGMA table_xinfo({table})")
     names = {folded(row[1]) for row in info if not row[6]}
     columns = [c for c in mapping.columns if folded(mapping.source_name(c.name)) in names]
-    connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", [(k,) for k in found.deleted])
+    these = f"{key} = ?1 AND {key} = ?1 COLLATE BINARY"
+    connection.executemany(f"DELETE FROM {table} WHERE {these}", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
     _release_unique_values(connection, found)
     updated = {name: set(keys) for name, keys in found.updated.items()}
@@ -165,13 +166,13 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
         for position, column in enumerate(columns, start=1):
             if column.name not in updated:
                 continue
-            values = [(row[position], row[0]) for row in rows if row[0] in updated[column.name]]
+            values = [(row[0], row[position]) for row in rows if row[0] in updated[column.name]]
             _run(
                 connection,
-                f"UPDATE {table} SET {mapping.in_source(column.name)} = ? WHERE {key} = ?",
+                f"UPDATE {table} SET {mapping.in_source(column.name)} = ?2 WHERE {these}",
                 values,
                 mapping,
-                key_position=1,
+                key_position=0,
             )
     marks = ", ".join("?" * len(columns))
     listed = ", ".join(mapping.in_source(column.name) for column in columns)
@@ -196,7 +197,8 @@ def _release_unique_values(connection: sqlite3.Connection, found: Replayed) -> N
         number = isinstance(found.mapping.table.columns[name].type, sa.Integer)
         value = "random()" if number else "hex(randomblob(16))"
         connection.executemany(
-            f"UPDATE {table} SET {found.mapping.in_source(name)} = {value} WHERE {key} = ?",
+            f"UPDATE {table} SET {found.mapping.in_source(name)} = {value}"
+            f" WHERE {key} = ?1 AND {key} = ?1 COLLATE BINARY",
             [(k,) for k in found.updated[name]],
         )
     connection.execute("PRAGMA ignore_check_constraints = OFF")

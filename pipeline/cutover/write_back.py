@@ -14,7 +14,8 @@ from pipeline.core.errors import SourceError
 from pipeline.core.quoting import quoted
 from pipeline.cutover.replay import Replayed, read_triggers, without_triggers
 from pipeline.sqlite import copy_markers, opening
-from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable, writing
+from pipeline.sqlite.catalog.faults import unreadable
+from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 
 _BATCH_ROWS = 5_000
 _WHY = "a rollback"
@@ -61,8 +62,9 @@ def _write_to_server(source: Path, copy: Path, done: Sequence[Replayed]) -> None
                     connection.execute(f"DROP TRIGGER {quoted(name)}")
                 for found in reversed(done):
                     table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
+                    sql = f"DELETE FROM {table} WHERE {key} = ? COLLATE BINARY"
                     for deleted in found.deleted:
-                        connection.execute(f"DELETE FROM {table} WHERE {key} = ?", (deleted,))
+                        connection.execute(sql, (deleted,))
                 for found in done:
                     _write_rows(connection, proven, found)
                 _raise_counters(connection, done)
@@ -79,7 +81,7 @@ def _require_written(source: Path, proven: sqlite3.Connection, done: Sequence[Re
         for found in done:
             table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
             for each in found.touched:
-                sql = f"SELECT * FROM {table} WHERE {key} = ?"
+                sql = f"SELECT * FROM {table} WHERE {key} = ? COLLATE BINARY"
                 sides = [repr(side.execute(sql, (each,)).fetchall()) for side in (file, proven)]
                 if sides[0] != sides[1]:
                     raise SourceError(
@@ -97,13 +99,13 @@ def _write_rows(
     info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
     names = [quoted(row[1]) for row in info if not row[6]]
     sets, marks = ", ".join(f"{name} = ?" for name in names), ", ".join("?" * len(names))
-    update = f"UPDATE {table} SET {sets} WHERE {key} = ?"
+    update = f"UPDATE {table} SET {sets} WHERE {key} = ? COLLATE BINARY"
     insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"
     deleted, new = set(found.deleted), set(found.inserted)
     for each in found.touched:
         if each not in deleted:
             row = proven.execute(
-                f"SELECT {', '.join(names)} FROM {table} WHERE {key} = ?", (each,)
+                f"SELECT {', '.join(names)} FROM {table} WHERE {key} = ? COLLATE BINARY", (each,)
             ).fetchone()
             connection.execute(*((insert, row) if each in new else (update, (*row, each))))
 
@@ -112,7 +114,7 @@ def _copy_rows(connection: sqlite3.Connection, found: Replayed, sql: str) -> Non
     table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
     info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
     names = ", ".join(quoted(row[1]) for row in info if not row[6])
-    touched, these = found.touched, f"{key} IN (SELECT value FROM json_each(?))"
+    touched, these = found.touched, f"{key} COLLATE BINARY IN (SELECT value FROM json_each(?))"
     for start in range(0, len(touched), _BATCH_ROWS):
         batch = (json.dumps(touched[start : start + _BATCH_ROWS]),)
         connection.execute(sql.format(table=table, names=names, these=these), batch)

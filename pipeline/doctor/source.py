@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -10,10 +10,13 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
 from pipeline.core.messages import PLAN, SOURCE_SETTING, Text, message
+from pipeline.core.quoting import exactly, quoted
 from pipeline.doctor.diagnostics import Diagnostic, State
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog import collations, integrity, plain_tables
+from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import File, Origin
-from pipeline.sqlite.snapshot import unreadable, validate
+from pipeline.sqlite.snapshot import validate
 
 OLDEST = (3, 35, 0)
 """The oldest SQLite version with all functions that contracts use."""
@@ -40,14 +43,18 @@ def examine(
         validate(path)
         with closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as source:
             yield _diagnostic("readable", "ok", f"{shown}, {path.stat().st_size / 2**20:,.1f} MiB")
-            integrity = _integrity(source)
-            yield integrity
+            collations.stand_in(source)
+            pages = _integrity(source)
+            yield pages
             if fetched is None:
                 yield _journal(source)
             yield _tables(source, [table.name for table in tables])
-            if integrity.state == "ok":
+            if encoding := plain_tables.utf16(source):
+                yield _encoding(encoding)
+            yield from _collations(source, tables)
+            if pages.state != "error":
                 # In a damaged file, pages that refer to each other in a circle never end.
-                yield _foreign_keys(source, {table.name for table in tables})
+                yield _foreign_keys(source, tables)
     except SourceError as error:
         yield _diagnostic("readable", "error", error.problem, error.advice)
         return
@@ -68,12 +75,52 @@ def _library() -> Diagnostic:
 
 
 def _integrity(source: sqlite3.Connection) -> Diagnostic:
-    found = [str(row[0]) for row in source.execute(f"PRAGMA integrity_check({_OFFENDERS})")]
-    if found == ["ok"]:
-        return _diagnostic("integrity", "ok", "no damaged pages")
-    detail = "; ".join(line for text in found for line in text.splitlines()[:2])
-    remedy = "Restore it from a backup, or recover it with sqlite3 FILE .recover"
-    return _diagnostic("integrity", "error", detail, remedy)
+    checked, skipped = integrity.check(source, most=_OFFENDERS)
+    if checked:
+        detail = "; ".join(line for text in checked for line in text.splitlines()[:2])
+        remedy = "Restore it from a backup, or recover it with sqlite3 FILE .recover"
+        return _diagnostic("integrity", "error", detail, remedy)
+    if skipped:
+        detail = (
+            f"no damaged pages found; indexes and CHECKs of {', '.join(skipped)} were not checked,"
+            " because they use collations or functions that only the application has"
+        )
+        return _diagnostic("integrity", "ok", detail)
+    return _diagnostic("integrity", "ok", "no damaged pages")
+
+
+def _encoding(encoding: str) -> Diagnostic:
+    detail = f"texts are stored in {encoding.upper()}; each run makes a private copy in UTF-8"
+    return _diagnostic("encoding", "ok", detail)
+
+
+def _collations(source: sqlite3.Connection, tables: Sequence[sa.Table]) -> Iterator[Diagnostic]:
+    """Collations of keys and references, and those that only the application has."""
+    keys, unknown = [], []
+    for table in tables:
+        found = collations.of_columns(source, table.name)
+        unknown += [
+            f"{table.name} ({name})"
+            for name in sorted(collations.named_by(source, table.name) - collations.BUILT_IN)
+        ]
+        named = [*table.primary_key.columns, *(key.parent for key in table.foreign_keys)]
+        keys += [
+            f"{table.name}.{column.name} ({found[column.name.lower()]})"
+            for column in named
+            if found.get(column.name.lower()) in collations.BUILT_IN
+        ]
+    if keys:
+        remedy = message("Use the same spelling in both; ", PLAN, " lists the rows concerned")
+        detail = "PostgreSQL compares exactly what the source compares by a collation: "
+        yield _diagnostic("collations of keys", "warning", detail + ", ".join(keys), remedy)
+    if unknown:
+        detail = "collations that only the application has: " + ", ".join(unknown)
+        advice = (
+            "Moves and syncs work. A rollback cannot write these tables if an index uses the"
+            " collation: drop that index before the cut-over, and let the application create it"
+            " again"
+        )
+        yield _diagnostic("collations", "warning", detail, advice)
 
 
 def _journal(source: sqlite3.Connection) -> Diagnostic:
@@ -94,12 +141,21 @@ def _tables(source: sqlite3.Connection, names: Sequence[str]) -> Diagnostic:
     return _diagnostic("tables", "error", f"no table {', '.join(missing)}", remedy)
 
 
-def _foreign_keys(source: sqlite3.Connection, names: Container[str]) -> Diagnostic:
+def _foreign_keys(source: sqlite3.Connection, tables: Sequence[sa.Table]) -> Diagnostic:
+    """Count the rows whose parent is missing, exactly as the target will compare."""
+    existing = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
     found: dict[str, int] = {}
-    for table, _, parent, _ in source.execute("PRAGMA foreign_key_check"):
-        if table not in names:
-            continue
-        found[f"{table} to {parent}"] = found.get(f"{table} to {parent}", 0) + 1
+    for key in (key for table in tables for key in table.foreign_keys):
+        child, parent, columns = key.parent.table.name, key.column.table.name, _columns(source, key)
+        if {child, parent} <= existing and columns:
+            column, parent_key = columns
+            (rows,) = source.execute(
+                f"SELECT count(*) FROM {quoted(child)} NOT INDEXED WHERE {quoted(column)} NOT NULL"
+                f" AND {exactly(column)} NOT IN (SELECT {quoted(parent_key)} FROM {quoted(parent)}"
+                f" NOT INDEXED WHERE {quoted(parent_key)} NOT NULL)"
+            ).fetchone()
+            if rows:
+                found[f"{child} to {parent}"] = found.get(f"{child} to {parent}", 0) + rows
     if not found:
         return _diagnostic("foreign keys", "ok", "every row has its parent")
     detail = "parents missing: " + ", ".join(
@@ -107,6 +163,16 @@ def _foreign_keys(source: sqlite3.Connection, names: Container[str]) -> Diagnost
     )
     remedy = message("These rows go to quarantine; ", PLAN, " lists them")
     return _diagnostic("foreign keys", "warning", detail, remedy)
+
+
+def _columns(source: sqlite3.Connection, key: sa.ForeignKey) -> tuple[str, str] | None:
+    """The names of the referring column and the parent's key; None if the source lacks one."""
+    pair = (key.parent, key.column)
+    for column in pair:
+        info = source.execute(f"PRAGMA table_xinfo({quoted(column.table.name)})").fetchall()
+        if column.name.lower() not in {row[1].lower() for row in info}:
+            return None
+    return key.parent.name, key.column.name
 
 
 def _disk_space(path: Path, snapshots: Path) -> Diagnostic:

@@ -10,9 +10,10 @@ import hashlib
 import json
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -22,9 +23,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.visitors import replacement_traverse
 
 from pipeline.core.quoting import literal, quoted
+from pipeline.mapping import parents
 from pipeline.mapping.cast import Rule
 from pipeline.mapping.json_texts import repeats_a_name, unwrapped
-from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 
 _CHUNK = 400
@@ -112,6 +113,7 @@ class Contract:
         row_id_column: str,
         held: dict[str, set[str]],
         known: dict[str, Reason],
+        collations: Mapping[str, str | None] = MappingProxyType({}),
         all_rows_prefix: str = "",
     ) -> Iterator[Rejected]:
         """Yield rejected rows with all their values and reasons.
@@ -122,14 +124,17 @@ class Contract:
             row_id_column: the column of the source with the row id.
             held: quarantined keys by parent table.
             known: reasons found elsewhere, by row id as text.
+            collations: collations of the keys of parent tables in the source.
             all_rows_prefix: prefix of the names of the parent tables.
         """
-        sql = self._explain_sql(row_id_column, all_rows_prefix)
-        _store_held_keys(source, held)
-        remaining = iter(row_ids)
+        sql = self._explain_sql(row_id_column, collations, all_rows_prefix)
+        parents.store_held_keys(source, held)
+        remaining = iter(ids := list(row_ids))
+        tables = [parent for _, parent in self.mapping.parents] if ids else []
+        parents.store_collated_keys(source, tables, collations, all_rows_prefix=all_rows_prefix)
         while chunk := list(islice(remaining, _CHUNK)):
             for row in source.execute(sql, (json.dumps(chunk),)):
-                yield self._rejected(row, known)
+                yield self._rejected(row, known, collations)
 
     def rows_without_parent(
         self, source: sqlite3.Connection, *, row_id_column: str, held: dict[str, set[str]]
@@ -138,10 +143,11 @@ class Contract:
 
         ``held`` has the keys of held rows by parent table.
         """
-        _store_held_keys(source, held)
+        parents.store_held_keys(source, held)
         conditions: list[str] = []
         for column, parent in self.mapping.parents:
-            orphan, waiting = _parent_sql(self.mapping.in_source(column.name), parent)
+            named = self.mapping.source_name(column.name)
+            orphan, waiting = parents.conditions(named, parent)
             conditions += [orphan, waiting] if held[parent.name] else [orphan]
         if not conditions:
             return []
@@ -149,7 +155,8 @@ class Contract:
             f"SELECT {row_id_column} FROM {quoted(self.mapping.name)} AS r"
             f" WHERE {' OR '.join(f'({condition})' for condition in conditions)}"
         )
-        return [row_id for (row_id,) in found]
+        # Row ids of a table WITHOUT ROWID are texts.
+        return [row_id.decode() if isinstance(row_id, bytes) else row_id for (row_id,) in found]
 
     def _unconvertible_dates(
         self, values: Iterable[StoredValue], known: Sequence[Reason]
@@ -189,7 +196,9 @@ class Contract:
             if lossy is not None and lossy[0].as_py():
                 yield Reason(LOSSY, value.column, LOSES)
 
-    def _explain_sql(self, row_id_column: str, all_rows_prefix: str) -> str:
+    def _explain_sql(
+        self, row_id_column: str, collations: Mapping[str, str | None], all_rows_prefix: str
+    ) -> str:
         outputs = [
             f"CAST({row_id_column} AS TEXT)",
             f"CAST({quoted(self.mapping.key.name)} AS TEXT)",
@@ -199,15 +208,23 @@ class Contract:
             outputs += [f"typeof({name})", name]
         outputs += [f"({rule.violated}) IS TRUE" for _, rule in self.rules]
         for column, parent in self.mapping.parents:
-            outputs += list(
-                _parent_sql(self.mapping.in_source(column.name), parent, all_rows_prefix)
+            outputs += parents.outputs(
+                self.mapping.source_name(column.name),
+                parent,
+                collations.get(parent.name),
+                all_rows_prefix=all_rows_prefix,
             )
         return (
             f"SELECT {', '.join(outputs)} FROM {quoted(self.mapping.name)} AS r"
             f" WHERE {row_id_column} IN (SELECT value FROM json_each(?)) ORDER BY {row_id_column}"
         )
 
-    def _rejected(self, row: Sequence[object], known: dict[str, Reason]) -> Rejected:
+    def _rejected(
+        self,
+        row: Sequence[object],
+        known: dict[str, Reason],
+        collations: Mapping[str, str | None],
+    ) -> Rejected:
         columns = self.mapping.columns
         row_id, key = _text(row[0]) or "", _text(row[1])
         rest = row[2 + 2 * len(columns) :]
@@ -217,13 +234,10 @@ class Contract:
             if violated
         ]
         for index, (column, parent) in enumerate(self.mapping.parents):
-            at = len(self.rules) + 2 * index
-            if rest[at]:
-                message = f"refers to a row of {parent.name} that is not in the source"
-                reasons.append(Reason("orphan", column.name, message))
-            elif rest[at + 1]:
-                message = f"refers to a row of {parent.name} that is in quarantine"
-                reasons.append(Reason("held", column.name, message))
+            at = len(self.rules) + parents.OUTPUTS * index
+            values_ = rest[at : at + parents.OUTPUTS]
+            if found := parents.reason(parent, values_, collations.get(parent.name)):
+                reasons.append(Reason(found[0], column.name, found[1]))
         values = tuple(
             stored(column.name, _text(row[2 + 2 * i]) or "null", row[3 + 2 * i])
             for i, column in enumerate(columns)
@@ -288,25 +302,6 @@ def _checks(mapping: TableMapping) -> Iterator[tuple[str, Rule]]:
             )
             message = f"breaks the rule {str(shown).replace(mapping.name + '.', '')}"
             yield names[0], Rule("check", message, f"NOT ({sql})")
-
-
-def _store_held_keys(source: sqlite3.Connection, held: dict[str, set[str]]) -> None:
-    """Store the keys of held rows in temporary tables, for ``_parent_sql``."""
-    for parent, keys in held.items():
-        name = quoted(f"held {parent}")
-        # A table cannot be dropped while another statement of the connection reads.
-        source.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (key TEXT PRIMARY KEY)")
-        source.execute(f"DELETE FROM temp.{name}")
-        source.executemany(f"INSERT INTO {name} VALUES (?)", ((key,) for key in keys))
-
-
-def _parent_sql(column: str, parent: sa.Table, all_rows_prefix: str = "") -> tuple[str, str]:
-    key = RowKey.of(parent).sql
-    name = f"r.{column}"
-    among = f"{all_rows_prefix}{quoted(parent.name)}"
-    exists = f"EXISTS (SELECT 1 FROM {among} AS p WHERE p.{key} = {name})"
-    held = f"CAST({name} AS TEXT) IN (SELECT key FROM temp.{quoted(f'held {parent.name}')})"
-    return f"{name} IS NOT NULL AND NOT {exists}", f"{name} IS NOT NULL AND {held}"
 
 
 def _text(value: object) -> str | None:

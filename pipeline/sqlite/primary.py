@@ -18,9 +18,10 @@ import httpx
 
 from pipeline.core.errors import SourceError
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import TOKEN, Remote
 from pipeline.sqlite.replica import Lost
-from pipeline.sqlite.snapshot import BUSY_SECONDS, unreadable
+from pipeline.sqlite.snapshot import BUSY_SECONDS
 
 REQUEST_BYTES = 64 * 2**20
 """The largest size of a transaction, which is one request."""

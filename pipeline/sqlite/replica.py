@@ -18,8 +18,9 @@ from pathlib import Path
 from pipeline.core import private
 from pipeline.core.errors import PipelineError, SourceError, Transient
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import TOKEN, Remote
-from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over, unreadable
+from pipeline.sqlite.snapshot import BUSY_SECONDS, carry_over
 from pipeline.sqlite.sql_dump import Log
 
 _REPORT_SECONDS = 10.0

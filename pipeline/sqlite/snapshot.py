@@ -9,9 +9,9 @@ opened as immutable, without locks.
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -22,6 +22,9 @@ from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite import copy_markers, opening
+from pipeline.sqlite.catalog import change_log, collations, plain_tables
+from pipeline.sqlite.catalog.change_log import LOG, Position
+from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.tables import require_computable, require_table
 
 MAGIC = b"SQLite format 3\x00"
@@ -43,6 +46,9 @@ class Snapshot:
         bytes: the size of the source.
         seconds: the duration of the copy.
         fingerprint: the ``fingerprint_of`` the source just before the copy.
+        collations: the source's collations other than BINARY by table and column, in lower case;
+            the copy compares exactly.
+        positions: the ends of the change log by table, where the copy has lost its triggers.
     """
 
     path: Path
@@ -50,12 +56,16 @@ class Snapshot:
     bytes: int
     seconds: float
     fingerprint: str | None = None
+    collations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    positions: Mapping[str, Position | None] = field(default_factory=dict)
 
 
 def take_snapshot(
     source: Path, into: Path, *, tables: Iterable[sa.Table], busy_seconds: float = BUSY_SECONDS
 ) -> Snapshot:
     """Copy the source in one step and prepare the copy for reading in key order.
+
+    In the copy, texts are in UTF-8 and compare exactly, whatever the source declares.
 
     Args:
         source: the live SQLite file, which is opened read-only.
@@ -67,22 +77,32 @@ def take_snapshot(
         SourceError: the source is missing, empty, encrypted, not a database, truncated or locked,
             lacks a table, or there is no space for the copy.
     """
-    started = time.perf_counter()
+    started, tables = time.perf_counter(), list(tables)
     validate(source)
     fingerprint = fingerprint_of(source)
     size = source.stat().st_size
     copy_source(source, into, busy_seconds=busy_seconds)
     try:
-        with closing(opening.connect(into, "rw")) as copy:
-            copy.execute("PRAGMA journal_mode = OFF")
-            copy.execute("PRAGMA synchronous = OFF")
+        with _private(into) as copy:
             for table in tables:
-                _prepare(copy, table, source, into)
-            copy.commit()
+                require_table(copy, table, source)
+                require_computable(copy, table, source, path=into)
+            declared = {t.name: collations.of_columns(copy, t.name) for t in tables}
+            positions = {t.name: change_log.position(copy, t) for t in tables}
+            encoding = plain_tables.utf16(copy)
+            for table in tables if encoding is None else ():
+                if collations.named_by(copy, table.name):
+                    plain_tables.rebuild(copy, table.name)
+        if tables and encoding is not None:
+            _convert(into, tables, encoding)
+        with _private(into) as copy:
+            for table in tables:
+                _index_key(copy, table)
     except opening.UNREADABLE as error:
         into.unlink(missing_ok=True)
         raise unreadable(source, error, copy=into) from error
-    return Snapshot(into, source, size, time.perf_counter() - started, fingerprint)
+    seconds = time.perf_counter() - started
+    return Snapshot(into, source, size, seconds, fingerprint, declared, positions)
 
 
 def copy_source(source: Path, into: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -151,50 +171,6 @@ def fingerprint_of(source: Path) -> str | None:
             return None
         parts.append(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}")
     return "; ".join(parts)
-
-
-def unreadable(source: Path, error: Exception, *, copy: Path | None = None) -> SourceError:
-    """Translate SQLite's error about a file.
-
-    Args:
-        source: the file.
-        error: raised by SQLite.
-        copy: the private copy, if one was being written.
-    """
-    text = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "no memory"
-    if "locked" in text or "busy" in text:
-        return SourceError(
-            f"The source {source} is locked by another program",
-            remedy="Wait until that program has finished its transaction, then run again",
-        )
-    if "readonly" in text:
-        return SourceError(
-            f"The source {source} has an unfinished transaction of a killed program in"
-            f" {source.name}-journal",
-            remedy="Start and close the application once to roll it back, then run again",
-        )
-    if "is full" in text:
-        return SourceError(
-            f"There is no space for the copy of {source} in {copy.parent}"
-            if copy
-            else f"The disk of {source} is full",
-            remedy="Free space on that disk and run again",
-        )
-    if (
-        "malformed" in text
-        or "not a database" in text
-        or "I/O" in text
-        or "corrupt" in text
-        or text == "it is not UTF-8"
-    ):
-        return SourceError(
-            f"The source {source} is damaged or truncated ({text.splitlines()[0]})",
-            remedy="Restore it from a backup, or recover it with `sqlite3 FILE .recover`",
-        )
-    return SourceError(
-        f"The source {source} cannot be read ({text.splitlines()[0]})",
-        remedy="Check the file and its permissions",
-    )
 
 
 def validate(source: Path) -> None:
@@ -288,10 +264,32 @@ def _copy(source: Path, into: Path, *, busy_seconds: float) -> None:
         carry_over(live, copy, wait=busy_seconds)
 
 
-def _prepare(copy: sqlite3.Connection, table: sa.Table, source: Path, into: Path) -> None:
-    """Check the table, and index its key if the source has no index."""
-    require_table(copy, table, source)
-    require_computable(copy, table, source, path=into)
+@contextmanager
+def _private(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that changes a private copy, in one transaction."""
+    with closing(opening.connect(path, "rw")) as copy:
+        for setting in ("journal_mode = OFF", "synchronous = OFF", "foreign_keys = OFF"):
+            copy.execute(f"PRAGMA {setting}")
+        collations.stand_in(copy)
+        yield copy
+        copy.commit()
+
+
+def _convert(path: Path, tables: Sequence[sa.Table], encoding: str) -> None:
+    """Replace a private copy whose texts are in UTF-16 by plain tables in UTF-8."""
+    draft = path.with_name(f"{path.name}.utf8")
+    draft.unlink(missing_ok=True)
+    private.create(draft)
+    with closing(opening.connect(path, "immutable")) as raw, _private(draft) as into:
+        collations.stand_in(raw)
+        logged = [LOG] if change_log.log_exists(raw) else []
+        for name in (*(table.name for table in tables), *logged):
+            plain_tables.transcode(raw, into, name, encoding=encoding)
+    draft.replace(path)
+
+
+def _index_key(copy: sqlite3.Connection, table: sa.Table) -> None:
+    """Index the key of a table if the copy has no index."""
     key = RowKey.of(table).name
     columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
     if key in columns and not columns[key][5]:

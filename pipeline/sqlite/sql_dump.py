@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.core import private
 from pipeline.core.errors import SourceError
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog import collations
 from pipeline.sqlite.statements import STATEMENT_BYTES, Statement, Unfinished, statements
 
 Log = Callable[[str], None]
@@ -233,7 +234,10 @@ def _process(
 
 def _execute(connection: sqlite3.Connection, statement: Statement, dump: Path) -> None:
     try:
-        connection.execute(_text(statement.sql))
+        sql = _text(statement.sql)
+        if _CREATES.match(sql):
+            collations.stand_in_for(connection, sql)
+        connection.execute(sql)
     except UnicodeDecodeError:
         why = "it is not UTF-8"
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
@@ -257,6 +261,7 @@ def _execute(connection: sqlite3.Connection, statement: Statement, dump: Path) -
     )
 
 
+_CREATES = re.compile(r"CREATE\b", re.IGNORECASE)
 _QUOTED = re.compile(rb"""'(?:[^']|'')*+'|"[^"]*+"|`[^`]*+`|\[[^\]]*+\]""")
 
 

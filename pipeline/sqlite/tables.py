@@ -14,6 +14,7 @@ from pipeline.mapping import row_key
 from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import KeyNotSupported, RowKey
 from pipeline.sqlite import opening
+from pipeline.sqlite.catalog.names import as_text
 
 _COMPUTED = 2
 """The value of ``hidden`` in ``table_xinfo`` for a column that is computed on each read."""
@@ -151,11 +152,6 @@ def unique_columns(connection: sqlite3.Connection, table: str, *, schema: str = 
         if unique and not partial and len(named) == 1 and named[0] is not None:
             found.add(as_text(named[0]))
     return found
-
-
-def as_text(name: object) -> str:
-    """A name from the catalog; a connection for rows of the source returns text as bytes."""
-    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _has_no_rowid(connection: sqlite3.Connection, name: str, schema: str) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.migrations.content import metadata
 from pipeline.sqlite import tracking
+from pipeline.sqlite.catalog import change_log
 from pipeline_tests.support.sources import SourceFile
 
 TABLES = metadata.sorted_tables
@@ -28,4 +29,4 @@ def contents(source: SourceFile) -> SourceFile:
 
 @pytest.fixture
 def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "KEPT_CHANGES", 5)
+    monkeypatch.setattr(change_log, "KEPT_CHANGES", 5)

@@ -136,6 +136,7 @@ class MoveContext:
                 row_id_column=self.source.row_id_column(mapping),
                 held=held,
                 known=known,
+                collations=self.source.collations(mapping),
                 all_rows_prefix=f"{self.source.schema}.",
             ):
                 forbidden = forbidden_loss(mapping, row)

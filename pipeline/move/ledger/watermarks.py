@@ -15,7 +15,7 @@ from pipeline.mapping.types import type_name
 from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.driver.statements import Question, Rows, single
 from pipeline.postgres.target import Target
-from pipeline.sqlite.tracking import Position
+from pipeline.sqlite.catalog.change_log import Position
 
 PART = "part"
 """The rules of a table of which only a part was moved; the rules of the other rows are unknown."""

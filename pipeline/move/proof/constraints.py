@@ -107,11 +107,12 @@ def state_question(mapping: TableMapping, sequence: str) -> Question[tuple[int, 
     """The question for the next and the last possible id of a sequence, and the table's largest."""
     key = quoted(mapping.key.name)
     return Question(
-        "SELECT CASE WHEN is_called THEN last_value + seqincrement ELSE last_value END AS next,"
+        # The next number may be larger than any bigint.
+        "SELECT last_value, CASE WHEN is_called THEN seqincrement ELSE 0 END AS step,"
         f" seqmax, (SELECT coalesce(max({key}), 0)::bigint FROM {quoted(mapping.name)}) AS largest"
         f" FROM {sequence}, pg_sequence WHERE seqrelid = to_regclass($1)",
         (sequence,),
-        lambda rows: (rows[0][0], rows[0][1], rows[0][2]),
+        lambda rows: (rows[0][0] + rows[0][1], rows[0][2], rows[0][3]),
     )
 
 

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import opening
-from pipeline.sqlite.snapshot import Snapshot, unreadable
+from pipeline.sqlite.catalog import collations
+from pipeline.sqlite.catalog.faults import unreadable
+from pipeline.sqlite.snapshot import Snapshot
 
 
 class Connections(Protocol):
@@ -41,6 +43,7 @@ class FileConnections:
         """A read-only connection to the copy."""
         try:
             with closing(opening.connect(self._snapshot.path, "immutable")) as connection:
+                collations.stand_in(connection)
                 connection.text_factory = bytes
                 yield connection
         except opening.UNREADABLE as error:

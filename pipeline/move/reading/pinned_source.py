@@ -4,6 +4,9 @@ One connection pins a view of the live file and copies rows from it to private f
 the versions of all rows (key, date of change, sizes of BLOBs), and complete rows on request. The
 private files are read like any snapshot. The pinned view is a read transaction: in WAL mode it
 blocks no other connection; in other modes no other connection can commit in the meantime.
+
+A file whose texts are in UTF-16, or whose keys are in an order that only the application knows, is
+copied first, and the view is one of the copy.
 """
 
 import itertools
@@ -11,6 +14,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import sqlalchemy as sa
 
 from pipeline.core import private
 from pipeline.core.policies import Policies
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import exactly, quoted
 from pipeline.mapping import carried
 from pipeline.mapping.contract import column_rules
 from pipeline.mapping.matching import SourceColumn
@@ -27,16 +31,18 @@ from pipeline.move.reading import private_tables
 from pipeline.move.reading.connections import PinnedConnection
 from pipeline.move.reading.private_tables import LIVE
 from pipeline.move.reading.source_view import SourceView
-from pipeline.sqlite import opening, tracking
+from pipeline.sqlite import opening
+from pipeline.sqlite.catalog import change_log, collations, plain_tables
+from pipeline.sqlite.catalog.change_log import Position
+from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import (
     BUSY_SECONDS,
     Snapshot,
     fingerprint_of,
-    unreadable,
+    take_snapshot,
     validate,
 )
 from pipeline.sqlite.tables import require_computable, require_table
-from pipeline.sqlite.tracking import Position
 
 VERSIONS_AT_ONCE = 4
 """The versions of this many tables can be read while those of another one are written."""
@@ -88,7 +94,7 @@ class PinnedSource(SourceView):
         key, each = quoted(mapping.key.name), "SELECT value FROM json_each(?)"
         rows, parameters = f"{key} IN ({each})", [json.dumps(list(keys))]
         if after is not None:
-            log, found = tracking.changed_since(mapping.name, after, schema=LIVE)
+            log, found = change_log.changed_since(mapping.name, after, schema=LIVE)
             rows, parameters = f"{rows} OR {key} IN ({log})", [*parameters, *found]
         return not self._row_ids(
             f"SELECT 1 FROM {LIVE}.{quoted(mapping.name)} WHERE ({rows})"
@@ -99,11 +105,13 @@ class PinnedSource(SourceView):
     def continues(self, after: Position) -> bool:
         """Whether the change log still has the entry that was last read."""
         with self.sqlite() as connection:
-            return tracking.continues(connection, after, schema=LIVE)
+            return change_log.continues(connection, after, schema=LIVE)
 
     def changed_keys(self, mapping: TableMapping, after: Position) -> list[Any]:
         """Keys of rows written or deleted since; keys of a wrong type are left out."""
-        return self._valid_keys(mapping, *tracking.changed_since(mapping.name, after, schema=LIVE))
+        return self._valid_keys(
+            mapping, *change_log.changed_since(mapping.name, after, schema=LIVE)
+        )
 
     def renumbers(self, mapping: TableMapping) -> bool:
         """Whether VACUUM may change the row ids of a table."""
@@ -121,12 +129,13 @@ class PinnedSource(SourceView):
         if not rows:
             return False
         row_id, key = self.row_id_column(mapping), quoted(mapping.key.name)
-        log, found = tracking.changed_since(mapping.name, after, schema=LIVE)
+        same = "COLLATE BINARY IS w.value ->> 1"
+        log, found = change_log.changed_since(mapping.name, after, schema=LIVE)
         (row_ids_changed,) = self._row_ids(
             "SELECT count(*) FROM json_each(?) AS w WHERE NOT EXISTS"
             f" (SELECT 1 FROM {LIVE}.{quoted(mapping.name)} AS r WHERE r.{row_id} = w.value ->> 0"
-            f" AND CAST(r.{key} AS TEXT) IS w.value ->> 1)"
-            f" AND NOT EXISTS ({log} AND CAST(key AS TEXT) IS w.value ->> 1)",
+            f" AND CAST(r.{key} AS TEXT) {same})"
+            f" AND NOT EXISTS ({log} AND CAST(key AS TEXT) {same})",
             (json.dumps(list(rows)), *found),
         )
         return bool(row_ids_changed)
@@ -147,7 +156,7 @@ class PinnedSource(SourceView):
         number, versions = next(self._versions)
         with self.sqlite() as connection:
             private_tables.create(self, connection, mapping, _slot(number), names, untyped=sized)
-            order = f"ORDER BY {quoted(mapping.key.name)}"
+            order = f"ORDER BY {exactly(mapping.key.name)}"
             private_tables.copy_rows(self, connection, mapping, _slot(number), outputs, order)
         return versions
 
@@ -167,7 +176,7 @@ class PinnedSource(SourceView):
         """
         names = [column.name for column in self.columns(mapping.name)]
         outputs = {quoted(name): quoted(name) for name in names}
-        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
+        key, row_id = exactly(mapping.key.name), self.row_id_column(mapping)
         copied = f"SELECT {row_id} FROM main.{quoted(mapping.name)}"
         each = "SELECT value FROM json_each(?)"
         wanted: list[tuple[str, tuple[Any, ...]]] = [
@@ -176,7 +185,7 @@ class PinnedSource(SourceView):
         ]
         if after is not None:
             # Keys of any type, and missing keys.
-            log, found = tracking.changed_since(mapping.name, after, schema=LIVE)
+            log, found = change_log.changed_since(mapping.name, after, schema=LIVE)
             wanted.append((f"{key} IN ({log})", found))
             wanted.append((f"{key} IS NULL AND EXISTS ({log} AND key IS NULL)", found))
         with self.sqlite() as connection:
@@ -194,7 +203,7 @@ class PinnedSource(SourceView):
 
     def all_keys(self, mapping: TableMapping) -> list[Any]:
         """Keys of all rows of the live source; keys of a wrong type are left out."""
-        table, key = f"{LIVE}.{quoted(mapping.name)}", quoted(mapping.key.name)
+        table, key = f"{LIVE}.{quoted(mapping.name)}", exactly(mapping.key.name)
         return self._valid_keys(mapping, f"SELECT {key} AS key FROM {table}")
 
     def taken_row_ids(self, mapping: TableMapping) -> list[Any]:
@@ -216,14 +225,14 @@ class PinnedSource(SourceView):
         """Keys of rows of the live source; keys of a wrong type are left out."""
         return self._valid_keys(
             mapping,
-            f"SELECT {quoted(mapping.key.name)} AS key FROM {LIVE}.{quoted(mapping.name)}"
+            f"SELECT {exactly(mapping.key.name)} AS key FROM {LIVE}.{quoted(mapping.name)}"
             f" WHERE {self.row_id_column(mapping)} IN (SELECT value FROM json_each(?))",
             (json.dumps(list(row_ids)),),
         )
 
     def first_keys(self, mapping: TableMapping, limit: int) -> list[Any]:
         """The smallest keys of the live source; keys of a wrong type are left out."""
-        key = quoted(mapping.key.name)
+        key = exactly(mapping.key.name)
         return self._valid_keys(
             mapping,
             f"SELECT DISTINCT {key} AS key FROM {LIVE}.{quoted(mapping.name)}"
@@ -245,7 +254,7 @@ class PinnedSource(SourceView):
         self, mapping: TableMapping, *, keys: Sequence[Any], row_ids: Sequence[Any]
     ) -> int:
         """The number of rows with neither one of these keys nor one of these row ids."""
-        key, row_id = quoted(mapping.key.name), self.row_id_column(mapping)
+        key, row_id = exactly(mapping.key.name), self.row_id_column(mapping)
         (rows,) = self._row_ids(
             f"SELECT count(*) FROM {LIVE}.{quoted(mapping.name)}"
             f" WHERE ({key} IN (SELECT value FROM json_each(?))) IS NOT TRUE"
@@ -256,11 +265,13 @@ class PinnedSource(SourceView):
 
     def missing_keys(self, mapping: TableMapping, keys: Sequence[Any]) -> list[Any]:
         """The given keys that the live source does not have."""
-        table, key = f"{LIVE}.{quoted(mapping.name)}", quoted(mapping.key.name)
+        table, key = f"{LIVE}.{quoted(mapping.name)}", f"r.{quoted(mapping.key.name)}"
         return self._row_ids(
             # The table may have a column called "value".
             "SELECT w.value FROM json_each(?) AS w"
-            f" WHERE NOT EXISTS (SELECT 1 FROM {table} AS r WHERE r.{key} = w.value)",
+            # The first condition finds rows by the index, the second compares exactly.
+            f" WHERE NOT EXISTS (SELECT 1 FROM {table} AS r"
+            f" WHERE {key} = w.value AND {key} = w.value COLLATE BINARY)",
             (json.dumps(list(keys)),),
         )
 
@@ -280,12 +291,11 @@ def pinned(
             it lacks one of the tables.
     """
     validate(source)
-    fingerprint = fingerprint_of(source)
     private.folder(folder)
-    changes = Snapshot(folder / "changes.db", source, 0, 0.0, fingerprint)
+    taken = _readable(source, folder, tables, busy_seconds)
+    changes = replace(taken, path=folder / "changes.db")
     versions = [
-        Snapshot(folder / f"{_slot(number)}.db", source, 0, 0.0, fingerprint)
-        for number in range(VERSIONS_AT_ONCE)
+        replace(taken, path=folder / f"{_slot(number)}.db") for number in range(VERSIONS_AT_ONCE)
     ]
     for own in (changes, *versions):
         own.path.unlink(missing_ok=True)
@@ -301,22 +311,27 @@ def pinned(
         )
     ) as connection:
         try:
-            # All files of one connection must have the same encoding.
-            connection.execute(f"PRAGMA encoding = '{_encoding(source, busy_seconds)}'")
             for number, own in enumerate(versions):
                 connection.execute(f"ATTACH ? AS {_slot(number)}", (own.path.absolute().as_uri(),))
             for schema in ("main", *map(_slot, range(VERSIONS_AT_ONCE))):
                 for setting in _PRIVATE:
                     connection.execute(f"PRAGMA {schema}.{setting}")
-            connection.execute(f"ATTACH ? AS {LIVE}", (f"{source.absolute().as_uri()}?mode=ro",))
+            live = f"{taken.path.absolute().as_uri()}?mode=ro"
+            connection.execute(f"ATTACH ? AS {LIVE}", (live,))
             # An unfinished statement keeps its view of the live file, even across transactions that
             # write to the private files.
             pin = connection.execute(f"SELECT 1 FROM {LIVE}.sqlite_master UNION ALL SELECT 2")
             pin.fetchone()
+            collations.stand_in(connection, schema=LIVE)
             for table in tables:
                 require_table(connection, table, source, schema=LIVE)
                 require_computable(
-                    connection, table, source, schema=LIVE, busy_seconds=busy_seconds
+                    connection,
+                    table,
+                    source,
+                    schema=LIVE,
+                    path=taken.path,
+                    busy_seconds=busy_seconds,
                 )
         except opening.UNREADABLE as error:
             raise unreadable(source, error, copy=changes.path) from error
@@ -326,10 +341,21 @@ def pinned(
             pin.close()
 
 
-def _encoding(source: Path, busy_seconds: float) -> str:
-    with closing(opening.connect(source, "ro", timeout=busy_seconds)) as live:
-        (found,) = live.execute("PRAGMA encoding").fetchone()
-    return str(found)
+def _readable(
+    source: Path, folder: Path, tables: Sequence[sa.Table], busy_seconds: float
+) -> Snapshot:
+    """The live file, or a copy of it if it cannot be attached to private files."""
+    fingerprint = fingerprint_of(source)
+    try:
+        with closing(opening.connect(source, "ro", timeout=busy_seconds)) as live:
+            if plain_tables.utf16(live) is None and not any(
+                collations.cannot_be_searched(live, table) for table in tables
+            ):
+                declared = {t.name: collations.of_columns(live, t.name) for t in tables}
+                return Snapshot(source, source, 0, 0.0, fingerprint, declared)
+    except opening.UNREADABLE as error:
+        raise unreadable(source, error) from error
+    return take_snapshot(source, folder / "live.db", tables=tables, busy_seconds=busy_seconds)
 
 
 def _slot(number: int) -> str:

@@ -25,14 +25,16 @@ from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Contract
 from pipeline.mapping.matching import SourceColumn, extra_columns, folded, match
+from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading import census, surveys
 from pipeline.move.reading.connections import Connections, FileConnections
 from pipeline.move.reading.surveys import Range, Survey, SurveyCollector, is_text
-from pipeline.sqlite import tracking
-from pipeline.sqlite.snapshot import Snapshot, unreadable
+from pipeline.sqlite.catalog import change_log
+from pipeline.sqlite.catalog.change_log import Position
+from pipeline.sqlite.catalog.faults import unreadable
+from pipeline.sqlite.snapshot import Snapshot
 from pipeline.sqlite.tables import unique_columns
-from pipeline.sqlite.tracking import Position
 
 _VALUE_BYTES = 8
 _ROW_BYTES = 4
@@ -58,7 +60,7 @@ class SourceView:
         self.schema = self._connections.schema
         self._uri = f"{snapshot.path.absolute().as_uri()}?immutable=1"
         self._row_id_columns: dict[str, str] = {}
-        self._positions: dict[str, Position | None] = {}
+        self._positions: dict[str, Position | None] = dict(snapshot.positions)
         self.overrides: dict[str, list[Overridden]] = {}
         self.target_types: dict[str, dict[str, str]] = {}
         self._carried: dict[tuple[Any, ...], tuple[tuple[str, str], ...]] = {}
@@ -120,11 +122,19 @@ class SourceView:
                 naive_zone=policies.naive_zone,
             )
 
+    def collations(self, mapping: TableMapping) -> dict[str, str | None]:
+        """The collations of the keys of parent tables in the source, None for BINARY."""
+        declared = self.snapshot.collations
+        return {
+            parent.name: declared.get(parent.name, {}).get(RowKey.of(parent).name.lower())
+            for _, parent in mapping.parents
+        }
+
     def position(self, table: sa.Table) -> Position | None:
         """The end of the change log; None if the table is not tracked."""
         if table.name not in self._positions:
             with self.sqlite() as connection:
-                found = tracking.position(connection, table, schema=self.schema)
+                found = change_log.position(connection, table, schema=self.schema)
             self._positions[table.name] = found
         return self._positions[table.name]
 

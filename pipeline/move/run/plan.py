@@ -135,12 +135,17 @@ def _plan_table(
         reading = time.perf_counter() - started
         known = {str(h): reason for h, reason in converter.rejected.items() if reason is not None}
         for row in prepared.contract.explain(
-            connection, sorted(converter.rejected), row_id_column=row_id, held=held, known=known
+            connection,
+            sorted(converter.rejected),
+            row_id_column=row_id,
+            held=held,
+            known=known,
+            collations=source.collations(mapping),
         ):
             result.reject(mapping, row)
         columns = tuple(profile(connection, mapping, result.date_formats))
         proposals = recognition.proposals(connection, mapping, schema=source.schema)
-    rejected_keys[mapping.name] = result.rejected_keys
+    rejected_keys[mapping.name] = _only_rejected(source, converter, result.rejected_keys)
     target_rows, target_only, obstacle = _inspect_target(target, mapping)
     return TablePlan(
         mapping.name,
@@ -160,6 +165,14 @@ def _plan_table(
         ),
         proposals,
     )
+
+
+def _only_rejected(source: SourceView, converter: BatchConverter, keys: set[str]) -> set[str]:
+    """Keys as text, without those that a clean row of another storage class has as well."""
+    mapping, rejected = converter.mapping, converter.rejected
+    found = source.row_ids_by_key(mapping, sorted(keys)) if keys else []
+    clean = [row_id for row_id in found if row_id not in rejected]
+    return keys - {str(key) for key in source.keys_by_row_id(mapping, clean)} if clean else keys
 
 
 def _inspect_target(

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import ScopeError, SettingsError
 from pipeline.core.policies import DEFAULT, Policies
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import exactly, quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.move.run import sync
@@ -180,8 +180,9 @@ def _in_source(
 ) -> list[Any]:
     """Row ids of the source's rows that belong to the subset."""
     scope_keys = {
-        name: f"{name} IN (SELECT value FROM json_each(?{number}))"
-        for number, name in enumerate(map(mapping.in_source, inside), 1)
+        mapping.in_source(name): f"{exactly(mapping.source_name(name))}"
+        f" IN (SELECT value FROM json_each(?{number}))"
+        for number, name in enumerate(inside, 1)
     }
     lists = tuple(json.dumps(keys) for keys in inside.values())
     return live.row_ids_where(mapping, f"{_belongs(scope_keys)} LIMIT {sync.MANY_ROWS + 1}", lists)

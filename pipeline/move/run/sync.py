@@ -42,7 +42,7 @@ from pipeline.move.run.transaction import MoveResult, move_table, prove_unchange
 from pipeline.postgres import schema
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
-from pipeline.sqlite.tracking import Position
+from pipeline.sqlite.catalog.change_log import Position
 
 MANY_ROWS = 250_000
 """Keys of rows that may have changed are kept in memory; for more, every value is compared."""

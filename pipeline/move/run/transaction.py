@@ -344,7 +344,7 @@ def _advance_sequence(context: MoveContext) -> str | None:
         context.target.defer(
             f"SELECT setval($1::regclass, m) FROM (SELECT greatest($2,"
             f" max({quoted(mapping.key.name)})) AS m FROM {quoted(mapping.name)}) AS t,"
-            f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
+            f" {sequence} AS s WHERE m > s.last_value OR m = s.last_value AND NOT s.is_called",
             (sequence, largest),
         )
     return sequence

@@ -63,7 +63,9 @@ def _filled(table: Table, values: list[Any]) -> list[Any]:
 def _where(table: Table, part: Part) -> tuple[str, list[Any]]:
     key = quoted(table.key)
     if isinstance(part, KeySet):
-        return f"{key} IN (SELECT value FROM json_each(?))", [json.dumps(list(part.keys))]
+        return f"{key} COLLATE BINARY IN (SELECT value FROM json_each(?))", [
+            json.dumps(list(part.keys))
+        ]
     bounds = [(sign, end) for sign, end in ((">", part.after), ("<=", part.upto))]
     conditions = [f"{key} {sign} ? COLLATE BINARY" for sign, end in bounds if end is not None]
     return " AND ".join(conditions) or "1", [end for _, end in bounds if end is not None]

@@ -254,6 +254,8 @@ def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -
         if column is not mapping.key
     )
     collation = _collation(mapping)
+    # A table may have no column besides its key.
+    action = f"UPDATE SET {updates}" if updates else "NOTHING"
     try:
         with target.savepoint():
             target.rows(
@@ -261,7 +263,7 @@ def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -
                 f"INSERT INTO {quoted(mapping.name)} ({', '.join(columns)})"
                 f" OVERRIDING SYSTEM VALUE SELECT {', '.join(columns)} FROM {STAGE}"
                 f" WHERE {key}{collation} BETWEEN $1 AND $2"
-                f" ON CONFLICT ({key}) DO UPDATE SET {updates}",
+                f" ON CONFLICT ({key}) DO {action}",
                 (keys[0], keys[-1]),
             )
     except DataFault as fault:

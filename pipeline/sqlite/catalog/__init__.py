@@ -1,0 +1,1 @@
+"""What the schema of an SQLite file says: collations, the change log, tables without either."""

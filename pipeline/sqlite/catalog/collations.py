@@ -1,0 +1,135 @@
+"""Collations that the schema of a file names.
+
+SQLite compares and orders a text by the collation of its column; PostgreSQL compares exactly. A
+collation that an application defines is unknown here, so an index in its order can be scanned, but
+not searched.
+"""
+
+import itertools
+import re
+import sqlite3
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+
+from pipeline.core.quoting import quoted
+from pipeline.mapping.row_key import RowKey
+
+BINARY = "BINARY"
+BUILT_IN = frozenset({BINARY, "NOCASE", "RTRIM"})
+"""Collations of every SQLite; their names have no case."""
+
+_TOKEN = re.compile(
+    r"""(?P<comment>--[^\n]*+ | /\*.*?(?:\*/|\Z))
+      | '(?:[^']|'')*+' | "(?:[^"]|"")*+" | `(?:[^`]|``)*+` | \[[^\]]*+\] | [\w$]+ | \S""",
+    re.X | re.S,
+)
+_CONSTRAINTS = frozenset({"CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"})
+"""Words that begin a constraint of a table instead of a column."""
+
+
+def of_columns(
+    connection: sqlite3.Connection, table: str, *, schema: str = "main"
+) -> dict[str, str]:
+    """The collations of a table's columns other than BINARY, by column name in lower case."""
+    sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?"
+    found = {}
+    for text in _texts(connection, sql, (table,)):
+        for name, collation in _declared(list(_tokens(text))):
+            found[name.lower()] = collation.upper()
+    return {name: collation for name, collation in found.items() if collation != BINARY}
+
+
+def named_by(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> set[str]:
+    """All collations that a table and its indexes name, except BINARY, in upper case."""
+    sql = (
+        f"SELECT sql FROM {schema}.sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index')"
+    )
+    return _named(_texts(connection, sql, (table,))) - {BINARY}
+
+
+def unknown(connection: sqlite3.Connection, *, schema: str = "main") -> set[str]:
+    """Collations that only the application has."""
+    return _named(_texts(connection, f"SELECT sql FROM {schema}.sqlite_master")) - BUILT_IN
+
+
+def cannot_be_searched(
+    connection: sqlite3.Connection, table: sa.Table, *, schema: str = "main"
+) -> bool:
+    """Whether rows of a table are stored, or its keys compared, in an order unknown here."""
+    columns = of_columns(connection, table.name, schema=schema)
+    keys = {RowKey.of(table).name, *(key.parent.name for key in table.foreign_keys)}
+    if {columns.get(name.lower(), BINARY) for name in keys} - BUILT_IN:
+        return True
+    listed = connection.execute(f"PRAGMA {schema}.table_list({quoted(table.name)})").fetchall()
+    without_rowid = any(row[4] for row in listed)
+    return without_rowid and bool(named_by(connection, table.name, schema=schema) - BUILT_IN)
+
+
+def stand_in(connection: sqlite3.Connection, *, schema: str = "main") -> None:
+    """Let unknown collations compare exactly, so that tables which name them can be read.
+
+    Indexes are in another order, so no query may search them, and no statement may write them.
+    """
+    for name in unknown(connection, schema=schema):
+        connection.create_collation(name, _exactly)
+
+
+def stand_in_for(connection: sqlite3.Connection, sql: str) -> None:
+    """The same for the collations of a statement that creates a table or an index."""
+    for name in _named(iter([sql])) - BUILT_IN:
+        connection.create_collation(name, _exactly)
+
+
+def _exactly(one: str, other: str) -> int:
+    return (one > other) - (one < other)
+
+
+def _texts(
+    connection: sqlite3.Connection, sql: str, parameters: tuple[str, ...] = ()
+) -> Iterator[str]:
+    before = connection.text_factory
+    connection.text_factory = bytes
+    try:
+        found = connection.execute(sql, parameters).fetchall()
+    finally:
+        connection.text_factory = before
+    return (text.decode("utf-8", "replace") for (text,) in found if text is not None)
+
+
+def _tokens(sql: str) -> Iterator[str]:
+    return (found[0] for found in _TOKEN.finditer(sql) if found["comment"] is None)
+
+
+def _named(texts: Iterator[str]) -> set[str]:
+    found = set()
+    for text in texts:
+        for word, after in itertools.pairwise(_tokens(text)):
+            if word.upper() == "COLLATE":
+                found.add(_name(after).upper())
+    return found
+
+
+def _declared(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Columns of a CREATE TABLE statement, each with its collation."""
+    depth, begins, column = 0, False, ""
+    for number, word in enumerate(words):
+        if word == "(":
+            depth += 1
+            begins = begins or depth == 1
+        elif word == ")":
+            depth -= 1
+        elif depth == 1 and word == ",":
+            begins = True
+        elif begins:
+            column, begins = "" if word.upper() in _CONSTRAINTS else _name(word), False
+        elif depth == 1 and column and word.upper() == "COLLATE" and number + 1 < len(words):
+            yield column, _name(words[number + 1])
+
+
+def _name(token: str) -> str:
+    """A name without its quotation marks."""
+    mark = token[0]
+    if mark == "[":
+        return token[1:-1]
+    return token[1:-1].replace(2 * mark, mark) if mark in "'\"`" and len(token) > 1 else token
