@@ -104,6 +104,24 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        name="the sequence ignores ids of deleted rows",
+        file="pipeline/move/reading/source_view.py",
+        old="return max(found or 0, 0)",
+        new="return 0",
+        caught_by=(
+            "pipeline_tests/golden/test_sequences.py::test_a_first_move_goes_on_where_the_source_stopped",
+        ),
+    ),
+    PlantedFault(
+        name="the check of sequences ignores ids of deleted rows",
+        file="pipeline/move/proof/constraints.py",
+        old="elif largest < upcoming <= assigned:",
+        new="elif largest < upcoming < largest:",
+        caught_by=(
+            "pipeline_tests/golden/test_sequences.py::test_a_sequence_that_would_assign_deleted_ids_fails_its_check",
+        ),
+    ),
+    PlantedFault(
         name="the table is not locked while it is written",
         file="pipeline/move/run/opening.py",
         old="schema.lock(target, mapping.name)",

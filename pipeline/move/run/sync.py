@@ -202,7 +202,9 @@ class Syncer:
             retried = quarantine.row_ids(self.idle, mapping.name)
             newer = watermarks.any_newer(self.idle, parents, than=table.name)
             waiting = retried and (newer or self._retry_rejected)
-            if unchanged and mark and not (also or known_overrides or waiting):
+            last = self._live.last_assigned(table.name) if unchanged else 0
+            behind = constraints.is_behind(self.idle, mapping, sequence, assigned=last)
+            if unchanged and mark and not (also or known_overrides or waiting or behind):
                 proven = prove_unchanged(unchanged, mark, sequence=sequence)
                 if found is None:
                     self._store_failures(proven)

@@ -326,19 +326,20 @@ def _finish_rows(context: MoveContext) -> str | None:
 
 
 def _advance_sequence(context: MoveContext) -> str | None:
-    """Advance the sequence past all ids, also those in quarantine; never move it back."""
+    """Advance the sequence past all ids that ever were in the source; never move it back."""
     mapping, ranges = context.mapping, context.survey.ranges
     sequence = constraints.find_sequence(context.target, mapping)
     if sequence is not None:
+        assigned = context.source.last_assigned(mapping.table.name)
+        constraints.require_ids_fit(mapping, assigned)
         # Ids of rows outside a subset must not be assigned either.
-        largest = max(ranges[-1].last if ranges else 0, context.scope.largest or 0)
-        if largest > largest_integer(mapping.key.type):
-            # A key that is too large for the target must not exhaust the sequence.
-            largest = 0
+        ids = (0, ranges[-1].last if ranges else 0, context.scope.largest or 0, assigned)
+        # A key that is too large for the target must not exhaust the sequence.
+        largest = max(each for each in ids if each <= largest_integer(mapping.key.type))
         context.target.defer(
             f"SELECT setval($1::regclass, m) FROM (SELECT greatest($2,"
             f" max({quoted(mapping.key.name)})) AS m FROM {quoted(mapping.name)}) AS t,"
-            f" {sequence} AS s WHERE m >= s.last_value + CASE WHEN s.is_called THEN 1 ELSE 0 END",
+            f" {sequence} AS s WHERE m > s.last_value - CASE WHEN s.is_called THEN 0 ELSE 1 END",
             (sequence, largest),
         )
     return sequence
