@@ -499,15 +499,15 @@ FAULTS = (
     PlantedFault(
         name="an incomplete dump is accepted",
         file="pipeline/sqlite/sql_dump.py",
-        old="    if not progress.ended:\n",
-        new="    if not progress.begun:\n",
+        old="    if execution.open is not None:\n",
+        new="    if execution.open is None and execution.executed < 0:\n",
         caught_by=(
             "pipeline_tests/unit/test_dump.py::test_what_is_no_whole_dump_is_refused_with_its_line",
         ),
     ),
     PlantedFault(
         name="a dump may call any function",
-        file="pipeline/sqlite/sql_dump.py",
+        file="pipeline/sqlite/dump/execution.py",
         old="str(second).lower() not in _DENIED_FUNCTIONS",
         new="True",
         caught_by=("pipeline_tests/unit/test_dump.py::test_a_hostile_dump_reaches_nothing",),
