@@ -9,7 +9,9 @@ TRANSIENT_STATES = frozenset(
 
 SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING = "PS001", "PS002", "PS003"
 """SQLSTATEs of this project, raised by ``session`` when a server's session cannot be used."""
-SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING})
+SESSION_POOLER = "PS004"
+"""Raised by ``session`` when the server session is not the connection's own."""
+SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING, SESSION_POOLER})
 
 CONNECTIONS_OF_A_MOVE = 3
 """Two sessions for the move, and one that reads committed data."""
@@ -66,6 +68,20 @@ _KNOWN = (
         "Ask an administrator to reset it: ALTER ROLE ... RESET, ALTER DATABASE ... RESET, or"
         " postgresql.conf",
         states=frozenset({SESSION_SETTING}),
+    ),
+    ServerFailure(
+        None,
+        "a connection pooler in transaction mode answers, which gives the server's session to other"
+        " clients between two transactions, so locks and settings are lost",
+        "Use the direct connection, or a pooler in session mode (on Supabase port 5432)",
+        states=frozenset({SESSION_POOLER}),
+    ),
+    ServerFailure(
+        r"unsupported startup parameter",
+        "a connection pooler rejects the settings of the connection request",
+        "Use the direct connection; or, if the pooler is in session mode, let it ignore them"
+        " (PgBouncer: ignore_startup_parameters = options)",
+        states=frozenset(),
     ),
     ServerFailure(
         r"server does not support SSL",
