@@ -81,7 +81,6 @@ _KNOWN = (
         "a connection pooler rejects the settings of the connection request",
         "Use the direct connection; or, if the pooler is in session mode, let it ignore them"
         " (PgBouncer: ignore_startup_parameters = options)",
-        states=frozenset(),
     ),
     ServerFailure(
         r"server does not support SSL",
@@ -145,6 +144,11 @@ _KNOWN = (
         "schema public is missing, or this user cannot access it",
         "Create it, and grant the user USAGE and CREATE on it",
         states=frozenset({"3F000"}),
+    ),
+    ServerFailure(
+        r"permission denied for database",
+        "the user may not connect to the database",
+        "Grant it: GRANT CONNECT ON DATABASE ... TO ...",
     ),
     ServerFailure(
         r"permission denied",
