@@ -104,6 +104,24 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        name="the sequence ignores ids of deleted rows",
+        file="pipeline/move/reading/source_view.py",
+        old="return max(found or 0, 0)",
+        new="return 0",
+        caught_by=(
+            "pipeline_tests/golden/test_sequences.py::test_a_first_move_goes_on_where_the_source_stopped",
+        ),
+    ),
+    PlantedFault(
+        name="the check of sequences ignores ids of deleted rows",
+        file="pipeline/move/proof/constraints.py",
+        old="elif largest < upcoming <= assigned:",
+        new="elif largest < upcoming < largest:",
+        caught_by=(
+            "pipeline_tests/golden/test_sequences.py::test_a_sequence_that_would_assign_deleted_ids_fails_its_check",
+        ),
+    ),
+    PlantedFault(
         name="the table is not locked while it is written",
         file="pipeline/move/run/opening.py",
         old="schema.lock(target, mapping.name)",
@@ -481,15 +499,15 @@ FAULTS = (
     PlantedFault(
         name="an incomplete dump is accepted",
         file="pipeline/sqlite/sql_dump.py",
-        old="    if not progress.ended:\n",
-        new="    if not progress.begun:\n",
+        old="    if execution.open is not None:\n",
+        new="    if execution.open is None and execution.executed < 0:\n",
         caught_by=(
             "pipeline_tests/unit/test_dump.py::test_what_is_no_whole_dump_is_refused_with_its_line",
         ),
     ),
     PlantedFault(
         name="a dump may call any function",
-        file="pipeline/sqlite/sql_dump.py",
+        file="pipeline/sqlite/dump/execution.py",
         old="str(second).lower() not in _DENIED_FUNCTIONS",
         new="True",
         caught_by=("pipeline_tests/unit/test_dump.py::test_a_hostile_dump_reaches_nothing",),

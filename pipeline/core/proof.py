@@ -65,8 +65,9 @@ FOREIGN_KEYS = Check(
 )
 SEQUENCES = Check(
     "sequences",
-    "The next generated id is larger than every existing id. A failure means that the next insert"
-    " of the application would be rejected.",
+    "The next generated id is larger than every existing id, and than every id that AUTOINCREMENT"
+    " assigned in the source. A failure means that an insert of the application would be rejected,"
+    " or that the id of a deleted row would be assigned again.",
 )
 WITNESS = Check(
     "witness",

@@ -9,7 +9,9 @@ TRANSIENT_STATES = frozenset(
 
 SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING = "PS001", "PS002", "PS003"
 """SQLSTATEs of this project, raised by ``session`` when a server's session cannot be used."""
-SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING})
+SESSION_POOLER = "PS004"
+"""Raised by ``session`` when the server session is not the connection's own."""
+SESSION_REFUSALS = frozenset({SESSION_STANDBY, SESSION_ENCODING, SESSION_SETTING, SESSION_POOLER})
 
 CONNECTIONS_OF_A_MOVE = 3
 """Two sessions for the move, and one that reads committed data."""
@@ -66,6 +68,19 @@ _KNOWN = (
         "Ask an administrator to reset it: ALTER ROLE ... RESET, ALTER DATABASE ... RESET, or"
         " postgresql.conf",
         states=frozenset({SESSION_SETTING}),
+    ),
+    ServerFailure(
+        None,
+        "a connection pooler in transaction mode answers, which gives the server's session to other"
+        " clients between two transactions, so locks and settings are lost",
+        "Use the direct connection, or a pooler in session mode (on Supabase port 5432)",
+        states=frozenset({SESSION_POOLER}),
+    ),
+    ServerFailure(
+        r"unsupported startup parameter",
+        "a connection pooler rejects the settings of the connection request",
+        "Use the direct connection; or, if the pooler is in session mode, let it ignore them"
+        " (PgBouncer: ignore_startup_parameters = options)",
     ),
     ServerFailure(
         r"server does not support SSL",
@@ -129,6 +144,11 @@ _KNOWN = (
         "schema public is missing, or this user cannot access it",
         "Create it, and grant the user USAGE and CREATE on it",
         states=frozenset({"3F000"}),
+    ),
+    ServerFailure(
+        r"permission denied for database",
+        "the user may not connect to the database",
+        "Grant it: GRANT CONNECT ON DATABASE ... TO ...",
     ),
     ServerFailure(
         r"permission denied",

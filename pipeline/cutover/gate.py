@@ -71,7 +71,7 @@ def ask(
         _conflicts(target, tables),
         _untouched(target, tables),
         _quarantine(target, tables),
-        _sequences(target, mappings),
+        _sequences(target, live, mappings),
         _rights(target, mappings),
     ]
 
@@ -179,8 +179,13 @@ def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
     return Answer(question, True, f"{_rows(signed)} signed off" if signed else "empty")
 
 
-def _sequences(target: Target, mappings: Sequence[TableMapping]) -> Answer:
-    found = _findings(constraints.sequences(target, mapping).findings for mapping in mappings)
+def _sequences(target: Target, live: PinnedSource, mappings: Sequence[TableMapping]) -> Answer:
+    found = _findings(
+        constraints.sequences(
+            target, mapping, assigned=live.last_assigned(mapping.table.name)
+        ).findings
+        for mapping in mappings
+    )
     if found:
         return _no("sequences are ahead", found, message("Run ", SYNC_FULL))
     return Answer("sequences are ahead", True, "the next id of every table is free")

@@ -5,6 +5,7 @@ on a server receives them row by row and is read back.
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +21,7 @@ from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 _BATCH_ROWS = 5_000
 _WHY = "a rollback"
 _DELETE = "DELETE FROM main.{table} WHERE {these}"
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.S)
 _INSERT = "INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}"
 
 
@@ -129,8 +131,23 @@ def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) ->
     # A replica has its own counters, even if its primary database has none.
     counted = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")}
     for found in done:
-        if found.last_id is not None and found.mapping.name in counted:
+        name, last = found.mapping.name, found.last_id
+        if last is None:
+            continue
+        if name in counted:
             connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?",
-                (found.last_id, found.mapping.name),
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (last, name)
             )
+        elif _assigns_once(connection, name):
+            # SQLite creates the counter of a table with its first row.
+            connection.execute(
+                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, last)
+            )
+
+
+def _assigns_once(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a table is declared with AUTOINCREMENT."""
+    (sql,) = connection.execute(
+        "SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", (table,)
+    ).fetchone()
+    return bool(re.search(r"\bAUTOINCREMENT\b", _QUOTED.sub("", sql), re.I))

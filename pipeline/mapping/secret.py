@@ -78,6 +78,11 @@ def redact_message(table: sa.Table, message: str) -> str:
     return message
 
 
+def quoted_names(message: str) -> list[str]:
+    """What PostgreSQL's message has within quotation marks."""
+    return _QUOTED.findall(message)
+
+
 def _names(table: sa.Table) -> set[str]:
     named: Sequence[Any] = (table, *table.columns, *table.constraints, *table.indexes)
     return {str(each.name) for each in named}

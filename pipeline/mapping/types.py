@@ -261,8 +261,17 @@ def _numeric(*, precision: int, scale: int) -> Cast:
         checked_as=rounded,
         convert=convert,
         target=lambda c: f"{c}::text",
-        target_form=lambda values: values.cast(wire),
+        target_form=lambda values: _decimals(values, wire),
     )
+
+
+def _decimals(values: pa.Array, wire: pa.DataType) -> pa.Array:
+    """The target's numbers; as texts if one of them is none, which PostgreSQL accepts."""
+    odd = pc.is_in(values, pa.array(["NaN", "Infinity", "-Infinity"]))
+    if not pc.any(odd).as_py():
+        return values.cast(wire)
+    numbers = pc.if_else(odd, pa.scalar(None, pa.string()), values).cast(wire)
+    return pc.if_else(odd, values, numbers.cast(pa.string()))
 
 
 def _round_decimal(values: pa.Array, scale: int) -> pa.Array:

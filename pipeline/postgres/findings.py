@@ -42,6 +42,46 @@ class SequenceBehind(Finding):
 
 
 @dataclass(frozen=True)
+class IdsReused(Finding):
+    """A sequence that would assign ids of rows that the source has deleted."""
+
+    title: ClassVar[str] = "ids reused"
+    heading: ClassVar[str] = "Sequences that would assign ids of deleted rows"
+    table: str
+    sequence: str
+    next_value: int
+    assigned: int
+
+    @property
+    def sentence(self) -> str:
+        """The fault, for people."""
+        return (
+            f"{self.table}: the next value of {self.sequence} is {self.next_value}, but the source"
+            f" has assigned ids up to {self.assigned} (sqlite_sequence)"
+        )
+
+
+@dataclass(frozen=True)
+class IdsTooLarge(Finding):
+    """A key whose type ends before the ids that the source has assigned."""
+
+    title: ClassVar[str] = "ids too large"
+    heading: ClassVar[str] = "Keys whose type is too small for the ids of the source"
+    table: str
+    column: str
+    assigned: int
+    largest: int
+
+    @property
+    def sentence(self) -> str:
+        """The fault, for people."""
+        return (
+            f"{self.table}: the source has assigned ids up to {self.assigned} (sqlite_sequence),"
+            f" but {self.column} of the target holds ids only up to {self.largest}"
+        )
+
+
+@dataclass(frozen=True)
 class SequenceExhausted(Finding):
     """A sequence without further values."""
 

@@ -242,10 +242,16 @@ def strip(mapping: TableMapping, present: TargetTableState) -> list[str]:
     return drops
 
 
-def foreign_keys(mapping: TableMapping, present: TargetTableState) -> list[str]:
-    """DDL for the foreign keys that are missing or were never validated."""
+def foreign_keys(mapping: TableMapping, present: TargetTableState, *, to_itself: bool) -> list[str]:
+    """DDL for the foreign keys that are missing or were never validated.
+
+    Args:
+        to_itself: those to the table's own key, which must exist; otherwise all others.
+    """
     missing, name = [], quoted(mapping.name)
     for key in _foreign_keys(mapping.table):
+        if (key.referred_table.name == mapping.table.name) is not to_itself:
+            continue
         if key.name not in present.constraints:
             missing.append(compiled(AddConstraint(key, isolate_from_table=False)))
         elif key.name in present.not_validated:
@@ -308,7 +314,8 @@ def whole(mapping: TableMapping) -> list[str]:
     return [
         *prepare(mapping, absent),
         *keys(mapping, absent),
-        *foreign_keys(mapping, absent),
+        *foreign_keys(mapping, absent, to_itself=False),
+        *foreign_keys(mapping, absent, to_itself=True),
         *indexes(mapping, absent),
         *table_functions.triggers_ddl(mapping.table),
     ]

@@ -11,6 +11,7 @@ Settings not listed here affect neither values nor locks: see the list in the te
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
@@ -20,7 +21,13 @@ import psycopg2
 from pipeline.core.errors import TargetError
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import literal
-from pipeline.core.server_errors import SESSION_ENCODING, SESSION_SETTING, SESSION_STANDBY
+from pipeline.core.server_errors import (
+    SESSION_ENCODING,
+    SESSION_POOLER,
+    SESSION_SETTING,
+    SESSION_STANDBY,
+)
+from pipeline.postgres.driver.poolers import DIRECT, require_own_session
 
 MOVING = "pipeline.moving"
 """The setting that is on during a transaction of a move; all other writes are captured."""
@@ -200,18 +207,23 @@ DAGSTER = stating(search_path="dagster")
 
 def options(settings: Iterable[Setting]) -> str:
     """The early settings, in the format of libpq's ``options``."""
+    stated = [f"-c{each.name}={each.value}" for each in settings if each.early]
     return " ".join(
-        f"-c{setting.name}={setting.value}".replace("\\", "\\\\").replace(" ", "\\ ")
-        for setting in settings
-        if setting.early
+        each.replace("\\", "\\\\").replace(" ", "\\ ") for each in (*stated, f"-c{DIRECT}=on")
     )
 
 
-def statement(settings: Iterable[Setting]) -> str:
+def statement(settings: Iterable[Setting], *, direct: bool = False) -> str:
     """One statement that sets all settings of a session, or raises an error if it cannot.
 
     Settings unknown to this version of PostgreSQL are skipped.
+
+    Args:
+        direct: raise an error unless the server has received the connection request itself.
     """
+    pooled = (
+        f"pg_catalog.current_setting('{DIRECT}', true) IS DISTINCT FROM 'on'" if direct else "false"
+    )
     stated = ",\n".join(
         f"    ({literal(each.name)}, ARRAY[{', '.join(map(literal, (each.value, *each.also)))}])"
         for each in settings
@@ -223,6 +235,9 @@ DECLARE
 BEGIN
   IF pg_catalog.pg_is_in_recovery() THEN
     RAISE 'pg_is_in_recovery() is true' USING ERRCODE = '{SESSION_STANDBY}';
+  END IF;
+  IF {pooled} THEN
+    RAISE 'the session belongs to a pooler' USING ERRCODE = '{SESSION_POOLER}';
   END IF;
   IF pg_catalog.current_setting('server_encoding') <> 'UTF8' THEN
     RAISE 'server_encoding is %', pg_catalog.current_setting('server_encoding')
@@ -304,7 +319,13 @@ def connect(
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(statement(settings))
+                try:
+                    cursor.execute(statement(settings, direct=True))
+                except psycopg2.Error as error:
+                    if error.pgcode != SESSION_POOLER:
+                        raise
+                    require_own_session(partial(_number, cursor), url, shown=shown)
+                    cursor.execute(statement(settings))
             # Sends nothing, unless a pooler has dropped the settings of the connection request.
             connection.set_client_encoding("UTF8")
             connection.autocommit = autocommit
@@ -315,3 +336,8 @@ def connect(
         # Not "from error": the driver's message may contain the URL.
         raise TargetError.from_driver(error, where=shown, url=url) from None
     return connection
+
+
+def _number(cursor: Any, sql: str) -> int:
+    cursor.execute(sql)
+    return int(cursor.fetchone()[0])

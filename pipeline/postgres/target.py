@@ -21,8 +21,7 @@ import pyarrow as pa
 
 from pipeline.core.errors import TargetError, Transient
 from pipeline.core.place import PUBLIC, Place
-from pipeline.core.progress import waiting
-from pipeline.postgres import descriptions, session
+from pipeline.postgres import arrow_session, descriptions, session
 from pipeline.postgres.driver import arrow_driver, locks
 from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
 from pipeline.postgres.driver.deferred import Deferred
@@ -72,14 +71,9 @@ class Target:
             held: places locked by a session of the same run, shared by all of its sessions.
             mark: number that all sessions of a run share, for ``locks.end_marked``.
         """
-        whole = session.address(url, session.MOVES, application_name=application_name)
-        marked = "" if mark is None else f"; SELECT pg_advisory_lock_shared({mark})"
-        script = session.statement(session.MOVES) + marked
-        try:
-            with waiting(f"connecting to {shown}"), translated(shown, script, url=url):
-                connection = arrow_driver.connect(whole, script)
-        except ValueError as error:
-            raise TargetError.from_driver(error, where=shown, url=url) from None
+        connection, pooled = arrow_session.open_session(
+            url, shown=shown, application_name=application_name, mark=mark
+        )
         held = set() if held is None else held
         again = functools.partial(
             cls.connect, url, shown=shown, application_name=application_name, held=held, mark=mark
@@ -89,6 +83,9 @@ class Target:
             yield target
         finally:
             with contextlib.suppress(adbc_driver_manager.Error):
+                if pooled:
+                    # The server's session outlives the connection.
+                    target._cursor.executescript("ROLLBACK; SELECT pg_advisory_unlock_all()")
                 target._cursor.close()
                 connection.close()
 

@@ -53,6 +53,7 @@ def attack(server: URL) -> Iterator[Outcome]:
         url = stack.enter_context(_scratch_database(server))
         make_sample(folder / "sample.db")
         sample, tables = folder / "sample.db", metadata.sorted_tables
+        _count_deleted(sample)
         target = stack.enter_context(Target.connect(libpq(url), shown=shown(url)))
         views = stack.enter_context(SourceViews(lambda: sample, folder / "runs", name="selftest"))
         for _ in engine.run(tables, views, target, PUBLIC, Everything(), MoveOptions("selftest")):
@@ -90,6 +91,16 @@ def _scratch_database(server: URL) -> Iterator[URL]:
                 cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     except psycopg2.Error as error:
         raise TargetError.from_driver(error, where=shown(server), url=libpq(server)) from None
+
+
+def _count_deleted(path: Path) -> None:
+    """Let the source have assigned one more id, as AUTOINCREMENT remembers it."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT);"
+            " INSERT INTO sqlite_sequence SELECT 'learning_content', max(id) + 1"
+            " FROM learning_content"
+        )
 
 
 def _copy(path: Path, to: Path) -> Snapshot:

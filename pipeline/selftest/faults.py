@@ -110,6 +110,11 @@ FAULTS = (
         "sequences",
     ),
     _fault(
+        "a sequence assigns the id of a deleted row",
+        "ALTER SEQUENCE learning_content_id_seq RESTART WITH 9000",
+        "sequences",
+    ),
+    _fault(
         "a quarantined row is lost",
         "DELETE FROM migration.quarantine WHERE ctid = (SELECT min(ctid) FROM migration.quarantine"
         " WHERE table_name = 'content_fragments')",

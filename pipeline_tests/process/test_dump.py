@@ -69,7 +69,7 @@ def test_virtual_tables_are_left_out_and_told(tmp_path: Path, home: Path) -> Non
         names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert "t" in names and "words_content" in names and "words" not in names
-    assert len(said) == 1 and "1 virtual tables were skipped" in said[0]
+    assert len(said) == 1 and "1 virtual table was skipped" in said[0]
 
 
 def test_a_value_that_is_no_text_arrives_as_it_was(tmp_path: Path, home: Path) -> None:

@@ -200,7 +200,9 @@ def test_without_a_terminal_one_line_names_a_long_wait(
         ran = command(monkeypatch, capfd, "migrate", LOCK_SECONDS=3, **settings)
     assert ran.code == 1
     (line,) = [line for line in ran.err.splitlines() if "waiting for another run" in line]
-    assert re.fullmatch(r"Waiting for \d s: migrate: waiting for another run", line)
+    assert re.fullmatch(
+        r"Waiting for \d s: migrate: waiting for another run \(server process .* UTC\)", line
+    )
 
 
 def test_a_network_that_swallows_everything_ends_a_command_within_the_stated_time(

@@ -19,10 +19,11 @@ from pipeline.config import settings
 from pipeline.core.errors import SettingsError, SourceError
 from pipeline.cutover import freezing
 from pipeline.migrations.content import metadata
-from pipeline.sqlite import sql_dump, statements, tracking
+from pipeline.sqlite import sql_dump, tracking
+from pipeline.sqlite.dump import statements
+from pipeline.sqlite.dump.statements import Unfinished
 from pipeline.sqlite.fetch import fetch
 from pipeline.sqlite.origin import Dump, File, Remote, parse
-from pipeline.sqlite.statements import Unfinished
 from pipeline_tests.support.dumps import HEAD, SCHEMA, TABLE, TAIL, VALUES, large, rich, text
 
 
@@ -121,11 +122,12 @@ def test_what_newer_shells_write_is_understood(tmp_path: Path, home: Path) -> No
         ([HEAD, TABLE, "INSERT INTO t VALUES(1,\n'x"], "the statement that begins in line 4"),
         ([HEAD, TABLE, "ROLLBACK; -- due to errors\n"], "ends with ROLLBACK in line 4"),
         ([HEAD, TABLE, "INSERT INTO t VALUES(1;\n", TAIL], "Line 4 of the dump"),
-        ([HEAD, TABLE, TAIL, TABLE], "line 5 has a statement after COMMIT"),
-        ([TABLE, TAIL], "line 1 has a statement before BEGIN TRANSACTION"),
+        ([HEAD, TABLE, TAIL, TABLE], "Line 5 of the dump"),
+        ([TABLE, TAIL], "line 2 ends a transaction that the dump does not begin"),
         (["Error: database is locked\n"], "begins a statement that never ends"),
-        ([""], "is not a dump: it contains no BEGIN TRANSACTION"),
-        ([".open /tmp/other.db\n", HEAD, TABLE, TAIL], "line 1 has a statement before"),
+        ([""], "is not a dump: it is empty"),
+        (["-- nothing\n"], "is not a dump: it contains no statement"),
+        ([".open /tmp/other.db\n", HEAD, TABLE, TAIL], "has .open, a command of the sqlite3"),
     ],
 )
 def test_what_is_no_whole_dump_is_refused_with_its_line(
@@ -139,7 +141,7 @@ def test_a_database_or_noise_is_no_dump(tmp_path: Path, home: Path) -> None:
     noise = random.Random(7).randbytes(300_000)
     for data in (rich(tmp_path / "rich.db").read_bytes(), noise):
         (tmp_path / "x.sql").write_bytes(data)
-        assert "is not a dump" in refused(tmp_path / "x.sql", home)
+        assert "not a dump" in refused(tmp_path / "x.sql", home)
 
 
 def test_a_dump_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None:
@@ -152,9 +154,6 @@ def test_a_dump_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None:
         "ATTACH '{other}' AS o;",
         "VACUUM INTO '{other}';",
         "DETACH main;",
-        "PRAGMA writable_schema=RESET;",
-        "PRAGMA journal_mode=WAL;",
-        "PRAGMA temp_store_directory='/tmp';",
         "SELECT load_extension('{other}');",
         "SELECT writefile('{other}', 'x');",
         "INSERT INTO t VALUES(1, readfile('{other}'));",
@@ -173,7 +172,6 @@ def test_a_dump_that_is_not_there_is_named(tmp_path: Path, home: Path) -> None:
         "DROP TABLE t;",
         "ALTER TABLE t RENAME TO u;",
         "INSERT INTO sqlite_schema VALUES('table','x','x',2,'CREATE TABLE x (y)');",
-        "CREATE TRIGGER a AFTER INSERT ON t BEGIN DELETE FROM t; END; INSERT INTO t VALUES(1,2);",
         ".system touch {other}\n;",
         "EXPLAIN ATTACH '{other}' AS o;",
         "SAVEPOINT s;",

@@ -25,7 +25,9 @@ def test_nobody_else_opens_a_connection() -> None:
     assert found == {
         ("pipeline/postgres/session.py", "psycopg2.connect"),
         ("pipeline/postgres/driver/arrow_driver.py", "adbc_driver_postgresql.connect"),
-        ("pipeline/postgres/target.py", "arrow_driver.connect"),
+        ("pipeline/postgres/arrow_session.py", "arrow_driver.connect"),
+        # Asks a pooler which session another client gets, and relies on no setting.
+        ("pipeline/postgres/driver/poolers.py", "psycopg2.connect"),
         ("pipeline/application/realtime/transports/session.py", "psycopg.AsyncConnection.connect"),
         ("pipeline/application/manager.py", "sa.create_engine"),
     }

@@ -61,6 +61,8 @@ def compare_column(
     """
     raw, lossy = converted.raw.column(name), converted.lossy.get(name)
     target = mapping.casts[name].target_form(rows.column(name))
+    if target.type != source.type and pa.types.is_decimal(source.type):
+        source = source.cast(target.type)
     if chosen is not None:
         source, raw = source.filter(chosen), raw.filter(chosen)
         lossy = None if lossy is None else lossy.filter(chosen)

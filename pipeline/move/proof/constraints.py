@@ -6,13 +6,20 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core import proof
+from pipeline.core.errors import ShapeError
 from pipeline.core.findings import OFFENDERS, CheckResult, Finding, Orphan
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import largest_integer
 from pipeline.postgres.driver.statements import Question, single
-from pipeline.postgres.findings import KeyNotEnforced, SequenceBehind, SequenceExhausted
+from pipeline.postgres.findings import (
+    IdsReused,
+    IdsTooLarge,
+    KeyNotEnforced,
+    SequenceBehind,
+    SequenceExhausted,
+)
 from pipeline.postgres.target import Target
 
 
@@ -88,8 +95,12 @@ def _valid_question(mapping: TableMapping) -> Question[set[str]]:
     )
 
 
-def sequences(target: Target, mapping: TableMapping) -> CheckResult:
-    """The next id is larger than every id."""
+def sequences(target: Target, mapping: TableMapping, *, assigned: int = 0) -> CheckResult:
+    """The next id is larger than every id, and than every id that the source ever assigned.
+
+    Args:
+        assigned: the last id that the source assigned; 0 if it does not record that.
+    """
     name = find_sequence(target, mapping)
     if name is None:
         return proof.SEQUENCES.result(figures={"sequence": "none"})
@@ -97,10 +108,41 @@ def sequences(target: Target, mapping: TableMapping) -> CheckResult:
     findings: list[Finding] = []
     if upcoming <= largest:
         findings.append(SequenceBehind(mapping.name, name, upcoming, largest))
+    most = largest_integer(mapping.key.type)
+    if assigned > most:
+        findings.append(IdsTooLarge(mapping.name, mapping.key.name, assigned, most))
+    elif largest < upcoming <= assigned:
+        findings.append(IdsReused(mapping.name, name, upcoming, assigned))
     # If the type itself has no further number, the sequence is not at fault.
-    if upcoming > last and last < largest_integer(mapping.key.type):
+    if upcoming > last and last < most:
         findings.append(SequenceExhausted(mapping.name, name))
-    return proof.SEQUENCES.result(findings, {"next": upcoming, "largest": largest})
+    figures = {"next": upcoming, "largest": largest}
+    return proof.SEQUENCES.result(findings, figures | ({"assigned": assigned} if assigned else {}))
+
+
+def require_ids_fit(mapping: TableMapping, assigned: int) -> None:
+    """Refuse a key whose type ends before the ids that the source has assigned.
+
+    Raises:
+        ShapeError: the target could assign only ids that may have been used before.
+    """
+    most = largest_integer(mapping.key.type)
+    if assigned > most:
+        raise ShapeError(
+            IdsTooLarge(mapping.name, mapping.key.name, assigned, most).sentence,
+            remedy=f"Declare {mapping.key.name} as sa.BigInteger; or, if those ids were never used,"
+            " lower seq of this table in sqlite_sequence of the source",
+        )
+
+
+def is_behind(
+    target: Target, mapping: TableMapping, sequence: str | None, *, assigned: int
+) -> bool:
+    """Whether a sequence, if there is one, would assign an id that the source has assigned."""
+    if sequence is None or not assigned:
+        return False
+    upcoming, _, _ = target.answer(state_question(mapping, sequence))
+    return upcoming <= min(assigned, largest_integer(mapping.key.type))
 
 
 def state_question(mapping: TableMapping, sequence: str) -> Question[tuple[int, int, int]]:

@@ -168,7 +168,7 @@ def results(
         keys(compared),
         digests(mapping, compared),
         compared.foreign_keys or constraints.foreign_keys(target, mapping, scope_keys=scope_keys),
-        constraints.sequences(target, mapping),
+        constraints.sequences(target, mapping, assigned=source.last_assigned(mapping.table.name)),
         drift(mapping),
         in_quarantine(target, mapping),
         changed(lossy),

@@ -7,6 +7,7 @@ sample, all keys are compared, and the values of a random part chosen by a seed.
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -43,7 +44,6 @@ from pipeline.postgres.target import Target
 Make = Callable[[Target, TableMapping], CheckResult]
 _SINGLY: dict[str, Make] = {
     proof.FOREIGN_KEYS.name: constraints.foreign_keys,
-    proof.SEQUENCES.name: constraints.sequences,
     proof.QUARANTINE.name: table_checks.in_quarantine,
     proof.CONVERSIONS.name: table_checks.conversions_kept,
 }
@@ -144,10 +144,12 @@ def _checks(
         except (TargetError, DataFault) as error:
             compared = [_impossible(name, mapping, error) for name in proof.BY_COMPARISON]
         checks |= {check.name: check for check in compared}
+    assigned = source.last_assigned(mapping.table.name)
     singly: dict[str, Make] = {
         proof.WITNESS.name: lambda *_: _witnessed(prepared, source, target, sample),
         proof.SCHEMA.name: _schema,
         proof.DRIFT.name: lambda _, mapping: table_checks.drift(mapping),
+        proof.SEQUENCES.name: partial(constraints.sequences, assigned=assigned),
         **_SINGLY,
     }
     for name, make in singly.items():

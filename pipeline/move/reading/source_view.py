@@ -181,6 +181,20 @@ class SourceView:
         (rows,) = self._row_ids(f"SELECT count(*) FROM {table}", ())
         return int(rows)
 
+    def last_assigned(self, table: str) -> int:
+        """The largest id that AUTOINCREMENT ever assigned in a table of the source; 0 if none."""
+        with self.sqlite() as connection:
+            if not connection.execute(
+                f"SELECT 1 FROM {self.schema}.sqlite_master WHERE name = 'sqlite_sequence'"
+            ).fetchone():
+                return 0
+            (found,) = connection.execute(
+                f"SELECT max(CAST(seq AS INTEGER)) FROM {self.schema}.sqlite_sequence"
+                " WHERE name = ? COLLATE NOCASE",
+                (table,),
+            ).fetchone()
+        return max(found or 0, 0)
+
     def survey(self, mapping: TableMapping, contract: Contract) -> Survey:
         """Read every row of a table once."""
         key = quoted(mapping.key.name)

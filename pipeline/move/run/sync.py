@@ -182,9 +182,8 @@ class Syncer:
             PipelineError: as ``move_table``; nothing was changed.
         """
         mapping, found = self._mappings[table.name], self._candidates[table.name]
-        mark = self._marks[table.name]
+        mark, sequence = self._marks[table.name], self._sequences.get(table.name)
         parents = [parent.name for _, parent in mapping.parents]
-        sequence = self._sequences.get(table.name)
         unchanged = self._unchanged(mapping, mark, found, on_progress)
         with self.idle.prefetched(
             cascades.keys_question(mapping),
@@ -202,7 +201,9 @@ class Syncer:
             retried = quarantine.row_ids(self.idle, mapping.name)
             newer = watermarks.any_newer(self.idle, parents, than=table.name)
             waiting = retried and (newer or self._retry_rejected)
-            if unchanged and mark and not (also or known_overrides or waiting):
+            last = self._live.last_assigned(table.name) if unchanged else 0
+            behind = constraints.is_behind(self.idle, mapping, sequence, assigned=last)
+            if unchanged and mark and not (also or known_overrides or waiting or behind):
                 proven = prove_unchanged(unchanged, mark, sequence=sequence)
                 if found is None:
                     self._store_failures(proven)
@@ -337,8 +338,7 @@ class Syncer:
         # An override may have changed a key.
         taken = tuple(live.taken_keys(mapping))
         deleted = tuple(set(live.missing_keys(mapping, keys)) - set(taken))
-        mark = self._marks[mapping.name]
-        rows, newest = found.source_rows, found.newest
+        mark, rows, newest = self._marks[mapping.name], found.source_rows, found.newest
         if rows is not None:
             return prepared, CountedRows(
                 existing=taken, deleted=deleted, newest=newest, source_rows=rows

@@ -13,9 +13,7 @@ from datetime import datetime
 
 from pipeline.core.errors import Transient
 from pipeline.core.proof import Proof
-from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import largest_integer
 from pipeline.move.compare import conversions
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.context.table_scope import CountedRows, Strategy
@@ -31,7 +29,7 @@ from pipeline.move.ledger.watermarks import Watermark
 from pipeline.move.proof import constraints, side_effects, table_checks
 from pipeline.move.run import opening, proving, quarantine_share
 from pipeline.move.witness import second_witness
-from pipeline.move.writing import load, strategies
+from pipeline.move.writing import load, sequences, strategies
 from pipeline.postgres import schema
 
 
@@ -318,7 +316,7 @@ def _finish_rows(context: MoveContext) -> str | None:
     asked = constraints.sequence_question(mapping), quarantine.fingerprints_question(mapping.name)
     with target.prefetched(*asked):
         with context.timed("sequence"):
-            sequence = _advance_sequence(context)
+            sequence = sequences.advance(context)
         with context.timed("quarantine"):
             scope_keys = context.scope.quarantined(target, mapping.name)
             quarantine.replace(
@@ -328,23 +326,4 @@ def _finish_rows(context: MoveContext) -> str | None:
                 run_id=context.options.run_id,
                 scope_keys=scope_keys,
             )
-    return sequence
-
-
-def _advance_sequence(context: MoveContext) -> str | None:
-    """Advance the sequence past all ids, also those in quarantine; never move it back."""
-    mapping, ranges = context.mapping, context.survey.ranges
-    sequence = constraints.find_sequence(context.target, mapping)
-    if sequence is not None:
-        # Ids of rows outside a subset must not be assigned either.
-        largest = max(ranges[-1].last if ranges else 0, context.scope.largest or 0)
-        if largest > largest_integer(mapping.key.type):
-            # A key that is too large for the target must not exhaust the sequence.
-            largest = 0
-        context.target.defer(
-            f"SELECT setval($1::regclass, m) FROM (SELECT greatest($2,"
-            f" max({quoted(mapping.key.name)})) AS m FROM {quoted(mapping.name)}) AS t,"
-            f" {sequence} AS s WHERE m > s.last_value OR m = s.last_value AND NOT s.is_called",
-            (sequence, largest),
-        )
     return sequence

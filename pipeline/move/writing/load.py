@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
-from pipeline.mapping import secret
 from pipeline.mapping.contract import Reason
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.batch_converter import BatchConverter, ConvertedBatch
+from pipeline.move.writing import rejections
 from pipeline.postgres import schema
 from pipeline.postgres.driver import refusals
 from pipeline.postgres.driver.faults import DataFault
@@ -155,7 +155,8 @@ def _copy_bisecting(
         _require_row_fault(target, fault, converter.mapping)
         if batch.num_rows == 1:
             keys = batch.column(converter.mapping.key.name).to_pylist()
-            converter.reject(keys, _refusal(target, fault, converter.mapping))
+            found = rejections.reason(target, fault, converter.mapping, key=keys[0])
+            converter.reject(keys, found)
             return
         half = batch.num_rows // 2
         for part in (batch.slice(0, half), batch.slice(half)):
@@ -172,17 +173,6 @@ def _require_row_fault(target: Target, fault: DataFault, mapping: TableMapping) 
             raise fault
 
 
-def _refusal(target: Target, fault: DataFault, mapping: TableMapping) -> Reason:
-    """The reason why PostgreSQL refused a row."""
-    message = secret.redact_message(mapping.table, str(fault))
-    origin = refusals.refusing_object(target.rows, fault.context, table=mapping.name)
-    if origin:
-        # The message of a function may contain any value of the row, without quotation marks.
-        hidden = secret.SHOWN if secret.columns(mapping.table) else message
-        message = f"{origin} refuses it: {hidden}"
-    return Reason("refused", None, f"{message} (SQLSTATE {fault.sqlstate})")
-
-
 def drop_orphans(
     target: Target,
     converter: BatchConverter,
@@ -196,6 +186,22 @@ def drop_orphans(
         table: the table or the stage, quoted.
         on_found: called with the keys of such rows before they are deleted.
     """
+    mapping, dropped = converter.mapping, 0
+    refers_to_itself = any(parent is mapping.table for _, parent in mapping.parents)
+    # Without its parent, a row cannot be the parent of others.
+    while removed := _drop_orphans(target, converter, table, on_found):
+        dropped += removed
+        if not refers_to_itself:
+            break
+    return dropped
+
+
+def _drop_orphans(
+    target: Target,
+    converter: BatchConverter,
+    table: str,
+    on_found: Callable[[list[Any]], None],
+) -> int:
     mapping, removed = converter.mapping, set[Any]()
     key = quoted(mapping.key.name)
     asked = [
@@ -217,9 +223,15 @@ def _orphans_question(
     mapping: TableMapping, table: str, column: sa.Column[Any], parent: sa.Table
 ) -> Question[list[Any]]:
     name, parent_key = quoted(column.name), RowKey.of(parent).sql
+    places = [quoted(parent.name)]
+    if parent is mapping.table and table != places[0]:
+        places.append(table)
+    absent = " AND ".join(
+        f"NOT EXISTS (SELECT FROM {place} AS p WHERE p.{parent_key} = r.{name})" for place in places
+    )
     return Question(
-        f"SELECT {quoted(mapping.key.name)} FROM {table} AS r WHERE {name} IS NOT NULL AND NOT"
-        f" EXISTS (SELECT FROM {quoted(parent.name)} AS p WHERE p.{parent_key} = r.{name})",
+        f"SELECT {quoted(mapping.key.name)} FROM {table} AS r WHERE {name} IS NOT NULL"
+        f" AND {absent}",
         (),
         lambda rows: [key for (key,) in rows],
     )
@@ -269,7 +281,8 @@ def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -
     except DataFault as fault:
         _require_row_fault(target, fault, mapping)
         if len(keys) == 1:
-            converter.reject(keys, _refusal(target, fault, mapping))
+            found = rejections.reason(target, fault, mapping, key=keys[0], stage=STAGE)
+            converter.reject(keys, found)
             return
         half = len(keys) // 2
         _merge_between(target, converter, keys[:half])

@@ -181,13 +181,15 @@ def _build(context: MoveContext, *, filled: bool = False, created: bool = False)
         target.run_deferred_constraints()
     name, roles = mapping.name, context.server_roles
     present = schema.created(mapping) if created else schema.inspect(target, name, rows=False)
-    load.build_foreign_keys(
-        target,
-        converter,
-        schema.foreign_keys(mapping, present),
-        on_orphans=partial(deletes.record_cascades, context),
-    )
-    _build_keys(context, present, filled=filled)
+    for to_itself in (False, True):
+        load.build_foreign_keys(
+            target,
+            converter,
+            schema.foreign_keys(mapping, present, to_itself=to_itself),
+            on_orphans=partial(deletes.record_cascades, context),
+        )
+        if not to_itself:
+            _build_keys(context, present, filled=filled)
     target.run(*schema.indexes(mapping, present))
     if created:
         table_functions.make_functions(target, mapping.table, roles)

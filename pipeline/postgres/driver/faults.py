@@ -62,7 +62,11 @@ def translated(shown: str, sent: str = "", *, url: str = "") -> Iterator[None]:
     except adbc_driver_manager.Error as error:
         refused = _Refused(error, sent)
         state = refused.sqlstate
-        context = refusals.Context.of(_detail(error, "PG_DIAG_CONTEXT"))
+        context = refusals.Context.of(
+            _detail(error, "PG_DIAG_CONTEXT"),
+            column=_detail(error, "PG_DIAG_COLUMN_NAME"),
+            constraint=_detail(error, "PG_DIAG_CONSTRAINT_NAME"),
+        )
         # Not "from error": further lines of the server's message quote the refused row.
         data = state and (state.startswith(_DATA_FAULTS) or context.explains(state))
         if state and data and state not in SESSION_REFUSALS:

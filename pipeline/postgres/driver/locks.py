@@ -33,14 +33,22 @@ def locked(
         yield
         return
     deadline = time.monotonic() + seconds
-    with waiting("waiting for another run"):
-        while not ask(f"SELECT pg_try_advisory_lock({place.lock_key})")[0][0]:
-            if time.monotonic() > deadline:
-                raise LockedError(
-                    f"{shown} is in use by {holder(ask, place) or 'another run'}",
-                    remedy="Wait until that run ends, then run again",
-                )
-            time.sleep(0.2)
+
+    def taken() -> bool:
+        return bool(ask(f"SELECT pg_try_advisory_lock({place.lock_key})")[0][0])
+
+    while not taken():
+        found = holder(ask, place) or "another run"
+        with waiting(f"waiting for {found}"):
+            while not (free := taken()) and time.monotonic() <= deadline:
+                time.sleep(0.2)
+        if free:
+            break
+        raise LockedError(
+            f"{shown} is in use by {holder(ask, place) or found}",
+            remedy="Wait until that run ends, then run again. If it has ended, a connection pooler"
+            " has kept its session: end it with SELECT pg_terminate_backend(PROCESS)",
+        )
     held.add(place)
     try:
         yield
@@ -54,13 +62,17 @@ def holder(ask: Ask, place: Place = PUBLIC) -> str | None:
     """The run that holds the lock of a place, for messages; None if it is free."""
     found = ask(
         "SELECT pid, coalesce(host(client_addr), 'a local socket'),"
+        " coalesce(nullif(application_name, ''), 'without a name'),"
         " to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS')"
         f" FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE {_lock(place.lock_key)}"
     )
     if not found:
         return None
-    pid, host, since = found[0]
-    return f"another run (server process {pid}, from {host}, connected since {since} UTC)"
+    pid, host, name, since = found[0]
+    return (
+        f"another run (server process {pid}, from {host}, application {name}, connected since"
+        f" {since} UTC)"
+    )
 
 
 def end_marked(ask: Ask, mark: int) -> None:

@@ -18,6 +18,8 @@ REMEDY = (
 _NAME = r'(?:"(?:[^"]|"")+"|[^\s".()]+)'
 _SIGNATURE = re.compile(rf"{_NAME}(?:\.{_NAME})?\([^()]*\)")
 _RAISED = re.compile(r"\b(RAISE|ASSERT)$")
+_COPIED = re.compile(r"^COPY [^\n]*, \S+ \d+, \S+ ([^\n:]+)", re.M)
+"""The table, the line and the column that COPY reads."""
 SERVER_CLASSES = ("08", "53", "57", "58", "XX")
 """Classes of SQLSTATE whose cause is the server or the session, not the running function."""
 
@@ -29,14 +31,24 @@ class Context:
     Attributes:
         functions: the signatures of the running PL/pgSQL functions, innermost first.
         raised: whether the innermost one raised the error itself.
+        column: the column whose value is wrong, if the error names one.
+        constraint: the constraint or index that is violated, if the error names one.
     """
 
     functions: tuple[str, ...] = ()
     raised: bool = False
+    column: str = ""
+    constraint: str = ""
 
     @classmethod
-    def of(cls, text: str) -> "Context":
-        """Parse the context of an error; the words around the names are localized."""
+    def of(cls, text: str, *, column: str = "", constraint: str = "") -> "Context":
+        """Parse the context of an error; the words around the names are localized.
+
+        Args:
+            text: lines of PL/pgSQL functions, and the place within a COPY.
+            column: as in the error's own field.
+            constraint: as in the error's own field.
+        """
         lines = text.splitlines()
         found = [
             _SIGNATURE.search(line.replace("PL/pgSQL", "", 1))
@@ -44,7 +56,9 @@ class Context:
             if "PL/pgSQL" in line
         ]
         raised = bool(lines) and "PL/pgSQL" in lines[0] and bool(_RAISED.search(lines[0]))
-        return cls(tuple(each[0] for each in found if each), raised)
+        copied = _COPIED.search(text)
+        column = column or (copied[1] if copied else "")
+        return cls(tuple(each[0] for each in found if each), raised, column, constraint)
 
     def explains(self, sqlstate: str) -> bool:
         """Whether a function, and not the server, caused an error."""

@@ -75,12 +75,6 @@ def stand_in(connection: sqlite3.Connection, *, schema: str = "main") -> None:
         connection.create_collation(name, _exactly)
 
 
-def stand_in_for(connection: sqlite3.Connection, sql: str) -> None:
-    """The same for the collations of a statement that creates a table or an index."""
-    for name in _named(iter([sql])) - BUILT_IN:
-        connection.create_collation(name, _exactly)
-
-
 def _exactly(one: str, other: str) -> int:
     return (one > other) - (one < other)
 

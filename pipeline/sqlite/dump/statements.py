@@ -4,7 +4,8 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+
+from pipeline.sqlite.dump.text import Readable
 
 STATEMENT_BYTES = 256 * 2**20
 """The longest statement; a BLOB takes twice its size in SQL."""
@@ -19,6 +20,9 @@ _WHOLE = re.compile(
 """Up to the first semicolon outside strings, names and comments."""
 
 _SPACE = re.compile(rb"(?: \s++ | --[^\n]*+(?:\n|\Z) | /\*(?s:.*?)\*/ )*+", re.X)
+
+_LAST = re.compile(rb"(?:COMMIT|END)(?:\s+TRANSACTION)?\s*", re.I)
+"""An end that needs no semicolon."""
 
 _TRIGGER = re.compile(rb"CREATE\s+(?:TEMP\w*\s+)?TRIGGER\b", re.I)
 
@@ -52,7 +56,7 @@ class Unfinished(Exception):
         self.long = long
 
 
-def statements(text: BinaryIO) -> Iterator[Statement]:
+def statements(text: Readable) -> Iterator[Statement]:
     """Yield the statements of a text, in order.
 
     Raises:
@@ -76,7 +80,9 @@ def statements(text: BinaryIO) -> Iterator[Statement]:
         if len(buffer) > STATEMENT_BYTES:
             raise Unfinished(line, long=True)
     start = _skip(buffer, 0)
-    if start < len(buffer):
+    if _LAST.fullmatch(buffer, start):
+        yield Statement(b"COMMIT;", line + buffer.count(b"\n", 0, start), consumed + len(buffer))
+    elif start < len(buffer):
         raise Unfinished(line + buffer.count(b"\n", 0, start), long=False)
 
 

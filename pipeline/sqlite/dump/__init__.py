@@ -1,0 +1,1 @@
+"""Dumps: reading of their text, splitting into statements, and execution within limits."""
