@@ -441,6 +441,16 @@ FAULTS = (
         ),
     ),
     PlantedFault(
+        name="a slow answer is awaited as long as it drips",
+        file="pipeline/orchestration/alerts/delivery.py",
+        old="socket.socket.shutdown(self._connection, socket.SHUT_RDWR)",
+        new="self._connection.getsockname()",
+        caught_by=(
+            "pipeline_tests/golden/test_alerts.py"
+            "::test_a_delivery_has_one_deadline_whatever_the_receiver_does",
+        ),
+    ),
+    PlantedFault(
         name="an alert is never sent again",
         file="pipeline/orchestration/alerts/sensors.py",
         old="if due.tries >= TRIES:",
