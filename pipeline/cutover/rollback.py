@@ -20,7 +20,8 @@ from pipeline.core.policies import Policies
 from pipeline.core.proof import BY_COMPARISON
 from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, freezing, states
-from pipeline.cutover.replay import NotReversible, Replayed, replay
+from pipeline.cutover.replay import replay
+from pipeline.cutover.source.changed_rows import NotReversible, Replayed
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import CutoverContext, unfreeze
 from pipeline.cutover.write_back import write_back
@@ -50,6 +51,7 @@ class Returned:
         deleted: number of rows that the target no longer had.
         checks: the proof that both sides are equal now.
         left: number of values that stay in the target, by column that the source lacks.
+        notes: which triggers of the source ran, and the state of its full-text indexes.
     """
 
     table: str
@@ -58,6 +60,7 @@ class Returned:
     deleted: int
     checks: tuple[CheckResult, ...]
     left: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 class NotEqual(PipelineError):
@@ -139,9 +142,11 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
         target.run_deferred_constraints()
         _require_untouched(context, before)
         # Last, so that only the commit can fail once the source has the rows.
-        write_back(context.path, copy, done)
+        notes = write_back(context.path, copy, done).notes
     freezing.unfreeze(context.path)
-    return returned
+    for table, sentences in notes.items():
+        context.log(f"{table}: {'; '.join(sentences)}")
+    return [replace(each, notes=tuple(notes.get(each.table, ()))) for each in returned]
 
 
 def _require_tables(context: CutoverContext) -> None:

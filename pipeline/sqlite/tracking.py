@@ -215,7 +215,8 @@ def _unique(
             raise SourceError(
                 f"{table.name} cannot be tracked: its unique index {as_text(index)} is partial or"
                 " on an expression, so rows that REPLACE deletes would not be logged",
-                remedy="Sync without tracking, by dates and sizes",
+                remedy="Sync without tracking, by dates and sizes. For a cut-over, drop that index"
+                " first, and let the application create it again afterwards",
             )
         if named != [(key, "BINARY")]:
             yield named
@@ -238,6 +239,11 @@ def _complete(connection: sqlite3.Connection, table: sa.Table, schema: str = "ma
         return existing == {name: bare(sql) for name, sql in expected.items()}
     except SourceError:
         return False
+
+
+def own_triggers(connection: sqlite3.Connection) -> set[str]:
+    """The names of the triggers that write the log."""
+    return {name for name, *_ in _our_triggers(connection, "main")}
 
 
 def _our_triggers(
