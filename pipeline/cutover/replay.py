@@ -264,9 +264,11 @@ def _require_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]
     orphans = sorted(_orphans(connection) - before, key=str)
     if orphans:
         table, row, parent, _ = orphans[0]
+        which = f"{table} {row}" if row is not None else f"A row of {table}"
         others = len(orphans) - 1
         more = f"; {others:,} more rows have the same problem" if others else ""
         raise NotReversible(
-            f"{table} {row} would refer to a missing row of {parent}{more}",
-            remedy="Delete or correct these rows in their database, then run again",
+            f"{which} would refer to a missing row of {parent}{more}",
+            remedy="Let these rows refer to existing rows in their database, or bring the missing"
+            " rows back in the target, then run again; nothing was changed",
         )

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.cutover import freezing
+from pipeline.cutover import freezing, rollback
 from pipeline.cutover.source.changed_rows import NotReversible, require_known_collations
+from pipeline.sqlite import snapshot
 from pipeline_tests.support.cutover_world import TABLES, World, content, equal, made_world
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 
@@ -328,3 +329,41 @@ def test_a_function_of_the_application_in_an_index_is_named(live: World) -> None
     live.source.run("DROP INDEX by_stem")
     live.rollback()
     assert live.state == "shadow"
+
+
+def test_the_status_counts_rows_and_not_their_writes(live: World) -> None:
+    for score in (1, 2, 3):
+        live.do(f"UPDATE rankings SET rank_score = {score} WHERE id < 3")
+    assert live.ask()["every write is captured"] == "2 so far"
+    live.do("TRUNCATE rankings")
+    assert live.ask()["every write is captured"] == "2 so far; rankings truncated"
+
+
+def test_a_failed_way_back_says_what_was_done_and_what_was_not(
+    live: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live.do("INSERT INTO rankings (id, assessed_by, created_at) VALUES (90, 'x', 'infinity')")
+    with pytest.raises(NotReversible, match="nothing was changed"):
+        live.rollback()
+    live.do("UPDATE rankings SET created_at = now() WHERE id = 90")
+    live.delete_share = 0
+    live.do("DELETE FROM rankings WHERE id = 1")
+    with pytest.raises(PipelineError, match="Nothing was changed: the source is still frozen"):
+        live.rollback()
+    live.delete_share = 1
+    holder = sqlite3.connect(live.source.path, isolation_level=None)
+    real = rollback.write_back
+
+    def then_locked(*given: Any) -> Any:
+        written = real(*given)
+        holder.execute("BEGIN IMMEDIATE")
+        return written
+
+    monkeypatch.setattr(rollback, "write_back", then_locked)
+    monkeypatch.setattr(snapshot, "BUSY_SECONDS", 0.1)
+    with closing(holder), pytest.raises(PipelineError, match="another rollback unfreezes it"):
+        live.rollback()
+    assert live.state == "shadow"
+    live.rollback()
+    assert not freezing.is_frozen_file(live.source.path, TABLES)
+    equal(live)
