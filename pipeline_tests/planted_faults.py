@@ -395,11 +395,21 @@ FAULTS = (
     # Realtime: database and client.
     PlantedFault(
         name="rows written by a move are published",
-        file="pipeline/realtime/functions.py",
-        old="IF current_setting('{MOVING}', true) = 'on'",
-        new="IF current_setting('{MOVING}', true) = 'moving'",
+        file="pipeline/realtime/recording.py",
+        old="""current_setting('{MOVING}', true) = 'on'""",
+        new="""current_setting('{MOVING}', true) = 'moving'""",
         caught_by=(
             "pipeline_tests/engine/test_feed.py::test_nothing_is_told_of_what_a_move_writes",
+        ),
+    ),
+    PlantedFault(
+        name="rows deleted with a space that is off are published",
+        file="pipeline/realtime/topics.py",
+        old="IS DISTINCT FROM 'false'",
+        new="IS DISTINCT FROM 'off'",
+        caught_by=(
+            "pipeline_tests/golden/test_realtime.py"
+            "::test_every_row_is_published_once_where_it_was_and_where_it_is",
         ),
     ),
     PlantedFault(
@@ -446,6 +456,16 @@ FAULTS = (
         new="return False",
         caught_by=(
             "pipeline_tests/engine/test_schedules.py::test_the_sensor_starts_a_failed_sync_again_after_five_minutes",
+        ),
+    ),
+    PlantedFault(
+        name="a slow answer is awaited as long as it drips",
+        file="pipeline/orchestration/alerts/delivery.py",
+        old="socket.socket.shutdown(self._connection, socket.SHUT_RDWR)",
+        new="self._connection.getsockname()",
+        caught_by=(
+            "pipeline_tests/golden/test_alerts.py"
+            "::test_a_delivery_has_one_deadline_whatever_the_receiver_does",
         ),
     ),
     PlantedFault(

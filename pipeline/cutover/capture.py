@@ -92,15 +92,29 @@ def is_on(target: Target, table: sa.Table) -> bool:
 
 
 def noted(target: Target, tables: Sequence[sa.Table]) -> dict[str, int]:
-    """The number of entries in the outbox by table; tables without entries are left out."""
+    """The number of captured rows by table; a truncation counts as one, no write as none.
+
+    A row that was written several times has several entries, and counts once.
+    """
     names = [table.name for table in tables]
     return dict(
         target.rows(
-            "SELECT table_name, count(*) FROM migration.outbox WHERE table_name = ANY($1)"
+            "SELECT table_name, count(DISTINCT key) + max((key IS NULL)::int)"
+            " FROM migration.outbox WHERE table_name = ANY($1)"
             " GROUP BY table_name ORDER BY table_name",
             (names,),
         )
     )
+
+
+def truncated(target: Target, tables: Sequence[sa.Table]) -> list[str]:
+    """The names of the tables that were truncated."""
+    found = target.rows(
+        "SELECT DISTINCT table_name FROM migration.outbox WHERE table_name = ANY($1)"
+        " AND key IS NULL ORDER BY 1",
+        ([table.name for table in tables],),
+    )
+    return [name for (name,) in found]
 
 
 def keys(target: Target, mapping: TableMapping) -> list[Any] | None:

@@ -58,6 +58,11 @@ def is_frozen_file(source: Path, tables: Sequence[sa.Table]) -> bool:
         return False
 
 
+def own_triggers(connection: sqlite3.Connection) -> set[str]:
+    """The names of the triggers that block writes."""
+    return {name for name, _ in _existing(connection)}
+
+
 def _triggers(tables: Sequence[sa.Table]) -> Iterator[tuple[str, str]]:
     for table in tables:
         for event in _EVENTS:

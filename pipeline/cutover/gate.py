@@ -90,7 +90,11 @@ def ask_later(target: Target, live: PinnedSource, tables: Sequence[sa.Table]) ->
             message("Nothing to do: ", ROLLBACK, " will compare all of their rows"),
         )
     else:
-        captured = Answer(question, True, f"{sum(capture.noted(target, tables).values()):,} so far")
+        names = capture.truncated(target, tables)
+        # A truncation of a table is not a number of rows.
+        rows = sum(capture.noted(target, tables).values()) - len(names)
+        emptied = f"; {', '.join(names)} truncated" if names else ""
+        captured = Answer(question, True, f"{rows:,} so far{emptied}")
     return [frozen, captured]
 
 

@@ -7,16 +7,21 @@ different values are written; all others keep their bytes.
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.core.errors import PipelineError
 from pipeline.core.policies import Policies
 from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, reverse
+from pipeline.cutover.source import unique_values
+from pipeline.cutover.source.changed_rows import (
+    NotReversible,
+    Replayed,
+    require_known_collations,
+    rule_of_application,
+)
 from pipeline.declared.rules import SharedRules
 from pipeline.mapping.matching import folded
 from pipeline.mapping.table_mapping import TableMapping
@@ -33,36 +38,6 @@ from pipeline.sqlite.catalog.faults import unreadable
 
 _BATCH_BYTES = 8 * 2**20
 _BATCH_ROWS = 5_000
-
-
-class NotReversible(PipelineError):
-    """A row of the target cannot be written to the source."""
-
-
-@dataclass
-class Replayed:
-    """The changes of one table of the copy.
-
-    Attributes:
-        keys: keys of the rows that were written in the target.
-        inserted: keys of rows that only the target had.
-        updated: keys of rows that differed, by column.
-        deleted: keys of rows that the target no longer has.
-        last_id: the last id that the target assigned, whether its row still exists or not.
-    """
-
-    mapping: TableMapping
-    keys: list[Any]
-    inserted: list[Any] = field(default_factory=list)
-    updated: dict[str, list[Any]] = field(default_factory=dict)
-    deleted: list[Any] = field(default_factory=list)
-    last_id: int | None = None
-
-    @property
-    def touched(self) -> list[Any]:
-        """Keys of all changed rows of the copy."""
-        changed = {key for keys in self.updated.values() for key in keys}
-        return sorted({*self.inserted, *self.deleted, *changed})
 
 
 def replay(
@@ -87,13 +62,15 @@ def replay(
             replayed.append(_compare(mapping, live, target))
     try:
         with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
+            changed = [found.mapping.name for found in replayed if found.touched]
+            require_known_collations(connection, changed)
             before = _orphans(connection)
-            with without_triggers(connection):
+            with _without_triggers(connection):
                 for changes in replayed:
                     _write(connection, changes, target)
             _require_parents(connection, before)
     except opening.UNREADABLE as error:
-        raise unreadable(copy, error) from error
+        raise rule_of_application(error) or unreadable(copy, error) from error
     return replayed
 
 
@@ -160,7 +137,7 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
     these = f"{key} = ?1 AND {key} = ?1 COLLATE BINARY"
     connection.executemany(f"DELETE FROM {table} WHERE {these}", [(k,) for k in found.deleted])
     changed = sorted({k for keys in found.updated.values() for k in keys})
-    _release_unique_values(connection, found)
+    unique_values.release(connection, found)
     updated = {name: set(keys) for name, keys in found.updated.items()}
     for rows in _rows(target, mapping, columns, changed):
         for position, column in enumerate(columns, start=1):
@@ -180,37 +157,6 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
         sql = f"INSERT INTO {table} ({listed}) VALUES ({marks})"
         position = [column.name for column in columns].index(mapping.key.name)
         _run(connection, sql, [row[1:] for row in rows], mapping, key_position=position)
-
-
-def _release_unique_values(connection: sqlite3.Connection, found: Replayed) -> None:
-    """Replace unique values by random ones until all rows get their new values.
-
-    SQLite checks unique constraints at each statement, so two rows cannot swap a value directly.
-    """
-    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
-    unique = _unique_columns(connection, found.mapping.name)
-    # The temporary values need not meet any CHECK.
-    connection.execute("PRAGMA ignore_check_constraints = ON")
-    for name in sorted(found.updated):
-        if folded(found.mapping.source_name(name)) not in unique:
-            continue
-        number = isinstance(found.mapping.table.columns[name].type, sa.Integer)
-        value = "random()" if number else "hex(randomblob(16))"
-        connection.executemany(
-            f"UPDATE {table} SET {found.mapping.in_source(name)} = {value}"
-            f" WHERE {key} = ?1 AND {key} = ?1 COLLATE BINARY",
-            [(k,) for k in found.updated[name]],
-        )
-    connection.execute("PRAGMA ignore_check_constraints = OFF")
-
-
-def _unique_columns(connection: sqlite3.Connection, table: str) -> set[str]:
-    found = connection.execute(
-        "SELECT i.name FROM pragma_index_list(?) AS l, pragma_index_info(l.name) AS i"
-        ' WHERE l."unique"',
-        (table,),
-    )
-    return {folded(name) for (name,) in found if name is not None}
 
 
 def _run(
@@ -299,7 +245,7 @@ def _batches(target: Target, mapping: TableMapping, keys: Sequence[Any]) -> Iter
 
 
 @contextmanager
-def without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
+def _without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
     """A transaction without triggers, which are created again at its end.
 
     Foreign keys are not enforced in it, because rows are written in any order.
@@ -307,7 +253,9 @@ def without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("PRAGMA foreign_keys = OFF")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        triggers = read_triggers(connection)
+        triggers = connection.execute(
+            "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger' ORDER BY rowid"
+        ).fetchall()
         for name, _ in triggers:
             connection.execute(f"DROP TRIGGER main.{quoted(name)}")
         yield
@@ -319,13 +267,6 @@ def without_triggers(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def read_triggers(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Names and definitions of all triggers."""
-    return connection.execute(
-        "SELECT name, sql FROM main.sqlite_master WHERE type = 'trigger'"
-    ).fetchall()
-
-
 def _orphans(connection: sqlite3.Connection) -> set[tuple[Any, ...]]:
     return set(connection.execute("PRAGMA foreign_key_check").fetchall())
 
@@ -335,9 +276,11 @@ def _require_parents(connection: sqlite3.Connection, before: set[tuple[Any, ...]
     orphans = sorted(_orphans(connection) - before, key=str)
     if orphans:
         table, row, parent, _ = orphans[0]
+        which = f"{table} {row}" if row is not None else f"A row of {table}"
         others = len(orphans) - 1
         more = f"; {others:,} more rows have the same problem" if others else ""
         raise NotReversible(
-            f"{table} {row} would refer to a missing row of {parent}{more}",
-            remedy="Delete or correct these rows in their database, then run again",
+            f"{which} would refer to a missing row of {parent}{more}",
+            remedy="Let these rows refer to existing rows in their database, or bring the missing"
+            " rows back in the target, then run again; nothing was changed",
         )

@@ -6,7 +6,8 @@ becomes shadow again. An interrupted rollback starts again from the beginning; t
 unfrozen last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from pipeline.core.policies import Policies
 from pipeline.core.proof import BY_COMPARISON
 from pipeline.core.quoting import quoted
 from pipeline.cutover import capture, freezing, reverse, states
-from pipeline.cutover.replay import NotReversible, Replayed, replay
+from pipeline.cutover.replay import replay
+from pipeline.cutover.source.changed_rows import NotReversible, Replayed
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import CutoverContext, unfreeze
 from pipeline.cutover.write_back import write_back
@@ -40,6 +42,19 @@ from pipeline.sqlite.snapshot import Snapshot, take_snapshot
 
 _EVERYTHING = Sample(2**62, 0)
 
+_NOTHING_DONE = (
+    "Nothing was changed: the source is still frozen, and the application may go on writing to the"
+    " target"
+)
+_ROWS_WRITTEN = (
+    "The source has the target's rows already and is still frozen, but the migration is still"
+    " live; another rollback completes it"
+)
+_STILL_FROZEN = (
+    "The rows are in the source and the migration is shadow, but the source is still frozen;"
+    " another rollback unfreezes it"
+)
+
 
 @dataclass(frozen=True)
 class Returned:
@@ -51,6 +66,7 @@ class Returned:
         deleted: number of rows that the target no longer had.
         checks: the proof that both sides are equal now.
         left: number of values that stay in the target, by column that the source lacks.
+        notes: which triggers of the source ran, and the state of its full-text indexes.
     """
 
     table: str
@@ -59,6 +75,7 @@ class Returned:
     deleted: int
     checks: tuple[CheckResult, ...]
     left: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 class NotEqual(PipelineError):
@@ -102,50 +119,84 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
     if now.state == "closed":
         raise WrongState(
             f"The migration is {now}; later changes were not captured",
-            remedy="Restore a backup of the source, or move the data back manually",
+            remedy="Move the data back manually; a restored backup would lack all later writes",
         )
-    target, folder = context.target, folder / "back"
-    private.folder(folder)
-    with target.transaction():
-        _require_tables(context)
-        locked = ", ".join(f"ONLY {quoted(table.name)}" for table in context.tables)
-        target.run(f"LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE")
-        taken = take_snapshot(context.path, folder / "copy.db", tables=())
-        names = [table.name for table in context.tables]
-        types = relations.column_types(target, names)
-        rows = _require_unchanged(context, _view(taken, types))
-        _round_moments(context, _view(taken, types))
-        before = side_effects.count(target)
-        copy = taken.path
-        policies = _keep_json_strings(context.options.policies)
-        done = replay(copy, target, context.tables, policies=policies, folder=folder / "rows")
-        for found in done:
-            context.log(_summary(found))
-            _require_few_deletes(context, found, rows[found.mapping.name])
-            _forget_originals(target, found)
-        proof = _view(take_snapshot(copy, folder / "proof.db", tables=context.tables), types)
-        overrides.apply(
-            proof, context.tables, overrides.read(target, names), context.options.policies
-        )
-        returned = [
-            _prove(context, table, proof, found)
-            for table, found in zip(context.tables, done, strict=True)
-        ]
-        context.log("the copy equals the target, value by value")
-        _update_watermarks(target, context.tables)
-        for found in done:
-            if found.mapping.double_encoded and found.touched:
-                # The next sync unwraps the JSON strings that the application wrote.
-                watermarks.forget(target, found.mapping.name)
-        states.change(target, context.migration, "shadow", run_id=context.options.run_id)
-        # Further writes of an application that was not stopped keep the gate closed.
-        capture.switch_on(target, context.tables)
-        target.run_deferred_constraints()
-        _require_untouched(context, before)
-        # Last, so that only the commit can fail once the source has the rows.
-        write_back(context.path, copy, done)
-    freezing.unfreeze(context.path)
-    return returned
+    private.folder(folder / "back")
+    with _telling(_NOTHING_DONE) as telling:
+        with context.target.transaction():
+            copy, done, returned = _replay_and_prove(context, folder / "back")
+            # Last, so that only the commit can fail once the source has the rows.
+            notes = write_back(context.path, copy, done).notes
+            telling.done = _ROWS_WRITTEN
+        telling.done = _STILL_FROZEN
+        freezing.unfreeze(context.path)
+    for table, sentences in notes.items():
+        context.log(f"{table}: {'; '.join(sentences)}")
+    return [replace(each, notes=tuple(notes.get(each.table, ()))) for each in returned]
+
+
+@dataclass
+class _Telling:
+    """What a failing rollback has done so far."""
+
+    done: str
+
+
+@contextmanager
+def _telling(done: str) -> Iterator[_Telling]:
+    """Add to an error what was done and what was not."""
+    telling = _Telling(done)
+    try:
+        yield telling
+    except PipelineError as error:
+        if telling.done != _NOTHING_DONE or "nothing was changed" not in str(error).lower():
+            error.problem = f"{error.problem.rstrip('.')}. {telling.done}"
+        raise
+
+
+def _replay_and_prove(
+    context: CutoverContext, folder: Path
+) -> tuple[Path, list[Replayed], list[Returned]]:
+    """Write the changes to a copy of the source, prove it, and change the target's state.
+
+    Returns:
+        The copy, its changed rows, and the proof by table.
+    """
+    target = context.target
+    _require_tables(context)
+    locked = ", ".join(f"ONLY {quoted(table.name)}" for table in context.tables)
+    target.run(f"LOCK TABLE {locked} IN SHARE ROW EXCLUSIVE MODE")
+    taken = take_snapshot(context.path, folder / "copy.db", tables=())
+    names = [table.name for table in context.tables]
+    types = relations.column_types(target, names)
+    rows = _require_unchanged(context, _view(taken, types))
+    _round_moments(context, _view(taken, types))
+    before = side_effects.count(target)
+    copy = taken.path
+    policies = _keep_json_strings(context.options.policies)
+    done = replay(copy, target, context.tables, policies=policies, folder=folder / "rows")
+    for found in done:
+        context.log(_summary(found))
+        _require_few_deletes(context, found, rows[found.mapping.name])
+        _forget_originals(target, found)
+    proof = _view(take_snapshot(copy, folder / "proof.db", tables=context.tables), types)
+    overrides.apply(proof, context.tables, overrides.read(target, names), policies)
+    returned = [
+        _prove(context, table, proof, found)
+        for table, found in zip(context.tables, done, strict=True)
+    ]
+    context.log("the copy equals the target, value by value")
+    _update_watermarks(target, context.tables)
+    for found in done:
+        if found.mapping.double_encoded and found.touched:
+            # The next sync unwraps the JSON strings that the application wrote.
+            watermarks.forget(target, found.mapping.name)
+    states.change(target, context.migration, "shadow", run_id=context.options.run_id)
+    # Further writes of an application that was not stopped keep the gate closed.
+    capture.switch_on(target, context.tables)
+    target.run_deferred_constraints()
+    _require_untouched(context, before)
+    return copy, done, returned
 
 
 def _view(snapshot: Snapshot, types: dict[str, dict[str, str]]) -> SourceView:

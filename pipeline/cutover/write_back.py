@@ -1,80 +1,208 @@
-"""Write the replayed rows of a proven copy back to the source itself.
+"""Write the replayed rows of a proven copy back to the source itself, in one transaction.
 
-A source on this machine reads them from the attached copy, in one transaction. A source that lives
-on a server receives them row by row and is read back.
+The application's triggers run as far as they can (see ``app_triggers``), and full-text indexes are
+checked. If a trigger ran, all moved tables are compared with the copy before the commit.
 """
 
-import json
 import re
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.core.errors import SourceError
 from pipeline.core.quoting import quoted
-from pipeline.cutover.replay import Replayed, read_triggers, without_triggers
+from pipeline.cutover import app_triggers
+from pipeline.cutover.app_triggers import Attempt
+from pipeline.cutover.source import full_text, rows
+from pipeline.cutover.source.changed_rows import Replayed, rule_of_application, stored_columns
+from pipeline.cutover.source.full_text import FullTextIndex
 from pipeline.sqlite import copy_markers, opening
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
 
-_BATCH_ROWS = 5_000
 _WHY = "a rollback"
-_DELETE = "DELETE FROM main.{table} WHERE {these}"
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.S)
-_INSERT = "INSERT INTO main.{table} ({names}) SELECT {names} FROM proven.{table} WHERE {these}"
 
 
-def write_back(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
+@dataclass
+class WrittenBack:
+    """What became of the application's triggers and full-text indexes.
+
+    Attributes:
+        notes: sentences by table.
+    """
+
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, table: str, sentence: str) -> None:
+        """Add a sentence about a table."""
+        self.notes.setdefault(table, []).append(sentence)
+
+
+class _Failed(Exception):
+    """A row or a trigger failed, or a trigger changed moved rows; nothing was changed."""
+
+
+def write_back(source: Path, copy: Path, done: Sequence[Replayed]) -> WrittenBack:
     """Write the changed rows of a proven copy to the source, in one transaction.
 
     Raises:
         SourceError: the source cannot be written, or stays locked; it is unchanged.
         Transient: the server of the source did not answer.
     """
-    if copy_markers.primary_of(source, why=_WHY) is not None:
-        _write_to_server(source, copy, done)
-        return
+    remote = copy_markers.primary_of(source, why=_WHY) is not None
+    names = [found.mapping.name for found in done]
     try:
-        with closing(
-            opening.connect(source, "rw", timeout=BUSY_SECONDS, isolation_level=None)
-        ) as connection:
-            connection.execute("ATTACH ? AS proven", (f"{copy.absolute().as_uri()}?mode=ro",))
-            with without_triggers(connection):
-                # Delete all rows first, so that unique values are free for other rows.
-                for sql in (_DELETE, _INSERT):
-                    for found in done:
-                        _copy_rows(connection, found, sql)
-                _raise_counters(connection, done)
-    except opening.UNREADABLE as error:
-        raise unreadable(source, error) from error
-
-
-def _write_to_server(source: Path, copy: Path, done: Sequence[Replayed]) -> None:
-    """Write the rows one by one, because the server has no access to the copy.
-
-    Children are deleted before their parents and inserted after them, and existing rows are
-    updated, so enforced foreign keys cause no cascades. The result is read back.
-    """
-    try:
+        with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
+            attempts = app_triggers.attempts(connection, names, remote=remote)
         with closing(opening.connect(copy, "ro")) as proven:
-            with writing(source, why=_WHY) as connection:
-                triggers = read_triggers(connection)
-                for name, _ in triggers:
-                    connection.execute(f"DROP TRIGGER {quoted(name)}")
-                for found in reversed(done):
-                    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
-                    sql = f"DELETE FROM {table} WHERE {key} = ? COLLATE BINARY"
-                    for deleted in found.deleted:
-                        connection.execute(sql, (deleted,))
-                for found in done:
-                    _write_rows(connection, proven, found)
-                _raise_counters(connection, done)
-                for _, sql in triggers:
-                    connection.execute(sql)
-            _require_written(source, proven, done)
+            result = _first_that_works(source, proven, done, attempts, copy=copy, remote=remote)
+            if remote:
+                _require_written(source, proven, done)
     except opening.UNREADABLE as error:
         raise unreadable(source, error) from error
+    return result
+
+
+def _first_that_works(
+    source: Path,
+    proven: sqlite3.Connection,
+    done: Sequence[Replayed],
+    attempts: Sequence[Attempt],
+    *,
+    copy: Path,
+    remote: bool,
+) -> WrittenBack:
+    for attempt in attempts:
+        try:
+            with _transaction(source, copy, remote=remote) as connection:
+                return _write(connection, proven, done, attempt, remote=remote)
+        except _Failed as error:
+            failure = error
+    cause = failure.__cause__
+    if isinstance(cause, sqlite3.DatabaseError):
+        raise rule_of_application(cause) or cause
+    raise SourceError(
+        f"{failure} in the source differs from the row that was written",
+        remedy="The source is unchanged, and the application still writes to the target. Check"
+        " that row, then run again",
+    )
+
+
+@contextmanager
+def _transaction(source: Path, copy: Path, *, remote: bool) -> Iterator[sqlite3.Connection]:
+    """A transaction on the source without foreign keys; a file has the copy attached."""
+    if remote:
+        with writing(source, why=_WHY) as connection:
+            yield connection
+        return
+    with closing(
+        opening.connect(source, "rw", timeout=BUSY_SECONDS, isolation_level=None)
+    ) as connection:
+        # Rows are written in any order, and cascades have happened in the target already.
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute("ATTACH ? AS proven", (f"{copy.absolute().as_uri()}?mode=ro",))
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            # A trigger may have rolled back already.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        connection.execute("COMMIT")
+
+
+def _write(
+    connection: sqlite3.Connection,
+    proven: sqlite3.Connection,
+    done: Sequence[Replayed],
+    attempt: Attempt,
+    *,
+    remote: bool,
+) -> WrittenBack:
+    """Write all rows in one way, within a transaction.
+
+    Raises:
+        _Failed: a row or a trigger failed, or a trigger changed rows of a moved table.
+    """
+    names = [found.mapping.name for found in done]
+    indexes = full_text.find(connection, names, written=attempt.written)
+    before = {index: index.check(connection) for index in indexes}
+    triggers = [each for each in app_triggers.read(connection) if not each.own]
+    writer: rows.Writer = (
+        rows.ServerWriter(connection, proven) if remote else rows.FileWriter(connection)
+    )
+    try:
+        with (
+            app_triggers.dropped(connection, attempt.off),
+            app_triggers.running(connection, names),
+        ):
+            rows.write(connection, writer, done)
+        if not remote and {each.name for each in triggers} - attempt.off.keys():
+            _require_equal(connection, done)
+        _raise_counters(connection, done)
+        result = WrittenBack()
+        for index, fault in before.items():
+            _settle(connection, index, fault, result)
+    except sqlite3.DatabaseError as error:
+        raise _Failed from error
+    written = {found.mapping.name for found in done if found.touched}
+    for each in triggers:
+        if each.table in written:
+            why = attempt.off.get(each.name)
+            result.note(
+                each.table, f"trigger {each.name} {f'did not run: {why}' if why else 'ran'}"
+            )
+    return result
+
+
+def _settle(
+    connection: sqlite3.Connection, index: FullTextIndex, before: str | None, result: WrittenBack
+) -> None:
+    """Check a full-text index after the rows were written; rebuild it if they broke it."""
+    place = index.content or index.name
+    if before is not None:
+        result.note(
+            place,
+            f"full-text index {index.name} was not consistent before the rollback ({before})"
+            " and was not rebuilt",
+        )
+    elif index.check(connection) is None:
+        result.note(place, f"full-text index {index.name} is consistent")
+    else:
+        index.rebuild(connection)
+        why = index.check(connection)
+        fate = (
+            f"is not consistent ({why}); rebuild it with the application" if why else "was rebuilt"
+        )
+        result.note(place, f"full-text index {index.name} {fate}")
+
+
+def _require_equal(connection: sqlite3.Connection, done: Sequence[Replayed]) -> None:
+    """Compare all rows of all moved tables with the copy, as bytes.
+
+    Raises:
+        _Failed: names a row that differs.
+    """
+    for found in done:
+        table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
+        differs = " OR ".join(
+            f"typeof(m.{name}) <> typeof(p.{name}) OR m.{name} IS NOT p.{name} COLLATE BINARY"
+            for name in stored_columns(connection, found.mapping.name)
+        )
+        for one, other, condition in (
+            ("main", "proven", f"p.{key} IS NULL OR {differs}"),
+            ("proven", "main", f"p.{key} IS NULL"),
+        ):
+            row = connection.execute(
+                f"SELECT m.{key} FROM {one}.{table} AS m LEFT JOIN {other}.{table} AS p"
+                f" ON p.{key} = m.{key} COLLATE BINARY WHERE {condition} LIMIT 1"
+            ).fetchone()
+            if row is not None:
+                raise _Failed(f"{found.mapping.name} {row[0]}")
 
 
 def _require_written(source: Path, proven: sqlite3.Connection, done: Sequence[Replayed]) -> None:
@@ -92,34 +220,6 @@ def _require_written(source: Path, proven: sqlite3.Connection, done: Sequence[Re
                         remedy="Nothing is lost: the application still writes to the target. Check"
                         " that row, then run again",
                     )
-
-
-def _write_rows(
-    connection: sqlite3.Connection, proven: sqlite3.Connection, found: Replayed
-) -> None:
-    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
-    info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
-    names = [quoted(row[1]) for row in info if not row[6]]
-    sets, marks = ", ".join(f"{name} = ?" for name in names), ", ".join("?" * len(names))
-    update = f"UPDATE {table} SET {sets} WHERE {key} = ? COLLATE BINARY"
-    insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"
-    deleted, new = set(found.deleted), set(found.inserted)
-    for each in found.touched:
-        if each not in deleted:
-            row = proven.execute(
-                f"SELECT {', '.join(names)} FROM {table} WHERE {key} = ? COLLATE BINARY", (each,)
-            ).fetchone()
-            connection.execute(*((insert, row) if each in new else (update, (*row, each))))
-
-
-def _copy_rows(connection: sqlite3.Connection, found: Replayed, sql: str) -> None:
-    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
-    info = connection.execute(f"PRAGMA main.table_xinfo({table})").fetchall()
-    names = ", ".join(quoted(row[1]) for row in info if not row[6])
-    touched, these = found.touched, f"{key} COLLATE BINARY IN (SELECT value FROM json_each(?))"
-    for start in range(0, len(touched), _BATCH_ROWS):
-        batch = (json.dumps(touched[start : start + _BATCH_ROWS]),)
-        connection.execute(sql.format(table=table, names=names, these=these), batch)
 
 
 def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) -> None:

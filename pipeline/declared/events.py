@@ -41,7 +41,8 @@ class PublishedChanges:
 
     Attributes:
         columns: published columns; never a BLOB or a secret.
-        space: SQL for the id of the space that row ``r`` belongs to, NULL for none.
+        path: the columns that lead to the row's space: a foreign key of the table, then one of
+            the table it refers to, and so on. Empty if the row belongs to none.
         user: SQL for the id of the only user that row ``r`` concerns; None if it is published to
             its whole space.
         events: changes that are events of a type; others are known by their table alone.
@@ -49,7 +50,7 @@ class PublishedChanges:
     """
 
     columns: tuple[str, ...]
-    space: str = "NULL"
+    path: tuple[str, ...] = ()
     user: str | None = None
     events: tuple[EventRule, ...] = ()
     old_rows: bool = False

@@ -11,6 +11,9 @@ changes for good.
 privileges too; a server crash empties it. ``payload`` of ``changes`` holds events of earlier
 versions that were too large for NOTIFY.
 
+``former`` holds what a row referred to before a transaction deleted it or changed its key, so that
+rows deleted with it still find their topic. Only that transaction reads it.
+
 Every role that can connect can listen to ``CHANNEL`` and notify it; PostgreSQL has no privilege
 against that. So a notification only says that one of the two tables has new rows.
 """
@@ -46,13 +49,20 @@ class TransactionId(sa.types.UserDefinedType[str]):
         return "xid8"
 
 
-def _position() -> tuple[sa.Column[Any], ...]:
-    """The first columns of both tables: position, time and topic."""
+def _transaction() -> tuple[sa.Column[Any], ...]:
+    """The order of a row, and the transaction that wrote it."""
     return (
         sa.Column("id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
         sa.Column(
             "xid", TransactionId(), nullable=False, server_default=sa.text("pg_current_xact_id()")
         ),
+    )
+
+
+def _position() -> tuple[sa.Column[Any], ...]:
+    """The first columns of changes and fleeting events: position, time and topic."""
+    return (
+        *_transaction(),
         sa.Column(
             "at",
             sa.DateTime(timezone=True),
@@ -85,6 +95,18 @@ fleeting = sa.Table(
     prefixes=["UNLOGGED"],
 )
 sa.Index("fleeting_xid_idx", fleeting.c.xid)
+
+former = sa.Table(
+    "former",
+    metadata,
+    *_transaction(),
+    sa.Column("table_name", sa.Text, nullable=False),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
+    # No transaction survives a crash, so its rows need not either.
+    prefixes=["UNLOGGED"],
+)
+sa.Index("former_xid_idx", former.c.xid, former.c.table_name, former.c.key)
 
 horizon = sa.Table(
     "horizon",

@@ -63,8 +63,6 @@ metadata = sa.MetaData(
 _HIDDEN = (access.Access("service_role", access.ALL),)
 """Authenticated users cannot read credentials."""
 
-_WHOLE_SPACE = "r.space_id"
-
 
 def _among(function: Function) -> str:
     return f"= ANY ((SELECT {function.call})::integer[])"
@@ -164,7 +162,7 @@ space_members = sa.Table(
         rights=_OF_SPACE,
         published=PublishedChanges(
             ("id", "space_id", "user_id", "role", "status", "created_at", "updated_at"),
-            space=_WHOLE_SPACE,
+            path=("space_id",),
             events=(EventRule("member:changed", ("INSERT", "UPDATE", "DELETE")),),
             old_rows=True,
         ),
@@ -189,7 +187,7 @@ messages = sa.Table(
         rights=_OF_SPACE,
         published=PublishedChanges(
             ("id", "space_id", "user_id", "content", "attachments", "created_at", "updated_at"),
-            space=_WHOLE_SPACE,
+            path=("space_id",),
             events=(EventRule("message:new", ("INSERT",)),),
         ),
     ),
@@ -220,7 +218,7 @@ notes = sa.Table(
                 *("id", "space_id", "author_id", "title", "status", "assigned_to", "due_at"),
                 *("published_at", "created_at", "updated_at"),
             ),
-            space=_WHOLE_SPACE,
+            path=("space_id",),
             events=(
                 EventRule("note:published", ("INSERT",), "new.status = 'published'"),
                 EventRule(
@@ -253,7 +251,7 @@ note_blocks = sa.Table(
         rights=_OF_NOTE,
         published=PublishedChanges(
             ("id", "note_id", "type", "content", "position", "created_at", "updated_at"),
-            space="(SELECT n.space_id FROM public.notes AS n WHERE n.id = r.note_id)",
+            path=("note_id", "space_id"),
         ),
     ),
 )
@@ -306,7 +304,7 @@ progress = sa.Table(
         rights=_OF_LESSON,
         published=PublishedChanges(
             ("id", "user_id", "lesson_id", "topic_id", "status", "updated_at"),
-            space="(SELECT l.space_id FROM public.lessons AS l WHERE l.id = r.lesson_id)",
+            path=("lesson_id", "space_id"),
             events=(EventRule("progress:updated", ("INSERT", "UPDATE")),),
         ),
     ),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pipeline.declared.events import FLEETING
 from pipeline.postgres import access
 from pipeline.postgres.target import Target
-from pipeline.realtime.functions import Function
+from pipeline.realtime.sql_function import Function
 
 LISTENER = "authenticated"
 """The role of signed-in users."""

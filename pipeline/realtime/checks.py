@@ -22,6 +22,7 @@ from pipeline.realtime.findings import (
     PublishedByOthers,
     SecretPublished,
     TablePublicationDiffers,
+    WritesNotPublished,
 )
 from pipeline.realtime.functions import functions
 
@@ -139,7 +140,19 @@ def triggers(target: Target, tables: Sequence[sa.Table]) -> CheckResult:
         found for found in rights.exposed(target) if getattr(found, "schema", None) == "feed"
     ]
     figures = {"triggers": len(present), "functions": len(wanted_functions)}
-    return CheckResult(TRIGGERS, not findings, True, tuple(findings), figures)
+    return _result(TRIGGERS, findings, _without_triggers(target), figures)
+
+
+def _without_triggers(target: Target) -> list[Finding]:
+    """Roles and databases whose sessions fire no triggers by default."""
+    found = target.rows(
+        "SELECT r.rolname::text, d.datname::text FROM pg_db_role_setting AS s"
+        " LEFT JOIN pg_roles AS r ON r.oid = s.setrole"
+        " LEFT JOIN pg_database AS d ON d.oid = s.setdatabase"
+        " WHERE 'session_replication_role=replica' = ANY(s.setconfig)"
+        " AND (s.setdatabase = 0 OR d.datname = current_database()) ORDER BY 1, 2"
+    )
+    return [WritesNotPublished(role, database) for role, database in found]
 
 
 def allowed(target: Target) -> CheckResult:

@@ -1,7 +1,8 @@
 """The feed's objects in the target: schema, tables, functions and triggers, created as declared.
 
 Triggers fire once for each statement and write a row of ``feed.changes`` for each changed row, in
-the same transaction. They ignore the statements of a move before they read any row.
+the same transaction. They ignore the statements of a move before they read any row. Tables whose
+rows lead others to their space have another trigger, before each deleted row (see ``topics``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,10 @@ from pipeline.declared import events, feed, trigger_prefixes
 from pipeline.postgres import access, schema
 from pipeline.postgres.schema import compiled
 from pipeline.postgres.target import Target
-from pipeline.realtime.functions import SEND, Function, functions, qualified
+from pipeline.realtime import topics
+from pipeline.realtime.functions import SEND, functions
+from pipeline.realtime.sql_function import Function
+from pipeline.realtime.topics import qualified
 
 SENDER = "service_role"
 """The role besides the owner that may call ``feed.send``. It can send to any topic for any user, so
@@ -25,10 +29,13 @@ only the application's server may call it; users send through channels, where po
 
 _BITS: dict[str, int] = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 """Bits of ``pg_trigger.tgtype``, for triggers that fire once after a statement."""
+_LEAVES = 1 | 2 | _BITS["DELETE"] | _BITS["UPDATE"]
+"""For a trigger that fires before each row that is deleted or updated."""
 
 
 _REMOVE_FOREIGN = """
 DELETE FROM feed.fleeting WHERE xid >= pg_snapshot_xmax(pg_current_snapshot());
+DELETE FROM feed.former WHERE xid >= pg_snapshot_xmax(pg_current_snapshot());
 WITH gone AS (
   DELETE FROM feed.changes WHERE (SELECT max(c.xid) FROM feed.changes AS c)
     >= pg_snapshot_xmax(pg_current_snapshot()) RETURNING 1)
@@ -39,7 +46,13 @@ UPDATE feed.horizon SET epoch = gen_random_uuid(), pruned = NULL
 
 @dataclass(frozen=True)
 class Trigger:
-    """A trigger of the feed, after each statement; ``enabled`` is ``pg_trigger.tgenabled``."""
+    """A trigger of the feed.
+
+    Attributes:
+        kind: ``pg_trigger.tgtype``.
+        key: the column whose updates fire it; empty if it fires after each statement.
+        enabled: ``pg_trigger.tgenabled``.
+    """
 
     table: str
     name: str
@@ -47,11 +60,17 @@ class Trigger:
     kind: int
     before: str | None = None
     after: str | None = None
+    key: str = ""
     enabled: str = "O"
 
     @property
     def ddl(self) -> str:
         """The statement that creates it."""
+        if self.key:
+            return (
+                f"CREATE TRIGGER {self.name} BEFORE DELETE OR UPDATE OF {quoted(self.key)}"
+                f" ON {self.table} FOR EACH ROW EXECUTE FUNCTION {self.function}()"
+            )
         operation = next(name for name, bit in _BITS.items() if bit == self.kind)
         images = f" OLD TABLE AS {self.before}" if self.before else ""
         images += f" NEW TABLE AS {self.after}" if self.after else ""
@@ -90,6 +109,18 @@ def triggers(tables: Sequence[sa.Table]) -> list[Trigger]:
         declared.append(
             Trigger(name, f"{trigger_prefixes.FEED}truncate", "feed.begin_anew", _BITS["TRUNCATE"])
         )
+    for step in topics.parents(tables):
+        table = step.parent
+        function = f"feed.{quoted(f'leave_{table.name}')}"
+        name, key = f"{trigger_prefixes.FEED}leave", step.key.name
+        declared.append(Trigger(qualified(table), name, function, _LEAVES, key=key))
+        if any(topics.below(table, tables)) and not events.published_changes(table):
+            name, function = (
+                f"{trigger_prefixes.FEED}update",
+                f"feed.{quoted(f'note_{table.name}')}",
+            )
+            kind = _BITS["UPDATE"]
+            declared.append(Trigger(qualified(table), name, function, kind, "before", "after"))
     return declared
 
 
@@ -141,6 +172,8 @@ def inspect(target: Target) -> list[Trigger]:
         "SELECT CASE WHEN n.nspname = 'feed' THEN 'feed.changes' ELSE"
         " format('public.\"%s\"', replace(c.relname, '\"', '\"\"')) END, t.tgname::text,"
         " p.proname::text, t.tgtype::int, t.tgoldtable::text, t.tgnewtable::text,"
+        " coalesce((SELECT string_agg(a.attname::text, ',') FROM pg_attribute AS a"
+        " WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr)), ''),"
         " t.tgenabled::text FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid"
         " JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_proc AS p ON p.oid = t.tgfoid"
         " WHERE starts_with(t.tgname::text, $1) AND p.pronamespace = to_regnamespace('feed')"
@@ -188,4 +221,4 @@ def _rights(roles: Sequence[str]) -> Iterator[str]:
 
 
 def _function_name(name: str) -> str:
-    return f"feed.{quoted(name) if name.startswith('note_') else name}"
+    return f"feed.{quoted(name) if name.startswith(('note_', 'leave_')) else name}"

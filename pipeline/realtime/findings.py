@@ -102,6 +102,28 @@ class ObjectDiffers(Finding):
 
 
 @dataclass(frozen=True)
+class WritesNotPublished(Finding):
+    """A role or database whose sessions fire no triggers, so the feed lacks their writes."""
+
+    title: ClassVar[str] = "writes not published"
+    role: str | None
+    database: str | None
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong with what."""
+        whose = " in ".join(
+            f"{kind} {name}"
+            for kind, name in (("role", self.role), ("database", self.database))
+            if name
+        )
+        return (
+            f"writes of {whose or 'all roles'} are not published: session_replication_role ="
+            " replica is set for it, so triggers do not fire"
+        )
+
+
+@dataclass(frozen=True)
 class PolicyDiffers(Finding):
     """A policy of channels is not as declared, or not declared."""
 

@@ -5,15 +5,13 @@ feed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from pipeline.core.quoting import quoted
-from pipeline.declared import events, feed
-from pipeline.declared.events import FLEETING, Operation, PublishedChanges
-from pipeline.mapping.row_key import RowKey
-from pipeline.postgres.session import CANARY, MOVING
+from pipeline.declared import feed
+from pipeline.declared.events import FLEETING
+from pipeline.realtime import recording
+from pipeline.realtime.sql_function import Function
 
 SEND = "feed.send(text,text,jsonb)"
 FULL_QUEUE = 0.5
@@ -27,34 +25,6 @@ SWEPT_EVERY = 100
 """Every so many fleeting events the expired ones are removed."""
 _SWEPT_IDS = 100_000
 """The ids that this removal goes back; a long transaction can keep many dead rows before them."""
-
-
-@dataclass(frozen=True)
-class Function:
-    """A function of the feed.
-
-    Attributes:
-        signature: name and argument types, in the format of ``to_regprocedure``.
-        head: name and named arguments.
-        returns: a type, in PostgreSQL's words.
-        body: PostgreSQL's ``prosrc``.
-    """
-
-    signature: str
-    head: str
-    returns: str
-    body: str
-    language: str = "plpgsql"
-
-    @property
-    def ddl(self) -> str:
-        """The statement that creates it."""
-        stable = " STABLE" if self.language == "sql" else ""
-        return (
-            f"CREATE OR REPLACE FUNCTION {self.head} RETURNS {self.returns} LANGUAGE"
-            f" {self.language}{stable} SECURITY DEFINER SET search_path = '' AS $body${self.body}"
-            "$body$"
-        )
 
 
 _TELL = Function(
@@ -166,9 +136,23 @@ BEGIN
   END IF;
   DELETE FROM feed.fleeting AS f WHERE f.id IN (SELECT o.id FROM feed.fleeting AS o
     WHERE o.at < clock_timestamp() - interval '{feed.FRESH}' LIMIT most FOR UPDATE SKIP LOCKED);
+  DELETE FROM feed.former AS f WHERE f.id IN (SELECT o.id FROM feed.former AS o
+    WHERE o.xid < pg_snapshot_xmin(pg_current_snapshot()) LIMIT most FOR UPDATE SKIP LOCKED);
   RETURN gone;
 END
 """,
+)
+
+_FORMER_REFERENCE = Function(
+    "feed.former_reference(text,text)",
+    "feed.former_reference(parent text, parent_key text)",
+    "text",
+    """
+SELECT f.reference FROM feed.former AS f
+  WHERE (f.xid, f.table_name, f.key) = (pg_current_xact_id(), parent, parent_key)
+  ORDER BY f.id DESC LIMIT 1
+""",
+    language="sql",
 )
 
 # The topics of truncated rows are unknown, so all readers start again.
@@ -190,96 +174,5 @@ END
 
 def functions(tables: Sequence[sa.Table]) -> list[Function]:
     """All functions of the feed of these tables."""
-    recording = [
-        _recording(table, published)
-        for table in tables
-        if (published := events.published_changes(table))
-    ]
-    return [_BROADCAST, _TELL, _SEND, _PRUNE, _BEGIN_ANEW, *recording]
-
-
-def qualified(table: sa.Table) -> str:
-    """The name of a table of the application in SQL, with its schema."""
-    return f"public.{quoted(table.name)}"
-
-
-def _recording(table: sa.Table, published: PublishedChanges) -> Function:
-    """The function that records the rows of a table that a statement changed."""
-    key = RowKey.of(table).sql
-    rows = {
-        "INSERT": f'"after" AS new LEFT JOIN {qualified(table)} AS old ON false',
-        "UPDATE": f'"before" AS old FULL JOIN "after" AS new ON new.{key} = old.{key}',
-        "DELETE": f'"before" AS old LEFT JOIN {qualified(table)} AS new ON false',
-    }
-    branches = "".join(
-        f"    WHEN '{operation}' THEN{_insert_changes(table, published, key, source)}"
-        for operation, source in rows.items()
-    )
-    head = f"feed.{quoted(f'note_{table.name}')}()"
-    return Function(
-        head,
-        head,
-        "trigger",
-        f"""
-#variable_conflict use_column
-BEGIN
-  IF current_setting('{MOVING}', true) = 'on'
-      AND current_setting('{CANARY}', true) IS DISTINCT FROM 'on' THEN
-    RETURN NULL;
-  END IF;
-  CASE TG_OP
-{branches}  END CASE;
-  RETURN NULL;
-END
-""",
-    )
-
-
-def _insert_changes(table: sa.Table, published: PublishedChanges, key: str, rows: str) -> str:
-    """The statement that records changed rows; a new topic makes a row deleted and inserted."""
-    was, now = (
-        "ROW(" + ", ".join(f"{side}.{quoted(column)}" for column in published.columns) + ")"
-        for side in ("old", "new")
-    )
-    deleted = f"(SELECT {_event(published, 'DELETE')} FROM (SELECT old.*) AS new)"
-    old_topic, new_topic = _topic(published, "old"), _topic(published, "new")
-    return f"""
-      INSERT INTO feed.changes (topic, event, table_name, operation, key)
-      SELECT c.topic, c.event, {_literal(table.name)}, c.operation, c.key::text
-        FROM {rows}
-        CROSS JOIN LATERAL (SELECT {old_topic} AS was, {new_topic} AS now
-          OFFSET 0) AS place
-        CROSS JOIN LATERAL (VALUES
-          (place.was, 'DELETE', old.{key}, {deleted}),
-          (place.now, 'INSERT', new.{key}, {_event(published, "INSERT")}),
-          (place.now, 'UPDATE', new.{key}, {_event(published, "UPDATE")})
-        ) AS c (topic, operation, key, event)
-        WHERE c.topic IS NOT NULL AND CASE c.operation
-          WHEN 'UPDATE' THEN place.was = place.now AND {was} IS DISTINCT FROM {now}
-          ELSE place.was IS DISTINCT FROM place.now END
-        ORDER BY c.key, c.operation;
-"""
-
-
-def _topic(published: PublishedChanges, side: str) -> str:
-    row = f"(SELECT {side}.*) AS r"
-    if published.user is not None:
-        return f"(SELECT 'user:' || ({published.user}) FROM {row})"
-    return (
-        "(SELECT 'space:' || t.space FROM"
-        f" (SELECT ({published.space}) AS space FROM {row}) AS t WHERE NOT EXISTS"
-        " (SELECT FROM public.spaces AS s WHERE s.id = t.space AND NOT s.enable_realtime))"
-    )
-
-
-def _event(published: PublishedChanges, operation: Operation) -> str:
-    cases = "".join(
-        f" WHEN {rule.when} THEN {_literal(rule.event)}"
-        for rule in published.events
-        if operation in rule.on
-    )
-    return f"CASE{cases} END" if cases else "NULL::text"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    always = [_BROADCAST, _TELL, _SEND, _PRUNE, _BEGIN_ANEW, _FORMER_REFERENCE]
+    return [*always, *recording.functions(tables)]

@@ -106,6 +106,11 @@ def status(source: Path, tables: Iterable[sa.Table]) -> Status:
     )
 
 
+def own_triggers(connection: sqlite3.Connection) -> set[str]:
+    """The names of the triggers that write the log."""
+    return {name for name, *_ in change_log.our_triggers(connection)}
+
+
 def _remove(connection: sqlite3.Connection) -> bool:
     has_log = change_log.log_exists(connection)
     triggers = change_log.our_triggers(connection)

@@ -24,8 +24,9 @@ from pipeline.core.errors import SettingsError
 from pipeline.orchestration import runs
 from pipeline.orchestration.alerts import receivers as receiving
 from pipeline.orchestration.alerts import sensors
+from pipeline.orchestration.alerts.delivery import NotDelivered, Receiver
 from pipeline.orchestration.alerts.message import Alert, FailedCheck, FailedStep
-from pipeline.orchestration.alerts.receivers import Mail, NotDelivered, Receiver, Webhook
+from pipeline.orchestration.alerts.receivers import Mail, Webhook
 from pipeline.orchestration.alerts.runs import alert_of
 from pipeline.orchestration.alerts.sensors import PENDING, TRIES, Cursor, Due
 from pipeline.orchestration.definitions import defs
@@ -399,7 +400,7 @@ def failing(hook: Hook, mailbox: Mailbox) -> dict[str, tuple[Receiver, str]]:
     mailbox.refuses = f"550 {PASSWORD} is nobody"
     return {
         "refused": (Webhook(hook.url), "answered 403"),
-        "too slow": (Webhook(hook.url, seconds=0.1), "ReadTimeout"),
+        "too slow": (Webhook(hook.url, seconds=0.1), "did not answer within 0.1 s"),
         "nobody there": (Webhook("http://u:s3cr3t@127.0.0.1:1/s3cr3t"), "ConnectError"),
         "no such host": (Webhook("http://nowhere.invalid/s3cr3t"), "nowhere.invalid did not"),
         "wrong password": (Mail(f"smtp://me:s3cr3t@{smtp}", *people), "code 535"),

@@ -116,12 +116,13 @@ def test_a_row_that_moves_to_a_mute_space_is_gone_for_the_old_one(url: str) -> N
     assert changes(url) == [("space:1", "notes", "DELETE", "1", None)]
 
 
-def test_blocks_are_told_by_their_note_and_not_when_they_go_with_it(url: str) -> None:
+def test_blocks_are_told_by_their_note_and_also_when_they_go_with_it(url: str) -> None:
     query(url, "INSERT INTO note_blocks (id, note_id, type) VALUES (1, 1, 'text')")
     query(url, "DELETE FROM notes")
     assert changes(url) == [
         ("space:1", "note_blocks", "INSERT", "1", None),
         ("space:1", "notes", "DELETE", "1", None),
+        ("space:1", "note_blocks", "DELETE", "1", None),
     ]
 
 

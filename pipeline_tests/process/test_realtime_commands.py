@@ -64,7 +64,7 @@ def test_the_job_switches_realtime_on_and_shows_what_it_found(settings: dict[str
     found = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert {name: found[name].passed for name in NAMES} == dict.fromkeys(NAMES, True)
     figures = shown(result, "make_realtime")
-    assert (figures["tables"], figures["columns"], figures["triggers"]) == (6, 43, 25)
+    assert (figures["tables"], figures["columns"], figures["triggers"]) == (6, 43, 29)
     assert figures["private_channels"] == "no Realtime in this target"
     assert {name for name in figures if name.endswith("_ms")} == {
         canary.milliseconds(event) for event in (*STORED, *FLEETING)

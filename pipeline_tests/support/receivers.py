@@ -6,7 +6,8 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -134,6 +135,39 @@ def encrypted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mailb
     context.load_cert_chain(certificate, key)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     yield from _served(Mailbox(), tls_context=context, require_starttls=True)
+
+
+@contextmanager
+def dripping(drops: Sequence[bytes], *, every: float) -> Iterator[int]:
+    """The port of a server that sends one piece after another to each client, and reads nothing.
+
+    The last piece is repeated without end; the first one is sent at once.
+    """
+    ended = threading.Event()
+    connections: list[socket.socket] = []
+
+    def drip(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            number = 0
+            while not ended.is_set():
+                connection.sendall(drops[min(number, len(drops) - 1)])
+                number += 1
+                ended.wait(every)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connections.append(connection)
+                threading.Thread(target=drip, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        ended.set()
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def _served(made: Mailbox, **options: Any) -> Iterator[Mailbox]:

@@ -11,8 +11,9 @@ import typer
 from pipeline.cli.commands.terminal import console, errors
 from pipeline.config import environment, settings
 from pipeline.core.errors import SettingsError
+from pipeline.orchestration.alerts.delivery import deliver
 from pipeline.orchestration.alerts.message import Alert
-from pipeline.orchestration.alerts.receivers import NotDelivered, receivers
+from pipeline.orchestration.alerts.receivers import receivers
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component
 
@@ -106,11 +107,10 @@ def alert_test() -> None:
             remedy="Set ALERT_WEBHOOK_URL, or ALERT_SMTP_URL with ALERT_FROM and ALERT_TO",
         )
     refused = 0
-    for receiver in who:
-        try:
-            receiver.send(tried)
-            console.print(f"sent to {receiver.shown}", markup=False, soft_wrap=True)
-        except NotDelivered as error:
+    for delivery in deliver([(receiver, [tried]) for receiver in who]):
+        if delivery.error is None:
+            console.print(f"sent to {delivery.receiver.shown}", markup=False, soft_wrap=True)
+        else:
             refused += 1
-            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            errors.print(str(delivery.error), style="red", markup=False, soft_wrap=True)
     raise typer.Exit(1 if refused else 0)

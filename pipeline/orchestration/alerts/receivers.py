@@ -4,6 +4,7 @@ The message of a failing library may repeat a URL or password. An error therefor
 receiver and the kind of failure, and has no cause.
 """
 
+import contextlib
 import ipaddress
 import logging
 import smtplib
@@ -12,41 +13,19 @@ import ssl
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
-from typing import Protocol
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
 from pipeline.config.setting_groups import AlertSettings
-from pipeline.core.errors import PipelineError, SettingsError
+from pipeline.core.errors import SettingsError
+from pipeline.orchestration.alerts.delivery import SECONDS, Deadline, NotDelivered, Receiver
 from pipeline.orchestration.alerts.message import Alert
 
-SECONDS = 10.0
-"""Seconds that a receiver may take to connect, and for each answer."""
 _PORTS = {"smtp": 587, "smtps": 465}
-
-
-class NotDelivered(PipelineError):
-    """A receiver did not accept an alert; a later attempt may succeed."""
-
-
-class Receiver(Protocol):
-    """A receiver of alerts."""
-
-    @property
-    def name(self) -> str:
-        """Its name in stored cursors."""
-
-    @property
-    def shown(self) -> str:
-        """Its name for people, without a secret."""
-
-    def send(self, alert: Alert) -> None:
-        """Send an alert.
-
-        Raises:
-            NotDelivered: the receiver did not accept it.
-        """
+_CONNECTED = ("connection.connect_tcp.complete", "connection.start_tls.complete")
+"""Events of httpcore that return a new stream."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +49,32 @@ class Webhook:
         """Post the alert as JSON; any status 2xx counts as delivered."""
         # httpx would log the whole URL.
         logging.getLogger("httpx").setLevel(logging.WARNING)
-        why = ""
+        with Deadline(self.seconds) as deadline:
+            why = self._post(alert, deadline)
+        if not why:
+            return
+        if deadline.over:
+            why = f"did not answer within {self.seconds:,g} s"
+        raise NotDelivered(f"T{self.shown[1:]} {why}", remedy="Check ALERT_WEBHOOK_URL")
+
+    def _post(self, alert: Alert, deadline: Deadline) -> str:
+        """Post the alert; returns why it was not accepted, or nothing."""
+
+        def watch(event: str, info: dict[str, Any]) -> None:
+            if event in _CONNECTED:
+                deadline.watch(info["return_value"].get_extra_info("socket"))
+
         try:
             # The body of the answer is not read; it may be endless.
-            with httpx.stream("POST", self.url, json=alert.data, timeout=self.seconds) as answer:
-                if answer.is_success:
-                    return
-                why = f"answered {answer.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            why = f"did not answer ({type(error).__name__})"
-        raise NotDelivered(f"T{self.shown[1:]} {why}", remedy="Check ALERT_WEBHOOK_URL")
+            with (
+                httpx.Client(timeout=self.seconds) as client,
+                client.stream(
+                    "POST", self.url, json=alert.data, extensions={"trace": watch}
+                ) as answer,
+            ):
+                return "" if answer.is_success else f"answered {answer.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
+            return f"did not answer ({type(error).__name__})"
 
 
 @dataclass(frozen=True)
@@ -103,33 +98,40 @@ class Mail:
 
     def send(self, alert: Alert) -> None:
         """Send the alert as plain text, encrypted if the server supports it."""
-        why = ""
-        try:
-            with self._connected() as server:
-                server.send_message(self._message(alert))
-                return
-        except smtplib.SMTPResponseException as error:
-            why = f"rejected the mail ({type(error).__name__}, code {error.smtp_code})"
-        except (smtplib.SMTPException, OSError) as error:
-            why = f"did not accept the mail ({type(error).__name__})"
+        with Deadline(self.seconds) as deadline:
+            why = self._hand_over(alert, deadline)
+        if not why:
+            return
+        if deadline.over:
+            why = f"did not accept the mail within {self.seconds:,g} s"
         remedy = "Check ALERT_SMTP_URL, ALERT_FROM and ALERT_TO"
         raise NotDelivered(f"T{self.shown[1:]} {why}", remedy=remedy)
 
-    def _connected(self) -> smtplib.SMTP:
+    def _hand_over(self, alert: Alert, deadline: Deadline) -> str:
+        """Send the mail; returns why it was not accepted, or nothing."""
+        try:
+            with contextlib.closing(self._connected(deadline)) as server:
+                server.send_message(self._message(alert))
+                # The mail is accepted, whatever the server answers now.
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    server.quit()
+                return ""
+        except smtplib.SMTPResponseException as error:
+            return f"rejected the mail ({type(error).__name__}, code {error.smtp_code})"
+        except (smtplib.SMTPException, OSError) as error:
+            return f"did not accept the mail ({type(error).__name__})"
+
+    def _connected(self, deadline: Deadline) -> smtplib.SMTP:
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         context = ssl.create_default_context()
-        if parts.scheme == "smtps":
-            server: smtplib.SMTP = smtplib.SMTP_SSL(
-                host, port, timeout=self.seconds, context=context
-            )
-        else:
-            server = smtplib.SMTP(host, port, timeout=self.seconds)
+        encrypted = parts.scheme == "smtps"
+        server = _Server(host, port, deadline=deadline, context=context if encrypted else None)
         try:
             server.ehlo()
-            encrypted = parts.scheme == "smtps"
             if not encrypted and server.has_extn("starttls"):
                 server.starttls(context=context)
+                deadline.watch(_socket_of(server))
                 encrypted = True
             if parts.username:
                 if not (encrypted or _is_this_machine(server)):
@@ -149,6 +151,29 @@ class Mail:
         return message
 
 
+class _Server(smtplib.SMTP):
+    """A mail server whose connection is watched before the server says anything."""
+
+    def __init__(
+        self, host: str, port: int, *, deadline: Deadline, context: ssl.SSLContext | None
+    ) -> None:
+        """Connect, encrypted from the start if there is a ``context``."""
+        self._deadline, self._context = deadline, context
+        super().__init__(host, port, timeout=deadline.seconds)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
+        connection = socket.create_connection((host, port), timeout)
+        try:
+            self._deadline.watch(connection)
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_hostname=host)
+                self._deadline.watch(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
 def receivers(settings: AlertSettings) -> list[Receiver]:
     """The configured receivers.
 
@@ -157,7 +182,7 @@ def receivers(settings: AlertSettings) -> list[Receiver]:
     """
     found: list[Receiver] = []
     if settings.webhook_url is not None:
-        found.append(Webhook(settings.webhook_url.get_secret_value()))
+        found.append(Webhook(settings.webhook_url.get_secret_value(), SECONDS))
     given = {
         "ALERT_SMTP_URL": settings.smtp_url,
         "ALERT_FROM": settings.sender,
@@ -176,10 +201,14 @@ def receivers(settings: AlertSettings) -> list[Receiver]:
         raise SettingsError(
             "ALERT_FROM or ALERT_TO is not an address", remedy="Write them like ops@example.org"
         )
-    return [*found, Mail(settings.smtp_url.get_secret_value(), settings.sender, to)]
+    return [*found, Mail(settings.smtp_url.get_secret_value(), settings.sender, to, SECONDS)]
+
+
+def _socket_of(server: smtplib.SMTP) -> socket.socket:
+    if not isinstance(server.sock, socket.socket):
+        raise smtplib.SMTPServerDisconnected
+    return server.sock
 
 
 def _is_this_machine(server: smtplib.SMTP) -> bool:
-    if not isinstance(server.sock, socket.socket):
-        return False
-    return ipaddress.ip_address(server.sock.getpeername()[0]).is_loopback
+    return ipaddress.ip_address(_socket_of(server).getpeername()[0]).is_loopback

@@ -2,8 +2,9 @@
 
 Each cursor holds the newest processed event and the alerts that are still due. Dagster's own run
 status sensors would skip an alert while a receiver is down; these retry it at later ticks, up to
-``TRIES`` times with growing pauses. Each receiver gets an alert once, or twice if the daemon stops
-between sending it and storing the cursor.
+``TRIES`` times with growing pauses. Receivers do not wait for each other, and a tick ends within
+the minute that Dagster gives it, whatever receivers do. The cursor is stored after each attempt, so
+a receiver that has accepted an alert does not get it again, even if the tick does not end.
 """
 
 import time
@@ -15,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config import settings
 from pipeline.config.settings import Settings
-from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver, receivers
+from pipeline.orchestration.alerts.delivery import Receiver, deliver
+from pipeline.orchestration.alerts.message import Alert
+from pipeline.orchestration.alerts.receivers import receivers
 from pipeline.orchestration.alerts.runs import alert_of
 
 TICK_SECONDS = 30
@@ -25,8 +28,11 @@ TRIES = 8
 PENDING = 100
 """Maximum number of runs with alerts that are due."""
 _AT_ONCE = 20
-_TICK_LIMIT = 30.0
-"""A tick may take a minute; after half of it the rest is left to the next tick."""
+_READ_SECONDS, _SEND_SECONDS = 10.0, 15.0
+"""A tick may take a minute. After so long, the runs not yet read and the alerts not yet begun are
+left to the next tick; the last delivery may take another ``delivery.SECONDS``."""
+_LATE_SECONDS = 60.0
+"""Events are stored in another order than their ids; so late may one with a smaller id be."""
 _LONGEST_PAUSE = 1800.0
 
 _WHAT = {
@@ -54,11 +60,13 @@ class Cursor(BaseModel):
     """The state of a sensor.
 
     Attributes:
-        told: storage id of the newest processed event.
+        told: storage id up to which all events are processed.
+        recent: processed events after that, with the time of their processing.
         due: run -> receiver -> the alert that is due.
     """
 
     told: int
+    recent: dict[int, float] = {}
     due: dict[str, dict[str, Due]] = {}
 
 
@@ -89,15 +97,18 @@ def _sensor(
             return dg.SkipReason(
                 "No receiver is configured: set ALERT_WEBHOOK_URL or ALERT_SMTP_URL."
             )
+        stored = _Stored(context.instance, f"pipeline alerts {name}", context.cursor or "")
         try:
-            cursor = Cursor.model_validate_json(context.cursor or "")
+            cursor = Cursor.model_validate_json(stored.latest())
         except ValidationError:
             # Runs that ended before a receiver was configured are skipped.
             newest = context.instance.fetch_run_status_changes(event, limit=1).records
             cursor = Cursor(told=newest[0].storage_id if newest else 0)
         _collect(context.instance, event, cursor, who)
-        outcomes = _send(context, cursor, who, loaded)
+        outcomes = _send(context, cursor, stored, _due(context.instance, cursor, who, loaded))
+        _forget(context, cursor, {each.name for each in who})
         context.update_cursor(cursor.model_dump_json())
+        stored.clear()
         return dg.SkipReason(" ".join(outcomes) or "No alert is due.")
 
     return send_alerts
@@ -108,45 +119,84 @@ def _collect(
 ) -> None:
     """Add the runs that have ended since the last tick."""
     wanted = dg.RunStatusChangeRecordsFilter(event, after_storage_id=cursor.told)
-    changes = instance.fetch_run_status_changes(wanted, limit=_AT_ONCE, ascending=True)
+    limit, now = _AT_ONCE + len(cursor.recent), time.time()
+    changes = instance.fetch_run_status_changes(wanted, limit=limit, ascending=True)
     for record in changes.records:
-        cursor.told = record.storage_id
-        cursor.due[record.run_id] = {receiver.name: Due() for receiver in who}
+        if record.storage_id not in cursor.recent:
+            cursor.recent[record.storage_id] = now
+            cursor.due[record.run_id] = {receiver.name: Due() for receiver in who}
+    settled = [event for event, at in cursor.recent.items() if at < now - _LATE_SECONDS]
+    cursor.told = max([cursor.told, *settled])
+    cursor.recent = {event: at for event, at in cursor.recent.items() if event > cursor.told}
+
+
+def _due(
+    instance: dg.DagsterInstance, cursor: Cursor, who: Sequence[Receiver], loaded: Settings
+) -> list[tuple[Receiver, list[Alert]]]:
+    """The alerts that each receiver is to get now; runs without an alert leave the cursor."""
+    alerts: dict[str, list[Alert]] = {receiver.name: [] for receiver in who}
+    until, now = time.monotonic() + _READ_SECONDS, time.time()
+    for run_id, left in cursor.due.items():
+        names = [name for name in left if name in alerts and left[name].after <= now]
+        if not names:
+            continue
+        run = instance.get_run_by_id(run_id)
+        alert = alert_of(run, instance, loaded) if run else None
+        if alert is None:
+            left.clear()
+            continue
+        for name in names:
+            alerts[name].append(alert)
+        if time.monotonic() > until:
+            break
+    return [(receiver, alerts[receiver.name]) for receiver in who]
 
 
 def _send(
     context: dg.SensorEvaluationContext,
     cursor: Cursor,
-    who: Sequence[Receiver],
-    loaded: Settings,
+    stored: "_Stored",
+    waiting: Sequence[tuple[Receiver, Sequence[Alert]]],
 ) -> list[str]:
-    """Send due alerts and remove them from the cursor; returns a sentence for each."""
+    """Send alerts and remove them from the cursor; returns a sentence for each."""
     outcomes: list[str] = []
-    silent: set[str] = set()
-    until = time.monotonic() + _TICK_LIMIT
-    for run_id, left in list(cursor.due.items()):
-        now = time.time()
-        open_ = [each for each in who if each.name in left and each.name not in silent]
-        if time.monotonic() > until or not any(left[each.name].after <= now for each in open_):
-            continue
-        run = context.instance.get_run_by_id(run_id)
-        alert = alert_of(run, context.instance, loaded) if run else None
-        for receiver in open_:
-            due = left[receiver.name]
-            if alert is None:
-                del left[receiver.name]
-            elif due.after <= now:
-                try:
-                    receiver.send(alert)
-                    outcomes.append(f"Sent the alert about run {run_id} to {receiver.name}.")
-                    del left[receiver.name]
-                except NotDelivered as error:
-                    silent.add(receiver.name)
-                    outcomes.append(
-                        _postpone(context, left, receiver.name, f"Run {run_id}: {error}")
-                    )
-    _forget(context, cursor, {each.name for each in who})
+    for delivery in deliver(waiting, seconds=_SEND_SECONDS):
+        run_id, name = delivery.alert.run_id, delivery.receiver.name
+        if delivery.error is None:
+            outcomes.append(f"Sent the alert about run {run_id} to {name}.")
+            del cursor.due[run_id][name]
+        else:
+            problem = f"Run {run_id}: {delivery.error}"
+            outcomes.append(_postpone(context, cursor.due[run_id], name, problem))
+        stored.keep(cursor)
     return outcomes
+
+
+class _Stored:
+    """The cursor of a tick that has not ended, in Dagster's storage.
+
+    Dagster stores a sensor's cursor only when a tick has ended. If it does not end, the next tick
+    begins with the same cursor; it then continues with the one that was stored here.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, key: str, begun: str) -> None:
+        """``begun`` is the cursor that Dagster gave to the tick."""
+        self._storage, self._key, self._begun = instance.daemon_cursor_storage, key, begun
+
+    def latest(self) -> str:
+        """The cursor to begin with."""
+        stored = self._storage.get_cursor_values({self._key}).get(self._key)
+        begun, _, latest = (stored or "").partition("\n")
+        return latest if latest and begun == self._begun else self._begun
+
+    def keep(self, cursor: Cursor) -> None:
+        """Store the cursor."""
+        value = f"{self._begun}\n{cursor.model_dump_json()}"
+        self._storage.set_cursor_values({self._key: value})
+
+    def clear(self) -> None:
+        """Leave the cursor to Dagster, because the tick ends."""
+        self._storage.set_cursor_values({self._key: ""})
 
 
 def _postpone(

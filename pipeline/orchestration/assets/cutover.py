@@ -181,7 +181,7 @@ def _step(
                 f"{count} values of {name} exist only in the target"
                 for name, count in table.left.items()
             ]
-            shown[table.table] = dg.MetadataValue.text("; ".join([counts, *left]))
+            shown[table.table] = dg.MetadataValue.text("; ".join([counts, *left, *table.notes]))
     elif step == "unfreeze":
         steps.unfreeze(site)
     elif step == "close":

@@ -23,8 +23,8 @@ from pipeline.core.errors import FilesError, PipelineError, SettingsError, Targe
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.orchestration import schedules
+from pipeline.orchestration.alerts.delivery import Receiver, deliver
 from pipeline.orchestration.alerts.message import Alert
-from pipeline.orchestration.alerts.receivers import NotDelivered, Receiver
 from pipeline.orchestration.instance import storage
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component, Reading
@@ -53,7 +53,7 @@ def readings(settings: Settings, components: Collection[Component]) -> list[Read
 
 def send_changes(
     settings: Settings, found: Sequence[Reading], who: Sequence[Receiver]
-) -> list[NotDelivered]:
+) -> list[Exception]:
     """Send an alert for each component that is failing for the second time in a row, once.
 
     Files record what was seen and sent; they are removed when the component recovers.
@@ -66,7 +66,16 @@ def send_changes(
     """
     try:
         notes = private.folder(private.home(settings.pipeline_home) / "unwell")
-        return [error for each in who if (error := _send(each, found, notes)) is not None]
+        new = {each.name: _newly_failing(each, found, notes) for each in who}
+        waiting = [(each, _alerts(new[each.name])) for each in who]
+        failed = []
+        for delivery in deliver(waiting):
+            if delivery.error is not None:
+                failed.append(delivery.error)
+                continue
+            for _, note in new[delivery.receiver.name]:
+                private.write_text(note, "sent")
+        return failed
     except (OSError, FilesError) as error:
         why = getattr(error.__cause__ or error, "strerror", None) or error
         raise SettingsError(
@@ -75,7 +84,10 @@ def send_changes(
         ) from error
 
 
-def _send(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDelivered | None:
+def _newly_failing(
+    receiver: Receiver, found: Sequence[Reading], folder: Path
+) -> list[tuple[Reading, Path]]:
+    """Components that the receiver has to hear of, with their files."""
     new: list[tuple[Reading, Path]] = []
     for reading in found:
         note = folder / f"{reading.component}.{receiver.name}"
@@ -86,17 +98,13 @@ def _send(receiver: Receiver, found: Sequence[Reading], folder: Path) -> NotDeli
             private.write_text(note, "seen")
         elif note.read_text() == "seen":
             new.append((reading, note))
-    if not new:
-        return None
+    return new
+
+
+def _alerts(new: Sequence[tuple[Reading, Path]]) -> list[Alert]:
     names = ", ".join(reading.component for reading, _ in new)
     lines = tuple(f"{reading.component}: {reading.detail}" for reading, _ in new)
-    try:
-        receiver.send(Alert("unwell", f"{names} failing", lines=lines))
-    except NotDelivered as error:
-        return error
-    for _, note in new:
-        private.write_text(note, "sent")
-    return None
+    return [Alert("unwell", f"{names} failing", lines=lines)] if new else []
 
 
 _Inspect = Callable[[Settings], tuple[bool, str]]

@@ -143,7 +143,8 @@ def _unique(
             raise SourceError(
                 f"{table.name} cannot be tracked: its unique index {as_text(index)} is partial or"
                 " on an expression, so rows that REPLACE deletes would not be logged",
-                remedy="Sync without tracking, by dates and sizes",
+                remedy="Sync without tracking, by dates and sizes. For a cut-over, drop that index"
+                " first, and let the application create it again afterwards",
             )
         if [(folded(column), order) for column, order in named] != [(folded(key), "BINARY")]:
             yield named

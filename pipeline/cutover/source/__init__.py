@@ -1,0 +1,1 @@
+"""Rows that go back to the source, and what the source does with them."""
