@@ -16,6 +16,8 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 
 from pipeline.core.proof import CHECKS, OF_A_VERIFICATION
 from pipeline.orchestration import runs
+from pipeline.orchestration.definitions import defs
+from pipeline.orchestration.instance import processes
 from pipeline.sqlite import tracking
 from pipeline_tests.support.commands import pipeline, usable
 from pipeline_tests.support.runs import use
@@ -252,6 +254,28 @@ def test_runs_of_commands_are_listed_with_their_job(
         assert tags["pipeline/command"] == f"pipeline {command}"
         assert tags["dagster/code_location"] == "pipeline"
         assert not any("password" in value or "://" in value for value in tags.values())
+
+
+def test_a_run_that_the_ui_starts_again_is_not_taken_for_that_of_an_ended_command(
+    instance: dg.DagsterInstance,
+) -> None:
+    job = defs.resolve_job_def("plan")
+    gone = {processes.TAG: "elsewhere 1 1", processes.COMMAND: "pipeline plan"}
+    first = instance.create_run_for_job(job, tags=gone)
+    assert first.remote_job_origin is not None
+    assert gone.items() <= first.tags.items()
+    # The UI hands over all tags of the first run.
+    second = instance.create_run_for_job(
+        job,
+        tags={**first.tags, "by": "me"},
+        parent_run_id=first.run_id,
+        root_run_id=first.run_id,
+        remote_job_origin=first.remote_job_origin,
+    )
+    stored = instance.get_run_by_id(second.run_id)
+    assert stored is not None
+    assert stored.tags["by"] == "me"
+    assert not any(name.startswith("pipeline/") for name in stored.tags)
 
 
 def test_everything_that_the_ui_lists_has_a_description(screens: Screens) -> None:
