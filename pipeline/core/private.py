@@ -31,8 +31,33 @@ _OURS = frozenset(
 """Names of entries of a home, up to the first dot."""
 _SAMPLE = "sample"
 """The end of the names of samples, one per migration."""
-PROJECT = Path(__file__).resolve().parent.parent.parent
-"""The folder of the project."""
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def _is_installed() -> bool:
+    """Whether the program was installed from a wheel; an editable install is a checkout."""
+    beside = _PACKAGE.parent
+    return beside.name in ("site-packages", "dist-packages") or any(
+        beside.glob("pipeline-*.dist-info")
+    )
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # It was deleted; the first file that is needed there reports it.
+        return Path(os.environ.get("PWD") or "/")
+
+
+INSTALLED = _is_installed()
+"""Whether the program is installed, so that its own folder is not written."""
+PROJECT = _current_folder() if INSTALLED else _PACKAGE.parent
+"""The folder of .env, of relative paths and of a home that no setting names.
+
+It is the checkout's folder, and the current one if the program is installed.
+"""
+FILES = _PACKAGE / "project_files" if INSTALLED else _PACKAGE.parent
+"""The folder of dagster.yaml, workspace.yaml and deploy/; a wheel has a copy of them."""
 _reported: set[Path] = set()
 
 

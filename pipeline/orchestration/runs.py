@@ -85,7 +85,7 @@ def run(
         instance=opened,
         raise_on_error=False,
         run_config=chosen | _QUIET,
-        tags={processes.TAG: processes.mine()},
+        tags=processes.tags(settings.load()),
     )
 
 

@@ -62,6 +62,8 @@ def schedule(
     zone = settings.load().schedule_zone
     status = dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
 
+    pause = ", or once the application writes to the target" if follows else ""
+
     def tick(context: dg.ScheduleEvaluationContext) -> Tick:
         reason = under_way(context.instance, follows=follows)
         yield dg.SkipReason(reason) if reason else dg.RunRequest()
@@ -73,6 +75,10 @@ def schedule(
             execution_timezone=zone,
             default_status=status,
             execution_fn=tick,
+            description=(
+                f"Start {job.name} at {cron} in time zone {zone}, but not while another run is"
+                f" active{pause}."
+            ),
         )
     except (dg.DagsterInvalidDefinitionError, ValueError) as error:
         raise _unusable(setting, cron, zone) from error

@@ -38,7 +38,7 @@ from pipeline.move.proof import verification
 from pipeline.orchestration.common.checks import DESCRIPTIONS
 from pipeline_tests.support.attacks import SITES, WAYS, attack, other_site, posted_by_its_own_page
 from pipeline_tests.support.browser import LONELY, Programs
-from pipeline_tests.support.commands import environment
+from pipeline_tests.support.commands import environment, pipeline
 from pipeline_tests.support.servers import kill_server, server_of
 from pipeline_tests.support.syncs import NAMES
 
@@ -61,6 +61,8 @@ WARNINGS = {
     "rankings": {"quarantine", "conversions"},
 }
 """The checks that warn of the sample's flawed rows."""
+# Empty rather than unset, so that no .env names the databases of whoever runs the tests.
+SAMPLES = {"SQLITE_DATABASE_URL": "", "SPACES_DATABASE_URL": "", "DATABASE_URL": ""}
 
 
 @dataclass(frozen=True)
@@ -194,15 +196,13 @@ def served(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
     log = tmp_path_factory.mktemp("dev") / "dev.log"
-    # Empty rather than unset, so that no .env names the databases of whoever runs the tests.
-    databases = {"SQLITE_DATABASE_URL": "", "SPACES_DATABASE_URL": "", "DATABASE_URL": ""}
     with log.open("w") as out:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("pipeline"), "dev", "--port", str(port)],
             env=environment(
                 MIGRATIONS=",".join(registry.find().names),
                 PIPELINE_HOME=folder / "home",
-                **databases,
+                **SAMPLES,
             ),
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -372,6 +372,26 @@ def test_the_graph_shows_what_ran(ui: Ui, planned: Ran, verified: Ran) -> None:
     # Search comes with a sync, which this graph has not seen yet.
     ui.wait("a graph of what ran", lambda: ui.text().count("Never materialized") == 1)
     ui.keep("graph")
+
+
+def test_a_run_of_a_command_is_listed_among_those_of_its_job(ui: Ui, verified: Ran) -> None:
+    ran = pipeline(
+        "redrive",
+        MIGRATIONS=",".join(registry.find().names),
+        PIPELINE_HOME=ui.served.home,
+        **SAMPLES,
+    )
+    assert ran.code == 0, ran.err
+    ui.open("/locations/pipeline/jobs/redrive/runs")
+    ui.see("pipeline/command: pipeline redrive", "Success")
+    ui.keep("runs")
+    ui.open("/overview/activity/timeline")
+    ui.see("redrive")
+    # What was verified is still to be seen.
+    ui.asset("rankings", "Checks")
+    ui.click("schema")
+    ui.see("Evaluation result\nPassed", "not checked again by later moves", verified.run_id)
+    ui.keep("verified")
 
 
 def test_the_second_migration_lies_in_groups_of_its_own(ui: Ui) -> None:

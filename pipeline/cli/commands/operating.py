@@ -10,6 +10,7 @@ import typer
 
 from pipeline.cli.commands.terminal import console, errors
 from pipeline.config import environment, settings
+from pipeline.core import private
 from pipeline.core.errors import SettingsError
 from pipeline.orchestration.alerts.delivery import deliver
 from pipeline.orchestration.alerts.message import Alert
@@ -35,9 +36,7 @@ def dev(
     loaded = settings.load(ui_host="127.0.0.1", ui_port=port)
     services.keep_sockets_private()
     processes = [
-        subprocess.Popen(
-            services.command(part, loaded, home=settings.PROJECT), cwd=settings.PROJECT
-        )
+        subprocess.Popen(services.command(part, loaded, home=private.FILES), cwd=private.PROJECT)
         for part in (services.Service.WEBSERVER, services.Service.DAEMON)
     ]
     console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")

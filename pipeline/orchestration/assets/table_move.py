@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline.config import settings
+from pipeline.config import environment, settings
 from pipeline.core import progress, proof
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
@@ -17,7 +17,14 @@ from pipeline.move.context.options import MoveOptions
 from pipeline.move.ledger import check_results
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.proof.verification import check_schema, schema_questions
-from pipeline.orchestration.common import blob_sizes, checks, evidence, metadata, retries
+from pipeline.orchestration.common import (
+    blob_sizes,
+    checks,
+    evidence,
+    metadata,
+    retries,
+    verifications,
+)
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import RunOptions
 from pipeline.postgres.driver.statements import Question
@@ -71,7 +78,11 @@ def move(
         asked: list[Question[Any]] = [metadata.preview_question(table)]
         if evidence.with_blob_sizes(moved):
             asked += blob_sizes.questions(table)
-        with_schema = proof.SCHEMA.name in {key.name for key in context.selected_asset_check_keys}
+        shown_target = environment.server(loaded).target_shown
+        earlier = verifications.newest(context.instance, table.name, target=shown_target)
+        chosen = proof.SCHEMA.name in {key.name for key in context.selected_asset_check_keys}
+        # What was verified before may have changed, but a sync changes no schema.
+        with_schema = chosen or (proof.SCHEMA.name in earlier and moved.strategy != "synced")
         if with_schema:
             asked += schema_questions(moved.mapping)
         with session.prefetched(*asked):
@@ -90,10 +101,20 @@ def move(
             yield from checks.results(table.name, error.checks, address=address)
         raise checks.failure(error, migration) from error
     # A proof is reported whether or not its checks were selected.
+    made = [
+        *checks.results(table.name, moved.checks, address=address),
+        *verifications.made_now(
+            checks.results(table.name, also, address=address, only_warn=not chosen),
+            run_id=run_id,
+            target=shown_target,
+        ),
+    ]
+    reported = list(verifications.after_move(made, earlier, moved, address=address))
+    shown = metadata.of_move(moved, preview=preview, report=report)
     yield dg.MaterializeResult(
         asset_key=table.name,
-        metadata=metadata.of_move(moved, preview=preview, report=report),
-        check_results=checks.results(table.name, (*moved.checks, *also), address=address),
+        metadata={**shown, **verifications.summary(reported)},
+        check_results=reported,
     )
 
 

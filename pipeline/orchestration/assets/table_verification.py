@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import dagster as dg
 import sqlalchemy as sa
 
-from pipeline.config import settings
+from pipeline.config import environment, settings
 from pipeline.core import progress
 from pipeline.core.errors import PipelineError
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import check_results
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
-from pipeline.orchestration.common import checks, evidence, retries
+from pipeline.orchestration.common import checks, evidence, retries, verifications
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import RunOptions
 
@@ -57,7 +57,9 @@ def verify(
         retries.raise_retry_if_transient(context, error.for_migration(address), target)
         evidence.save_failure(context, table.name, error, migration=migration)
         raise checks.failure(error, migration) from error
-    yield from checks.results(table.name, found, address=address)
+    results = checks.results(table.name, found, address=address)
+    shown_target = environment.server(loaded).target_shown
+    yield from verifications.made_now(results, run_id=run_id, target=shown_target)
     try:
         check_results.write(session, table.name, found, run_id=run_id, verification=True)
     except PipelineError as error:

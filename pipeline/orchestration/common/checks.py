@@ -110,16 +110,29 @@ def failure(error: PipelineError, migration: Migration | None = None) -> dg.Fail
 
 
 def results(
-    table: str, checks: Iterable[CheckResult], *, address: Address = DEFAULT_ADDRESS
+    table: str,
+    checks: Iterable[CheckResult],
+    *,
+    address: Address = DEFAULT_ADDRESS,
+    only_warn: bool = False,
 ) -> list[dg.AssetCheckResult]:
-    """Check results for Dagster, with a table of offenders."""
+    """Check results for Dagster, with a table of offenders.
+
+    Args:
+        table: the asset.
+        checks: the results.
+        address: the migration for which commands are written out.
+        only_warn: a failure is a warning, because the run was not started for these checks.
+    """
     return [
         dg.AssetCheckResult(
             check_name=check.name,
             asset_key=table,
             passed=check.passed,
             severity=(
-                dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
+                dg.AssetCheckSeverity.ERROR
+                if check.blocking and not only_warn
+                else dg.AssetCheckSeverity.WARN
             ),
             description=summary(check, address),
             metadata=_metadata(check, address),

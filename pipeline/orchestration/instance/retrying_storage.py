@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+import dagster as dg
 import sqlalchemy as sa
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log import EventLogStorage
@@ -21,6 +22,8 @@ from dagster_postgres import (
     PostgresScheduleStorage,
 )
 from dagster_postgres.utils import pg_url_from_config
+
+from pipeline.orchestration.instance import processes
 
 _ATTEMPTS = 4
 _Storage = TypeVar("_Storage", bound=type)
@@ -54,8 +57,15 @@ def _patient(storage: _Storage, interface: type) -> _Storage:
     return cast("_Storage", type(storage.__name__, (storage,), retried))
 
 
+class _LocatingRunStorage(PostgresRunStorage):
+    """Records runs of commands in the place where the UI looks for them."""
+
+    def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
+        return super().add_run(processes.located(dagster_run))
+
+
 _Events = _patient(PostgresEventLogStorage, EventLogStorage)
-_Runs = _patient(PostgresRunStorage, RunStorage)
+_Runs = _patient(_LocatingRunStorage, RunStorage)
 _Schedules = _patient(PostgresScheduleStorage, ScheduleStorage)
 
 

@@ -16,9 +16,10 @@ from dagster_postgres.utils import DagsterPostgresException
 from pipeline.config import environment, records
 from pipeline.config.environment import Server
 from pipeline.config.records import Records
-from pipeline.config.settings import DAGSTER_FILES, DAGSTER_URL, PROJECT, Settings
+from pipeline.config.settings import DAGSTER_FILES, DAGSTER_URL, Settings
 from pipeline.core import private
 from pipeline.core.errors import SettingsError, TargetError, Transient
+from pipeline.core.private import FILES
 from pipeline.core.server_errors import (
     CONNECTIONS_OF_A_MOVE,
     CONNECTIONS_OF_A_RUN,
@@ -45,6 +46,7 @@ _OF_THE_ENVIRONMENT = ("PGTZ", "PGDATESTYLE", "PGGEQO")
 _STATE_OF_TARGET = f"SELECT ({ledger.OUTDATED}), {records.TABLES_EXIST}, {connections.AS_JSON}"
 """Everything that a command has to know of a database before its run, in one round trip."""
 _PATIENCE_SECONDS = 2.0
+_CONFIGURATION = "dagster.yaml"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Ready(Server):
     records: Records
 
 
-def ready(settings: Settings, *, home: Path = PROJECT, for_a_run: bool = True) -> Ready:
+def ready(settings: Settings, *, home: Path = FILES, for_a_run: bool = True) -> Ready:
     """Prepare everything that a process with Dagster needs.
 
     Args:
@@ -71,7 +73,7 @@ def ready(settings: Settings, *, home: Path = PROJECT, for_a_run: bool = True) -
     return Ready(found.target, prepare(found, settings, home=home, for_a_run=for_a_run))
 
 
-def export_environment(where: Records, settings: Settings, *, home: Path = PROJECT) -> None:
+def export_environment(where: Records, settings: Settings, *, home: Path = FILES) -> None:
     """Set the environment variables that dagster.yaml reads.
 
     Raises:
@@ -80,13 +82,29 @@ def export_environment(where: Records, settings: Settings, *, home: Path = PROJE
     os.environ[DAGSTER_URL] = records.dagster_url(where.url)
     for variable in _OF_THE_ENVIRONMENT:
         os.environ.pop(variable, None)
-    given = os.environ["DAGSTER_HOME"] = os.environ.get("DAGSTER_HOME") or str(home)
-    if not os.path.isabs(given) or not os.path.isfile(f"{given}/dagster.yaml"):  # noqa: PTH113, PTH117
+    given = os.environ.get("DAGSTER_HOME") or str(_writable(home, settings))
+    os.environ["DAGSTER_HOME"] = given
+    if not os.path.isabs(given) or not os.path.isfile(f"{given}/{_CONFIGURATION}"):  # noqa: PTH113, PTH117
         raise SettingsError(
             f"DAGSTER_HOME names {given}, which contains no dagster.yaml",
             remedy=f"Unset it, or set it to {home}",
         )
     os.environ[DAGSTER_FILES] = str(settings.dagster_files)
+
+
+def _writable(home: Path, settings: Settings) -> Path:
+    """A folder with the same dagster.yaml in which Dagster may write, as it does in its home."""
+    if not private.INSTALLED:
+        return home
+    folder = settings.dagster_files / f"home-{home.name}"
+    path, text = folder / _CONFIGURATION, (home / _CONFIGURATION).read_text()
+    private.folder(settings.dagster_files)
+    private.folder(folder)
+    if not path.exists() or path.read_text() != text:
+        fresh = path.with_suffix(f".{os.getpid()}")
+        private.write_text(fresh, text)
+        fresh.replace(path)
+    return folder
 
 
 def lost(error: Exception, settings: Settings) -> TargetError:
@@ -103,7 +121,7 @@ def lost(error: Exception, settings: Settings) -> TargetError:
 
 
 def prepare(
-    found: Server, settings: Settings, *, home: Path = PROJECT, for_a_run: bool = True
+    found: Server, settings: Settings, *, home: Path = FILES, for_a_run: bool = True
 ) -> Records:
     """Update an old ledger, and create Dagster's tables where its records are kept.
 

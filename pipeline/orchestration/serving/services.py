@@ -18,8 +18,9 @@ from pipeline.config.settings import CODE_SOCKET, PROJECT, Settings
 from pipeline.config.web_origins import is_loopback
 from pipeline.core.errors import SettingsError
 from pipeline.core.messages import DEV, message
+from pipeline.core.private import FILES
 
-HOME = PROJECT / "deploy"
+HOME = FILES / "deploy"
 """The folder with dagster.yaml and workspace.yaml of the services."""
 
 _CODE_SECONDS = 60.0
@@ -35,19 +36,13 @@ class Service(StrEnum):
 
 def command(part: Service, settings: Settings, *, home: Path) -> list[str]:
     """The command line of a service; ``home`` is the folder of workspace.yaml."""
-    bin_ = Path(sys.prefix) / "bin"
     if part is Service.CODE:
         listen = ["--socket", str(settings.code_socket), "--location-name", "pipeline"]
-        return [
-            str(bin_ / "dagster"),
-            "api",
-            "grpc",
-            "-m",
-            "pipeline.orchestration.definitions",
-            *listen,
-        ]
+        served = ["api", "grpc", "-m", "pipeline.orchestration.definitions"]
+        return [sys.executable, "-m", "dagster", *served, *listen]
     if part is Service.DAEMON:
-        return [str(bin_ / "dagster-daemon"), "run", "-w", str(home / "workspace.yaml")]
+        workspace = str(home / "workspace.yaml")
+        return [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace]
     listen = [settings.ui_host, str(settings.ui_port)]
     return [
         sys.executable,
