@@ -96,7 +96,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="the sequence ignores ids in quarantine",
-        file="pipeline/move/run/transaction.py",
+        file="pipeline/move/writing/sequences.py",
         old="(SELECT greatest($2,",
         new="(SELECT greatest($2 * 0,",
         caught_by=(

@@ -20,13 +20,12 @@ from pipeline.core.messages import RESTORE, message
 from pipeline.core.policies import Policies
 from pipeline.core.proof import BY_COMPARISON
 from pipeline.core.quoting import quoted
-from pipeline.cutover import capture, freezing, reverse, states
+from pipeline.cutover import capture, freezing, rounding, states
 from pipeline.cutover.replay import replay
 from pipeline.cutover.source.changed_rows import NotReversible, Replayed
 from pipeline.cutover.states import WrongState
 from pipeline.cutover.steps import CutoverContext, unfreeze
 from pipeline.cutover.write_back import write_back
-from pipeline.declared import forms
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.move_context import Counts
@@ -38,7 +37,7 @@ from pipeline.move.reading.source_view import SourceView
 from pipeline.move.witness import second_witness
 from pipeline.postgres import relations, schema
 from pipeline.postgres.target import Target
-from pipeline.sqlite.snapshot import Snapshot, take_snapshot
+from pipeline.sqlite.snapshot import take_snapshot
 
 _EVERYTHING = Sample(2**62, 0)
 
@@ -169,8 +168,8 @@ def _replay_and_prove(
     taken = take_snapshot(context.path, folder / "copy.db", tables=())
     names = [table.name for table in context.tables]
     types = relations.column_types(target, names)
-    rows = _require_unchanged(context, _view(taken, types))
-    _round_moments(context, _view(taken, types))
+    rows = _require_unchanged(context, SourceView(taken, target_types=types))
+    rounding.round_moments(context, SourceView(taken, target_types=types))
     before = side_effects.count(target)
     copy = taken.path
     policies = _keep_json_strings(context.options.policies)
@@ -179,7 +178,9 @@ def _replay_and_prove(
         context.log(_summary(found))
         _require_few_deletes(context, found, rows[found.mapping.name])
         _forget_originals(target, found)
-    proof = _view(take_snapshot(copy, folder / "proof.db", tables=context.tables), types)
+    proof = SourceView(
+        take_snapshot(copy, folder / "proof.db", tables=context.tables), target_types=types
+    )
     overrides.apply(proof, context.tables, overrides.read(target, names), policies)
     returned = [
         _prove(context, table, proof, found)
@@ -197,35 +198,6 @@ def _replay_and_prove(
     target.run_deferred_constraints()
     _require_untouched(context, before)
     return copy, done, returned
-
-
-def _view(snapshot: Snapshot, types: dict[str, dict[str, str]]) -> SourceView:
-    """A view of a copy, with the types that carried columns have in the target."""
-    view = SourceView(snapshot)
-    view.target_types = types
-    return view
-
-
-def _round_moments(context: CutoverContext, source: SourceView) -> None:
-    """Round moments of the target down to the unit in which the source writes them."""
-    target = context.target
-    for table in context.tables:
-        mapping = source.match(table, context.options.policies)
-        for column in mapping.columns:
-            whole, name = reverse.whole(column), quoted(column.name)
-            if whole is None:
-                continue
-            target.mark_as_move()
-            changed = target.rows(
-                f"UPDATE {quoted(table.name)} SET {name} = {whole} WHERE {name} <> {whole}"
-                f" AND isfinite({name}) RETURNING 1"
-            )
-            if changed:
-                unit = str(forms.form_of(column.type)).replace("_", " ")
-                context.log(
-                    f"{table.name}.{column.name}: {len(changed):,} moments were rounded down,"
-                    f" because the source has {unit}"
-                )
 
 
 def _require_tables(context: CutoverContext) -> None:

@@ -13,7 +13,9 @@ import sqlalchemy as sa
 from pipeline.core.quoting import quoted
 from pipeline.mapping import carried
 from pipeline.mapping.cast import Cast
+from pipeline.mapping.contract import column_rules
 from pipeline.mapping.matching import SourceColumn
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.mapping.types import cast_for
 
 _BATCH = 10_000
@@ -56,6 +58,17 @@ def _options(
     name = quoted(column.name)
     filled = connection.execute(f"SELECT 1 FROM {table} WHERE {name} IS NOT NULL LIMIT 1")
     yield from carried.candidates(column.declared, column.default, empty=filled.fetchone() is None)
+
+
+def misfits(mapping: TableMapping) -> str | None:
+    """SQL that is true for rows with a value that a carried column does not take."""
+    wrong = [
+        f"({rule.violated})"
+        for column in mapping.columns
+        if column.name in mapping.carried
+        for rule in column_rules(mapping, column)
+    ]
+    return f"({' OR '.join(wrong)}) IS TRUE" if wrong else None
 
 
 def misfit(column: SourceColumn, type_name: str) -> str:

@@ -1,15 +1,18 @@
 """How a view of the source opens SQLite: a file that nobody writes, or a pinned connection."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
 from typing import Protocol
+
+import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import opening
-from pipeline.sqlite.catalog import collations
+from pipeline.sqlite.catalog import collations, plain_tables
 from pipeline.sqlite.catalog.faults import unreadable
-from pipeline.sqlite.snapshot import Snapshot
+from pipeline.sqlite.snapshot import Snapshot, fingerprint_of, take_snapshot
 
 
 class Connections(Protocol):
@@ -89,3 +92,20 @@ class PinnedConnection:
     def writing(self) -> AbstractContextManager[sqlite3.Connection]:
         """The same connection; the private files have no triggers."""
         return self.reading()
+
+
+def attachable(
+    source: Path, folder: Path, tables: Sequence[sa.Table], busy_seconds: float
+) -> Snapshot:
+    """The live file, or a copy of it if it cannot be attached to private files."""
+    fingerprint = fingerprint_of(source)
+    try:
+        with closing(opening.connect(source, "ro", timeout=busy_seconds)) as live:
+            if plain_tables.utf16(live) is None and not any(
+                collations.cannot_be_searched(live, table) for table in tables
+            ):
+                declared = {t.name: collations.of_columns(live, t.name) for t in tables}
+                return Snapshot(source, source, 0, 0.0, fingerprint, declared)
+    except opening.UNREADABLE as error:
+        raise unreadable(source, error) from error
+    return take_snapshot(source, folder / "live.db", tables=tables, busy_seconds=busy_seconds)

@@ -24,22 +24,19 @@ from pipeline.core import private
 from pipeline.core.policies import Policies
 from pipeline.core.quoting import exactly, quoted
 from pipeline.mapping import carried
-from pipeline.mapping.contract import column_rules
 from pipeline.mapping.matching import SourceColumn
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.move.reading import private_tables
-from pipeline.move.reading.connections import PinnedConnection
+from pipeline.move.reading import census, private_tables
+from pipeline.move.reading.connections import PinnedConnection, attachable
 from pipeline.move.reading.private_tables import LIVE
 from pipeline.move.reading.source_view import SourceView
 from pipeline.sqlite import opening
-from pipeline.sqlite.catalog import change_log, collations, plain_tables
+from pipeline.sqlite.catalog import change_log, collations
 from pipeline.sqlite.catalog.change_log import Position
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import (
     BUSY_SECONDS,
     Snapshot,
-    fingerprint_of,
-    take_snapshot,
     validate,
 )
 from pipeline.sqlite.tables import require_computable, require_table
@@ -83,24 +80,17 @@ class PinnedSource(SourceView):
             after: the change log names the rows after this entry.
             keys: keys of further rows.
         """
-        wrong = [
-            f"({rule.violated})"
-            for column in mapping.columns
-            if column.name in mapping.carried
-            for rule in column_rules(mapping, column)
-        ]
-        if not wrong:
+        wrong = census.misfits(mapping)
+        if wrong is None:
             return True
         key, each = quoted(mapping.key.name), "SELECT value FROM json_each(?)"
         rows, parameters = f"{key} IN ({each})", [json.dumps(list(keys))]
         if after is not None:
             log, found = change_log.changed_since(mapping.name, after, schema=LIVE)
             rows, parameters = f"{rows} OR {key} IN ({log})", [*parameters, *found]
-        return not self._row_ids(
-            f"SELECT 1 FROM {LIVE}.{quoted(mapping.name)} WHERE ({rows})"
-            f" AND ({' OR '.join(wrong)}) IS TRUE LIMIT 1",
-            tuple(parameters),
-        )
+        table = f"{LIVE}.{quoted(mapping.name)}"
+        sql = f"SELECT 1 FROM {table} WHERE ({rows}) AND {wrong} LIMIT 1"
+        return not self._row_ids(sql, tuple(parameters))
 
     def continues(self, after: Position) -> bool:
         """Whether the change log still has the entry that was last read."""
@@ -292,7 +282,7 @@ def pinned(
     """
     validate(source)
     private.folder(folder)
-    taken = _readable(source, folder, tables, busy_seconds)
+    taken = attachable(source, folder, tables, busy_seconds)
     changes = replace(taken, path=folder / "changes.db")
     versions = [
         replace(taken, path=folder / f"{_slot(number)}.db") for number in range(VERSIONS_AT_ONCE)
@@ -339,23 +329,6 @@ def pinned(
             yield PinnedSource(changes, [SourceView(each) for each in versions], connection)
         finally:
             pin.close()
-
-
-def _readable(
-    source: Path, folder: Path, tables: Sequence[sa.Table], busy_seconds: float
-) -> Snapshot:
-    """The live file, or a copy of it if it cannot be attached to private files."""
-    fingerprint = fingerprint_of(source)
-    try:
-        with closing(opening.connect(source, "ro", timeout=busy_seconds)) as live:
-            if plain_tables.utf16(live) is None and not any(
-                collations.cannot_be_searched(live, table) for table in tables
-            ):
-                declared = {t.name: collations.of_columns(live, t.name) for t in tables}
-                return Snapshot(source, source, 0, 0.0, fingerprint, declared)
-    except opening.UNREADABLE as error:
-        raise unreadable(source, error) from error
-    return take_snapshot(source, folder / "live.db", tables=tables, busy_seconds=busy_seconds)
 
 
 def _slot(number: int) -> str:

@@ -8,7 +8,7 @@ casts expect.
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,17 @@ import adbc_driver_sqlite.dbapi as adbc_sqlite
 import pyarrow as pa
 import sqlalchemy as sa
 
-from pipeline.core.errors import SourceError
 from pipeline.core.findings import Overridden
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Contract
-from pipeline.mapping.matching import SourceColumn, extra_columns, folded, match
+from pipeline.mapping.matching import SourceColumn, extra_columns, match
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading import census, surveys
 from pipeline.move.reading.connections import Connections, FileConnections
 from pipeline.move.reading.surveys import Range, Survey, SurveyCollector, is_text
-from pipeline.sqlite.catalog import change_log
+from pipeline.sqlite.catalog import change_log, row_ids
 from pipeline.sqlite.catalog.change_log import Position
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import Snapshot
@@ -53,7 +52,13 @@ class SourceView:
         schema: as in ``Connections``.
     """
 
-    def __init__(self, snapshot: Snapshot, connections: Connections | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        connections: Connections | None = None,
+        *,
+        target_types: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         """Open nothing yet; without ``connections`` the snapshot holds all rows of the source."""
         self.snapshot = snapshot
         self._connections = FileConnections(snapshot) if connections is None else connections
@@ -62,7 +67,7 @@ class SourceView:
         self._row_id_columns: dict[str, str] = {}
         self._positions: dict[str, Position | None] = dict(snapshot.positions)
         self.overrides: dict[str, list[Overridden]] = {}
-        self.target_types: dict[str, dict[str, str]] = {}
+        self.target_types = target_types or {}
         self._carried: dict[tuple[Any, ...], tuple[tuple[str, str], ...]] = {}
 
     @property
@@ -106,21 +111,17 @@ class SourceView:
         if not extra or policies.extra_columns != "carry":
             return match(table, columns, policies)
         key = (table.name, *extra, policies.naive_zone)
-        if key not in self._carried:
-            self._carried[key] = self._carried_types(table.name, extra, policies)
-        return match(table, columns, policies, types=self._carried[key])
+        types = self._carried.get(key) or self._carried_types(table.name, extra, policies)
+        self._carried[key] = types
+        return match(table, columns, policies, types=types)
 
     def _carried_types(
         self, table: str, columns: Sequence[SourceColumn], policies: Policies
     ) -> tuple[tuple[str, str], ...]:
+        place, known = f"{self.schema}.{quoted(table)}", self.target_types.get(table, {})
+        zone = policies.naive_zone
         with self.sqlite() as connection:
-            return census.carried_types(
-                connection,
-                f"{self.schema}.{quoted(table)}",
-                columns,
-                self.target_types.get(table, {}),
-                naive_zone=policies.naive_zone,
-            )
+            return census.carried_types(connection, place, columns, known, naive_zone=zone)
 
     def collations(self, mapping: TableMapping) -> dict[str, str | None]:
         """The collations of the keys of parent tables in the source, None for BINARY."""
@@ -144,36 +145,10 @@ class SourceView:
         It is the same in the live file and in the private files.
         """
         if mapping.name not in self._row_id_columns:
-            self._row_id_columns[mapping.name] = self._find_row_id_column(mapping)
+            with self.sqlite() as connection:
+                found = row_ids.column(connection, mapping.table, schema=self.schema)
+            self._row_id_columns[mapping.name] = found
         return self._row_id_columns[mapping.name]
-
-    def _find_row_id_column(self, mapping: TableMapping) -> str:
-        name, schema = quoted(mapping.name), self.schema
-        with self.sqlite() as connection:
-            connection.text_factory = str
-            info = list(connection.execute(f"PRAGMA {schema}.table_info({name})"))
-            without_rowid = any(
-                row[2] == "table" and row[4]
-                for row in connection.execute(f"PRAGMA {schema}.table_list({name})")
-            )
-        key = mapping.key.name
-        names = {row[1].lower() for row in info}
-        primary = [row for row in info if row[5]]
-        named = [folded(row[1]) for row in primary]
-        is_rowid = named == [folded(key)] and primary[0][2].upper() == "INTEGER"
-        if is_rowid and not without_rowid:
-            return quoted(key)
-        if without_rowid:
-            # The key is the only identifier, and may have any storage class.
-            return f"(typeof({quoted(key)}) || ':' || hex({quoted(key)}))"
-        free = [name for name in ("rowid", "_rowid_", "oid") if name not in names]
-        if not free:
-            raise SourceError(
-                f"{mapping.name} of the source has columns rowid, _rowid_ and oid, which hide its"
-                " row ids",
-                remedy="Rename one of these columns",
-            )
-        return free[0]
 
     def count(self, mapping: TableMapping) -> int:
         """The number of all rows of a table of the source."""

@@ -82,8 +82,7 @@ class SourceViews:
                 into, busy = folder / "source.db", self._busy_seconds
                 with waiting(f"copying {located}"):
                     copied = take_snapshot(located, into, tables=tables, busy_seconds=busy)
-                source = SourceView(copied)
-                source.target_types = types
+                source = SourceView(copied, target_types=types)
                 overrides.apply(source, tables, known_overrides, policies)
                 self._copy = source
                 self._exit.push(opened.pop_all())
