@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.commands.terminal import console, errors
+from pipeline.cli.commands.terminal import complain, console, loading_dagster, say
 from pipeline.config import environment, settings
 from pipeline.core.errors import SettingsError
 from pipeline.orchestration.alerts.message import Alert
 from pipeline.orchestration.alerts.receivers import NotDelivered, receivers
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component
+from pipeline.reporting import grids
+from pipeline.reporting.layout import Grid
 
 alert = typer.Typer(no_args_is_help=True, help="Test the alerts about failed runs and checks.")
 
@@ -24,8 +26,8 @@ def dev(
 ) -> None:
     """Run the Dagster UI and its daemon until Ctrl-C."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-
+    with loading_dagster():
+        from pipeline.cli.commands import job_runs
     job_runs.prepare_server()
     loaded = settings.load()
     for migration in loaded.enabled:
@@ -39,7 +41,7 @@ def dev(
         )
         for part in (services.Service.WEBSERVER, services.Service.DAEMON)
     ]
-    console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
+    say(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         while all(process.poll() is None for process in processes):
@@ -74,17 +76,17 @@ def health(
 ) -> None:
     """Check the long-running services; the exit code is 1 if one of them is failing."""
     # Dagster is loaded only where it is needed.
-    from pipeline.orchestration.serving import health as examined
+    with loading_dagster():
+        from pipeline.orchestration.serving import health as examined
 
     loaded = settings.load()
     found = examined.readings(loaded, which or [])
-    for reading in found:
-        state = "[green]ok     [/]" if reading.ok else "[red]failing[/]"
-        console.print(f"{reading.component:<10}{state}  ", end="")
-        console.print(reading.detail, markup=False, soft_wrap=True)
+    rows = [(each.component, "ok" if each.ok else "failing", each.detail) for each in found]
+    columns = ("component", "state", "detail")
+    grids.show(console, Grid("Services", columns, rows, styles=(1, grids.STATES)))
     if tell:
         for error in examined.send_changes(loaded, found, receivers(loaded.alerts)):
-            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            complain(str(error))
     raise typer.Exit(0 if all(reading.ok for reading in found) else 1)
 
 
@@ -109,8 +111,8 @@ def alert_test() -> None:
     for receiver in who:
         try:
             receiver.send(tried)
-            console.print(f"sent to {receiver.shown}", markup=False, soft_wrap=True)
+            say(f"sent to {receiver.shown}")
         except NotDelivered as error:
             refused += 1
-            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            complain(str(error))
     raise typer.Exit(1 if refused else 0)
