@@ -13,8 +13,10 @@ def main() -> None:
     """Run the command line."""
     gc.disable()
     surroundings.adapt()
+    surroundings.announce()
     from pipeline.cli import main  # with the collector off, so not at the top
 
+    surroundings.erase()
     gc.enable()
     gc.freeze()
     try:

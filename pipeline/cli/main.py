@@ -9,6 +9,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -20,6 +21,7 @@ from pipeline.config import settings
 from pipeline.core import private, progress
 from pipeline.core.errors import FULL, FilesError, PipelineError, TargetError
 from pipeline.migrations import registry
+from pipeline.reporting import grids
 
 _COMMANDS = {
     "doctor": ("moves", "doctor"),
@@ -49,7 +51,14 @@ _COMMANDS = {
 def build(names: Sequence[str], *, only: str | None = None) -> typer.Typer:
     """The commands, for migrations of these names; or the only one that is needed."""
     terminal.describe(names)
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        # Boxes are neither for programs nor for narrow terminals.
+        rich_markup_mode=None,
+        context_settings={"terminal_width": grids.medium_of(terminal.console).width or 80},
+    )
     app.callback()(_pipeline)
     for name, (module, attribute) in _COMMANDS.items():
         if only in _COMMANDS and only != name:
@@ -77,7 +86,7 @@ def main() -> None:
     try:
         try:
             with Display() as display, progress.watched_by(display):
-                build(_names(), only=next(iter(sys.argv[1:]), None))()
+                _described(build(_names(), only=next(iter(sys.argv[1:]), None)))()
         finally:
             sys.stdout.flush()
     except OutputError as error:
@@ -92,6 +101,17 @@ def main() -> None:
             raise
         terminal.print_error(found)
         sys.exit(1)
+
+
+def _described(app: typer.Typer) -> Any:
+    """The program, with whole sentences in its lists of commands."""
+    program: Any = typer.main.get_command(app)
+    groups = [program]
+    while groups:
+        for command in groups.pop().commands.values():
+            command.short_help = (command.help or "").partition("\n\n")[0]
+            groups += [command] if hasattr(command, "commands") else []
+    return program
 
 
 def _names() -> list[str]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
 from pipeline.core.messages import PLAN, SOURCE_SETTING, Text, message
+from pipeline.core.quoting import size
 from pipeline.doctor.diagnostics import Diagnostic, State
 from pipeline.sqlite import opening
 from pipeline.sqlite.origin import File, Origin
@@ -39,7 +40,7 @@ def examine(
     try:
         validate(path)
         with closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as source:
-            yield _diagnostic("readable", "ok", f"{shown}, {path.stat().st_size / 2**20:,.1f} MiB")
+            yield _diagnostic("readable", "ok", f"{shown}, {size(path.stat().st_size)}")
             integrity = _integrity(source)
             yield integrity
             if fetched is None:
@@ -111,8 +112,8 @@ def _foreign_keys(source: sqlite3.Connection, names: Container[str]) -> Diagnost
 
 def _disk_space(path: Path, snapshots: Path) -> Diagnostic:
     existing = next(folder for folder in (snapshots, *snapshots.parents) if folder.exists())
-    needed, free = path.stat().st_size * 1.1, shutil.disk_usage(existing).free
-    detail = f"a copy needs {needed / 2**20:,.0f} MiB; {existing} has {free / 2**20:,.0f} MiB free"
+    needed, free = round(path.stat().st_size * 1.1), shutil.disk_usage(existing).free
+    detail = f"a copy needs {size(needed)}; {existing} has {size(free)} free"
     if free >= needed:
         return _diagnostic("disk space", "ok", detail)
     remedy = "Free disk space, or set PIPELINE_HOME to a folder on another disk"

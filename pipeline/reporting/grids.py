@@ -78,10 +78,10 @@ def show_diagnostics(console: Console, diagnostics: Sequence[Diagnostic], addres
     show(console, framed("Databases", frames.diagnostic_frame(diagnostics, address)))
 
 
-def show_plan(console: Console, plans: Sequence[TablePlan]) -> None:
-    """Print plans."""
+def show_plan(console: Console, plans: Sequence[TablePlan], *, verbose: bool = True) -> None:
+    """Print plans; the columns and the forms of dates only if ``verbose``."""
     for title, frame in frames.of_plan(plans).items():
-        if len(frame):
+        if len(frame) and (verbose or title not in ("Columns", "Dates")):
             show(console, framed(title, frame))
 
 

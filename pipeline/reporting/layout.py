@@ -15,7 +15,7 @@ from rich.text import Text
 from pipeline.core.quoting import printable
 
 _INDENT, _GAPS = "  ", ("   ", "  ", " ")
-_COMFORT = 24
+_COMFORT = 16
 """A column of sentences is at least this wide; the blocks are easier to read otherwise."""
 _FIGURE = re.compile(r"\d$")
 _UNIT = re.compile(r"(?:%|[KMGT]?i?B|bytes|ms|s|min|h)[^\w]*$")

@@ -11,7 +11,7 @@ from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console, say
 from pipeline.config import environment, settings
 from pipeline.core import private
-from pipeline.core.quoting import printable
+from pipeline.core.quoting import printable, share
 from pipeline.doctor.examination import examine
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import quarantine
@@ -40,6 +40,9 @@ def doctor(which: terminal.Which = None) -> None:
 def plan(
     which: terminal.Which = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print all columns and the forms of dates, too.")
+    ] = False,
 ) -> None:
     """Show what a move would do, without changing the target's tables."""
     with terminal.selected_migration(which) as migration:
@@ -60,9 +63,14 @@ def plan(
         for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
             print(printable(line))
     else:
-        grids.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
+        plans = TypeAdapter(list[TablePlan]).validate_python(data)
+        grids.show_plan(console, plans, verbose=verbose)
         style = "" if materialized.metadata[FITS].value else "yellow"
         say(f"disk space  {materialized.metadata[ROOM].value}", style=style)
+        rows = sum(plan.rows for plan in plans)
+        rejected = sum(plan.rejected_rows for plan in plans)
+        part = f", {rejected:,} ({share(rejected, rows, digits=1)}) would be rejected"
+        say(f"{rows:,} rows{part if rejected else ' would move'}")
 
 
 def show_schema(which: terminal.Which = None) -> None:
@@ -141,7 +149,7 @@ def redrive(
     which: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MIGRATION|TABLE]",
+            metavar="MIGRATION|TABLE",
             help="A migration, or a table with the tables that refer to it.",
         ),
     ] = None,

@@ -1,5 +1,6 @@
 """What commands share: consoles, the migration argument, and questions at the terminal."""
 
+import difflib
 import io
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ from pipeline.sqlite.snapshot import validate
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-_WHICH = typer.Argument(metavar="[MIGRATION]")
+_WHICH = typer.Argument(metavar="MIGRATION")
 
 Which = Annotated[str | None, _WHICH]
 """The argument that names the migration of a command."""
@@ -51,9 +52,16 @@ def meant(name: str | None) -> Migration:
     found = known.get(name)
     if found is None:
         raise SettingsError(
-            f"No migration is called {name}", remedy=f"Use {' or '.join(known.names)}"
+            f"No migration is called {name}",
+            remedy=f"{_near(name, known.names)}Use {' or '.join(known.names)}",
         )
     return require_enabled(found)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """The question whether a similar name was meant; empty if none is similar."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {found[0]}? " if found else ""
 
 
 @contextmanager
@@ -170,7 +178,10 @@ def holding(table: str) -> Migration:
     found = settings.load().registry.holding(table)
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
-        raise SettingsError(f"No table is called {table}", remedy=f"Use one of {', '.join(names)}")
+        raise SettingsError(
+            f"No table is called {table}",
+            remedy=f"{_near(table, names)}Use one of {', '.join(names)}",
+        )
     return require_enabled(found)
 
 
