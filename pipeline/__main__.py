@@ -14,15 +14,16 @@ def main() -> None:
     gc.disable()
     surroundings.adapt()
     surroundings.announce()
-    from pipeline.cli import main  # with the collector off, so not at the top
+    with surroundings.interruptible():
+        from pipeline.cli import main  # with the collector off, so not at the top
 
-    surroundings.erase()
-    gc.enable()
-    gc.freeze()
-    try:
-        main.main()
-    finally:
+        surroundings.erase()
+        gc.enable()
         gc.freeze()
+        try:
+            main.main()
+        finally:
+            gc.freeze()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,9 @@ from typing import TextIO
 
 from pipeline.core.errors import PipelineError
 
+INTERRUPTED = 130
+"""The exit code of a command that was ended with Ctrl-C, as shells expect it."""
+
 
 class OutputError(PipelineError):
     """The output of a command cannot be written."""
@@ -78,6 +81,27 @@ def announce() -> None:
     if (terminal := _terminal()) and not sys.argv[1].startswith("-"):
         terminal.write(f"pipeline {sys.argv[1]}: starting")
         terminal.flush()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say what Ctrl-C leaves behind, in place of a traceback."""
+    interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted = True
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:
+            raise
+        interrupted = True
+    if interrupted:
+        print(
+            "Interrupted. What was proven before is kept; the rest is unchanged. Run the command"
+            " again to continue.",
+            file=sys.stderr,
+        )
+        sys.exit(INTERRUPTED)
 
 
 def erase() -> None:

@@ -104,7 +104,7 @@ def _foreign_keys(source: sqlite3.Connection, names: Container[str]) -> Diagnost
     if not found:
         return _diagnostic("foreign keys", "ok", "every row has its parent")
     detail = "parents missing: " + ", ".join(
-        f"{rows:,} rows ({which})" for which, rows in found.items()
+        f"{rows:,} {'row' if rows == 1 else 'rows'} ({which})" for which, rows in found.items()
     )
     remedy = message("These rows go to quarantine; ", PLAN, " lists them")
     return _diagnostic("foreign keys", "warning", detail, remedy)

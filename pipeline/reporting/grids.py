@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import TextIO
 
 import pandas as pd
 from rich.console import Console
@@ -32,10 +33,21 @@ STATES = {
 }
 """Colours of results."""
 
+_WIDTH = 80
+"""The width of a terminal that does not know its own."""
 _RIGHT = frozenset(
     ("rows", "size", "rejected", "values", "lossy values", "target holds", "seconds")
 )
 _STATE = frozenset(("", "state", "result"))
+
+
+def console_on(file: TextIO | None = None, *, stderr: bool = False) -> Console:
+    """A console on a stream; without one, on a standard stream."""
+    console = Console(file=file, stderr=stderr, highlight=False)
+    if not console.width:
+        # COLUMNS=0, with which Rich prints nothing at all.
+        console.width = _WIDTH
+    return console
 
 
 def medium_of(console: Console) -> Medium:
@@ -47,7 +59,7 @@ def medium_of(console: Console) -> Medium:
     width = shutil.get_terminal_size(fallback=(0, 0)).columns
     with suppress(OSError, ValueError):
         width = width or os.get_terminal_size(console.file.fileno()).columns
-    return Medium(width or 80, encoding)
+    return Medium(width or _WIDTH, encoding)
 
 
 def show(console: Console, grid: Grid) -> None:
@@ -66,7 +78,7 @@ def say(console: Console, text: str, *, style: str = "") -> None:
 
 
 def _print(console: Console, line: Text) -> None:
-    """Print a line as it is; Rich would expand its tabs, and print bold letters without colour."""
+    """Print a line as it is; Rich would print bold letters although colours are off."""
     if console.no_color or not console.file.isatty():
         print(line.plain, file=console.file)
     else:

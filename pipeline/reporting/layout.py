@@ -2,7 +2,7 @@
 
 No figure, name or path is ever cut or broken. A terminal shows a table as columns if every value
 fits, with sentences broken between words; otherwise it shows one block of lines for each row. A
-program gets one line for each row, with its cells separated by tabs.
+program gets one line for each row, with at least two blanks between its cells.
 """
 
 import re
@@ -17,6 +17,8 @@ from pipeline.core.quoting import printable
 _INDENT, _GAPS = "  ", ("   ", "  ", " ")
 _COMFORT = 16
 """A column of sentences is at least this wide; the blocks are easier to read otherwise."""
+_PIPED = 60
+"""To what width a program's lines are aligned."""
 _FIGURE = re.compile(r"\d$")
 _UNIT = re.compile(r"(?:%|[KMGT]?i?B|bytes|ms|s|min|h)[^\w]*$")
 
@@ -66,7 +68,13 @@ def lines(grid: Grid, medium: Medium) -> Iterator[Text]:
     rows = [[medium.shown(cell) for cell in row] for row in grid.rows]
     yield Text(medium.shown(grid.title), style="bold")
     if medium.width is None:
-        yield from (Text("\t".join(row)) for row in (columns, *rows))
+        # A long value does not push those of other rows away.
+        widths = [
+            max(min(cell_len(cell), _PIPED) for cell in column)
+            for column in zip(columns, *rows, strict=True)
+        ]
+        for row in (columns, *rows):
+            yield _line(grid, row, row, widths, _GAPS[1])
         return
     fitted = _fitted(grid, [columns, *rows], medium.width)
     if fitted is None:
@@ -128,15 +136,21 @@ def _rows(grid: Grid, rows: Sequence[Sequence[str]], widths: list[int], gap: str
     for row in rows:
         broken = [wrapped(cell, width) for cell, width in zip(row, widths, strict=True)]
         for at in range(max(map(len, broken))):
-            line = Text(_INDENT)
-            for number, (parts, width) in enumerate(zip(broken, widths, strict=True)):
-                part = parts[at] if at < len(parts) else ""
-                padding = " " * (width - cell_len(part))
-                before, after = (padding, "") if number in grid.right else ("", padding)
-                line.append(before).append(part, _style(grid, number, row[number]))
-                line.append(after + gap)
-            line.rstrip()
-            yield line
+            shown = [parts[at] if at < len(parts) else "" for parts in broken]
+            yield Text(_INDENT).append_text(_line(grid, row, shown, widths, gap))
+
+
+def _line(
+    grid: Grid, row: Sequence[str], parts: Sequence[str], widths: Sequence[int], gap: str
+) -> Text:
+    """One line of a row, with a part of each value."""
+    line = Text()
+    for number, (part, width) in enumerate(zip(parts, widths, strict=True)):
+        padding = " " * (width - cell_len(part))
+        before, after = (padding, "") if number in grid.right else ("", padding)
+        line.append(before).append(part, _style(grid, number, row[number])).append(after + gap)
+    line.rstrip()
+    return line
 
 
 def _blocks(

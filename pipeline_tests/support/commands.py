@@ -57,7 +57,7 @@ class Ran:
     def row(self, *cells: str) -> list[str]:
         """The rest of the first printed row that starts with these cells."""
         for line in self.out.splitlines():
-            found = re.split(r"\s{2,}|\t", line.strip())
+            found = re.split(r"\s{2,}", line.strip())
             if found[: len(cells)] == list(cells):
                 return found[len(cells) :]
         raise AssertionError(f"no row starts with {cells} in\n{self.out}")

@@ -9,7 +9,6 @@ import sys
 import threading
 from typing import Any, Self, TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
@@ -33,7 +32,7 @@ class Display:
         """Draw nothing yet."""
         self._terminal = _duplicate(sys.stdout)
         self._errors = _duplicate(sys.stderr)
-        console = Console(file=self._terminal, highlight=False)
+        console = grids.console_on(self._terminal)
         on_terminal = self._terminal is not None and self._terminal.isatty()
         self._drawn = on_terminal and not console.is_dumb_terminal
         self._bars = Progress(

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console, say
 from pipeline.config import environment, settings
-from pipeline.core import private
+from pipeline.core import private, progress
 from pipeline.core.quoting import printable, share
 from pipeline.doctor.examination import examine
 from pipeline.migrations.declaration import Migration
@@ -27,13 +27,18 @@ def doctor(which: terminal.Which = None) -> None:
     # This is not a job: the database of Dagster's records may not answer.
     with (
         terminal.selected_migration(which) as migration,
-        console.status("examining source and target"),
+        progress.waiting("examining source and target"),
     ):
         found = examine(settings.load(), migration)
     grids.show_diagnostics(console, found, migration.address)
     counts = Counter(diagnostic.state for diagnostic in found)
-    named = ", ".join(f"{counts[state]} {state}" for state in ("ok", "warning", "error"))
-    say(f"{len(found)} checks: {named}", style="red" if counts["error"] else "")
+    wrong = [
+        f"{counts[state]} {state}{'s' * (counts[state] > 1)}"
+        for state in ("warning", "error")
+        if counts[state]
+    ]
+    outcome = ", ".join([f"{counts['ok']} ok", *wrong])
+    say(f"{len(found)} checks: {outcome}", style="red" if counts["error"] else "")
     raise typer.Exit(1 if any(diagnostic.state == "error" for diagnostic in found) else 0)
 
 
@@ -183,13 +188,10 @@ def selftest() -> None:
     """Plant faults one at a time in a scratch copy, and show which check finds each."""
     from pipeline.selftest.attack import attack
 
-    outcomes = []
-    with console.status("moving a sample into a scratch database") as status:
+    with progress.waiting("planting faults in a scratch database"):
         loaded = settings.load()
         private.home(loaded.pipeline_home)
-        for outcome in attack(ensure_server(loaded.server_data)):
-            status.update(outcome.name)
-            outcomes.append(outcome)
+        outcomes = list(attack(ensure_server(loaded.server_data)))
     grids.show_outcomes(console, outcomes)
     wrong = [outcome.name for outcome in outcomes if not outcome.as_expected]
     if wrong:

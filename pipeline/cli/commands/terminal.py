@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.config import environment, settings
 from pipeline.core import private, progress
@@ -21,8 +20,8 @@ from pipeline.reporting import grids
 from pipeline.sqlite.origin import File
 from pipeline.sqlite.snapshot import validate
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = grids.console_on()
+errors = grids.console_on(stderr=True)
 
 _WHICH = typer.Argument(metavar="MIGRATION")
 

@@ -47,7 +47,7 @@ def show(
     checks = [(table, check) for table in tables for check in table.checks.values()]
     listed = checks if verbose else [each for each in checks if _needs_attention(*each)]
     hidden = 0 if verbose else sum(_is_warning(check) for _, check in checks) - len(listed)
-    grids.say(console, _summary(tables, len(shown), hidden=hidden, run_id=run_id))
+    grids.say(console, f"{_summary(tables, hidden=hidden)}, run {run_id}")
     if shown:
         grids.show(console, _moves(shown if verbose else shown[:_TABLES], verbose=verbose))
     if not verbose and len(shown) > _TABLES:
@@ -129,20 +129,20 @@ def _of_notes(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
             yield dict(recorded.metadata)
 
 
-def _summary(tables: Sequence[TableReport], shown: int, *, hidden: int, run_id: str) -> str:
+def _summary(tables: Sequence[TableReport], *, hidden: int) -> str:
     """What the run did, in one line."""
     moved = [table for table in tables if table.moved]
     checks = [check for table in tables for check in table.checks.values()]
     number = _plural(len(moved), "table")
     if not moved:
         done = _outcomes(checks)
-    elif not shown:
+    elif not any(table.changed for table in moved):
         done = f"nothing has changed in {number}"
     else:
         written, deleted = (sum(t.metadata[name] for t in moved) for name in ("written", "deleted"))
         done = f"{number}: {_plural(written, 'row')} written, {deleted:,} deleted"
     more = f"; {_plural(hidden, 'warning')} as before (--verbose)" if hidden else ""
-    return f"{done}{more}, run {run_id}"
+    return f"{done}{more}"
 
 
 def _outcomes(checks: Sequence[dg.AssetCheckEvaluation]) -> str:
