@@ -11,6 +11,7 @@ from pipeline.anki.store.open import configured_anki
 from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console, say
 from pipeline.config import settings
+from pipeline.core import private
 from pipeline.core.errors import SettingsError
 from pipeline.migrations.declaration import Anki
 
@@ -82,13 +83,14 @@ def _follow(
     with terminal.errors_name_migration(
         terminal.require_enabled(terminal.having(Anki))
     ) as migration:
+        private.home(settings.load().pipeline_home)
+        anki = configured_anki(settings.load())
         terminal.print_source(migration)
         # Dagster is loaded only where it is needed.
         with terminal.loading_dagster():
             from pipeline.cli.commands import job_runs
             from pipeline.orchestration.common import printing, report
         job_runs.prepare_databases(migration)
-        anki = configured_anki(settings.load())
     say(f"anki    {anki.shown}")
     step = {"follow_contents": {"config": config}}
     result = job_runs.result_of(job_name, config=None if config is None else {"ops": step})

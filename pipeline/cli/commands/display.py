@@ -19,7 +19,7 @@ from pipeline.reporting import grids
 
 _APPEARS_SECONDS = 0.5
 _LINE_SECONDS = 10.0
-_WIDE, _MEDIUM = 100, 60
+_WIDE, _MEDIUM = 120, 60
 
 
 class Display:
@@ -120,7 +120,9 @@ class Display:
 
 def _columns(width: int) -> list[ProgressColumn]:
     """The parts of a line: on a narrow terminal no bar; only names may be shortened."""
-    description = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1))
+    description = TextColumn(
+        "{task.description}", markup=False, table_column=Column(ratio=1, overflow="fold")
+    )
     field = "figures" if width >= _MEDIUM else "share"
     figures = TextColumn(f"{{task.fields[{field}]}}", table_column=Column(no_wrap=True))
     bar = [BarColumn()] if width >= _WIDE else []

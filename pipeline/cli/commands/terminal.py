@@ -147,6 +147,7 @@ def print_source(migration: Migration) -> None:
         PipelineError: a setting or the file is not usable.
     """
     loaded = settings.load()
+    private.home(loaded.pipeline_home)
     origin = loaded.origin(migration)
     if isinstance(origin, File) and loaded.source_url(migration):
         validate(origin.path)
