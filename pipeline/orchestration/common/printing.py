@@ -148,6 +148,8 @@ def _summary(tables: Sequence[TableReport], *, hidden: int) -> str:
 def _outcomes(checks: Sequence[dg.AssetCheckEvaluation]) -> str:
     """How many checks passed, and how many did not."""
     wrong = [check for check in checks if not check.passed]
+    if not wrong:
+        return f"{_plural(len(checks), 'check')} passed"
     failed = sum(check.severity == dg.AssetCheckSeverity.ERROR for check in wrong)
     warnings = len(wrong) - failed
     counted = [f"{len(checks) - len(wrong):,} passed"]
