@@ -63,10 +63,11 @@ def medium_of(console: Console) -> Medium:
 
 
 def show(console: Console, grid: Grid) -> None:
-    """Print a table, and a blank line after it."""
+    """Print a table, and a blank line after one with a title."""
     for line in layout.lines(grid, medium_of(console)):
         _print(console, line)
-    _print(console, Text())
+    if grid.title:
+        _print(console, Text())
 
 
 def say(console: Console, text: str, *, style: str = "") -> None:

@@ -28,6 +28,8 @@ class Grid:
     """A table for people.
 
     Attributes:
+        title: empty for a table without one.
+        columns: their names; empty ones if the values speak for themselves.
         right: the columns of figures, which are right-aligned.
         styles: the column whose values have a colour of their own, and these colours.
     """
@@ -66,14 +68,16 @@ def lines(grid: Grid, medium: Medium) -> Iterator[Text]:
     """A table as lines."""
     columns = [medium.shown(column) for column in grid.columns]
     rows = [[medium.shown(cell) for cell in row] for row in grid.rows]
-    yield Text(medium.shown(grid.title), style="bold")
+    if grid.title:
+        yield Text(medium.shown(grid.title), style="bold")
+    heads = [columns] if any(columns) else []
     if medium.width is None:
         # A long value does not push those of other rows away.
         widths = [
             max(min(cell_len(cell), _PIPED) for cell in column)
             for column in zip(columns, *rows, strict=True)
         ]
-        for row in (columns, *rows):
+        for row in (*heads, *rows):
             yield _line(grid, row, row, widths, _GAPS[1])
         return
     fitted = _fitted(grid, [columns, *rows], medium.width)
@@ -81,8 +85,9 @@ def lines(grid: Grid, medium: Medium) -> Iterator[Text]:
         yield from _blocks(grid, columns, rows, medium.width)
         return
     widths, gap = fitted
-    yield from _rows(grid, [columns], widths, gap)
-    yield Text(_INDENT + medium.rule * (sum(widths) + len(gap) * (len(widths) - 1)))
+    if heads:
+        yield from _rows(grid, heads, widths, gap)
+        yield Text(_INDENT + medium.rule * (sum(widths) + len(gap) * (len(widths) - 1)))
     yield from _rows(grid, rows, widths, gap)
 
 

@@ -82,8 +82,7 @@ def health(
     loaded = settings.load()
     found = examined.readings(loaded, which or [])
     rows = [(each.component, "ok" if each.ok else "failing", each.detail) for each in found]
-    columns = ("component", "state", "detail")
-    grids.show(console, Grid("Services", columns, rows, styles=(1, grids.STATES)))
+    grids.show(console, Grid("", ("", "", ""), rows, styles=(1, grids.STATES)))
     if tell:
         for error in examined.send_changes(loaded, found, receivers(loaded.alerts)):
             complain(str(error))
