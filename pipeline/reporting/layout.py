@@ -102,7 +102,7 @@ def wrapped(text: str, width: int) -> list[str]:
             made.append(word)
         else:
             made[-1] = longer
-    return made
+    return [line.rstrip() for line in made]
 
 
 def _words(text: str) -> list[str]:

@@ -185,7 +185,8 @@ def on_terminal(width: int, *arguments: str, **given: str) -> tuple[str, float, 
 
 
 def left(text: str) -> str:
-    """What remains on a screen after erased lines are gone."""
+    """What remains on a screen: what follows the last display of progress."""
+    text = text.rpartition("\x1b[?25h")[2]
     lines = re.split(r"\r?\n", re.sub(r"\x1b\[\d*A", "\n", text))
     kept = [line.rpartition("\x1b[2K")[2] for line in lines]
     plain = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", line) for line in kept]
@@ -203,6 +204,7 @@ def test_a_migration_on_80_columns_shows_whole_figures_and_ends_with_what_stayed
     moved: Moved,
 ) -> None:
     screen = left(moved.screen)
+    assert "4 tables: 1,040 rows written, 0 deleted, run" in screen
     for row in (
         r"learning_content +filled +64 +60 +60 +0 +4 +[\d.]+ KiB",
         r"fragment_assets +filled +195 +192 +192 +0 +3 +3\.5 MiB",
