@@ -164,10 +164,12 @@ def on_terminal(width: int, *arguments: str, **given: str) -> tuple[str, float, 
     """
     outer, inner = os.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    # Whoever runs the tests may have set the width.
+    inherited = {name: v for name, v in environment().items() if name != "COLUMNS"}
     started, first = time.monotonic(), 0.0
     process = subprocess.Popen(
         [PROGRAM, *arguments],
-        env=environment(**({"TERM": "xterm"} | given)),
+        env=inherited | {"TERM": "xterm"} | given,
         stdin=inner,
         stdout=inner,
         stderr=inner,
