@@ -13,14 +13,17 @@ def main() -> None:
     """Run the command line."""
     gc.disable()
     surroundings.adapt()
-    from pipeline.cli import main  # with the collector off, so not at the top
+    surroundings.announce()
+    with surroundings.interruptible():
+        from pipeline.cli import main  # with the collector off, so not at the top
 
-    gc.enable()
-    gc.freeze()
-    try:
-        main.main()
-    finally:
+        surroundings.erase()
+        gc.enable()
         gc.freeze()
+        try:
+            main.main()
+        finally:
+            gc.freeze()
 
 
 if __name__ == "__main__":

@@ -4,63 +4,77 @@ Exit codes: 0 if every blocking check passed; 1 if a run failed, the output coul
 the program has a fault; 2 if nothing was started because a setting or a database is not usable.
 """
 
+import importlib
 import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
 from pipeline.cli import crash_reports
-from pipeline.cli.commands import (
-    anki,
-    backups,
-    cutover,
-    moves,
-    operating,
-    quarantine,
-    terminal,
-    tracking,
-)
-from pipeline.cli.commands import realtime as realtime_commands
+from pipeline.cli.commands import terminal
 from pipeline.cli.commands.display import Display
 from pipeline.cli.surroundings import OutputError
 from pipeline.config import settings
 from pipeline.core import private, progress
 from pipeline.core.errors import FULL, FilesError, PipelineError, TargetError
 from pipeline.migrations import registry
+from pipeline.reporting import grids
+
+_COMMANDS = {
+    "doctor": ("moves", "doctor"),
+    "plan": ("moves", "plan"),
+    "schema": ("moves", "show_schema"),
+    "migrate": ("moves", "migrate"),
+    "sync": ("moves", "sync"),
+    "track": ("tracking", "app"),
+    "verify": ("moves", "verify"),
+    "redrive": ("moves", "redrive"),
+    "quarantine": ("quarantine", "app"),
+    "backup": ("backups", "group"),
+    "restore": ("backups", "restored"),
+    "cutover": ("cutover", "app"),
+    "rollback": ("cutover", "rollback"),
+    "anki": ("anki", "app"),
+    "realtime": ("realtime", "app"),
+    "selftest": ("moves", "selftest"),
+    "dev": ("operating", "dev"),
+    "serve": ("operating", "serve"),
+    "health": ("operating", "health"),
+    "alert": ("operating", "alert"),
+}
+"""Each command: its module and its name there. To load all modules takes half a second."""
 
 
-def build(names: Sequence[str]) -> typer.Typer:
-    """The commands, for migrations of these names."""
+def build(names: Sequence[str], *, only: str | None = None) -> typer.Typer:
+    """The commands, for migrations of these names; or the only one that is needed."""
     terminal.describe(names)
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        help="Move tables from SQLite to PostgreSQL and prove that every value arrived.",
+        # Boxes are neither for programs nor for narrow terminals.
+        rich_markup_mode=None,
+        context_settings={"terminal_width": grids.medium_of(terminal.console).width or 80},
     )
-    app.command()(moves.doctor)
-    app.command()(moves.plan)
-    app.command("schema")(moves.show_schema)
-    app.command()(moves.migrate)
-    app.command()(moves.sync)
-    app.add_typer(tracking.app, name="track")
-    app.command()(moves.verify)
-    app.command()(moves.redrive)
-    app.add_typer(quarantine.app, name="quarantine")
-    app.add_typer(backups.group(names), name="backup")
-    app.add_typer(backups.restored, name="restore")
-    app.add_typer(cutover.app, name="cutover")
-    app.command()(cutover.rollback)
-    app.add_typer(anki.app, name="anki")
-    app.add_typer(realtime_commands.app, name="realtime")
-    app.command()(moves.selftest)
-    app.command()(operating.dev)
-    app.command()(operating.serve)
-    app.command()(operating.health)
-    app.add_typer(operating.alert, name="alert")
+    app.callback()(_pipeline)
+    for name, (module, attribute) in _COMMANDS.items():
+        if only in _COMMANDS and only != name:
+            continue
+        found = getattr(importlib.import_module(f"pipeline.cli.commands.{module}"), attribute)
+        if attribute == "group":
+            found = found(names)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
     return app
+
+
+def _pipeline() -> None:
+    """Move tables from SQLite to PostgreSQL and prove that every value arrived."""
 
 
 def main() -> None:
@@ -72,7 +86,7 @@ def main() -> None:
     try:
         try:
             with Display() as display, progress.watched_by(display):
-                build(_names())()
+                _described(build(_names(), only=next(iter(sys.argv[1:]), None)))()
         finally:
             sys.stdout.flush()
     except OutputError as error:
@@ -87,6 +101,17 @@ def main() -> None:
             raise
         terminal.print_error(found)
         sys.exit(1)
+
+
+def _described(app: typer.Typer) -> Any:
+    """The program, with whole sentences in its lists of commands."""
+    program: Any = typer.main.get_command(app)
+    groups = [program]
+    while groups:
+        for command in groups.pop().commands.values():
+            command.short_help = (command.help or "").partition("\n\n")[0]
+            groups += [command] if hasattr(command, "commands") else []
+    return program
 
 
 def _names() -> list[str]:

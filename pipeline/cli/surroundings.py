@@ -11,8 +11,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from pipeline.core.errors import PipelineError
+
+INTERRUPTED = 130
+"""The exit code of a command that was ended with Ctrl-C, as shells expect it."""
 
 
 class OutputError(PipelineError):
@@ -70,6 +74,48 @@ def adapt() -> None:
         errors="backslashreplace",
         line_buffering=sys.stdout.isatty(),
     )
+
+
+def announce() -> None:
+    """Show on a terminal that the command has started, because loading it takes a second."""
+    if (terminal := _terminal()) and not sys.argv[1].startswith("-"):
+        terminal.write(f"pipeline {sys.argv[1]}: starting")
+        terminal.flush()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Say what Ctrl-C leaves behind, in place of a traceback."""
+    interrupted = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        interrupted = True
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:
+            raise
+        interrupted = True
+    if interrupted:
+        print(
+            "Interrupted. What was proven before is kept; the rest is unchanged. Run the command"
+            " again to continue.",
+            file=sys.stderr,
+        )
+        sys.exit(INTERRUPTED)
+
+
+def erase() -> None:
+    """Remove what ``announce`` has shown."""
+    if terminal := _terminal():
+        terminal.write("\r\x1b[2K")
+        terminal.flush()
+
+
+def _terminal() -> TextIO | None:
+    """A standard stream that is a terminal on which a line can be erased."""
+    if os.environ.get("TERM", "dumb") == "dumb" or len(sys.argv) < 2:
+        return None
+    return next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
 
 
 def _read_names_as_utf8() -> None:

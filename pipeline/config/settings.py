@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode
 from sqlalchemy.engine import URL
 
-from pipeline.config import variables
+from pipeline.config import variables, wording
 from pipeline.config.home import HomeSettings
 from pipeline.config.setting_groups import AlertSettings, AnkiSettings, PolicySettings, UiSettings
 from pipeline.config.variables import (
@@ -30,6 +30,7 @@ from pipeline.config.variables import (
     names_of,
     require_readable,
     require_utf8,
+    warn_unknown,
 )
 from pipeline.core import private, urls
 from pipeline.core.errors import SettingsError, without_password
@@ -285,16 +286,19 @@ def _load(overrides: Mapping[str, Any]) -> Settings:
     require_readable(PROJECT / ".env")
     try:
         loaded = Settings(**overrides)
-        require_utf8(names_of(_source_settings(loaded.registry)))
+        sources = names_of(_source_settings(loaded.registry))
+        require_utf8(sources)
+        known = (
+            names_of(Settings, *_GROUPS) | sources | RENAMED.keys() | {DAGSTER_URL, DAGSTER_FILES}
+        )
+        warn_unknown(known, PROJECT / ".env")
         _ = loaded._sources, loaded._policies, loaded.anki, loaded.alerts, loaded.ui
         return loaded
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
+        first = error.errors(include_url=False)[0]
         prefix = {group.__name__: group.model_config["env_prefix"] for group in _GROUPS}
-        name, why = (
-            f"{prefix.get(error.title, '')}{first['loc'][0]}".upper(),
-            first["msg"].removeprefix("Value error, "),
-        )
+        name = f"{prefix.get(error.title, '')}{first['loc'][0]}".upper()
+        why = wording.expected(name, first)
     except pydantic_settings.SettingsError as error:
         # The values of these two are parsed as JSON before validation.
         policy = "forbidden_nulls" in str(error)

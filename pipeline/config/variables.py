@@ -1,5 +1,6 @@
 """Variables of the environment and of ``.env``: which are valid, and which were renamed."""
 
+import difflib
 import functools
 import io
 import os
@@ -18,6 +19,12 @@ from pydantic_settings import (
 
 from pipeline.core.errors import SettingsError
 from pipeline.core.private import PROJECT
+from pipeline.core.quoting import printable
+
+_GROUPS = ("POLICY_", "ANKI_", "ALERT_", "UI_", "PIPELINE_")
+"""What names of settings begin with, and others hardly do."""
+_ALIKE = 0.85
+"""Names at least this similar are taken for a slip; other programs' names are less so."""
 
 RENAMED = {"POLICY_DOUBLED_JSON": "POLICY_DOUBLE_ENCODED_JSON"}
 """Old -> new names of settings. The old name is accepted for one version, with a warning."""
@@ -81,6 +88,26 @@ def _warn(old: str) -> None:
         " version will ignore the old name.",
         file=sys.stderr,
         flush=True,
+    )
+
+
+def warn_unknown(known: Set[str], env_file: Path) -> None:
+    """Warn of names in ``.env`` that are almost a setting, or that begin as settings do."""
+    if not env_file.is_file():
+        return
+    bindings = parse_stream(io.StringIO(env_file.read_text("utf-8-sig")))
+    for name in dict.fromkeys((binding.key or "").upper() for binding in bindings):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=_ALIKE)
+        if name not in known and (near or name.startswith(_GROUPS)):
+            _warn_unknown(name, env_file, near[0] if near else None)
+
+
+@functools.cache
+def _warn_unknown(name: str, env_file: Path, near: str | None) -> None:
+    """Warn once per process."""
+    advice = f"Did you mean {near}?" if near else "It has no effect."
+    print(
+        printable(f"{name} in {env_file} is not a setting. {advice}"), file=sys.stderr, flush=True
     )
 
 

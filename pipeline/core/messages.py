@@ -103,6 +103,7 @@ SIGN_OFF = Command("cutover sign-off", "TABLE --by NAME --reason WHY", of_migrat
 RESTORE = Command("restore", of_migration=False)
 BACKUP_LIST = Command("backup list", of_migration=False)
 EXPORT = Command("quarantine export PATH")
+QUARANTINE = Command("quarantine show")
 FORGET = Command("quarantine forget", of_migration=False)
 ANKI_SYNC = Command("anki sync", of_migration=False)
 ANKI_RECREATE = Command("anki sync", "--force", of_migration=False)

@@ -1,4 +1,4 @@
-"""Names and texts, escaped for SQL and for a terminal."""
+"""Names and texts, escaped for SQL and for a terminal; figures in units for people."""
 
 import json
 import re
@@ -43,3 +43,21 @@ def bare(sql: str) -> str:
     SQLite keeps the text of a schema unchanged; Turso changes blanks and quotes more names.
     """
     return re.sub(r'[\s"]', "", sql)
+
+
+def size(count: int) -> str:
+    """A number of bytes in a suitable unit."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    number = f"{count / 1024**power:,.1f}".removesuffix(".0")
+    return f"{number} {units[power]}"
+
+
+def share(part: float, whole: float, *, digits: int = 2) -> str:
+    """A percentage; only zero is shown as 0 %, and only the whole as 100 %."""
+    if part in (0, whole):
+        return "100 %" if part else "0 %"
+    percent, least = 100 * part / whole, 10.0**-digits
+    if percent < least:
+        return f"under {least:.{digits}f} %"
+    return f"over {100 - least} %" if percent > 100 - least else f"{percent:.{digits}f} %"

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
 from pipeline.core.messages import PLAN, SOURCE_SETTING, Text, message
-from pipeline.core.quoting import exactly, quoted
+from pipeline.core.quoting import exactly, quoted, size
 from pipeline.doctor.diagnostics import Diagnostic, State
 from pipeline.sqlite import opening
 from pipeline.sqlite.catalog import collations, integrity, plain_tables
@@ -42,7 +42,7 @@ def examine(
     try:
         validate(path)
         with closing(opening.connect(path, "ro", timeout=_BUSY_SECONDS)) as source:
-            yield _diagnostic("readable", "ok", f"{shown}, {path.stat().st_size / 2**20:,.1f} MiB")
+            yield _diagnostic("readable", "ok", f"{shown}, {size(path.stat().st_size)}")
             collations.stand_in(source)
             pages = _integrity(source)
             yield pages
@@ -159,7 +159,7 @@ def _foreign_keys(source: sqlite3.Connection, tables: Sequence[sa.Table]) -> Dia
     if not found:
         return _diagnostic("foreign keys", "ok", "every row has its parent")
     detail = "parents missing: " + ", ".join(
-        f"{rows:,} rows ({which})" for which, rows in found.items()
+        f"{rows:,} {'row' if rows == 1 else 'rows'} ({which})" for which, rows in found.items()
     )
     remedy = message("These rows go to quarantine; ", PLAN, " lists them")
     return _diagnostic("foreign keys", "warning", detail, remedy)
@@ -177,8 +177,8 @@ def _columns(source: sqlite3.Connection, key: sa.ForeignKey) -> tuple[str, str] 
 
 def _disk_space(path: Path, snapshots: Path) -> Diagnostic:
     existing = next(folder for folder in (snapshots, *snapshots.parents) if folder.exists())
-    needed, free = path.stat().st_size * 1.1, shutil.disk_usage(existing).free
-    detail = f"a copy needs {needed / 2**20:,.0f} MiB; {existing} has {free / 2**20:,.0f} MiB free"
+    needed, free = round(path.stat().st_size * 1.1), shutil.disk_usage(existing).free
+    detail = f"a copy needs {size(needed)}; {existing} has {size(free)} free"
     if free >= needed:
         return _diagnostic("disk space", "ok", detail)
     remedy = "Free disk space, or set PIPELINE_HOME to a folder on another disk"

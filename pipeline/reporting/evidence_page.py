@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from pipeline.core.quoting import printable
+from pipeline.core.quoting import printable, share, size
 
 _SHOWN_CHARACTERS = 400
 _CONTEXT_CHARACTERS = 40
@@ -40,24 +40,6 @@ def pieces(values: Mapping[str, float]) -> list[Piece]:
             found.append(Piece(name, value, 100 * begin / total, 100 * value / total))
             begin += value
     return found
-
-
-def share(part: float, whole: float) -> str:
-    """A percentage; only zero is shown as 0 %, and only the whole as 100 %."""
-    if part in (0, whole):
-        return "100 %" if part else "0 %"
-    percent = 100 * part / whole
-    if percent < 0.01:
-        return "under 0.01 %"
-    return "over 99.99 %" if percent > 99.99 else f"{percent:.2f} %"
-
-
-def size(count: int) -> str:
-    """A number of bytes in a suitable unit."""
-    units = ("B", "KiB", "MiB", "GiB", "TiB")
-    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
-    number = f"{count / 1024**power:,.1f}".removesuffix(".0")
-    return f"{number} {units[power]}"
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.anki.outcomes import Outcome
 from pipeline.core.findings import OFFENDERS, Drift, Finding, Lossy, Quarantined
 from pipeline.core.messages import DEFAULT_ADDRESS, Address, Message, written
-from pipeline.core.quoting import printable
+from pipeline.core.quoting import printable, size
 from pipeline.cutover.gate import Answer
 from pipeline.doctor.diagnostics import Diagnostic
 from pipeline.move.run.plan import TablePlan
@@ -36,7 +36,7 @@ def of_plan(plans: Sequence[TablePlan]) -> Frames:
             {
                 "table": plan.table,
                 "rows": f"{plan.rows:,}",
-                "MiB": f"{plan.bytes / 2**20:,.1f}",
+                "size": size(plan.bytes),
                 "rejected": f"{plan.rejected_rows:,}",
                 "lossy values": f"{sum(lossy.values for lossy in plan.lossy):,}",
                 "target holds": "no table" if plan.target_rows is None else f"{plan.target_rows:,}",

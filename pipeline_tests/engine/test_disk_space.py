@@ -1,6 +1,7 @@
 """What a plan and doctor say of the room that a move needs on the target's disk."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_doctor_warns_only_where_the_disk_is_known_to_be_too_small(
     near = disk_space(database, bytes_needed=2**20)
     assert near.state == "ok"
     assert "a move adds about 1.3 MiB of tables, 1.3 MiB of write-ahead log;" in near.detail
-    assert near.detail.endswith(" MiB free")
+    assert re.search(r" [KMGT]iB free$", near.detail)
     small = disk_space(database, bytes_needed=HUGE)
     assert (small.state, small.remedy) == ("warning", "Free up disk space on the server")
     # By an address, the server may be anywhere.
@@ -106,8 +107,8 @@ def test_a_plan_prints_the_room(source: SourceFile, target_url: str, tmp_path: P
     ran = pipeline("plan", **usable(source, target_url, tmp_path))
     assert ran.code == 0, ran.err
     (line,) = [each for each in ran.out.splitlines() if each.startswith("disk space")]
-    assert "MiB of tables" in line
-    assert line.endswith("MiB free")
+    assert re.search(r"\d [KMGT]?i?B of tables", line)
+    assert re.search(r" [KMGT]iB free$", line)
     printed = json.loads(pipeline("plan", "--json", **usable(source, target_url, tmp_path)).out)
     assert all(set(each["disk_need"]) == {"tables", "indexes", "wal"} for each in printed)
     assert TargetDisk(1, 10).fits(DiskNeed(5, 3, 2))

@@ -219,7 +219,9 @@ def test_five_hundred_runs_of_a_job_are_kept_unless_another_number_is_set(
     monkeypatch.setenv("KEEP_RUNS", "20")
     assert settings.load().keep_runs == 20
     monkeypatch.setenv("KEEP_RUNS", "9")
-    with pytest.raises(SettingsError, match=r"KEEP_RUNS cannot be used: .*greater than or equal"):
+    with pytest.raises(
+        SettingsError, match=r"KEEP_RUNS cannot be used: .*at least 10, not KEEP_RUNS=9"
+    ):
         settings.load()
 
 

@@ -233,7 +233,7 @@ def test_the_commands_export_mend_redrive_and_forget(
     source.add_family(contents=2)
     source.run("UPDATE learning_content SET tags = 'bad' WHERE id = 2")
     usual = usable(source, target_url, tmp_path)
-    assert pipeline("redrive", **usual).out.strip() == "quarantine is empty"
+    assert pipeline("redrive", **usual).out.splitlines()[-1] == "quarantine is empty"
     assert pipeline("migrate", **usual).code == 0
     file = tmp_path / "q.csv"
     done = pipeline("quarantine", "export", str(file), "--table", "learning_content", **usual)

@@ -112,14 +112,14 @@ def test_the_command_exits_with_zero_when_all_is_sound_and_one_on_a_fault(
     source.add_family(contents=1)
     move_all(source.path, target_url)
     named = usable(source, target_url, tmp_path)
-    ran = command(monkeypatch, capfd, "verify", **named)
+    ran = command(monkeypatch, capfd, "verify", "--verbose", **named)
     assert (ran.code, ran.err) == (0, "")
     assert "proven in" in ran.out
     for table, name in itertools.product(TABLES, NAMES):
         flawed = (table.name, name) == ("learning_content", "drift")
         assert ran.row(table.name, name)[0] == ("warning" if flawed else "passed")
     query(target_url, "UPDATE rankings SET rank_score = 1 WHERE id = 2")
-    ran = command(monkeypatch, capfd, "verify", **named)
+    ran = command(monkeypatch, capfd, "verify", "--verbose", **named)
     assert ran.code == 1
     outcome, found = ran.row("rankings", "digests")[:2]
     assert outcome == "failed"

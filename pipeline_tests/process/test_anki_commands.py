@@ -263,7 +263,7 @@ def test_the_commands_tell_what_they_would_do_and_did(variables: dict[str, str])
     assert (planned.code, planned.err) == (0, "")
     assert planned.row("1") == ["น้ำ (water)", "created", "in deck top-thai-2000"]
     assert "nothing was changed in" in planned.out
-    done = pipeline("anki", "sync", **variables)
+    done = pipeline("anki", "sync", "--verbose", **variables)
     assert (done.code, done.err) == (0, "")
     assert "60 created; 143 recordings\n" in done.out
     assert done.row("anki_notes", "recordings") == ["passed", "files 143, compared 143"]

@@ -42,7 +42,8 @@ def moved(server: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mov
     make_sample(folder / "sample.db")
     with new_database(server, "moved") as made:
         settings = usable(SourceFile(folder / "sample.db"), libpq(made), folder)
-        first, second = installed("migrate", **settings), pipeline("migrate", **settings)
+        first = installed("migrate", "--verbose", **settings)
+        second = pipeline("migrate", "--verbose", **settings)
         yield Moved(libpq(made), first, second)
 
 
@@ -156,7 +157,7 @@ def test_a_failed_proof_names_check_and_offender_and_stops_the_children(
         "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1"
     )
     before = sorted(query(target_url, constraints))
-    ran = pipeline("migrate", **usable(source, target_url, tmp_path))
+    ran = pipeline("migrate", "--verbose", **usable(source, target_url, tmp_path))
     assert ran.code == 1
     assert ran.row("content_fragments", "digests")[0] == "failed"
     assert ran.row("content_fragments", "keys")[0] == "passed"

@@ -21,6 +21,7 @@ from pipeline.core.findings import (
     ValueDiffers,
 )
 from pipeline.core.proof import BLOCKING
+from pipeline.core.quoting import share, size
 from pipeline.orchestration.common import evidence
 from pipeline.orchestration.common.blob_sizes import BlobSizes
 from pipeline.orchestration.common.evidence import TableEvidence
@@ -295,7 +296,7 @@ def test_the_largest_bin_is_as_wide_as_the_histogram() -> None:
     ],
 )
 def test_sizes_are_said_as_people_read_them(count: int, said: str) -> None:
-    assert evidence_page.size(count) == said
+    assert size(count) == said
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_times_are_said_as_people_read_them(seconds: float, said: str) -> None:
     ],
 )
 def test_a_share_is_never_rounded_to_all_or_nothing(part_: int, whole: int, said: str) -> None:
-    assert evidence_page.share(part_, whole) == said
+    assert share(part_, whole) == said
 
 
 def test_a_check_shows_its_outcome_what_it_proves_and_its_figures() -> None:

@@ -41,7 +41,7 @@ def test_an_error_that_quotes_data_is_one_plain_sentence() -> None:
 def test_a_terminal_shows_data_as_it_is() -> None:
     kept = io.StringIO()
     console = Console(file=kept, force_terminal=True, width=300, highlight=False)
-    console.print(grids.framed("Columns", pd.DataFrame([{"column": EVIL}])))
+    grids.show(console, grids.framed("Columns", pd.DataFrame([{"column": EVIL}])))
     shown = kept.getvalue()
     assert r"\u001b]0;owned\u0007\u001b[2J\u009b31m\r\u202e\u200b\n[red]x[/] \[link=http" in shown
     assert "\x1b]" not in shown

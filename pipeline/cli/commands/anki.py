@@ -9,8 +9,9 @@ import typer
 from pipeline.anki.outcomes import Removed
 from pipeline.anki.store.open import configured_anki
 from pipeline.cli.commands import terminal
-from pipeline.cli.commands.terminal import console
+from pipeline.cli.commands.terminal import console, say
 from pipeline.config import settings
+from pipeline.core import private
 from pipeline.core.errors import SettingsError
 from pipeline.migrations.declaration import Anki
 
@@ -18,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Synchronize Anki with the contents
 
 
 @app.command("sync")
-def anki_sync(
+def anki_sync(  # noqa: PLR0913, PLR0917  # one parameter for each option
     deck: Annotated[
         str | None, typer.Option(help="Deck for new notes; the default is ANKI_DECK.")
     ] = None,
@@ -52,6 +53,7 @@ def anki_sync(
             help="Sync even if the profile is another one, lacks most notes, or has some to adopt.",
         ),
     ] = False,
+    verbose: terminal.Verbose = False,
 ) -> None:
     """Create and update notes in Anki, then compare contents, cards and notes."""
     if removed not in get_args(Removed):
@@ -68,37 +70,42 @@ def anki_sync(
         "create_deck": create_deck,
         "accept_profile": accept_profile,
     }
-    raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run))
+    raise typer.Exit(_follow("anki_sync", config=config, dry_run=dry_run, verbose=verbose))
 
 
 @app.command("check")
-def anki_check() -> None:
+def anki_check(verbose: terminal.Verbose = False) -> None:
     """Compare contents, cards, notes, recordings and vectors."""
-    raise typer.Exit(_follow("anki_check"))
+    raise typer.Exit(_follow("anki_check", verbose=verbose))
 
 
 def _follow(
-    job_name: str, *, config: Mapping[str, Any] | None = None, dry_run: bool = False
+    job_name: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+    verbose: bool = False,
 ) -> int:
     """Run a job of Anki and print its outcome; returns the exit code."""
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common import report
-
     started = time.perf_counter()
     with terminal.errors_name_migration(
         terminal.require_enabled(terminal.having(Anki))
     ) as migration:
-        found = job_runs.prepare_databases(migration)
+        private.home(settings.load().pipeline_home)
         anki = configured_anki(settings.load())
-        terminal.print_databases(found, migration)
-    console.print(f"anki    {anki.shown}", markup=False, soft_wrap=True)
+        terminal.print_source(migration)
+        # Dagster is loaded only where it is needed.
+        with terminal.loading_dagster():
+            from pipeline.cli.commands import job_runs
+            from pipeline.orchestration.common import printing, report
+        job_runs.prepare_databases(migration)
+    say(f"anki    {anki.shown}")
     step = {"follow_contents": {"config": config}}
     result = job_runs.result_of(job_name, config=None if config is None else {"ops": step})
-    report.show_following(console, result.all_events)
+    printing.show_following(console, result.all_events, verbose=verbose)
     if result.success and all(table.proven for table in report.tables_of(result.all_events)):
         seconds = time.perf_counter() - started
-        outcome = "nothing was changed" if dry_run else "[green]consistent[/]"
-        console.print(f"{outcome} in {seconds:.1f} s, run {result.run_id}")
+        outcome, style = ("nothing was changed", "") if dry_run else ("consistent", "green")
+        say(f"{outcome} in {seconds:.1f} s, run {result.run_id}", style=style)
         return 0
     return job_runs.failed(result)

@@ -5,22 +5,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from pipeline.backup import restore, source, store
 from pipeline.backup.errors import RestoreRefused
 from pipeline.backup.manifest import SOURCE_FILE, Manifest
 from pipeline.cli.commands import terminal
-from pipeline.cli.commands.terminal import console
+from pipeline.cli.commands.terminal import console, say
 from pipeline.config import environment, settings
 from pipeline.core import private
 from pipeline.core.errors import SettingsError
 from pipeline.core.messages import BACKUP, DEFAULT_ADDRESS, ROLLBACK, UNFREEZE, message
+from pipeline.core.quoting import size
 from pipeline.cutover import capture, freezing, states
 from pipeline.declared import ledger
 from pipeline.migrations.declaration import Migration
 from pipeline.postgres.target import Target
 from pipeline.reporting import grids
+from pipeline.reporting.layout import Grid
 from pipeline.sqlite.origin import File
 
 _From = Annotated[
@@ -43,38 +44,40 @@ _Discard = Annotated[
 restored = typer.Typer(no_args_is_help=True, help="Restore a database from a backup.")
 
 
-def _back_up(which: str | None) -> None:
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common import report
-
+def _back_up(which: str | None, *, verbose: bool) -> None:
     with terminal.selected_migration(which) as migration:
-        terminal.print_databases(job_runs.prepare_databases(migration), migration)
+        terminal.print_source(migration)
+        # Dagster is loaded only where it is needed.
+        with terminal.loading_dagster():
+            from pipeline.cli.commands import job_runs
+            from pipeline.orchestration.common import printing, report
+        job_runs.prepare_databases(migration)
     result = job_runs.result_of(migration.named("backup"))
-    report.show(console, report.tables_of(result.all_events))
+    tables = report.tables_of(result.all_events)
+    printing.show(console, tables, run_id=result.run_id, verbose=verbose, address=migration.address)
     if not result.success:
         raise typer.Exit(job_runs.failed(result))
     list_backups()
 
 
-def backup(context: typer.Context) -> None:
+def backup(context: typer.Context, verbose: terminal.Verbose = False) -> None:
     """Back up both databases and verify the backup by restoring it."""
     if context.invoked_subcommand is None:
-        _back_up(None)
+        _back_up(None, verbose=verbose)
 
 
-def back_up_named(context: typer.Context) -> None:
+def back_up_named(context: typer.Context, verbose: terminal.Verbose = False) -> None:
     """Back up the databases of the migration that the command is named after."""
-    _back_up(context.info_name)
+    _back_up(context.info_name, verbose=verbose)
 
 
 def list_backups() -> None:
     """List backups, newest first."""
     found = store.finished(settings.load().pipeline_home)
     if not found:
-        _print(f"no backup exists yet; run {BACKUP.written(DEFAULT_ADDRESS)}")
+        say(f"no backup exists yet; run {BACKUP.written(DEFAULT_ADDRESS)}")
         return
-    console.print(table_of(found))
+    grids.show(console, table_of(found))
 
 
 def group(names: Iterable[str]) -> typer.Typer:
@@ -139,11 +142,11 @@ def _restore_source(
         rights=manifest.source_rights,
     )
     if done.kept:
-        _print(f"the previous file is kept as {done.kept}")
+        say(f"the previous file is kept as {done.kept}")
     if done.damaged_file:
-        _print(f"the previous file could not be opened and was moved to {done.damaged_file}")
+        say(f"the previous file could not be opened and was moved to {done.damaged_file}")
     rows = sum(table.rows for table in manifest.source_tables)
-    _print(
+    say(
         f"{onto} was restored to its state at {_moment(manifest)}:"
         f" {rows:,} rows, every value compared"
     )
@@ -194,34 +197,33 @@ def _restore_target(
                 # New writes are captured behind those that the backup holds.
                 capture.install(target, migration.tables)
     rows = sum(table.rows for table in manifest.target_tables)
-    _print(
+    say(
         f"{found.target_shown} was restored to its state at {_moment(manifest)}:"
         f" {rows:,} rows, every value compared before the commit"
     )
     for each in unpublished:
-        _print(f"{each.table} is no longer in publication {each.publication}: {each.why}")
+        say(f"{each.table} is no longer in publication {each.publication}: {each.why}")
     frozen = freezing.is_frozen_file(found.source, migration.tables)
     run = UNFREEZE.written(migration.address)
     unfreeze = f"; the source is frozen: run {run}" if frozen else ""
-    _print(f"the migration is {now}{unfreeze if now.state == 'shadow' else ''}")
+    say(f"the migration is {now}{unfreeze if now.state == 'shadow' else ''}")
 
 
-def table_of(manifests: list[Manifest]) -> Table:
+def table_of(manifests: list[Manifest]) -> Grid:
     """Backups as a table."""
+    columns = ("backup", "of", "size", "source rows", "target rows", "restorable")
     rows = [
         (
             manifest.name,
             manifest.migration,
-            f"{manifest.bytes / 2**20:,.1f}",
+            size(manifest.bytes),
             f"{sum(table.rows for table in manifest.source_tables):,}",
             f"{sum(table.rows for table in manifest.target_tables):,}",
             "yes" if manifest.restore_verified else "no",
         )
         for manifest in manifests
     ]
-    return grids.row_grid(
-        "Backups", ("backup", "of", "MiB", "source rows", "target rows", "restorable"), rows
-    )
+    return Grid("Backups", columns, rows, frozenset((2, 3, 4)), (5, grids.STATES))
 
 
 def _require_unfrozen(source: Path, migration: Migration, *, even_frozen: bool) -> None:
@@ -273,7 +275,3 @@ def _require_same(what: str, then: str, now: str, *, other: bool) -> None:
 
 def _moment(manifest: Manifest) -> str:
     return f"{manifest.at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _print(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)

@@ -5,13 +5,12 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.commands import terminal
-from pipeline.cli.commands.terminal import console
+from pipeline.cli.commands.terminal import console, say
 from pipeline.core.messages import ROLLBACK
 from pipeline.cutover import sign_offs, states
 from pipeline.cutover.steps import CUTOVER, STEP, confirmation
 from pipeline.migrations.declaration import Migration
 from pipeline.postgres import schema
-from pipeline.sqlite.snapshot import validate
 
 _LABELS = {"caught_up": "caught up", "blocked_seconds": "blocked seconds"}
 
@@ -81,7 +80,7 @@ def sign_off(
             outcome = (
                 f"{signed:,} {'row' if signed == 1 else 'rows'} of {name} may remain in quarantine"
             )
-    console.print(outcome if undo else f"{outcome}, signed off by {by}", markup=False)
+    say(outcome if undo else f"{outcome}, signed off by {by}")
 
 
 def rollback(which: terminal.Which = None) -> None:
@@ -101,25 +100,25 @@ def _cut_over(step: str, which: str | None) -> int:
 
 
 def _run_step(step: str, migration: Migration) -> int:
+    terminal.print_source(migration)
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common import report
+    with terminal.loading_dagster():
+        from pipeline.cli.commands import job_runs
+        from pipeline.orchestration.common import printing, report
 
     found, node = job_runs.prepare_databases(migration), migration.named(STEP)
-    validate(found.source)
-    terminal.print_databases(found, migration)
     config = {"step": step, "confirm": confirmation(step, migration.name)}
     result = job_runs.result_of(
         migration.named(CUTOVER), config={"ops": {node: {"config": config}}}
     )
-    report.show_gate(console, result.all_events)
+    printing.show_gate(console, result.all_events)
     with terminal.opened(found) as target:
         now = states.read(target, migration.name)
-    console.print(f"the migration{_suffix(migration)} is {now}")
+    say(f"the migration{_suffix(migration)} is {now}")
     for event in result.asset_materializations_for_node(node):
         for name, value in event.metadata.items():
             if name != "state":
-                console.print(f"{_LABELS.get(name, name)}: {value.value}", markup=False)
+                say(f"{_LABELS.get(name, name)}: {value.value}")
     if not result.success:
         return job_runs.failed(result)
     return 0 if all(table.proven for table in report.tables_of(result.all_events)) else 1

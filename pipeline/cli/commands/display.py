@@ -9,14 +9,17 @@ import sys
 import threading
 from typing import Any, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from pipeline.core import progress
 from pipeline.core.progress import LongWaits
+from pipeline.core.quoting import share, size
+from pipeline.reporting import grids
 
 _APPEARS_SECONDS = 0.5
 _LINE_SECONDS = 10.0
+_WIDE, _MEDIUM = 120, 60
 
 
 class Display:
@@ -29,18 +32,17 @@ class Display:
         """Draw nothing yet."""
         self._terminal = _duplicate(sys.stdout)
         self._errors = _duplicate(sys.stderr)
-        self._drawn = self._terminal is not None and self._terminal.isatty()
+        console = grids.console_on(self._terminal)
+        on_terminal = self._terminal is not None and self._terminal.isatty()
+        self._drawn = on_terminal and not console.is_dumb_terminal
         self._bars = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            console=Console(file=self._terminal, highlight=False),
+            *_columns(grids.medium_of(console).width or 0),
+            console=console,
             transient=True,
             disable=not self._drawn,
         )
         self._lock = threading.Lock()
-        self._waiting = self._bars.add_task("", total=None, figures="", visible=False)
+        self._waiting = self._bars.add_task("", total=None, figures="", share="", visible=False)
         self._tasks: dict[tuple[str, str], Any] = {}
         self._appears: threading.Timer | None = None
         self._lines = LongWaits(self._line, seconds=_LINE_SECONDS)
@@ -65,13 +67,16 @@ class Display:
         if not self._drawn:
             return
         name = (made.table, made.phase)
-        rate = made.bytes / 2**20 / max(made.seconds, 1e-3)
-        figures = f"{made.rows:,}/{made.of_rows:,}  {rate:,.0f} MiB/s"
+        rate = size(round(made.bytes / max(made.seconds, 1e-3)))
+        figures = f"{made.rows:,}/{made.of_rows:,}  {rate}/s"
+        part = share(made.rows, made.of_rows, digits=0) if made.of_rows else ""
         with self._lock:
             if name not in self._tasks:
                 label = f"{made.table}, {made.phase}"
-                self._tasks[name] = self._bars.add_task(label, total=made.of_rows, figures="")
-            self._bars.update(self._tasks[name], completed=made.rows, figures=figures)
+                self._tasks[name] = self._bars.add_task(
+                    label, total=made.of_rows, figures="", share=""
+                )
+            self._bars.update(self._tasks[name], completed=made.rows, figures=figures, share=part)
 
     def waits(self, what: str | None) -> None:
         """Show what is waited for; without any wait, the display disappears."""
@@ -111,6 +116,17 @@ class Display:
                 for task in self._tasks.values():
                     self._bars.remove_task(task)
                 self._tasks.clear()
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """The parts of a line: on a narrow terminal no bar; only names may be shortened."""
+    description = TextColumn(
+        "{task.description}", markup=False, table_column=Column(ratio=1, overflow="fold")
+    )
+    field = "figures" if width >= _MEDIUM else "share"
+    figures = TextColumn(f"{{task.fields[{field}]}}", table_column=Column(no_wrap=True))
+    bar = [BarColumn()] if width >= _WIDE else []
+    return [description, *bar, figures, TimeElapsedColumn()]
 
 
 def _duplicate(stream: TextIO | None) -> TextIO | None:

@@ -12,26 +12,32 @@ from typing import Any, TextIO
 
 import dagster as dg
 
-from pipeline.cli.commands.terminal import console, errors
+from pipeline.cli.commands import terminal
+from pipeline.cli.commands.terminal import console
 from pipeline.config import environment, settings
 from pipeline.core import progress
 from pipeline.migrations.declaration import Migration
-from pipeline.orchestration.common import report
+from pipeline.orchestration.common import printing, report
 from pipeline.orchestration.instance import storage
 from pipeline.postgres.target import Target
+from pipeline.sqlite.snapshot import validate
 
 
-def prepare_databases(migration: Migration) -> environment.Databases:
-    """Prepare both databases and the database of Dagster's records.
+def prepare_databases(migration: Migration, *, quiet: bool = False) -> environment.Databases:
+    """Prepare both databases and the database of Dagster's records; print the target.
 
     Raises:
         PipelineError: a setting or a database is not usable.
     """
     with progress.waiting("preparing both databases"):
-        found = prepare_server()
+        server = prepare_server()
         # The job's session connects while the job is loaded.
-        Target.open_ahead(found.target_url)
-        return environment.databases(settings.load(), migration)
+        Target.open_ahead(server.target_url)
+        found = environment.databases(settings.load(), migration)
+        validate(found.source)
+    if not quiet:
+        terminal.print_target(found)
+    return found
 
 
 def prepare_server() -> environment.Server:
@@ -44,27 +50,30 @@ def prepare_server() -> environment.Server:
         found = storage.ready(settings.load())
     if found.records.advice is not None:
         problem, remedy = found.records.advice
-        errors.print(f"{problem}. {remedy}.", style="yellow", markup=False, soft_wrap=True)
+        terminal.complain(f"{problem}. {remedy}.", style="yellow")
     return found
 
 
 def run(
     job_name: str,
+    migration: Migration,
     *,
     tables: list[str] | None = None,
     config: Mapping[str, Any] | None = None,
+    verbose: bool = False,
 ) -> int:
-    """Run a job and print its tables and checks; returns the exit code."""
+    """Run a job, print what it did and what needs attention; returns the exit code."""
     started = time.perf_counter()
     result = result_of(job_name, tables=tables, config=config)
     found = report.tables_of(result.all_events)
-    report.show(console, found)
+    printing.show(console, found, run_id=result.run_id, verbose=verbose, address=migration.address)
     evidence = settings.load().reports / result.run_id / "evidence.html"
     if evidence.exists():
-        console.print(f"evidence {evidence}", markup=False, soft_wrap=True)
+        terminal.say(f"evidence {evidence}")
     if result.success and all(table.proven for table in found):
         seconds = time.perf_counter() - started
-        console.print(f"[green]proven[/] in {seconds:.1f} s, run {result.run_id}")
+        sentence, style = printing.last_line(found, seconds, migration.address)
+        terminal.say(sentence, style=style)
         return 0
     return failed(result)
 
@@ -90,8 +99,8 @@ def failed(result: dg.ExecuteInProcessResult) -> int:
     """Print why a run failed; returns the exit code."""
     # Several steps may have failed for the same reason.
     for sentence in dict.fromkeys(report.failures_of(result)):
-        errors.print(sentence, style="red", markup=False, soft_wrap=True)
-    errors.print(f"failed, run {result.run_id}", style="red")
+        terminal.complain(sentence)
+    terminal.complain(f"failed, run {result.run_id}")
     return 1
 
 

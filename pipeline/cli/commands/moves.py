@@ -1,16 +1,17 @@
 """Commands that examine both databases, move tables and verify them."""
 
 import json
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter
 
 from pipeline.cli.commands import terminal
-from pipeline.cli.commands.terminal import console, errors
+from pipeline.cli.commands.terminal import console, say
 from pipeline.config import environment, settings
-from pipeline.core import private
-from pipeline.core.quoting import printable
+from pipeline.core import private, progress
+from pipeline.core.quoting import printable, share
 from pipeline.doctor.examination import examine
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import quarantine
@@ -19,7 +20,6 @@ from pipeline.move.run.scope import Subset, root_table
 from pipeline.postgres.embedded.server import ensure_server
 from pipeline.postgres.target import Target
 from pipeline.reporting import ddl, grids
-from pipeline.sqlite.snapshot import validate
 
 
 def doctor(which: terminal.Which = None) -> None:
@@ -27,27 +27,37 @@ def doctor(which: terminal.Which = None) -> None:
     # This is not a job: the database of Dagster's records may not answer.
     with (
         terminal.selected_migration(which) as migration,
-        console.status("examining source and target"),
+        progress.waiting("examining source and target"),
     ):
         found = examine(settings.load(), migration)
     grids.show_diagnostics(console, found, migration.address)
+    counts = Counter(diagnostic.state for diagnostic in found)
+    wrong = [
+        f"{counts[state]} {state}{'s' * (counts[state] > 1)}"
+        for state in ("warning", "error")
+        if counts[state]
+    ]
+    outcome = ", ".join([f"{counts['ok']} ok", *wrong])
+    say(f"{len(found)} checks: {outcome}", style="red" if counts["error"] else "")
     raise typer.Exit(1 if any(diagnostic.state == "error" for diagnostic in found) else 0)
 
 
 def plan(
     which: terminal.Which = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print all columns and the forms of dates, too.")
+    ] = False,
 ) -> None:
     """Show what a move would do, without changing the target's tables."""
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common.metadata import FITS, PLAN, ROOM
-
     with terminal.selected_migration(which) as migration:
-        found = job_runs.prepare_databases(migration)
-        validate(found.source)
-    if not as_json:
-        terminal.print_databases(found, migration)
+        if not as_json:
+            terminal.print_source(migration)
+        # Dagster is loaded only where it is needed.
+        with terminal.loading_dagster():
+            from pipeline.cli.commands import job_runs
+            from pipeline.orchestration.common.metadata import FITS, PLAN, ROOM
+        job_runs.prepare_databases(migration, quiet=as_json)
     result = job_runs.result_of(migration.named("plan"))
     if not result.success:
         raise typer.Exit(job_runs.failed(result))
@@ -58,10 +68,14 @@ def plan(
         for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
             print(printable(line))
     else:
-        grids.show_plan(console, TypeAdapter(list[TablePlan]).validate_python(data))
-        style = None if materialized.metadata[FITS].value else "yellow"
-        room = f"disk space  {materialized.metadata[ROOM].value}"
-        console.print(room, style=style, markup=False, soft_wrap=True)
+        plans = TypeAdapter(list[TablePlan]).validate_python(data)
+        grids.show_plan(console, plans, verbose=verbose)
+        style = "" if materialized.metadata[FITS].value else "yellow"
+        say(f"disk space  {materialized.metadata[ROOM].value}", style=style)
+        rows = sum(plan.rows for plan in plans)
+        rejected = sum(plan.rejected_rows for plan in plans)
+        part = f", {rejected:,} ({share(rejected, rows, digits=1)}) would be rejected"
+        say(f"{rows:,} rows{part if rejected else ' would move'}")
 
 
 def show_schema(which: terminal.Which = None) -> None:
@@ -89,20 +103,16 @@ def migrate(
             help="Only the first contents, at most this many, and the rows that belong to them."
         ),
     ] = None,
+    verbose: terminal.Verbose = False,
 ) -> None:
-    """Move the tables, prove them, and print moved and quarantined rows and all checks."""
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common.run_options import run_config
-
+    """Move the tables and prove them; print what moved and what needs attention."""
     ids = terminal.ids(only_content, option="--only-content")
     scope = Subset.of(ids, limit)
     if scope is not None:
         with terminal.selected_migration(which) as migration:
             root_table(migration.tables)
-    migration = _prepared(which)
-    config = run_config(only_content=ids, limit=limit)
-    raise typer.Exit(job_runs.run(migration.named("migrate"), config=config if scope else None))
+    options = {"only_content": ids, "limit": limit}
+    raise typer.Exit(_run("migrate", which, options if scope else None, verbose=verbose))
 
 
 def sync(
@@ -110,14 +120,10 @@ def sync(
     full: Annotated[
         bool, typer.Option("--full", help="Compare every value, not only changes.")
     ] = False,
+    verbose: terminal.Verbose = False,
 ) -> None:
     """Move what changed in the source, and prove it."""
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common.run_options import run_config
-
-    migration = _prepared(which)
-    raise typer.Exit(job_runs.run(migration.named("sync"), config=run_config() if full else None))
+    raise typer.Exit(_run("sync", which, {} if full else None, verbose=verbose))
 
 
 def verify(
@@ -125,62 +131,56 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Let the check witness read every row, not a sample.")
     ] = False,
+    verbose: terminal.Verbose = False,
 ) -> None:
     """Compare committed data with source, ledger and declaration, value by value."""
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-    from pipeline.orchestration.common.run_options import run_config
-
-    migration = _prepared(which)
-    raise typer.Exit(job_runs.run(migration.named("verify"), config=run_config(deep=deep)))
+    raise typer.Exit(_run("verify", which, {"deep": deep}, verbose=verbose))
 
 
-def _prepared(which: str | None) -> Migration:
-    """Prepare the databases of a migration and print their addresses.
-
-    Raises:
-        PipelineError: a setting or a database is not usable.
-    """
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-
+def _run(job: str, which: str | None, options: dict[str, Any] | None, *, verbose: bool) -> int:
+    """Run a job of a migration, with these options of its runs; returns the exit code."""
     with terminal.selected_migration(which) as migration:
-        found = job_runs.prepare_databases(migration)
-        validate(found.source)
-    terminal.print_databases(found, migration)
-    return migration
+        terminal.print_source(migration)
+        # Dagster is loaded only where it is needed.
+        with terminal.loading_dagster():
+            from pipeline.cli.commands import job_runs
+            from pipeline.orchestration.common.run_options import run_config
+        job_runs.prepare_databases(migration)
+    config = None if options is None else run_config(**options)
+    return job_runs.run(migration.named(job), migration, config=config, verbose=verbose)
 
 
 def redrive(
     which: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MIGRATION|TABLE]",
+            metavar="MIGRATION|TABLE",
             help="A migration, or a table with the tables that refer to it.",
         ),
     ] = None,
+    verbose: terminal.Verbose = False,
 ) -> None:
     """Try quarantined rows again after a rule, a policy or a value was changed."""
-    # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-
     table = None if which is None or settings.load().registry.get(which) else which
     migration = terminal.holding(table) if table else terminal.meant(which)
-    with terminal.errors_name_migration(migration):
-        found = job_runs.prepare_databases(migration)
-        validate(found.source)
     names = [table] if table else [each.name for each in migration.tables]
+    with terminal.errors_name_migration(migration):
+        terminal.print_source(migration)
+        # Dagster is loaded only where it is needed.
+        with terminal.loading_dagster():
+            from pipeline.cli.commands import job_runs
+        found = job_runs.prepare_databases(migration)
     with terminal.opened(found) as target:
         waiting = [name for name in names if _in_quarantine(target, name)]
     if not waiting:
-        console.print("quarantine is empty")
+        say("quarantine is empty")
         return
-    terminal.print_databases(found, migration)
-    code = job_runs.run(migration.named("redrive"), tables=_with_children(migration, waiting))
+    tables = _with_children(migration, waiting)
+    code = job_runs.run(migration.named("redrive"), migration, tables=tables, verbose=verbose)
     with terminal.opened(found) as target:
         remaining = sum(_in_quarantine(target, name) for name in names)
-    of = f" of {table}" if table else ""
-    console.print(f"{remaining:,} rows{of} are still in quarantine")
+    of, are = f" of {table}" if table else "", "row{} is" if remaining == 1 else "rows{} are"
+    say(f"{remaining:,} {are.format(of)} still in quarantine")
     raise typer.Exit(code)
 
 
@@ -188,17 +188,14 @@ def selftest() -> None:
     """Plant faults one at a time in a scratch copy, and show which check finds each."""
     from pipeline.selftest.attack import attack
 
-    outcomes = []
-    with console.status("moving a sample into a scratch database") as status:
+    with progress.waiting("planting faults in a scratch database"):
         loaded = settings.load()
         private.home(loaded.pipeline_home)
-        for outcome in attack(ensure_server(loaded.server_data)):
-            status.update(outcome.name)
-            outcomes.append(outcome)
+        outcomes = list(attack(ensure_server(loaded.server_data)))
     grids.show_outcomes(console, outcomes)
     wrong = [outcome.name for outcome in outcomes if not outcome.as_expected]
     if wrong:
-        errors.print(f"unexpected results: {', '.join(wrong)}", style="red")
+        terminal.complain(f"unexpected results: {', '.join(wrong)}")
     raise typer.Exit(1 if wrong else 0)
 
 

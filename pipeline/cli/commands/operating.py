@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.commands.terminal import console, errors
+from pipeline.cli.commands.terminal import complain, console, loading_dagster, say
 from pipeline.config import environment, settings
 from pipeline.core import private
 from pipeline.core.errors import SettingsError
@@ -17,6 +17,8 @@ from pipeline.orchestration.alerts.message import Alert
 from pipeline.orchestration.alerts.receivers import receivers
 from pipeline.orchestration.serving import services
 from pipeline.orchestration.serving.components import Component
+from pipeline.reporting import grids
+from pipeline.reporting.layout import Grid
 
 alert = typer.Typer(no_args_is_help=True, help="Test the alerts about failed runs and checks.")
 
@@ -26,8 +28,8 @@ def dev(
 ) -> None:
     """Run the Dagster UI and its daemon until Ctrl-C."""
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-
+    with loading_dagster():
+        from pipeline.cli.commands import job_runs
     job_runs.prepare_server()
     loaded = settings.load()
     for migration in loaded.enabled:
@@ -39,7 +41,7 @@ def dev(
         subprocess.Popen(services.command(part, loaded, home=private.FILES), cwd=private.PROJECT)
         for part in (services.Service.WEBSERVER, services.Service.DAEMON)
     ]
-    console.print(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
+    say(f"Dagster UI on http://127.0.0.1:{port} (Ctrl-C stops it)")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         while all(process.poll() is None for process in processes):
@@ -74,17 +76,16 @@ def health(
 ) -> None:
     """Check the long-running services; the exit code is 1 if one of them is failing."""
     # Dagster is loaded only where it is needed.
-    from pipeline.orchestration.serving import health as examined
+    with loading_dagster():
+        from pipeline.orchestration.serving import health as examined
 
     loaded = settings.load()
     found = examined.readings(loaded, which or [])
-    for reading in found:
-        state = "[green]ok     [/]" if reading.ok else "[red]failing[/]"
-        console.print(f"{reading.component:<10}{state}  ", end="")
-        console.print(reading.detail, markup=False, soft_wrap=True)
+    rows = [(each.component, "ok" if each.ok else "failing", each.detail) for each in found]
+    grids.show(console, Grid("", ("", "", ""), rows, styles=(1, grids.STATES)))
     if tell:
         for error in examined.send_changes(loaded, found, receivers(loaded.alerts)):
-            errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            complain(str(error))
     raise typer.Exit(0 if all(reading.ok for reading in found) else 1)
 
 
@@ -108,8 +109,8 @@ def alert_test() -> None:
     refused = 0
     for delivery in deliver([(receiver, [tried]) for receiver in who]):
         if delivery.error is None:
-            console.print(f"sent to {delivery.receiver.shown}", markup=False, soft_wrap=True)
+            say(f"sent to {delivery.receiver.shown}")
         else:
             refused += 1
-            errors.print(str(delivery.error), style="red", markup=False, soft_wrap=True)
+            complain(str(delivery.error))
     raise typer.Exit(1 if refused else 0)

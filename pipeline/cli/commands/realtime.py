@@ -10,37 +10,41 @@ from pipeline.migrations.declaration import Realtime
 from pipeline.postgres.target import Target
 from pipeline.realtime import checks as realtime_checks
 from pipeline.realtime import feed_objects
+from pipeline.reporting import grids
+from pipeline.reporting.layout import Grid
 
 app = typer.Typer(no_args_is_help=True, help="Publish changes of the target to subscribers.")
 
 
 @app.command("on")
-def realtime_on() -> None:
+def realtime_on(verbose: terminal.Verbose = False) -> None:
     """Create the feed, the publication and the channels, then send a test event of each type."""
+    migration = terminal.require_enabled(terminal.having(Realtime))
     # Dagster is loaded only where it is needed.
-    from pipeline.cli.commands import job_runs
-
-    terminal.require_enabled(terminal.having(Realtime))
-    found = job_runs.prepare_server()
-    console.print(f"target  {found.target_shown}", markup=False)
-    raise typer.Exit(job_runs.run("realtime"))
+    with terminal.loading_dagster():
+        from pipeline.cli.commands import job_runs
+    terminal.print_target(job_runs.prepare_server())
+    raise typer.Exit(job_runs.run("realtime", migration, verbose=verbose))
 
 
 @app.command("status")
 def realtime_status() -> None:
     """Show what is published and who may subscribe, without changing anything."""
     # Dagster is loaded only where it is needed.
-    from pipeline.orchestration.common import checks
+    with terminal.loading_dagster():
+        from pipeline.orchestration.common import checks
 
     tables, known = terminal.having(Realtime).tables, settings.load().registry.tables
     found = terminal.server()
     with terminal.opened(found) as target, target.read_only():
         results = realtime_checks.verify(target, tables, known=known)
-        for result in results:
-            state = "[green]as declared[/]" if result.passed else "[red]differs[/]    "
-            console.print(f"{result.name:<22}{state}  ", end="")
-            console.print(checks.summary(result), markup=False, soft_wrap=True)
-        console.print(f"{'feed':<22}{_feed_state(target)}", markup=False, soft_wrap=True)
+        rows = [
+            (each.name, "as declared" if each.passed else "differs", checks.summary(each))
+            for each in results
+        ]
+        rows.append(("feed", "", _feed_state(target)))
+    columns = ("part", "state", "detail")
+    grids.show(console, Grid("Realtime", columns, rows, styles=(1, grids.STATES)))
     wrong = any(not result.passed and result.blocking for result in results)
     raise typer.Exit(1 if wrong else 0)
 

@@ -1,5 +1,6 @@
 """What commands share: consoles, the migration argument, and questions at the terminal."""
 
+import difflib
 import io
 import sys
 from collections.abc import Iterable, Iterator
@@ -8,22 +9,29 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.config import environment, settings
-from pipeline.core import private
+from pipeline.core import private, progress
 from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.core.messages import MIGRATE, SOURCE_SETTING, message
 from pipeline.migrations.declaration import Beside, Migration
 from pipeline.postgres.target import Target
+from pipeline.reporting import grids
+from pipeline.sqlite.origin import File
+from pipeline.sqlite.snapshot import validate
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-errors = Console(stderr=True, highlight=False)
+console = grids.console_on()
+errors = grids.console_on(stderr=True)
 
-_WHICH = typer.Argument(metavar="[MIGRATION]")
+_WHICH = typer.Argument(metavar="MIGRATION")
 
 Which = Annotated[str | None, _WHICH]
 """The argument that names the migration of a command."""
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Print every table, every reason and every check.")
+]
+"""The option that prints everything."""
 
 
 def describe(names: Iterable[str]) -> None:
@@ -43,9 +51,16 @@ def meant(name: str | None) -> Migration:
     found = known.get(name)
     if found is None:
         raise SettingsError(
-            f"No migration is called {name}", remedy=f"Use {' or '.join(known.names)}"
+            f"No migration is called {name}",
+            remedy=f"{_near(name, known.names)}Use {' or '.join(known.names)}",
         )
     return require_enabled(found)
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    """The question whether a similar name was meant; empty if none is similar."""
+    found = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {found[0]}? " if found else ""
 
 
 @contextmanager
@@ -75,9 +90,26 @@ def as_utf8() -> None:
         sys.stdout.reconfigure(encoding="utf-8")
 
 
+def say(text: str, *, style: str = "") -> None:
+    """Print a sentence."""
+    grids.say(console, text, style=style)
+
+
+def complain(text: str, *, style: str = "red") -> None:
+    """Print a sentence to standard error."""
+    grids.say(errors, text, style=style)
+
+
 def print_error(error: PipelineError) -> None:
     """Print an error to standard error."""
-    errors.print(str(error), style="red", markup=False, soft_wrap=True)
+    complain(str(error))
+
+
+@contextmanager
+def loading_dagster() -> Iterator[None]:
+    """Name what takes a second, around an import of modules that need Dagster."""
+    with progress.waiting("loading Dagster"):
+        yield
 
 
 def server() -> environment.Server:
@@ -108,10 +140,25 @@ def source(migration: Migration) -> Path:
     return environment.source_file(loaded, migration)
 
 
-def print_databases(found: environment.Databases, migration: Migration) -> None:
-    """Print the addresses of source and target."""
-    shown = settings.load().origin(migration).shown
-    console.print(f"source  {shown}\ntarget  {found.target_shown}", markup=False)
+def print_source(migration: Migration) -> None:
+    """Print the address of the source at once, before anything that takes time.
+
+    Raises:
+        PipelineError: a setting or the file is not usable.
+    """
+    loaded = settings.load()
+    private.home(loaded.pipeline_home)
+    origin = loaded.origin(migration)
+    if isinstance(origin, File) and loaded.source_url(migration):
+        validate(origin.path)
+    say(f"source  {origin.shown}")
+    sys.stdout.flush()
+
+
+def print_target(found: environment.Server) -> None:
+    """Print the address of the target."""
+    say(f"target  {found.target_shown}")
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -131,7 +178,10 @@ def holding(table: str) -> Migration:
     found = settings.load().registry.holding(table)
     if found is None:
         names = [each.name for migration in settings.load().enabled for each in migration.tables]
-        raise SettingsError(f"No table is called {table}", remedy=f"Use one of {', '.join(names)}")
+        raise SettingsError(
+            f"No table is called {table}",
+            remedy=f"{_near(table, names)}Use one of {', '.join(names)}",
+        )
     return require_enabled(found)
 
 

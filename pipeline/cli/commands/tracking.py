@@ -3,7 +3,7 @@
 import typer
 
 from pipeline.cli.commands import terminal
-from pipeline.cli.commands.terminal import console
+from pipeline.cli.commands.terminal import say
 from pipeline.core.messages import TRACK_ON
 from pipeline.sqlite import tracking
 
@@ -17,7 +17,7 @@ def track_on(which: terminal.Which = None) -> None:
         source = terminal.source(migration)
         installed = tracking.switch_on(source, migration.tables)
     state = "tracked; the next sync compares every value once" if installed else "already tracked"
-    console.print(f"every change of {source} is {state}", markup=False, soft_wrap=True)
+    say(f"every change of {source} is {state}")
 
 
 @app.command("off")
@@ -27,7 +27,7 @@ def track_off(which: terminal.Which = None) -> None:
         source = terminal.source(migration)
         removed = tracking.switch_off(source)
     state = "is no longer tracked" if removed else "was not tracked"
-    console.print(f"{source} {state}", markup=False, soft_wrap=True)
+    say(f"{source} {state}")
 
 
 @app.command("status")
@@ -37,10 +37,10 @@ def track_status(which: terminal.Which = None) -> None:
         source = terminal.source(migration)
         found = tracking.status(source, migration.tables)
     if found.entries is None:
-        console.print(f"{source} is not tracked", markup=False, soft_wrap=True)
+        say(f"{source} is not tracked")
         return
-    console.print(f"tracked   {', '.join(found.tracked) or 'nothing'}")
+    say(f"tracked   {', '.join(found.tracked) or 'nothing'}")
     if found.untracked:
         on = TRACK_ON.written(migration.address)
-        console.print(f"untracked {', '.join(found.untracked)}; run {on}")
-    console.print(f"the log has {found.entries:,} {'entry' if found.entries == 1 else 'entries'}")
+        say(f"untracked {', '.join(found.untracked)}; run {on}")
+    say(f"the log has {found.entries:,} {'entry' if found.entries == 1 else 'entries'}")

@@ -119,14 +119,20 @@ def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
     return target.answer(summary_question(table))
 
 
-def summary_question(table: str) -> Question[tuple[Quarantined, ...]]:
-    """The question for the number of rows by reason, with examples."""
+def summary_question(table: str, *, by_run: str | None = None) -> Question[tuple[Quarantined, ...]]:
+    """The question for the number of rows by reason, with examples.
+
+    Args:
+        table: its name.
+        by_run: count only the rows that this run put into quarantine.
+    """
     return Question(
         "SELECT reason->>'column' AS name, reason->>'message' AS message, count(*) AS rows,"
         f" (array_agg(coalesce(source_key, row_id) ORDER BY row_id))[1:{_EXAMPLES}] AS examples"
         " FROM migration.quarantine, jsonb_array_elements(reasons) AS reason"
-        " WHERE table_name = $1 GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
-        (table,),
+        " WHERE table_name = $1 AND ($2::text IS NULL OR run_id = $2)"
+        " GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2",
+        (table, by_run),
         lambda found: tuple(
             Quarantined(table, message, column, rows, tuple(examples))
             for column, message, rows, examples in found

@@ -12,6 +12,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
+from pipeline.core.quoting import size
 from pipeline.postgres import schema
 
 
@@ -135,15 +136,11 @@ class TargetDisk:
     def describe(self, need: DiskNeed) -> str:
         """What a move needs and what there is, in one sentence."""
         parts = {"tables": need.tables, "indexes": need.indexes, "write-ahead log": need.wal}
-        needed = ", ".join(f"{_mib(size)} of {name}" for name, size in parts.items() if size)
+        needed = ", ".join(f"{size(count)} of {name}" for name, count in parts.items() if count)
         free = (
             "the free space on the server is unknown"
             if self.free is None
-            else f"the server's disk has {_mib(self.free)} free"
+            else f"the server's disk has {size(self.free)} free"
         )
-        used = f"the database uses {_mib(self.database)}"
+        used = f"the database uses {size(self.database)}"
         return f"{used}; a move adds about {needed or 'nothing'}; {free}"
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.1f} MiB"

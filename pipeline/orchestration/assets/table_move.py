@@ -14,7 +14,7 @@ from pipeline.core.place import PUBLIC
 from pipeline.migrations.declaration import Migration
 from pipeline.move import engine
 from pipeline.move.context.options import MoveOptions
-from pipeline.move.ledger import check_results
+from pipeline.move.ledger import check_results, quarantine
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.proof.verification import check_schema, schema_questions
 from pipeline.orchestration.common import (
@@ -75,7 +75,8 @@ def move(
         moved = opened.move(table, on_progress=on_progress)
         also: list[CheckResult] = []
         session = opened.idle
-        asked: list[Question[Any]] = [metadata.preview_question(table)]
+        added = quarantine.summary_question(table.name, by_run=run_id)
+        asked: list[Question[Any]] = [metadata.preview_question(table), added]
         if evidence.with_blob_sizes(moved):
             asked += blob_sizes.questions(table)
         shown_target = environment.server(loaded).target_shown
@@ -91,7 +92,7 @@ def move(
                     also.append(check_schema(session, moved.mapping))
                 check_results.write(session, table.name, also, run_id=run_id)
             part = evidence.of_move(moved, table, session, also=also, address=address)
-            preview = metadata.preview_of(session, table)
+            preview, new = metadata.preview_of(session, table), session.answer(added)
         report = evidence.save_part(context, part)
     except PipelineError as error:
         retries.raise_retry_if_transient(context, error.for_migration(address), target)
@@ -110,7 +111,7 @@ def move(
         ),
     ]
     reported = list(verifications.after_move(made, earlier, moved, address=address))
-    shown = metadata.of_move(moved, preview=preview, report=report)
+    shown = metadata.of_move(moved, new, preview=preview, report=report)
     yield dg.MaterializeResult(
         asset_key=table.name,
         metadata={**shown, **verifications.summary(reported)},

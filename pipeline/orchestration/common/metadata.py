@@ -29,6 +29,9 @@ PLAN = "plan"
 ROOM, FITS = "disk space", "fits the disk"
 """The metadata entries of a plan with the disk space that it needs, and whether the disk has it."""
 
+NEW_REASONS = "new_in_quarantine"
+"""The metadata entry with the reasons of the rows that a move put into quarantine, as JSON."""
+
 RULES = "rules"
 """The metadata entry with a digest of the rules and policies of a plan."""
 
@@ -80,9 +83,9 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
 
 
 def of_move(
-    move: MoveResult, *, preview: pd.DataFrame, report: Path
+    move: MoveResult, new: Sequence[Quarantined], *, preview: pd.DataFrame, report: Path
 ) -> dict[str, dg.MetadataValue]:
-    """The metadata of a move."""
+    """The metadata of a move; ``new`` are the reasons of rows that it put into quarantine."""
     loading = sum(s for phase, s in move.seconds.items() if phase in ("load", "compare"))
     whole = sum(move.seconds.values())
     shown: dict[str, dg.MetadataValue] = {
@@ -110,10 +113,12 @@ def of_move(
     if len(preview):
         shown["preview"] = dg.MetadataValue.md(frames.markdown(preview))
     reasons = [f for c in move.checks for f in c.findings if isinstance(f, Quarantined)]
+    for name, listed in (("quarantine_reasons", reasons), (NEW_REASONS, new)):
+        if listed:
+            shown[name] = dg.MetadataValue.json(
+                [{n: v for n, v in vars(reason).items() if n != "table"} for reason in listed]
+            )
     if reasons:
-        shown["quarantine_reasons"] = dg.MetadataValue.json(
-            [{n: v for n, v in vars(reason).items() if n != "table"} for reason in reasons]
-        )
         shown["quarantine"] = dg.MetadataValue.md(frames.markdown(frames.reasons(reasons)))
     drift = next(check for check in move.checks if check.name == "drift")
     if drift.findings:

@@ -1,24 +1,45 @@
-"""Print the outcome of a run, as read from its events."""
+"""The outcome of a run, as read from its events."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from rich.console import Console
-from rich.table import Table
 
-from pipeline.anki.outcomes import ACTIONS, Outcome
+from pipeline.core import proof
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import Quarantined
 from pipeline.core.quoting import printable
-from pipeline.cutover.gate import Answer
-from pipeline.orchestration.common.metadata import ANSWERS, NOTES, OUTCOMES
-from pipeline.reporting import frames, grids
+from pipeline.orchestration.common.metadata import NEW_REASONS
 
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
-_LINES = 40
-"""Outcomes to print; the UI shows more."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the source's rows are.
+
+    Attributes:
+        source: those that the run answers for; rows outside a subset are not among them.
+        moved: those that the target has.
+    """
+
+    source: int
+    moved: int
+    quarantined: int
+
+    def __add__(self, other: "Rows") -> "Rows":
+        """The rows of both."""
+        return Rows(
+            self.source + other.source,
+            self.moved + other.moved,
+            self.quarantined + other.quarantined,
+        )
+
+    @property
+    def hardly_any(self) -> bool:
+        """Whether less than half of the rows arrived."""
+        return self.moved < self.source / 2
 
 
 @dataclass
@@ -38,6 +59,50 @@ class TableReport:
             if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR
         ]
         return bool(self.checks) and not failed
+
+    @property
+    def moved(self) -> bool:
+        """Whether the run moved the table, instead of only checking it."""
+        return "strategy" in self.metadata
+
+    @property
+    def rows(self) -> Rows | None:
+        """Where the source's rows are; None if they were not counted."""
+        counted = self.metadata
+        if self.moved and counted["strategy"] != "subset":
+            # A sync compares a few rows; the target's rows are known of all.
+            moved, quarantined = counted["dagster/row_count"], counted["quarantined"]
+            return Rows(moved + quarantined, moved, quarantined)
+        if not self.moved:
+            counted = self._figures(proof.CONSERVATION.name)
+            if "source_rows" not in counted or not self.checks[proof.CONSERVATION.name].passed:
+                return None
+        source = counted["source_rows"] - counted.get("excluded", 0)
+        return Rows(source, counted["moved"], counted["quarantined"])
+
+    @property
+    def compared(self) -> bool:
+        """Whether any row was compared, or the checks cover the whole table."""
+        return bool(self._figures(proof.KEYS.name).get("compared", True))
+
+    @property
+    def changed(self) -> bool:
+        """Whether the move changed the target or quarantine."""
+        counted = [self.metadata.get(name) for name in ("written", "deleted", "cascaded")]
+        return (
+            any(counted)
+            or self.metadata.get("strategy") in ("filled", "subset")
+            or NEW_REASONS in self.metadata
+        )
+
+    def _figures(self, check: str) -> dict[str, Any]:
+        """The figures of a check; none if it was not made."""
+        found: Any = self.checks[check].metadata if check in self.checks else {}
+        return {name: value.value for name, value in found.items()}
+
+    def reasons(self, name: str) -> list[Quarantined]:
+        """Reasons for quarantine, from an entry of the metadata."""
+        return [Quarantined(table=self.name, **each) for each in self.metadata.get(name, [])]
 
 
 def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
@@ -95,100 +160,3 @@ def sentence_of(event: dg.DagsterEvent) -> str:
 def _names(kind: type[Exception]) -> set[str]:
     """Names of a class and of all its subclasses."""
     return {kind.__name__}.union(*map(_names, kind.__subclasses__()))
-
-
-def show(console: Console, tables: list[TableReport]) -> None:
-    """Print moved rows, quarantined rows with reasons, and all check results."""
-    moved = [table for table in tables if "strategy" in table.metadata]
-    if moved:
-        console.print(_moves(moved))
-    if any("quarantined" in t.metadata and t.metadata["quarantined"] for t in moved):
-        console.print(_quarantine(moved))
-    if any(table.checks for table in tables):
-        console.print(_checks(tables))
-
-
-def show_following(console: Console, events: Sequence[dg.DagsterEvent]) -> None:
-    """Print the outcomes of contents in Anki, and all check results."""
-    for shown in _of_notes(events):
-        counts = {action: shown[action.replace(" ", "_")].value for action in ACTIONS}
-        listed = ", ".join(f"{number:,} {action}" for action, number in counts.items() if number)
-        console.print(f"{listed or 'no contents'}; {shown['recordings'].value:,} recordings")
-        if OUTCOMES in shown:
-            some = [Outcome(**outcome) for outcome in shown[OUTCOMES].value[:_LINES]]
-            console.print(grids.framed("In Anki", frames.outcome_frame(some)))
-            more = sum(counts.values()) - counts["skipped"] - len(some)
-            if more > 0:
-                console.print(f"  and {more:,} more")
-    if checked := tables_of(events):
-        console.print(_checks(checked))
-
-
-def _of_notes(events: Iterable[dg.DagsterEvent]) -> Iterator[dict[str, Any]]:
-    """The metadata of Anki's notes, from a sync or from a dry run."""
-    for event in events:
-        data: Any = event.event_specific_data
-        if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
-            recorded = data.asset_observation
-        elif event.is_step_materialization:
-            recorded = data.materialization
-        else:
-            continue
-        if recorded.asset_key.to_user_string() == NOTES:
-            yield dict(recorded.metadata)
-
-
-def show_gate(console: Console, events: Iterable[dg.DagsterEvent]) -> None:
-    """Print the answers of a cut-over's gate."""
-    for table in tables_of(events):
-        for check in table.checks.values():
-            if ANSWERS in check.metadata:
-                answers = [Answer(**answer) for answer in check.metadata[ANSWERS].value]  # type: ignore[arg-type, union-attr]
-                console.print(grids.framed("The gate", frames.answer_frame(answers)))
-
-
-def _moves(tables: list[TableReport]) -> Table:
-    counts = ["source_rows", "moved", "written", "deleted", "cascaded", "quarantined"]
-    names = ["source", "moved", "written", "deleted", "cascaded", "quarantine"]
-    if any(table.metadata.get("excluded") for table in tables):
-        counts.append("excluded")
-        names.append("excluded")
-    right = frozenset(range(2, 4 + len(names)))
-    grid = grids.grid("Moved", "table", "strategy", *names, "MiB", "seconds", right=right)
-    for table in tables:
-        m = table.metadata
-        grid.add_row(
-            table.name,
-            m["strategy"],
-            *(f"{m[name]:,}" for name in counts),
-            f"{m['source_bytes'] / 2**20:,.1f}",
-            f"{m['seconds']:.2f}",
-        )
-    return grid
-
-
-def _quarantine(tables: list[TableReport]) -> Table:
-    found = [
-        Quarantined(table=table.name, **finding)
-        for table in tables
-        for finding in table.metadata.get("quarantine_reasons", [])
-    ]
-    return grids.framed("In quarantine", frames.reasons(found))
-
-
-def _checks(tables: list[TableReport]) -> Table:
-    grid = grids.grid("Checks", "table", "check", "result", "figures")
-    for table in tables:
-        for name, check in table.checks.items():
-            failed = (
-                "[red]failed[/]"
-                if check.severity == dg.AssetCheckSeverity.ERROR
-                else "[yellow]warning[/]"
-            )
-            grid.add_row(
-                table.name,
-                name,
-                "[green]passed[/]" if check.passed else failed,
-                grids.safe(check.description),
-            )
-    return grid

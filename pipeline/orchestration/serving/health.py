@@ -20,6 +20,7 @@ from pipeline.config.records import Records
 from pipeline.config.settings import Settings
 from pipeline.core import private
 from pipeline.core.errors import FilesError, PipelineError, SettingsError, TargetError
+from pipeline.core.quoting import size
 from pipeline.cutover import states
 from pipeline.migrations.declaration import Migration
 from pipeline.orchestration import schedules
@@ -210,9 +211,9 @@ def _disk(settings: Settings) -> tuple[bool, str]:
     home = settings.pipeline_home
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     sources = [settings.source_path(each) for each in settings.enabled]
-    size = sum(source.stat().st_size for source in sources if source.exists())
-    needed, free = size * 1.1 + SPARE_BYTES, shutil.disk_usage(existing).free
-    detail = f"{existing} has {free / 2**20:,.0f} MiB free; a run needs {needed / 2**20:,.0f} MiB"
+    read = sum(source.stat().st_size for source in sources if source.exists())
+    needed, free = round(read * 1.1) + SPARE_BYTES, shutil.disk_usage(existing).free
+    detail = f"{existing} has {size(free)} free; a run needs {size(needed)}"
     return free >= needed, detail
 
 
