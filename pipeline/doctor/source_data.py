@@ -49,7 +49,7 @@ def _examine(source: SourceView, migration: Migration, policies: Policies) -> It
             problems.append(error)
     with source.sqlite() as connection:
         others = tables.others(
-            connection, migration.tables, stays=migration.stays, schema=source.schema
+            connection, migration.tables, stays=migration.stays, schema=source.schema, count=True
         )
         yield _columns(mappings, problems)
         yield _forms(connection, mappings, source.schema)

@@ -51,6 +51,17 @@ def of_plan(plans: Sequence[TablePlan]) -> Frames:
         "Would be converted with loss": _frame(
             _lossy(lossy) for plan in plans for lossy in plan.lossy
         ),
+        "Forms that a setting can declare": _frame(
+            {
+                "table": found.table,
+                "column": found.column,
+                "form": found.form,
+                "values": f"{found.values:,}",
+                "for example": f"{found.example} is {found.meaning}",
+            }
+            for plan in plans
+            for found in plan.proposals
+        ),
         "Drift": _frame(
             [
                 *(_drift(drift) for plan in plans for drift in plan.drift),

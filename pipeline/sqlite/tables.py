@@ -91,16 +91,21 @@ class OtherTable:
     """A table of the source that no declaration names, so that it stays there.
 
     Attributes:
-        rows: None if its rows cannot be read, because they belong to a virtual table.
+        virtual: a module of SQLite computes its rows, so they are not counted.
     """
 
     name: str
-    rows: int | None
+    virtual: bool
+    rows: int | None = None
 
     @property
     def shown(self) -> str:
-        """Its name with the number of its rows."""
-        return f"{self.name} ({'virtual' if self.rows is None else f'{self.rows:,} rows'})"
+        """Its name, with what is known of its rows."""
+        if self.virtual:
+            return f"{self.name} (virtual)"
+        if self.rows is None:
+            return self.name
+        return f"{self.name} ({self.rows:,} row{'' if self.rows == 1 else 's'})"
 
 
 def others(
@@ -109,6 +114,7 @@ def others(
     *,
     stays: Iterable[str] = (),
     schema: str = "main",
+    count: bool = False,
 ) -> list[OtherTable]:
     """Tables of the source that are not declared, without those of SQLite and of this project.
 
@@ -116,6 +122,7 @@ def others(
         connection: returns texts as strings or bytes.
         tables: the declared tables.
         stays: tables that stay in the source on purpose.
+        count: count their rows.
     """
     known = {folded(table.name) for table in tables} | {folded(name) for name in stays}
     found = []
@@ -125,10 +132,12 @@ def others(
         # The shadow tables of a virtual table are part of it.
         if of_schema != schema or kind not in ("table", "virtual") or ours or folded(name) in known:
             continue
-        count = f"SELECT count(*) FROM {schema}.{quoted(name)}"
-        rows = connection.execute(count).fetchone()[0] if kind == "table" else None
-        found.append(OtherTable(name, rows))
-    owners = {f"{each.name}_" for each in found if each.rows is None}
+        rows = None
+        if count and kind == "table":
+            sql = f"SELECT count(*) FROM {schema}.{quoted(name)}"
+            rows = connection.execute(sql).fetchone()[0]
+        found.append(OtherTable(name, kind == "virtual", rows))
+    owners = {f"{each.name}_" for each in found if each.virtual}
     owners |= {f"{name}_" for name in stays}
     return sorted(
         (each for each in found if not each.name.startswith(tuple(owners))),

@@ -56,13 +56,14 @@ def plan(
         # Dagster is loaded only where it is needed.
         with terminal.loading_dagster():
             from pipeline.cli.commands import job_runs
-            from pipeline.orchestration.common.metadata import FITS, PLAN, ROOM
+            from pipeline.orchestration.common import metadata
         job_runs.prepare_databases(migration, quiet=as_json)
     result = job_runs.result_of(migration.named("plan"))
     if not result.success:
         raise typer.Exit(job_runs.failed(result))
     (materialized,) = result.asset_materializations_for_node(migration.named("make_plan"))
-    data: Any = materialized.metadata[PLAN].value
+    shown = {name: each.value for name, each in materialized.metadata.items()}
+    data: Any = shown[metadata.PLAN]
     if as_json:
         terminal.as_utf8()
         for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
@@ -70,8 +71,14 @@ def plan(
     else:
         plans = TypeAdapter(list[TablePlan]).validate_python(data)
         grids.show_plan(console, plans, verbose=verbose)
-        style = "" if materialized.metadata[FITS].value else "yellow"
-        say(f"disk space  {materialized.metadata[ROOM].value}", style=style)
+        if metadata.FORMS in shown:
+            say(f"to declare these forms, set {shown[metadata.FORMS]}", style="yellow")
+        if metadata.NOT_DECLARED in shown:
+            say(
+                f"not declared, stays in the source: {shown[metadata.NOT_DECLARED]}", style="yellow"
+            )
+        style = "" if shown[metadata.FITS] else "yellow"
+        say(f"disk space  {shown[metadata.ROOM]}", style=style)
         rows = sum(plan.rows for plan in plans)
         rejected = sum(plan.rejected_rows for plan in plans)
         part = f", {rejected:,} ({share(rejected, rows, digits=1)}) would be rejected"

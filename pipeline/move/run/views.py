@@ -1,7 +1,7 @@
 """Views of one SQLite source for one run: a full copy, and the pinned live file."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -16,6 +16,7 @@ from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres import relations
 from pipeline.postgres.target import Target
 from pipeline.sqlite.snapshot import BUSY_SECONDS, take_snapshot
+from pipeline.sqlite.tables import OtherTable, others
 
 
 class SourceViews:
@@ -102,6 +103,16 @@ class SourceViews:
                 self._live = opened.enter_context(live)
                 self._exit.push(opened.pop_all())
         return self._live
+
+    def other_tables(
+        self, tables: Sequence[sa.Table], *, stays: Iterable[str], count: bool = False
+    ) -> list[OtherTable]:
+        """Tables of the open view that are not declared; none if no view is open."""
+        source = self._live or self._copy
+        if source is None:
+            return []
+        with source.sqlite() as connection:
+            return others(connection, tables, stays=stays, schema=source.schema, count=count)
 
     def release(self) -> None:
         """Close all views; the next use opens a new one."""

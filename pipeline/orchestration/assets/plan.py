@@ -54,6 +54,7 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
                 policies=policies,
                 quarantine_share=loaded.max_quarantine_share,
             )
+            undeclared = views.other_tables(tables, stays=migration.stays, count=True)
             rules = common_rules_digest(tables, opened, policies)
             planned = CheckResult(ledger.PLANNED, passed=True, blocking=True)
             run_id = context.run.run_id
@@ -64,6 +65,6 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error.for_migration(address), target)
             raise checks.failure(error, migration) from error
-        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules, space))
+        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules, space, undeclared))
 
     return plan

@@ -1,6 +1,7 @@
 """The step that moves a table and reports its proof."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -72,6 +73,9 @@ def move(
             ),
             migration=migration,
         )
+        # The whole source is described once, with the first table.
+        first = table is migration.tables[0]
+        undeclared = views.other_tables(migration.tables, stays=migration.stays) if first else []
         moved = opened.move(table, on_progress=on_progress)
         also: list[CheckResult] = []
         session = opened.idle
@@ -92,6 +96,7 @@ def move(
                     also.append(check_schema(session, moved.mapping))
                 check_results.write(session, table.name, also, run_id=run_id)
             part = evidence.of_move(moved, table, session, also=also, address=address)
+            part = replace(part, undeclared=[each.shown for each in undeclared])
             preview, new = metadata.preview_of(session, table), session.answer(added)
         report = evidence.save_part(context, part)
     except PipelineError as error:
@@ -112,6 +117,7 @@ def move(
     ]
     reported = list(verifications.after_move(made, earlier, moved, address=address))
     shown = metadata.of_move(moved, new, preview=preview, report=report)
+    shown |= metadata.of_undeclared(undeclared)
     yield dg.MaterializeResult(
         asset_key=table.name,
         metadata={**shown, **verifications.summary(reported)},

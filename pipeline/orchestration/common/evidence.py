@@ -64,6 +64,7 @@ class TableEvidence:
         blobs: sizes of the BLOBs the target holds now.
         checks: every check that was made.
         failure: why the step failed, None if it did not.
+        undeclared: tables of the source that are not declared, for the first table of a run.
     """
 
     table: str
@@ -73,6 +74,7 @@ class TableEvidence:
     blobs: list[BlobSizes] = field(default_factory=list)
     checks: list[CheckEvidence] = field(default_factory=list)
     failure: str | None = None
+    undeclared: list[str] = field(default_factory=list)
 
     @property
     def proven(self) -> bool:

@@ -16,12 +16,14 @@ from pipeline.declared.rules import ColumnRules
 from pipeline.mapping import secret
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.types import type_name
+from pipeline.move.reading import recognition
 from pipeline.move.run.disk_space import NOTHING_NEEDED, TargetDisk
 from pipeline.move.run.plan import TablePlan
 from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.reporting import frames
+from pipeline.sqlite.tables import OtherTable
 
 PLAN = "plan"
 """The metadata entry that holds a plan as JSON."""
@@ -35,6 +37,10 @@ NEW_REASONS = "new_in_quarantine"
 RULES = "rules"
 """The metadata entry with a digest of the rules and policies of a plan."""
 
+NOT_DECLARED = "not_declared"
+"""The entry with the tables of the source that are not declared."""
+FORMS = "setting"
+"""The entry with the setting that declares the forms that a plan recognized."""
 ANSWERS = "list"
 """The metadata entry with the answers of a cut-over's gate as JSON."""
 
@@ -128,8 +134,15 @@ def of_move(
     return shown
 
 
+def of_undeclared(found: Sequence[OtherTable]) -> dict[str, dg.MetadataValue]:
+    """The metadata of tables that are not declared; none if all are."""
+    if not found:
+        return {}
+    return {NOT_DECLARED: dg.MetadataValue.text(", ".join(each.shown for each in found))}
+
+
 def of_plan(
-    plans: Sequence[TablePlan], rules: str, space: TargetDisk
+    plans: Sequence[TablePlan], rules: str, space: TargetDisk, undeclared: Sequence[OtherTable]
 ) -> dict[str, dg.MetadataValue]:
     """The metadata of a plan: tables for people, JSON for programs.
 
@@ -137,6 +150,7 @@ def of_plan(
         plans: one for each table.
         rules: digest of the rules and policies that decide how values move.
         space: the disk of the target.
+        undeclared: tables of the source that are not declared.
     """
     room = sum((plan.disk_need for plan in plans), NOTHING_NEEDED)
     shown: dict[str, dg.MetadataValue] = {
@@ -150,6 +164,10 @@ def of_plan(
     for title, frame in frames.of_plan(plans).items():
         if len(frame):
             shown[title.lower()] = dg.MetadataValue.md(frames.markdown(frame))
+    shown |= of_undeclared(undeclared)
+    forms = [form for plan in plans for form in plan.proposals]
+    if forms:
+        shown[FORMS] = dg.MetadataValue.text(recognition.settings(forms))
     shown[PLAN] = dg.MetadataValue.json([asdict(plan) for plan in plans])
     shown[RULES] = dg.MetadataValue.text(rules)
     return shown

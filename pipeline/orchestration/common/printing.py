@@ -14,7 +14,13 @@ from pipeline.core.findings import Quarantined
 from pipeline.core.messages import DEFAULT_ADDRESS, QUARANTINE, Address
 from pipeline.core.quoting import share, size
 from pipeline.cutover.gate import Answer
-from pipeline.orchestration.common.metadata import ANSWERS, NEW_REASONS, NOTES, OUTCOMES
+from pipeline.orchestration.common.metadata import (
+    ANSWERS,
+    NEW_REASONS,
+    NOT_DECLARED,
+    NOTES,
+    OUTCOMES,
+)
 from pipeline.orchestration.common.report import Rows, TableReport, tables_of
 from pipeline.reporting import frames, grids
 from pipeline.reporting.layout import Grid
@@ -58,6 +64,9 @@ def show(
         _show_reasons(console, reasons, verbose=verbose, address=address)
     if listed:
         grids.show(console, _checks(listed, "Checks" if verbose else "Needs attention"))
+    for table in shown if not verbose else tables:
+        if undeclared := table.metadata.get(NOT_DECLARED):
+            grids.say(console, f"not declared, stays in the source: {undeclared}", style="yellow")
     for table in tables:
         if table.rows and table.rows.hardly_any:
             grids.say(console, _hardly_any(table.name, table.rows), style="red")
