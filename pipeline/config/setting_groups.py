@@ -20,7 +20,7 @@ from pipeline.core.policies import (
     MissingColumns,
 )
 from pipeline.core.private import PROJECT
-from pipeline.mapping.moments import knows_zone
+from pipeline.mapping.casts.moments import knows_zone
 
 
 class PolicySettings(ProjectSettings):

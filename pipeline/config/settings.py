@@ -161,11 +161,9 @@ class Settings(HomeSettings):
         others = [each for each in self.registry if each is not migration]
 
         def own(named: Mapping[str, Any]) -> dict[str, Any]:
-            """The entries that no other migration has."""
-            tables = {name: name.rpartition(".")[0] for name in named}
-            return {
-                n: v for n, v in named.items() if self.registry.holding(tables[n]) not in others
-            }
+            """The entries that no other migration has, by ``table.column``."""
+            holder = self.registry.holding
+            return {n: v for n, v in named.items() if holder(n.rpartition(".")[0]) not in others}
 
         return replace(
             given,

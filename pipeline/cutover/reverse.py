@@ -1,7 +1,7 @@
 """PostgreSQL values in the format that the application uses in SQLite.
 
-The opposite of the casts in ``mapping/types.py``. Only values changed in the target are written in
-this format; unchanged values of the source are not rewritten.
+The opposite of the casts in ``mapping/casts``. Only values changed in the target are written in this
+format; unchanged values of the source are not rewritten.
 """
 
 from typing import Any
@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.core.quoting import literal, quoted
 from pipeline.declared.forms import DecimalText, EpochMoment, Unit, WordBoolean
-from pipeline.mapping.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
-from pipeline.mapping.types import EXACT_DIGITS
+from pipeline.mapping.casts.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
+from pipeline.mapping.casts.types import EXACT_DIGITS
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'

@@ -24,8 +24,8 @@ from sqlalchemy.sql.visitors import replacement_traverse
 
 from pipeline.core.quoting import literal, quoted
 from pipeline.mapping import parents
-from pipeline.mapping.cast import Rule
-from pipeline.mapping.json_texts import repeats_a_name, unwrapped
+from pipeline.mapping.casts.cast import Rule
+from pipeline.mapping.casts.json_texts import repeats_a_name, unwrapped
 from pipeline.mapping.table_mapping import TableMapping
 
 _CHUNK = 400

@@ -19,9 +19,9 @@ from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.declared import forms
 from pipeline.declared.rules import ColumnRules, TableRules
-from pipeline.mapping import carried
+from pipeline.mapping.casts import carried
+from pipeline.mapping.casts.types import cast_for, type_name
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import cast_for, type_name
 
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _LONGEST_NAME = 63

@@ -13,7 +13,7 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping.cast import Cast, Converted
+from pipeline.mapping.casts.cast import Cast, Converted
 
 SHOWN = "(secret)"
 _OURS = {"pipeline_stage", "UTF8"}

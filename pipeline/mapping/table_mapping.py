@@ -17,9 +17,9 @@ from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping import secret
-from pipeline.mapping.cast import Cast
+from pipeline.mapping.casts.cast import Cast
+from pipeline.mapping.casts.types import ByteSize, cast_for
 from pipeline.mapping.row_key import RowKey
-from pipeline.mapping.types import ByteSize, cast_for
 
 
 @dataclass(frozen=True)

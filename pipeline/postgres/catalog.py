@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from pipeline.core.findings import Finding
 from pipeline.core.quoting import literal, quoted
+from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import type_name
 from pipeline.postgres import access, schema, table_functions
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.findings import SchemaDiffers

@@ -16,9 +16,9 @@ from pipeline.core.errors import ShapeError
 from pipeline.core.quoting import literal, quoted
 from pipeline.declared import ledger
 from pipeline.declared.rules import ColumnRules
-from pipeline.mapping import carried
+from pipeline.mapping.casts import carried
+from pipeline.mapping.casts.types import DIALECT, type_name
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import DIALECT, type_name
 from pipeline.postgres import access, relations, table_functions
 from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.target import Target

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from pipeline.core.quoting import literal, quoted
 from pipeline.declared import events
 from pipeline.declared.events import PublishedChanges
+from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.row_key import RowKey
-from pipeline.mapping.types import type_name
 
 SWITCH = "enable_realtime"
 """The column of a space that says whether its changes are published."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from pipeline.application.services import search
 from pipeline.core.messages import DEFAULT_ADDRESS, SCHEMA
 from pipeline.core.policies import Policies
+from pipeline.mapping.casts.types import DIALECT
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import DIALECT
 from pipeline.migrations.declaration import Migration, Search
 from pipeline.move.reading.pinned_source import pinned
 from pipeline.postgres import access, schema, table_functions

@@ -19,7 +19,7 @@ from pipeline.core.errors import LossyConversion
 from pipeline.core.findings import Lossy
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.declared.rules import TableRules
-from pipeline.mapping import json_texts, types
+from pipeline.mapping.casts import json_texts, types
 from pipeline.move.proof.table_checks import ProofFailed
 from pipeline.move.reading.pinned_source import pinned
 from pipeline.move.run.sync import reason_for_full_comparison

@@ -25,7 +25,7 @@ from pipeline.core.findings import (
     ValueDiffers,
 )
 from pipeline.core.policies import DEFAULT, Policies
-from pipeline.mapping.types import cast_for
+from pipeline.mapping.casts.types import cast_for
 from pipeline.migrations.content import CONTENT as LEARNING
 from pipeline.migrations.content import metadata
 from pipeline.move.reading.prepare import prepare

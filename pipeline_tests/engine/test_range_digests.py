@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.mapping.types import cast_for, type_name
+from pipeline.mapping.casts.types import cast_for, type_name
 from pipeline.move.compare import jsonb_texts, range_digests
 from pipeline.postgres.target import Target
 from pipeline_tests.support.targets import new_database

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
-from pipeline.mapping.types import cast_for
+from pipeline.mapping.casts.types import cast_for
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.targets import new_database, query, reasons
 

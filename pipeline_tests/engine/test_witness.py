@@ -21,8 +21,8 @@ from sqlalchemy.engine import URL
 from pipeline.config.settings import libpq
 from pipeline.core.findings import RowExtra, RowMissing, ValueDiffers
 from pipeline.declared.rules import TableRules
+from pipeline.mapping.casts.types import cast_for
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import cast_for
 from pipeline.migrations.content import metadata
 from pipeline.move.context.options import MoveOptions
 from pipeline.move.proof import table_checks

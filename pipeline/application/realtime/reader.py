@@ -27,8 +27,8 @@ from pipeline.core.errors import TargetError
 from pipeline.core.messages import REALTIME_ON, message
 from pipeline.declared.events import Operation, published_changes
 from pipeline.declared.feed import FRESH
+from pipeline.mapping.casts.types import DIALECT
 from pipeline.mapping.row_key import RowKey
-from pipeline.mapping.types import DIALECT
 
 _UNREAD = """
   (c.xid >= %(next)s::xid8 OR c.xid = ANY(%(unfinished)s::xid8[]))

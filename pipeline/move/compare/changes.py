@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mapping.cast import Originals
+from pipeline.mapping.casts.cast import Originals
 from pipeline.move.compare.digest import ColumnDigest
 from pipeline.move.reading.batch_converter import ConvertedBatch
 

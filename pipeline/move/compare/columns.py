@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mapping.json_texts import repeats_a_name, strings
+from pipeline.mapping.casts.json_texts import repeats_a_name, strings
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import json_values
 from pipeline.move.reading.batch_converter import ConvertedBatch

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.mapping.cast import Cast
+from pipeline.mapping.casts.cast import Cast
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import columns, tile_reader, tiles
 from pipeline.move.compare.changes import Changes, Differing, Lost, Totals

@@ -7,7 +7,7 @@ itself. The proof therefore does not depend on the unwrapping of the move.
 import numpy as np
 import pyarrow as pa
 
-from pipeline.mapping.json_texts import LAYERS
+from pipeline.mapping.casts.json_texts import LAYERS
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from pipeline.mapping.json_texts import LAYERS
+from pipeline.mapping.casts.json_texts import LAYERS
 
 _BETWEEN = "\0"
 """Written between two values; jsonb cannot store it, so no value contains it."""

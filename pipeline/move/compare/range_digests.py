@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
-from pipeline.mapping.types import ByteSize
+from pipeline.mapping.casts.types import ByteSize
 
 _BOOLEAN, _BIGINT, _INTEGER, _TEXT, _DOUBLE, _TIMESTAMPTZ = 16, 20, 23, 25, 701, 1184
 """Object identifiers of PostgreSQL's types, the same on every server."""

@@ -8,10 +8,10 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from pipeline.core.policies import Policies
-from pipeline.mapping.cast import ForeseenRule
+from pipeline.mapping.casts.cast import ForeseenRule
+from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.contract import compile_contract
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import type_name
 from pipeline.move.reading.source_view import SourceView
 from pipeline.postgres.driver.statements import Question, Rows, single
 from pipeline.postgres.target import Target

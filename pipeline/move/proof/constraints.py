@@ -9,9 +9,9 @@ from pipeline.core import proof
 from pipeline.core.errors import ShapeError
 from pipeline.core.findings import OFFENDERS, CheckResult, Finding, Orphan
 from pipeline.core.quoting import quoted
+from pipeline.mapping.casts.types import largest_integer
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import largest_integer
 from pipeline.postgres.driver.statements import Question, single
 from pipeline.postgres.findings import (
     IdsReused,

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sqlalchemy.dialects.postgresql import JSONB
 
-from pipeline.mapping.cast import Converted
+from pipeline.mapping.casts.cast import Converted
+from pipeline.mapping.casts.json_texts import mask_repeated_names
 from pipeline.mapping.contract import LOSES, LOSSY, Contract, Reason, conversion_message
-from pipeline.mapping.json_texts import mask_repeated_names
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.source_view import SourceView
 from pipeline.move.reading.surveys import DUPLICATE, Range, Survey

@@ -11,12 +11,12 @@ import pyarrow as pa
 import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
-from pipeline.mapping import carried
-from pipeline.mapping.cast import Cast
+from pipeline.mapping.casts import carried
+from pipeline.mapping.casts.cast import Cast
+from pipeline.mapping.casts.types import cast_for
 from pipeline.mapping.contract import column_rules
 from pipeline.mapping.matching import SourceColumn
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import cast_for
 
 _BATCH = 10_000
 _REFUSED_ESCAPES = ("*\\u0000*", "*\\u[dD][89a-fA-F]*", "*[0-9.][eE]*[0-9][0-9][0-9]*")
@@ -31,7 +31,7 @@ def carried_types(
     *,
     naive_zone: str,
 ) -> tuple[tuple[str, str], ...]:
-    """The name of the type of each column; see ``pipeline.mapping.carried``.
+    """The name of the type of each column; see ``pipeline.mapping.casts.carried``.
 
     Args:
         connection: returns texts as bytes.

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from pipeline.core import private
 from pipeline.core.policies import Policies
 from pipeline.core.quoting import exactly, quoted
-from pipeline.mapping import carried
+from pipeline.mapping.casts import carried
 from pipeline.mapping.matching import SourceColumn
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading import census, private_tables

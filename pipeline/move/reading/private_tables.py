@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Collection, Iterable
 
 from pipeline.core.quoting import quoted
-from pipeline.mapping.cast import affinity
+from pipeline.mapping.casts.cast import affinity
 from pipeline.mapping.matching import folded
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.source_view import SourceView

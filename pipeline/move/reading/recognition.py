@@ -15,9 +15,9 @@ from pipeline.core.findings import Finding
 from pipeline.core.quoting import quoted
 from pipeline.declared import forms
 from pipeline.declared.forms import DECIMAL_TEXT, UNITS, Unit
-from pipeline.mapping.cast import is_number
+from pipeline.mapping.casts.cast import is_number
+from pipeline.mapping.casts.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
 from pipeline.mapping.contract import column_rules
-from pipeline.mapping.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
 from pipeline.mapping.table_mapping import TableMapping
 
 _FIRST, _LAST = 100_000_000, 4_102_444_800

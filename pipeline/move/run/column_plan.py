@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.table_mapping import TableMapping
-from pipeline.mapping.types import type_name
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from pipeline.core.findings import Drift, Lossy, Quarantined
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.declared.forms import EpochMoment
-from pipeline.mapping import epochs, secret
-from pipeline.mapping.cast import Cast
+from pipeline.mapping import secret
+from pipeline.mapping.casts import epochs
+from pipeline.mapping.casts.cast import Cast
+from pipeline.mapping.casts.json_texts import mask_repeated_names
 from pipeline.mapping.contract import Rejected, forbidden_loss
-from pipeline.mapping.json_texts import mask_repeated_names
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.options import QUARANTINE_SHARE
 from pipeline.move.ledger import unmanaged_rows

@@ -1,7 +1,7 @@
 """Sequences of the target, which continue after every id that the source has assigned."""
 
 from pipeline.core.quoting import quoted
-from pipeline.mapping.types import largest_integer
+from pipeline.mapping.casts.types import largest_integer
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.proof import constraints
 

@@ -14,8 +14,8 @@ from pipeline.core.findings import Quarantined, describe
 from pipeline.core.quoting import printable, quoted
 from pipeline.declared.rules import ColumnRules
 from pipeline.mapping import secret
+from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.row_key import RowKey
-from pipeline.mapping.types import type_name
 from pipeline.move.reading import recognition
 from pipeline.move.run.disk_space import NOTHING_NEEDED, TargetDisk
 from pipeline.move.run.plan import TablePlan

@@ -79,6 +79,8 @@ def last_line(tables: Sequence[TableReport], seconds: float, address: Address) -
     if not counted:
         return proven, "green"
     rows = reduce(add, counted)
+    if rows.source and not rows.moved:
+        proven = f"nothing arrived in {seconds:.1f} s"
     if not rows.quarantined:
         number = f"all {rows.source:,} rows" if rows.source else "the source has no rows"
         return f"{proven}: {number}", "green"

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mapping.cast import (
+from pipeline.mapping.casts.cast import (
     NAIVE_MICROSECONDS,
     UTC_MICROSECONDS,
     Cast,

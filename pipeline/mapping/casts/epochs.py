@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.declared.forms import Unit
-from pipeline.mapping.cast import (
+from pipeline.mapping.casts.cast import (
     UTC_MICROSECONDS,
     Cast,
     Converted,
@@ -13,7 +13,7 @@ from pipeline.mapping.cast import (
     is_number,
     shortest,
 )
-from pipeline.mapping.moments import (
+from pipeline.mapping.casts.moments import (
     YEAR_10000,
     YEAR_ONE,
     moment_rules,

@@ -16,11 +16,17 @@ from pipeline.declared.forms import (
     MixedText,
     WordBoolean,
 )
-from pipeline.mapping.cast import Cast, Converted, ForeseenRule, Rule, no_nul_rule, shortest
-from pipeline.mapping.epochs import epoch
-from pipeline.mapping.forms import MIXED_BYTES, decimal_text, md5_hashes, mixed_text, word_boolean
-from pipeline.mapping.json_texts import unwrap
-from pipeline.mapping.moments import timestamptz
+from pipeline.mapping.casts.cast import Cast, Converted, ForeseenRule, Rule, no_nul_rule, shortest
+from pipeline.mapping.casts.epochs import epoch
+from pipeline.mapping.casts.forms import (
+    MIXED_BYTES,
+    decimal_text,
+    md5_hashes,
+    mixed_text,
+    word_boolean,
+)
+from pipeline.mapping.casts.json_texts import unwrap
+from pipeline.mapping.casts.moments import timestamptz
 
 # No driver's style of parameters, which would double every percent sign.
 DIALECT = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]

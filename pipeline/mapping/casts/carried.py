@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.declared import forms
 from pipeline.declared.forms import MixedBytes, MixedText
-from pipeline.mapping.cast import affinity
+from pipeline.mapping.casts.cast import affinity
 
 _KINDS: dict[str, "sa.types.TypeEngine[Any]"] = {
     "timestamp with time zone": sa.DateTime(timezone=True),

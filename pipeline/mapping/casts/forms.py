@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mapping.cast import Cast, Converted, Originals, Rule, is_number, shortest
+from pipeline.mapping.casts.cast import Cast, Converted, Originals, Rule, is_number, shortest
 
 _FAMILY = (("t", "true"), ("f", "false"))
 

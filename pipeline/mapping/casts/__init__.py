@@ -1,0 +1,1 @@
+"""Casts: how values of SQLite become values of PostgreSQL, type by type."""
