@@ -22,11 +22,6 @@ class Policies:
             allow; without a replacement, the row is quarantined.
         extra_columns: columns that only the source has are carried to the target, ignored, or stop
             the move.
-        missing_columns: a declared column that the source lacks stops the move, or its rows get
-            the column's default.
-        source_names: "table.column" -> the name of that column in the source, if it differs.
-        forms: "table.column" -> how the source writes the values of a column, see
-            ``pipeline.declared.forms``.
         lossy_conversions: a value that loses information is moved and its original kept in the
             ledger, its row is quarantined, or the move stops.
         conflicts: for a differing row that was changed in the target after the last sync, the
@@ -37,19 +32,24 @@ class Policies:
         adopt_target: rows that no move wrote to the target are made equal to the source; otherwise
             the move stops before it changes anything.
         max_value_bytes: a larger row of the source stops the move before it is read into memory.
+        missing_columns: a declared column that the source lacks stops the move, or its rows get
+            the column's default.
+        source_names: "table.column" -> the name of that column in the source, if it differs.
+        forms: "table.column" -> how the source writes the values of a column, see
+            ``pipeline.declared.forms``.
     """
 
     naive_zone: str = "UTC"
     forbidden_nulls: Mapping[str, Any] = field(default_factory=dict)
     extra_columns: ExtraColumns = "carry"
-    missing_columns: MissingColumns = "fail"
-    source_names: Mapping[str, str] = field(default_factory=dict)
-    forms: Mapping[str, str] = field(default_factory=dict)
     lossy_conversions: LossyConversions = "keep"
     conflicts: Conflicts = "target"
     double_encoded_json: DoubleEncodedJson | Literal["either"] = "unwrap"
     adopt_target: bool = False
     max_value_bytes: int = 1_000_000_000
+    missing_columns: MissingColumns = "fail"
+    source_names: Mapping[str, str] = field(default_factory=dict)
+    forms: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT = Policies()

@@ -71,7 +71,7 @@ def ask(
         _conflicts(target, tables),
         _untouched(target, tables),
         _quarantine(target, tables),
-        _sequences(target, live, mappings),
+        _sequences(target, live, mappings, frozen=_frozen(live, tables).yes),
         _rights(target, mappings),
     ]
 
@@ -183,10 +183,13 @@ def _quarantine(target: Target, tables: Sequence[sa.Table]) -> Answer:
     return Answer(question, True, f"{_rows(signed)} signed off" if signed else "empty")
 
 
-def _sequences(target: Target, live: PinnedSource, mappings: Sequence[TableMapping]) -> Answer:
+def _sequences(
+    target: Target, live: PinnedSource, mappings: Sequence[TableMapping], *, frozen: bool
+) -> Answer:
+    """Compare with the ids that the source has assigned once it assigns no more."""
     found = _findings(
         constraints.sequences(
-            target, mapping, assigned=live.last_assigned(mapping.table.name)
+            target, mapping, assigned=live.last_assigned(mapping.table.name) if frozen else 0
         ).findings
         for mapping in mappings
     )

@@ -263,7 +263,7 @@ class Given:
 
     def moved(self) -> Rows:
         """What is in the target after a real move."""
-        move_all(self.path, self.url, tables=[THING], delete_share=1.0, quarantine_share=1)
+        move_all(self.path, self.url, tables=[THING], delete_share=1.0)
         return by_id(query(self.url, SHOWN))
 
     def reasons(self) -> dict[int, set[tuple[str, str]]]:

@@ -256,7 +256,7 @@ INVALID = [
     ("rankings", "created_at", "yesterday", "date"),
     ("rankings", "fragment_id", 999, "orphan"),
     ("fragment_assets", "asset_data", "text", "type"),
-    ("fragment_assets", "asset_metadata", '{"a": "\\u0000"}', "refused"),
+    ("fragment_assets", "asset_metadata", '{"a": "\\u0000"}', "json"),
     ("learning_content", "title", "a\x00b", "nul"),
 ]
 

@@ -89,12 +89,21 @@ def test_a_live_target_comes_back_is_synced_and_goes_live_again(
     content.run(f"UPDATE learning_content SET title = 'now', updated_at = '{LATER}' WHERE id = 3")
     synced = old_world("sync")
     assert (synced.code, synced.row("learning_content")[:4]) == (0, ["synced", "10", "7", "1"])
-    assert lost(before, old_world.ledger(), *LASTING, "evidence") == {}
+    after = old_world.ledger()
+    gone = lost(before, after, *LASTING, "evidence")
+    # The reason of one row names its column now.
+    ((reworded,),) = gone.values()
+    assert reworded["reasons"][0]["column"] is None
+    (now,) = (row for row in after["quarantine"] if row["row_id"] == reworded["row_id"])
+    assert (now["table_name"], now["reasons"][0]["code"]) == (reworded["table_name"], "json")
     exported = old_world("quarantine", "export", str(tmp_path / "rejected.json"))
     assert exported.out.startswith("117 values written to")
     for command in ("verify", "migrate", "plan", "backup"):
         ran = old_world(command)
         assert ran.code == 0, ran.out + ran.err
+    # A row that is rejected for another reason needs another decision.
+    signed = old_world("cutover", "sign-off", reworded["table_name"], "--by", "me", "--reason", "x")
+    assert signed.code == 0, signed.err
     live = old_world("cutover", "live")
     assert (live.code, "the migration is live since" in live.out) == (0, True), live.out + live.err
     assert live.row("quarantine is empty or signed off") == ["yes", "12 rows signed off"]

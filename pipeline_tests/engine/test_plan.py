@@ -627,7 +627,7 @@ def test_a_plan_is_printed_as_tables(
     grids.show_plan(Console(width=160), list(plans.values()))
     ran = Ran(0, capsys.readouterr().out, "")
     assert ran.row("learning_content")[:5] == ["7", "1.6 KiB", "2", "2", "no table"]
-    assert ran.row("rankings")[:5] == ["13", "0.0", "3", "2", "0"]
+    assert ran.row("rankings")[:5] == ["13", "1.5 KiB", "3", "2", "0"]
     in_the_way = ran.out.partition("Obstacles")[2].partition("Would be rejected")[0]
     assert "id is text instead of integer" in " ".join(in_the_way.split())
     assert ran.row("learning_content", "1", "title is longer than 200 characters") == ["3"]

@@ -252,7 +252,7 @@ def test_a_tick_is_skipped_while_another_session_holds_the_target(
         shown = environment.server(settings.load()).target_shown
         assert clock_tick(instance, job) == (
             f"{shown} is in use by another run (server process {number}, from a local socket,"
-            f" connected since {since} UTC)."
+            f" application pipeline, connected since {since} UTC)."
         )
     assert clock_tick(instance, job) is None
 

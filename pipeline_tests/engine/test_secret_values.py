@@ -35,7 +35,7 @@ from pipeline.move.run.plan import TablePlan
 from pipeline.orchestration import jobs, schedules
 from pipeline.orchestration.assets.plan import plan_asset
 from pipeline.orchestration.assets.tables import table_assets
-from pipeline.orchestration.common import checks, report
+from pipeline.orchestration.common import checks, printing, report
 from pipeline.orchestration.common.metadata import PLAN
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.orchestration.common.run_options import resource
@@ -158,7 +158,7 @@ class World:
             )
         console = Console(file=self.printed, width=250)
         tables = report.tables_of(result.all_events)
-        report.show(console, tables)
+        printing.show(console, tables, run_id="1", verbose=True)
         for sentence in report.failures_of(result):
             console.print(sentence)
         for made in (

@@ -57,7 +57,7 @@ def test_the_command_tells_what_it_left_out_verify_says_so_and_a_sync_completes_
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     source.add_family(contents=3)
-    assert command(monkeypatch, "migrate", "--only-content", "1, 3") == 0
+    assert command(monkeypatch, "migrate", "--only-content", "1, 3", "--verbose") == 0
     printed = capfd.readouterr().out
     assert "source rows 12, moved 8, quarantined 0, excluded 4" in printed
     row = next(line.split() for line in printed.splitlines() if "rankings" in line)

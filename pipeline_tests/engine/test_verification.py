@@ -19,6 +19,7 @@ from pipeline.core.findings import (
     RowMissing,
     ValueDiffers,
 )
+from pipeline.core.policies import DEFAULT
 from pipeline.migrations.content import metadata
 from pipeline.move.compare import tiles
 from pipeline.move.ledger import overrides
@@ -334,7 +335,7 @@ def test_a_mended_value_that_waits_for_its_redrive_is_no_loss(
                 overrides.import_overrides(target, [names | {"storage": "text", "value": "short"}])
                 == 1
             )
-        overrides.apply(copy, TABLES, overrides.read(target, ["learning_content"]))
+        overrides.apply(copy, TABLES, overrides.read(target, ["learning_content"]), DEFAULT)
     found = standing(target_url, copy, "learning_content")
     assert found["overrides"].figures == {"values": 1, "outdated": 0}
     assert not broken(found)

@@ -251,7 +251,7 @@ def failed_move(
     snapshot = take_snapshot(path, path.with_suffix(".copy"), tables=[CONTENT])
     with Target.connect(url, shown="the target") as target:
         target.run(*before)
-        mover = FullMover.over(kind(snapshot), target, MoveOptions("test"))
+        mover = FullMover.over(kind(snapshot), target, MoveOptions("test", quarantine_share=1))
         with mover as made, pytest.raises(ProofFailed) as caught:
             made.move(CONTENT)
     assert query(url, "SELECT to_regclass('public.learning_content')") == [(None,)]

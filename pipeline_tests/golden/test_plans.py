@@ -12,17 +12,18 @@ from pipeline.core.policies import Policies
 from pipeline.doctor.examination import examine
 from pipeline.migrations import registry
 from pipeline.migrations.content import metadata
+from pipeline.move.context.options import QUARANTINE_SHARE
 from pipeline.move.reading import recognition
 from pipeline.move.run.scope import Subset
 from pipeline.sqlite import tracking
-from pipeline_tests.golden.test_forms import _add as add_moment
-from pipeline_tests.golden.test_forms import _source as with_moments
+from pipeline_tests.support.forms import add_moment, with_moments
 from pipeline_tests.support.moves import move_all, move_in, sync_all
 from pipeline_tests.support.plans import planned
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.targets import query
 
 TABLES = metadata.sorted_tables[:1]
+LIMITED = {"quarantine_share": QUARANTINE_SHARE}
 
 
 def _rejected(path: Path, *, good: int, bad: int) -> SourceFile:
@@ -51,11 +52,11 @@ def test_a_move_of_which_hardly_anything_would_arrive_stops_and_plan_foresees_it
     plan = planned(source, target_url, tmp_path, tables=TABLES)["learning_content"]
     assert (plan.rows, plan.rejected_rows, plan.obstacle is not None) == (good + bad, bad, stops)
     if not stops:
-        moved = move_all(source.path, target_url, tables=TABLES)["learning_content"]
+        moved = move_all(source.path, target_url, tables=TABLES, **LIMITED)["learning_content"]
         assert (moved.moved_rows, moved.quarantined_rows) == (good, bad)
         return
     with pytest.raises(TooManyRejected) as error:
-        move_all(source.path, target_url, tables=TABLES)
+        move_all(source.path, target_url, tables=TABLES, **LIMITED)
     share = f"{bad} of {good + bad} rows ({bad / (good + bad):.1%})"
     assert f"learning_content: {share} would be in quarantine" in str(error.value)
     assert 'set POLICY_FORMS={"learning_content.created_at": "milliseconds"}' in str(error.value)
@@ -72,18 +73,20 @@ def test_a_sync_counts_the_whole_table(tracked: bool, target_url: str, tmp_path:
     move_all(source.path, target_url, tables=TABLES)
     for key in range(20):
         add_moment(source, 2000 + key, 1705311000)
-    assert sync_all(source.path, target_url, tables=TABLES)["learning_content"].quarantined_rows
+    synced = sync_all(source.path, target_url, tables=TABLES, **LIMITED)
+    assert synced["learning_content"].quarantined_rows
     for key in range(20):
         add_moment(source, 3000 + key, 1705311000)
     with pytest.raises(TooManyRejected, match=r"40 of 140 rows \(28.6%\)"):
-        sync_all(source.path, target_url, tables=TABLES)
+        sync_all(source.path, target_url, tables=TABLES, **LIMITED)
     assert query(target_url, "SELECT count(*) FROM migration.quarantine") == [(20,)]
 
 
 def test_a_subset_counts_the_whole_table(target_url: str, tmp_path: Path) -> None:
     source = _rejected(tmp_path, good=90, bad=10)
     keys = tuple(range(1001, 1011))
-    moved = move_in(Subset(keys=keys), source.path, target_url, tables=TABLES)["learning_content"]
+    scope = Subset(keys=keys)
+    moved = move_in(scope, source.path, target_url, tables=TABLES, **LIMITED)["learning_content"]
     assert (moved.moved_rows, moved.quarantined_rows) == (0, 10)
 
 
@@ -138,7 +141,7 @@ def test_doctor_names_missing_columns_forms_and_tables_that_stay(
     assert found["forms"].detail.startswith("learning_content.created_at: 3 values can be read as")
     named = 'POLICY_FORMS={"learning_content.created_at": "seconds"}'
     assert named in str(found["forms"].remedy)
-    assert found["other tables"].detail == "not declared: two_factor (1 rows), words (virtual)"
+    assert found["other tables"].detail == "not declared: two_factor (1 row), words (virtual)"
     source.run("ALTER TABLE rankings DROP COLUMN assessment_notes")
     found = {each.name: each for each in _doctor()}
     assert found["columns"].state == "error"

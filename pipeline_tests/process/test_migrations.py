@@ -90,7 +90,7 @@ def test_both_migrations_move_into_one_target(moved: Site) -> None:
                     (table.name,),
                 )[0][0]
                 assert moved.rows(table.name) + waiting == there
-    again = moved("sync", "spaces")
+    again = moved("sync", "spaces", "--verbose")
     assert again.code == 0
     assert "users" in again.out
     assert "rankings" not in again.out
@@ -107,7 +107,10 @@ def test_without_a_name_the_first_migration_is_meant(moved: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "detail"),
     [
-        (("migrate", "space"), "No migration is called space. Use content or spaces."),
+        (
+            ("migrate", "space"),
+            "No migration is called space. Did you mean spaces? Use content or spaces.",
+        ),
         (("redrive", "nothing"), "No table is called nothing. Use one of learning_content,"),
         (("restore", "target", "x"), "No migration is called x."),
     ],
@@ -131,7 +134,7 @@ def test_a_migration_that_is_not_enabled_is_refused(moved: Site) -> None:
 def test_a_table_tells_which_migration_is_redriven(moved: Site) -> None:
     ran = moved("redrive", "note_blocks")
     assert ran.code == 0, ran.err
-    assert "1 rows of note_blocks are still in quarantine" in ran.out
+    assert "1 row of note_blocks is still in quarantine" in ran.out
 
 
 def test_one_run_moves_tables_of_both(moved: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,7 +237,9 @@ def test_a_fault_of_the_program_in_a_step_is_told_as_one(
     project = copy_of_the_project(tmp_path / "project")
     shutil.copy(PROJECT / "dagster.yaml", project)
     plant(
-        project / "pipeline/move/reading/prepare.py", "    return surveyed(match(", "    {}['x']\n"
+        project / "pipeline/move/reading/prepare.py",
+        "    return surveyed(source.match(",
+        "    {}['x']\n",
     )
     ran = run_in(project, "migrate", **usable(source, target_url, tmp_path))
     assert ran.code == 1

@@ -67,7 +67,7 @@ class World:
                 target,
                 self.migration,
                 self.tables,
-                MoveOptions("cutover", self.policies, self.delete_share),
+                MoveOptions("cutover", self.policies, self.delete_share, quarantine_share=1),
                 lambda text: self.said.append(written(text)),
             )
 

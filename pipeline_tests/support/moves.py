@@ -29,7 +29,10 @@ def moving(
     busy_seconds: float = 2,
     **options: Any,
 ) -> Iterator[Engine]:
-    """The engine as one run has it, without Dagster; ``options`` as of ``MoveOptions``."""
+    """The engine as one run has it, without Dagster; ``options`` as of ``MoveOptions``.
+
+    Unless they say otherwise, a table may go to quarantine as a whole.
+    """
     with (
         tempfile.TemporaryDirectory() as folder,
         Target.connect(url, shown="the target") as target,
@@ -37,7 +40,12 @@ def moving(
             lambda: source, Path(folder) / "runs", name="run", busy_seconds=busy_seconds
         ) as views,
         open_engine(
-            tables, views, target, PUBLIC, scope, MoveOptions(**{"run_id": "test", **options})
+            tables,
+            views,
+            target,
+            PUBLIC,
+            scope,
+            MoveOptions(**{"run_id": "test", "quarantine_share": 1, **options}),
         ) as engine,
     ):
         yield engine
