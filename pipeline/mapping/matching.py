@@ -6,6 +6,7 @@ the target is meant to have it (``ColumnRules.added``), or a policy gives it its
 """
 
 import functools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,10 +108,12 @@ def _matched(
     table = _with_forms(declared, policies)
     drift += _retyped(table, found)
     drift += _extra(table, extra, policies)
+    unique: list[str] = []
     if extra and policies.extra_columns == "carry":
         table = _copy(table) if table is declared else table
         for column in extra:
-            _carry(table, column, policies, dict(types))
+            if _carry(table, column, policies, dict(types)):
+                unique.append(column.name)
             shown = type_name(table.columns[column.name].type)
             drift.append(
                 Drift(table.name, column.name, "carried", f"added to the target as {shown}")
@@ -121,7 +124,9 @@ def _matched(
     other_names = {
         name: each.name for name, each in found.items() if folded(each.name) != folded(name)
     }
-    mapping = TableMapping(table, moving, declared_types, tuple(drift), policies, other_names)
+    mapping = TableMapping(
+        table, moving, declared_types, tuple(drift), policies, other_names, tuple(unique)
+    )
     _ = mapping.fills
     return mapping
 
@@ -204,8 +209,8 @@ def _extra(table: sa.Table, extra: Sequence[SourceColumn], policies: Policies) -
 
 def _carry(
     table: sa.Table, column: SourceColumn, policies: Policies, types: dict[str, str]
-) -> None:
-    """Add a column of the source to a table, with its uniqueness."""
+) -> bool:
+    """Add a column of the source to a table; returns whether its values stay unique."""
     form = policies.forms.get(f"{table.name}.{column.name}")
     name = types.get(column.name, carried.preferred(column.declared, column.default))
     if form is not None:
@@ -217,9 +222,8 @@ def _carry(
             )
         name = carried.named_form(form)
     table.append_column(sa.Column(column.name, carried.kind(name), nullable=True))
-    if column.unique and name in ("bigint", "text"):
-        # Other types may make equal what is distinct in the source.
-        table.append_constraint(sa.UniqueConstraint(table.columns[column.name]))
+    # Other types may make equal what is distinct in the source.
+    return column.unique and name in ("bigint", "text")
 
 
 def _require_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
@@ -298,7 +302,7 @@ def _missing(
     ]
     wrong = missing if policies.missing_columns == "fail" else required
     if wrong:
-        _refuse(table, wrong, required, extra)
+        _refuse(table, wrong, required, extra, policies)
     for column in missing:
         yield Drift(table.name, column.name, "missing", "the source lacks it")
 
@@ -308,6 +312,7 @@ def _refuse(
     missing: Sequence[sa.Column[Any]],
     required: Sequence[sa.Column[Any]],
     extra: Sequence[SourceColumn],
+    policies: Policies,
 ) -> None:
     """Stop because of columns that the source lacks.
 
@@ -322,13 +327,13 @@ def _refuse(
     }
     remedies: list[Any] = ["Check that ", SOURCE_SETTING, " names the right file and version"]
     if similar:
-        listed = ", ".join(f'"{name}": "{other}"' for name, other in similar.items())
-        remedies.append(f". If names differ, set POLICY_SOURCE_NAMES={{{listed}}}")
+        names = json.dumps({**policies.source_names, **similar}, ensure_ascii=False)
+        remedies.append(f". If names differ, set POLICY_SOURCE_NAMES={names}")
     if not required:
         remedies.append(". To give the rows their default, set POLICY_MISSING_COLUMNS=default")
-    names = ", ".join(column.name for column in missing)
+    listed = ", ".join(column.name for column in missing)
     raise SourceError(
-        f"Table {table.name} of the source has no column {names}", remedy=message(*remedies)
+        f"Table {table.name} of the source has no column {listed}", remedy=message(*remedies)
     )
 
 

@@ -1,6 +1,8 @@
 """Columns that the source names or declares otherwise than the declaration, or alone."""
 
+import random
 import sqlite3
+import string
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,64 @@ def test_uniqueness_of_a_carried_column_is_carried(target_url: str, tmp_path: Pa
     sql = f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE {of_table}"
     assert query(target_url, sql) == [("UNIQUE (extra)",)]
     assert sync_all(source.path, target_url, tables=TABLES)["learning_content"].written_rows == 0
+
+
+def _rows_now(source: SourceFile, url: str) -> tuple[int, int, int]:
+    """Rows moved, in quarantine, and written, by a sync as a schedule starts it."""
+    scope = ChangesOnly(retry_rejected=False, or_everything=True)
+    moved = move_in(scope, source.path, url, tables=TABLES, run_id="2")["learning_content"]
+    return moved.target_rows, moved.quarantined_rows, moved.written_rows
+
+
+_LONG = "".join(random.Random(1).choices(string.ascii_letters, k=9_000))
+"""A text that stays long when it is compressed."""
+_NO_LONGER_UNIQUE = (
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_master SET sql = replace(sql, 'TEXT UNIQUE', 'TEXT')"
+    " WHERE name = 'learning_content'",
+    "DELETE FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_learning_content%'",
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "before", "after", "left_out"),
+    [
+        ("TEXT UNIQUE", "a", "a", True),
+        ("TEXT UNIQUE", "a", _LONG, True),
+        ("TEXT UNIQUE", _LONG, "a", True),
+        ("UNIQUE", 5, "5", True),
+        ("TEXT UNIQUE", "a", "A", False),
+    ],
+    ids=["no longer unique", "too long for an index", "too long at first", "equal as text", "kept"],
+)
+def test_uniqueness_of_a_carried_column_never_costs_a_row(
+    declared: str, before: Any, after: Any, left_out: bool, target_url: str, tmp_path: Path
+) -> None:
+    source = _fill_extra(tmp_path, declared, before, None)
+    moved = move_all(source.path, target_url, tables=TABLES)["learning_content"]
+    assert (moved.moved_rows, moved.quarantined_rows) == (2, 0)
+    if before == after:
+        with closing(sqlite3.connect(source.path)) as file, file:
+            for sql in _NO_LONGER_UNIQUE:
+                file.execute(sql)
+    _add_extra(source, 3, after)
+    assert _rows_now(source, target_url)[:2] == (3, 0)
+    assert _rows_now(source, target_url) == (3, 0, 0)
+    sql = "SELECT count(*) FROM pg_constraint WHERE conname = 'learning_content_extra_key'"
+    assert query(target_url, sql) == [(0 if left_out else 1,)]
+
+
+@pytest.mark.parametrize("changed", ["numeric", "integer", "timestamptz"])
+def test_a_carried_column_whose_type_was_changed_in_the_target_keeps_its_values(
+    changed: str, target_url: str, tmp_path: Path
+) -> None:
+    source = _fill_extra(tmp_path, "INTEGER", 5, 7)
+    move_all(source.path, target_url, tables=TABLES)
+    using = "to_timestamp(extra)" if changed == "timestamptz" else f"extra::{changed}"
+    query(target_url, f"ALTER TABLE learning_content ALTER extra TYPE {changed} USING {using}")
+    source.run("UPDATE learning_content SET title = 'z', updated_at = '2025-02-02' WHERE id = 1")
+    assert _rows_now(source, target_url)[:2] == (2, 0)
+    assert _extra(target_url) == ("bigint", ["5", "7"])
 
 
 def test_a_carried_column_is_written_back(shadow: World, tmp_path: Path) -> None:
