@@ -22,6 +22,7 @@ from pipeline.declared import forms
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping.casts import carried
 from pipeline.mapping.casts.types import cast_for, type_name
+from pipeline.mapping.source_names import require_distinct
 from pipeline.mapping.table_mapping import TableMapping
 
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
@@ -104,29 +105,25 @@ def _matched(
     found = _resolved(declared, source_columns, policies)
     extra = extra_columns(declared, source_columns, policies)
     _require_columns(declared, extra, policies)
+    carries = extra if policies.extra_columns == "carry" else []
+    require_distinct(declared, {n: c.name for n, c in found.items()}, [c.name for c in carries])
     drift = [*_missing(declared, found, extra, policies)]
     table = _with_forms(declared, policies)
     drift += _retyped(table, found)
     drift += _extra(table, extra, policies)
     unique: list[str] = []
-    if extra and policies.extra_columns == "carry":
+    if carries:
         table = _copy(table) if table is declared else table
-        for column in extra:
+        for column in carries:
             if _carry(table, column, policies, dict(types)):
                 unique.append(column.name)
-            shown = type_name(table.columns[column.name].type)
-            drift.append(
-                Drift(table.name, column.name, "carried", f"added to the target as {shown}")
-            )
+            detail = f"added to the target as {type_name(table.columns[column.name].type)}"
+            drift.append(Drift(table.name, column.name, "carried", detail))
             found[column.name] = column
     moving = tuple(column for column in table.columns if column.name in found)
-    declared_types = {column.name: found[column.name].declared for column in moving}
-    other_names = {
-        name: each.name for name, each in found.items() if folded(each.name) != folded(name)
-    }
-    mapping = TableMapping(
-        table, moving, declared_types, tuple(drift), policies, other_names, tuple(unique)
-    )
+    kinds = {column.name: found[column.name].declared for column in moving}
+    others = {name: each.name for name, each in found.items() if folded(each.name) != folded(name)}
+    mapping = TableMapping(table, moving, kinds, tuple(drift), policies, others, tuple(unique))
     _ = mapping.fills
     return mapping
 
@@ -331,9 +328,9 @@ def _refuse(
         remedies.append(f". If names differ, set POLICY_SOURCE_NAMES={names}")
     if not required:
         remedies.append(". To give the rows their default, set POLICY_MISSING_COLUMNS=default")
-    listed = ", ".join(column.name for column in missing)
     raise SourceError(
-        f"Table {table.name} of the source has no column {listed}", remedy=message(*remedies)
+        f"Table {table.name} of the source has no column {', '.join(c.name for c in missing)}",
+        remedy=message(*remedies),
     )
 
 

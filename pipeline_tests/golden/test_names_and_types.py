@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import SettingsError, SourceError
 from pipeline.core.findings import Drift
 from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
@@ -98,6 +98,23 @@ def test_another_name_can_be_given_by_a_setting(target_url: str, tmp_path: Path)
         sync_all(source.path, target_url, policies=policies, tables=SPACES)["messages"].written_rows
         == 1
     )
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ("attachments", "messages.content and messages.attachments would both be read from"),
+        ("body", "messages.content is read from the column body of the source, which also has a"),
+    ],
+)
+def test_another_name_that_is_ambiguous_is_refused(
+    other: str, problem: str, target_url: str, tmp_path: Path
+) -> None:
+    source = fill(SourceFile.make(tmp_path / "spaces.db", ddl()))
+    source.run("ALTER TABLE messages ADD COLUMN body TEXT")
+    policies = Policies(source_names={"messages.content": other})
+    with pytest.raises(SettingsError, match=problem):
+        move(source, target_url, policies=policies)
 
 
 def test_a_missing_column_stops_the_move_and_names_a_similar_one(
