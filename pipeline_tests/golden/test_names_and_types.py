@@ -19,7 +19,7 @@ from pipeline_tests.support.cutover_world import World, set_up
 from pipeline_tests.support.moves import move_all, move_in, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.spaces_world import TABLES as SPACES
-from pipeline_tests.support.spaces_world import ddl, fill, move
+from pipeline_tests.support.spaces_world import add, ddl, fill, move
 from pipeline_tests.support.targets import query
 
 TABLES = metadata.sorted_tables[:1]
@@ -129,6 +129,44 @@ def test_a_missing_column_stops_the_move_and_names_a_similar_one(
         '.attachments": "Attach_Ments"}. To give the rows their default, set'
         " POLICY_MISSING_COLUMNS=default."
     )
+
+
+@pytest.mark.parametrize(("encoding", "collation"), [("UTF-8", "COLLATE NOCASE"), ("UTF-16le", "")])
+def test_a_table_that_is_copied_as_a_plain_one_keeps_names_and_truth_values(
+    encoding: str, collation: str, target_url: str, tmp_path: Path
+) -> None:
+    schema = CONTENT_DDL.replace("TABLE learning_content", "TABLE Learning_Content")
+    schema = schema.replace("last_review_at DATETIME", "last_review_at, ok INTEGER DEFAULT false")
+    schema = schema.replace("title VARCHAR(200)", f"title VARCHAR(200) {collation}", 1)
+    source = SourceFile.make(tmp_path / "s.db", f"PRAGMA encoding = '{encoding}'; {schema}")
+    source.add_family()
+    source.run("UPDATE learning_content SET ok = 1")
+    moved = move_all(source.path, target_url)["learning_content"]
+    assert (moved.moved_rows, moved.quarantined_rows) == (3, 0)
+    assert query(target_url, "SELECT ok FROM learning_content LIMIT 1") == [(True,)]
+
+
+def test_a_table_of_another_case_with_collated_keys_and_a_counter_moves_and_comes_back(
+    shadow: World, tmp_path: Path
+) -> None:
+    schema = ddl().replace('TABLE "user" ("id" TEXT', 'TABLE "User" ("id" TEXT COLLATE NOCASE')
+    schema = schema.replace('TABLE "messages"', 'TABLE "Messages"')
+    source = shadow.source = fill(SourceFile.make(tmp_path / "case.db", schema))
+    set_up(source.path, shadow.url, pytest.MonkeyPatch())
+    for key in ("b", "C", "a", "D"):
+        add(source, "user", {"id": key, "email": f"{key}@example.com"})
+    add(source, "session", {"id": "s2", "token": "t2", "user_id": "A"})
+    shadow.tables = SPACES
+    moved = move(source, shadow.url)
+    assert (moved["user"].moved_rows, moved["session"].quarantined_rows) == (5, 1)
+    source.run("DELETE FROM session WHERE id = 's2'")
+    assert shadow.live().state == "live"
+    shadow.do("INSERT INTO messages (id, space_id, user_id, content) VALUES (70, 1, 1, 'x')")
+    shadow.do("DELETE FROM messages WHERE id = 70")
+    shadow.do("""INSERT INTO "user" (id, name, email) VALUES ('e', 'E', 'e@example.org')""")
+    shadow.do("SELECT setval('messages_id_seq', 80)")
+    shadow.rollback()
+    assert source.run("SELECT seq FROM sqlite_sequence WHERE name = 'Messages'") == [(80,)]
 
 
 # Types of columns that only the source has.
