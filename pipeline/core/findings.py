@@ -196,7 +196,7 @@ class Drift(Finding):
     heading: ClassVar[str] = "Columns that differ between source and declaration"
     table: str
     column: str
-    kind: Literal["carried", "ignored", "missing", "retyped"]
+    kind: Literal["carried", "ignored", "missing", "retyped", "another unit", "unreadable"]
     detail: str
 
     @property

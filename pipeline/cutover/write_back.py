@@ -18,6 +18,7 @@ from pipeline.cutover.app_triggers import Attempt
 from pipeline.cutover.source import full_text, rows
 from pipeline.cutover.source.changed_rows import Replayed, rule_of_application, stored_columns
 from pipeline.cutover.source.full_text import FullTextIndex
+from pipeline.mapping.matching import folded
 from pipeline.sqlite import copy_markers, opening
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
@@ -229,25 +230,30 @@ def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) ->
     ).fetchone():
         return
     # A replica has its own counters, even if its primary database has none.
-    counted = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")}
+    rows = connection.execute("SELECT name FROM main.sqlite_sequence")
+    counted = {folded(name) for (name,) in rows}
     for found in done:
         name, last = found.mapping.name, found.last_id
         if last is None:
             continue
-        if name in counted:
+        if folded(name) in counted:
             connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (last, name)
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ? COLLATE NOCASE",
+                (last, name),
             )
         elif _assigns_once(connection, name):
             # SQLite creates the counter of a table with its first row.
             connection.execute(
-                "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, last)
+                "INSERT INTO sqlite_sequence (name, seq) SELECT name, ? FROM main.sqlite_master"
+                " WHERE type = 'table' AND name = ? COLLATE NOCASE",
+                (last, name),
             )
 
 
 def _assigns_once(connection: sqlite3.Connection, table: str) -> bool:
     """Whether a table is declared with AUTOINCREMENT."""
     (sql,) = connection.execute(
-        "SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", (table,)
+        "SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE",
+        (table,),
     ).fetchone()
     return bool(re.search(r"\bAUTOINCREMENT\b", _QUOTED.sub("", sql), re.I))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError, SourceError
+from pipeline.core.findings import Drift
 from pipeline.core.locks import private_folder
 from pipeline.core.messages import PLAN, Text, message
 from pipeline.core.policies import Policies
@@ -52,7 +53,7 @@ def _examine(source: SourceView, migration: Migration, policies: Policies) -> It
             connection, migration.tables, stays=migration.stays, schema=source.schema, count=True
         )
         yield _columns(mappings, problems)
-        yield _forms(connection, mappings, source.schema)
+        yield _forms(connection, mappings, policies, source.schema)
         yield _other_tables(others)
 
 
@@ -69,19 +70,31 @@ def _columns(mappings: list[TableMapping], problems: list[PipelineError]) -> Dia
     return _diagnostic("columns", "warning", detail, remedy)
 
 
-def _forms(connection: sqlite3.Connection, mappings: list[TableMapping], schema: str) -> Diagnostic:
+def _forms(
+    connection: sqlite3.Connection, mappings: list[TableMapping], policies: Policies, schema: str
+) -> Diagnostic:
     found = [
         each
         for mapping in mappings
         for each in recognition.proposals(connection, mapping, schema=schema)
     ]
-    if not found:
-        return _diagnostic("forms", "ok", "moments, booleans and numbers are as declared")
+    doubts: list[Drift] = [
+        each
+        for mapping in mappings
+        for each in (
+            *recognition.doubts(connection, mapping, schema=schema),
+            *recognition.unreadable(connection, mapping, found, schema=schema),
+        )
+    ]
+    if not found and not doubts:
+        return _diagnostic("forms", "ok", "moments, booleans and decimals are stored as declared")
+    detail = "; ".join([*(each.sentence for each in found), *(each.sentence for each in doubts)])
     remedy = (
-        f"If they are, set {recognition.settings(found)}; otherwise the rows go to quarantine, or"
-        " the values move as they are"
+        f"If the values are as described, set {recognition.settings(found, policies.forms)};"
+        " otherwise the rows go to quarantine, or the values move as they are"
+        if found
+        else "Correct these values in the source, or POLICY_FORMS"
     )
-    detail = "; ".join(each.sentence for each in found)
     return _diagnostic("forms", "warning", detail, remedy)
 
 

@@ -6,6 +6,7 @@ the target is meant to have it (``ColumnRules.added``), or a policy gives it its
 """
 
 import functools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pipeline.declared import forms
 from pipeline.declared.rules import ColumnRules, TableRules
 from pipeline.mapping.casts import carried
 from pipeline.mapping.casts.types import cast_for, type_name
+from pipeline.mapping.source_names import require_distinct
 from pipeline.mapping.table_mapping import TableMapping
 
 _SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
@@ -103,25 +105,25 @@ def _matched(
     found = _resolved(declared, source_columns, policies)
     extra = extra_columns(declared, source_columns, policies)
     _require_columns(declared, extra, policies)
+    carries = extra if policies.extra_columns == "carry" else []
+    require_distinct(declared, {n: c.name for n, c in found.items()}, [c.name for c in carries])
     drift = [*_missing(declared, found, extra, policies)]
     table = _with_forms(declared, policies)
     drift += _retyped(table, found)
     drift += _extra(table, extra, policies)
-    if extra and policies.extra_columns == "carry":
+    unique: list[str] = []
+    if carries:
         table = _copy(table) if table is declared else table
-        for column in extra:
-            _carry(table, column, policies, dict(types))
-            shown = type_name(table.columns[column.name].type)
-            drift.append(
-                Drift(table.name, column.name, "carried", f"added to the target as {shown}")
-            )
+        for column in carries:
+            if _carry(table, column, policies, dict(types)):
+                unique.append(column.name)
+            detail = f"added to the target as {type_name(table.columns[column.name].type)}"
+            drift.append(Drift(table.name, column.name, "carried", detail))
             found[column.name] = column
     moving = tuple(column for column in table.columns if column.name in found)
-    declared_types = {column.name: found[column.name].declared for column in moving}
-    other_names = {
-        name: each.name for name, each in found.items() if folded(each.name) != folded(name)
-    }
-    mapping = TableMapping(table, moving, declared_types, tuple(drift), policies, other_names)
+    kinds = {column.name: found[column.name].declared for column in moving}
+    others = {name: each.name for name, each in found.items() if folded(each.name) != folded(name)}
+    mapping = TableMapping(table, moving, kinds, tuple(drift), policies, others, tuple(unique))
     _ = mapping.fills
     return mapping
 
@@ -204,8 +206,8 @@ def _extra(table: sa.Table, extra: Sequence[SourceColumn], policies: Policies) -
 
 def _carry(
     table: sa.Table, column: SourceColumn, policies: Policies, types: dict[str, str]
-) -> None:
-    """Add a column of the source to a table, with its uniqueness."""
+) -> bool:
+    """Add a column of the source to a table; returns whether its values stay unique."""
     form = policies.forms.get(f"{table.name}.{column.name}")
     name = types.get(column.name, carried.preferred(column.declared, column.default))
     if form is not None:
@@ -217,9 +219,8 @@ def _carry(
             )
         name = carried.named_form(form)
     table.append_column(sa.Column(column.name, carried.kind(name), nullable=True))
-    if column.unique and name in ("bigint", "text"):
-        # Other types may make equal what is distinct in the source.
-        table.append_constraint(sa.UniqueConstraint(table.columns[column.name]))
+    # Other types may make equal what is distinct in the source.
+    return column.unique and name in ("bigint", "text")
 
 
 def _require_room(table: sa.Table, extra: Sequence[SourceColumn]) -> None:
@@ -298,7 +299,7 @@ def _missing(
     ]
     wrong = missing if policies.missing_columns == "fail" else required
     if wrong:
-        _refuse(table, wrong, required, extra)
+        _refuse(table, wrong, required, extra, policies)
     for column in missing:
         yield Drift(table.name, column.name, "missing", "the source lacks it")
 
@@ -308,6 +309,7 @@ def _refuse(
     missing: Sequence[sa.Column[Any]],
     required: Sequence[sa.Column[Any]],
     extra: Sequence[SourceColumn],
+    policies: Policies,
 ) -> None:
     """Stop because of columns that the source lacks.
 
@@ -322,13 +324,13 @@ def _refuse(
     }
     remedies: list[Any] = ["Check that ", SOURCE_SETTING, " names the right file and version"]
     if similar:
-        listed = ", ".join(f'"{name}": "{other}"' for name, other in similar.items())
-        remedies.append(f". If names differ, set POLICY_SOURCE_NAMES={{{listed}}}")
+        names = json.dumps({**policies.source_names, **similar}, ensure_ascii=False)
+        remedies.append(f". If names differ, set POLICY_SOURCE_NAMES={names}")
     if not required:
         remedies.append(". To give the rows their default, set POLICY_MISSING_COLUMNS=default")
-    names = ", ".join(column.name for column in missing)
     raise SourceError(
-        f"Table {table.name} of the source has no column {names}", remedy=message(*remedies)
+        f"Table {table.name} of the source has no column {', '.join(c.name for c in missing)}",
+        remedy=message(*remedies),
     )
 
 

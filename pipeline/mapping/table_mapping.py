@@ -31,6 +31,7 @@ class TableMapping:
         columns: the columns that are moved, in the order of the target.
         declared: types of these columns in the source, by name.
         source_names: names of columns that the source calls differently, by name.
+        carried_unique: names of carried columns that are unique in the source.
     """
 
     table: sa.Table
@@ -39,6 +40,7 @@ class TableMapping:
     drift: tuple[Drift, ...]
     policies: Policies = DEFAULT
     source_names: dict[str, str] = field(default_factory=dict)
+    carried_unique: tuple[str, ...] = ()
 
     def source_name(self, name: str) -> str:
         """The name of a column in the source."""

@@ -1,13 +1,15 @@
 """Columns that the source names or declares otherwise than the declaration, or alone."""
 
+import random
 import sqlite3
+import string
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.core.errors import SourceError
+from pipeline.core.errors import SettingsError, SourceError
 from pipeline.core.findings import Drift
 from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
@@ -17,7 +19,7 @@ from pipeline_tests.support.cutover_world import World, set_up
 from pipeline_tests.support.moves import move_all, move_in, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.spaces_world import TABLES as SPACES
-from pipeline_tests.support.spaces_world import ddl, fill, move
+from pipeline_tests.support.spaces_world import add, ddl, fill, move
 from pipeline_tests.support.targets import query
 
 TABLES = metadata.sorted_tables[:1]
@@ -98,6 +100,23 @@ def test_another_name_can_be_given_by_a_setting(target_url: str, tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ("attachments", "messages.content and messages.attachments would both be read from"),
+        ("body", "messages.content is read from the column body of the source, which also has a"),
+    ],
+)
+def test_another_name_that_is_ambiguous_is_refused(
+    other: str, problem: str, target_url: str, tmp_path: Path
+) -> None:
+    source = fill(SourceFile.make(tmp_path / "spaces.db", ddl()))
+    source.run("ALTER TABLE messages ADD COLUMN body TEXT")
+    policies = Policies(source_names={"messages.content": other})
+    with pytest.raises(SettingsError, match=problem):
+        move(source, target_url, policies=policies)
+
+
 def test_a_missing_column_stops_the_move_and_names_a_similar_one(
     target_url: str, tmp_path: Path
 ) -> None:
@@ -110,6 +129,44 @@ def test_a_missing_column_stops_the_move_and_names_a_similar_one(
         '.attachments": "Attach_Ments"}. To give the rows their default, set'
         " POLICY_MISSING_COLUMNS=default."
     )
+
+
+@pytest.mark.parametrize(("encoding", "collation"), [("UTF-8", "COLLATE NOCASE"), ("UTF-16le", "")])
+def test_a_table_that_is_copied_as_a_plain_one_keeps_names_and_truth_values(
+    encoding: str, collation: str, target_url: str, tmp_path: Path
+) -> None:
+    schema = CONTENT_DDL.replace("TABLE learning_content", "TABLE Learning_Content")
+    schema = schema.replace("last_review_at DATETIME", "last_review_at, ok INTEGER DEFAULT false")
+    schema = schema.replace("title VARCHAR(200)", f"title VARCHAR(200) {collation}", 1)
+    source = SourceFile.make(tmp_path / "s.db", f"PRAGMA encoding = '{encoding}'; {schema}")
+    source.add_family()
+    source.run("UPDATE learning_content SET ok = 1")
+    moved = move_all(source.path, target_url)["learning_content"]
+    assert (moved.moved_rows, moved.quarantined_rows) == (3, 0)
+    assert query(target_url, "SELECT ok FROM learning_content LIMIT 1") == [(True,)]
+
+
+def test_a_table_of_another_case_with_collated_keys_and_a_counter_moves_and_comes_back(
+    shadow: World, tmp_path: Path
+) -> None:
+    schema = ddl().replace('TABLE "user" ("id" TEXT', 'TABLE "User" ("id" TEXT COLLATE NOCASE')
+    schema = schema.replace('TABLE "messages"', 'TABLE "Messages"')
+    source = shadow.source = fill(SourceFile.make(tmp_path / "case.db", schema))
+    set_up(source.path, shadow.url, pytest.MonkeyPatch())
+    for key in ("b", "C", "a", "D"):
+        add(source, "user", {"id": key, "email": f"{key}@example.com"})
+    add(source, "session", {"id": "s2", "token": "t2", "user_id": "A"})
+    shadow.tables = SPACES
+    moved = move(source, shadow.url)
+    assert (moved["user"].moved_rows, moved["session"].quarantined_rows) == (5, 1)
+    source.run("DELETE FROM session WHERE id = 's2'")
+    assert shadow.live().state == "live"
+    shadow.do("INSERT INTO messages (id, space_id, user_id, content) VALUES (70, 1, 1, 'x')")
+    shadow.do("DELETE FROM messages WHERE id = 70")
+    shadow.do("""INSERT INTO "user" (id, name, email) VALUES ('e', 'E', 'e@example.org')""")
+    shadow.do("SELECT setval('messages_id_seq', 80)")
+    shadow.rollback()
+    assert source.run("SELECT seq FROM sqlite_sequence WHERE name = 'Messages'") == [(80,)]
 
 
 # Types of columns that only the source has.
@@ -226,6 +283,64 @@ def test_uniqueness_of_a_carried_column_is_carried(target_url: str, tmp_path: Pa
     sql = f"SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE {of_table}"
     assert query(target_url, sql) == [("UNIQUE (extra)",)]
     assert sync_all(source.path, target_url, tables=TABLES)["learning_content"].written_rows == 0
+
+
+def _rows_now(source: SourceFile, url: str) -> tuple[int, int, int]:
+    """Rows moved, in quarantine, and written, by a sync as a schedule starts it."""
+    scope = ChangesOnly(retry_rejected=False, or_everything=True)
+    moved = move_in(scope, source.path, url, tables=TABLES, run_id="2")["learning_content"]
+    return moved.target_rows, moved.quarantined_rows, moved.written_rows
+
+
+_LONG = "".join(random.Random(1).choices(string.ascii_letters, k=9_000))
+"""A text that stays long when it is compressed."""
+_NO_LONGER_UNIQUE = (
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_master SET sql = replace(sql, 'TEXT UNIQUE', 'TEXT')"
+    " WHERE name = 'learning_content'",
+    "DELETE FROM sqlite_master WHERE name LIKE 'sqlite_autoindex_learning_content%'",
+)
+
+
+@pytest.mark.parametrize(
+    ("declared", "before", "after", "left_out"),
+    [
+        ("TEXT UNIQUE", "a", "a", True),
+        ("TEXT UNIQUE", "a", _LONG, True),
+        ("TEXT UNIQUE", _LONG, "a", True),
+        ("UNIQUE", 5, "5", True),
+        ("TEXT UNIQUE", "a", "A", False),
+    ],
+    ids=["no longer unique", "too long for an index", "too long at first", "equal as text", "kept"],
+)
+def test_uniqueness_of_a_carried_column_never_costs_a_row(
+    declared: str, before: Any, after: Any, left_out: bool, target_url: str, tmp_path: Path
+) -> None:
+    source = _fill_extra(tmp_path, declared, before, None)
+    moved = move_all(source.path, target_url, tables=TABLES)["learning_content"]
+    assert (moved.moved_rows, moved.quarantined_rows) == (2, 0)
+    if before == after:
+        with closing(sqlite3.connect(source.path)) as file, file:
+            for sql in _NO_LONGER_UNIQUE:
+                file.execute(sql)
+    _add_extra(source, 3, after)
+    assert _rows_now(source, target_url)[:2] == (3, 0)
+    assert _rows_now(source, target_url) == (3, 0, 0)
+    sql = "SELECT count(*) FROM pg_constraint WHERE conname = 'learning_content_extra_key'"
+    assert query(target_url, sql) == [(0 if left_out else 1,)]
+
+
+@pytest.mark.parametrize("changed", ["numeric", "integer", "timestamptz"])
+def test_a_carried_column_whose_type_was_changed_in_the_target_keeps_its_values(
+    changed: str, target_url: str, tmp_path: Path
+) -> None:
+    source = _fill_extra(tmp_path, "INTEGER", 5, 7)
+    move_all(source.path, target_url, tables=TABLES)
+    using = "to_timestamp(extra)" if changed == "timestamptz" else f"extra::{changed}"
+    query(target_url, f"ALTER TABLE learning_content ALTER extra TYPE {changed} USING {using}")
+    source.run("UPDATE learning_content SET title = 'z', updated_at = '2025-02-02' WHERE id = 1")
+    assert _rows_now(source, target_url)[:2] == (2, 0)
+    assert _extra(target_url) == ("bigint", ["5", "7"])
 
 
 def test_a_carried_column_is_written_back(shadow: World, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def _in_target(url: str) -> int:
 
 @pytest.mark.parametrize(
     ("good", "bad", "stops"),
-    [(15, 5, False), (14, 6, True), (0, 20, True), (0, 19, False), (75, 25, False), (74, 26, True)],
+    [(15, 5, False), (14, 6, True), (0, 20, True), (0, 19, True), (75, 25, False), (74, 26, True)],
 )
 def test_a_move_of_which_hardly_anything_would_arrive_stops_and_plan_foresees_it(
     good: int, bad: int, stops: bool, target_url: str, tmp_path: Path
@@ -96,7 +96,10 @@ FORMS: list[tuple[str, str, list[Any], str | None]] = [
     ("created_at", "INTEGER", [1705311000123456], "microseconds"),
     ("created_at", "TEXT", ["1705311000"], "seconds"),
     ("created_at", "REAL", [2460324.5], "julian_days"),
+    ("created_at", "INTEGER", [*range(1705311000, 1705311020), 253402300799], "seconds"),
+    ("created_at", "INTEGER", [*range(1705311000, 1705311020), 0, -1], "seconds"),
     ("created_at", "INTEGER", [1705311000, 7], None),
+    ("created_at", "INTEGER", [1705311000, 1705311000000], None),
     ("created_at", "INTEGER", [1705311000, "soon"], None),
     ("created_at", "TEXT", ["2025-01-01"], None),
 ]
@@ -120,6 +123,55 @@ def test_plan_recognizes_a_form_and_the_move_reads_it(
         assert again["learning_content"].rejected_rows == 0
         moved = move_all(source.path, target_url, tables=TABLES, policies=policies)
         assert moved["learning_content"].moved_rows == len(values)
+
+
+def test_plan_recognizes_words_of_carried_booleans_and_decimals(
+    target_url: str, tmp_path: Path
+) -> None:
+    schema = CONTENT_DDL.replace("rank_score FLOAT", "rank_score TEXT")
+    schema = schema.replace("last_review_at DATETIME", "last_review_at DATETIME, learned BOOLEAN")
+    source = SourceFile.make(tmp_path / "source.db", schema)
+    source.add_family()
+    source.run("UPDATE learning_content SET learned = iif(id = 1, 't', 'f')")
+    source.run("UPDATE rankings SET rank_score = '4.50'")
+    policies = Policies(forms={"learning_content.created_at": "seconds"})
+    with pytest.raises(TooManyRejected) as error:
+        move_all(source.path, target_url, policies=policies)
+    # A setting that replaces the one before must not lose what was declared there.
+    kept = '{"learning_content.created_at": "seconds", "rankings.rank_score": "decimal_text"}'
+    assert f"POLICY_FORMS={kept}" in str(error.value)
+    plans = planned(source, target_url, tmp_path)
+    found = [each for plan in plans.values() for each in plan.proposals]
+    assert [(each.column, each.form) for each in found] == [
+        *(("learned", "t/f"), ("rank_score", "decimal_text"))
+    ]
+    assert plans["rankings"].obstacle is not None
+    named = recognition.settings(found).removeprefix("POLICY_FORMS=")
+    moved = move_all(source.path, target_url, policies=Policies(forms=json.loads(named)))
+    assert [each.quarantined_rows for each in moved.values()] == [0, 0, 0, 0]
+    sql = "SELECT array_agg(learned ORDER BY id) FROM learning_content"
+    assert query(target_url, sql) == [([True, False, False],)]
+
+
+def test_numbers_of_another_unit_and_of_no_known_form_are_named(
+    target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = with_moments(tmp_path, "INTEGER")
+    for key, value in enumerate((1705311000, 1705311000123), 1):
+        add_moment(source, key, value)
+    policies = Policies(forms={"learning_content.created_at": "milliseconds"})
+    plan = planned(source, target_url, tmp_path, tables=TABLES, policies=policies)
+    assert [each.sentence for each in plan["learning_content"].drift] == [
+        "learning_content.created_at: another unit, 1 values look like seconds, not milliseconds:"
+        " 1705311000 is read as 1970-01-20 17:41:51 UTC"
+    ]
+    monkeypatch.setenv("SQLITE_DATABASE_URL", f"sqlite:///{source.path}")
+    monkeypatch.setenv("DATABASE_URL", target_url)
+    found = {each.name: each for each in _doctor()}["forms"]
+    assert (found.state, found.detail) == (
+        "warning",
+        "learning_content.created_at: unreadable, 2 values such as 1705311000 have no known form",
+    )
 
 
 def test_doctor_names_missing_columns_forms_and_tables_that_stay(

@@ -158,3 +158,14 @@ def test_the_way_back_leaves_the_counter_ahead(
     world.rollback()
     counters = dict(counted.run("SELECT name, seq FROM sqlite_sequence"))
     assert (counters["learning_content"], counters["content_fragments"]) == (6, 1)
+
+
+def test_a_sync_of_nothing_advances_a_sequence_that_is_behind(
+    source: SourceFile, target_url: str
+) -> None:
+    source.add_family()
+    tracking.switch_on(source.path, TABLES)
+    move_all(source.path, target_url)
+    query(target_url, "SELECT setval('learning_content_id_seq', 1)")
+    assert not sync_all(source.path, target_url)["learning_content"].checks.failed
+    assert query(target_url, NEXT) == [(4,)]

@@ -14,6 +14,8 @@ import pyarrow as pa
 from pipeline.core.findings import Quarantined
 from pipeline.declared import ledger
 from pipeline.mapping.contract import Reason, Rejected, StoredValue
+from pipeline.mapping.table_mapping import TableMapping
+from pipeline.move.reading.pinned_source import PinnedSource
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 
@@ -242,3 +244,17 @@ def _write(target: Target, table: str, rows: list[Rejected], run_id: str) -> Non
 
 def _plain(reason: Reason) -> dict[str, Any]:
     return {"code": reason.code, "column": reason.column, "message": reason.message}
+
+
+def renumberable(
+    target: Target, live: PinnedSource, mapping: TableMapping
+) -> list[tuple[Any, str | None]]:
+    """Rows in quarantine whose row ids may belong to other rows later, as (row id, key)."""
+    if not live.renumbers(mapping):
+        return []
+    return [
+        (live.row_id_from(mapping, row_id), key)
+        for row_id, key in keys(target, mapping.name).items()
+        # Keys with replaced characters cannot be compared as text.
+        if key is None or not {"\N{REPLACEMENT CHARACTER}", "\N{SYMBOL FOR NULL}"} & set(key)
+    ]

@@ -138,11 +138,11 @@ def require_ids_fit(mapping: TableMapping, assigned: int) -> None:
 def is_behind(
     target: Target, mapping: TableMapping, sequence: str | None, *, assigned: int
 ) -> bool:
-    """Whether a sequence, if there is one, would assign an id that the source has assigned."""
-    if sequence is None or not assigned:
+    """Whether a sequence, if there is one, would assign an id that is or was assigned."""
+    if sequence is None:
         return False
-    upcoming, _, _ = target.answer(state_question(mapping, sequence))
-    return upcoming <= min(assigned, largest_integer(mapping.key.type))
+    upcoming, _, largest = target.answer(state_question(mapping, sequence))
+    return upcoming <= min(max(assigned, largest), largest_integer(mapping.key.type))
 
 
 def state_question(mapping: TableMapping, sequence: str) -> Question[tuple[int, int, int]]:

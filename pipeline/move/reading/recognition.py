@@ -3,18 +3,20 @@
 Nothing is converted by a guess: a number may be a moment or a count. A person confirms the form.
 """
 
+import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
-from pipeline.core.findings import Finding
+from pipeline.core.findings import Drift, Finding
 from pipeline.core.quoting import quoted
 from pipeline.declared import forms
-from pipeline.declared.forms import DECIMAL_TEXT, UNITS, Unit
+from pipeline.declared.forms import DECIMAL_TEXT, UNITS, EpochMoment, Unit
 from pipeline.mapping.casts.cast import is_number
 from pipeline.mapping.casts.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
 from pipeline.mapping.contract import column_rules
@@ -22,6 +24,9 @@ from pipeline.mapping.table_mapping import TableMapping
 
 _FIRST, _LAST = 100_000_000, 4_102_444_800
 """1973 and 2100 in seconds since 1970; within them, one number has one plausible unit."""
+_MOST = 0.9
+"""The share of plausible moments; the others may be dates such as 9999-12-31, which mean never."""
+_SHOWN = 40
 _WORDS = ("t/f", "true/false", "yes/no", "y/n", "on/off")
 
 
@@ -103,9 +108,17 @@ def _proposal(
     if found is None:
         return None
     form, values, example, meaning = found
-    if isinstance(column.type, sa.Boolean) == (form in UNITS):
+    if forms.is_words(form) and not _takes_words(mapping, column):
+        return None
+    if form in UNITS and isinstance(column.type, sa.Boolean):
         return None
     return FormProposal(mapping.name, column.name, form, values, example, meaning)
+
+
+def _takes_words(mapping: TableMapping, column: sa.Column[Any]) -> bool:
+    if column.name in mapping.carried:
+        return mapping.declared[column.name].upper().startswith("BOOL")
+    return isinstance(column.type, sa.Boolean)
 
 
 def _words(
@@ -129,18 +142,33 @@ def _unit(
     is_one = (
         f"typeof({name}) IN ('integer', 'real') OR (typeof({name}) = 'text' AND {is_number(name)})"
     )
-    values, numbers, low, high = connection.execute(
-        f"SELECT count(*), sum({is_one}), min({number}) FILTER (WHERE {number} > 0), max({number})"
-        f" FROM {table} WHERE {wrong}"
+    values, numbers, positive = connection.execute(
+        f"SELECT count(*), sum({is_one}), sum({number} > 0) FROM {table} WHERE {wrong}"
     ).fetchone()
-    if not values or values != numbers or low is None:
+    if not values or values != numbers or not positive:
         return None
     for unit in UNITS:
-        since = _seconds(low, unit), _seconds(high, unit)
-        if since[0] >= _FIRST and since[1] <= _LAST:
-            moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=since[1])
-            return unit, values, str(high), f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+        first, last = (_number(end, unit) for end in (_FIRST, _LAST))
+        plausible, largest = connection.execute(
+            f"SELECT count(*), max({number}) FROM {table}"
+            f" WHERE ({wrong}) AND {number} BETWEEN {first} AND {last}"
+        ).fetchone()
+        if plausible >= positive * _MOST:
+            since = _seconds(largest, unit)
+            return unit, values, str(largest), _moment(since)
     return None
+
+
+def _moment(since: float) -> str:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=since)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _number(since: int, unit: Unit) -> float:
+    """The number of a unit for a moment in seconds since 1970."""
+    if unit == "julian_days":
+        return (since * 1000 + JULIAN_EPOCH) / DAY_MILLISECONDS
+    return since * 1_000_000 // MICROSECONDS[unit]
 
 
 def _seconds(number: float, unit: Unit) -> float:
@@ -165,7 +193,68 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def settings(found: Sequence[FormProposal]) -> str:
-    """The setting that declares all of these forms."""
-    listed = ", ".join(f'"{each.table}.{each.column}": "{each.form}"' for each in found)
-    return f"POLICY_FORMS={{{listed}}}"
+def doubts(
+    connection: sqlite3.Connection, mapping: TableMapping, *, schema: str = "main"
+) -> Iterator[Drift]:
+    """Columns with numbers of another unit than the declared one.
+
+    A number of seconds is accepted as one of milliseconds, and becomes a day in January 1970.
+    """
+    table = f"{schema}.{quoted(mapping.name)}"
+    for column in mapping.columns:
+        if isinstance(column.type, EpochMoment):
+            yield from _coarser(connection, mapping, column, column.type.unit, table)
+
+
+def unreadable(
+    connection: sqlite3.Connection,
+    mapping: TableMapping,
+    proposed: Sequence[FormProposal],
+    *,
+    schema: str = "main",
+) -> Iterator[Drift]:
+    """Columns with values of a storage class that their type does not take, in no known form."""
+    table = f"{schema}.{quoted(mapping.name)}"
+    known = {(each.table, each.column) for each in proposed}
+    for column in _undecided(mapping):
+        if column.name in mapping.carried or (mapping.name, column.name) in known:
+            continue
+        name = mapping.in_source(column.name)
+        wrong = mapping.casts[column.name].storage_rule(name, "").violated
+        count, example = connection.execute(
+            f"SELECT count(*), min(substr(CAST({name} AS TEXT), 1, {_SHOWN})) FROM {table}"
+            f" WHERE {wrong}"
+        ).fetchone()
+        if count:
+            detail = f"{count:,} values such as {_text(example)} have no known form"
+            yield Drift(mapping.name, column.name, "unreadable", detail)
+
+
+def _coarser(
+    connection: sqlite3.Connection,
+    mapping: TableMapping,
+    column: sa.Column[Any],
+    unit: Unit,
+    table: str,
+) -> Iterator[Drift]:
+    """Numbers that are plausible moments in a coarser unit; then they are none in this one."""
+    name = mapping.in_source(column.name)
+    number = f"CAST({name} AS NUMERIC)"
+    for other in UNITS[: UNITS.index(unit)] if unit in MICROSECONDS else ():
+        first, last = (_number(end, other) for end in (_FIRST, _LAST))
+        count, example = connection.execute(
+            f"SELECT count(*), max({number}) FROM {table} WHERE {number} BETWEEN {first} AND {last}"
+            f" AND (typeof({name}) IN ('integer', 'real') OR {is_number(name)})"
+        ).fetchone()
+        if count:
+            read = _moment(_seconds(example, unit))
+            detail = f"{count:,} values look like {other}, not {unit}: {example} is read as {read}"
+            yield Drift(mapping.name, column.name, "another unit", detail)
+
+
+def settings(
+    found: Sequence[FormProposal], declared: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """The setting that declares all of these forms, and those that are declared already."""
+    forms = {**declared, **{f"{each.table}.{each.column}": each.form for each in found}}
+    return f"POLICY_FORMS={json.dumps(forms, ensure_ascii=False)}"

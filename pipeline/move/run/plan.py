@@ -103,7 +103,9 @@ def plan_tables(
 
 def _require_share(plan: TablePlan, share: float) -> TablePlan:
     """Name it as an obstacle if the move would leave too many rows in quarantine."""
-    if plan.obstacle or not is_too_large(plan.rows, plan.rejected_rows, share=share):
+    if plan.obstacle or not is_too_large(
+        plan.rows, plan.rejected_rows, share=share, recognized=bool(plan.proposals)
+    ):
         return plan
     return replace(
         plan,
@@ -146,6 +148,7 @@ def _plan_table(
             result.reject(mapping, row)
         columns = tuple(profile(connection, mapping, result.date_formats))
         proposals = recognition.proposals(connection, mapping, schema=source.schema)
+        doubts = tuple(recognition.doubts(connection, mapping, schema=source.schema))
     rejected_keys[mapping.name] = _only_rejected(source, converter, result.rejected_keys)
     target_rows, target_only, obstacle = _inspect_target(target, mapping)
     return TablePlan(
@@ -156,7 +159,7 @@ def _plan_table(
         result.rejected,
         result.rejections(mapping.name),
         result.losses(mapping.name),
-        mapping.drift,
+        (*mapping.drift, *doubts),
         target_rows,
         target_only,
         result.forbidden or obstacle,

@@ -9,12 +9,17 @@ from pipeline.move.ledger import quarantine
 from pipeline.move.reading import recognition
 
 FEWEST_ROWS = 20
-"""Smaller tables are never stopped."""
+"""A smaller table is stopped only if none of its rows would arrive, and a setting may mend that."""
 
 
-def is_too_large(rows: int, quarantined: int, *, share: float) -> bool:
-    """Whether too many of a table's rows would be in quarantine."""
-    return rows >= FEWEST_ROWS and quarantined > rows * share
+def is_too_large(rows: int, quarantined: int, *, share: float, recognized: bool) -> bool:
+    """Whether too many of a table's rows would be in quarantine.
+
+    Args:
+        recognized: the rejected values have a form that a setting can declare.
+    """
+    nothing_arrives = quarantined >= rows > 0 and recognized
+    return (rows >= FEWEST_ROWS or nothing_arrives) and quarantined > rows * share
 
 
 def require_small(context: MoveContext, proof: Proof, *, target_rows: int) -> None:
@@ -32,13 +37,16 @@ def require_small(context: MoveContext, proof: Proof, *, target_rows: int) -> No
         rows = context.scope.source_rows
     elif context.scope.keys is None:
         rows = proof["conservation"].figures["source_rows"]
-    if not is_too_large(rows, quarantined, share=share):
+    if not is_too_large(rows, quarantined, share=share, recognized=True):
+        return
+    with context.source.sqlite() as connection:
+        found = recognition.proposals(connection, mapping, schema=context.source.schema)
+    if not is_too_large(rows, quarantined, share=share, recognized=bool(found)):
         return
     why = quarantine.summary(target, mapping.name)[0]
     reason = f"{why.column} {why.reason}" if why.column else why.reason
-    with context.source.sqlite() as connection:
-        found = recognition.proposals(connection, mapping, schema=context.source.schema)
-    advice = f"If the values are as described, set {recognition.settings(found)}. " if found else ""
+    setting = recognition.settings(found, mapping.policies.forms)
+    advice = f"If the values are as described, set {setting}. " if found else ""
     raise TooManyRejected(
         f"{mapping.name}: {quarantined:,} of {rows:,} rows ({quarantined / rows:.1%}) would be in"
         f" quarantine, more than MAX_QUARANTINE_SHARE ({share:.0%}). Most frequent reason:"

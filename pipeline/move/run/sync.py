@@ -17,6 +17,7 @@ from pipeline.core.errors import LockedError
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.progress import OnProgress
 from pipeline.core.quoting import quoted
+from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.contract import compile_contract
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Changes
@@ -79,32 +80,21 @@ def reason_for_full_comparison(
             return f"only a subset of {table.name} has been moved"
         if mark.rules != watermarks.rules_digest(mapping):
             return f"columns or policies of {table.name} have changed"
-        if {column.name for column in mapping.columns} - set(present.types or {}):
+        types = present.types or {}
+        if {column.name for column in mapping.columns} - set(types):
             return f"{table.name} of the target lacks a column"
+        if any(types[name] != type_name(mapping.table.c[name].type) for name in mapping.carried):
+            return f"a carried column of {table.name} has another type in the target"
         tracked = live.position(table) is not None
         if tracked != (mark.position is not None):
             return f"tracking of {table.name} was switched {'on' if tracked else 'off'}"
         if mark.position is not None and not live.continues(mark.position):
             return f"the change log of {table.name} no longer has the entry that was last read"
         if mark.position is not None and live.row_ids_changed(
-            mapping, _waiting(live, target, mapping), mark.position
+            mapping, quarantine.renumberable(target, live, mapping), mark.position
         ):
             return f"the row ids of quarantined rows of {table.name} have changed in the source"
     return None
-
-
-def _waiting(
-    live: PinnedSource, target: Target, mapping: TableMapping
-) -> list[tuple[Any, str | None]]:
-    """Rows in quarantine whose row ids may belong to other rows later, as (row id, key)."""
-    if not live.renumbers(mapping):
-        return []
-    return [
-        (live.row_id_from(mapping, row_id), key)
-        for row_id, key in quarantine.keys(target, mapping.name).items()
-        # Keys with replaced characters cannot be compared as text.
-        if key is None or not {"\N{REPLACEMENT CHARACTER}", "\N{SYMBOL FOR NULL}"} & set(key)
-    ]
 
 
 @dataclass(frozen=True)
@@ -182,9 +172,9 @@ class Syncer:
             PipelineError: as ``move_table``; nothing was changed.
         """
         mapping, found = self._mappings[table.name], self._candidates[table.name]
-        mark, sequence = self._marks[table.name], self._sequences.get(table.name)
-        parents = [parent.name for _, parent in mapping.parents]
+        mark, parents = self._marks[table.name], [parent.name for _, parent in mapping.parents]
         unchanged = self._unchanged(mapping, mark, found, on_progress)
+        sequence = self._sequences.get(table.name) if unchanged else None
         with self.idle.prefetched(
             cascades.keys_question(mapping),
             conflicts.keys_question(mapping),

@@ -28,7 +28,7 @@ STAGE = "pg_temp.pipeline_stage"
 _TEMPORARY = STAGE.partition(".")[2]
 """The name of the stage for the driver, which adds the schema itself."""
 
-_INDEXABLE_BYTES = 2_500
+INDEXABLE_BYTES = 2_500
 """Rows with shorter indexed texts always fit into a B-tree, whose limit is 2,704 bytes."""
 
 _NO_PARENT = "23503"
@@ -132,9 +132,9 @@ def _indexable(mapping: TableMapping, batch: pa.RecordBatch) -> pa.Array | None:
     for text in texts:
         bytes_ = pc.fill_null(pc.binary_length(text), 0)
         size = bytes_ if size is None else pc.add(size, bytes_)
-    if size is None or (pc.max(size).as_py() or 0) <= _INDEXABLE_BYTES:
+    if size is None or (pc.max(size).as_py() or 0) <= INDEXABLE_BYTES:
         return None
-    return pc.less_equal(size, _INDEXABLE_BYTES)
+    return pc.less_equal(size, INDEXABLE_BYTES)
 
 
 def _copy_bisecting(

@@ -36,6 +36,7 @@ def fill(context: MoveContext, present: schema.TargetTableState) -> load.Stage:
     with context.timed("load"):
         target.run(*schema.prepare(mapping, present))
         _strip(context, present)
+        uniques.drop_carried(target, mapping, present.constraints, staged=False)
         stage = load.Stage(target, converter)
         with read_ahead(iter(converter)) as batches:
             load.load_batches(stage, batches, on_batch=context.counter("load"))
@@ -99,7 +100,7 @@ def merge(context: MoveContext, present: schema.TargetTableState) -> table_check
                 quoted(mapping.name),
                 on_found=partial(deletes.record_cascades, context),
             )
-            _write(context, staged, deleted)
+            _write(context, present, staged, deleted)
     with context.timed("keys"):
         _build(context)
     return compared if equal else None
@@ -136,7 +137,7 @@ def merge_scope(context: MoveContext, present: schema.TargetTableState) -> None:
         deleted = sorted(set(extra).intersection(context.scope.deleted))
         deletes.require_few(context, len(deleted))
     with context.timed("load"):
-        _write(context, staged, deleted)
+        _write(context, present, staged, deleted)
     with context.timed("keys"):
         _build(context)
 
@@ -154,7 +155,12 @@ def _stager(context: MoveContext, staged: load.Stage) -> Callable[[Changes], Non
     return stage
 
 
-def _write(context: MoveContext, staged: load.Stage, deleted: list[Any]) -> None:
+def _write(
+    context: MoveContext,
+    present: schema.TargetTableState,
+    staged: load.Stage,
+    deleted: list[Any],
+) -> None:
     """Delete rows, including older versions of rejected ones, and merge staged rows."""
     load.drop_orphans(context.target, context.converter, load.STAGE)
     deletes.delete(context, deleted)
@@ -164,6 +170,7 @@ def _write(context: MoveContext, staged: load.Stage, deleted: list[Any]) -> None
         uniques.reject_held(context.target, context.converter, unique)
         deletes.delete_stale(context)
     uniques.drop_occupied(context.target, context.mapping)
+    uniques.drop_carried(context.target, context.mapping, present.constraints, staged=True)
     context.written = staged.merge()
     deletes.delete_stale(context)
 
@@ -190,6 +197,7 @@ def _build(context: MoveContext, *, filled: bool = False, created: bool = False)
         )
         if not to_itself:
             _build_keys(context, present, filled=filled)
+    uniques.add_carried(target, mapping, present.constraints)
     target.run(*schema.indexes(mapping, present))
     if created:
         table_functions.make_functions(target, mapping.table, roles)

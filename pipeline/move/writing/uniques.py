@@ -5,10 +5,12 @@ An affected constraint is dropped in the transaction of the move and built again
 deferrable constraint is no alternative, because the application's ``ON CONFLICT`` could not use it.
 If the source has duplicate values, the row that already has the value in the target keeps it, or
 else the row with the smallest key; the other rows are rejected before they are written.
+
+A carried column never costs a row: its unique constraint is left out if rows do not meet it.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +20,7 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Reason
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading.batch_converter import BatchConverter
-from pipeline.move.writing.load import STAGE
+from pipeline.move.writing.load import INDEXABLE_BYTES, STAGE
 from pipeline.postgres import schema
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
@@ -41,6 +43,14 @@ SELECT {key}, first_value({key}) OVER (PARTITION BY {columns} ORDER BY {key}{col
 _OCCUPIED = """
 SELECT EXISTS (SELECT FROM {stage} AS s JOIN {table} AS t ON {same} AND t.{key} <> s.{key})
 """
+
+_VIOLATED = """
+SELECT EXISTS (SELECT FROM {stage} AS s JOIN {table} AS t ON t.{value} = s.{value}
+    AND t.{key} <> s.{key})
+  OR EXISTS (SELECT FROM {stage} WHERE {value} IS NOT NULL GROUP BY {value} HAVING count(*) > 1)
+  OR EXISTS (SELECT FROM {stage} WHERE octet_length({value}::text) > {indexable})
+""".replace("{indexable}", str(INDEXABLE_BYTES))
+_LONGEST_NAME = 63
 
 
 def reject_held(target: Target, converter: BatchConverter, unique: sa.UniqueConstraint) -> None:
@@ -67,6 +77,42 @@ def drop_occupied(target: Target, mapping: TableMapping) -> None:
             name = quoted(str(unique.name))
             with contextlib.suppress(DataFault), target.savepoint():
                 target.run(f"ALTER TABLE {quoted(mapping.name)} DROP CONSTRAINT IF EXISTS {name}")
+
+
+def drop_carried(
+    target: Target, mapping: TableMapping, constraints: Collection[str], *, staged: bool
+) -> None:
+    """Drop unique constraints of carried columns.
+
+    Args:
+        constraints: names of the table's constraints.
+        staged: drop only those that staged rows may violate.
+    """
+    key = quoted(mapping.key.name)
+    for column in sorted(mapping.carried):
+        name, value = _carried_name(mapping, column), quoted(column)
+        violated = _VIOLATED.format(stage=STAGE, table=quoted(mapping.name), key=key, value=value)
+        if name in constraints and (not staged or target.value(violated)):
+            target.run_deferred_constraints()
+            with contextlib.suppress(DataFault), target.savepoint():
+                target.run(f"ALTER TABLE {quoted(mapping.name)} DROP CONSTRAINT {quoted(name)}")
+
+
+def add_carried(target: Target, mapping: TableMapping, constraints: Collection[str]) -> None:
+    """Add missing unique constraints of carried columns, as far as the rows meet them."""
+    for column in mapping.carried_unique:
+        name = _carried_name(mapping, column)
+        if name not in constraints:
+            with contextlib.suppress(DataFault), target.savepoint():
+                target.run(
+                    f"ALTER TABLE {quoted(mapping.name)} ADD CONSTRAINT {quoted(name)}"
+                    f" UNIQUE ({quoted(column)})"
+                )
+
+
+def _carried_name(mapping: TableMapping, column: str) -> str:
+    name = f"{mapping.name}_{column}_key".encode()
+    return name[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def build(target: Target, converter: BatchConverter, statements: Iterable[str]) -> None:

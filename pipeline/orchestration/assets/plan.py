@@ -65,6 +65,8 @@ def plan_asset(migration: Migration) -> dg.AssetsDefinition:
         except PipelineError as error:
             retries.raise_retry_if_transient(context, error.for_migration(address), target)
             raise checks.failure(error, migration) from error
-        return dg.MaterializeResult(metadata=metadata.of_plan(plans, rules, space, undeclared))
+        return dg.MaterializeResult(
+            metadata=metadata.of_plan(plans, rules, space, undeclared, policies)
+        )
 
     return plan

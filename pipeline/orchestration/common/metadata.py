@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from pipeline.anki.embeddings import Observed
 from pipeline.anki.outcomes import ACTIONS, CONFIRMED, Report
 from pipeline.core.findings import Quarantined, describe
+from pipeline.core.policies import Policies
 from pipeline.core.quoting import printable, quoted
 from pipeline.declared.rules import ColumnRules
 from pipeline.mapping import secret
@@ -142,7 +143,11 @@ def of_undeclared(found: Sequence[OtherTable]) -> dict[str, dg.MetadataValue]:
 
 
 def of_plan(
-    plans: Sequence[TablePlan], rules: str, space: TargetDisk, undeclared: Sequence[OtherTable]
+    plans: Sequence[TablePlan],
+    rules: str,
+    space: TargetDisk,
+    undeclared: Sequence[OtherTable],
+    policies: Policies,
 ) -> dict[str, dg.MetadataValue]:
     """The metadata of a plan: tables for people, JSON for programs.
 
@@ -167,7 +172,7 @@ def of_plan(
     shown |= of_undeclared(undeclared)
     forms = [form for plan in plans for form in plan.proposals]
     if forms:
-        shown[FORMS] = dg.MetadataValue.text(recognition.settings(forms))
+        shown[FORMS] = dg.MetadataValue.text(recognition.settings(forms, policies.forms))
     shown[PLAN] = dg.MetadataValue.json([asdict(plan) for plan in plans])
     shown[RULES] = dg.MetadataValue.text(rules)
     return shown

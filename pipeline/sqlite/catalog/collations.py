@@ -32,7 +32,7 @@ def of_columns(
     connection: sqlite3.Connection, table: str, *, schema: str = "main"
 ) -> dict[str, str]:
     """The collations of a table's columns other than BINARY, by column name in lower case."""
-    sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?"
+    sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
     found = {}
     for text in _texts(connection, sql, (table,)):
         for name, collation in _declared(list(_tokens(text))):
@@ -43,7 +43,8 @@ def of_columns(
 def named_by(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> set[str]:
     """All collations that a table and its indexes name, except BINARY, in upper case."""
     sql = (
-        f"SELECT sql FROM {schema}.sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index')"
+        f"SELECT sql FROM {schema}.sqlite_master WHERE tbl_name = ? COLLATE NOCASE"
+        " AND type IN ('table', 'index')"
     )
     return _named(_texts(connection, sql, (table,))) - {BINARY}
 

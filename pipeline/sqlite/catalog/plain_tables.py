@@ -75,7 +75,7 @@ def transcode(
 
 
 def _triggers(connection: sqlite3.Connection, table: str) -> list[str]:
-    found = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?"
+    found = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE"
     return [sql for (sql,) in connection.execute(found, (table,))]
 
 
@@ -93,6 +93,7 @@ class _Shape:
         primary: names of the key's columns, if the key stores the rows.
         row_id: the name of the row id, if it is no column.
         counter: the last id of an AUTOINCREMENT table.
+        truths: defaults of columns that say that they hold truth values.
     """
 
     table: str
@@ -103,6 +104,7 @@ class _Shape:
     strict: bool
     counts: bool
     counter: int | None
+    truths: dict[str, str]
 
     @property
     def names(self) -> list[str]:
@@ -125,12 +127,15 @@ class _Shape:
             kind = f"INTEGER PRIMARY KEY{' AUTOINCREMENT' if self.counts else ''}"
         else:
             kind = declared if self.strict or not declared else quoted(declared)
-        return f"{quoted(name)} {kind}"
+        default = f" DEFAULT {self.truths[name]}" if name in self.truths else ""
+        return f"{quoted(name)} {kind}{default}"
 
     def keep_counter(self, connection: sqlite3.Connection) -> None:
         """Set the counter of an AUTOINCREMENT table to that of the original."""
         if self.counts and self.primary:
-            connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (self.table,))
+            connection.execute(
+                "DELETE FROM sqlite_sequence WHERE name = ? COLLATE NOCASE", (self.table,)
+            )
             if self.counter is not None:
                 given = (self.table, self.counter)
                 connection.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", given)
@@ -139,6 +144,7 @@ class _Shape:
 def _shape(connection: sqlite3.Connection, table: str) -> _Shape:
     info = connection.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
     columns = tuple((row[1], row[2]) for row in info if row[6] != _HIDDEN)
+    truths = {row[1]: row[4] for row in info if str(row[4]).lower() in ("true", "false")}
     keys = sorted((row[5], row[1], row[2].upper()) for row in info if row[5])
     listed = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchall()
     without_rowid, strict = any(row[4] for row in listed), any(row[5] for row in listed)
@@ -146,7 +152,7 @@ def _shape(connection: sqlite3.Connection, table: str) -> _Shape:
     taken = {name.lower() for name, _ in columns}
     free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
     (sql,) = connection.execute(
-        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
     ).fetchone()
     counts = re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE) is not None
     return _Shape(
@@ -158,6 +164,7 @@ def _shape(connection: sqlite3.Connection, table: str) -> _Shape:
         strict,
         counts,
         _counter(connection, table) if counts else None,
+        truths,
     )
 
 
@@ -165,6 +172,6 @@ def _counter(connection: sqlite3.Connection, table: str) -> int | None:
     has = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
     if connection.execute(has).fetchone() is None:
         return None
-    sql = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+    sql = "SELECT seq FROM sqlite_sequence WHERE name = ? COLLATE NOCASE"
     found = connection.execute(sql, (table,)).fetchone()
     return found[0] if found else None
