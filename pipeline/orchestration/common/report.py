@@ -10,6 +10,7 @@ from pipeline.core import proof
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import Quarantined
 from pipeline.core.quoting import printable
+from pipeline.orchestration.common import verifications
 from pipeline.orchestration.common.metadata import NEW_REASONS
 
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
@@ -61,6 +62,15 @@ class TableReport:
         return bool(self.checks) and not failed
 
     @property
+    def unresolved(self) -> list[str]:
+        """Checks of rows that failed in a verification, and whose rows were not compared again."""
+        return [
+            name
+            for name, check in self.checks.items()
+            if not check.passed and name in verifications.OF_ROWS and self._repeats(check)
+        ]
+
+    @property
     def moved(self) -> bool:
         """Whether the run moved the table, instead of only checking it."""
         return "strategy" in self.metadata
@@ -94,6 +104,12 @@ class TableReport:
             or self.metadata.get("strategy") in ("filled", "subset")
             or NEW_REASONS in self.metadata
         )
+
+    @staticmethod
+    def _repeats(check: dg.AssetCheckEvaluation) -> bool:
+        """Whether a warning tells what an earlier verification found."""
+        found = verifications.Verification.of(check.metadata)
+        return check.severity == dg.AssetCheckSeverity.WARN and not (found is None or found.passed)
 
     def _figures(self, check: str) -> dict[str, Any]:
         """The figures of a check; none if it was not made."""
