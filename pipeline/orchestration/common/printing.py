@@ -114,7 +114,8 @@ def show_following(
                 grids.say(console, f"and {more:,} more")
     checks = [(table, check) for table in tables_of(events) for check in table.checks.values()]
     attention = [each for each in checks if not each[1].passed]
-    if checks:
+    # The checks of a run that failed half way do not say that anything is well.
+    if attention or (checks and not any(event.is_step_failure for event in events)):
         grids.say(console, _outcomes([check for _, check in checks]))
     if found := checks if verbose else attention:
         grids.show(console, _checks(found, "Checks" if verbose else "Needs attention"))
@@ -149,7 +150,7 @@ def _summary(tables: Sequence[TableReport], *, hidden: int) -> str:
     checks = [check for table in tables for check in table.checks.values()]
     number = _plural(len(moved), "table")
     if not moved:
-        done = _outcomes(checks)
+        done = _outcomes(checks) if checks else "nothing was moved or checked"
     elif not any(table.changed for table in moved):
         done = f"nothing has changed in {number}"
     else:

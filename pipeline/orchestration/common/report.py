@@ -16,6 +16,10 @@ from pipeline.orchestration.common.metadata import NEW_REASONS
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
 
 
+_LISTED = 3
+"""At most this many skipped steps have a sentence each."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Where the source's rows are.
@@ -142,14 +146,16 @@ def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
 
 
 def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
-    """A sentence for each failed step, and for each step that was skipped because of it."""
+    """A sentence for each failed step, and for steps that were skipped because of it."""
     started = {event.step_key for event in result.all_events if event.is_step_start}
     for event in result.all_events:
         if event.is_step_failure:
             yield sentence_of(event)
-    for node in result.job_def.nodes_in_topological_order:
-        if started and node.name not in started:
-            yield f"{node.name} did not run because an earlier step failed."
+    names = [node.name for node in result.job_def.nodes_in_topological_order]
+    skipped = [name for name in names if started and name not in started]
+    # Many lines would bury the reason.
+    for each in skipped if len(skipped) <= _LISTED else [", ".join(skipped)]:
+        yield f"{each} did not run because an earlier step failed."
 
 
 def sentence_of(event: dg.DagsterEvent) -> str:
