@@ -86,7 +86,7 @@ def test_the_job_does_not_run_while_another_run_holds_the_target(
     (failure,) = [e.step_failure_data for e in result.all_events if e.is_step_failure]
     said = failure.user_failure_data.description
     assert "is in use by another run" in said
-    assert said.endswith("Wait until that run ends, then run again.")
+    assert "Wait until that run ends, then run again." in said
     assert result.get_asset_check_evaluations() == []
 
 
