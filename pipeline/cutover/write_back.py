@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.core.errors import SourceError
 from pipeline.core.quoting import quoted
 from pipeline.cutover import app_triggers
-from pipeline.cutover.app_triggers import Attempt
+from pipeline.cutover.app_triggers import AppTrigger, Attempt
 from pipeline.cutover.source import full_text, rows
 from pipeline.cutover.source.changed_rows import Replayed, rule_of_application, stored_columns
 from pipeline.cutover.source.full_text import FullTextIndex
@@ -32,14 +32,18 @@ class WrittenBack:
     """What became of the application's triggers and full-text indexes.
 
     Attributes:
-        notes: sentences by table.
+        written: the moved tables of which rows were written, or all if none was.
+        notes: sentences by moved table.
     """
 
+    written: Sequence[str]
     notes: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, table: str, sentence: str) -> None:
-        """Add a sentence about a table."""
-        self.notes.setdefault(table, []).append(sentence)
+        """Add a sentence about a table; one that is not moved is reported with the last one."""
+        # Triggers and indexes name their table in any case.
+        same = [name for name in self.written if name.lower() == table.lower()]
+        self.notes.setdefault((same or self.written)[-1], []).append(sentence)
 
 
 class _Failed(Exception):
@@ -145,19 +149,35 @@ def _write(
         if not remote and {each.name for each in triggers} - attempt.off.keys():
             _require_equal(connection, done)
         _raise_counters(connection, done)
-        result = WrittenBack()
+        result = WrittenBack(_written(done) or names)
         for index, fault in before.items():
             _settle(connection, index, fault, result)
     except sqlite3.DatabaseError as error:
         raise _Failed from error
-    written = {found.mapping.name for found in done if found.touched}
-    for each in triggers:
-        if each.table in written:
-            why = attempt.off.get(each.name)
-            result.note(
-                each.table, f"trigger {each.name} {f'did not run: {why}' if why else 'ran'}"
-            )
+    _note_triggers(done, triggers, attempt, result)
     return result
+
+
+def _note_triggers(
+    done: Sequence[Replayed],
+    triggers: Sequence[AppTrigger],
+    attempt: Attempt,
+    result: WrittenBack,
+) -> None:
+    """Name the triggers of written tables, and those of other tables that did not run."""
+    moved = {found.mapping.name.lower() for found in done}
+    written = {name.lower() for name in _written(done)}
+    for each in triggers:
+        table, why = each.table.lower(), attempt.off.get(each.name)
+        if table in written:
+            result.note(table, f"trigger {each.name} {f'did not run: {why}' if why else 'ran'}")
+        elif why and written and table not in moved:
+            # Other triggers would have started it.
+            result.note(table, f"trigger {each.name} of {each.table} did not run: {why}")
+
+
+def _written(done: Sequence[Replayed]) -> list[str]:
+    return [found.mapping.name for found in done if found.touched]
 
 
 def _settle(

@@ -136,7 +136,7 @@ def test_plan_recognizes_words_of_carried_booleans_and_decimals(
     source.run("UPDATE rankings SET rank_score = '4.50'")
     policies = Policies(forms={"learning_content.created_at": "seconds"})
     with pytest.raises(TooManyRejected) as error:
-        move_all(source.path, target_url, policies=policies)
+        move_all(source.path, target_url, policies=policies, **LIMITED)
     # A setting that replaces the one before must not lose what was declared there.
     kept = '{"learning_content.created_at": "seconds", "rankings.rank_score": "decimal_text"}'
     assert f"POLICY_FORMS={kept}" in str(error.value)

@@ -32,7 +32,7 @@ from pipeline.reporting.layout import Grid, Medium
 from pipeline_tests.support.commands import PROGRAM, environment, pipeline, start, usable
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.sources import SourceFile
-from pipeline_tests.support.targets import new_database
+from pipeline_tests.support.targets import new_database, query
 
 LAST = re.compile(
     r"proven in [\d.]+ s: 1,040 of 1,058 rows; 18 rows \(1\.7 %\) are in quarantine:"
@@ -273,7 +273,7 @@ def test_quarantine_fits_every_width(moved: Moved, width: int) -> None:
     screen = left(text)
     assert max(map(cell_len, screen.split("\n"))) <= width
     flat = " ".join(screen.split())
-    for word in ("content_fragments", "9001, 9002", "cannot store", "18 rows are"):
+    for word in ("content_fragments", "9001, 9002", "has the escape \\u0000", "18 rows are"):
         assert word in flat
 
 
@@ -347,6 +347,31 @@ def test_a_table_of_which_nothing_arrived_stands_out(
         )
         sentence = "rankings: none of 8 rows arrived; 8 rows (100 %) are in quarantine"
         assert sentence in lines
+
+
+def test_a_sync_after_a_failed_verification_claims_no_proof(
+    source: SourceFile, target_url: str, tmp_path: Path
+) -> None:
+    source.add_family()
+    named = usable(source, target_url, tmp_path)
+    assert pipeline("migrate", **named).code == 0
+    query(target_url, "UPDATE rankings SET assessed_by = 'other' WHERE id = 3")
+    assert pipeline("verify", **named).code == 1
+    for _ in range(2):
+        ran = pipeline("sync", **named)
+        lines = ran.out.splitlines()
+        assert ran.code == 1
+        assert lines[-1] == (
+            "not proven: a verification has found that rows of rankings differ;"
+            " to compare and correct them: pipeline migrate"
+        )
+        (found,) = ran.row("rankings", "digests", "warning")
+        assert found.startswith("failed: rankings 3, assessed_by: source ")
+        (page,) = [line.removeprefix("evidence ") for line in lines if line.startswith("evidence")]
+        written = json.loads(Path(page).with_suffix(".json").read_text())
+        assert not written["proven"]
+    assert "proven in" in pipeline("migrate", **named).out.splitlines()[-1]
+    assert pipeline("sync", **named).code == 0
 
 
 def test_new_rows_in_quarantine_are_named_and_old_ones_are_counted(

@@ -122,6 +122,44 @@ def test_other_tables_follow_and_moved_tables_are_as_in_the_target(live: World) 
     assert {"trigger stamp_and_audit ran", "trigger counted ran", "trigger discounted ran"} <= notes
 
 
+def test_triggers_are_named_whatever_the_case_of_their_table_and_who_starts_them(
+    live: World,
+) -> None:
+    _script(
+        live,
+        """
+        CREATE TABLE audit (entry);
+        CREATE TRIGGER audited AFTER UPDATE ON Content_FRAGMENTS BEGIN
+          INSERT INTO audit VALUES (new.id); END;
+        CREATE TRIGGER swept AFTER INSERT ON audit BEGIN
+          DELETE FROM rankings WHERE fragment_id = new.entry; END;
+        """,
+    )
+    live.do(WRITES)
+    assert _notes(live.rollback()) == {
+        "trigger audited ran",
+        "trigger swept of audit did not run: it writes the moved table rankings",
+    }
+    assert live.source.run("SELECT * FROM audit") == [(1,)]
+    equal(live)
+
+
+def test_a_full_text_index_of_a_view_is_rebuilt(live: World) -> None:
+    _script(
+        live,
+        """
+        CREATE VIEW texts AS SELECT f.id, c.title || ' ' || f.body_text AS body
+          FROM content_fragments AS f JOIN learning_content AS c ON c.id = f.learning_content_id;
+        CREATE VIRTUAL TABLE words USING fts5(body, content='texts', content_rowid='id');
+        INSERT INTO words (words) VALUES ('rebuild');
+        """,
+    )
+    live.do(WRITES)
+    assert _notes(live.rollback()) == {"full-text index words was rebuilt"}
+    assert (_found(live, "updated"), _found(live, "inserted")) == ([1], [70])
+    _consistent(live)
+
+
 @pytest.mark.parametrize("how", ["ABORT, 'no'", "FAIL, 'no'", "ROLLBACK, 'no'", "IGNORE"])
 def test_a_trigger_that_refuses_rows_does_not_stop_the_way_back(live: World, how: str) -> None:
     _script(

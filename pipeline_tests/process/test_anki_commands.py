@@ -309,6 +309,14 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_tried(
     assert ran.err.startswith(message)
 
 
+def test_a_refused_sync_shows_the_reason_and_no_success(variables: dict[str, str]) -> None:
+    ran = pipeline("anki", "sync", "--deck", "Nowhere", **variables)
+    assert ran.code == 1
+    # The checks of embeddings have passed, which says nothing of the notes.
+    assert ran.out.splitlines()[-1].startswith("anki    the collection ")
+    assert " has no deck Nowhere. Create it in Anki" in ran.err.splitlines()[0]
+
+
 def test_no_key_of_ankiconnect_is_stored_or_printed(
     variables: dict[str, str], target_url: str
 ) -> None:

@@ -74,7 +74,7 @@ def run(
         seconds = time.perf_counter() - started
         sentence, style = printing.last_line(found, seconds, migration.address)
         terminal.say(sentence, style=style)
-        return 0
+        return 1 if any(table.unresolved for table in found) else 0
     return failed(result)
 
 

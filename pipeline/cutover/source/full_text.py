@@ -48,8 +48,13 @@ class FullTextIndex:
 def find(
     connection: sqlite3.Connection, tables: Iterable[str], *, written: Iterable[str]
 ) -> list[FullTextIndex]:
-    """Full-text indexes of moved tables, and those that triggers write."""
+    """Full-text indexes of moved tables, of views, and those that triggers write."""
     moved, by_triggers = ({name.lower() for name in names} for names in (tables, written))
+    # A view may read a moved table.
+    moved |= {
+        name.lower()
+        for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'view'")
+    }
     found = []
     for name, sql in connection.execute(
         "SELECT name, sql FROM main.sqlite_master WHERE type = 'table' AND rootpage = 0"

@@ -98,6 +98,17 @@ def move(
             part = evidence.of_move(moved, table, session, also=also, address=address)
             part = replace(part, undeclared=[each.shown for each in undeclared])
             preview, new = metadata.preview_of(session, table), session.answer(added)
+        # A proof is reported whether or not its checks were selected.
+        made = [
+            *checks.results(table.name, moved.checks, address=address),
+            *verifications.made_now(
+                checks.results(table.name, also, address=address, only_warn=not chosen),
+                run_id=run_id,
+                target=shown_target,
+            ),
+        ]
+        reported = list(verifications.after_move(made, earlier, moved, address=address))
+        part = evidence.with_earlier_failures(part, reported)
         report = evidence.save_part(context, part)
     except PipelineError as error:
         retries.raise_retry_if_transient(context, error.for_migration(address), target)
@@ -106,16 +117,6 @@ def move(
             _record_failure(context, table, error, target)
             yield from checks.results(table.name, error.checks, address=address)
         raise checks.failure(error, migration) from error
-    # A proof is reported whether or not its checks were selected.
-    made = [
-        *checks.results(table.name, moved.checks, address=address),
-        *verifications.made_now(
-            checks.results(table.name, also, address=address, only_warn=not chosen),
-            run_id=run_id,
-            target=shown_target,
-        ),
-    ]
-    reported = list(verifications.after_move(made, earlier, moved, address=address))
     shown = metadata.of_move(moved, new, preview=preview, report=report)
     shown |= metadata.of_undeclared(undeclared)
     yield dg.MaterializeResult(

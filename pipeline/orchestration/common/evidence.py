@@ -173,6 +173,20 @@ def of_move(
     )
 
 
+def with_earlier_failures(
+    part: TableEvidence, reported: Iterable[dg.AssetCheckResult]
+) -> TableEvidence:
+    """A table's part in which checks that are reported as failed since a verification failed."""
+    failed = {each.check_name: each.description or "" for each in reported if not each.passed}
+    made = [
+        replace(check, passed=False, summary=failed[check.name])
+        if check.passed and check.blocking and check.name in failed
+        else check
+        for check in part.checks
+    ]
+    return replace(part, checks=made)
+
+
 def of_checks(
     table: str,
     found: Iterable[CheckResult],

@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.anki.outcomes import ACTIONS, Outcome
 from pipeline.core import proof
 from pipeline.core.findings import Quarantined
-from pipeline.core.messages import DEFAULT_ADDRESS, QUARANTINE, Address
+from pipeline.core.messages import DEFAULT_ADDRESS, MIGRATE, QUARANTINE, Address
 from pipeline.core.quoting import share, size
 from pipeline.cutover.gate import Answer
 from pipeline.orchestration.common.metadata import (
@@ -74,6 +74,9 @@ def show(
 
 def last_line(tables: Sequence[TableReport], seconds: float, address: Address) -> tuple[str, str]:
     """What a run has proven, and what it left behind; and the colour of this sentence."""
+    if wrong := [table.name for table in tables if table.unresolved]:
+        found = f"not proven: a verification has found that rows of {', '.join(wrong)} differ"
+        return f"{found}; to compare and correct them: {MIGRATE.written(address)}", "red"
     counted = [table.rows for table in tables if table.rows is not None]
     proven = f"proven in {seconds:.1f} s"
     if not counted:
@@ -111,7 +114,8 @@ def show_following(
                 grids.say(console, f"and {more:,} more")
     checks = [(table, check) for table in tables_of(events) for check in table.checks.values()]
     attention = [each for each in checks if not each[1].passed]
-    if checks:
+    # The checks of a run that failed half way do not say that anything is well.
+    if attention or (checks and not any(event.is_step_failure for event in events)):
         grids.say(console, _outcomes([check for _, check in checks]))
     if found := checks if verbose else attention:
         grids.show(console, _checks(found, "Checks" if verbose else "Needs attention"))
@@ -146,7 +150,7 @@ def _summary(tables: Sequence[TableReport], *, hidden: int) -> str:
     checks = [check for table in tables for check in table.checks.values()]
     number = _plural(len(moved), "table")
     if not moved:
-        done = _outcomes(checks)
+        done = _outcomes(checks) if checks else "nothing was moved or checked"
     elif not any(table.changed for table in moved):
         done = f"nothing has changed in {number}"
     else:
@@ -190,8 +194,8 @@ def _is_warning(check: dg.AssetCheckEvaluation) -> bool:
 
 
 def _needs_attention(table: TableReport, check: dg.AssetCheckEvaluation) -> bool:
-    """Whether a check failed, or warns of rows that this run compared."""
-    failed = check.severity == dg.AssetCheckSeverity.ERROR
+    """Whether a check failed, in this run or in a verification, or warns of compared rows."""
+    failed = check.severity == dg.AssetCheckSeverity.ERROR or check.check_name in table.unresolved
     return _is_warning(check) and (failed or table.compared)
 
 

@@ -10,9 +10,14 @@ from pipeline.core import proof
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import Quarantined
 from pipeline.core.quoting import printable
+from pipeline.orchestration.common import verifications
 from pipeline.orchestration.common.metadata import NEW_REASONS
 
 _ENDED_FROM_OUTSIDE = frozenset({"KeyboardInterrupt", "DagsterExecutionInterruptedError"})
+
+
+_LISTED = 3
+"""At most this many skipped steps have a sentence each."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,15 @@ class TableReport:
         return bool(self.checks) and not failed
 
     @property
+    def unresolved(self) -> list[str]:
+        """Checks of rows that failed in a verification, and whose rows were not compared again."""
+        return [
+            name
+            for name, check in self.checks.items()
+            if not check.passed and name in verifications.OF_ROWS and self._repeats(check)
+        ]
+
+    @property
     def moved(self) -> bool:
         """Whether the run moved the table, instead of only checking it."""
         return "strategy" in self.metadata
@@ -95,6 +109,12 @@ class TableReport:
             or NEW_REASONS in self.metadata
         )
 
+    @staticmethod
+    def _repeats(check: dg.AssetCheckEvaluation) -> bool:
+        """Whether a warning tells what an earlier verification found."""
+        found = verifications.Verification.of(check.metadata)
+        return check.severity == dg.AssetCheckSeverity.WARN and not (found is None or found.passed)
+
     def _figures(self, check: str) -> dict[str, Any]:
         """The figures of a check; none if it was not made."""
         found: Any = self.checks[check].metadata if check in self.checks else {}
@@ -126,14 +146,16 @@ def tables_of(events: Iterable[dg.DagsterEvent]) -> list[TableReport]:
 
 
 def failures_of(result: dg.ExecuteInProcessResult) -> Iterator[str]:
-    """A sentence for each failed step, and for each step that was skipped because of it."""
+    """A sentence for each failed step, and for steps that were skipped because of it."""
     started = {event.step_key for event in result.all_events if event.is_step_start}
     for event in result.all_events:
         if event.is_step_failure:
             yield sentence_of(event)
-    for node in result.job_def.nodes_in_topological_order:
-        if started and node.name not in started:
-            yield f"{node.name} did not run because an earlier step failed."
+    names = [node.name for node in result.job_def.nodes_in_topological_order]
+    skipped = [name for name in names if started and name not in started]
+    # Many lines would bury the reason.
+    for each in skipped if len(skipped) <= _LISTED else [", ".join(skipped)]:
+        yield f"{each} did not run because an earlier step failed."
 
 
 def sentence_of(event: dg.DagsterEvent) -> str:

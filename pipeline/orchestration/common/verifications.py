@@ -29,7 +29,7 @@ from pipeline.move.run.transaction import MoveResult
 
 _ENTRIES = ("verified_at", "verified_by", "verified_in", "verification", "rows_written_since")
 _PASSED = "passed"
-_OF_ROWS = frozenset({*proof.BY_COMPARISON, proof.WITNESS.name})
+OF_ROWS = frozenset({*proof.BY_COMPARISON, proof.WITNESS.name})
 """Checks that a sync makes only of rows that may have changed."""
 Metadata = Mapping[str, Any]
 
@@ -156,7 +156,7 @@ def after_move(
             yield result
             continue
         found = known.verification.later(rows)
-        undone = not found.passed and _is_partial(move) and result.check_name in _OF_ROWS
+        undone = not found.passed and _is_partial(move) and result.check_name in OF_ROWS
         if undone and result.passed:
             yield _changed(
                 result,
