@@ -1,7 +1,7 @@
 """PostgreSQL values in the format that the application uses in SQLite.
 
-The opposite of the casts in ``mapping/casts``. Only values changed in the target are written in this
-format; unchanged values of the source are not rewritten.
+The opposite of the casts in ``mapping/casts``. Only values changed in the target are written in
+this format; unchanged values of the source are not rewritten.
 """
 
 from typing import Any

@@ -18,6 +18,7 @@ from pipeline.cutover.app_triggers import Attempt
 from pipeline.cutover.source import full_text, rows
 from pipeline.cutover.source.changed_rows import Replayed, rule_of_application, stored_columns
 from pipeline.cutover.source.full_text import FullTextIndex
+from pipeline.mapping.matching import folded
 from pipeline.sqlite import copy_markers, opening
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
@@ -31,14 +32,17 @@ class WrittenBack:
     """What became of the application's triggers and full-text indexes.
 
     Attributes:
+        declared: the declared names of the moved tables, by folded name.
         notes: sentences by table.
     """
 
+    declared: dict[str, str]
     notes: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, table: str, sentence: str) -> None:
-        """Add a sentence about a table."""
-        self.notes.setdefault(table, []).append(sentence)
+        """Add a sentence about a table of the source."""
+        name = self.declared.get(folded(table), table)
+        self.notes.setdefault(name, []).append(sentence)
 
 
 class _Failed(Exception):
@@ -144,14 +148,14 @@ def _write(
         if not remote and {each.name for each in triggers} - attempt.off.keys():
             _require_equal(connection, done)
         _raise_counters(connection, done)
-        result = WrittenBack()
+        result = WrittenBack({folded(name): name for name in names})
         for index, fault in before.items():
             _settle(connection, index, fault, result)
     except sqlite3.DatabaseError as error:
         raise _Failed from error
-    written = {found.mapping.name for found in done if found.touched}
+    written = {folded(found.mapping.name) for found in done if found.touched}
     for each in triggers:
-        if each.table in written:
+        if folded(each.table) in written:
             why = attempt.off.get(each.name)
             result.note(
                 each.table, f"trigger {each.name} {f'did not run: {why}' if why else 'ran'}"
@@ -229,14 +233,17 @@ def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) ->
     ).fetchone():
         return
     # A replica has its own counters, even if its primary database has none.
-    counted = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")}
+    counted = {
+        folded(name) for (name,) in connection.execute("SELECT name FROM main.sqlite_sequence")
+    }
     for found in done:
         name, last = found.mapping.name, found.last_id
         if last is None:
             continue
-        if name in counted:
+        if folded(name) in counted:
             connection.execute(
-                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ?", (last, name)
+                "UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = ? COLLATE NOCASE",
+                (last, name),
             )
         elif _assigns_once(connection, name):
             # SQLite creates the counter of a table with its first row.
@@ -248,6 +255,7 @@ def _raise_counters(connection: sqlite3.Connection, done: Sequence[Replayed]) ->
 def _assigns_once(connection: sqlite3.Connection, table: str) -> bool:
     """Whether a table is declared with AUTOINCREMENT."""
     (sql,) = connection.execute(
-        "SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", (table,)
+        "SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE",
+        (table,),
     ).fetchone()
     return bool(re.search(r"\bAUTOINCREMENT\b", _QUOTED.sub("", sql), re.I))

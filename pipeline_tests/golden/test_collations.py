@@ -94,7 +94,7 @@ def test_doctor_and_backup_take_it(collation: str, options: str, tmp_path: Path)
     assert found["integrity"].state == "ok"
     assert "owners" in found["integrity"].detail
     assert "UNICASE" in found["collations"].detail
-    assert found["foreign keys"].detail == "parents missing: 1 rows (pets to owners)"
+    assert found["foreign keys"].detail == "parents missing: 1 row (pets to owners)"
     copy = tmp_path / "copy.db"
     tables = backup.back_up(source, copy)
     assert {table.name: table.rows for table in tables} == {"owners": 2, "pets": 2}
@@ -115,7 +115,7 @@ def test_doctor_says_which_keys_are_compared_by_a_collation(tmp_path: Path) -> N
     }
     assert found["collations of keys"].state == "warning"
     assert "pets.owner_id (NOCASE)" in found["collations of keys"].detail
-    assert found["foreign keys"].detail == "parents missing: 1 rows (pets to owners)"
+    assert found["foreign keys"].detail == "parents missing: 1 row (pets to owners)"
 
 
 def test_damage_is_found_beside_what_cannot_be_checked(tmp_path: Path) -> None:

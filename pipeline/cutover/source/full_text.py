@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 
 _MODULE = re.compile(r"\bUSING\s+(fts[345])\b", re.IGNORECASE)
 _CONTENT = re.compile(
@@ -49,7 +50,7 @@ def find(
     connection: sqlite3.Connection, tables: Iterable[str], *, written: Iterable[str]
 ) -> list[FullTextIndex]:
     """Full-text indexes of moved tables, and those that triggers write."""
-    moved, by_triggers = ({name.lower() for name in names} for names in (tables, written))
+    moved, by_triggers = ({folded(name) for name in names} for names in (tables, written))
     found = []
     for name, sql in connection.execute(
         "SELECT name, sql FROM main.sqlite_master WHERE type = 'table' AND rootpage = 0"
@@ -59,6 +60,6 @@ def find(
             continue
         content = _CONTENT.search(sql)
         of = next((each for each in content.groups() if each is not None), "") if content else None
-        if (of or "").lower() in moved or name.lower() in by_triggers:
+        if folded(of or "") in moved or folded(name) in by_triggers:
             found.append(FullTextIndex(name, module[1].lower(), of))
     return found

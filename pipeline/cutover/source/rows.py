@@ -187,9 +187,10 @@ def _place(connection: sqlite3.Connection, found: Replayed) -> Place:
     columns = stored_columns(connection, name)
     info = connection.execute(f"PRAGMA main.table_info({quoted(name)})").fetchall()
     listed = connection.execute(
-        "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?", (name,)
+        "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE",
+        (name,),
     ).fetchone()
-    free = [alias for alias in _ROWID if alias not in {row[1].lower() for row in info}]
+    free = [alias for alias in _ROWID if alias not in {folded(row[1]) for row in info}]
     by_number = any(row[5] and row[2].upper() == "INTEGER" for row in info)
     if free and not listed[0] and not by_number:
         # A full-text index may refer to the rowid.

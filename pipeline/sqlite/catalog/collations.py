@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import RowKey
 
 BINARY = "BINARY"
@@ -31,19 +32,20 @@ _CONSTRAINTS = frozenset({"CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"}
 def of_columns(
     connection: sqlite3.Connection, table: str, *, schema: str = "main"
 ) -> dict[str, str]:
-    """The collations of a table's columns other than BINARY, by column name in lower case."""
-    sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ?"
+    """The collations of a table's columns other than BINARY, by folded column name."""
+    sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
     found = {}
     for text in _texts(connection, sql, (table,)):
         for name, collation in _declared(list(_tokens(text))):
-            found[name.lower()] = collation.upper()
+            found[folded(name)] = collation.upper()
     return {name: collation for name, collation in found.items() if collation != BINARY}
 
 
 def named_by(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> set[str]:
     """All collations that a table and its indexes name, except BINARY, in upper case."""
     sql = (
-        f"SELECT sql FROM {schema}.sqlite_master WHERE tbl_name = ? AND type IN ('table', 'index')"
+        f"SELECT sql FROM {schema}.sqlite_master WHERE tbl_name = ? COLLATE NOCASE"
+        " AND type IN ('table', 'index')"
     )
     return _named(_texts(connection, sql, (table,))) - {BINARY}
 
@@ -59,7 +61,7 @@ def cannot_be_searched(
     """Whether rows of a table are stored, or its keys compared, in an order unknown here."""
     columns = of_columns(connection, table.name, schema=schema)
     keys = {RowKey.of(table).name, *(key.parent.name for key in table.foreign_keys)}
-    if {columns.get(name.lower(), BINARY) for name in keys} - BUILT_IN:
+    if {columns.get(folded(name), BINARY) for name in keys} - BUILT_IN:
         return True
     listed = connection.execute(f"PRAGMA {schema}.table_list({quoted(table.name)})").fetchall()
     without_rowid = any(row[4] for row in listed)

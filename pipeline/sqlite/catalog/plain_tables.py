@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 
 _ENCODINGS = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _HIDDEN = 1
@@ -75,7 +76,7 @@ def transcode(
 
 
 def _triggers(connection: sqlite3.Connection, table: str) -> list[str]:
-    found = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?"
+    found = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE"
     return [sql for (sql,) in connection.execute(found, (table,))]
 
 
@@ -143,10 +144,10 @@ def _shape(connection: sqlite3.Connection, table: str) -> _Shape:
     listed = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchall()
     without_rowid, strict = any(row[4] for row in listed), any(row[5] for row in listed)
     is_rowid = not without_rowid and len(keys) == 1 and keys[0][2] == "INTEGER"
-    taken = {name.lower() for name, _ in columns}
+    taken = {folded(name) for name, _ in columns}
     free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
     (sql,) = connection.execute(
-        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ?", (table,)
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
     ).fetchone()
     counts = re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE) is not None
     return _Shape(
@@ -165,6 +166,6 @@ def _counter(connection: sqlite3.Connection, table: str) -> int | None:
     has = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
     if connection.execute(has).fetchone() is None:
         return None
-    sql = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+    sql = "SELECT seq FROM sqlite_sequence WHERE name = ? COLLATE NOCASE"
     found = connection.execute(sql, (table,)).fetchone()
     return found[0] if found else None
