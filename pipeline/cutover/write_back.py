@@ -90,8 +90,7 @@ def _first_that_works(
         raise rule_of_application(cause) or cause
     raise SourceError(
         f"{failure} in the source differs from the row that was written",
-        remedy="The source is unchanged, and the application still writes to the target. Check"
-        " that row, then run again",
+        remedy="Check that row, then run again",
     )
 
 
@@ -221,8 +220,7 @@ def _require_written(source: Path, proven: sqlite3.Connection, done: Sequence[Re
                     raise SourceError(
                         f"{found.mapping.name} {each} in the source differs from the row that was"
                         " sent",
-                        remedy="Nothing is lost: the application still writes to the target. Check"
-                        " that row, then run again",
+                        remedy="Check that row, then run again",
                     )
 
 
