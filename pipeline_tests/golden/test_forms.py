@@ -12,6 +12,7 @@ from pipeline.core.errors import SettingsError
 from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
 from pipeline_tests.support.cutover_world import World, set_up
+from pipeline_tests.support.moments import add_moment, with_moments
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.spaces_world import TABLES as SPACES
@@ -56,14 +57,6 @@ CASES = (
 )
 
 
-def _source(path: Path, declared: str) -> SourceFile:
-    ddl = CONTENT_DDL.replace(
-        "created_at DATETIME, updated_at DATETIME, last_review_at DATETIME",
-        f"created_at {declared}, updated_at DATETIME",
-    )
-    return SourceFile.make(path / "forms.db", ddl)
-
-
 def _values(source: SourceFile, sql: str) -> list[Any]:
     return [value for (value,) in source.run(sql)]
 
@@ -78,26 +71,17 @@ def _stored(source: SourceFile, key: int) -> tuple[Any, str]:
 def test_a_moment_is_read_kept_in_step_and_written_back_in_its_form(
     case: Case, target_url: str, tmp_path: Path
 ) -> None:
-    source = _source(tmp_path, case.declared)
+    source = with_moments(tmp_path, case.declared)
     for key in (1, 2, 3):
-        _add(source, key, case.value)
+        add_moment(source, key, case.value)
     policies = Policies(forms={"learning_content.created_at": case.form})
     moved = move_all(source.path, target_url, policies=policies, tables=TABLES)["learning_content"]
     assert (moved.moved_rows, moved.quarantined_rows) == (3, 0)
     assert _moments(target_url) == [case.moment] * 3
-    _add(source, 4, case.value)
+    add_moment(source, 4, case.value)
     synced = sync_all(source.path, target_url, policies=policies, tables=TABLES)["learning_content"]
     assert (synced.written_rows, synced.quarantined_rows) == (1, 0)
     assert _moments(target_url) == [case.moment] * 4
-
-
-def _add(source: SourceFile, key: int, value: Any) -> None:
-    source.run(
-        "INSERT INTO learning_content (id, title, content_type, language, native_text, translation,"
-        " ipa, created_at, updated_at)"
-        " VALUES (?, 'a', 'b', 'thai', 'c', 'd', 'e', ?, '2025-01-01')",
-        (key, value),
-    )
 
 
 def _moments(url: str) -> list[str]:
@@ -112,10 +96,10 @@ _WRITTEN_BACK = [CASES[at] for at in (0, 3, 5, 8, 9)]
 def test_a_rollback_writes_moments_in_the_form_that_was_there(
     case: Case, shadow: World, tmp_path: Path
 ) -> None:
-    source = shadow.source = _source(tmp_path, case.declared)
+    source = shadow.source = with_moments(tmp_path, case.declared)
     set_up(source.path, shadow.url, pytest.MonkeyPatch())
     for key in (1, 2):
-        _add(source, key, case.value)
+        add_moment(source, key, case.value)
     before = _stored(source, 1)
     shadow.policies = Policies(forms={"learning_content.created_at": case.form})
     assert shadow.live().state == "live"
@@ -163,6 +147,20 @@ def test_truth_values_as_words_are_read_kept_in_step_and_written_back(
     ]
 
 
+def test_words_of_any_script_are_read_beside_a_value_that_is_neither(
+    target_url: str, tmp_path: Path
+) -> None:
+    source = _spaces(tmp_path, "read", "TEXT")
+    source.run("UPDATE notifications SET read = 'Нет'")
+    add(source, "notifications", {"read": "Да"}, {"read": "?"})
+    move(source, target_url, policies=Policies(forms={"notifications.read": "Да/Нет"}))
+    assert query(target_url, "SELECT array_agg(read ORDER BY id) FROM notifications") == [
+        ([False, True],)
+    ]
+    sql = "SELECT reasons -> 0 ->> 'message' FROM migration.quarantine"
+    assert query(target_url, sql) == [("is neither Да nor Нет",)]
+
+
 def test_decimal_text_is_read_kept_in_step_and_written_back(shadow: World, tmp_path: Path) -> None:
     schema = CONTENT_DDL.replace("rank_score FLOAT", "rank_score TEXT")
     source = shadow.source = SourceFile.make(tmp_path / "decimal.db", schema)
@@ -198,9 +196,9 @@ def test_decimal_text_is_read_kept_in_step_and_written_back(shadow: World, tmp_p
 def test_a_value_that_is_not_of_the_form_is_rejected_with_a_reason(
     form: str, value: Any, reason: str, target_url: str, tmp_path: Path
 ) -> None:
-    source = _source(tmp_path, "INTEGER")
-    _add(source, 1, 2460324 if form == "julian_days" else 1705311000)
-    _add(source, 2, value)
+    source = with_moments(tmp_path, "INTEGER")
+    add_moment(source, 1, 2460324 if form == "julian_days" else 1705311000)
+    add_moment(source, 2, value)
     policies = Policies(forms={"learning_content.created_at": form})
     move_all(source.path, target_url, policies=policies, tables=TABLES)
     sql = "SELECT source_key, reasons -> 0 ->> 'column', reasons -> 0 ->> 'message'"

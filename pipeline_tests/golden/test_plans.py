@@ -15,8 +15,7 @@ from pipeline.migrations.content import metadata
 from pipeline.move.reading import recognition
 from pipeline.move.run.scope import Subset
 from pipeline.sqlite import tracking
-from pipeline_tests.golden.test_forms import _add as add_moment
-from pipeline_tests.golden.test_forms import _source as with_moments
+from pipeline_tests.support.moments import add_moment, with_moments
 from pipeline_tests.support.moves import move_all, move_in, sync_all
 from pipeline_tests.support.plans import planned
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
@@ -138,7 +137,7 @@ def test_doctor_names_missing_columns_forms_and_tables_that_stay(
     assert found["forms"].detail.startswith("learning_content.created_at: 3 values can be read as")
     named = 'POLICY_FORMS={"learning_content.created_at": "seconds"}'
     assert named in str(found["forms"].remedy)
-    assert found["other tables"].detail == "not declared: two_factor (1 rows), words (virtual)"
+    assert found["other tables"].detail == "not declared: two_factor (1 row), words (virtual)"
     source.run("ALTER TABLE rankings DROP COLUMN assessment_notes")
     found = {each.name: each for each in _doctor()}
     assert found["columns"].state == "error"
