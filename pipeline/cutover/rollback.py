@@ -141,8 +141,6 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
 
 @dataclass
 class _Progress:
-    """What a failing rollback has done so far, as a sentence."""
-
     so_far: str
 
 

@@ -74,10 +74,11 @@ def stand_in(connection: sqlite3.Connection, *, schema: str = "main") -> None:
     Indexes are in another order, so no query may search them, and no statement may write them.
     """
     for name in unknown(connection, schema=schema):
-        connection.create_collation(name, _exactly)
+        connection.create_collation(name, compare_exactly)
 
 
-def _exactly(one: str, other: str) -> int:
+def compare_exactly(one: str, other: str) -> int:
+    """The order of BINARY, as a collation."""
     return (one > other) - (one < other)
 
 
