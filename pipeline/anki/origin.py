@@ -39,7 +39,7 @@ class Expected:
     tagged: Collection[int]
 
 
-class Origin:
+class NoteSource:
     """The source of the notes, as the ledger and Anki know it."""
 
     def __init__(

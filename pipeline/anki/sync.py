@@ -19,7 +19,7 @@ from pipeline.anki import cards, contents, removed
 from pipeline.anki.decisions import Situation, Step, decide, outcome
 from pipeline.anki.export import Exporter
 from pipeline.anki.ledger import pending_writes
-from pipeline.anki.origin import Expected, Origin
+from pipeline.anki.origin import Expected, NoteSource
 from pipeline.anki.outcomes import Options, Outcome, Report
 from pipeline.anki.rendering import ExportHash, Rendered, Renderer, digest
 from pipeline.anki.store.decks import folded, make_ready, require_unfiltered
@@ -92,7 +92,7 @@ class _Run:
         self._tagged = set(anki.find(f"{CONTENT_TAGS}*"))
         self._media = anki.media_names()
         self._intended = pending_writes.read(session)
-        self._origin = Origin(manager, session, anki, options)
+        self._origin = NoteSource(manager, session, anki, options)
         self._unlinked = self._read_unlinked()
         self._missing_decks: set[str] = set()
         self.exporter = Exporter(manager, session, anki, options, self.report, tagged=self._tagged)

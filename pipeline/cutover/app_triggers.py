@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pipeline.core.quoting import quoted
 from pipeline.cutover import freezing
 from pipeline.cutover.source.changed_rows import stored_columns
+from pipeline.mapping.matching import folded
 from pipeline.sqlite import tracking
 
 _WRITING = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
@@ -85,7 +86,7 @@ def attempts(
         remote: whether a server runs the triggers, so that their updates cannot be suppressed.
     """
     triggers = [each for each in read(connection) if not each.own]
-    moved = {name.lower() for name in tables}
+    moved = {folded(name) for name in tables}
     effects = inspect(connection, tables, triggers)
     hard = {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_DELETE}
     if remote:
@@ -95,7 +96,7 @@ def attempts(
         written = sorted(
             table
             for operation, table in effects.writes.get(each.name, ())
-            if operation in hard and table.lower() in moved
+            if operation in hard and folded(table) in moved
         )
         if written:
             off.setdefault(each.name, f"it writes the moved table {written[0]}")
@@ -131,7 +132,7 @@ def inspect(
 @contextmanager
 def running(connection: sqlite3.Connection, tables: Iterable[str]) -> Iterator[None]:
     """Let triggers run, but let none of them change the moved tables."""
-    moved = {name.lower() for name in tables}
+    moved = {folded(name) for name in tables}
 
     def authorize(
         action: int, first: str | None, second: str | None, schema: str | None, trigger: str | None
@@ -140,7 +141,7 @@ def running(connection: sqlite3.Connection, tables: Iterable[str]) -> Iterator[N
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in _UNSAFE:
             return sqlite3.SQLITE_DENY
-        if action == sqlite3.SQLITE_UPDATE and schema == "main" and (first or "").lower() in moved:
+        if action == sqlite3.SQLITE_UPDATE and schema == "main" and folded(first or "") in moved:
             return sqlite3.SQLITE_IGNORE
         return sqlite3.SQLITE_OK
 

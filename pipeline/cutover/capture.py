@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import literal, quoted
 from pipeline.declared import trigger_prefixes
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
@@ -60,7 +60,7 @@ def install(target: Target, tables: Sequence[sa.Table]) -> None:
     for table in tables:
         name, key = f"public.{quoted(table.name)}", RowKey.of(table).name
         for event, (when, images, rows) in _TRIGGERS.items():
-            arguments = f"{_literal(key)}, {_literal(rows.format(key=quoted(key)))}"
+            arguments = f"{literal(key)}, {literal(rows.format(key=quoted(key)))}"
             target.run(
                 f"CREATE TRIGGER {_name(event)} {when} ON {name} {images}"
                 f" FOR EACH STATEMENT EXECUTE FUNCTION migration.note_changes({arguments})",
@@ -132,7 +132,3 @@ def keys(target: Target, mapping: TableMapping) -> list[Any] | None:
 
 def _name(event: str) -> str:
     return trigger_prefixes.CAPTURE + event
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

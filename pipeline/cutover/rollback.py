@@ -37,16 +37,18 @@ from pipeline.move.reading.source_view import SourceView
 from pipeline.move.witness import second_witness
 from pipeline.postgres import relations, schema
 from pipeline.postgres.target import Target
+from pipeline.sqlite import copy_markers
 from pipeline.sqlite.snapshot import take_snapshot
 
 _EVERYTHING = Sample(2**62, 0)
 
-_NOTHING_DONE = (
-    "Nothing was changed: the source is still frozen, and the application may go on writing to the"
-    " target"
+_NOTHING_DONE = "Nothing was changed, and the application may go on writing to the target"
+_ROWS_SENT = (
+    "The migration is still live and the source still frozen, but the source may have the"
+    " target's rows already; another rollback completes it"
 )
 _ROWS_WRITTEN = (
-    "The source has the target's rows already and is still frozen, but the migration is still"
+    "The source has the target's rows already and is still frozen, but the migration may still be"
     " live; another rollback completes it"
 )
 _STILL_FROZEN = (
@@ -121,13 +123,16 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
             remedy="Move the data back manually; a restored backup would lack all later writes",
         )
     private.folder(folder / "back")
-    with _telling(_NOTHING_DONE) as telling:
+    with _describing(_NOTHING_DONE) as progress:
         with context.target.transaction():
             copy, done, returned = _replay_and_prove(context, folder / "back")
+            if copy_markers.primary_of(context.path, why="a rollback") is not None:
+                # A server may commit the rows although its answer is lost.
+                progress.so_far = _ROWS_SENT
             # Last, so that only the commit can fail once the source has the rows.
             notes = write_back(context.path, copy, done).notes
-            telling.done = _ROWS_WRITTEN
-        telling.done = _STILL_FROZEN
+            progress.so_far = _ROWS_WRITTEN
+        progress.so_far = _STILL_FROZEN
         freezing.unfreeze(context.path)
     for table, sentences in notes.items():
         context.log(f"{table}: {'; '.join(sentences)}")
@@ -135,21 +140,19 @@ def roll_back(context: CutoverContext, folder: Path) -> list[Returned]:
 
 
 @dataclass
-class _Telling:
-    """What a failing rollback has done so far."""
-
-    done: str
+class _Progress:
+    so_far: str
 
 
 @contextmanager
-def _telling(done: str) -> Iterator[_Telling]:
+def _describing(so_far: str) -> Iterator[_Progress]:
     """Add to an error what was done and what was not."""
-    telling = _Telling(done)
+    progress = _Progress(so_far)
     try:
-        yield telling
+        yield progress
     except PipelineError as error:
-        if telling.done != _NOTHING_DONE or "nothing was changed" not in str(error).lower():
-            error.problem = f"{error.problem.rstrip('.')}. {telling.done}"
+        if progress.so_far != _NOTHING_DONE or "nothing was changed" not in str(error).lower():
+            error.problem = f"{error.problem.rstrip('.')}. {progress.so_far}"
         raise
 
 

@@ -42,7 +42,7 @@ class WrittenBack:
     def note(self, table: str, sentence: str) -> None:
         """Add a sentence about a table; one that is not moved is reported with the last one."""
         # Triggers and indexes name their table in any case.
-        same = [name for name in self.written if name.lower() == table.lower()]
+        same = [name for name in self.written if folded(name) == folded(table)]
         self.notes.setdefault((same or self.written)[-1], []).append(sentence)
 
 
@@ -91,8 +91,7 @@ def _first_that_works(
         raise rule_of_application(cause) or cause
     raise SourceError(
         f"{failure} in the source differs from the row that was written",
-        remedy="The source is unchanged, and the application still writes to the target. Check"
-        " that row, then run again",
+        remedy="Check that row, then run again",
     )
 
 
@@ -238,8 +237,7 @@ def _require_written(source: Path, proven: sqlite3.Connection, done: Sequence[Re
                     raise SourceError(
                         f"{found.mapping.name} {each} in the source differs from the row that was"
                         " sent",
-                        remedy="Nothing is lost: the application still writes to the target. Check"
-                        " that row, then run again",
+                        remedy="Check that row, then run again",
                     )
 
 

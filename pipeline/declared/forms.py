@@ -32,7 +32,7 @@ class EpochMoment(sa.DateTime):
 
 
 class WordBoolean(sa.Boolean):
-    """A boolean that the source writes as one of two words, in any case.
+    """A boolean that the source writes as one of two words; case of ASCII letters is ignored.
 
     The integers 0 and 1 are accepted as well.
     """

@@ -12,6 +12,7 @@ from pipeline.core.errors import SourceError
 from pipeline.core.messages import PLAN, SOURCE_SETTING, Text, message
 from pipeline.core.quoting import exactly, quoted, size
 from pipeline.doctor.diagnostics import Diagnostic, State
+from pipeline.mapping.matching import folded
 from pipeline.sqlite import opening
 from pipeline.sqlite.catalog import collations, integrity, plain_tables
 from pipeline.sqlite.catalog.faults import unreadable
@@ -105,9 +106,9 @@ def _collations(source: sqlite3.Connection, tables: Sequence[sa.Table]) -> Itera
         ]
         named = [*table.primary_key.columns, *(key.parent for key in table.foreign_keys)]
         keys += [
-            f"{table.name}.{column.name} ({found[column.name.lower()]})"
+            f"{table.name}.{column.name} ({found[folded(column.name)]})"
             for column in named
-            if found.get(column.name.lower()) in collations.BUILT_IN
+            if found.get(folded(column.name)) in collations.BUILT_IN
         ]
     if keys:
         remedy = message("Use the same spelling in both; ", PLAN, " lists the rows concerned")
@@ -133,8 +134,9 @@ def _journal(source: sqlite3.Connection) -> Diagnostic:
 
 
 def _tables(source: sqlite3.Connection, names: Sequence[str]) -> Diagnostic:
-    kinds = dict(source.execute("SELECT name, type FROM sqlite_schema"))
-    missing = [name for name in names if kinds.get(name) != "table"]
+    listed = source.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    existing = {folded(name) for (name,) in listed}
+    missing = [name for name in names if folded(name) not in existing]
     if not missing:
         return _diagnostic("tables", "ok", f"{', '.join(names)}")
     remedy = message("Check ", SOURCE_SETTING, "; it must name the application's database")
@@ -143,11 +145,11 @@ def _tables(source: sqlite3.Connection, names: Sequence[str]) -> Diagnostic:
 
 def _foreign_keys(source: sqlite3.Connection, tables: Sequence[sa.Table]) -> Diagnostic:
     """Count the rows whose parent is missing, exactly as the target will compare."""
-    existing = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
+    existing = {folded(name) for (name,) in source.execute("SELECT name FROM sqlite_master")}
     found: dict[str, int] = {}
     for key in (key for table in tables for key in table.foreign_keys):
         child, parent, columns = key.parent.table.name, key.column.table.name, _columns(source, key)
-        if {child, parent} <= existing and columns:
+        if {folded(child), folded(parent)} <= existing and columns:
             column, parent_key = columns
             (rows,) = source.execute(
                 f"SELECT count(*) FROM {quoted(child)} NOT INDEXED WHERE {quoted(column)} NOT NULL"
@@ -170,7 +172,7 @@ def _columns(source: sqlite3.Connection, key: sa.ForeignKey) -> tuple[str, str] 
     pair = (key.parent, key.column)
     for column in pair:
         info = source.execute(f"PRAGMA table_xinfo({quoted(column.table.name)})").fetchall()
-        if column.name.lower() not in {row[1].lower() for row in info}:
+        if folded(column.name) not in {folded(row[1]) for row in info}:
             return None
     return key.parent.name, key.column.name
 

@@ -20,6 +20,7 @@ from pipeline.core import private
 from pipeline.core.errors import SourceError
 from pipeline.core.messages import SOURCE_SETTING, message
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite import copy_markers, opening
 from pipeline.sqlite.catalog import change_log, collations, plain_tables
@@ -291,7 +292,9 @@ def _convert(path: Path, tables: Sequence[sa.Table], encoding: str) -> None:
 def _index_key(copy: sqlite3.Connection, table: sa.Table) -> None:
     """Index the key of a table if the copy has no index."""
     key = RowKey.of(table).name
-    columns = {row[1]: row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")}
-    if key in columns and not columns[key][5]:
+    columns = {
+        folded(row[1]): row for row in copy.execute(f"PRAGMA table_info({quoted(table.name)})")
+    }
+    if folded(key) in columns and not columns[folded(key)][5]:
         index = quoted(f"pipeline key of {table.name}")
         copy.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted(table.name)} ({quoted(key)})")

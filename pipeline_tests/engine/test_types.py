@@ -22,6 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
+from pipeline.core.errors import SettingsError
 from pipeline.mapping.casts.types import cast_for
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.targets import new_database, query, reasons
@@ -186,7 +187,7 @@ def test_a_column_of_nulls_alone_moves(kind: str, target: str) -> None:
 
 @pytest.mark.parametrize("kind", [sa.Date(), sa.Interval(), sa.Numeric(50, 2)], ids=repr)
 def test_a_type_without_a_cast_is_named(kind: sa.types.TypeEngine[Any]) -> None:
-    with pytest.raises(TypeError, match=r"t\.value is declared as"):
+    with pytest.raises(SettingsError, match=r"t\.value is declared as .* Declare it as an integer"):
         cast_for(sa.Table("t", sa.MetaData(), sa.Column("value", kind)).c.value)
 
 

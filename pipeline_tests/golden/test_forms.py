@@ -12,7 +12,7 @@ from pipeline.core.errors import SettingsError
 from pipeline.core.policies import Policies
 from pipeline.migrations.content import metadata
 from pipeline_tests.support.cutover_world import World, set_up
-from pipeline_tests.support.forms import add_moment, with_moments
+from pipeline_tests.support.moments import add_moment, with_moments
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.spaces_world import TABLES as SPACES
@@ -145,6 +145,20 @@ def test_truth_values_as_words_are_read_kept_in_step_and_written_back(
     assert _values(source, "SELECT read FROM notifications ORDER BY id") == [
         *(true, true.upper(), false, "1", false)
     ]
+
+
+def test_words_of_any_script_are_read_beside_a_value_that_is_neither(
+    target_url: str, tmp_path: Path
+) -> None:
+    source = _spaces(tmp_path, "read", "TEXT")
+    source.run("UPDATE notifications SET read = 'Нет'")
+    add(source, "notifications", {"read": "Да"}, {"read": "?"})
+    move(source, target_url, policies=Policies(forms={"notifications.read": "Да/Нет"}))
+    assert query(target_url, "SELECT array_agg(read ORDER BY id) FROM notifications") == [
+        ([False, True],)
+    ]
+    sql = "SELECT reasons -> 0 ->> 'message' FROM migration.quarantine"
+    assert query(target_url, sql) == [("is neither Да nor Нет",)]
 
 
 def test_decimal_text_is_read_kept_in_step_and_written_back(shadow: World, tmp_path: Path) -> None:

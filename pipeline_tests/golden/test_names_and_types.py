@@ -12,10 +12,13 @@ import pytest
 from pipeline.core.errors import SettingsError, SourceError
 from pipeline.core.findings import Drift
 from pipeline.core.policies import Policies
+from pipeline.doctor import source as doctor
 from pipeline.migrations.content import metadata
 from pipeline.move.run.scope import ChangesOnly
 from pipeline.sqlite import tracking
-from pipeline_tests.support.cutover_world import World, set_up
+from pipeline_tests.support import collated
+from pipeline_tests.support.collated import Kennel
+from pipeline_tests.support.cutover_world import World, made_world, set_up
 from pipeline_tests.support.moves import move_all, move_in, sync_all
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile
 from pipeline_tests.support.spaces_world import TABLES as SPACES
@@ -45,6 +48,12 @@ CAMEL = (
 )
 
 
+_ASSIGNED_ONCE = "TABLE Rankings (id INTEGER PRIMARY KEY AUTOINCREMENT"
+_LOGGING = """
+CREATE TABLE log (id);
+CREATE TRIGGER logging AFTER UPDATE ON Rankings BEGIN INSERT INTO log VALUES (new.id); END;
+"""
+
 # Names.
 
 
@@ -62,6 +71,55 @@ def test_names_are_matched_without_case(target_url: str, tmp_path: Path) -> None
     source.run("UPDATE learning_content SET tags = '[]', updated_at = '2025-09-01' WHERE id = 2")
     assert sync_all(source.path, target_url)["learning_content"].written_rows == 1
     assert move_all(source.path, target_url)["learning_content"].strategy == "unchanged"
+
+
+@pytest.mark.parametrize(("encoding", "collation"), [("UTF-8", "NOCASE"), ("UTF-16le", "BINARY")])
+def test_tables_are_matched_without_case(
+    encoding: str, collation: str, target_url: str, tmp_path: Path
+) -> None:
+    schema = collated.ddl(f"COLLATE {collation}").replace("TABLE owners", "TABLE Owners")
+    schema = schema.replace("TABLE pets", "TABLE PETS")
+    made = SourceFile.make(tmp_path / "source.db", f"PRAGMA encoding = '{encoding}';{schema}")
+    kennel = Kennel(made.path, target_url)
+    kennel.own("a", "B")
+    kennel.keep(("p1", "a"), ("p2", "b"))
+    found = {
+        each.name: each
+        for each in doctor.examine(made.path, snapshots=tmp_path, tables=collated.TABLES)
+    }
+    assert found["tables"].state == "ok"
+    assert found["foreign keys"].detail == "parents missing: 1 row (pets to owners)"
+    assert ("collations of keys" in found) == (collation == "NOCASE")
+    kennel.track()
+    kennel.move()
+    assert (kennel.ids("owners"), kennel.ids("pets")) == (["B", "a"], ["p1"])
+    kennel.own("C")
+    assert kennel.sync()["owners"].written_rows == 1
+    assert kennel.verified(tmp_path) == set()
+
+
+def test_tables_in_another_case_come_back(
+    target_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = made_world(tmp_path, target_url, monkeypatch)
+    source = world.source
+    schema = CONTENT_DDL.replace("TABLE rankings (id INTEGER NOT NULL PRIMARY KEY", _ASSIGNED_ONCE)
+    with closing(sqlite3.connect(source.path)) as connection:
+        connection.executescript(
+            f"DROP TABLE rankings; {schema[schema.index(_ASSIGNED_ONCE) - 7 :]}"
+        )
+        connection.executescript(_LOGGING)
+    source.add("rankings", {"id": 1, "fragment_id": 1, "asset_id": 1}, {"id": 2})
+    move_all(source.path, target_url)
+    assert world.live().state == "live"
+    world.do("UPDATE rankings SET rank_score = 2 WHERE id = 1; DELETE FROM rankings WHERE id = 2")
+    world.do("INSERT INTO rankings (assessed_by) VALUES ('x'), ('y')")
+    world.do("DELETE FROM rankings WHERE id = 4")
+    world.delete_share = 1
+    (returned,) = [each for each in world.rollback() if each.table == "rankings"]
+    assert returned.notes == ("trigger logging ran",)
+    assert source.run("SELECT id FROM log") == [(1,)]
+    assert source.run("SELECT seq FROM sqlite_sequence") == [(4,)]
 
 
 def test_camel_case_of_better_auth_is_read_and_written_back(shadow: World, tmp_path: Path) -> None:

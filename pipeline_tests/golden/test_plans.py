@@ -16,7 +16,7 @@ from pipeline.move.context.options import QUARANTINE_SHARE
 from pipeline.move.reading import recognition
 from pipeline.move.run.scope import Subset
 from pipeline.sqlite import tracking
-from pipeline_tests.support.forms import add_moment, with_moments
+from pipeline_tests.support.moments import add_moment, with_moments
 from pipeline_tests.support.moves import move_all, move_in, sync_all
 from pipeline_tests.support.plans import planned
 from pipeline_tests.support.sources import CONTENT_DDL, SourceFile

@@ -27,6 +27,7 @@ from pipeline.config import settings, variables
 from pipeline.config.settings import libpq
 from pipeline.core.errors import SettingsError
 from pipeline.migrations.content_sample import make_sample
+from pipeline.orchestration.common import printing
 from pipeline.reporting import grids, layout
 from pipeline.reporting.layout import Grid, Medium
 from pipeline_tests.support.commands import PROGRAM, environment, pipeline, start, usable
@@ -386,6 +387,12 @@ def test_new_rows_in_quarantine_are_named_and_old_ones_are_counted(
     assert ran.row("rankings", "1")[1:] == ["99"]
     assert "; 2 rows (10.5 %) are in quarantine" in ran.out.splitlines()[-1]
     assert "In quarantine" not in pipeline("sync", **named).out
+
+
+def test_a_run_that_ended_before_any_result_counts_nothing() -> None:
+    printed = io.StringIO()
+    printing.show(grids.console_on(printed), [], run_id="r")
+    assert printed.getvalue() == ""
 
 
 # Errors name what is near.

@@ -57,7 +57,7 @@ def test_the_witness_uses_nothing_of_the_engine() -> None:
             elif isinstance(node, ast.Import):
                 imported |= {name.name for name in node.names}
     foreign = [name for name in imported if name.startswith(("pyarrow", "adbc", "pipeline."))]
-    # Types that a declaration names convert nothing.
+    # Declared forms are types without code of the engine.
     own_rooms = ("pipeline.core.quoting", "pipeline.declared.forms", "pipeline.move.witness")
     assert not [name for name in foreign if not name.startswith(own_rooms)]
 

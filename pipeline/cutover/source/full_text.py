@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 
 _MODULE = re.compile(r"\bUSING\s+(fts[345])\b", re.IGNORECASE)
 _CONTENT = re.compile(
@@ -49,10 +50,10 @@ def find(
     connection: sqlite3.Connection, tables: Iterable[str], *, written: Iterable[str]
 ) -> list[FullTextIndex]:
     """Full-text indexes of moved tables, of views, and those that triggers write."""
-    moved, by_triggers = ({name.lower() for name in names} for names in (tables, written))
+    moved, by_triggers = ({folded(name) for name in names} for names in (tables, written))
     # A view may read a moved table.
     moved |= {
-        name.lower()
+        folded(name)
         for (name,) in connection.execute("SELECT name FROM main.sqlite_master WHERE type = 'view'")
     }
     found = []
@@ -64,6 +65,6 @@ def find(
             continue
         content = _CONTENT.search(sql)
         of = next((each for each in content.groups() if each is not None), "") if content else None
-        if (of or "").lower() in moved or name.lower() in by_triggers:
+        if folded(of or "") in moved or folded(name) in by_triggers:
             found.append(FullTextIndex(name, module[1].lower(), of))
     return found

@@ -24,7 +24,7 @@ _ROWID = ("rowid", "_rowid_", "oid")
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceTable:
     """A table of the source: its name, its key, and the columns of a whole row, all quoted."""
 
     table: str
@@ -39,13 +39,13 @@ class Writer(Protocol):
     def batch_rows(self) -> int:
         """How many rows it takes at once."""
 
-    def delete(self, place: Place, keys: Sequence[object]) -> None:
+    def delete(self, place: SourceTable, keys: Sequence[object]) -> None:
         """Delete rows."""
 
-    def update(self, place: Place, columns: Sequence[str], keys: Sequence[object]) -> None:
+    def update(self, place: SourceTable, columns: Sequence[str], keys: Sequence[object]) -> None:
         """Update some columns of rows."""
 
-    def insert(self, place: Place, keys: Sequence[object]) -> None:
+    def insert(self, place: SourceTable, keys: Sequence[object]) -> None:
         """Insert rows."""
 
 
@@ -56,24 +56,24 @@ class FileWriter:
     connection: sqlite3.Connection
     batch_rows: int = 5_000
 
-    def delete(self, place: Place, keys: Sequence[object]) -> None:
+    def delete(self, place: SourceTable, keys: Sequence[object]) -> None:
         """Delete rows."""
         self._run(f"DELETE FROM main.{place.table}", place, keys)
 
-    def update(self, place: Place, columns: Sequence[str], keys: Sequence[object]) -> None:
+    def update(self, place: SourceTable, columns: Sequence[str], keys: Sequence[object]) -> None:
         """Update some columns of rows."""
         names, table, key = ", ".join(columns), place.table, place.key
         value = f"SELECT {names} FROM proven.{table} AS p WHERE p.{key} = main.{table}.{key}"
         value += f" AND p.{key} = main.{table}.{key} COLLATE BINARY"
         self._run(f"UPDATE main.{table} SET ({names}) = ({value})", place, keys)
 
-    def insert(self, place: Place, keys: Sequence[object]) -> None:
+    def insert(self, place: SourceTable, keys: Sequence[object]) -> None:
         """Insert rows."""
         names = ", ".join(place.columns)
         sql = f"INSERT INTO main.{place.table} ({names}) SELECT {names} FROM proven.{place.table}"
         self._run(sql, place, keys)
 
-    def _run(self, sql: str, place: Place, keys: Sequence[object]) -> None:
+    def _run(self, sql: str, place: SourceTable, keys: Sequence[object]) -> None:
         these = f"WHERE {place.key} COLLATE BINARY IN (SELECT value FROM json_each(?))"
         self.connection.execute(f"{sql} {these}", (json.dumps(list(keys)),))
 
@@ -86,32 +86,32 @@ class ServerWriter:
     proven: sqlite3.Connection
     batch_rows: int = 1
 
-    def delete(self, place: Place, keys: Sequence[object]) -> None:
+    def delete(self, place: SourceTable, keys: Sequence[object]) -> None:
         """Delete rows."""
         for key in keys:
             self.connection.execute(f"DELETE FROM {place.table} WHERE {_exact(place)}", (key,))
 
-    def update(self, place: Place, columns: Sequence[str], keys: Sequence[object]) -> None:
+    def update(self, place: SourceTable, columns: Sequence[str], keys: Sequence[object]) -> None:
         """Update some columns of rows."""
         sets = ", ".join(f"{column} = ?" for column in columns)
         for key in keys:
             sql = f"UPDATE {place.table} SET {sets} WHERE {_exact(place)}"
             self.connection.execute(sql, (*self._row(place, columns, key), key))
 
-    def insert(self, place: Place, keys: Sequence[object]) -> None:
+    def insert(self, place: SourceTable, keys: Sequence[object]) -> None:
         """Insert rows."""
         names, marks = ", ".join(place.columns), ", ".join("?" * len(place.columns))
         for key in keys:
             sql = f"INSERT INTO {place.table} ({names}) VALUES ({marks})"
             self.connection.execute(sql, self._row(place, place.columns, key))
 
-    def _row(self, place: Place, columns: Sequence[str], key: object) -> tuple[object, ...]:
+    def _row(self, place: SourceTable, columns: Sequence[str], key: object) -> tuple[object, ...]:
         sql = f"SELECT {', '.join(columns)} FROM {place.table} WHERE {_exact(place)}"
         row: tuple[object, ...] = self.proven.execute(sql, (key,)).fetchone()
         return row
 
 
-def _exact(place: Place) -> str:
+def _exact(place: SourceTable) -> str:
     return f"{place.key} = ? COLLATE BINARY"
 
 
@@ -123,7 +123,7 @@ def write(connection: sqlite3.Connection, writer: Writer, done: Sequence[Replaye
     Raises:
         sqlite3.DatabaseError: a row or a trigger failed.
     """
-    places = {found.mapping.name: _place(connection, found) for found in done}
+    places = {found.mapping.name: _source_table(connection, found) for found in done}
     for found in reversed(done):
         for batch in _batches(found.deleted, writer.batch_rows):
             writer.delete(places[found.mapping.name], batch)
@@ -134,7 +134,7 @@ def write(connection: sqlite3.Connection, writer: Writer, done: Sequence[Replaye
             writer.insert(place, batch)
 
 
-def _update(writer: Writer, place: Place, found: Replayed) -> None:
+def _update(writer: Writer, place: SourceTable, found: Replayed) -> None:
     """Update rows; rows wait for unique values that others still have.
 
     Rows that exchange such values wait for each other; they are deleted and inserted again.
@@ -156,7 +156,7 @@ def _update(writer: Writer, place: Place, found: Replayed) -> None:
 
 
 def _try_update(
-    writer: Writer, place: Place, columns: Sequence[str], keys: Sequence[object]
+    writer: Writer, place: SourceTable, columns: Sequence[str], keys: Sequence[object]
 ) -> bool:
     """Update rows unless a unique value is taken; returns whether they were updated."""
     try:
@@ -168,7 +168,7 @@ def _try_update(
     return True
 
 
-def _by_columns(found: Replayed, place: Place) -> dict[tuple[str, ...], list[object]]:
+def _by_columns(found: Replayed, place: SourceTable) -> dict[tuple[str, ...], list[object]]:
     """Keys of updated rows by their changed columns; computed ones change by themselves."""
     columns: dict[object, list[str]] = {}
     named = {folded(column): column for column in place.columns}
@@ -182,7 +182,7 @@ def _by_columns(found: Replayed, place: Place) -> dict[tuple[str, ...], list[obj
     return groups
 
 
-def _place(connection: sqlite3.Connection, found: Replayed) -> Place:
+def _source_table(connection: sqlite3.Connection, found: Replayed) -> SourceTable:
     name = found.mapping.name
     columns = stored_columns(connection, name)
     info = connection.execute(f"PRAGMA main.table_info({quoted(name)})").fetchall()
@@ -190,12 +190,12 @@ def _place(connection: sqlite3.Connection, found: Replayed) -> Place:
         "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ? COLLATE NOCASE",
         (name,),
     ).fetchone()
-    free = [alias for alias in _ROWID if alias not in {row[1].lower() for row in info}]
+    free = [alias for alias in _ROWID if alias not in {folded(row[1]) for row in info}]
     by_number = any(row[5] and row[2].upper() == "INTEGER" for row in info)
     if free and not listed[0] and not by_number:
         # A full-text index may refer to the rowid.
         columns = [free[0], *columns]
-    return Place(quoted(name), quoted(found.mapping.key.name), tuple(columns))
+    return SourceTable(quoted(name), quoted(found.mapping.key.name), tuple(columns))
 
 
 def _batches(keys: Sequence[object], rows: int) -> list[list[object]]:

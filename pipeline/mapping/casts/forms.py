@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.core.quoting import literal
 from pipeline.mapping.casts.cast import Cast, Converted, Originals, Rule, is_number, shortest
 
 _FAMILY = (("t", "true"), ("f", "false"))
@@ -14,18 +15,17 @@ _FAMILY = (("t", "true"), ("f", "false"))
 
 def word_boolean(true: str, false: str) -> Cast:
     """The cast of a boolean that is one of two words; 0 and 1 are accepted as well."""
-    trues, falses = {true.casefold(), "1"}, {false.casefold(), "0"}
+    trues, falses = {_lower(true), "1"}, {_lower(false), "0"}
     if trues & set(_FAMILY[0]) and falses & set(_FAMILY[1]):
         trues, falses = trues | {*_FAMILY[0]}, falses | {*_FAMILY[1]}
     given = pa.array(sorted(trues)), pa.array(sorted({*trues, *falses}))
 
     def rules(c: str) -> tuple[Rule, ...]:
-        words = ", ".join("'" + word.replace("'", "''") + "'" for word in given[1].to_pylist())
-        violated = f"lower(CAST({c} AS TEXT)) NOT IN ({words})"
+        violated = f"lower(CAST({c} AS TEXT)) NOT IN ({_listed(given[1])})"
         return (Rule("range", f"is neither {true} nor {false}", violated, cast=True),)
 
     def convert(values: pa.Array) -> Converted:
-        lower = pc.utf8_lower(values)
+        lower = pc.ascii_lower(values)
         if pc.any(pc.and_(values.is_valid(), pc.invert(pc.is_in(lower, given[1])))).as_py():
             raise pa.ArrowInvalid(f"a value is neither {true} nor {false}")
         missing = pa.scalar(None, pa.bool_())
@@ -42,8 +42,13 @@ def word_boolean(true: str, false: str) -> Cast:
     )
 
 
+def _lower(word: str) -> str:
+    """A word as SQLite's lower() returns it, which changes ASCII letters only."""
+    return word.encode().lower().decode()
+
+
 def _listed(words: pa.Array) -> str:
-    return ", ".join("'" + word.replace("'", "''") + "'" for word in words.to_pylist())
+    return ", ".join(map(literal, words.to_pylist()))
 
 
 def decimal_text(precision: int, scale: int) -> Cast:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
+from pipeline.core.errors import SettingsError
 from pipeline.declared.forms import (
     DecimalText,
     EpochMoment,
@@ -42,7 +43,7 @@ def cast_for(
     """The cast of a declared column.
 
     Raises:
-        TypeError: the declared type has no cast.
+        SettingsError: values of the declared type cannot be moved.
     """
     kind = column.type
     match kind:
@@ -76,7 +77,11 @@ def cast_for(
             return _BYTEA
         case ByteSize():
             return _BYTE_SIZE
-    raise TypeError(f"{column} is declared as {kind!r}, which has no cast")
+    raise SettingsError(
+        f"{column} is declared as {kind!r}, a type whose values cannot be moved",
+        remedy="Declare it as an integer, a boolean, a text, a Double, a Numeric of at most"
+        f" {_DIGITS} digits, a DateTime with a time zone, a LargeBinary or a JSONB",
+    )
 
 
 def type_name(kind: sa.types.TypeEngine[Any]) -> str:

@@ -133,7 +133,7 @@ def unchecked_batches(
     """Every source row that is not in quarantine, without evaluating the contract.
 
     Raises:
-        PipelineError: a row can neither be converted nor is it in quarantine.
+        PipelineError: a row cannot be converted and is not in quarantine.
     """
     for part in survey.ranges:
         try:
@@ -141,8 +141,8 @@ def unchecked_batches(
             batch, lossy = convert(mapping, raw)
         except pa.ArrowInvalid as error:
             raise PipelineError(
-                f"{mapping.name}: a row between {part.first} and {part.last} can neither be"
-                f" converted nor is it in quarantine ({error})",
+                f"{mapping.name}: a row between {part.first} and {part.last} cannot be"
+                f" converted and is not in quarantine ({error})",
                 remedy="Move the table again",
             ) from error
         yield ConvertedBatch(part, batch, raw, lossy, contract_checked=False)

@@ -23,7 +23,7 @@ from pipeline.core.findings import Overridden
 from pipeline.core.policies import DEFAULT, Policies
 from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Contract
-from pipeline.mapping.matching import SourceColumn, extra_columns, match
+from pipeline.mapping.matching import SourceColumn, extra_columns, folded, match
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.reading import census, surveys
@@ -127,7 +127,7 @@ class SourceView:
         """The collations of the keys of parent tables in the source, None for BINARY."""
         declared = self.snapshot.collations
         return {
-            parent.name: declared.get(parent.name, {}).get(RowKey.of(parent).name.lower())
+            parent.name: declared.get(parent.name, {}).get(folded(RowKey.of(parent).name))
             for _, parent in mapping.parents
         }
 

@@ -1,7 +1,7 @@
 """The plan of a move: what it would do, without changing anything.
 
 The plan reads the source as a move does, and only inspects the target. Only the move itself finds
-what PostgreSQL alone can detect: an index entry that is too long, a character that jsonb refuses.
+what PostgreSQL alone can detect: an index entry that is too long, half of a surrogate pair in JSON.
 """
 
 import time

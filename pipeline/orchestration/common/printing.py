@@ -53,7 +53,8 @@ def show(
     checks = [(table, check) for table in tables for check in table.checks.values()]
     listed = checks if verbose else [each for each in checks if _needs_attention(*each)]
     hidden = 0 if verbose else sum(_is_warning(check) for _, check in checks) - len(listed)
-    grids.say(console, f"{_summary(tables, hidden=hidden)}, run {run_id}")
+    if moved or checks:
+        grids.say(console, f"{_summary(tables, hidden=hidden)}, run {run_id}")
     if shown:
         grids.show(console, _moves(shown if verbose else shown[:_TABLES], verbose=verbose))
     if not verbose and len(shown) > _TABLES:

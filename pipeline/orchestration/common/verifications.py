@@ -87,7 +87,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Reported:
-    """The newest result of a check, and the verification that it tells of."""
+    """The newest result of a check, and the verification that it describes."""
 
     evaluation: dg.AssetCheckEvaluation
     verification: Verification
@@ -175,7 +175,7 @@ def after_move(
 
 
 def summary(results: Iterable[dg.AssetCheckResult]) -> dict[str, dg.MetadataValue]:
-    """The verification that the checks of a table tell of, for the asset's page."""
+    """The verification that the checks of a table describe, for the asset's page."""
     found = [each for result in results if (each := Verification.of(result.metadata or {}))]
     if not found:
         return {}
@@ -200,8 +200,8 @@ def _repeated(known: Reported, rows: int) -> dg.AssetCheckResult:
     """An earlier result of a check that a move does not make."""
     evaluation = known.evaluation
     found = known.verification.later(rows)
-    told = f" (verified {found.time}; not checked again by later moves)"
-    described = (evaluation.description or "").removesuffix(told) + told
+    since = f" (verified {found.time}; not checked again by later moves)"
+    described = (evaluation.description or "").removesuffix(since) + since
     return dg.AssetCheckResult(
         asset_key=evaluation.asset_key,
         check_name=evaluation.check_name,

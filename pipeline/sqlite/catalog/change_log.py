@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.core.errors import SourceError
-from pipeline.core.quoting import bare, quoted
+from pipeline.core.quoting import bare, literal, quoted
 from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import RowKey
 from pipeline.sqlite.catalog import collations
@@ -74,13 +74,13 @@ def triggers(
     """
     key = RowKey.of(table).sql
     collated = collations.of_columns(connection, table.name, schema=schema)
-    exactly = " COLLATE BINARY" if RowKey.of(table).name.lower() in collated else ""
-    name = table.name.replace("'", "''")
+    exactly = " COLLATE BINARY" if folded(RowKey.of(table).name) in collated else ""
+    name = literal(table.name)
 
     def trigger(when: str, event: str, *keys: str) -> tuple[str, str]:
         trigger_name = f"{LOG}_{table.name}_{when}_{event}".lower()
         inserts = " ".join(
-            f"INSERT INTO {LOG} (table_name, key) SELECT '{name}', {each};" for each in keys
+            f"INSERT INTO {LOG} (table_name, key) SELECT {name}, {each};" for each in keys
         )
         cut = f"DELETE FROM {LOG} WHERE change <= (SELECT max(change) FROM {LOG}) - {KEPT_CHANGES};"
         return trigger_name, (

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import RowKey
 
 BINARY = "BINARY"
@@ -31,12 +32,12 @@ _CONSTRAINTS = frozenset({"CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"}
 def of_columns(
     connection: sqlite3.Connection, table: str, *, schema: str = "main"
 ) -> dict[str, str]:
-    """The collations of a table's columns other than BINARY, by column name in lower case."""
+    """The collations of a table's columns other than BINARY, by folded column name."""
     sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
     found = {}
     for text in _texts(connection, sql, (table,)):
         for name, collation in _declared(list(_tokens(text))):
-            found[name.lower()] = collation.upper()
+            found[folded(name)] = collation.upper()
     return {name: collation for name, collation in found.items() if collation != BINARY}
 
 
@@ -60,7 +61,7 @@ def cannot_be_searched(
     """Whether rows of a table are stored, or its keys compared, in an order unknown here."""
     columns = of_columns(connection, table.name, schema=schema)
     keys = {RowKey.of(table).name, *(key.parent.name for key in table.foreign_keys)}
-    if {columns.get(name.lower(), BINARY) for name in keys} - BUILT_IN:
+    if {columns.get(folded(name), BINARY) for name in keys} - BUILT_IN:
         return True
     listed = connection.execute(f"PRAGMA {schema}.table_list({quoted(table.name)})").fetchall()
     without_rowid = any(row[4] for row in listed)
@@ -73,10 +74,11 @@ def stand_in(connection: sqlite3.Connection, *, schema: str = "main") -> None:
     Indexes are in another order, so no query may search them, and no statement may write them.
     """
     for name in unknown(connection, schema=schema):
-        connection.create_collation(name, _exactly)
+        connection.create_collation(name, compare_exactly)
 
 
-def _exactly(one: str, other: str) -> int:
+def compare_exactly(one: str, other: str) -> int:
+    """The order of BINARY, as a collation."""
     return (one > other) - (one < other)
 
 

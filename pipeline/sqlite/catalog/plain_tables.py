@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 
 _ENCODINGS = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _HIDDEN = 1
@@ -149,7 +150,7 @@ def _shape(connection: sqlite3.Connection, table: str) -> _Shape:
     listed = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchall()
     without_rowid, strict = any(row[4] for row in listed), any(row[5] for row in listed)
     is_rowid = not without_rowid and len(keys) == 1 and keys[0][2] == "INTEGER"
-    taken = {name.lower() for name, _ in columns}
+    taken = {folded(name) for name, _ in columns}
     free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
     (sql,) = connection.execute(
         "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)

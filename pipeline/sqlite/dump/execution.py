@@ -10,6 +10,7 @@ import sqlite3
 from dataclasses import dataclass, field
 
 from pipeline.core.errors import SourceError
+from pipeline.sqlite.catalog.collations import compare_exactly
 from pipeline.sqlite.dump.statements import STATEMENT_BYTES, Statement
 
 _NAME = rb"""(?:\w+|"[^"]*"|'[^']*'|`[^`]*`|\[[^\]]*\])"""
@@ -206,7 +207,7 @@ class Execution:
         if kind == "function":
             self.connection.create_function(name, -1, _unknown, deterministic=True)
         else:
-            self.connection.create_collation(name, _bytewise)
+            self.connection.create_collation(name, compare_exactly)
         self._execute(statement, last=last)
         return True
 
@@ -292,10 +293,6 @@ def _bare(name: bytes) -> str:
 
 def _unknown(*_: object) -> None:
     raise ValueError("a function of the application would be needed")
-
-
-def _bytewise(one: str, other: str) -> int:
-    return (one > other) - (one < other)
 
 
 def _text(sql: bytes) -> str:
