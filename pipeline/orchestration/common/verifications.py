@@ -151,8 +151,9 @@ def after_move(
     rows = move.written_rows + move.deleted_rows + move.cascaded_rows
     for result in results:
         known = earlier.get(str(result.check_name))
-        # Nothing is left of what was verified before a table was filled anew.
-        if known is None or move.strategy == "filled" or Verification.of(result.metadata or {}):
+        # Nothing is left of what was verified before all rows were written anew.
+        anew = move.strategy == "filled" or move.written_rows == move.target_rows > 0
+        if known is None or anew or Verification.of(result.metadata or {}):
             yield result
             continue
         found = known.verification.later(rows)
