@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from pipeline.core.policies import Policies
 from pipeline.core.quoting import quoted
-from pipeline.cutover import capture, reverse
+from pipeline.cutover import capture, reverse, rounding
 from pipeline.cutover.source import unique_values
 from pipeline.cutover.source.changed_rows import (
     NotReversible,
@@ -59,7 +59,9 @@ def replay(
         live.target_types = relations.column_types(target, [table.name for table in tables])
         for table in tables:
             mapping = live.match(table, policies)
-            replayed.append(_compare(mapping, live, target))
+            found = _compare(mapping, live, target)
+            found.rounded = rounding.round_moments(target, found)
+            replayed.append(found)
     try:
         with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
             changed = [found.mapping.name for found in replayed if found.touched]

@@ -20,7 +20,7 @@ from pipeline.core.messages import RESTORE, message
 from pipeline.core.policies import Policies
 from pipeline.core.proof import BY_COMPARISON
 from pipeline.core.quoting import quoted
-from pipeline.cutover import capture, freezing, rounding, states
+from pipeline.cutover import capture, freezing, states
 from pipeline.cutover.replay import replay
 from pipeline.cutover.source.changed_rows import NotReversible, Replayed
 from pipeline.cutover.states import WrongState
@@ -172,13 +172,13 @@ def _replay_and_prove(
     names = [table.name for table in context.tables]
     types = relations.column_types(target, names)
     rows = _require_unchanged(context, SourceView(taken, target_types=types))
-    rounding.round_moments(context, SourceView(taken, target_types=types))
-    before = side_effects.count(target)
     copy = taken.path
     policies = _keep_json_strings(context.options.policies)
     done = replay(copy, target, context.tables, policies=policies, folder=folder / "rows")
+    # After the replay, which may have rounded moments; the proof reads every row again.
+    before = side_effects.count(target)
     for found in done:
-        context.log(_summary(found))
+        context.log(found.summary)
         _require_few_deletes(context, found, rows[found.mapping.name])
         _forget_originals(target, found)
     proof = SourceView(
@@ -340,11 +340,3 @@ def _update_watermarks(target: Target, tables: Sequence[sa.Table]) -> None:
             " WHERE table_name = $1 RETURNING 1",
             (table.name,),
         )
-
-
-def _summary(found: Replayed) -> str:
-    updated = {key for keys in found.updated.values() for key in keys}
-    return (
-        f"{found.mapping.name}: {len(found.keys):,} rows were written; {len(found.inserted):,} of"
-        f" them are new, {len(updated):,} differ, {len(found.deleted):,} are deleted"
-    )

@@ -219,3 +219,20 @@ def test_a_form_that_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         move_all(source.path, target_url, policies=Policies(forms=named), tables=TABLES)
+
+
+def test_a_rollback_rounds_nothing_that_the_application_did_not_write(
+    shadow: World, tmp_path: Path
+) -> None:
+    source = shadow.source = with_moments(tmp_path, "REAL")
+    set_up(source.path, shadow.url, pytest.MonkeyPatch())
+    for key in (1, 2, 3):
+        add_moment(source, key, 1705311000.25)
+    shadow.policies = Policies(forms={"learning_content.created_at": "seconds"})
+    assert shadow.live().state == "live"
+    # The second row is written, but not its moment.
+    shadow.do("UPDATE learning_content SET title = 'new' WHERE id = 2")
+    shadow.do("UPDATE learning_content SET created_at = '2025-01-01 00:00:00.5+00' WHERE id = 3")
+    shadow.rollback()
+    sql = "SELECT created_at FROM learning_content ORDER BY id"
+    assert _values(source, sql) == [1705311000.25, 1705311000.25, 1735689600.0]

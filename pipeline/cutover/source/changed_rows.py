@@ -24,6 +24,7 @@ class Replayed:
         inserted: keys of rows that only the target had.
         updated: keys of rows that differed, by column.
         deleted: keys of rows that the target no longer has.
+        rounded: number of moments that were rounded down to the unit of the source, by column.
         last_id: the last id that the target assigned, whether its row still exists or not.
     """
 
@@ -32,6 +33,7 @@ class Replayed:
     inserted: list[Any] = field(default_factory=list)
     updated: dict[str, list[Any]] = field(default_factory=dict)
     deleted: list[Any] = field(default_factory=list)
+    rounded: dict[str, int] = field(default_factory=dict)
     last_id: int | None = None
 
     @property
@@ -39,6 +41,19 @@ class Replayed:
         """Keys of all changed rows of the copy."""
         changed = {key for keys in self.updated.values() for key in keys}
         return sorted({*self.inserted, *self.deleted, *changed})
+
+    @property
+    def summary(self) -> str:
+        """What was written in the target, for people."""
+        updated = {key for keys in self.updated.values() for key in keys}
+        rounded = "".join(
+            f"; {number:,} moments of {column} were rounded down to the unit of the source"
+            for column, number in self.rounded.items()
+        )
+        return (
+            f"{self.mapping.name}: {len(self.keys):,} rows were written; {len(self.inserted):,} of"
+            f" them are new, {len(updated):,} differ, {len(self.deleted):,} are deleted{rounded}"
+        )
 
 
 def stored_columns(connection: sqlite3.Connection, table: str) -> list[str]:

@@ -9,7 +9,7 @@ from pipeline.move.ledger import quarantine
 from pipeline.move.reading import recognition
 
 FEWEST_ROWS = 20
-"""A smaller table is stopped only if none of its rows would arrive, and a setting may mend that."""
+"""A smaller table stops only if none of its rows would arrive and a setting can read them."""
 
 
 def is_too_large(rows: int, quarantined: int, *, share: float, recognized: bool) -> bool:
