@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from anki.collection import Collection
 from anki.decks import DeckId
@@ -50,16 +50,7 @@ Inner = Literal[
     "no profile",
     "wrong key",
 ]
-_WIRE = (
-    "lost after",
-    "closed before",
-    "silent",
-    "html",
-    "status 500",
-    "short multi",
-    "null result",
-    "other items",
-)
+_WIRE: tuple[str, ...] = get_args(Wire)
 
 
 @dataclass
