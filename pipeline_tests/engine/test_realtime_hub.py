@@ -17,6 +17,8 @@ from sqlalchemy.engine import make_url
 
 from pipeline.application.realtime.cursor import Cursor
 from pipeline.application.realtime.hub import Hub
+from pipeline.application.realtime.reader import Page
+from pipeline.application.realtime.subscription import Subscription
 from pipeline.application.realtime.transports.events import (
     Changed,
     MessageNew,
@@ -73,6 +75,31 @@ def test_a_message_is_told_with_its_row_and_a_deleted_one_without(url: str) -> N
             assert (updated.operation, deleted.operation, deleted.row) == ("UPDATE", "DELETE", None)
             assert event.version < updated.version < deleted.version
             assert await nothing(chat)
+
+    asyncio.run(scenario())
+
+
+def test_who_subscribes_during_a_read_keeps_up_before_it_waits_for_events(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with opened(url) as hub:
+            late: list[Subscription] = []
+            read = hub._reader.page
+
+            async def page(*given: Any, **named: Any) -> Page:
+                found = await read(*given, **named)
+                late.extend([] if late else [hub.subscribe(topic="space:1")])
+                return found
+
+            other = hub.subscribe(topic="space:2")
+            await until(lambda: not other.behind)
+            monkeypatch.setattr(hub._reader, "page", page)
+            say(url, 1, space=2)
+            assert keys(await take(other, 1)) == [1]
+            await until(lambda: not late[0].behind, seconds=5)
+            say(url, 2)
+            assert keys(await take(late[0], 1)) == [2]
 
     asyncio.run(scenario())
 

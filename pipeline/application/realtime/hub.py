@@ -327,6 +327,9 @@ class Hub:
                 deliver(page, events, [subscription], metrics=self._metrics)
         # Only now, so that a failed read is repeated.
         self._drained.pop(subscription, None)
+        if subscription.behind and subscription.empty:
+            # Nobody reads an empty queue who does not wait already.
+            self._on_drained(subscription)
 
     async def _events(
         self, page: Page, subscriptions: Sequence[Subscription]

@@ -88,6 +88,11 @@ class Subscription:
             raise self._failure
         raise StopAsyncIteration
 
+    @property
+    def empty(self) -> bool:
+        """Whether no event waits in the queue."""
+        return not self._held
+
     def wants_fleeting(self, event: Fleeting) -> bool:
         """Whether a fleeting event is wanted."""
         return self.topic in (None, event.topic) and self.wants(name_of(event))
