@@ -15,7 +15,7 @@ FLOORS = (
     ("mapping", "migrations"),
     ("postgres", "sqlite"),
     ("config", "move", "realtime"),
-    ("application", "backup", "cutover", "doctor", "selftest"),
+    ("application", "backup", "copy", "cutover", "doctor", "selftest"),
     ("anki",),
     ("reporting",),
     ("orchestration",),

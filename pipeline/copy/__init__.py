@@ -1,0 +1,1 @@
+"""Copy any SQLite database to PostgreSQL, proven, without declarations."""

@@ -1,0 +1,1 @@
+"""Expressions of SQLite's schema, translated to PostgreSQL and tried before they are trusted."""

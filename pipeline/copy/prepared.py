@@ -1,0 +1,85 @@
+"""A private copy of the source in which every table has row ids.
+
+Rows are read by ranges of row ids, so neither a key nor a collation of the source matters.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import adbc_driver_manager
+import adbc_driver_sqlite
+import adbc_driver_sqlite.dbapi as adbc_sqlite
+
+from pipeline.core.quoting import quoted
+from pipeline.sqlite import opening
+from pipeline.sqlite.catalog import collations
+from pipeline.sqlite.catalog.faults import unreadable
+from pipeline.sqlite.structure.model import Schema, Table
+
+_ALIASES = ("rowid", "_rowid_", "oid")
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """A private copy that is never written again.
+
+    Attributes:
+        path: the copy.
+        source: the name of the source in messages.
+        schema: what the source declares.
+        stand_ins: the copy's table with the rows of a table that has no row ids, by table.
+    """
+
+    path: Path
+    source: str
+    schema: Schema
+    stand_ins: dict[str, str] = field(default_factory=dict)
+
+    def rows_of(self, table: Table) -> str:
+        """The table of the copy with the rows of a table, quoted."""
+        return quoted(self.stand_ins.get(table.name, table.name))
+
+    def row_id(self, table: Table) -> str:
+        """SQL for the row id in ``rows_of``, an integer."""
+        if table.is_row_id and table.name not in self.stand_ins:
+            return quoted(table.primary_key[0])
+        taken = {column.name.lower() for column in table.columns}
+        return next(alias for alias in _ALIASES if alias not in taken)
+
+    @contextmanager
+    def sqlite(self) -> Iterator[sqlite3.Connection]:
+        """A connection of Python's ``sqlite3``; it returns texts as bytes.
+
+        Raises:
+            SourceError: the copy cannot be read.
+        """
+        try:
+            with closing(opening.connect(self.path, "immutable")) as connection:
+                collations.stand_in(connection)
+                connection.text_factory = bytes
+                yield connection
+        except opening.UNREADABLE as error:
+            raise unreadable(Path(self.source), error) from error
+
+    @contextmanager
+    def arrow(self, *, batch_rows: int) -> Iterator[Any]:
+        """A cursor of the Arrow reader, which fixes types by the first row of a query.
+
+        Raises:
+            SourceError: the copy cannot be read, or a value does not fit the type of its column.
+        """
+        uri = f"{self.path.absolute().as_uri()}?immutable=1"
+        try:
+            with adbc_sqlite.connect(uri) as connection, connection.cursor() as cursor:
+                cursor.adbc_statement.set_options(
+                    **{adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value: str(batch_rows)}
+                )
+                cursor.execute("PRAGMA trusted_schema = OFF")
+                cursor.execute("PRAGMA cell_size_check = ON")
+                yield cursor
+        except adbc_driver_manager.Error as error:
+            raise unreadable(Path(self.source), error) from error

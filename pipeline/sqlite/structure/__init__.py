@@ -1,0 +1,1 @@
+"""The structure of any SQLite database: tables, keys, indexes, constraints, views, triggers."""
