@@ -26,6 +26,7 @@ from pipeline.reporting import grids
 _COMMANDS = {
     "doctor": ("moves", "doctor"),
     "plan": ("moves", "plan"),
+    "copy": ("copying", "copy"),
     "schema": ("moves", "show_schema"),
     "migrate": ("moves", "migrate"),
     "sync": ("moves", "sync"),

@@ -1,16 +1,24 @@
 """Compare single columns of the rows that both sides have; JSON is compared by meaning."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.mapping.casts.json_texts import repeats_a_name, strings
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import json_values
 from pipeline.move.reading.batch_converter import ConvertedBatch
 from pipeline.postgres.target import Target
+
+
+def is_json(column: sa.Column[Any]) -> bool:
+    """Whether the values of a column are compared by meaning."""
+    return isinstance(column.type, JSONB)
 
 
 def _unequal(source: pa.Array, target: pa.Array) -> pa.Array | None:

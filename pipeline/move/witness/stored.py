@@ -48,7 +48,7 @@ def expression(kind: sa.types.TypeEngine[Any], column: str) -> str:
 
 def digests(ask: Ask, table: Table, parts: Sequence[Part]) -> list[tuple[int, list[str]]]:
     """The number of rows in the target and the digest of every column, by part."""
-    outputs = "".join(f", {_digest(f'c{n}')}" for n in range(len(table.columns)))
+    outputs = "".join(f", {digest(f'c{n}')}" for n in range(len(table.columns)))
     queries, lists = [], list[object]()
     for at, part in enumerate(parts):
         rows = _rows(table, part, lists)
@@ -103,7 +103,8 @@ def as_jsonb(ask: Ask, text: bytes) -> bytes:
     return bytes.fromhex(found)
 
 
-def _digest(column: str) -> str:
+def digest(column: str) -> str:
+    """SQL for the digest of a column of rows in the order of their column ``k``."""
     lengths = f"pg_catalog.int4send(coalesce(pg_catalog.octet_length({column}), -1))"
     return " || ".join(
         f"pg_catalog.md5(coalesce(pg_catalog.string_agg({what}, ''::bytea ORDER BY k), ''::bytea))"

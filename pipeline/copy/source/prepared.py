@@ -20,7 +20,15 @@ from pipeline.sqlite.catalog import collations
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.structure.model import Schema, Table
 
-_ALIASES = ("rowid", "_rowid_", "oid")
+ROW_IDS = ("rowid", "_rowid_", "oid")
+"""Names of the row id in SQLite, unless a column has that name."""
+ROW_ID = "row id of the pipeline"
+"""The name of the row id in a stand-in."""
+
+
+def stand_in_of(table: str) -> str:
+    """The name of the copy's table with the rows of a table that has no row ids."""
+    return f"pipeline rows of {table}"
 
 
 @dataclass(frozen=True)
@@ -30,14 +38,18 @@ class PreparedSource:
     Attributes:
         path: the copy.
         source: the name of the source in messages.
-        schema: what the source declares.
+        schema: what the source declares, and virtual tables with rows as ordinary tables.
         stand_ins: the copy's table with the rows of a table that has no row ids, by table.
+        fingerprint: the ``fingerprint_of`` the live file before it was copied.
+        unread: virtual tables whose rows cannot be read, with the reason.
     """
 
     path: Path
     source: str
     schema: Schema
     stand_ins: dict[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
+    unread: dict[str, str] = field(default_factory=dict)
 
     def rows_of(self, table: Table) -> str:
         """The table of the copy with the rows of a table, quoted."""
@@ -45,10 +57,12 @@ class PreparedSource:
 
     def row_id(self, table: Table) -> str:
         """SQL for the row id in ``rows_of``, an integer."""
-        if table.is_row_id and table.name not in self.stand_ins:
+        if table.name in self.stand_ins:
+            return quoted(ROW_ID)
+        if table.is_row_id:
             return quoted(table.primary_key[0])
         taken = {column.name.lower() for column in table.columns}
-        return next(alias for alias in _ALIASES if alias not in taken)
+        return next(name for name in ROW_IDS if name not in taken)
 
     @contextmanager
     def sqlite(self) -> Iterator[sqlite3.Connection]:

@@ -1,0 +1,1 @@
+"""What a copy is asked to do, and what it answers."""

@@ -1,0 +1,1 @@
+"""Fill tables of the target, and prove them by position."""

@@ -1,0 +1,169 @@
+"""Plan a copy: the tables of the target with their types, keys and constraints; nothing is written.
+
+Census and structure of the source decide; the target is not asked.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.copy.census.facts import TableCensus
+from pipeline.copy.census.survey import survey_all
+from pipeline.copy.census.types import Decision, decide
+from pipeline.copy.interface.options import CopyOptions
+from pipeline.copy.source.prepared import PreparedSource
+from pipeline.copy.source.units import units
+from pipeline.copy.target import keys
+from pipeline.copy.target.extras import LeftOut
+from pipeline.copy.target.keys import Planned
+from pipeline.copy.target.layout import CopiedTable, mapping_of
+from pipeline.copy.target.names import Names
+from pipeline.core.errors import SettingsError
+from pipeline.core.progress import waiting
+from pipeline.sqlite.structure.model import Schema, Table
+
+Decisions = dict[str, dict[str, Decision]]
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """What a copy will make.
+
+    Attributes:
+        tables: by folded name in the source.
+        extras: what each table has besides its rows, by folded name.
+        units: folded names of the tables that commit together, parents first.
+        decisions: the type of each column and why, by table and column.
+        behind: tables whose rows are not copied, with the reason.
+    """
+
+    source: PreparedSource
+    tables: dict[str, CopiedTable]
+    extras: dict[str, Planned]
+    units: tuple[tuple[str, ...], ...]
+    decisions: Decisions
+    censuses: dict[str, TableCensus]
+    left: tuple[LeftOut, ...] = ()
+    behind: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hints(self) -> Iterator[str]:
+        """Proposals for columns whose type the values do not decide."""
+        for table, columns in self.decisions.items():
+            for column, decision in columns.items():
+                if decision.hint:
+                    yield f"{table}.{column}: {decision.hint}"
+
+
+def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
+    """Read every table once and plan the copy.
+
+    Raises:
+        SettingsError: an excluded table or a cast does not exist.
+        SourceError: the source cannot be read.
+    """
+    schema = _without(source.schema, options)
+    with waiting("census of the source"):
+        censuses = {c.table.name: c for c in survey_all(source, schema.tables)}
+        decisions = decide(schema, censuses, options.casts)
+    names = Names()
+    made = {table.name: names.of(table.name) for table in schema.tables}
+    tables = {
+        table.name.lower(): _copied(
+            table, options.schema, made[table.name], censuses[table.name], decisions[table.name]
+        )
+        for table in schema.tables
+    }
+    last_ids = _last_ids(source)
+    extras = {}
+    for name, table in tables.items():
+        columns = {facts.name: facts for facts in censuses[table.source.name].columns}
+        extras[name] = keys.plan_keys(
+            table,
+            nulls={column: facts.nulls for column, facts in columns.items()},
+            last_id=max(last_ids.get(name, 0), table.ranges[-1].last if table.ranges else 0),
+            names=names,
+        )
+    for name, table in tables.items():
+        references = keys.plan_references(table, tables, Names())
+        extras[name].references += references.references
+        extras[name].left += references.left
+    together = tuple(tuple(t.name.lower() for t in unit) for unit in units(schema))
+    return CopyPlan(
+        source,
+        tables,
+        extras,
+        together,
+        decisions,
+        censuses,
+        tuple(_left(source.schema)),
+        {n: why for n, why in source.unread.items() if n.lower() not in _excluded(options)},
+    )
+
+
+def _without(schema: Schema, options: CopyOptions) -> Schema:
+    known = {table.name.lower() for table in schema.tables}
+    known |= {table.name.lower() for table in schema.virtual}
+    excluded = _excluded(options)
+    wrong = sorted(name for name in options.exclude if name.lower() not in known)
+    if wrong:
+        raise SettingsError(
+            f"--exclude names {', '.join(wrong)}, which the source does not have",
+            remedy=f"Its tables are {', '.join(sorted(t.name for t in schema.tables))}",
+        )
+    tables = tuple(table for table in schema.tables if table.name.lower() not in excluded)
+    return Schema(tables, schema.virtual, schema.views, schema.triggers, schema.unreadable)
+
+
+def _copied(
+    table: Table,
+    schema: str,
+    name: str,
+    census: TableCensus,
+    decisions: Mapping[str, Decision],
+) -> CopiedTable:
+    kinds = {column: decision.kind for column, decision in decisions.items()}
+    label = CopiedTable.label_of(schema, name)
+    mapping = mapping_of(table, label, kinds)
+    copied = CopiedTable(
+        source=table,
+        schema=schema,
+        name=name,
+        mapping=mapping,
+        rows=census.rows,
+        bytes=census.bytes,
+        ranges=census.ranges,
+        checked=any(decision.quarantines for decision in decisions.values()),
+    )
+    nulls = {facts.name: facts.nulls for facts in census.columns}
+    required = {
+        copied.names[column.name]
+        for column in table.columns
+        if column.not_null and not nulls.get(column.name)
+    }
+    return copied.requiring(required)
+
+
+def _last_ids(source: PreparedSource) -> dict[str, int]:
+    """The largest id that AUTOINCREMENT ever assigned, by folded name of the table."""
+    with source.sqlite() as connection:
+        has = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"
+        if connection.execute(has).fetchone() is None:
+            return {}
+        found: Sequence[tuple[Any, Any]] = connection.execute(
+            "SELECT name, max(CAST(seq AS INTEGER)) FROM sqlite_sequence GROUP BY 1"
+        ).fetchall()
+    return {name.decode("utf-8", "replace").lower(): seq or 0 for name, seq in found if name}
+
+
+def _left(schema: Schema) -> Iterator[LeftOut]:
+    for trigger in schema.triggers:
+        reason = "triggers of SQLite are not translated; write it as a function of PostgreSQL"
+        yield LeftOut("trigger", trigger.table, trigger.name, reason)
+    for table in schema.virtual:
+        reason = f"PostgreSQL has no module {table.module}"
+        yield LeftOut("virtual table", "", table.name, reason)
+
+
+def _excluded(options: CopyOptions) -> set[str]:
+    return {name.lower() for name in options.exclude}

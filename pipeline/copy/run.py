@@ -1,0 +1,276 @@
+"""Run a copy: each unit in one transaction, which commits only what was proven.
+
+Two sessions take the units in turn, so that one table is filled while the server builds the keys of
+another. A unit whose connection is lost is repeated in a new session; what was committed stays.
+"""
+
+import contextlib
+import contextvars
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from pipeline.copy.interface.options import CopyOptions
+from pipeline.copy.interface.results import CopyResult, TableResult
+from pipeline.copy.moving import difference, positions, table
+from pipeline.copy.moving.table import Moved
+from pipeline.copy.plan import CopyPlan
+from pipeline.copy.target import extras, recording, states
+from pipeline.copy.target.extras import LeftOut
+from pipeline.copy.target.layout import PUBLIC, CopiedTable
+from pipeline.copy.target.states import TableState
+from pipeline.core.errors import PipelineError, Transient
+from pipeline.core.place import PUBLIC as PUBLIC_PLACE
+from pipeline.core.place import Place
+from pipeline.core.progress import note
+from pipeline.core.quoting import quoted
+from pipeline.postgres import schema
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.target import Target
+
+_SESSIONS = 2
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 2.0
+OnTable = Callable[[TableResult], None]
+
+
+@dataclass
+class _Run:
+    """The state that the sessions of a run share."""
+
+    plan: CopyPlan
+    options: CopyOptions
+    states: dict[str, TableState]
+    on_table: OnTable
+    results: dict[str, TableResult] = field(default_factory=dict)
+    made: dict[str, CopiedTable] = field(default_factory=dict)
+    ended: dict[str, threading.Event] = field(default_factory=dict)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    retried: bool = False
+
+
+def run(
+    plan: CopyPlan,
+    connect: Callable[[], contextlib.AbstractContextManager[Target]],
+    options: CopyOptions,
+    *,
+    shown: str,
+    on_table: OnTable = lambda _: None,
+) -> CopyResult:
+    """Copy all tables of a plan.
+
+    Args:
+        connect: opens a session with the target.
+        shown: the name of the target in messages.
+        on_table: called when a table has ended.
+
+    Raises:
+        PipelineError: the target cannot be used; nothing was changed.
+    """
+    started = time.perf_counter()
+    with connect() as target, target.lock(place_of(options.schema)):
+        present = _prepare(target, plan, options)
+        running = _Run(plan, options, present, on_table)
+        running.ended = {name: threading.Event() for name in plan.tables}
+        again = any(state.rules is not None for state in present.values())
+        _run_units(running, target, sessions=1 if again else _SESSIONS)
+    return CopyResult(
+        options.run_id,
+        plan.source.source,
+        shown,
+        tuple(running.results[name] for name in plan.tables if name in running.results),
+        plan.left,
+        plan.behind,
+        hints=tuple(plan.hints),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def place_of(name: str) -> Place:
+    """The schema of a target as a place that one run at a time may write."""
+    if name == PUBLIC:
+        return PUBLIC_PLACE
+    digest = hashlib.sha256(name.encode()).digest()
+    return Place(name, int.from_bytes(digest[:7], "big"))
+
+
+def _prepare(target: Target, plan: CopyPlan, options: CopyOptions) -> dict[str, TableState]:
+    """Check the target, and make the schema and the ledger."""
+    present = states.read(target, plan.tables)
+    states.require_own(plan.tables, present)
+    if not options.verify:
+        schema.make_ledger(target)
+        target.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(options.schema)}")
+    return present
+
+
+def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
+    waiting, turn = list(running.plan.units), threading.Lock()
+
+    def units() -> Iterator[tuple[str, ...]]:
+        while not running.stopped.is_set():
+            with turn:
+                if not waiting:
+                    return
+                unit = waiting.pop(0)
+            yield unit
+
+    def work(first: Target | None) -> None:
+        with contextlib.ExitStack() as opened:
+            session = first or opened.enter_context(target.another())
+            for unit in units():
+                session = _with_retries(running, session, unit, opened)
+
+    with ThreadPoolExecutor(sessions, thread_name_prefix="copy") as pool:
+        context = contextvars.copy_context
+        futures = [pool.submit(context().run, work, target)]
+        enough = min(sessions, len(running.plan.units))
+        futures += [pool.submit(context().run, work, None) for _ in range(1, enough)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            running.stopped.set()
+            for event in running.ended.values():
+                event.set()
+            raise
+
+
+def _with_retries(
+    running: _Run, session: Target, unit: tuple[str, ...], opened: contextlib.ExitStack
+) -> Target:
+    """Move a unit; a lost connection is opened again. Returns the session to go on with."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            _move_unit(running, session, unit)
+            break
+        except Transient as error:
+            if attempt == _ATTEMPTS:
+                _fail(running, unit, error)
+                running.stopped.set()
+                raise
+            running.retried = True
+            note(f"{error.problem}; trying again")
+            time.sleep(_PAUSE_SECONDS)
+            with contextlib.suppress(Transient):
+                session = opened.enter_context(session.another())
+        except (PipelineError, DataFault) as error:
+            _fail(running, unit, error)
+            break
+    for name in unit:
+        running.ended[name].set()
+    return session
+
+
+def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
+    plan, options = running.plan, running.options
+    with target.transaction():
+        for setting in positions.IN_ORDER:
+            target.defer(setting)
+        moved = {name: _move_table(running, target, name) for name in unit}
+        if not options.verify:
+            for name, each in moved.items():
+                _finish(running, target, name, each)
+            for name in unit:
+                for parent in _parents(plan, name, unit):
+                    running.ended[parent].wait()
+            for name, each in moved.items():
+                _refer(running, target, name, each)
+            for each in moved.values():
+                difference.restore_references(target, each.references)
+            for name, each in moved.items():
+                _record(running, target, name, each)
+    for name, each in moved.items():
+        running.made[name] = each.table
+        running.results[name] = each.result()
+        running.on_table(running.results[name])
+
+
+def _move_table(running: _Run, target: Target, name: str) -> Moved:
+    plan, options = running.plan, running.options
+    wanted, state = plan.tables[name], running.states[name]
+    if state.rules is None and not (running.retried and _committed(running, target, wanted)):
+        if options.verify:
+            raise PipelineError(
+                f"{wanted.label} was never copied", remedy="Run the copy without --verify"
+            )
+        return table.create(target, plan.source, wanted, seed=options.run_id)
+    planned = plan.extras[name]
+    if state.rules is not None and state.rules != recording.rules_of(
+        wanted, [*planned.own, *planned.references]
+    ):
+        # Columns or constraints of the source have changed.
+        references = difference.drop_references(target, wanted, list(plan.tables.values()))
+        target.run(f"DROP TABLE {wanted.place}")
+        made = table.create(target, plan.source, wanted, seed=options.run_id)
+        made.references, made.outcome = references, "updated"
+        return made
+    own = list(plan.tables.values())
+    plain = replace(wanted, computed=state.computed_of(wanted))
+    return table.update(target, plan.source, plain, options, own=own)
+
+
+def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
+    """Whether this run has committed a table before it lost its connection."""
+    found = states.read(target, {"": wanted})[""]
+    if found.rules is not None:
+        running.states[wanted.source.name.lower()] = found
+    return found.rules is not None
+
+
+def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
+    """Make keys, constraints and indexes; statistics follow for a new table."""
+    planned = running.plan.extras[name]
+    wanted = planned.own
+    if moved.outcome in ("unchanged", "updated") and not moved.references:
+        wanted = extras.missing(target, moved.table, planned.own)
+    moved.left += [*planned.left, *extras.make(target, wanted)]
+    if moved.outcome == "copied":
+        target.defer(f"ANALYZE {moved.table.place}")
+
+
+def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
+    """Make foreign keys to tables that are there."""
+    plan = running.plan
+    wanted = extras.missing(target, moved.table, plan.extras[name].references)
+    moved.left += extras.make(target, wanted)
+
+
+def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
+    planned = running.plan.extras[name]
+    wanted = running.plan.tables[name]
+    recording.write(
+        target,
+        moved.table,
+        source=running.plan.source,
+        rejected=moved.rows.rejected,
+        digests=moved.proven.digests,
+        rules=recording.rules_of(wanted, [*planned.own, *planned.references]),
+        run_id=running.options.run_id,
+    )
+
+
+def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:
+    named = {key.parent.lower() for key in plan.tables[name].source.foreign_keys}
+    return [parent for parent in named if parent in plan.tables and parent not in unit]
+
+
+def _fail(running: _Run, unit: tuple[str, ...], error: Exception) -> None:
+    for name in unit:
+        wanted = running.plan.tables[name]
+        findings = getattr(error, "findings", ())
+        left: tuple[LeftOut, ...] = ()
+        result = TableResult(
+            wanted.label,
+            "failed",
+            wanted.rows,
+            wanted.bytes,
+            left=left,
+            findings=findings,
+            error=str(error),
+        )
+        running.results[name] = result
+        running.on_table(result)

@@ -1,0 +1,1 @@
+"""The source of a copy: a private file, its structure, and its rows by row id."""

@@ -1,0 +1,134 @@
+"""What a table has besides its rows: keys, constraints, indexes, defaults, identities.
+
+Extras follow the rows. One that the rows do not meet, or that PostgreSQL does not accept, is left
+out and named; it never costs a row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.copy.target.layout import CopiedTable
+from pipeline.core.quoting import quoted
+from pipeline.postgres.driver.faults import DataFault
+from pipeline.postgres.target import Target
+
+Kind = Literal[
+    "primary key",
+    "unique",
+    "check",
+    "foreign key",
+    "index",
+    "default",
+    "identity",
+    "not null",
+    "generated column",
+    "view",
+    "trigger",
+    "virtual table",
+    "name",
+]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A property of a table, and the statement that makes it.
+
+    Attributes:
+        name: its name in the source, or what it belongs to, for people.
+        made: the name of the constraint or index in the target; None if it has none.
+        counting: SQL that counts the rows that do not meet it, if the server refuses it.
+    """
+
+    kind: Kind
+    table: str
+    name: str
+    statement: str
+    made: str | None = None
+    counting: str | None = None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something of the source that the target does not have, and why."""
+
+    kind: Kind
+    table: str
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """What is missing, for people."""
+        of = f"{self.table}, " if self.table else ""
+        return f"{of}{self.kind} {self.name}: {self.reason}"
+
+
+def make(target: Target, extras: Sequence[Extra]) -> list[LeftOut]:
+    """Make extras; returns those that were left out.
+
+    Args:
+        target: a session in a transaction.
+    """
+    if not extras:
+        return []
+    if target.attempted(lambda: target.run(*(each.statement for each in extras))) is None:
+        return []
+    left = []
+    for each in extras:
+        error = target.attempted(lambda extra=each: target.run(extra.statement))  # type: ignore[misc]
+        if error is not None:
+            left.append(LeftOut(each.kind, each.table, each.name, _reason(target, each, error)))
+    return left
+
+
+def _reason(target: Target, extra: Extra, error: Exception) -> str:
+    state = getattr(error, "sqlstate", None)
+    if extra.counting is not None and state in ("23503", "23505", "23514", "23502"):
+        count = int(target.value(extra.counting))
+        rows = "1 row does" if count == 1 else f"{count:,} rows do"
+        return f"{rows} not meet it"
+    if state == "54000":
+        return f"a value is too long for an index of PostgreSQL ({_text(error)})"
+    return f"PostgreSQL refuses it: {_text(error)}"
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, DataFault) else str(getattr(error, "problem", error))
+
+
+def missing(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[Extra]:
+    """The constraints and indexes that an existing table lacks."""
+    found = target.rows(
+        "SELECT conname::text FROM pg_constraint WHERE conrelid = to_regclass($1)"
+        " UNION SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c"
+        " ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1)",
+        (table.place,),
+    )
+    there = {name for (name,) in found}
+    return [each for each in extras if each.made is not None and each.made not in there]
+
+
+def orphans(
+    child: CopiedTable, columns: Sequence[str], parent: str, parent_columns: Sequence[str]
+) -> str:
+    """SQL that counts the rows without a parent."""
+    there = " AND ".join(f"c.{quoted(name)} IS NOT NULL" for name in columns)
+    same = " AND ".join(
+        f"p.{quoted(theirs)} = c.{quoted(ours)}"
+        for ours, theirs in zip(columns, parent_columns, strict=True)
+    )
+    return (
+        f"SELECT count(*) FROM {child.place} AS c WHERE {there}"
+        f" AND NOT EXISTS (SELECT FROM {parent} AS p WHERE {same})"
+    )
+
+
+def repeated(table: CopiedTable, columns: Sequence[str]) -> str:
+    """SQL that counts the rows whose values another row has as well."""
+    names = ", ".join(map(quoted, columns))
+    known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+    return (
+        f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM {table.place} WHERE {known}"
+        f" GROUP BY {names} HAVING count(*) > 1) AS r"
+    )
