@@ -13,7 +13,7 @@ from pipeline.copy.expressions.language.values import (
     of_text,
     text,
 )
-from pipeline.declared.forms import EpochMoment, WordBoolean
+from pipeline.declared.forms import EpochMoment, MixedText, WordBoolean
 
 _ORDER = frozenset({"<", "<=", ">", ">="})
 _NUMBER = re.compile(r"\s*([+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?)\s*", re.IGNORECASE)
@@ -23,6 +23,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 def compare(operator: str, left: Value, right: Value) -> Value:
     """A comparison; ``IS NOT DISTINCT FROM`` and ``IS DISTINCT FROM`` are operators, too."""
     collation = _collation(left, right)
+    if operator in _ORDER and "mixed" in (left.family, right.family):
+        raise Untranslatable("orders values of several storage classes")
     left, right = aligned(left, right)
     return Value(
         f"({in_order(left, operator, collation)} {operator} {folded(right, collation)})", "boolean"
@@ -61,8 +63,6 @@ def aligned(left: Value, right: Value) -> tuple[Value, Value]:
         Untranslatable: SQLite would compare values of different storage classes.
     """
     families = {left.family, right.family}
-    if "mixed" in families:
-        raise Untranslatable("compares a column with values of several storage classes")
     if "null" in families or len(families) == 1 or families <= NUMBERS:
         return left, right
     for one, other, swapped in ((left, right, False), (right, left, True)):
@@ -75,6 +75,8 @@ def aligned(left: Value, right: Value) -> tuple[Value, Value]:
 def _converted(one: Value, other: Value) -> tuple[Value, Value] | None:
     """One value and another one that is converted to its type; None if that is not its type."""
     match one.family:
+        case "mixed" if isinstance(one.kind, MixedText) and other.literal is not None:
+            return replace(one, family="text"), text(other)
         case "boolean":
             return _with_boolean(one, other)
         case "json_value" if other.family == "text":
