@@ -68,6 +68,7 @@ CONDITIONS = {
     "t = 5": "\"t\" = '5'",
     "i = '5'": '"i" = 5',
     "k NOT IN ('WKT', 5)": "NOT (\"k\" IN ('WKT', '5'))",
+    "length(k) > 1": 'length("k") > 1',
     "name = 'ABC'": "lower(\"Name\") = 'abc'",
     "t = 'A' COLLATE NOCASE": "lower(\"t\") = 'a'",
     "t < 'm'": '"t" COLLATE "C" < \'m\'',

@@ -197,6 +197,8 @@ def text(value: Value) -> Value:
             return Value(f"({value.sql})::integer::text", "text")
         case "json_value":
             return Value(f"({value.sql} #>> '{{}}')", "text")
+        case "mixed" if isinstance(value.kind, MixedText):
+            return Value(value.sql, "text")
         case "date":
             return Value(f"to_char(({value.sql})::timestamp, 'YYYY-MM-DD')", "text")
     raise Untranslatable(f"uses {described(value)} as a text")
