@@ -296,8 +296,12 @@ class Target:
             self._depth -= 1
 
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait."""
+    def savepoint(self, *others: type[TargetError]) -> Iterator[None]:
+        """Roll back what was done inside on a ``DataFault``, and raise it. Other threads wait.
+
+        Args:
+            others: errors that are rolled back, too, unless they are transient.
+        """
         if not self._in_transaction:
             yield
             return
@@ -307,8 +311,9 @@ class Target:
                 if self._deferred.drop_if_last(f"SAVEPOINT {point}"):
                     return
                 self._send_deferred()
-            except DataFault:
-                self._deferred.undo(point)
+            except (DataFault, TargetError) as error:
+                if isinstance(error, (DataFault, *others)) and not isinstance(error, Transient):
+                    self._deferred.undo(point)
                 raise
             self.defer(f"RELEASE SAVEPOINT {point}")
 
