@@ -10,14 +10,15 @@ from typing import Any
 from pipeline.copy.census.facts import TableCensus
 from pipeline.copy.census.survey import survey_all
 from pipeline.copy.census.types import Decision, decide
+from pipeline.copy.expressions.translate import fold
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.source.units import units
-from pipeline.copy.target import keys
+from pipeline.copy.target import conditions, keys, references
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.keys import Planned
 from pipeline.copy.target.layout import CopiedTable, mapping_of
-from pipeline.copy.target.names import Names
+from pipeline.copy.target.names import Names, of_columns
 from pipeline.core.errors import SettingsError
 from pipeline.core.progress import waiting
 from pipeline.sqlite.structure.model import Schema, Table
@@ -66,29 +67,27 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
     with waiting("census of the source"):
         censuses = {c.table.name: c for c in survey_all(source, schema.tables)}
         decisions = decide(schema, censuses, options.casts)
-    names = Names()
+    names, last_ids = Names(), _last_ids(source)
+    tables: dict[str, CopiedTable] = {}
+    extras: dict[str, Planned] = {}
     made = {table.name: names.of(table.name) for table in schema.tables}
-    tables = {
-        table.name.lower(): _copied(
-            table, options.schema, made[table.name], censuses[table.name], decisions[table.name]
-        )
-        for table in schema.tables
-    }
-    last_ids = _last_ids(source)
-    extras = {}
-    for name, table in tables.items():
-        columns = {facts.name: facts for facts in censuses[table.source.name].columns}
+    for table in schema.tables:
+        census = censuses[table.name]
+        copied = _copied(table, options.schema, made[table.name], census, decisions[table.name])
+        copied, left = conditions.with_generated(copied)
+        name, last = fold(table.name), census.ranges[-1].last if census.ranges else 0
+        tables[name] = copied
         extras[name] = keys.plan_keys(
-            table,
-            nulls={column: facts.nulls for column, facts in columns.items()},
-            last_id=max(last_ids.get(name, 0), table.ranges[-1].last if table.ranges else 0),
+            copied,
+            nulls={facts.name: facts.nulls for facts in census.columns},
+            last_id=max(last_ids.get(name, 0), last),
             names=names,
         )
-    for name, table in tables.items():
-        references = keys.plan_references(table, tables, Names())
-        extras[name].references += references.references
-        extras[name].left += references.left
-    together = tuple(tuple(t.name.lower() for t in unit) for unit in units(schema))
+        extras[name].left += left
+        conditions.plan_conditions(copied, names, extras[name])
+    for name, copied in tables.items():
+        references.plan_references(copied, tables, extras[name])
+    together = tuple(tuple(fold(t.name) for t in unit) for unit in units(schema))
     return CopyPlan(
         source,
         tables,
@@ -125,7 +124,10 @@ def _copied(
     kinds = {column: decision.kind for column, decision in decisions.items()}
     label = CopiedTable.label_of(schema, name)
     mapping = mapping_of(table, label, kinds)
-    copied = CopiedTable(
+    nulls = {facts.name: facts.nulls for facts in census.columns}
+    names = of_columns(table)
+    required = [c.name for c in table.columns if c.not_null and not nulls.get(c.name)]
+    return CopiedTable(
         source=table,
         schema=schema,
         name=name,
@@ -133,15 +135,9 @@ def _copied(
         rows=census.rows,
         bytes=census.bytes,
         ranges=census.ranges,
+        required=frozenset(names[column] for column in required),
         checked=any(decision.quarantines for decision in decisions.values()),
     )
-    nulls = {facts.name: facts.nulls for facts in census.columns}
-    required = {
-        copied.names[column.name]
-        for column in table.columns
-        if column.not_null and not nulls.get(column.name)
-    }
-    return copied.requiring(required)
 
 
 def _last_ids(source: PreparedSource) -> dict[str, int]:

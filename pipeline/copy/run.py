@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from pipeline.copy.expressions.translate import fold
+from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.interface.results import CopyResult, TableResult
 from pipeline.copy.moving import difference, positions, table
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.target import extras, recording, states
-from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
 from pipeline.core.errors import PipelineError, Transient
@@ -217,7 +218,7 @@ def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
     """Whether this run has committed a table before it lost its connection."""
     found = states.read(target, {"": wanted})[""]
     if found.rules is not None:
-        running.states[wanted.source.name.lower()] = found
+        running.states[fold(wanted.source.name)] = found
     return found.rules is not None
 
 
@@ -227,7 +228,14 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
     wanted = planned.own
     if moved.outcome in ("unchanged", "updated") and not moved.references:
         wanted = extras.missing(target, moved.table, planned.own)
-    moved.left += [*planned.left, *extras.make(target, wanted)]
+    moved.left += planned.left
+    if any(each.condition is not None for each in wanted):
+        with running.plan.source.sqlite() as connection:
+            trials = Trials(target, running.plan.source, connection)
+            in_order = moved.outcome == "copied" and not moved.rows.rejected
+            wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
+        moved.left += left
+    moved.left += extras.make(target, wanted)
     if moved.outcome == "copied":
         target.defer(f"ANALYZE {moved.table.place}")
 
@@ -254,7 +262,7 @@ def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
 
 
 def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:
-    named = {key.parent.lower() for key in plan.tables[name].source.foreign_keys}
+    named = {fold(key.parent) for key in plan.tables[name].source.foreign_keys}
     return [parent for parent in named if parent in plan.tables and parent not in unit]
 
 
@@ -262,13 +270,11 @@ def _fail(running: _Run, unit: tuple[str, ...], error: Exception) -> None:
     for name in unit:
         wanted = running.plan.tables[name]
         findings = getattr(error, "findings", ())
-        left: tuple[LeftOut, ...] = ()
         result = TableResult(
             wanted.label,
             "failed",
             wanted.rows,
             wanted.bytes,
-            left=left,
             findings=findings,
             error=str(error),
         )

@@ -14,7 +14,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import adbc_driver_manager
 import pyarrow as pa
@@ -29,7 +29,6 @@ from pipeline.postgres.driver.faults import DataFault, FaultBefore, stopped, tra
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
-T = TypeVar("T")
 Another = Callable[[], AbstractContextManager["Target"]]
 
 
@@ -155,8 +154,13 @@ class Target:
         return question.read(known[question])
 
     def _ask_risky(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
-        found = self.attempted(lambda: self._ask(*questions))
-        return {} if isinstance(found, Exception) else found
+        try:
+            with self.savepoint(TargetError):
+                return self._ask(*questions)
+        except Transient:
+            raise
+        except (DataFault, TargetError):
+            return {}
 
     def _ask(self, *questions: Question[Any]) -> dict[Question[Any], Rows]:
         different = list(dict.fromkeys(questions))
@@ -316,23 +320,6 @@ class Target:
                     self._deferred.undo(point)
                 raise
             self.defer(f"RELEASE SAVEPOINT {point}")
-
-    def attempted(self, act: Callable[[], T]) -> T | DataFault | TargetError:
-        """Do something in a savepoint; returns its result, or the error for which it was undone.
-
-        Raises:
-            Transient: the connection was lost.
-        """
-        with self._point() as point:
-            try:
-                found = act()
-            except Transient:
-                raise
-            except (DataFault, TargetError) as error:
-                self._deferred.undo(point)
-                return error
-            self.defer(f"RELEASE SAVEPOINT {point}")
-        return found
 
     def lock(
         self, place: Place = PUBLIC, *, seconds: float = LOCK_SECONDS

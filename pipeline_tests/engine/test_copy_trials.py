@@ -24,7 +24,7 @@ from pipeline.copy.expressions.translate import (
     view,
 )
 from pipeline.copy.expressions.trial import CARRIED, Condition, Trials, Verdict
-from pipeline.copy.prepared import PreparedSource
+from pipeline.copy.source.prepared import PreparedSource
 from pipeline.mapping.casts.types import type_name
 from pipeline.postgres.target import Target
 from pipeline.sqlite.structure.model import Column, IndexPart, Schema, Table, View

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, Literal
 
 from pipeline.copy.expressions.translate import TranslatedView
-from pipeline.copy.prepared import PreparedSource
+from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core.errors import TargetError, Transient, first_line
 from pipeline.core.quoting import quoted
 from pipeline.postgres.driver.faults import DataFault

@@ -16,6 +16,7 @@ from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.moving import filling, proving
 from pipeline.copy.moving.filling import STAGE, Rows
 from pipeline.copy.moving.proving import Proven
+from pipeline.copy.target.extras import attempt
 from pipeline.copy.target.layout import CopiedTable, listed
 from pipeline.core.errors import ShapeError, TooManyDeletes
 from pipeline.core.findings import NotConserved
@@ -140,7 +141,7 @@ def restore_references(target: Target, references: Sequence[Reference]) -> None:
     """
     for each in references:
         statement = f"ALTER TABLE {each.table} ADD CONSTRAINT {each.name} {each.definition}"
-        error = target.attempted(lambda sql=statement: target.run(sql))  # type: ignore[misc]
+        error = attempt(target, statement)
         if error is not None and not each.own:
             raise ShapeError(
                 f"Rows of {each.table}, which is not part of the copy, refer to rows that the"

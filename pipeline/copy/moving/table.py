@@ -13,10 +13,11 @@ from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import CopiedTable
-from pipeline.core.errors import PipelineError
+from pipeline.core.errors import PipelineError, TargetError, Transient
 from pipeline.core.findings import OFFENDERS, Finding, describe
 from pipeline.core.progress import waiting
 from pipeline.move.compare import conversions
+from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 
@@ -85,22 +86,29 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
     if not table.computed:
         moved = _filled(target, source, table, seed=seed)
     else:
-        tried = target.attempted(lambda: _filled(target, source, table, seed=seed))
-        if isinstance(tried, Moved) and tried.proven.equal:
-            moved = tried
-        else:
-            if isinstance(tried, Moved):
-                target.run(f"DROP TABLE {table.place}")
-                reason = "PostgreSQL computes other values; it holds those of the source"
-            else:
-                reason = f"PostgreSQL refuses it: {tried}; it holds the values of the source"
-            moved = _filled(target, source, replace(table, computed={}), seed=seed)
-            moved.left += [
-                LeftOut("generated column", table.label, name, reason) for name in table.computed
-            ]
+        moved = _computed(target, source, table, seed=seed)
     if not moved.proven.equal:
         raise NotProven(table.label, moved.proven.differences)
     moved.seconds = time.perf_counter() - started
+    return moved
+
+
+def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
+    """Fill a table with generated columns; with plain ones if PostgreSQL computes other values."""
+    reason = "PostgreSQL computes other values; it holds those of the source"
+    try:
+        with target.savepoint(TargetError):
+            moved = _filled(target, source, table, seed=seed)
+            if moved.proven.equal:
+                return moved
+            target.run(f"DROP TABLE {table.place}")
+    except Transient:
+        raise
+    except (DataFault, TargetError) as error:
+        reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
+    moved = _filled(target, source, replace(table, computed={}), seed=seed)
+    names = table.computed
+    moved.left += [LeftOut("generated column", table.label, name, reason) for name in names]
     return moved
 
 

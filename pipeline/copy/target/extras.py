@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.copy.expressions.trial import Condition, Trials
 from pipeline.copy.target.layout import CopiedTable
+from pipeline.core.errors import TargetError, Transient
 from pipeline.core.quoting import quoted
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
@@ -38,6 +40,7 @@ class Extra:
         name: its name in the source, or what it belongs to, for people.
         made: the name of the constraint or index in the target; None if it has none.
         counting: SQL that counts the rows that do not meet it, if the server refuses it.
+        condition: its condition on rows, which both databases have to judge alike.
     """
 
     kind: Kind
@@ -46,6 +49,7 @@ class Extra:
     statement: str
     made: str | None = None
     counting: str | None = None
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,60 @@ class LeftOut:
         return f"{of}{self.kind} {self.name}: {self.reason}"
 
 
+def attempt(target: Target, *statements: str) -> DataFault | TargetError | None:
+    """Execute statements; returns the error for which all of them were undone, if any.
+
+    Raises:
+        Transient: the connection was lost.
+    """
+    try:
+        with target.savepoint(TargetError):
+            target.run(*statements)
+    except Transient:
+        raise
+    except (DataFault, TargetError) as error:
+        return error
+    return None
+
+
 def make(target: Target, extras: Sequence[Extra]) -> list[LeftOut]:
     """Make extras; returns those that were left out.
 
     Args:
         target: a session in a transaction.
     """
-    if not extras:
-        return []
-    if target.attempted(lambda: target.run(*(each.statement for each in extras))) is None:
+    if not extras or attempt(target, *(each.statement for each in extras)) is None:
         return []
     left = []
     for each in extras:
-        error = target.attempted(lambda extra=each: target.run(extra.statement))  # type: ignore[misc]
+        error = attempt(target, each.statement)
         if error is not None:
             left.append(LeftOut(each.kind, each.table, each.name, _reason(target, each, error)))
     return left
+
+
+def judge(
+    trials: Trials, table: CopiedTable, extras: Sequence[Extra], *, in_order: bool
+) -> tuple[list[Extra], list[LeftOut]]:
+    """Extras whose conditions both databases judge alike, and the others.
+
+    Args:
+        in_order: rows of the target lie in the order of the source's row ids.
+    """
+    conditional = [each for each in extras if each.condition is not None]
+    conditions = [each.condition for each in conditional if each.condition is not None]
+    verdicts = trials.conditions(table.source, table.place, conditions, in_order=in_order)
+    wrong = {
+        id(each): verdict.reason or ""
+        for each, verdict in zip(conditional, verdicts, strict=True)
+        if not verdict.carried
+    }
+    left = [
+        LeftOut(each.kind, each.table, each.name, wrong[id(each)])
+        for each in conditional
+        if id(each) in wrong
+    ]
+    return [each for each in extras if id(each) not in wrong], left
 
 
 def _reason(target: Target, extra: Extra, error: Exception) -> str:

@@ -1,12 +1,13 @@
 """The tables of a copy in the target, without constraints, which follow the rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 
+from pipeline.copy.expressions.translate import TargetColumn, fold
 from pipeline.copy.source.reading import RowRange
 from pipeline.copy.target.names import of_columns
 from pipeline.core.quoting import quoted
@@ -61,14 +62,25 @@ class CopiedTable:
         """A table in messages and in the ledger."""
         return name if schema == PUBLIC else f"{schema}.{name}"
 
-    def requiring(self, required: Iterable[str]) -> Self:
-        """The same table, with columns that are NOT NULL."""
-        return replace(self, required=frozenset(required))
-
     @cached_property
     def names(self) -> dict[str, str]:
         """The name in the target of each column, by its name in the source."""
         return of_columns(self.source)
+
+    @cached_property
+    def targets(self) -> dict[str, TargetColumn]:
+        """The columns of the target, by their folded names in the source."""
+        kinds = self.mapping.table.columns
+        return {
+            fold(c.name): TargetColumn(
+                self.names[c.name], kinds[self.names[c.name]].type, c.collation
+            )
+            for c in self.source.columns
+        }
+
+    def exact(self, name: str) -> str:
+        """The name of a column as the source declares it, from a name in any case."""
+        return self.source.column(name).name
 
     @property
     def written(self) -> list[str]:
