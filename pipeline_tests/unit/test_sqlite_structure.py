@@ -182,13 +182,15 @@ def test_checks_of_columns_and_of_the_table() -> None:
 def test_unique_constraints_and_indexes() -> None:
     table = only(
         """CREATE TABLE t (a TEXT CONSTRAINT one UNIQUE COLLATE NOCASE,
-        b UNIQUE ON CONFLICT REPLACE, c INTEGER PRIMARY KEY UNIQUE, CONSTRAINT two UNIQUE (B COLLATE nocase, 'a' DESC),
+        b UNIQUE ON CONFLICT REPLACE, c INTEGER PRIMARY KEY UNIQUE,
+        CONSTRAINT two UNIQUE (B COLLATE nocase, 'a' DESC),
         UNIQUE (a), CONSTRAINT again UNIQUE (b), CONSTRAINT three UNIQUE (a COLLATE BINARY));
         CREATE UNIQUE INDEX "i 1" ON t (a, b);
         CREATE UNIQUE INDEX i2 ON t (b) WHERE b IS NOT NULL -- only those
         ;
         CREATE INDEX i3 ON t (b COLLATE nocase DESC, a || '(,' COLLATE rtrim, (c),
-            lower(a) COLLATE rtrim ASC, a COLLATE nocase || b DESC, [b] /* b */ ASC) WHERE a > 'where' AND (c) > 0;"""
+            lower(a) COLLATE rtrim ASC, a COLLATE nocase || b DESC, [b] /* b */ ASC)
+            WHERE a > 'where' AND (c) > 0;"""
     )
     assert table.uniques == (
         Unique(("a",), ("NOCASE",), "one"),
