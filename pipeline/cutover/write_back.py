@@ -4,7 +4,6 @@ The application's triggers run as far as they can (see ``app_triggers``), and fu
 checked. If a trigger ran, all moved tables are compared with the copy before the commit.
 """
 
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,9 +21,9 @@ from pipeline.mapping.matching import folded
 from pipeline.sqlite import copy_markers, opening
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.snapshot import BUSY_SECONDS, writing
+from pipeline.sqlite.structure import tokens
 
 _WHY = "a rollback"
-_QUOTED = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/""", re.S)
 
 
 @dataclass
@@ -274,4 +273,4 @@ def _assigns_once(connection: sqlite3.Connection, table: str) -> bool:
         "SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE",
         (table,),
     ).fetchone()
-    return bool(re.search(r"\bAUTOINCREMENT\b", _QUOTED.sub("", sql), re.I))
+    return tokens.has_keyword(sql, "AUTOINCREMENT")

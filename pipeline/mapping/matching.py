@@ -49,6 +49,8 @@ class SourceColumn:
 
 def folded(name: str) -> str:
     """A name as SQLite compares it: without the case of ASCII letters."""
+    if name.isascii():
+        return name.lower()
     return re.sub("[A-Z]", lambda letter: letter[0].lower(), name)
 
 

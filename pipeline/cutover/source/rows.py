@@ -14,6 +14,7 @@ from typing import Protocol
 from pipeline.core.quoting import quoted
 from pipeline.cutover.source.changed_rows import Replayed, stored_columns
 from pipeline.mapping.matching import folded
+from pipeline.sqlite.catalog import row_ids
 
 _TAKEN = {
     sqlite3.SQLITE_CONSTRAINT_UNIQUE,
@@ -191,8 +192,7 @@ def _source_table(connection: sqlite3.Connection, found: Replayed) -> SourceTabl
         (name,),
     ).fetchone()
     free = [alias for alias in _ROWID if alias not in {folded(row[1]) for row in info}]
-    by_number = any(row[5] and row[2].upper() == "INTEGER" for row in info)
-    if free and not listed[0] and not by_number:
+    if free and not listed[0] and row_ids.named(connection, name) is None:
         # A full-text index may refer to the rowid.
         columns = [free[0], *columns]
     return SourceTable(quoted(name), quoted(found.mapping.key.name), tuple(columns))

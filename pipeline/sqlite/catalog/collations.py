@@ -6,7 +6,6 @@ not searched.
 """
 
 import itertools
-import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -15,30 +14,27 @@ import sqlalchemy as sa
 from pipeline.core.quoting import quoted
 from pipeline.mapping.matching import folded
 from pipeline.mapping.row_key import RowKey
+from pipeline.sqlite.structure import definitions, tokens
 
 BINARY = "BINARY"
 BUILT_IN = frozenset({BINARY, "NOCASE", "RTRIM"})
 """Collations of every SQLite; their names have no case."""
-
-_TOKEN = re.compile(
-    r"""(?P<comment>--[^\n]*+ | /\*.*?(?:\*/|\Z))
-      | '(?:[^']|'')*+' | "(?:[^"]|"")*+" | `(?:[^`]|``)*+` | \[[^\]]*+\] | [\w$]+ | \S""",
-    re.X | re.S,
-)
-_CONSTRAINTS = frozenset({"CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN"})
-"""Words that begin a constraint of a table instead of a column."""
 
 
 def of_columns(
     connection: sqlite3.Connection, table: str, *, schema: str = "main"
 ) -> dict[str, str]:
     """The collations of a table's columns other than BINARY, by folded column name."""
-    sql = f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
-    found = {}
-    for text in _texts(connection, sql, (table,)):
-        for name, collation in _declared(list(_tokens(text))):
-            found[folded(name)] = collation.upper()
-    return {name: collation for name, collation in found.items() if collation != BINARY}
+    sql = (
+        f"SELECT sql FROM {schema}.sqlite_master WHERE type = 'table' AND rootpage > 0"
+        " AND name = ? COLLATE NOCASE"
+    )
+    return {
+        folded(column.name): column.collation
+        for text in _texts(connection, sql, (table,))
+        for column in definitions.table(text).columns
+        if column.collation != BINARY
+    }
 
 
 def named_by(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> set[str]:
@@ -94,39 +90,12 @@ def _texts(
     return (text.decode("utf-8", "replace") for (text,) in found if text is not None)
 
 
-def _tokens(sql: str) -> Iterator[str]:
-    return (found[0] for found in _TOKEN.finditer(sql) if found["comment"] is None)
-
-
 def _named(texts: Iterator[str]) -> set[str]:
     found = set()
     for text in texts:
-        for word, after in itertools.pairwise(_tokens(text)):
-            if word.upper() == "COLLATE":
-                found.add(_name(after).upper())
+        if "COLLATE" not in text.upper():
+            continue
+        for word, after in itertools.pairwise(tokens.flat(text)):
+            if tokens.keyword(word) == "COLLATE":
+                found.add(tokens.name(after).upper())
     return found
-
-
-def _declared(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Columns of a CREATE TABLE statement, each with its collation."""
-    depth, begins, column = 0, False, ""
-    for number, word in enumerate(words):
-        if word == "(":
-            depth += 1
-            begins = begins or depth == 1
-        elif word == ")":
-            depth -= 1
-        elif depth == 1 and word == ",":
-            begins = True
-        elif begins:
-            column, begins = "" if word.upper() in _CONSTRAINTS else _name(word), False
-        elif depth == 1 and column and word.upper() == "COLLATE" and number + 1 < len(words):
-            yield column, _name(words[number + 1])
-
-
-def _name(token: str) -> str:
-    """A name without its quotation marks."""
-    mark = token[0]
-    if mark == "[":
-        return token[1:-1]
-    return token[1:-1].replace(2 * mark, mark) if mark in "'\"`" and len(token) > 1 else token

@@ -5,7 +5,6 @@ exactly and nothing runs when it is read. Its rows keep their row ids and storag
 its triggers, which tell whether a table is frozen.
 """
 
-import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import Any
 
 from pipeline.core.quoting import quoted
 from pipeline.mapping.matching import folded
+from pipeline.sqlite.catalog import row_ids
+from pipeline.sqlite.structure import tokens
 
 _ENCODINGS = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 _HIDDEN = 1
@@ -146,20 +147,20 @@ def _shape(connection: sqlite3.Connection, table: str) -> _Shape:
     info = connection.execute(f"PRAGMA table_xinfo({quoted(table)})").fetchall()
     columns = tuple((row[1], row[2]) for row in info if row[6] != _HIDDEN)
     truths = {row[1]: row[4] for row in info if str(row[4]).lower() in ("true", "false")}
-    keys = sorted((row[5], row[1], row[2].upper()) for row in info if row[5])
+    keys = sorted((row[5], row[1]) for row in info if row[5])
     listed = connection.execute(f"PRAGMA main.table_list({quoted(table)})").fetchall()
     without_rowid, strict = any(row[4] for row in listed), any(row[5] for row in listed)
-    is_rowid = not without_rowid and len(keys) == 1 and keys[0][2] == "INTEGER"
+    is_rowid = row_ids.named(connection, table) is not None
     taken = {folded(name) for name, _ in columns}
     free = [name for name in ("rowid", "_rowid_", "oid") if name not in taken]
     (sql,) = connection.execute(
         "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
     ).fetchone()
-    counts = re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE) is not None
+    counts = tokens.has_keyword(sql, "AUTOINCREMENT")
     return _Shape(
         table,
         columns,
-        tuple(name for _, name, _ in keys) if without_rowid or is_rowid else (),
+        tuple(name for _, name in keys) if without_rowid or is_rowid else (),
         None if without_rowid or is_rowid or not free else free[0],
         without_rowid,
         strict,

@@ -25,9 +25,8 @@ def column(connection: sqlite3.Connection, table: sa.Table, *, schema: str = "ma
     if any(as_text(row[2]) == "table" and row[4] for row in listed):
         # The key is the only identifier, and may have any storage class.
         return f"(typeof({quoted(key)}) || ':' || hex({quoted(key)}))"
-    primary = [row for row in info if row[5]]
-    is_key = [folded(as_text(row[1])) for row in primary] == [folded(key)]
-    if is_key and as_text(primary[0][2]).upper() == "INTEGER":
+    alias = named(connection, table.name, schema=schema)
+    if alias is not None and folded(alias) == folded(key):
         return quoted(key)
     names = {folded(as_text(row[1])) for row in info}
     free = [alias for alias in _ALIASES if alias not in names]
@@ -38,3 +37,18 @@ def column(connection: sqlite3.Connection, table: sa.Table, *, schema: str = "ma
             remedy="Rename one of these columns",
         )
     return free[0]
+
+
+def named(connection: sqlite3.Connection, table: str, *, schema: str = "main") -> str | None:
+    """The column that is the row id of a table, if there is one.
+
+    SQLite keeps an index for every other primary key, so also for ``INTEGER PRIMARY KEY DESC``.
+    """
+    name = quoted(table)
+    primary = [
+        row[1] for row in connection.execute(f"PRAGMA {schema}.table_info({name})") if row[5]
+    ]
+    indexes = connection.execute(f"PRAGMA {schema}.index_list({name})").fetchall()
+    if not primary or any(as_text(row[3]) == "pk" for row in indexes):
+        return None
+    return as_text(primary[0])
