@@ -1,1 +1,1 @@
-"""What the columns of a source hold, and the types that follow from it."""
+"""The census: what the columns of a source hold, and the types that follow."""

@@ -7,7 +7,6 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,16 +17,12 @@ from pipeline.core.quoting import quoted
 from pipeline.declared import forms
 from pipeline.declared.forms import DECIMAL_TEXT, UNITS, EpochMoment, Unit
 from pipeline.mapping.casts.cast import is_number
-from pipeline.mapping.casts.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
+from pipeline.mapping.casts.epochs import MICROSECONDS
 from pipeline.mapping.contract import column_rules
+from pipeline.mapping.plausible import FIRST, LAST, MOST, WORDS, moment_text, number_at, seconds_at
 from pipeline.mapping.table_mapping import TableMapping
 
-_FIRST, _LAST = 100_000_000, 4_102_444_800
-"""1973 and 2100 in seconds since 1970; within them, one number has one plausible unit."""
-_MOST = 0.9
-"""The share of plausible moments; the others may be dates such as 9999-12-31, which mean never."""
 _SHOWN = 40
-_WORDS = ("t/f", "true/false", "yes/no", "y/n", "on/off")
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def _words(
     sql = f"SELECT lower(CAST({name} AS TEXT)), count(*) FROM {table} WHERE {wrong}"
     rows = connection.execute(f"{sql} GROUP BY 1 LIMIT 3").fetchall()
     counts = {_text(word): count for word, count in rows}
-    for form in _WORDS:
+    for form in WORDS:
         true, false = form.split("/")
         if counts and counts.keys() <= {true, false}:
             example = min(counts)
@@ -148,33 +143,15 @@ def _unit(
     if not values or values != numbers or not positive:
         return None
     for unit in UNITS:
-        first, last = (_number(end, unit) for end in (_FIRST, _LAST))
+        first, last = (number_at(end, unit) for end in (FIRST, LAST))
         plausible, largest = connection.execute(
             f"SELECT count(*), max({number}) FROM {table}"
             f" WHERE ({wrong}) AND {number} BETWEEN {first} AND {last}"
         ).fetchone()
-        if plausible >= positive * _MOST:
-            since = _seconds(largest, unit)
-            return unit, values, str(largest), _moment(since)
+        if plausible >= positive * MOST:
+            since = seconds_at(largest, unit)
+            return unit, values, str(largest), moment_text(since)
     return None
-
-
-def _moment(since: float) -> str:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=since)
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _number(since: int, unit: Unit) -> float:
-    """The number of a unit for a moment in seconds since 1970."""
-    if unit == "julian_days":
-        return (since * 1000 + JULIAN_EPOCH) / DAY_MILLISECONDS
-    return since * 1_000_000 // MICROSECONDS[unit]
-
-
-def _seconds(number: float, unit: Unit) -> float:
-    if unit == "julian_days":
-        return (number * DAY_MILLISECONDS - JULIAN_EPOCH) / 1000
-    return number * MICROSECONDS[unit] / 1_000_000
 
 
 def _decimal(
@@ -241,13 +218,13 @@ def _coarser(
     name = mapping.in_source(column.name)
     number = f"CAST({name} AS NUMERIC)"
     for other in UNITS[: UNITS.index(unit)] if unit in MICROSECONDS else ():
-        first, last = (_number(end, other) for end in (_FIRST, _LAST))
+        first, last = (number_at(end, other) for end in (FIRST, LAST))
         count, example = connection.execute(
             f"SELECT count(*), max({number}) FROM {table} WHERE {number} BETWEEN {first} AND {last}"
             f" AND (typeof({name}) IN ('integer', 'real') OR {is_number(name)})"
         ).fetchone()
         if count:
-            read = _moment(_seconds(example, unit))
+            read = moment_text(seconds_at(example, unit))
             detail = f"{count:,} values look like {other}, not {unit}: {example} is read as {read}"
             yield Drift(mapping.name, column.name, "another unit", detail)
 

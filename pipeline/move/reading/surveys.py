@@ -1,6 +1,7 @@
 """Surveys: the ranges of a table whose rows fit into one batch, and rows that cannot move."""
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,10 +86,7 @@ class SurveyCollector:
     def _require_plausible(self, sizes: Any) -> None:
         """Stop if the rows read exceed what the file can contain, or a row is too large."""
         if self.rows > self.most_rows:
-            raise SourceError(
-                f"The source is damaged: {self.table} has more rows than its file can hold",
-                remedy="Restore it from a backup, or recover it with `sqlite3 FILE .recover`",
-            )
+            raise endless(self.table)
         if len(sizes) and sizes.max() > self.largest:
             raise SourceError(
                 f"{self.table} of the source has a row of {int(sizes.max()):,} bytes, more than"
@@ -113,20 +111,9 @@ class SurveyCollector:
         return pa.array(texts, pa.string())
 
     def _cut(self, keys: pa.Array, sizes: Any) -> None:
-        ends = np.cumsum(sizes)
-        start, before = 0, 0
-        while start < len(keys):
-            stop = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
-            stop = min(max(stop, start + 1), start + BATCH_ROWS)
-            self.ranges.append(
-                Range(
-                    keys[start].as_py(),
-                    keys[stop - 1].as_py(),
-                    stop - start,
-                    int(ends[stop - 1] - before),
-                )
-            )
-            start, before = stop, int(ends[stop - 1])
+        for start, stop, size in batches(sizes):
+            first, last = keys[start].as_py(), keys[stop - 1].as_py()
+            self.ranges.append(Range(first, last, stop - start, size))
 
     def survey(self) -> Survey:
         """The result."""
@@ -138,6 +125,25 @@ class SurveyCollector:
             tuple(rejected),
             frozenset(self.duplicates),
         )
+
+
+def batches(sizes: Any) -> Iterator[tuple[int, int, int]]:
+    """Divide rows, given by their sizes, into batches: start, stop, bytes of each."""
+    ends = np.cumsum(sizes)
+    start, before = 0, 0
+    while start < len(ends):
+        stop = int(np.searchsorted(ends, before + BATCH_BYTES, side="right"))
+        stop = min(max(stop, start + 1), start + BATCH_ROWS)
+        yield start, stop, int(ends[stop - 1] - before)
+        start, before = stop, int(ends[stop - 1])
+
+
+def endless(table: str) -> SourceError:
+    """The error for a table whose pages form a loop."""
+    return SourceError(
+        f"The source is damaged: {table} has more rows than its file can hold",
+        remedy="Restore it from a backup, or recover it with `sqlite3 FILE .recover`",
+    )
 
 
 def is_text(key: bytes) -> bool:

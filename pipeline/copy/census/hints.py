@@ -1,0 +1,104 @@
+"""Hints: what values look like, if their type does not say it. A hint is never a decision."""
+
+import re
+import shlex
+from typing import Any
+
+import sqlalchemy as sa
+
+from pipeline.copy.census.declared import meaning
+from pipeline.copy.census.facts import ColumnFacts
+from pipeline.copy.census.formats import Form
+from pipeline.declared.forms import UNITS, Unit
+from pipeline.mapping.plausible import MOST, WORDS, moment_text, seconds_at
+from pipeline.sqlite.structure.model import Column
+
+_TYPES: dict[Form, tuple[str, str]] = {
+    "uuid": ("uuid", "UUIDs"),
+    "json": ("jsonb", "JSON"),
+    "date": ("date", "dates"),
+    "naive": ("timestamp", "moments without a time zone"),
+    "zoned": ("timestamptz", "moments with a time zone"),
+}
+"""Types of texts and what such texts are, by form."""
+_TRUTH = re.compile(r"(?:is|has|can|was|should|allow|enable)[_A-Z].*|.*_(?:flag|enabled|active)")
+
+
+def hint(
+    table: str, column: Column, facts: ColumnFacts, kind: "sa.types.TypeEngine[Any]"
+) -> str | None:
+    """What the user may choose instead of a type, with the option that does it."""
+    if isinstance(kind, sa.LargeBinary) or not facts.values:
+        return None
+    if facts.unstorable:
+        return (
+            f"{facts.unstorable:,} texts have a NUL or are not valid UTF-8, so their rows go to"
+            f" quarantine; as bytea they would be copied: {_cast(table, column, 'bytea')}"
+        )
+    found = _numbers(column, facts) or _texts(column, facts, kind)
+    if found is None:
+        return None
+    type_name, sentence = found
+    return f"{sentence}: {_cast(table, column, type_name)}"
+
+
+def contents(facts: ColumnFacts) -> str:
+    """What a column holds, for people."""
+    counts = {
+        "integer": facts.integers,
+        "real": facts.reals,
+        "text": facts.texts,
+        "BLOB": facts.blobs,
+    }
+    parts = [
+        f"{count:,} {name}{'s' if count != 1 else ''}" for name, count in counts.items() if count
+    ]
+    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return listed if facts.exception is None else f"{listed}, such as {facts.exception!r}"
+
+
+def _cast(table: str, column: Column, type_name: str) -> str:
+    return f"--cast {shlex.quote(f'{table}.{column.name}={type_name}')}"
+
+
+def _numbers(column: Column, facts: ColumnFacts) -> tuple[str, str] | None:
+    if facts.integers + facts.reals < facts.values:
+        return None
+    unit = _unit(facts)
+    if unit is not None:
+        return unit, f"the values look like {unit.replace('_', ' ')}{_example(facts, unit)}"
+    if facts.is_binary and facts.integers and _TRUTH.fullmatch(column.name):
+        declared = meaning(column.declared).family
+        return None if declared == "boolean" else ("boolean", "all values are 0 or 1")
+    return None
+
+
+def _unit(facts: ColumnFacts) -> Unit | None:
+    """The unit in which most numbers are plausible moments."""
+    positive = facts.count("positive")
+    plausible = (unit for unit in UNITS if facts.count(unit) >= positive * MOST)
+    return next(plausible, None) if positive else None
+
+
+def _example(facts: ColumnFacts, unit: Unit) -> str:
+    number = float(facts.examples[0])
+    if number <= 0:
+        return ""
+    return f" since 1970, so {facts.examples[0]} is {moment_text(seconds_at(number, unit))}"
+
+
+def _texts(
+    column: Column, facts: ColumnFacts, kind: "sa.types.TypeEngine[Any]"
+) -> tuple[str, str] | None:
+    if not isinstance(kind, sa.String) or facts.texts < facts.values:
+        return None
+    moments = facts.count("date", "naive", "zoned")
+    if moments == facts.texts:
+        sentence = "some moments name a time zone, others do not; these can be read as UTC"
+        return "timestamptz", sentence
+    for form, (type_name, what) in _TYPES.items():
+        if form in facts.sampled and meaning(column.declared).family != form:
+            return type_name, f"the first texts are {what}"
+    words = {word.lower() for word in facts.words or ()}
+    pair = next((each for each in WORDS if words and words <= {*each.split("/")}), None)
+    return None if pair is None else (pair, f"all texts are the words {pair}")
