@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pipeline.core.quoting import literal, quoted
 from pipeline.declared.forms import DecimalText, EpochMoment, Unit, WordBoolean
 from pipeline.mapping.casts.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
-from pipeline.mapping.casts.types import EXACT_DIGITS
+from pipeline.mapping.casts.numbers import EXACT_DIGITS
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'
