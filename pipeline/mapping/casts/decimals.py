@@ -4,6 +4,8 @@ Arrow has no type for them, so they are texts, spelled as PostgreSQL spells them
 counts: ``1.5`` and ``1.50`` are different values of a numeric without a precision.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +20,7 @@ from pipeline.mapping.casts.cast import (
     no_nul_rule,
     shortest,
 )
+from pipeline.mapping.casts.numbers import finite_rule
 
 _REAL = "r"
 """Begins the raw text of a real."""
@@ -101,7 +104,7 @@ def _rules(c: str, precision: int | None, scale: int) -> tuple[Rule, ...]:
     return (
         no_nul_rule(c),
         Rule("number", "is not a decimal number", f"{is_text} AND NOT {is_number(c)}", cast=True),
-        Rule("range", "is infinite", f"typeof({c}) = 'real' AND abs({c}) > 1.8e308", cast=True),
+        replace(finite_rule(c), cast=True),
         Rule("range", message, violated, cast=True),
         *after,
     )

@@ -56,7 +56,7 @@ SINGLE = Cast(
         Rule(
             "range",
             "is too large for a real",
-            f"typeof({c}) = 'real' AND abs({c}) BETWEEN {_SINGLE_ENDS!r} AND {_LARGEST}",
+            f"typeof({c}) = 'real' AND abs({c} + 0.0) BETWEEN {_SINGLE_ENDS!r} AND {_LARGEST}",
             cast=True,
         ),
     ),

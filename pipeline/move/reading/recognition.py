@@ -27,6 +27,7 @@ _FIRST, _LAST = 100_000_000, 4_102_444_800
 _MOST = 0.9
 """The share of plausible moments; the others may be dates such as 9999-12-31, which mean never."""
 _SHOWN = 40
+_UNDECIDED = (sa.DateTime, sa.Date, sa.Time, sa.Boolean)
 _WORDS = ("t/f", "true/false", "yes/no", "y/n", "on/off")
 
 
@@ -80,7 +81,7 @@ def _undecided(mapping: TableMapping) -> Iterator[sa.Column[Any]]:
             declared = mapping.declared[column.name].upper()
             if declared.startswith(("DATE", "TIME", "BOOL")):
                 yield column
-        elif isinstance(column.type, sa.DateTime | sa.Boolean) or _is_decimal(column):
+        elif isinstance(column.type, _UNDECIDED) or _is_decimal(column):
             yield column
 
 
@@ -110,7 +111,7 @@ def _proposal(
     form, values, example, meaning = found
     if forms.is_words(form) and not _takes_words(mapping, column):
         return None
-    if form in UNITS and isinstance(column.type, sa.Boolean):
+    if column.name not in mapping.carried and forms.of_form(column, form) is None:
         return None
     return FormProposal(mapping.name, column.name, form, values, example, meaning)
 
