@@ -50,7 +50,7 @@ FAULTS = (
     ),
     PlantedFault(
         name="halves are rounded to even",
-        file="pipeline/mapping/casts/types.py",
+        file="pipeline/mapping/casts/numbers.py",
         old='round_mode="half_towards_infinity"',
         new='round_mode="half_to_even"',
         caught_by=(

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.copy.census import given
 from pipeline.copy.census.facts import TableCensus
 from pipeline.copy.census.survey import survey_all
 from pipeline.copy.census.types import Decision, decide
@@ -65,8 +66,10 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
     """
     schema = _without(source.schema, options)
     with waiting("census of the source"):
-        censuses = {c.table.name: c for c in survey_all(source, schema.tables)}
-        decisions = decide(schema, censuses, options.casts)
+        casts = given.kinds(schema, options.casts)
+        found = list(survey_all(source, schema.tables, given=casts))
+        decisions = decide(schema, found, options.casts)
+        censuses = {census.table.name: census for census in found}
     names, last_ids = Names(), _last_ids(source)
     tables: dict[str, CopiedTable] = {}
     extras: dict[str, Planned] = {}

@@ -23,6 +23,7 @@ from pipeline.cutover.source.changed_rows import (
     rule_of_application,
 )
 from pipeline.declared.rules import SharedRules
+from pipeline.mapping import secret
 from pipeline.mapping.matching import folded
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare.changes import Changes
@@ -193,7 +194,7 @@ def _rows(
     for batch in _batches(target, mapping, keys):
         sql = f"SELECT {name}, {outputs} FROM {table} WHERE {name} = ANY($1)"
         rows = target.rows(sql, (batch,))
-        _require_finite_dates(mapping, columns, rows)
+        _require_storable(mapping, columns, rows)
         kinds = [None, *columns]
         yield [
             tuple(
@@ -204,20 +205,21 @@ def _rows(
         ]
 
 
-def _require_finite_dates(
+def _require_storable(
     mapping: TableMapping, columns: Sequence[sa.Column[Any]], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Refuse infinite dates, which SQLite cannot store."""
+    """Refuse values that SQLite cannot store, such as infinite dates."""
     for position, column in enumerate(columns, start=1):
-        if isinstance(column.type, sa.DateTime):
-            for row in rows:
-                if row[position] in ("infinity", "-infinity"):
-                    raise NotReversible(
-                        f"{mapping.name} {row[0]}, {column.name}: SQLite cannot store"
-                        f" {row[position]}",
-                        remedy="Set a finite date in the target, then run again; nothing was"
-                        " changed",
-                    )
+        for row in rows:
+            if not reverse.is_storable(column, row[position]):
+                (given,) = secret.hidden(mapping.table, column.name, [row[position]])
+                is_date = isinstance(column.type, sa.DateTime | sa.Date)
+                kind = "date of the years 1 to 9999" if is_date else "value"
+                raise NotReversible(
+                    f"{mapping.name} {row[0]}, {column.name}: SQLite cannot store {given}",
+                    remedy=f"Set a finite {kind} in the target, then run again; nothing was"
+                    " changed",
+                )
 
 
 def _batches(target: Target, mapping: TableMapping, keys: Sequence[Any]) -> Iterator[list[Any]]:

@@ -4,6 +4,7 @@ The opposite of the casts in ``mapping/casts``. Only values changed in the targe
 this format; unchanged values of the source are not rewritten.
 """
 
+import re
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,10 +13,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 from pipeline.core.quoting import literal, quoted
 from pipeline.declared.forms import DecimalText, EpochMoment, Unit, WordBoolean
 from pipeline.mapping.casts.epochs import DAY_MILLISECONDS, JULIAN_EPOCH, MICROSECONDS
-from pipeline.mapping.casts.types import EXACT_DIGITS
+from pipeline.mapping.casts.numbers import EXACT_DIGITS
 
 _LOCAL = "YYYY-MM-DD HH24:MI:SS.US"
 _ISO = 'YYYY-MM-DD"T"HH24:MI:SS.'
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(?!.* BC$)")
 
 ISO = "iso"
 """A value of ``info["moments"]`` of a MetaData: dates have the format of JavaScript's Date."""
@@ -38,11 +41,18 @@ def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None)
             return f"CASE WHEN {name} THEN {true} ELSE {false} END"
         case DecimalText():
             return f"{name}::text"
+        case sa.DateTime(timezone=False):
+            return _if_storable(name, f"to_char({name}, '{_LOCAL}')")
+        case sa.Date():
+            return _if_storable(name, f"to_char({name}, 'YYYY-MM-DD')")
         case sa.DateTime(timezone=True):
             # The source cannot store infinity; the caller refuses it.
             written = _iso(name) if moments == ISO else _moment(name, zone)
             return f"CASE WHEN isfinite({name}) THEN {written} ELSE {name}::text END"
-        case sa.LargeBinary() | sa.Integer() | sa.Float():
+        case sa.Float():
+            # The double that is equal to a real.
+            return f"{name}::float8"
+        case sa.LargeBinary() | sa.Integer():
             return name
         case sa.Boolean():
             return f"{name}::int"
@@ -52,6 +62,29 @@ def expression(column: sa.Column[Any], *, zone: str, moments: str | None = None)
             return f"{name}::text"
         case _:
             return f"{name}::text"
+
+
+def _if_storable(name: str, written: str) -> str:
+    """SQL for a date; one that SQLite cannot store as PostgreSQL writes it, to be refused."""
+    storable = f"{name} >= '0001-01-01' AND {name} < '10000-01-01'"
+    return f"CASE WHEN {storable} THEN {written} ELSE {name}::text END"
+
+
+def is_storable(column: sa.Column[Any], value: Any) -> bool:
+    """Whether SQLite can store a value of ``expression``, and a move can read it again."""
+    match column.type:
+        case sa.DateTime(timezone=True):
+            return value not in ("infinity", "-infinity")
+        case sa.DateTime() | sa.Date():
+            return value is None or _DATE.match(value) is not None
+        case sa.Time():
+            return bool(value != "24:00:00")
+        case sa.Float():
+            # Python's sqlite3 stores NaN as NULL.
+            return bool(value == value)  # noqa: PLR0124
+        case sa.Numeric():
+            return bool(value == value) and value not in ("NaN", "Infinity", "-Infinity")  # noqa: PLR0124
+    return True
 
 
 def whole(column: sa.Column[Any]) -> str | None:

@@ -11,7 +11,7 @@ from pipeline.core.quoting import quoted
 
 
 class KeyNotSupported(PipelineError):
-    """A table whose rows are not identified by one column."""
+    """A table whose rows are not identified by one column of integers or texts."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class RowKey:
         """The key of a declared table.
 
         Raises:
-            KeyNotSupported: the key has no column, or several.
+            KeyNotSupported: the key has no column, several, or neither integers nor texts.
         """
         columns = tuple(table.primary_key.columns)
         if len(columns) != 1:
@@ -33,6 +33,12 @@ class RowKey:
             raise KeyNotSupported(
                 f"Table {table.name} is declared with {description(names)}",
                 remedy="Declare one column as its primary key; nothing was changed",
+            )
+        if not isinstance(columns[0].type, sa.Integer | sa.String):
+            raise KeyNotSupported(
+                f"Table {table.name} is declared with the primary key {columns[0].name} of type"
+                f" {columns[0].type}, and only integers and texts identify rows",
+                remedy="Declare a column of integers or texts as its key; nothing was changed",
             )
         return cls(columns)
 

@@ -141,7 +141,10 @@ class TableMapping:
                     sql = f"SELECT ({rule.violated}) IS TRUE FROM (SELECT ? AS v)"
                     if database.execute(sql, (value,)).fetchone()[0]:
                         raise ValueError(f"it {rule.message}")
-            return cast.convert(pa.array([value], cast.raw)).values[0]
+                # Some casts read a number as a text.
+                sql = f"SELECT {cast.read('v')} FROM (SELECT ? AS v)"
+                (raw,) = database.execute(sql, (value,)).fetchone()
+            return cast.convert(pa.array([raw], cast.raw)).values[0]
         except (ValueError, OverflowError) as error:
             (given,) = secret.hidden(self.table, name, [value])
             raise SettingsError(

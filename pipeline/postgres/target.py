@@ -21,8 +21,9 @@ import pyarrow as pa
 
 from pipeline.core.errors import TargetError, Transient
 from pipeline.core.place import PUBLIC, Place
+from pipeline.core.quoting import quoted
 from pipeline.postgres import arrow_session, descriptions, session
-from pipeline.postgres.driver import arrow_driver, locks
+from pipeline.postgres.driver import arrow_driver, locks, texts
 from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
 from pipeline.postgres.driver.deferred import Deferred
 from pipeline.postgres.driver.faults import DataFault, FaultBefore, stopped, translated
@@ -224,6 +225,16 @@ class Target:
         place: dict[str, Any] = {"db_schema_name": schema} if schema else {}
         if temporary:
             place = {"temporary": True}
+        encoded, as_texts = texts.encoded(batch)
+        if not as_texts:
+            self._ingest(table, encoded, place)
+            return
+        name = f"{'pg_temp' if temporary else quoted(schema or 'public')}.{quoted(table)}"
+        self.run(*texts.stage(name, encoded, as_texts))
+        self._ingest(texts.STAGE_NAME, encoded, {"temporary": True})
+        self.run(*texts.unstage(name, encoded, as_texts))
+
+    def _ingest(self, table: str, batch: pa.RecordBatch, place: dict[str, Any]) -> None:
         with self._turn:
             self._send_deferred()
             with translated(self._shown):

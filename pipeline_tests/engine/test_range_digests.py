@@ -38,6 +38,20 @@ KINDS: dict[str, tuple[sa.types.TypeEngine[Any], pa.DataType, st.SearchStrategy[
         st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)),
     ),
     "blob": (sa.LargeBinary(), pa.binary(), st.binary(max_size=40)),
+    "smallint": (sa.SmallInteger(), pa.int16(), st.integers(-(2**15), 2**15 - 1)),
+    "real": (sa.REAL(), pa.float32(), st.floats(allow_nan=False, width=32)),
+    "date": (sa.Date(), pa.date32(), st.dates()),
+    "time": (sa.Time(), pa.time64("us"), st.times()),
+    "timestamp": (sa.DateTime(), pa.timestamp("us"), st.datetimes()),
+    "uuid": (sa.Uuid(), pa.opaque(pa.string(), "uuid", "PostgreSQL"), st.uuids().map(str)),
+    "unbounded numeric": (
+        sa.Numeric(),
+        pa.opaque(pa.string(), "numeric", "PostgreSQL"),
+        st.decimals(allow_nan=False, allow_infinity=False).map(
+            lambda number: format(number if number else abs(number), "f")
+        ),
+    ),
+    "enum": (sa.Enum("a", "ก", native_enum=False), pa.string(), st.sampled_from("aก")),
 }
 
 
@@ -67,6 +81,22 @@ def by_server(session: Target, name: str, values: pa.Array) -> str | None:
     return None if found is None else str(found)
 
 
+def column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if not isinstance(kind, pa.OpaqueType):
+        return pa.array(values, kind)
+    return pa.ExtensionArray.from_storage(kind, pa.array(values, pa.string()))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_type_is_named_as_the_server_names_it(name: str, session: Target) -> None:
+    number = list(KINDS).index(name)
+    found = session.value(
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute"
+        f" WHERE attrelid = 'pg_temp.t{number}'::regclass AND attname = 'v'"
+    )
+    assert type_name(KINDS[name][0]) == found
+
+
 @pytest.mark.parametrize("name", KINDS)
 @settings(max_examples=15)
 @given(data=st.data())
@@ -75,8 +105,8 @@ def test_both_sides_hash_the_same_values_to_the_same_digest(
 ) -> None:
     kind, arrow, strategy = KINDS[name]
     rows = st.lists(st.none() | strategy, min_size=1, max_size=6)
-    before, values = data.draw(rows), pa.array(data.draw(rows), arrow)
-    sliced = pa.concat_arrays([pa.array(before, arrow), values]).slice(len(before))
+    before, values = data.draw(rows), column(data.draw(rows), arrow)
+    sliced = pa.concat_arrays([column(before, arrow), values]).slice(len(before))
     form = cast_for(sa.Column("v", kind)).source_form
     assert range_digests.digest(form(sliced)) == range_digests.digest(form(values))
     assert range_digests.digest(form(values)) == by_server(session, name, values)

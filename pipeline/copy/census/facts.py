@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from pipeline.copy.census.formats import Form
+from pipeline.copy.source.reading import RowRange
 from pipeline.sqlite.structure.model import Table
 
 
@@ -94,16 +95,6 @@ def merged(facts: Sequence[ColumnFacts]) -> ColumnFacts:
         exception=next((each.exception for each in facts if each.exception is not None), None),
         words=tuple(sorted(words)) if all(each.words for each in facts if each.texts) else None,
     )
-
-
-@dataclass(frozen=True)
-class RowRange:
-    """Consecutive rows of one batch: their row ids lie between two ends, both included."""
-
-    first: int
-    last: int
-    rows: int
-    bytes: int
 
 
 @dataclass(frozen=True)

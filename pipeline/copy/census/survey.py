@@ -17,10 +17,11 @@ import sqlalchemy as sa
 
 from pipeline.copy.census import scans
 from pipeline.copy.census.collect import ColumnCollector
-from pipeline.copy.census.facts import RowRange, TableCensus
+from pipeline.copy.census.facts import TableCensus
 from pipeline.copy.census.formats import Form
 from pipeline.copy.census.scans import Storage, WrongClassError
-from pipeline.copy.prepared import PreparedSource
+from pipeline.copy.source.prepared import PreparedSource
+from pipeline.copy.source.reading import RowRange
 from pipeline.core.quoting import quoted
 from pipeline.mapping.casts.types import cast_for
 from pipeline.move.reading.surveys import BATCH_BYTES, BATCH_ROWS, batches

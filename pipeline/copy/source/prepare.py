@@ -14,12 +14,13 @@ from pipeline.core import private
 from pipeline.core.locks import private_folder
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import quoted
-from pipeline.sqlite import fetch, opening, structure
+from pipeline.sqlite import fetch, opening
 from pipeline.sqlite.catalog import collations, plain_tables
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import Origin
 from pipeline.sqlite.snapshot import copy_source, fingerprint_of
 from pipeline.sqlite.sql_dump import Log
+from pipeline.sqlite.structure import reading
 from pipeline.sqlite.structure.model import Schema, Table
 
 
@@ -63,7 +64,7 @@ def prepared(
 def _structure(path: Path) -> Schema:
     with closing(opening.connect(path, "immutable")) as connection:
         collations.stand_in(connection)
-        return structure.read(connection)
+        return reading.read(connection)
 
 
 def _in_utf8(path: Path, schema: Schema) -> Path:

@@ -120,6 +120,14 @@ class Cast:
         return f"CASE WHEN typeof({expression}) IN ({accepted}) THEN {self.read(expression)} END"
 
 
+def as_postgres_writes(type_: str, texts: pa.Array) -> pa.ExtensionArray:
+    """A column of texts, spelled as PostgreSQL spells values of this type.
+
+    The driver has no Arrow type for all of their values; ``Target.copy`` encodes them.
+    """
+    return pa.ExtensionArray.from_storage(pa.opaque(pa.string(), type_, "PostgreSQL"), texts)
+
+
 def affinity(declared: str) -> str:
     """SQLite's affinity of a declared type (section 3.1 of its documentation of datatypes)."""
     name = declared.upper()

@@ -67,7 +67,7 @@ def decimal_text(precision: int, scale: int) -> Cast:
             Rule(
                 "range",
                 f"has more than {precision - scale} digits before the point",
-                f"typeof({c}) <> 'blob' AND (abs({c}) >= 1e{precision - scale}"
+                f"typeof({c}) <> 'blob' AND (abs({c} + 0.0) >= 1e{precision - scale}"
                 f" OR typeof({c}) = 'text' AND length({whole}) > {precision - scale})",
                 cast=True,
             ),

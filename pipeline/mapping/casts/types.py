@@ -17,6 +17,8 @@ from pipeline.declared.forms import (
     MixedText,
     WordBoolean,
 )
+from pipeline.declared.kinds import is_single, is_wide
+from pipeline.mapping.casts import dates, decimals, identifiers, numbers
 from pipeline.mapping.casts.cast import Cast, Converted, ForeseenRule, Rule, no_nul_rule, shortest
 from pipeline.mapping.casts.epochs import epoch
 from pipeline.mapping.casts.forms import (
@@ -28,6 +30,7 @@ from pipeline.mapping.casts.forms import (
 )
 from pipeline.mapping.casts.json_texts import unwrap
 from pipeline.mapping.casts.moments import timestamptz
+from pipeline.mapping.casts.numbers import finite_rule
 
 # No driver's style of parameters, which would double every percent sign.
 DIALECT = PGDialect(paramstyle="named")  # type: ignore[no-untyped-call]
@@ -46,72 +49,104 @@ def cast_for(
         SettingsError: values of the declared type cannot be moved.
     """
     kind = column.type
+    found = (
+        _form(kind, naive_zone)
+        or _number(kind)
+        or _moment(kind, naive_zone)
+        or _other(kind, double_encoded=double_encoded)
+    )
+    if found is None:
+        raise SettingsError(
+            f"{column} is declared as {kind!r}, a type whose values cannot be moved",
+            remedy="Declare it as an integer, a boolean, a Text or String, a Double, a REAL,"
+            " a Numeric, a DateTime, a Date, a Time without a time zone, a Uuid, an Enum with"
+            " native_enum=False, a LargeBinary or a JSONB",
+        )
+    return found
+
+
+def _form(kind: sa.types.TypeEngine[Any], naive_zone: str) -> Cast | None:
     match kind:
         case EpochMoment():
             return epoch(kind.unit, naive_zone)
         case WordBoolean():
             return word_boolean(kind.true, kind.false)
-        case DecimalText():
-            return decimal_text(kind.precision or _DIGITS, kind.scale or 0)
+        case DecimalText() if not is_wide(kind):
+            return decimal_text(kind.precision or 0, kind.scale or 0)
         case MixedText():
             return mixed_text(numeric=kind.numeric)
         case MixedBytes():
             return MIXED_BYTES
+    return None
+
+
+def _number(kind: sa.types.TypeEngine[Any]) -> Cast | None:
+    match kind:
+        case sa.SmallInteger():
+            return numbers.integer(bits=16)
+        case sa.BigInteger():
+            return numbers.integer(bits=64)
+        case sa.Integer():
+            return numbers.integer(bits=32)
+        case sa.Float():
+            return numbers.SINGLE if is_single(kind) else numbers.DOUBLE
+        case sa.Numeric() if is_wide(kind):
+            return decimals.wide(kind.precision, kind.scale or 0)
+        case sa.Numeric():
+            return numbers.numeric(precision=kind.precision or 0, scale=kind.scale or 0)
+    return None
+
+
+def _moment(kind: sa.types.TypeEngine[Any], naive_zone: str) -> Cast | None:
+    match kind:
+        case sa.DateTime(timezone=True):
+            return timestamptz(naive_zone)
+        case sa.DateTime():
+            return dates.TIMESTAMP
+        case sa.Date():
+            return dates.DATE
+        case sa.Time(timezone=False):
+            return dates.TIME
+    return None
+
+
+def _other(kind: sa.types.TypeEngine[Any], *, double_encoded: bool) -> Cast | None:
+    match kind:
         case JSONB():
             return _DOUBLE_ENCODED_JSONB if double_encoded else _JSONB
         case sa.Boolean():
             return _BOOLEAN
-        case sa.BigInteger():
-            return _integer(bits=64)
-        case sa.Integer():
-            return _integer(bits=32)
-        case sa.Double():
-            return _DOUBLE
-        case sa.Numeric() if kind.precision is not None and kind.precision <= _DIGITS:
-            return _numeric(precision=kind.precision, scale=kind.scale or 0)
+        case sa.Uuid(native_uuid=True):
+            return identifiers.UUID
+        case sa.Enum():
+            return None if kind.native_enum else identifiers.word(tuple(kind.enums))
         case sa.String():
             return _text(length=kind.length)
-        case sa.DateTime(timezone=True):
-            return timestamptz(naive_zone)
         case sa.LargeBinary():
             return _BYTEA
         case ByteSize():
             return _BYTE_SIZE
-    raise SettingsError(
-        f"{column} is declared as {kind!r}, a type whose values cannot be moved",
-        remedy="Declare it as an integer, a boolean, a text, a Double, a Numeric of at most"
-        f" {_DIGITS} digits, a DateTime with a time zone, a LargeBinary or a JSONB",
-    )
+    return None
 
 
 def type_name(kind: sa.types.TypeEngine[Any]) -> str:
     """A declared type in the notation of PostgreSQL's ``format_type``."""
+    match kind:
+        case sa.Float():
+            return "real" if is_single(kind) else "double precision"
+        case sa.Numeric() if kind.precision is None:
+            return "numeric"
+        case sa.Numeric():
+            return f"numeric({kind.precision},{kind.scale or 0})"
     name = kind.compile(dialect=DIALECT).lower().replace(", ", ",")
-    return name.replace("varchar", "character varying").replace("float(53)", "double precision")
+    return name.replace("varchar", "character varying")
 
 
 def largest_integer(kind: sa.types.TypeEngine[Any]) -> int:
     """The largest value of an integer type."""
+    if isinstance(kind, sa.SmallInteger):
+        return 2**15 - 1
     return 2**63 - 1 if isinstance(kind, sa.BigInteger) else 2**31 - 1
-
-
-def _integer(*, bits: int) -> Cast:
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    wire = pa.int32() if bits == 32 else pa.int64()
-
-    def rules(c: str) -> tuple[Rule, ...]:
-        if bits == 64:
-            return ()
-        violated = f"typeof({c}) = 'integer' AND {c} NOT BETWEEN {low} AND {high}"
-        return (Rule("range", f"is not between {low} and {high}", violated, cast=True),)
-
-    return Cast(
-        storage=("integer",),
-        sentinel="0",
-        raw=pa.int64(),
-        rules=rules,
-        convert=lambda values: Converted(values.cast(wire)),
-    )
 
 
 def _boolean_convert(values: pa.Array) -> Converted:
@@ -126,27 +161,6 @@ _BOOLEAN = Cast(
     raw=pa.int64(),
     rules=lambda c: (Rule("range", "is neither 0 nor 1", f"{c} NOT IN (0, 1)", cast=True),),
     convert=_boolean_convert,
-)
-_LARGEST = "1.7976931348623157e308"
-
-
-def _finite_rule(c: str) -> Rule:
-    violated = f"typeof({c}) = 'real' AND {c} NOT BETWEEN -{_LARGEST} AND {_LARGEST}"
-    return Rule("range", "is infinite", violated)
-
-
-def _exact_rule(c: str) -> Rule:
-    """The reader silently converts integers in a column of reals to doubles."""
-    violated = f"typeof({c}) = 'integer' AND {c} NOT BETWEEN -{_EXACT} AND {_EXACT}"
-    return Rule("range", "is an integer that a double cannot hold exactly", violated, always=True)
-
-
-_DOUBLE = Cast(
-    storage=("real", "integer"),
-    sentinel="0.5",
-    raw=pa.float64(),
-    rules=lambda c: (_exact_rule(c),),
-    convert=Converted,
 )
 
 
@@ -208,7 +222,7 @@ _JSONB = Cast(
     raw=pa.string(),
     rules=lambda c: (
         no_nul_rule(c),
-        _finite_rule(c),
+        finite_rule(c),
         Rule(
             "json",
             "is not valid JSON",
@@ -237,70 +251,6 @@ def _double_encoded_convert(values: pa.Array) -> Converted:
 
 
 _DOUBLE_ENCODED_JSONB = replace(_JSONB, convert=_double_encoded_convert)
-
-
-def _numeric(*, precision: int, scale: int) -> Cast:
-    wire = pa.decimal128(precision, scale)
-    limit = 10 ** (precision - scale)
-
-    def rounded(c: str) -> str:
-        # SQLite's round() is sometimes off by one, and differs between versions.
-        scaled = f"({c} * {10**scale}.0)"
-        whole = f"CAST({scaled} AS INTEGER)"
-        rest = f"({scaled} - {whole})"
-        return f"(({whole} + ({rest} >= 0.5) - ({rest} <= -0.5)) / {10**scale}.0)"
-
-    def rules(c: str) -> tuple[Rule, ...]:
-        violated = f"typeof({c}) IN ('real', 'integer') AND NOT abs({rounded(c)}) < {limit}"
-        message = f"has more than {precision - scale} digits before the point"
-        exact = (_exact_rule(c),) if limit > _EXACT else ()
-        return (Rule("range", message, violated), *exact)
-
-    def convert(values: pa.Array) -> Converted:
-        factor = float(10**scale)
-        rounded = pc.divide(pc.round(pc.multiply(values, factor)), factor)
-        exact = pc.equal(rounded, values)
-        if precision <= EXACT_DIGITS and pc.all(exact, min_count=0).as_py():
-            return Converted(pc.round(values, scale).cast(wire))
-        return Converted(_round_decimal(values, scale).cast(wire), pc.invert(exact))
-
-    return Cast(
-        storage=("real", "integer"),
-        sentinel="0.5",
-        raw=pa.float64(),
-        rules=rules,
-        checked_as=rounded,
-        convert=convert,
-        target=lambda c: f"{c}::text",
-        target_form=lambda values: _decimals(values, wire),
-    )
-
-
-def _decimals(values: pa.Array, wire: pa.DataType) -> pa.Array:
-    """The target's numbers; as texts if one of them is none, which PostgreSQL accepts."""
-    odd = pc.is_in(values, pa.array(["NaN", "Infinity", "-Infinity"]))
-    if not pc.any(odd).as_py():
-        return values.cast(wire)
-    numbers = pc.if_else(odd, pa.scalar(None, pa.string()), values).cast(wire)
-    return pc.if_else(odd, values, numbers.cast(pa.string()))
-
-
-def _round_decimal(values: pa.Array, scale: int) -> pa.Array:
-    """Round the shortest decimal text of a double, ties away from zero, like PostgreSQL's numeric.
-
-    The double nearest to 2.675 is not equal to it; its shortest decimal text is the intended value.
-    """
-    seen = pc.if_else(pc.less(pc.abs(values), 1e-30), 0.0, values)
-    exact = seen.cast(pa.string()).cast(pa.decimal256(76, 46))
-    return pc.round(exact, scale, round_mode="half_towards_infinity")
-
-
-_DIGITS = 38
-"""The precision of Arrow's decimals."""
-_EXACT = 2**53
-"""A double represents every integer up to this one."""
-EXACT_DIGITS = 15
-"""A decimal number with this many digits survives the conversion to a double and back."""
 
 
 _BYTE_SIZE = Cast(

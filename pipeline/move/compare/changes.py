@@ -10,6 +10,10 @@ from pipeline.mapping.casts.cast import Originals
 from pipeline.move.compare.digest import ColumnDigest
 from pipeline.move.reading.batch_converter import ConvertedBatch
 
+_DAY = 86_400_000_000
+"""A day in microseconds: the time 24:00, which Python does not have."""
+_ENDLESS_DAYS = {-2_147_472_692: "infinity", -2_147_472_691: "-infinity"}
+"""PostgreSQL's infinite dates, as the driver returns them: shifted to 1970, without a check."""
 _ENDLESS = 2**63 - 2
 """PostgreSQL's infinity, in microseconds; also with a minus sign."""
 
@@ -25,11 +29,23 @@ class Differing:
 
 
 def shown(values: pa.Array) -> list[Any]:
-    """Values for messages; a timestamp outside Python's range becomes a text."""
+    """Values for messages; a date or timestamp outside Python's range becomes a text."""
+    if pa.types.is_time64(values.type):
+        full = pc.equal(values.cast(pa.int64()), _DAY)
+        return [
+            "24:00:00" if is_full else time
+            for time, is_full in zip(values.to_pylist(), full.to_pylist(), strict=True)
+        ]
     try:
         return list(values.to_pylist())
     except OverflowError:
-        numbers, texts = values.cast(pa.int64()).to_pylist(), values.cast(pa.string()).to_pylist()
+        texts = values.cast(pa.string()).to_pylist()
+        if pa.types.is_date32(values.type):
+            return [
+                _ENDLESS_DAYS.get(number, text)
+                for number, text in zip(values.cast(pa.int32()).to_pylist(), texts, strict=True)
+            ]
+        numbers = values.cast(pa.int64()).to_pylist()
         return [
             text if number is None or abs(number) < _ENDLESS else f"{'-' * (number < 0)}infinity"
             for number, text in zip(numbers, texts, strict=True)

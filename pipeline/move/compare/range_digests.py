@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from pipeline.declared.kinds import is_single
 from pipeline.mapping.casts.types import ByteSize
 
-_BOOLEAN, _BIGINT, _INTEGER, _TEXT, _DOUBLE, _TIMESTAMPTZ = 16, 20, 23, 25, 701, 1184
+_BOOLEAN, _BIGINT, _SMALLINT, _INTEGER, _TEXT, _REAL, _DOUBLE = 16, 20, 21, 23, 25, 700, 701
+_DATE, _TIME, _TIMESTAMP, _TIMESTAMPTZ = 1082, 1083, 1114, 1184
 """Object identifiers of PostgreSQL's types, the same on every server."""
-_EPOCH_MICROSECONDS = 946_684_800_000_000
-"""2000-01-01 in microseconds since 1970; PostgreSQL counts from there."""
+_EPOCH_DAYS, _EPOCH_MICROSECONDS = 10_957, 946_684_800_000_000
+"""2000-01-01, counted from 1970; PostgreSQL counts from there."""
 
 
 def element(kind: sa.types.TypeEngine[Any], value: str) -> str:
@@ -32,11 +34,11 @@ def element(kind: sa.types.TypeEngine[Any], value: str) -> str:
         value: SQL for the value as it is read back.
     """
     match kind:
-        case sa.Boolean() | sa.Integer() | sa.DateTime() | ByteSize():
+        case sa.Boolean() | sa.Integer() | sa.DateTime() | sa.Date() | sa.Time() | ByteSize():
             return value
-        case sa.Double():
+        case sa.Float():
             # Minus zero equals zero.
-            return f"{value} + 0::float8"
+            return f"{value} + 0::float{4 if is_single(kind) else 8}"
     return f"{value}::text"
 
 
@@ -87,13 +89,20 @@ def _fixed(column: pa.Array) -> tuple[int, Any]:
     if pa.types.is_boolean(kind):
         return _BOOLEAN, pc.fill_null(column.cast(pa.uint8()), 0).to_numpy()
     if pa.types.is_floating(kind):
-        return _DOUBLE, (pc.fill_null(column, 0.0).to_numpy() + 0.0).astype(">f8")
+        single, numbers = pa.types.is_float32(kind), pc.fill_null(column, 0.0).to_numpy() + 0.0
+        return (_REAL, numbers.astype(">f4")) if single else (_DOUBLE, numbers.astype(">f8"))
+    if pa.types.is_date32(kind):
+        days = pc.fill_null(column.cast(pa.int32()), 0).to_numpy()
+        return _DATE, (days - _EPOCH_DAYS).astype(">i4")
+    if pa.types.is_int16(kind):
+        return _SMALLINT, pc.fill_null(column, 0).to_numpy().astype(">i2")
     if pa.types.is_int32(kind):
         return _INTEGER, pc.fill_null(column, 0).to_numpy().astype(">i4")
     numbers = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
     if pa.types.is_timestamp(kind):
-        return _TIMESTAMPTZ, (numbers - _EPOCH_MICROSECONDS).astype(">i8")
-    return _BIGINT, numbers.astype(">i8")
+        element_type = _TIMESTAMP if kind.tz is None else _TIMESTAMPTZ
+        return element_type, (numbers - _EPOCH_MICROSECONDS).astype(">i8")
+    return _TIME if pa.types.is_time64(kind) else _BIGINT, numbers.astype(">i8")
 
 
 def _with_lengths(values: Any, column: pa.Array) -> Any:

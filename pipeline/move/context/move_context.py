@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.core.errors import LossyConversion
 from pipeline.core.progress import OnProgress, Phase, Progress, waiting
+from pipeline.mapping.casts.cast import UTC_MICROSECONDS
 from pipeline.mapping.contract import Rejected, forbidden_loss
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.options import MoveOptions
@@ -158,7 +159,7 @@ def later(
     dates = converted.batch.column(mapping.changed_by)
     if not pa.types.is_timestamp(dates.type):
         return newest
-    largest: datetime | None = pc.max(dates).as_py()
+    largest: datetime | None = pc.max(dates.cast(UTC_MICROSECONDS)).as_py()
     found = [date for date in (newest, largest) if date is not None]
     return max(found, default=None)
 

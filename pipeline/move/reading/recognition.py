@@ -23,6 +23,7 @@ from pipeline.mapping.plausible import FIRST, LAST, MOST, WORDS, moment_text, nu
 from pipeline.mapping.table_mapping import TableMapping
 
 _SHOWN = 40
+_UNDECIDED = (sa.DateTime, sa.Date, sa.Time, sa.Boolean)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _undecided(mapping: TableMapping) -> Iterator[sa.Column[Any]]:
             declared = mapping.declared[column.name].upper()
             if declared.startswith(("DATE", "TIME", "BOOL")):
                 yield column
-        elif isinstance(column.type, sa.DateTime | sa.Boolean) or _is_decimal(column):
+        elif isinstance(column.type, _UNDECIDED) or _is_decimal(column):
             yield column
 
 
@@ -105,7 +106,7 @@ def _proposal(
     form, values, example, meaning = found
     if forms.is_words(form) and not _takes_words(mapping, column):
         return None
-    if form in UNITS and isinstance(column.type, sa.Boolean):
+    if column.name not in mapping.carried and forms.of_form(column, form) is None:
         return None
     return FormProposal(mapping.name, column.name, form, values, example, meaning)
 

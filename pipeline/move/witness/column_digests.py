@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 
 from pipeline.move.witness.parts import Key, KeySet, Part
 
-_EPOCH_MICROSECONDS = 946_684_800_000_000
-"""2000-01-01 in microseconds since 1970; PostgreSQL counts from there."""
+_EPOCH_DAYS, _EPOCH_MICROSECONDS = 10_957, 946_684_800_000_000
+"""2000-01-01, counted from 1970; PostgreSQL counts from there."""
 
 
 class Digest:
@@ -64,7 +64,7 @@ class ColumnDigests:
             if self.kept and chosen.num_rows:
                 chosen = chosen.filter(pc.invert(_among(chosen.column(self.key), self.kept)))
             self.rows[at] += chosen.num_rows
-            for name, column in zip(chosen.schema.names, chosen.columns, strict=True):
+            for name, column in zip(chosen.schema.names, map(_texts, chosen.columns), strict=True):
                 if chosen.num_rows and not isinstance(column, pa.ExtensionArray):
                     self.digests[at].setdefault(name, Digest()).add(*encoded(column))
 
@@ -88,6 +88,11 @@ def _among(keys: pa.Array, some: Sequence[Key]) -> pa.Array:
 def _above(keys: pa.Array, bound: Key) -> int:
     """The position of the first key above a bound."""
     return bisect_right(range(len(keys)), bound, key=lambda at: keys[at].as_py())
+
+
+def _texts(column: pa.Array) -> pa.Array:
+    """A column whose texts are spelled as PostgreSQL spells them, as texts."""
+    return column.storage if isinstance(column.type, pa.OpaqueType) else column
 
 
 def encoded(column: pa.Array) -> tuple[Any, Any]:
@@ -117,7 +122,11 @@ def _fixed(values: pa.Array) -> Any:
         return values.cast(pa.uint8()).to_numpy()
     if pa.types.is_floating(kind):
         # Minus zero equals zero.
-        return (values.to_numpy() + 0.0).astype(">f8")
+        return (values.to_numpy() + 0.0).astype(">f4" if pa.types.is_float32(kind) else ">f8")
+    if pa.types.is_date32(kind):
+        return (values.cast(pa.int32()).to_numpy() - _EPOCH_DAYS).astype(">i4")
+    if pa.types.is_time64(kind):
+        return values.cast(pa.int64()).to_numpy().astype(">i8")
     if pa.types.is_timestamp(kind):
         since = values.cast(pa.int64()).to_numpy() - _EPOCH_MICROSECONDS
         return since.astype(">i8")

@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.move.witness import stored
+from pipeline.move.witness.json_texts import Real, Unjudged
 from pipeline.move.witness.parts import Key, Part
 from pipeline.move.witness.source import Chunk, plain
 from pipeline.move.witness.stored import Ask
 from pipeline.move.witness.table import Table
-from pipeline.move.witness.values import Encode, Impossible, Real, Unjudged, shown
+from pipeline.move.witness.values import Encode, Impossible, shown
 
 MOST_NAMED = 20
 """The maximum number of named differences per part; each needs a query."""

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.core.quoting import literal, quoted
+from pipeline.declared.kinds import is_single, is_wide
 from pipeline.move.witness.parts import Key, KeyRange, Part
 from pipeline.move.witness.table import Table
 
@@ -29,18 +30,26 @@ def expression(kind: sa.types.TypeEngine[Any], column: str) -> str:
         column: a column, quoted.
     """
     match kind:
-        case JSONB() | sa.String():
+        case JSONB() | sa.String() | sa.Uuid():
             return _utf8(column)
         case sa.Boolean():
             return f"pg_catalog.boolsend({column})"
         case sa.Integer():
             return f"pg_catalog.int8send({column}::bigint)"
-        case sa.Double():
+        case sa.Float() if is_single(kind):
+            return f"pg_catalog.float4send({column} + 0::float4)"
+        case sa.Float():
             return f"pg_catalog.float8send({column} + 0::float8)"
+        case sa.Numeric() if is_wide(kind):
+            return _utf8(column)
         case sa.Numeric():
             return _utf8(f"pg_catalog.round({column} * 1{'0' * (kind.scale or 0)}::numeric)")
         case sa.DateTime():
-            return f"pg_catalog.timestamptz_send({column})"
+            return f"pg_catalog.timestamp{'tz' if kind.timezone else ''}_send({column})"
+        case sa.Date():
+            return f"pg_catalog.date_send({column})"
+        case sa.Time():
+            return f"pg_catalog.time_send({column})"
         case sa.LargeBinary():
             return f"pg_catalog.decode(pg_catalog.md5({column}), 'hex')"
     raise TypeError(f"{kind!r} has no form for digests")
