@@ -1,5 +1,6 @@
 """Facts of one column, collected batch by batch from Arrow arrays, one for each storage class."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -140,10 +141,7 @@ class ColumnCollector:
         factor, size = 10.0 ** (self.declared.scale or 0), pc.abs(values)
         scaled = pc.multiply(values, factor)
         limit = min(float(self._limit()), 10.0**_DIGITS)
-        whole = pc.and_(
-            pc.equal(pc.divide(pc.round(scaled), factor), values),
-            pc.less_equal(pc.abs(scaled), float(_EXACT)),
-        )
+        whole = pc.equal(pc.divide(pc.round(scaled), factor), values)
         fits = pc.and_(
             pc.less(size, limit), pc.or_(pc.equal(size, 0.0), pc.greater_equal(size, _SMALLEST))
         )
@@ -154,7 +152,8 @@ class ColumnCollector:
             return
         self._count("positive", pc.greater(values, 0))
         for unit in UNITS:
-            first, last = (number_at(end, unit) for end in (FIRST, LAST))
+            # Arrow does not compare large integers with fractions.
+            first, last = (math.ceil(number_at(end, unit)) for end in (FIRST, LAST))
             self._count(unit, pc.and_(pc.greater_equal(values, first), pc.less(values, last)))
 
     def _storable(self, values: pa.Array) -> pa.Array:
