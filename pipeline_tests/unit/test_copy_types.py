@@ -140,6 +140,7 @@ def test_a_type_takes_every_value_without_loss(found: list[tuple[str, list[Any]]
         ("DECIMAL(5,2)", [1, 1.25], "numeric(5,2)"),
         ("DECIMAL(5,2)", [1.255], "numeric"),
         ("DECIMAL(5,2)", [1000], "numeric"),
+        ("NUMERIC(20,4)", [2**53 - 1], "numeric"),
         ("DECIMAL(5,2)", ["x"], "text"),
         ("DECIMAL(5,2)", [1, "x"], "mixed numeric text"),
         ("NUMERIC", [1, 1.5], "numeric"),

@@ -65,9 +65,9 @@ class ColumnCollector:
         low, high = self.ends or (ends["min"], ends["max"])
         self.ends = min(low, ends["min"]), max(high, ends["max"])
         if "exact" in self.forms:
-            limit = min(self._limit(), _EXACT + 1)
-            fits = pc.and_(pc.greater(values, -limit), pc.less(values, limit))
-            self._count("exact", fits)
+            in_double = pc.and_(pc.greater_equal(values, -_EXACT), pc.less_equal(values, _EXACT))
+            doubles = pc.if_else(in_double, values, None).cast(pa.float64())
+            self._count("exact", self._exact(doubles))
         self._count_moments(values)
         self._note("integer", values)
 
@@ -137,7 +137,7 @@ class ColumnCollector:
         return int(10 ** ((self.declared.precision or 0) - (self.declared.scale or 0)))
 
     def _exact(self, values: pa.Array) -> pa.Array:
-        """Doubles whose shortest decimal text has no more digits than the declared ones."""
+        """Doubles that the cast of the declared DECIMAL(p,s) does not change."""
         factor, size = 10.0 ** (self.declared.scale or 0), pc.abs(values)
         scaled = pc.multiply(values, factor)
         limit = min(float(self._limit()), 10.0**_DIGITS)
