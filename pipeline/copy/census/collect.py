@@ -1,5 +1,6 @@
 """Facts of one column, collected batch by batch from Arrow arrays, one for each storage class."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -64,9 +65,9 @@ class ColumnCollector:
         low, high = self.ends or (ends["min"], ends["max"])
         self.ends = min(low, ends["min"]), max(high, ends["max"])
         if "exact" in self.forms:
-            limit = min(self._limit(), _EXACT + 1)
-            fits = pc.and_(pc.greater(values, -limit), pc.less(values, limit))
-            self._count("exact", fits)
+            in_double = pc.and_(pc.greater_equal(values, -_EXACT), pc.less_equal(values, _EXACT))
+            doubles = pc.if_else(in_double, values, None).cast(pa.float64())
+            self._count("exact", self._exact(doubles))
         self._count_moments(values)
         self._note("integer", values)
 
@@ -136,14 +137,11 @@ class ColumnCollector:
         return int(10 ** ((self.declared.precision or 0) - (self.declared.scale or 0)))
 
     def _exact(self, values: pa.Array) -> pa.Array:
-        """Doubles whose shortest decimal text has no more digits than the declared ones."""
+        """Doubles that the cast of the declared DECIMAL(p,s) does not change."""
         factor, size = 10.0 ** (self.declared.scale or 0), pc.abs(values)
         scaled = pc.multiply(values, factor)
         limit = min(float(self._limit()), 10.0**_DIGITS)
-        whole = pc.and_(
-            pc.equal(pc.divide(pc.round(scaled), factor), values),
-            pc.less_equal(pc.abs(scaled), float(_EXACT)),
-        )
+        whole = pc.equal(pc.divide(pc.round(scaled), factor), values)
         fits = pc.and_(
             pc.less(size, limit), pc.or_(pc.equal(size, 0.0), pc.greater_equal(size, _SMALLEST))
         )
@@ -154,7 +152,8 @@ class ColumnCollector:
             return
         self._count("positive", pc.greater(values, 0))
         for unit in UNITS:
-            first, last = (number_at(end, unit) for end in (FIRST, LAST))
+            # Arrow does not compare large integers with fractions.
+            first, last = (math.ceil(number_at(end, unit)) for end in (FIRST, LAST))
             self._count(unit, pc.and_(pc.greater_equal(values, first), pc.less(values, last)))
 
     def _storable(self, values: pa.Array) -> pa.Array:

@@ -36,7 +36,7 @@ _NAMES: tuple[tuple[str, Family], ...] = (
     (r"DATE", "date"),
     (r"TIME( WITHOUT TIME ZONE)?", "time"),
     (r"(UNSIGNED )?(SMALLINT|TINYINT|INT2|SMALLSERIAL)\b.*", "smallint"),
-    (r".*\b(REAL|FLOAT|FLOAT4|FLOAT8|DOUBLE)\b.*", "real"),
+    (r"(.* )?(REAL|FLOA|DOUB).*", "real"),
     (r"(DECIMAL|NUMERIC|DEC|NUMBER|FIXED)( UNSIGNED)?", "decimal"),
     (r"(SMALL)?MONEY|CURRENCY|DECIMALTEXT", "numeric"),
     (r"(BIG)?SERIAL|(?!INTERVAL|.*POINT).*INT.*", "integer"),

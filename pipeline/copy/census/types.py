@@ -137,7 +137,7 @@ def _why(member: _Member, chosen: rules.Chosen, members: Sequence[_Member]) -> s
     declared = f"declared {member.column.declared}" if member.column.declared else "not declared"
     if not member.facts.values:
         reason = f"{declared}, no values"
-    elif chosen.as_declared and member.column.declared:
+    elif chosen.as_declared and len({each.declared.family for each in members}) == 1:
         reason = f"{declared}, and all values fit"
     else:
         reason = f"{declared}, holds {hints.contents(member.facts)}"
