@@ -384,7 +384,9 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
         connection.executescript(
             """CREATE TABLE bad_1 (x); CREATE TABLE t (bad_2); CREATE VIEW bad_3 AS SELECT 1;
             CREATE TABLE good (x DEFAULT 'bad_4' REFERENCES bad_5);
-            CREATE INDEX bad_6 ON good (x)"""
+            CREATE INDEX bad_6 ON good (x); CREATE VIEW v AS SELECT 1 AS bad_7;
+            CREATE VIEW w AS SELECT bad_8 FROM good;
+            CREATE TRIGGER tr AFTER INSERT ON bad_1 BEGIN SELECT 'bad_9'; END"""
         )
     path.write_bytes(path.read_bytes().replace(b"bad", b"b\xe4d"))
     with closing(opening.connect(path, "ro")) as connection:
@@ -392,15 +394,15 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert schema.tables == (
         Table(
             "good",
-            (Column("x", default="'b�d_4'"),),
-            foreign_keys=(ForeignKey(("x",), "b�d_5", ()),),
+            (Column("x", default="'b\ufffdd_4'"),),
+            foreign_keys=(ForeignKey(("x",), "b\ufffdd_5", ()),),
         ),
     )
+    assert [(view.name, view.columns) for view in schema.views] == [("v", ()), ("w", ())]
+    assert [(trigger.name, trigger.table) for trigger in schema.triggers] == [("tr", "b\ufffdd_1")]
     assert schema.unreadable == {
-        "b�d_1": "its name is not UTF-8",
-        "b�d_3": "its name is not UTF-8",
-        "b�d_6": "its name is not UTF-8",
-        "t": "the name of a column is not UTF-8",
+        **dict.fromkeys(("b\ufffdd_1", "b\ufffdd_3", "b\ufffdd_6"), "its name is not UTF-8"),
+        **dict.fromkeys(("t", "v", "w"), "the name of a column is not UTF-8"),
     }
 
 

@@ -1,6 +1,7 @@
 """What a SQLite database declares, as values. Nothing here depends on PostgreSQL.
 
-Names and expressions are those of the source, unquoted and unchanged.
+Names are those of the source without quotation marks, expressions those of the source without
+comments.
 """
 
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ class Column:
     """A column.
 
     Attributes:
-        declared: its type, "" if there is none.
-        default: its default as SQL, None if there is none.
+        declared: its type, "" if there is none; blanks in it are single spaces.
+        default: its default as SQL, None if there is none. If it is nothing but a name, such as
+            ``x`` or ``"x"``, it is this text.
         collation: in upper case.
         generated: the kind of a generated column.
         expression: the expression of a generated column, as SQL.
@@ -56,7 +58,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Unique:
-    """A UNIQUE constraint of a table.
+    """A UNIQUE constraint of a table that repeats neither another one nor the primary key.
 
     Attributes:
         collations: of its columns, in upper case.
@@ -74,8 +76,8 @@ class ForeignKey:
     Attributes:
         parent: the name of the referenced table as the parent declares it; as written if the
             database has no such table.
-        parent_columns: the referenced columns; empty if the reference names none and the parent has
-            no primary key, or does not exist.
+        parent_columns: the referenced columns; empty if the reference names none and the parent
+            does not exist, or its primary key has another number of columns.
         on_delete: such as ``CASCADE``; ``NO ACTION`` is the default.
         deferred: checked at the end of a transaction.
     """
@@ -106,7 +108,8 @@ class Table:
     """An ordinary table.
 
     Attributes:
-        primary_key: names of its columns, in order; empty if there is none.
+        primary_key: names of its columns, in order; empty if there is none. It may hold NULL in
+            columns that are not ``not_null``, unless it is the rowid.
         key_collations: collations of these columns, in upper case.
         is_row_id: the primary key is the rowid (``INTEGER PRIMARY KEY``).
         autoincrement: ids are never assigned again.
@@ -152,7 +155,7 @@ class View:
 
     Attributes:
         sql: the statement that created it.
-        columns: their names.
+        columns: their names; empty if SQLite cannot compute the view, see ``Schema.unreadable``.
     """
 
     name: str
@@ -182,7 +185,10 @@ class Schema:
     views: tuple[View, ...] = ()
     triggers: tuple[Trigger, ...] = ()
     unreadable: dict[str, str] = field(default_factory=dict)
-    """Names of objects whose structure cannot be read, each with the reason."""
+    """Names of objects whose structure cannot be read, each with the reason.
+
+    Views are nevertheless in ``views``; tables, indexes and triggers are left out.
+    """
 
     def table(self, name: str) -> Table:
         """The table of a name, in any case."""

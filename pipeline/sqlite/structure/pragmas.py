@@ -103,7 +103,7 @@ class Catalog:
     def objects(self) -> list[ObjectRow]:
         """All objects that a statement created, in this order, without SQLite's own."""
         return [
-            ObjectRow(_name(kind), _name(name), _name(table), _sql(sql))
+            ObjectRow(_name(kind), _name(name), _sql(table), _sql(sql))
             for kind, name, table, sql in self._rows(_OBJECTS)
             if sql is not None and not name.lower().startswith(b"sqlite_")
         ]

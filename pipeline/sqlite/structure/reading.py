@@ -92,16 +92,18 @@ class _Reader:
 
     def _views(self) -> Iterator[View]:
         for each in self._of("view"):
-            columns: tuple[str, ...] = ()
             try:
                 columns = self._catalog.columns_of_view(each.name)
+                problem = None if all(map(_is_utf8, columns)) else _COLUMN_NOT_UTF8
             except UnicodeDecodeError:
-                self._unreadable[each.name] = _NOT_UTF8
+                problem = _COLUMN_NOT_UTF8
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
                     raise
-                self._unreadable[each.name] = str(error)
-            yield View(each.name, each.sql, columns)
+                problem = str(error)
+            if problem is not None:
+                self._unreadable[each.name] = problem
+            yield View(each.name, each.sql, () if problem else columns)
 
     def _of(self, kind: str) -> Iterator[ObjectRow]:
         return (each for each in self._objects if each.kind == kind)
