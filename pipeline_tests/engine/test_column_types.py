@@ -218,6 +218,28 @@ def test_the_proof_and_the_witness_see_a_value_that_was_tampered_with(
     assert failing["digests"] == [column, column]
 
 
+def test_uuids_and_numbers_are_written_back_as_the_source_stores_them(
+    tmp_path: Path, target_url: str
+) -> None:
+    bytes_, later = SECOND[4], f"{UUID[:-1]}2"
+    source = Source(tmp_path / "source.db", target_url, (*NOTHING[:4], bytes_, 1.5, *NOTHING[6:]))
+    source.run("ALTER TABLE things RENAME TO old")
+    source.run(
+        "CREATE TABLE things (id INTEGER PRIMARY KEY, "
+        f"{', '.join(name + ' DECIMAL(9)' * (name == 'number') for name in KINDS)})"
+    )
+    source.run("INSERT INTO things SELECT * FROM old")
+    source.move()
+    query(target_url, f"INSERT INTO things (uuid, number) VALUES ('{later}', 2.50), (NULL, 100)")
+    source.path = _replayed(source)
+    assert source.run("SELECT uuid, number FROM things ORDER BY id") == [
+        (bytes_, 1.5),
+        (bytes.fromhex(later.replace("-", "")), 2.5),
+        (None, 100),
+    ]
+    assert source.failing() == {}
+
+
 CHANGES = (
     *("small = 5", "day = '2024-03-01'", "clock = '10:20:30.5'", "moment = '2024-03-01 10:20:30'"),
     *(f"uuid = '{UUID[:-1]}2'", "number = 2.50", "digits = 12.5", "single = 2.5", "word = 'it''s'"),
