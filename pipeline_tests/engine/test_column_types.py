@@ -12,12 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.policies import DEFAULT
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.cutover import replay
 from pipeline.cutover.source.changed_rows import NotReversible
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.reading.source_view import SourceView
+from pipeline.move.run.plan import plan_tables
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 from pipeline.sqlite.snapshot import take_snapshot
@@ -298,3 +299,43 @@ def test_a_key_of_another_type_is_refused(kind: sa.types.TypeEngine[Any], source
     with pytest.raises(PipelineError, match="only integers and texts identify rows"):
         move_all(source.path, source.url, tables=[table])
     assert query(source.url, "SELECT to_regclass('things')::text") == [(None,)]
+
+
+def test_a_plan_tells_what_a_move_will_do(source: Source, tmp_path: Path) -> None:
+    source.run("INSERT INTO things (day, clock, word) VALUES (7, 8, 'new')")
+    snapshot = take_snapshot(source.path, tmp_path / "planned.db", tables=[TABLE])
+    with Target.connect(source.url, shown="the target") as target:
+        (plan,) = plan_tables([TABLE], source=SourceView(snapshot), target=target)
+    losses = {loss.column: loss.examples for loss in plan.lossy}
+    source.move()
+    kept = query(
+        source.url, "SELECT column_name, source_key, original, kept_as FROM migration.conversions"
+    )
+    assert losses == {column: (tuple(example),) for column, *example in kept}
+    assert plan.rejected_rows == 1
+
+
+def test_values_that_lose_something_can_be_quarantined(source: Source) -> None:
+    policies = Policies(lossy_conversions="quarantine")
+    source.run("INSERT INTO things (digits) VALUES (0.00001), ('7.00'), ('0.00001')")
+    move_all(source.path, source.url, tables=[TABLE], policies=policies)
+    assert query(source.url, "SELECT id FROM things ORDER BY id") == [(1,), (2,), (4,), (6,)]
+    reasons = "SELECT r->>'column' FROM migration.quarantine, jsonb_array_elements(reasons) AS r"
+    found = query(source.url, f"{reasons} WHERE source_key = '3' ORDER BY 1")
+    assert [column for (column,) in found] == sorted(KINDS.keys() - {"small", "day", "word"})
+
+
+def test_a_forbidden_null_is_replaced_by_a_value_of_the_type(source: Source) -> None:
+    given = {"small": 1, "day": "2024-01-01", "clock": "08:00", "uuid": UUID, "number": 2.5}
+    given |= {"digits": "7", "single": 0.5, "word": "new", "moment": "2024-01-01"}
+    table = TABLE.to_metadata(sa.MetaData())
+    for name in given:
+        table.columns[name].nullable = False
+    source.run("DELETE FROM things WHERE id = 3")
+    policies = Policies(forbidden_nulls={f"things.{name}": each for name, each in given.items()})
+    moved = move_all(source.path, source.url, tables=[table], policies=policies)["things"]
+    assert moved.quarantined_rows == 0
+    assert source.stored()[-1] == (
+        *("1", "2024-01-01", "08:00:00", "2024-01-01 00:00:00", UUID, "2.5", "7.0000", "0.5"),
+        "new",
+    )
