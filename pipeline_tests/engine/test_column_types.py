@@ -339,3 +339,16 @@ def test_a_forbidden_null_is_replaced_by_a_value_of_the_type(source: Source) -> 
         *("1", "2024-01-01", "08:00:00", "2024-01-01 00:00:00", UUID, "2.5", "7.0000", "0.5"),
         "new",
     )
+
+
+def test_a_number_that_the_server_refuses_stands_alone(source: Source) -> None:
+    source.move()
+    query(source.url, "ALTER TABLE things ADD CONSTRAINT odd CHECK (number <> 2.50)")
+    given = ("3.50", "2.50", "4.50")
+    for at, number in enumerate(given, 11):
+        source.run("INSERT INTO things (id, number) VALUES (?, ?)", (at, number))
+    assert source.move().quarantined_rows == 1
+    stored = query(source.url, "SELECT id, number::text FROM things WHERE id > 10 ORDER BY id")
+    assert stored == [(11, "3.50"), (13, "4.50")]
+    assert query(source.url, "SELECT source_key FROM migration.quarantine") == [("12",)]
+    assert source.failing() == {}
