@@ -62,6 +62,7 @@ def replay(
             mapping = live.match(table, policies)
             found = _compare(mapping, live, target)
             found.rounded = rounding.round_moments(target, found)
+            rounding.trim_numbers(target, found)
             replayed.append(found)
     try:
         with closing(opening.connect(copy, "rw", isolation_level=None)) as connection:
@@ -142,7 +143,8 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
     changed = sorted({k for keys in found.updated.values() for k in keys})
     unique_values.release(connection, found)
     updated = {name: set(keys) for name, keys in found.updated.items()}
-    for rows in _rows(target, mapping, columns, changed):
+    as_bytes = _columns_of_bytes(connection, mapping, columns)
+    for rows in _rows(target, mapping, columns, changed, as_bytes):
         for position, column in enumerate(columns, start=1):
             if column.name not in updated:
                 continue
@@ -156,7 +158,7 @@ def _write(connection: sqlite3.Connection, found: Replayed, target: Target) -> N
             )
     marks = ", ".join("?" * len(columns))
     listed = ", ".join(mapping.in_source(column.name) for column in columns)
-    for rows in _rows(target, mapping, columns, found.inserted):
+    for rows in _rows(target, mapping, columns, found.inserted, as_bytes):
         sql = f"INSERT INTO {table} ({listed}) VALUES ({marks})"
         position = [column.name for column in columns].index(mapping.key.name)
         _run(connection, sql, [row[1:] for row in rows], mapping, key_position=position)
@@ -181,8 +183,25 @@ def _run(
             ) from error
 
 
+def _columns_of_bytes(
+    connection: sqlite3.Connection, mapping: TableMapping, columns: Sequence[sa.Column[Any]]
+) -> frozenset[str]:
+    """Names of columns whose UUIDs the source stores as BLOBs, as the first of them shows."""
+    found = set()
+    for column in columns:
+        name = mapping.in_source(column.name)
+        sql = f"SELECT typeof({name}) FROM {quoted(mapping.name)} WHERE {name} IS NOT NULL LIMIT 1"
+        if isinstance(column.type, sa.Uuid) and connection.execute(sql).fetchone() == ("blob",):
+            found.add(column.name)
+    return frozenset(found)
+
+
 def _rows(
-    target: Target, mapping: TableMapping, columns: Sequence[sa.Column[Any]], keys: Sequence[Any]
+    target: Target,
+    mapping: TableMapping,
+    columns: Sequence[sa.Column[Any]],
+    keys: Sequence[Any],
+    as_bytes: frozenset[str],
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Key and values of rows of the target as SQLite stores them, in bounded batches."""
     name, table = quoted(mapping.key.name), quoted(mapping.name)
@@ -198,7 +217,9 @@ def _rows(
         kinds = [None, *columns]
         yield [
             tuple(
-                value if column is None else reverse.stored(column, value)
+                value
+                if column is None
+                else reverse.stored(column, value, as_bytes=column.name in as_bytes)
                 for column, value in zip(kinds, row, strict=True)
             )
             for row in rows

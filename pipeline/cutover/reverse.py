@@ -6,6 +6,7 @@ this format; unchanged values of the source are not rewritten.
 
 import re
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
@@ -96,8 +97,14 @@ def whole(column: sa.Column[Any]) -> str | None:
     return f"date_trunc('{unit}', {quoted(column.name)})"
 
 
-def stored(column: sa.Column[Any], value: Any) -> Any:
-    """A value from the target as Python's sqlite3 stores it."""
+def stored(column: sa.Column[Any], value: Any, *, as_bytes: bool = False) -> Any:
+    """A value from the target as Python's sqlite3 stores it.
+
+    Args:
+        as_bytes: the source stores UUIDs as BLOBs.
+    """
+    if as_bytes and value is not None:
+        return UUID(value).bytes
     if not isinstance(column.type, EpochMoment) or value in (None, "infinity", "-infinity"):
         return value
     return float(value) if column.type.unit == "julian_days" else int(value)

@@ -1,8 +1,10 @@
-"""Moments that are finer than the unit of the source, rounded before a rollback writes them."""
+"""Values that the source cannot hold as they are, changed before a rollback writes them."""
 
 from pipeline.core.quoting import quoted
 from pipeline.cutover import reverse
 from pipeline.cutover.source.changed_rows import Replayed
+from pipeline.declared.kinds import is_wide
+from pipeline.mapping.casts.cast import affinity
 from pipeline.postgres.target import Target
 
 
@@ -18,7 +20,7 @@ def round_moments(target: Target, found: Replayed) -> dict[str, int]:
     rounded = {}
     for column in found.mapping.columns:
         whole, name = reverse.whole(column), quoted(column.name)
-        keys = [*found.inserted, *found.updated.get(column.name, [])]
+        keys = found.written_keys(column.name)
         if whole is None or not keys:
             continue
         target.mark_as_move()
@@ -30,3 +32,23 @@ def round_moments(target: Target, found: Replayed) -> dict[str, int]:
         if changed:
             rounded[column.name] = len(changed)
     return rounded
+
+
+def trim_numbers(target: Target, found: Replayed) -> None:
+    """Remove zeros at the end of numbers that SQLite will store as numbers, in the target too.
+
+    A column with the affinity of text or BLOBs keeps every digit.
+    """
+    table, key = quoted(found.mapping.name), quoted(found.mapping.key.name)
+    for column in found.mapping.columns:
+        name, keys = quoted(column.name), found.written_keys(column.name)
+        as_text = affinity(found.mapping.declared[column.name]) in ("TEXT", "BLOB")
+        # A numeric with a precision and a scale always has the same number of digits.
+        if as_text or not (is_wide(column.type) and column.type.precision is None) or not keys:  # type: ignore[attr-defined]
+            continue
+        target.mark_as_move()
+        target.rows(
+            f"UPDATE {table} SET {name} = trim_scale({name}) WHERE {key} = ANY($1)"
+            f" AND scale({name}) <> min_scale({name}) RETURNING 1",
+            (keys,),
+        )

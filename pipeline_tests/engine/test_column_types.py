@@ -12,12 +12,13 @@ import pytest
 import sqlalchemy as sa
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.policies import DEFAULT
+from pipeline.core.policies import DEFAULT, Policies
 from pipeline.cutover import replay
 from pipeline.cutover.source.changed_rows import NotReversible
 from pipeline.move.proof.verification import Sample, verify_table
 from pipeline.move.reading.prepare import prepare
 from pipeline.move.reading.source_view import SourceView
+from pipeline.move.run.plan import plan_tables
 from pipeline.postgres.target import Target
 from pipeline.sqlite import tracking
 from pipeline.sqlite.snapshot import take_snapshot
@@ -218,6 +219,28 @@ def test_the_proof_and_the_witness_see_a_value_that_was_tampered_with(
     assert failing["digests"] == [column, column]
 
 
+def test_uuids_and_numbers_are_written_back_as_the_source_stores_them(
+    tmp_path: Path, target_url: str
+) -> None:
+    bytes_, later = SECOND[4], f"{UUID[:-1]}2"
+    source = Source(tmp_path / "source.db", target_url, (*NOTHING[:4], bytes_, 1.5, *NOTHING[6:]))
+    source.run("ALTER TABLE things RENAME TO old")
+    source.run(
+        "CREATE TABLE things (id INTEGER PRIMARY KEY, "
+        f"{', '.join(name + ' DECIMAL(9)' * (name == 'number') for name in KINDS)})"
+    )
+    source.run("INSERT INTO things SELECT * FROM old")
+    source.move()
+    query(target_url, f"INSERT INTO things (uuid, number) VALUES ('{later}', 2.50), (NULL, 100)")
+    source.path = _replayed(source)
+    assert source.run("SELECT uuid, number FROM things ORDER BY id") == [
+        (bytes_, 1.5),
+        (bytes.fromhex(later.replace("-", "")), 2.5),
+        (None, 100),
+    ]
+    assert source.failing() == {}
+
+
 CHANGES = (
     *("small = 5", "day = '2024-03-01'", "clock = '10:20:30.5'", "moment = '2024-03-01 10:20:30'"),
     *(f"uuid = '{UUID[:-1]}2'", "number = 2.50", "digits = 12.5", "single = 2.5", "word = 'it''s'"),
@@ -276,3 +299,56 @@ def test_a_key_of_another_type_is_refused(kind: sa.types.TypeEngine[Any], source
     with pytest.raises(PipelineError, match="only integers and texts identify rows"):
         move_all(source.path, source.url, tables=[table])
     assert query(source.url, "SELECT to_regclass('things')::text") == [(None,)]
+
+
+def test_a_plan_tells_what_a_move_will_do(source: Source, tmp_path: Path) -> None:
+    source.run("INSERT INTO things (day, clock, word) VALUES (7, 8, 'new')")
+    snapshot = take_snapshot(source.path, tmp_path / "planned.db", tables=[TABLE])
+    with Target.connect(source.url, shown="the target") as target:
+        (plan,) = plan_tables([TABLE], source=SourceView(snapshot), target=target)
+    losses = {loss.column: loss.examples for loss in plan.lossy}
+    source.move()
+    kept = query(
+        source.url, "SELECT column_name, source_key, original, kept_as FROM migration.conversions"
+    )
+    assert losses == {column: (tuple(example),) for column, *example in kept}
+    assert plan.rejected_rows == 1
+
+
+def test_values_that_lose_something_can_be_quarantined(source: Source) -> None:
+    policies = Policies(lossy_conversions="quarantine")
+    source.run("INSERT INTO things (digits) VALUES (0.00001), ('7.00'), ('0.00001')")
+    move_all(source.path, source.url, tables=[TABLE], policies=policies)
+    assert query(source.url, "SELECT id FROM things ORDER BY id") == [(1,), (2,), (4,), (6,)]
+    reasons = "SELECT r->>'column' FROM migration.quarantine, jsonb_array_elements(reasons) AS r"
+    found = query(source.url, f"{reasons} WHERE source_key = '3' ORDER BY 1")
+    assert [column for (column,) in found] == sorted(KINDS.keys() - {"small", "day", "word"})
+
+
+def test_a_forbidden_null_is_replaced_by_a_value_of_the_type(source: Source) -> None:
+    given = {"small": 1, "day": "2024-01-01", "clock": "08:00", "uuid": UUID, "number": 2.5}
+    given |= {"digits": "7", "single": 0.5, "word": "new", "moment": "2024-01-01"}
+    table = TABLE.to_metadata(sa.MetaData())
+    for name in given:
+        table.columns[name].nullable = False
+    source.run("DELETE FROM things WHERE id = 3")
+    policies = Policies(forbidden_nulls={f"things.{name}": each for name, each in given.items()})
+    moved = move_all(source.path, source.url, tables=[table], policies=policies)["things"]
+    assert moved.quarantined_rows == 0
+    assert source.stored()[-1] == (
+        *("1", "2024-01-01", "08:00:00", "2024-01-01 00:00:00", UUID, "2.5", "7.0000", "0.5"),
+        "new",
+    )
+
+
+def test_a_number_that_the_server_refuses_stands_alone(source: Source) -> None:
+    source.move()
+    query(source.url, "ALTER TABLE things ADD CONSTRAINT odd CHECK (number <> 2.50)")
+    given = ("3.50", "2.50", "4.50")
+    for at, number in enumerate(given, 11):
+        source.run("INSERT INTO things (id, number) VALUES (?, ?)", (at, number))
+    assert source.move().quarantined_rows == 1
+    stored = query(source.url, "SELECT id, number::text FROM things WHERE id > 10 ORDER BY id")
+    assert stored == [(11, "3.50"), (13, "4.50")]
+    assert query(source.url, "SELECT source_key FROM migration.quarantine") == [("12",)]
+    assert source.failing() == {}

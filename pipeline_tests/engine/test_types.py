@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL
 
 from pipeline.config.settings import libpq
 from pipeline.core.errors import SettingsError
+from pipeline.declared.forms import DecimalText
 from pipeline.mapping.casts.types import cast_for
 from pipeline_tests.support.moves import move_all
 from pipeline_tests.support.targets import new_database, query, reasons
@@ -312,6 +313,24 @@ def test_a_wide_numeric_never_changes_an_integer_unnoticed(target: str, values: 
     found = moved(target, sa.Numeric(20, 2), values)
     unnoticed = {at for at, v in found.arrived.items() if v != values[at]} - set(found.lossy)
     assert {values[at] for at in unnoticed} == set()
+
+
+@pytest.mark.parametrize("kind", [DecimalText(10, 2), DecimalText(40, 2)], ids=repr)
+def test_a_decimal_text_is_taken_or_rejected_whatever_is_beside_it(
+    kind: DecimalText, target: str
+) -> None:
+    before = kind.precision - 2
+    good = ["1.005", "-0", 3, 2.5, 1e-7, -(2**62), f"{'9' * before}.994", 1e6]
+    if before < 20:
+        good.remove(-(2**62))
+    bad = ["1e5", f"{'9' * before}.995", "9" * (before + 1), "+1", "1.", float("inf"), -(10.0**40)]
+    alone = [moved(target, kind, [value]) for value in (*good, *bad)]
+    beside = moved(target, kind, [*good, *bad])
+    assert [found.arrived[0] for found in alone[: len(good)]] == beside.values
+    assert list(beside.arrived) == list(range(len(good)))
+    codes = [found.rejected[0] for found in alone[len(good) :]]
+    assert codes == [beside.rejected[at] for at in range(len(good), len(good) + len(bad))]
+    assert codes[:3] == [{"number"}, {"range"}, {"range"}]
 
 
 numbers = st.one_of(

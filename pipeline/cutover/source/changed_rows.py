@@ -36,6 +36,10 @@ class Replayed:
     rounded: dict[str, int] = field(default_factory=dict)
     last_id: int | None = None
 
+    def written_keys(self, column: str) -> list[Any]:
+        """Keys of rows whose value in a column is written to the copy."""
+        return [*self.inserted, *self.updated.get(column, [])]
+
     @property
     def touched(self) -> list[Any]:
         """Keys of all changed rows of the copy."""

@@ -64,6 +64,18 @@ def _time_rules(c: str) -> tuple[Rule, ...]:
 
 
 def _time_convert(values: pa.Array) -> Converted:
+    moments = pc.binary_join_element_wise("1970-01-01", values, " ")
+    try:
+        since = moments.cast(NAIVE_MICROSECONDS).cast(pa.int64())
+    except pa.ArrowInvalid:
+        return _convert_fractions(values)
+    if pc.any(pc.less(pc.binary_length(values), len("HH:MM"))).as_py():
+        raise pa.ArrowInvalid("a text is not a time")
+    return Converted(since.cast(pa.time64("us")))
+
+
+def _convert_fractions(values: pa.Array) -> Converted:
+    """Convert times, some of which have more than six digits of a second."""
     parts = pc.extract_regex(values, _TIME)
     if parts.null_count != values.null_count:
         raise pa.ArrowInvalid("a text is not a time")

@@ -1,4 +1,4 @@
-"""The cast of numerics without a precision, or with one above 38 digits.
+"""The casts of numerics as texts, and of those without a precision or with many digits.
 
 Arrow has no type for them, so they are texts, spelled as PostgreSQL spells them. Every digit
 counts: ``1.5`` and ``1.50`` are different values of a numeric without a precision.
@@ -20,7 +20,7 @@ from pipeline.mapping.casts.cast import (
     no_nul_rule,
     shortest,
 )
-from pipeline.mapping.casts.numbers import finite_rule
+from pipeline.mapping.casts.numbers import finite_rule, read_decimals
 
 _REAL = "r"
 """Begins the raw text of a real."""
@@ -72,6 +72,22 @@ def wide(precision: int | None, scale: int) -> Cast:
         target=lambda c: f"{c}::text",
         source_form=lambda values: values.storage,
         originals=_originals,
+    )
+
+
+def decimal_text(precision: int, scale: int) -> Cast:
+    """The cast of a numeric of at most 38 digits that takes texts as well as numbers."""
+    texts, wire = wide(precision, scale), pa.decimal128(precision, scale)
+
+    def convert(values: pa.Array) -> Converted:
+        found = texts.convert(values)
+        return Converted(found.values.storage.cast(wire), found.lossy)
+
+    return replace(
+        texts,
+        convert=convert,
+        source_form=lambda values: values,
+        target_form=lambda values: read_decimals(values, wire),
     )
 
 

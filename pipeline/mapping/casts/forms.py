@@ -1,4 +1,4 @@
-"""Casts of unusual forms: words for booleans, decimals as text, values of several classes."""
+"""Casts of unusual forms: words for booleans, values of several classes."""
 
 import hashlib
 from itertools import pairwise
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.core.quoting import literal
-from pipeline.mapping.casts.cast import Cast, Converted, Originals, Rule, is_number, shortest
+from pipeline.mapping.casts.cast import Cast, Converted, Originals, Rule, shortest
 
 _FAMILY = (("t", "true"), ("f", "false"))
 
@@ -51,50 +51,6 @@ def _listed(words: pa.Array) -> str:
     return ", ".join(map(literal, words.to_pylist()))
 
 
-def decimal_text(precision: int, scale: int) -> Cast:
-    """The cast of a numeric that is written as text; numbers are accepted as well."""
-    wire = pa.decimal128(precision, scale)
-
-    def rules(c: str) -> tuple[Rule, ...]:
-        whole = f"ltrim(substr({c}, 1, instr({c} || '.', '.') - 1), '-0')"
-        return (
-            Rule(
-                "number",
-                "is not a decimal number",
-                f"typeof({c}) = 'text' AND NOT {is_number(c)}",
-                cast=True,
-            ),
-            Rule(
-                "range",
-                f"has more than {precision - scale} digits before the point",
-                f"typeof({c}) <> 'blob' AND (abs({c} + 0.0) >= 1e{precision - scale}"
-                f" OR typeof({c}) = 'text' AND length({whole}) > {precision - scale})",
-                cast=True,
-            ),
-        )
-
-    def convert(values: pa.Array) -> Converted:
-        exact = values.cast(_WIDE)
-        rounded = pc.round(exact, scale, round_mode="half_towards_infinity")
-        return Converted(rounded.cast(wire), pc.not_equal(rounded, exact))
-
-    return Cast(
-        storage=("text", "integer", "real"),
-        sentinel="''",
-        raw=pa.string(),
-        rules=rules,
-        read=lambda c: (
-            f"CASE typeof({c}) WHEN 'integer' THEN CAST({c} AS TEXT)"
-            f" WHEN 'real' THEN {shortest(c)} ELSE {c} END"
-        ),
-        checked_as=lambda c: f"CAST({c} AS NUMERIC)",
-        convert=convert,
-        target=lambda c: f"{c}::text",
-        target_form=lambda values: values.cast(wire),
-    )
-
-
-_WIDE = pa.decimal256(76, 36)
 _TAG = "\0"
 """Begins the raw text of a number; a text of the source that begins so is rejected."""
 _CLASSES = {"i": "integer", "r": "real", "t": "text", "b": "blob"}

@@ -8,6 +8,7 @@ from pipeline.mapping.casts.cast import Cast, Converted, Rule, as_postgres_write
 
 _LENGTHS = (8, 4, 4, 4, 12)
 _UUID = r"^(?:[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32})$"
+_CANONICAL = r"^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _HEX = r"^(.{8})(.{4})(.{4})(.{4})(.{12})$"
 
 
@@ -42,10 +43,12 @@ def _uuid_rules(c: str) -> tuple[Rule, ...]:
 
 
 def _uuid_convert(values: pa.Array) -> Converted:
+    if pc.all(pc.match_substring_regex(values, _CANONICAL), min_count=0).as_py():
+        return Converted(as_postgres_writes("uuid", values))
+    digits = pc.replace_substring(pc.ascii_lower(values), "-", "")
     fits = pc.match_substring_regex(values, _UUID)
     if not pc.all(fits, min_count=0).as_py():
         raise pa.ArrowInvalid("a value is not a UUID")
-    digits = pc.replace_substring(pc.ascii_lower(values), "-", "")
     written = pc.replace_substring_regex(digits, _HEX, r"\1-\2-\3-\4-\5")
     other = pc.not_equal(written, values)
     lossy = other if pc.any(other).as_py() else None

@@ -120,11 +120,11 @@ def numeric(*, precision: int, scale: int) -> Cast:
         checked_as=rounded,
         convert=convert,
         target=lambda c: f"{c}::text",
-        target_form=lambda values: _decimals(values, wire),
+        target_form=lambda values: read_decimals(values, wire),
     )
 
 
-def _decimals(values: pa.Array, wire: pa.DataType) -> pa.Array:
+def read_decimals(values: pa.Array, wire: pa.DataType) -> pa.Array:
     """The target's numbers; as texts if one of them is none, which PostgreSQL accepts."""
     odd = pc.is_in(values, pa.array(["NaN", "Infinity", "-Infinity"]))
     if not pc.any(odd).as_py():

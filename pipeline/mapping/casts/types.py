@@ -23,7 +23,6 @@ from pipeline.mapping.casts.cast import Cast, Converted, ForeseenRule, Rule, no_
 from pipeline.mapping.casts.epochs import epoch
 from pipeline.mapping.casts.forms import (
     MIXED_BYTES,
-    decimal_text,
     md5_hashes,
     mixed_text,
     word_boolean,
@@ -72,7 +71,7 @@ def _form(kind: sa.types.TypeEngine[Any], naive_zone: str) -> Cast | None:
         case WordBoolean():
             return word_boolean(kind.true, kind.false)
         case DecimalText() if not is_wide(kind):
-            return decimal_text(kind.precision or 0, kind.scale or 0)
+            return decimals.decimal_text(kind.precision or 0, kind.scale or 0)
         case MixedText():
             return mixed_text(numeric=kind.numeric)
         case MixedBytes():
