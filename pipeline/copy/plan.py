@@ -32,6 +32,7 @@ class CopyPlan:
     """What a copy will make.
 
     Attributes:
+        schema: the schema of the target.
         tables: by folded name in the source.
         extras: what each table has besides its rows, by folded name.
         units: folded names of the tables that commit together, parents first.
@@ -40,6 +41,7 @@ class CopyPlan:
     """
 
     source: PreparedSource
+    schema: str
     tables: dict[str, CopiedTable]
     extras: dict[str, Planned]
     units: tuple[tuple[str, ...], ...]
@@ -93,6 +95,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
     together = tuple(tuple(fold(t.name) for t in unit) for unit in units(schema))
     return CopyPlan(
         source,
+        options.schema,
         tables,
         extras,
         together,

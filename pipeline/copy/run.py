@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from pipeline.copy import views
 from pipeline.copy.expressions.translate import fold
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.interface.options import CopyOptions
@@ -21,6 +22,7 @@ from pipeline.copy.moving import difference, positions, table
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.target import extras, recording, states
+from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
 from pipeline.core.errors import PipelineError, Transient
@@ -78,13 +80,18 @@ def run(
         running.ended = {name: threading.Event() for name in plan.tables}
         again = any(state.rules is not None for state in present.values())
         _run_units(running, target, sessions=1 if again else _SESSIONS)
+        made: list[str] = []
+        left: list[LeftOut] = []
+        if not options.verify:
+            made, left = views.make(target, plan, running.made)
     return CopyResult(
         options.run_id,
         plan.source.source,
         shown,
         tuple(running.results[name] for name in plan.tables if name in running.results),
-        plan.left,
+        (*plan.left, *left),
         plan.behind,
+        tuple(made),
         hints=tuple(plan.hints),
         seconds=time.perf_counter() - started,
     )
@@ -204,6 +211,7 @@ def _move_table(running: _Run, target: Target, name: str) -> Moved:
         wanted, [*planned.own, *planned.references]
     ):
         # Columns or constraints of the source have changed.
+        views.drop(target, options.schema, plan.source.schema.views)
         references = difference.drop_references(target, wanted, list(plan.tables.values()))
         target.run(f"DROP TABLE {wanted.place}")
         made = table.create(target, plan.source, wanted, seed=options.run_id)
@@ -226,17 +234,17 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
     """Make keys, constraints and indexes; statistics follow for a new table."""
     planned = running.plan.extras[name]
     wanted = planned.own
-    if moved.outcome in ("unchanged", "updated") and not moved.references:
+    if not moved.fresh:
         wanted = extras.missing(target, moved.table, planned.own)
     moved.left += planned.left
     if any(each.condition is not None for each in wanted):
         with running.plan.source.sqlite() as connection:
             trials = Trials(target, running.plan.source, connection)
-            in_order = moved.outcome == "copied" and not moved.rows.rejected
+            in_order = moved.fresh and not moved.rows.rejected
             wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
         moved.left += left
     moved.left += extras.make(target, wanted)
-    if moved.outcome == "copied":
+    if moved.fresh:
         target.defer(f"ANALYZE {moved.table.place}")
 
 

@@ -222,9 +222,7 @@ class Target:
         temporary: bool = False,
     ) -> None:
         """COPY a batch into an existing table, by column name; ``public`` if no schema is given."""
-        place: dict[str, Any] = {"db_schema_name": schema} if schema else {}
-        if temporary:
-            place = {"temporary": True}
+        place = {"temporary": True} if temporary else {"db_schema_name": schema} if schema else {}
         encoded, as_texts = texts.encoded(batch)
         if not as_texts:
             self._ingest(table, encoded, place)
@@ -234,7 +232,7 @@ class Target:
         self._ingest(texts.STAGE_NAME, encoded, {"temporary": True})
         self.run(*texts.unstage(name, encoded, as_texts))
 
-    def _ingest(self, table: str, batch: pa.RecordBatch, place: dict[str, Any]) -> None:
+    def _ingest(self, table: str, batch: pa.RecordBatch, place: Any) -> None:
         with self._turn:
             self._send_deferred()
             with translated(self._shown):

@@ -108,7 +108,7 @@ class Trials:
                 raise
             if len(conditions) > 1:
                 return self._one_by_one(table, table_sql, conditions, in_order=in_order)
-            return [Verdict(False, broken[0] or _refused(error))]
+            return [Verdict(False, broken[0] or refusal(error))]
         return [
             Verdict(False, reason) if reason else _compared(each, one, other, in_order=in_order)
             for each, one, other, reason in zip(conditions, ours, theirs, broken, strict=True)
@@ -286,10 +286,11 @@ def _limited(connection: sqlite3.Connection) -> Iterator[None]:
 def _verdict_of(error: DataFault | TargetError) -> Verdict:
     if isinstance(error, Transient):
         raise error
-    return Verdict(False, _refused(error))
+    return Verdict(False, refusal(error))
 
 
-def _refused(error: DataFault | TargetError) -> str:
+def refusal(error: DataFault | TargetError) -> str:
+    """Why PostgreSQL refuses something, for people."""
     if error.sqlstate == "57014":
         return f"PostgreSQL needs more than {VIEW_SECONDS:g} s for it"
     text = error.problem.partition(": ")[2] if isinstance(error, TargetError) else str(error)

@@ -20,6 +20,8 @@ from pipeline.move.compare import conversions
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
+_POINT = "pipeline_computed"
+
 
 class NotProven(PipelineError):
     """A table whose values in the target are not those of the source; it was rolled back."""
@@ -41,6 +43,7 @@ class Moved:
     Attributes:
         table: as it was made; generated columns may have become plain ones.
         references: foreign keys of other tables that were dropped.
+        fresh: the table was created in this transaction.
     """
 
     table: CopiedTable
@@ -53,6 +56,7 @@ class Moved:
     deleted: int = 0
     references: tuple[Reference, ...] = ()
     left: list[LeftOut] = field(default_factory=list)
+    fresh: bool = False
 
     def result(self) -> TableResult:
         """The result of the move."""
@@ -96,16 +100,18 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
 def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
     """Fill a table with generated columns; with plain ones if PostgreSQL computes other values."""
     reason = "PostgreSQL computes other values; it holds those of the source"
+    # Not ``target.savepoint``, in which other threads would wait.
+    target.run(f"SAVEPOINT {_POINT}")
     try:
-        with target.savepoint(TargetError):
-            moved = _filled(target, source, table, seed=seed)
-            if moved.proven.equal:
-                return moved
-            target.run(f"DROP TABLE {table.place}")
+        moved = _filled(target, source, table, seed=seed)
+        if moved.proven.equal:
+            target.run(f"RELEASE SAVEPOINT {_POINT}")
+            return moved
     except Transient:
         raise
     except (DataFault, TargetError) as error:
         reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
+    target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
     moved = _filled(target, source, replace(table, computed={}), seed=seed)
     names = table.computed
     moved.left += [LeftOut("generated column", table.label, name, reason) for name in names]
@@ -125,7 +131,7 @@ def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed:
             found = witness.check(target, rows, table.place, seed=seed)
             proven.differences += found.differences
             witnessed = found.rows
-    return Moved(table, rows, "copied", proven, witnessed, 0.0, written=proven.rows)
+    return Moved(table, rows, "copied", proven, witnessed, 0.0, proven.rows, fresh=True)
 
 
 def update(

@@ -112,7 +112,7 @@ def _stored(
     outputs = "".join(f", {stored.digest(f'c{n}')}" for n in range(len(table.columns)))
     ((found, *digests),) = target.rows(
         f"SELECT count(*){outputs} FROM (SELECT row_number() OVER () AS k, {columns}"
-        f" FROM (SELECT * FROM {place} WHERE {tile.where} OFFSET {first} LIMIT {count}) AS some"
+        f" FROM (SELECT * FROM {place} WHERE {tile.where} OFFSET {first} LIMIT {count}) AS chosen"
         ") AS r"
     )
     return int(found), digests

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.copy.expressions.trial import Condition, Trials
+from pipeline.copy.expressions.trial import Condition, Trials, refusal
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import TargetError, Transient
 from pipeline.core.quoting import quoted
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
+_NOT_MET = ("23502", "23503", "23505", "23514")
+_TOO_LONG = "54000"
 Kind = Literal[
     "primary key",
     "unique",
@@ -124,19 +126,14 @@ def judge(
     return [each for each in extras if id(each) not in wrong], left
 
 
-def _reason(target: Target, extra: Extra, error: Exception) -> str:
-    state = getattr(error, "sqlstate", None)
-    if extra.counting is not None and state in ("23503", "23505", "23514", "23502"):
+def _reason(target: Target, extra: Extra, error: DataFault | TargetError) -> str:
+    if extra.counting is not None and error.sqlstate in _NOT_MET:
         count = int(target.value(extra.counting))
         rows = "1 row does" if count == 1 else f"{count:,} rows do"
         return f"{rows} not meet it"
-    if state == "54000":
-        return f"a value is too long for an index of PostgreSQL ({_text(error)})"
-    return f"PostgreSQL refuses it: {_text(error)}"
-
-
-def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, DataFault) else str(getattr(error, "problem", error))
+    if error.sqlstate == _TOO_LONG:
+        return f"a value is too long for an index; {refusal(error)}"
+    return refusal(error)
 
 
 def missing(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[Extra]:
