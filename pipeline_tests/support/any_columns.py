@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
-from pipeline.copy.prepared import PreparedSource
 
+from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core.quoting import quoted
 from pipeline.sqlite.structure.model import Column, Schema, Table
 

@@ -9,12 +9,12 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline.copy.prepared import PreparedSource
 
 from pipeline.copy.census import given as given_types
 from pipeline.copy.census.declared import meaning
 from pipeline.copy.census.survey import survey_all
 from pipeline.copy.census.types import Decision, decide
+from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core.errors import SettingsError
 from pipeline.core.quoting import quoted
 from pipeline.declared.forms import EpochMoment, MixedBytes, MixedText, WordBoolean
