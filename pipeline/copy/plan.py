@@ -4,7 +4,7 @@ Census and structure of the source decide; the target is not asked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.copy.census import given
@@ -102,13 +102,14 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         decisions,
         censuses,
         tuple(_left(source.schema)),
-        {n: why for n, why in source.unread.items() if n.lower() not in _excluded(options)},
+        {n: why for n, why in _behind(source) if n.lower() not in _excluded(options)},
     )
 
 
 def _without(schema: Schema, options: CopyOptions) -> Schema:
     known = {table.name.lower() for table in schema.tables}
     known |= {table.name.lower() for table in schema.virtual}
+    known |= {name.lower() for name in schema.unreadable_tables}
     excluded = _excluded(options)
     wrong = sorted(name for name in options.exclude if name.lower() not in known)
     if wrong:
@@ -117,7 +118,7 @@ def _without(schema: Schema, options: CopyOptions) -> Schema:
             remedy=f"Its tables are {', '.join(sorted(t.name for t in schema.tables))}",
         )
     tables = tuple(table for table in schema.tables if table.name.lower() not in excluded)
-    return Schema(tables, schema.virtual, schema.views, schema.triggers, schema.unreadable)
+    return replace(schema, tables=tables)
 
 
 def _copied(
@@ -158,6 +159,13 @@ def _last_ids(source: PreparedSource) -> dict[str, int]:
     return {name.decode("utf-8", "replace").lower(): seq or 0 for name, seq in found if name}
 
 
+def _behind(source: PreparedSource) -> Iterator[tuple[str, str]]:
+    """Tables whose rows cannot be read, with the reason."""
+    yield from source.unread.items()
+    for name in sorted(source.schema.unreadable_tables):
+        yield name, source.schema.unreadable[name]
+
+
 def _left(schema: Schema) -> Iterator[LeftOut]:
     for trigger in schema.triggers:
         reason = "triggers of SQLite are not translated; write it as a function of PostgreSQL"
@@ -165,6 +173,10 @@ def _left(schema: Schema) -> Iterator[LeftOut]:
     for table in schema.virtual:
         reason = f"PostgreSQL has no module {table.module}"
         yield LeftOut("virtual table", "", table.name, reason)
+    others = schema.unreadable_tables | {view.name for view in schema.views}
+    for name, reason in schema.unreadable.items():
+        if name not in others:
+            yield LeftOut("name", "", name, f"the index or trigger was not read, because {reason}")
 
 
 def _excluded(options: CopyOptions) -> set[str]:

@@ -15,13 +15,16 @@ from pipeline.core.locks import private_folder
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import fetch, opening
-from pipeline.sqlite.catalog import collations, plain_tables
+from pipeline.sqlite.catalog import change_log, collations, plain_tables
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import Origin
 from pipeline.sqlite.snapshot import copy_source, fingerprint_of
 from pipeline.sqlite.sql_dump import Log
 from pipeline.sqlite.structure import reading
 from pipeline.sqlite.structure.model import Schema, Table
+
+_FROZEN = "pipeline_frozen_"
+"""The beginning of the names of triggers with which a cut-over blocks writes."""
 
 
 @contextmanager
@@ -64,7 +67,17 @@ def prepared(
 def _structure(path: Path) -> Schema:
     with closing(opening.connect(path, "immutable")) as connection:
         collations.stand_in(connection)
-        return reading.read(connection)
+        found = reading.read(connection)
+        ours = {name for name, _, _ in change_log.our_triggers(connection)}
+        tracked = change_log.log_exists(connection)
+    # What this project has added to the source belongs to the source alone.
+    return replace(
+        found,
+        tables=tuple(t for t in found.tables if not (tracked and t.name == change_log.LOG)),
+        triggers=tuple(
+            t for t in found.triggers if t.name not in ours and not t.name.startswith(_FROZEN)
+        ),
+    )
 
 
 def _in_utf8(path: Path, schema: Schema) -> Path:
