@@ -11,7 +11,6 @@ from pipeline.copy.census import given
 from pipeline.copy.census.facts import TableCensus
 from pipeline.copy.census.survey import survey_all
 from pipeline.copy.census.types import Decision, decide
-from pipeline.copy.expressions.translate import fold
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.source.units import units
@@ -22,6 +21,7 @@ from pipeline.copy.target.layout import CopiedTable, mapping_of
 from pipeline.copy.target.names import Names, of_columns
 from pipeline.core.errors import SettingsError
 from pipeline.core.progress import waiting
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Schema, Table
 
 Decisions = dict[str, dict[str, Decision]]
@@ -80,7 +80,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         census = censuses[table.name]
         copied = _copied(table, options.schema, made[table.name], census, decisions[table.name])
         copied, left = conditions.with_generated(copied)
-        name, last = fold(table.name), census.ranges[-1].last if census.ranges else 0
+        name, last = folded(table.name), census.ranges[-1].last if census.ranges else 0
         tables[name] = copied
         extras[name] = keys.plan_keys(
             copied,
@@ -92,7 +92,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         conditions.plan_conditions(copied, names, extras[name])
     for name, copied in tables.items():
         references.plan_references(copied, tables, extras[name])
-    together = tuple(tuple(fold(t.name) for t in unit) for unit in units(schema))
+    together = tuple(tuple(folded(t.name) for t in unit) for unit in units(schema))
     return CopyPlan(
         source,
         options.schema,

@@ -81,7 +81,9 @@ def rows_of(path: Path, name: str) -> Counter[tuple[Any, ...]]:
 def stored(url: str, name: str, schema: str = "public") -> Counter[tuple[Any, ...]]:
     """The rows of a table of the target, as often as they are there."""
     place = ".".join('"' + each.replace('"', '""') + '"' for each in (schema, name))
-    found = query(url, f"SELECT * FROM {place}".replace("%", "%%") if False else f"SELECT * FROM {place}")
+    found = query(
+        url, f"SELECT * FROM {place}".replace("%", "%%") if False else f"SELECT * FROM {place}"
+    )
     return Counter(
         tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in found
     )
