@@ -20,11 +20,12 @@ from pipeline.copy.interface.results import CopyResult, TableResult
 from pipeline.copy.moving import difference, positions, table
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
+from pipeline.copy.sessions import Session
 from pipeline.copy.target import extras, recording, states
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
-from pipeline.core.errors import PipelineError, Transient
+from pipeline.core.errors import LockedError, PipelineError, TargetError, Transient
 from pipeline.core.place import PUBLIC as PUBLIC_PLACE
 from pipeline.core.place import Place
 from pipeline.core.progress import note
@@ -52,7 +53,14 @@ class _Run:
     made: dict[str, CopiedTable] = field(default_factory=dict)
     ended: dict[str, threading.Event] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
+    error: PipelineError | None = None
     retried: bool = False
+
+    def stop(self) -> None:
+        """Begin no further unit, and let no session wait for another one."""
+        self.stopped.set()
+        for event in self.ended.values():
+            event.set()
 
 
 def run(
@@ -82,7 +90,9 @@ def run(
         _run_units(running, target, sessions=1 if again else _SESSIONS)
         made: list[str] = []
         left: list[LeftOut] = []
-        if not options.verify:
+        if running.error is not None:
+            _fail(running, [n for n in plan.tables if n not in running.results], running.error)
+        elif not options.verify:
             made, left = views.make(target, plan, running.made)
     return CopyResult(
         options.run_id,
@@ -127,10 +137,21 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
             yield unit
 
     def work(first: Target | None) -> None:
-        with contextlib.ExitStack() as opened:
-            session = first or opened.enter_context(target.another())
-            for unit in units():
-                session = _with_retries(running, session, unit, opened)
+        try:
+            with contextlib.ExitStack() as opened:
+                try:
+                    used = first or opened.enter_context(target.another())
+                except TargetError as error:
+                    # The first session moves all units.
+                    note(f"{error.problem}; going on with one session")
+                    return
+                place = None if first is None else place_of(running.options.schema)
+                session = Session(used, opened, place=place)
+                for unit in units():
+                    _with_retries(running, session, unit)
+        except BaseException:
+            running.stop()
+            raise
 
     with ThreadPoolExecutor(sessions, thread_name_prefix="copy") as pool:
         context = contextvars.copy_context
@@ -141,36 +162,42 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
             for future in futures:
                 future.result()
         except BaseException:
-            running.stopped.set()
-            for event in running.ended.values():
-                event.set()
+            running.stop()
             raise
 
 
-def _with_retries(
-    running: _Run, session: Target, unit: tuple[str, ...], opened: contextlib.ExitStack
-) -> Target:
-    """Move a unit; a lost connection is opened again. Returns the session to go on with."""
+def _with_retries(running: _Run, session: Session, unit: tuple[str, ...]) -> None:
+    """Move a unit; a lost connection is opened again."""
+    labels = frozenset(each.label for each in running.plan.tables.values())
+    lost = False
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _move_unit(running, session, unit)
+            if lost:
+                session.renew(running.options.run_id, labels)
+            _move_unit(running, session.target, unit)
             break
         except Transient as error:
             if attempt == _ATTEMPTS:
-                _fail(running, unit, error)
-                running.stopped.set()
-                raise
-            running.retried = True
+                _end(running, unit, error)
+                return
+            running.retried = lost = True
             note(f"{error.problem}; trying again")
             time.sleep(_PAUSE_SECONDS)
-            with contextlib.suppress(Transient):
-                session = opened.enter_context(session.another())
+        except LockedError as error:
+            _end(running, unit, error)
+            return
         except (PipelineError, DataFault) as error:
             _fail(running, unit, error)
             break
     for name in unit:
         running.ended[name].set()
-    return session
+
+
+def _end(running: _Run, unit: Sequence[str], error: PipelineError) -> None:
+    """End the run, because no session can go on."""
+    _fail(running, unit, error)
+    running.error = error
+    running.stop()
 
 
 def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
@@ -185,6 +212,8 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
             for name in unit:
                 for parent in _parents(plan, name, unit):
                     running.ended[parent].wait()
+            if running.error is not None:
+                raise running.error
             for name, each in moved.items():
                 _refer(running, target, name, each)
             for each in moved.values():
@@ -274,7 +303,7 @@ def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:
     return [parent for parent in named if parent in plan.tables and parent not in unit]
 
 
-def _fail(running: _Run, unit: tuple[str, ...], error: Exception) -> None:
+def _fail(running: _Run, unit: Sequence[str], error: Exception) -> None:
     for name in unit:
         wanted = running.plan.tables[name]
         findings = getattr(error, "findings", ())
