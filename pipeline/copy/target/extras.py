@@ -163,10 +163,15 @@ def orphans(
     )
 
 
-def repeated(table: CopiedTable, columns: Sequence[str]) -> str:
-    """SQL that counts the rows whose values another row has as well."""
-    names = ", ".join(map(quoted, columns))
-    known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+def repeated(table: CopiedTable, elements: Sequence[str], where: str = "true") -> str:
+    """SQL that counts the rows whose values another row has as well.
+
+    Args:
+        elements: of the key or index, as SQL.
+        where: the condition of a partial index.
+    """
+    names = ", ".join(elements)
+    known = " AND ".join([f"({where})", *(f"{each} IS NOT NULL" for each in elements)])
     return (
         f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM {table.place} WHERE {known}"
         f" GROUP BY {names} HAVING count(*) > 1) AS r"

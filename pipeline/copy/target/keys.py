@@ -74,7 +74,7 @@ def _primary_key(
             f"({', '.join(columns)})",
             statement,
             made,
-            extras.repeated(table, here),
+            extras.repeated(table, [quoted(name) for name in here]),
         )
     )
 
@@ -83,7 +83,6 @@ def _unique(table: CopiedTable, unique: Unique, names: Names, planned: Planned) 
     here = [table.names[table.exact(name)] for name in unique.columns]
     made = names.of(unique.name or f"{table.name}_{'_'.join(here)}_key")
     title = unique.name or f"({', '.join(unique.columns)})"
-    counting = extras.repeated(table, here)
     parts = [
         index_part(IndexPart(name, None, collation), table.targets, table=table.source.name)
         for name, collation in zip(unique.columns, unique.collations, strict=True)
@@ -100,6 +99,7 @@ def _unique(table: CopiedTable, unique: Unique, names: Names, planned: Planned) 
         reasons = [part.reason for part in parts if isinstance(part, NotTranslated)]
         planned.left.append(LeftOut("unique", table.label, title, f"it {reasons[0]}"))
         return
+    counting = extras.repeated(table, elements)
     planned.own.append(Extra("unique", table.label, title, statement, made, counting))
 
 
