@@ -265,6 +265,9 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
     wanted = planned.own
     if not moved.fresh:
         wanted = extras.missing(target, moved.table, planned.own)
+        for each in planned.own:
+            if each.again is not None:
+                target.defer(each.again)
     moved.left += planned.left
     if any(each.condition is not None for each in wanted):
         with running.plan.source.sqlite() as connection:
