@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from pipeline.copy import views
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.interface.results import CopyResult, TableResult
 from pipeline.copy.moving import difference, positions, table
+from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.sessions import Session
@@ -52,9 +54,24 @@ class _Run:
     results: dict[str, TableResult] = field(default_factory=dict)
     made: dict[str, CopiedTable] = field(default_factory=dict)
     ended: dict[str, threading.Event] = field(default_factory=dict)
+    postponed: dict[str, list[Reference]] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     error: PipelineError | None = None
     retried: bool = False
+
+    @cached_property
+    def copied(self) -> Copied:
+        """What the copy makes."""
+        tables = self.plan.tables
+        return Copied(
+            {(each.schema, each.name): each.label for each in tables.values()},
+            frozenset(
+                (tables[name].schema, tables[name].name, extra.made)
+                for name, planned in self.plan.extras.items()
+                for extra in planned.references
+                if extra.made is not None
+            ),
+        )
 
     def stop(self) -> None:
         """Begin no further unit, and let no session wait for another one."""
@@ -205,7 +222,8 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
     with target.transaction():
         for setting in positions.IN_ORDER:
             target.defer(setting)
-        moved = {name: _move_table(running, target, name) for name in unit}
+        circle = len(unit) > 1
+        moved = {name: _move_table(running, target, name, in_circle=circle) for name in unit}
         if not options.verify:
             for name, each in moved.items():
                 _finish(running, target, name, each)
@@ -214,10 +232,11 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
                     running.ended[parent].wait()
             if running.error is not None:
                 raise running.error
+            dropped = [reference for each in moved.values() for reference in each.references]
+            for reference in difference.restore_references(target, dropped):
+                running.postponed.setdefault(reference.label or "", []).append(reference)
             for name, each in moved.items():
                 _refer(running, target, name, each)
-            for each in moved.values():
-                difference.restore_references(target, each.references)
             for name, each in moved.items():
                 _record(running, target, name, each)
     for name, each in moved.items():
@@ -226,7 +245,7 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
         running.on_table(running.results[name])
 
 
-def _move_table(running: _Run, target: Target, name: str) -> Moved:
+def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) -> Moved:
     plan, options = running.plan, running.options
     wanted, state = plan.tables[name], running.states[name]
     if state.rules is None and not (running.retried and _committed(running, target, wanted)):
@@ -241,14 +260,13 @@ def _move_table(running: _Run, target: Target, name: str) -> Moved:
     ):
         # Columns or constraints of the source have changed.
         views.drop(target, options.schema, plan.source.schema.views)
-        references = difference.drop_references(target, wanted, list(plan.tables.values()))
+        references = difference.drop_references(target, wanted, running.copied)
         target.run(f"DROP TABLE {wanted.place}")
         made = table.create(target, plan.source, wanted, seed=options.run_id)
         made.references, made.outcome = references, "updated"
         return made
-    own = list(plan.tables.values())
     plain = replace(wanted, computed=state.computed_of(wanted))
-    return table.update(target, plan.source, plain, options, own=own)
+    return table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
 
 
 def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
@@ -285,6 +303,7 @@ def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
     plan = running.plan
     wanted = extras.missing(target, moved.table, plan.extras[name].references)
     moved.left += extras.make(target, wanted)
+    moved.left += difference.validate(target, running.postponed.get(moved.table.label, ()))
 
 
 def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.interface.results import Outcome, TableResult
 from pipeline.copy.moving import difference, filling, proving, witness
-from pipeline.copy.moving.difference import Reference
+from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.filling import Rows
 from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
@@ -139,13 +139,15 @@ def update(
     source: PreparedSource,
     table: CopiedTable,
     options: CopyOptions,
+    copied: Copied,
     *,
-    own: Sequence[CopiedTable],
+    in_circle: bool = False,
 ) -> Moved:
     """Compare a table of an earlier copy with the source, and write what differs.
 
     Args:
-        own: all tables of the copy.
+        copied: all tables of the copy.
+        in_circle: parents of the table may be written after it.
 
     Raises:
         NotProven: a value differs.
@@ -163,7 +165,7 @@ def update(
         with waiting(f"{table.label}, difference"):
             conversions.prepare(target)
             rows = Rows(source, table)
-            found = difference.write(target, rows, options, own=own)
+            found = difference.write(target, rows, options, copied, in_circle=in_circle)
         proven, references = found.proven, found.references
         written, deleted = found.inserted, found.deleted
         if not proven.equal and not options.verify:

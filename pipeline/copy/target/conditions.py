@@ -21,7 +21,6 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Check, Index
 
-
 _DESCENDING = " DESC"
 """The end of an element of an index that is in descending order."""
 
@@ -109,7 +108,8 @@ def _index(table: CopiedTable, index: Index, names: Names, planned: Planned) -> 
             "index",
             table.label,
             index.name,
-            f"CREATE {unique}INDEX {quoted(made)} ON {table.place} ({', '.join(elements)}){partial}",
+            f"CREATE {unique}INDEX {quoted(made)} ON {table.place}"
+            f" ({', '.join(elements)}){partial}",
             made,
             extras.repeated(table, values, only) if index.unique else None,
             judged,
