@@ -45,7 +45,7 @@ def make(
                 target.run(f"DROP VIEW {place}")
             verdict = trials.view(view, translated)
             if not verdict.carried:
-                left.append(_left(view.name, f"it {verdict.reason}"))
+                left.append(_left(view.name, verdict.reason or ""))
                 continue
             target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
             relations[fold(view.name)] = translated.relation
