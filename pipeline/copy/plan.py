@@ -11,7 +11,6 @@ from pipeline.copy.census import given
 from pipeline.copy.census.facts import TableCensus
 from pipeline.copy.census.survey import survey_all
 from pipeline.copy.census.types import Decision, decide
-from pipeline.copy.expressions.translate import fold
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.source.units import units
@@ -22,6 +21,7 @@ from pipeline.copy.target.layout import CopiedTable, mapping_of
 from pipeline.copy.target.names import Names, of_columns
 from pipeline.core.errors import SettingsError
 from pipeline.core.progress import waiting
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Schema, Table
 
 Decisions = dict[str, dict[str, Decision]]
@@ -85,7 +85,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         census = censuses[table.name]
         copied = _copied(table, options.schema, made[table.name], census, decisions[table.name])
         copied, left = conditions.with_generated(copied)
-        name, last = fold(table.name), census.ranges[-1].last if census.ranges else 0
+        name, last = folded(table.name), census.ranges[-1].last if census.ranges else 0
         tables[name] = copied
         extras[name] = keys.plan_keys(
             copied,
@@ -97,7 +97,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         conditions.plan_conditions(copied, names, extras[name])
     for name, copied in tables.items():
         references.plan_references(copied, tables, extras[name])
-    together = tuple(tuple(fold(t.name) for t in unit) for unit in units(schema))
+    together = tuple(tuple(folded(t.name) for t in unit) for unit in units(schema))
     return CopyPlan(
         source,
         options.schema,
@@ -171,16 +171,18 @@ def _left(schema: Schema, options: CopyOptions, labels: Mapping[str, str]) -> It
     """
     excluded = _excluded(options)
     for trigger in schema.triggers:
-        if trigger.table.lower() not in excluded:
-            table = labels.get(fold(trigger.table), trigger.table)
+        if folded(trigger.table) not in excluded:
+            table = labels.get(folded(trigger.table), trigger.table)
             reason = "PostgreSQL needs a function instead, which has to be written by hand"
             yield LeftOut("trigger", table, trigger.name, reason)
     for virtual in schema.virtual:
-        if virtual.name.lower() not in excluded:
-            copied = fold(virtual.name) in labels
+        if folded(virtual.name) not in excluded:
+            copied = folded(virtual.name) in labels
             reason = f"PostgreSQL has no module {virtual.module}"
             reason += "; its rows are in an ordinary table" if copied else ""
-            yield LeftOut("virtual table", labels.get(fold(virtual.name), ""), virtual.name, reason)
+            yield LeftOut(
+                "virtual table", labels.get(folded(virtual.name), ""), virtual.name, reason
+            )
 
 
 def _behind(source: PreparedSource, options: CopyOptions) -> dict[str, str]:

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from pipeline.copy import views
-from pipeline.copy.expressions.translate import fold
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.interface.results import CopyResult, TableResult
@@ -30,6 +29,7 @@ from pipeline.core.place import PUBLIC as PUBLIC_PLACE
 from pipeline.core.place import Place
 from pipeline.core.progress import note, waiting
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.move.ledger import quarantine
 from pipeline.postgres import schema
 from pipeline.postgres.driver.faults import DataFault
@@ -242,7 +242,7 @@ def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
     """Whether this run has committed a table before it lost its connection."""
     found = states.read(target, {"": wanted})[""]
     if found.rules is not None:
-        running.states[fold(wanted.source.name)] = found
+        running.states[folded(wanted.source.name)] = found
     return found.rules is not None
 
 
@@ -288,7 +288,7 @@ def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
 
 
 def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:
-    named = {fold(key.parent) for key in plan.tables[name].source.foreign_keys}
+    named = {folded(key.parent) for key in plan.tables[name].source.foreign_keys}
     return [parent for parent in named if parent in plan.tables and parent not in unit]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from pipeline.copy.expressions import translate
-from pipeline.copy.expressions.translate import NotTranslated, TargetRelation, fold
+from pipeline.copy.expressions.translate import NotTranslated, TargetRelation
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.expressions.view_order import ordered
 from pipeline.copy.plan import CopyPlan
@@ -12,6 +12,7 @@ from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.names import shortened
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import literal, quoted
+from pipeline.mapping.matching import folded
 from pipeline.postgres.target import Target
 from pipeline.sqlite.structure.model import View
 
@@ -48,7 +49,7 @@ def make(
                 left.append(_left(view.name, verdict.reason or ""))
                 continue
             target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
-            relations[fold(view.name)] = translated.relation
+            relations[folded(view.name)] = translated.relation
             made.append(view.name)
     return made, left
 

@@ -7,7 +7,6 @@ from pipeline.copy.expressions.translate import (
     Translation,
     condition,
     default,
-    fold,
     generated,
     index_part,
     where,
@@ -19,6 +18,7 @@ from pipeline.copy.target.keys import Planned
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.names import Names
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Check, Index
 
 
@@ -31,7 +31,7 @@ def with_generated(table: CopiedTable) -> tuple[CopiedTable, list[LeftOut]]:
     for column in table.source.columns:
         if column.expression is None:
             continue
-        made = table.targets[fold(column.name)]
+        made = table.targets[folded(column.name)]
         found = generated(column.expression, table.targets, made.kind, table=table.source.name)
         if isinstance(found, Translation):
             computed[made.name] = found.sql
@@ -53,7 +53,7 @@ def plan_conditions(table: CopiedTable, names: Names, planned: Planned) -> None:
     for index in table.source.indexes:
         _index(table, index, names, planned)
     for column in table.source.columns:
-        made = table.targets[fold(column.name)]
+        made = table.targets[folded(column.name)]
         if column.default is None or made.name in table.computed:
             continue
         found = default(column.default, made.kind)

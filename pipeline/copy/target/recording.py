@@ -1,7 +1,6 @@
 """The ledger of a copy: what it wrote, with which rules, and the rows that stayed behind."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.copy.source.prepared import PreparedSource
@@ -9,7 +8,8 @@ from pipeline.copy.target.extras import Extra
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.mapping.contract import Reason, Rejected, stored
 from pipeline.move.compare import conversions
-from pipeline.move.ledger import quarantine, watermarks
+from pipeline.move.ledger import evidence, quarantine, watermarks
+from pipeline.move.ledger.evidence import Evidence
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.postgres.target import Target
 
@@ -49,15 +49,8 @@ def write(
     conversions.replace(target, table.mapping)
     mark = Watermark(None, rows, rules, source.fingerprint, None)
     watermarks.write(target, table.label, mark, run_id=run_id)
-    target.defer(
-        "INSERT INTO migration.evidence"
-        " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
-        " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
-        " proven_at = now(), source_rows = EXCLUDED.source_rows,"
-        " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
-        " digests = EXCLUDED.digests",
-        (run_id, table.label, table.rows, rows, len(rejected), json.dumps(dict(digests))),
-    )
+    proven = Evidence(table.rows, rows, len(rejected), digests)
+    evidence.write(target, table.label, proven, run_id=run_id)
 
 
 def rejected_rows(

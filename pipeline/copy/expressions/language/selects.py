@@ -9,7 +9,7 @@ from sqlglot import exp
 from pipeline.copy.expressions.language import aggregates, comparisons
 from pipeline.copy.expressions.language.compiler import Compiler
 from pipeline.copy.expressions.language.parsing import unwrapped
-from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation, fold
+from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation
 from pipeline.copy.expressions.language.values import (
     TargetColumn,
     Untranslatable,
@@ -18,6 +18,7 @@ from pipeline.copy.expressions.language.values import (
     type_of,
 )
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 
 _SETS = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
 _PARTS = frozenset({
@@ -42,7 +43,7 @@ class Query:
         """The columns as those of a table, by folded name."""
         given = names or tuple(name for name, _ in self.columns)
         return {
-            fold(name): TargetColumn(name, type_of(value), value.collation or "BINARY")
+            folded(name): TargetColumn(name, type_of(value), value.collation or "BINARY")
             for name, (_, value) in zip(given, self.columns, strict=True)
         }
 
@@ -93,7 +94,7 @@ class QueryCompiler(Compiler):
             columns = found.relation(names)
             shown = ", ".join(quoted(column.name) for column in columns.values())
             written.append(f"{quoted(each.alias)} ({shown}) AS ({found.sql})")
-            tables[fold(each.alias)] = TargetRelation(quoted(each.alias), columns)
+            tables[folded(each.alias)] = TargetRelation(quoted(each.alias), columns)
         self._tables = tables
         return f"WITH {', '.join(written)} "
 
@@ -101,7 +102,7 @@ class QueryCompiler(Compiler):
         left = QueryCompiler(self._tables, self.scope.outer).select(node.this)
         right = QueryCompiler(self._tables, self.scope.outer).select(node.expression)
         operator = _SETS[type(node)] + ("" if node.args.get("distinct") else " ALL")
-        names = {fold(name): place for place, (name, _) in enumerate(left.columns, 1)}
+        names = {folded(name): place for place, (name, _) in enumerate(left.columns, 1)}
         ending = ""
         if node.args.get("order"):
             terms = [self._term_of_set(each, names) for each in node.args["order"].expressions]
@@ -121,7 +122,7 @@ class QueryCompiler(Compiler):
 
     def _term_of_set(self, node: exp.Ordered, names: Mapping[str, int]) -> str:
         term = unwrapped(node.this)
-        place = names.get(fold(term.name)) if isinstance(term, exp.Column) else None
+        place = names.get(folded(term.name)) if isinstance(term, exp.Column) else None
         if isinstance(term, exp.Literal) and not term.is_string:
             place = int(term.this)
         if place is None:
@@ -138,7 +139,7 @@ class QueryCompiler(Compiler):
         source = self._from(node)
         for each in node.expressions:
             if isinstance(each, exp.Alias):
-                self.scope.aliases.setdefault(fold(each.alias), each.this)
+                self.scope.aliases.setdefault(folded(each.alias), each.this)
         columns = [found for each in node.expressions for found in self._output(each)]
         shown = ", ".join(
             f"{value.sql} AS {quoted(name[:60])}" if name else value.sql for name, value in columns
@@ -161,7 +162,7 @@ class QueryCompiler(Compiler):
     def _output(self, node: exp.Expr) -> list[tuple[str, Value]]:
         star = node.this if isinstance(node, exp.Column) else node
         if isinstance(star, exp.Star):
-            table = fold(node.table) if isinstance(node, exp.Column) else ""
+            table = folded(node.table) if isinstance(node, exp.Column) else ""
             found = self.scope.every(table)
             if not found:
                 raise Untranslatable("selects all columns of a table that is not there")
@@ -195,7 +196,7 @@ class QueryCompiler(Compiler):
         term = unwrapped(node.this)
         if isinstance(term, exp.Literal) and not term.is_string:
             return f"{term.this}{_direction(node)}"
-        value = self.value(self.scope.aliases.get(fold(term.name), term) if _bare(term) else term)
+        value = self.value(self.scope.aliases.get(folded(term.name), term) if _bare(term) else term)
         if distinct:
             places = [n for n, (_, shown) in enumerate(columns, 1) if shown.sql == value.sql]
             return f"{places[0] if places else value.sql}{_direction(node)}"
@@ -226,7 +227,7 @@ class QueryCompiler(Compiler):
         before = list(self.scope.members)
         table = self._member(node.this)
         member = self.scope.members[-1]
-        shared = [fold(each.name) for each in node.args.get("using") or ()]
+        shared = [folded(each.name) for each in node.args.get("using") or ()]
         if node.method == "NATURAL":
             taken = {name for each in before for name in each.columns}
             shared = [name for name in member.columns if name in taken]
@@ -264,7 +265,7 @@ class QueryCompiler(Compiler):
             return f"({inner}{joins})" if joins else inner
         if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
             raise Untranslatable("reads from what is no table")
-        relation = self._tables.get(fold(node.name))
+        relation = self._tables.get(folded(node.name))
         if relation is None:
             raise Untranslatable(f"reads {node.name}, which the target does not have")
         alias = node.alias or node.name
@@ -272,9 +273,9 @@ class QueryCompiler(Compiler):
         return f"{relation.sql} AS {quoted(alias)}"
 
     def _add(self, alias: str, columns: Mapping[str, TargetColumn]) -> None:
-        if any(each.name == fold(alias) for each in self.scope.members):
+        if any(each.name == folded(alias) for each in self.scope.members):
             raise Untranslatable(f"names two tables {alias}")
-        self.scope.members.append(Member(fold(alias), f"{quoted(alias)}.", columns))
+        self.scope.members.append(Member(folded(alias), f"{quoted(alias)}.", columns))
 
     def _value(self, node: exp.Expr) -> Value:
         found = aggregates.aggregate(node, self.value, self.condition)
