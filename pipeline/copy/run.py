@@ -30,9 +30,10 @@ from pipeline.copy.target.states import TableState
 from pipeline.core.errors import LockedError, PipelineError, TargetError, Transient
 from pipeline.core.place import PUBLIC as PUBLIC_PLACE
 from pipeline.core.place import Place
-from pipeline.core.progress import note
+from pipeline.core.progress import note, waiting
 from pipeline.core.quoting import quoted
 from pipeline.mapping.matching import folded
+from pipeline.move.ledger import quarantine
 from pipeline.postgres import schema
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
@@ -104,7 +105,8 @@ def run(
         running = _Run(plan, options, present, on_table)
         running.ended = {name: threading.Event() for name in plan.tables}
         again = any(state.rules is not None for state in present.values())
-        _run_units(running, target, sessions=1 if again else _SESSIONS)
+        with waiting("copying the tables"):
+            _run_units(running, target, sessions=1 if again else _SESSIONS)
         made: list[str] = []
         left: list[LeftOut] = []
         if running.error is not None:
@@ -139,7 +141,21 @@ def _prepare(target: Target, plan: CopyPlan, options: CopyOptions) -> dict[str, 
     if not options.verify:
         schema.make_ledger(target)
         target.run(f"CREATE SCHEMA IF NOT EXISTS {quoted(options.schema)}")
+        _require_right(target, options.schema)
     return present
+
+
+def _require_right(target: Target, name: str) -> None:
+    """Refuse a schema in which this user may create no tables; each table would fail."""
+    ((allowed, user),) = target.rows(
+        "SELECT has_schema_privilege($1, 'CREATE'), current_user::text", (name,)
+    )
+    if not allowed:
+        raise TargetError(
+            f"The user {user} may not create tables in the schema {name}",
+            remedy=f"Execute GRANT CREATE ON SCHEMA {quoted(name)} TO {quoted(user)}, or name"
+            " another schema with --schema",
+        )
 
 
 def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
@@ -318,6 +334,8 @@ def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
         rules=recording.rules_of(wanted, [*planned.own, *planned.references]),
         run_id=running.options.run_id,
     )
+    if moved.rows.rejected:
+        moved.reasons = quarantine.summary(target, moved.table.label)
 
 
 def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:

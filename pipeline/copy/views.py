@@ -46,7 +46,7 @@ def make(
                 target.run(f"DROP VIEW {place}")
             verdict = trials.view(view, translated)
             if not verdict.carried:
-                left.append(_left(view.name, f"it {verdict.reason}"))
+                left.append(_left(view.name, verdict.reason or ""))
                 continue
             target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
             relations[folded(view.name)] = translated.relation

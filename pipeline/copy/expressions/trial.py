@@ -14,7 +14,9 @@ from itertools import repeat
 from time import monotonic
 from typing import Any, Literal
 
-from pipeline.copy.expressions.translate import TranslatedView
+import sqlalchemy as sa
+
+from pipeline.copy.expressions.translate import TargetColumn, TranslatedView
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core.errors import TargetError, Transient, first_line
 from pipeline.core.quoting import quoted
@@ -234,11 +236,11 @@ class Trials:
             self.target.defer(f"SET LOCAL statement_timeout = {int(1000 * VIEW_SECONDS)}")
             found = self.target.value(f"SELECT count(*) FROM {name}")
             if found != count:
-                return f"returns {found:,} rows instead of {count:,}"
+                return f"it returns {found:,} rows instead of {count:,}"
             if not rows:
                 return None
             columns = [
-                quoted(column.name) if same else f"({quoted(column.name)} IS NULL)"
+                _compared_column(column) if same else f"({quoted(column.name)} IS NULL)"
                 for column, same in zip(
                     translated.relation.columns.values(), translated.comparable, strict=True
                 )
@@ -248,7 +250,7 @@ class Trials:
         expected = Counter(tuple(map(_comparable, row, same, repeat(False))) for row in rows)
         returned = Counter(tuple(map(_comparable, row, same, repeat(True))) for row in theirs)
         missing = (expected - returned).total()
-        return f"returns other values in {missing:,} of {count:,} rows" if missing else None
+        return f"it returns other values in {missing:,} of {count:,} rows" if missing else None
 
 
 def _broken(count: int) -> str:
@@ -301,6 +303,12 @@ def _sqlite_reason(error: sqlite3.Error) -> str:
     if str(error) == "interrupted":
         return f"it takes more than {VIEW_SECONDS:g} s"
     return str(error)
+
+
+def _compared_column(column: TargetColumn) -> str:
+    """A column of a view as SQL; numbers as SQLite calculates with them."""
+    is_number = isinstance(column.kind, sa.Numeric)
+    return f"{quoted(column.name)}{'::double precision' if is_number else ''}"
 
 
 def _comparable(value: Any, same: bool, nulls: bool) -> object:

@@ -1,6 +1,7 @@
 """Prove a table by position: both sides are read again, and the digests of each column compared."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +13,16 @@ from pipeline.copy.moving import positions
 from pipeline.copy.moving.filling import Batch, Rows
 from pipeline.copy.moving.positions import Tile, TileDigests
 from pipeline.core.findings import OFFENDERS, Finding, NotConserved, ValueDiffers
+from pipeline.core.progress import Phase, reporter
 from pipeline.move.compare import columns, conversions
 from pipeline.move.compare.changes import Lost, shown
 from pipeline.move.compare.columns import ComparedColumn
 from pipeline.move.compare.expected_tiles import ExpectedTile, expect, with_jsonb_spelling
+from pipeline.move.context.move_context import counter
 from pipeline.move.reading.batch_converter import read_ahead
 from pipeline.postgres.target import Target
 
+_LOG = logging.getLogger(__name__)
 _QUERY_BYTES = 16 * 2**20
 _QUERY_TILES = 32
 
@@ -46,7 +50,13 @@ class Proven:
 
 
 def compare(
-    target: Target, rows: Rows, place: str, *, stop_early: bool = False, originals: bool = True
+    target: Target,
+    rows: Rows,
+    place: str,
+    *,
+    stop_early: bool = False,
+    originals: bool = True,
+    phase: Phase = "prove",
 ) -> Proven:
     """Compare a table of the target with the source.
 
@@ -55,9 +65,11 @@ def compare(
         place: the table as SQL.
         stop_early: end at the first difference.
         originals: collect the originals of lossy conversions, see ``conversions``.
+        phase: the name of the comparison for those who watch it.
     """
     found, hashes = Proven(), dict[str, "hashlib._Hash"]()
     comparison = _Comparison(target, rows, place, found, originals)
+    count = counter(rows.table.label, phase, rows.table.rows, reporter(_LOG))
     tiles = positions.tiles(target, place, [rows.count(part) for part in rows.table.ranges] or [0])
     with (
         read_ahead(_expected(rows)) as expected,
@@ -67,6 +79,8 @@ def compare(
             comparison.tile(tile, batch, wanted, digests)
             for name, digest in digests.digests.items():
                 hashes.setdefault(name, hashlib.sha256()).update((digest or "").encode())
+            if batch is not None:
+                count(batch.converted)
             if stop_early and not found.equal:
                 return found
     found.digests = {name: each.hexdigest() for name, each in hashes.items()}

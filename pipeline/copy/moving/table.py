@@ -14,7 +14,7 @@ from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import PipelineError, TargetError, Transient
-from pipeline.core.findings import OFFENDERS, Finding, describe
+from pipeline.core.findings import OFFENDERS, Finding, Quarantined, describe
 from pipeline.core.progress import waiting
 from pipeline.move.compare import conversions
 from pipeline.postgres.driver.faults import DataFault
@@ -43,6 +43,7 @@ class Moved:
     Attributes:
         table: as it was made; generated columns may have become plain ones.
         references: foreign keys of other tables that were dropped.
+        reasons: why rows are in quarantine.
         fresh: the table was created in this transaction.
     """
 
@@ -56,6 +57,7 @@ class Moved:
     deleted: int = 0
     references: tuple[Reference, ...] = ()
     left: list[LeftOut] = field(default_factory=list)
+    reasons: tuple[Quarantined, ...] = ()
     fresh: bool = False
 
     def result(self) -> TableResult:
@@ -68,6 +70,7 @@ class Moved:
             written=self.written,
             deleted=self.deleted,
             quarantined=len(self.rows.rejected),
+            reasons=self.reasons,
             values=self.proven.values,
             witnessed=self.witnessed,
             seconds=self.seconds,
@@ -157,7 +160,7 @@ def update(
     with waiting(f"{table.label}, compare"):
         rows = Rows(source, table)
         conversions.prepare(target)
-        proven = proving.compare(target, rows, table.place, stop_early=True)
+        proven = proving.compare(target, rows, table.place, stop_early=True, phase="compare")
     outcome: Outcome = "unchanged"
     references: tuple[Reference, ...] = ()
     written = deleted = 0
