@@ -251,7 +251,9 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
 def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
     """Make foreign keys to tables that are there."""
     plan = running.plan
-    wanted = extras.missing(target, moved.table, plan.extras[name].references)
+    wanted = plan.extras[name].references
+    if not moved.fresh:
+        wanted = extras.missing(target, moved.table, wanted)
     moved.left += extras.make(target, wanted)
 
 

@@ -138,6 +138,8 @@ def _reason(target: Target, extra: Extra, error: DataFault | TargetError) -> str
 
 def missing(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[Extra]:
     """The constraints and indexes that an existing table lacks."""
+    if not extras:
+        return []
     found = target.rows(
         "SELECT conname::text FROM pg_constraint WHERE conrelid = to_regclass($1)"
         " UNION SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c"
