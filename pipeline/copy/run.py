@@ -180,13 +180,15 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
             target.defer(setting)
         moved = {name: _move_table(running, target, name) for name in unit}
         if not options.verify:
+            parents = {parent for name in unit for parent in _parents(plan, name, unit)}
+            at_once = len(unit) == 1 and all(running.ended[name].is_set() for name in parents)
             for name, each in moved.items():
-                _finish(running, target, name, each)
-            for name in unit:
-                for parent in _parents(plan, name, unit):
+                _finish(running, target, name, each, references=at_once)
+            if not at_once:
+                for parent in parents:
                     running.ended[parent].wait()
-            for name, each in moved.items():
-                _refer(running, target, name, each)
+                for name, each in moved.items():
+                    _refer(running, target, name, each)
             for each in moved.values():
                 difference.restore_references(target, each.references)
             for name, each in moved.items():
@@ -230,12 +232,12 @@ def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
     return found.rules is not None
 
 
-def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
-    """Make keys, constraints and indexes; statistics follow for a new table."""
+def _finish(running: _Run, target: Target, name: str, moved: Moved, *, references: bool) -> None:
+    """Make keys, constraints and indexes, and perhaps foreign keys."""
     planned = running.plan.extras[name]
-    wanted = planned.own
+    wanted = planned.own + (planned.references if references else [])
     if not moved.fresh:
-        wanted = extras.missing(target, moved.table, planned.own)
+        wanted = extras.missing(target, moved.table, wanted)
     moved.left += planned.left
     if any(each.condition is not None for each in wanted):
         with running.plan.source.sqlite() as connection:
@@ -243,9 +245,7 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
             in_order = moved.fresh and not moved.rows.rejected
             wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
         moved.left += left
-    moved.left += extras.make(target, wanted)
-    if moved.fresh:
-        target.defer(f"ANALYZE {moved.table.place}")
+    moved.left += extras.make(target, moved.table, wanted)
 
 
 def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
@@ -254,12 +254,15 @@ def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
     wanted = plan.extras[name].references
     if not moved.fresh:
         wanted = extras.missing(target, moved.table, wanted)
-    moved.left += extras.make(target, wanted)
+    moved.left += extras.make(target, moved.table, wanted)
 
 
 def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
+    """Write the ledger; a new table gets statistics."""
     planned = running.plan.extras[name]
     wanted = running.plan.tables[name]
+    if moved.fresh:
+        target.defer(f"ANALYZE {moved.table.place}")
     recording.write(
         target,
         moved.table,
