@@ -241,18 +241,23 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
         circle = len(unit) > 1
         moved = {name: _move_table(running, target, name, in_circle=circle) for name in unit}
         if not options.verify:
+            parents = {parent for name in unit for parent in _parents(plan, name, unit)}
+            fresh = all(each.fresh and not each.references for each in moved.values())
+            ended = all(running.ended[name].is_set() for name in parents)
+            at_once = fresh and ended and len(unit) == 1
             for name, each in moved.items():
-                _finish(running, target, name, each)
-            for name in unit:
-                for parent in _parents(plan, name, unit):
+                _finish(running, target, name, each, references=at_once)
+            if not at_once:
+                for parent in parents:
                     running.ended[parent].wait()
             if running.error is not None:
                 raise running.error
             dropped = [reference for each in moved.values() for reference in each.references]
             for reference in difference.restore_references(target, dropped):
                 running.postponed.setdefault(reference.label or "", []).append(reference)
-            for name, each in moved.items():
-                _refer(running, target, name, each)
+            if not at_once:
+                for name, each in moved.items():
+                    _refer(running, target, name, each)
             for name, each in moved.items():
                 _record(running, target, name, each)
     for name, each in moved.items():
@@ -293,12 +298,12 @@ def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
     return found.rules is not None
 
 
-def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
-    """Make keys, constraints and indexes; statistics follow for a new table."""
+def _finish(running: _Run, target: Target, name: str, moved: Moved, *, references: bool) -> None:
+    """Make keys, constraints and indexes, and perhaps foreign keys."""
     planned = running.plan.extras[name]
-    wanted = planned.own
+    wanted = planned.own + (planned.references if references else [])
     if not moved.fresh:
-        wanted = extras.missing(target, moved.table, planned.own)
+        wanted = extras.missing(target, moved.table, wanted)
         for each in planned.own:
             if each.again is not None:
                 target.defer(each.again)
@@ -309,22 +314,25 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
             in_order = moved.fresh and not moved.rows.rejected
             wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
         moved.left += left
-    moved.left += extras.make(target, wanted)
-    if moved.fresh:
-        target.defer(f"ANALYZE {moved.table.place}")
+    moved.left += extras.make(target, moved.table, wanted)
 
 
 def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
     """Make foreign keys to tables that are there."""
     plan = running.plan
-    wanted = extras.missing(target, moved.table, plan.extras[name].references)
-    moved.left += extras.make(target, wanted)
+    wanted = plan.extras[name].references
+    if not moved.fresh:
+        wanted = extras.missing(target, moved.table, wanted)
+    moved.left += extras.make(target, moved.table, wanted)
     moved.left += difference.validate(target, running.postponed.get(moved.table.label, ()))
 
 
 def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
+    """Write the ledger; a new table gets statistics."""
     planned = running.plan.extras[name]
     wanted = running.plan.tables[name]
+    if moved.fresh:
+        target.defer(f"ANALYZE {moved.table.place}")
     recording.write(
         target,
         moved.table,

@@ -16,7 +16,6 @@ from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import PipelineError, TargetError, Transient
 from pipeline.core.findings import OFFENDERS, Finding, Quarantined, describe
 from pipeline.core.progress import waiting
-from pipeline.move.compare import conversions
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
@@ -96,6 +95,7 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
         moved = _computed(target, source, table, seed=seed)
     if not moved.proven.equal:
         raise NotProven(table.label, moved.proven.differences)
+    proving.keep_originals(target, table, moved.proven)
     moved.seconds = time.perf_counter() - started
     return moved
 
@@ -127,7 +127,6 @@ def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed:
         target.run(table.ddl())
         filling.fill(target, rows)
     with waiting(f"{table.label}, prove"):
-        conversions.prepare(target)
         proven = proving.compare(target, rows, table.place)
         witnessed = 0
         if proven.equal:
@@ -159,14 +158,12 @@ def update(
     started = time.perf_counter()
     with waiting(f"{table.label}, compare"):
         rows = Rows(source, table)
-        conversions.prepare(target)
         proven = proving.compare(target, rows, table.place, stop_early=True, phase="compare")
     outcome: Outcome = "unchanged"
     references: tuple[Reference, ...] = ()
     written = deleted = 0
     if not proven.equal:
         with waiting(f"{table.label}, difference"):
-            conversions.prepare(target)
             rows = Rows(source, table)
             found = difference.write(target, rows, options, copied, in_circle=in_circle)
         proven, references = found.proven, found.references
@@ -175,5 +172,7 @@ def update(
             raise NotProven(table.label, proven.differences)
         if written or deleted:
             outcome = "differs" if options.verify else "updated"
+    if not options.verify:
+        proving.keep_originals(target, table, proven)
     seconds = time.perf_counter() - started
     return Moved(table, rows, outcome, proven, 0, seconds, written, deleted, references)

@@ -54,13 +54,17 @@ def prepared(
             virtual = virtual_rows.copy_all(path, schema)
         except opening.UNREADABLE as error:
             raise unreadable(located, error, copy=path) from error
-        yield PreparedSource(
-            path,
-            origin.shown,
-            replace(schema, tables=(*schema.tables, *virtual.tables)),
-            stand_ins | virtual.stand_ins,
-            fingerprint,
-            virtual.unread,
+        yield opened.enter_context(
+            closing(
+                PreparedSource(
+                    path,
+                    origin.shown,
+                    replace(schema, tables=(*schema.tables, *virtual.tables)),
+                    stand_ins | virtual.stand_ins,
+                    fingerprint,
+                    virtual.unread,
+                )
+            )
         )
 
 
