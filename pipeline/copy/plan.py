@@ -85,15 +85,15 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         census = censuses[table.name]
         copied = _copied(table, options.schema, made[table.name], census, decisions[table.name])
         copied, left = conditions.with_generated(copied)
-        name, last = folded(table.name), census.ranges[-1].last if census.ranges else 0
+        name = folded(table.name)
         tables[name] = copied
         extras[name] = keys.plan_keys(
             copied,
             nulls={facts.name: facts.nulls for facts in census.columns},
-            last_id=max(last_ids.get(name, 0), last),
+            last_id=max(last_ids.get(name, 0), _largest_id(table, census)),
             names=names,
         )
-        extras[name].left += left
+        extras[name].left += [*left, *_nullable(copied, census)]
         conditions.plan_conditions(copied, names, extras[name])
     for name, copied in tables.items():
         references.plan_references(copied, tables, extras[name])
@@ -150,6 +150,18 @@ def _copied(
         required=frozenset(names[column] for column in required),
         checked=any(decision.quarantines for decision in decisions.values()),
     )
+
+
+def _nullable(table: CopiedTable, census: TableCensus) -> Iterator[LeftOut]:
+    """Columns that are declared NOT NULL and hold NULL."""
+    for facts in census.columns:
+        if table.source.column(facts.name).not_null and facts.nulls:
+            reason = f"{facts.nulls:,} of its values are NULL"
+            yield LeftOut("not null", table.label, facts.name, reason)
+
+
+def _largest_id(table: Table, census: TableCensus) -> int:
+    return (census.column(table.primary_key[0]).highest or 0) if table.is_row_id else 0
 
 
 def _last_ids(source: PreparedSource) -> dict[str, int]:
