@@ -1,5 +1,9 @@
-"""The views of a copy, which follow all tables; one that returns other rows is left out."""
+"""The views of a copy, which follow all tables; one that returns other rows is left out.
 
+A view of an earlier copy stays if its definition is the same, with all that reads it.
+"""
+
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from pipeline.copy.expressions import translate
@@ -17,7 +21,7 @@ from pipeline.postgres.target import Target
 from pipeline.sqlite.structure.model import View
 
 _COMMENT = "Copied from SQLite"
-"""Marks the views that a copy made."""
+"""The beginning of the comment of a view that a copy made; a digest of its definition follows."""
 
 
 def make(
@@ -42,13 +46,14 @@ def make(
             if isinstance(translated, NotTranslated):
                 left.append(_left(view.name, f"it {translated.reason}"))
                 continue
-            if _is_own(target, place):
-                target.run(f"DROP VIEW {place}")
-            verdict = trials.view(view, translated)
+            comment, before = _comment(translated.sql), _comment_of(target, place)
+            if before.startswith(_COMMENT) and before != comment:
+                target.run(f"DROP VIEW {place} CASCADE")
+            verdict = trials.view(view, translated, exists=before == comment)
             if not verdict.carried:
                 left.append(_left(view.name, verdict.reason or ""))
                 continue
-            target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
+            target.run(f"COMMENT ON VIEW {place} IS {literal(comment)}")
             relations[folded(view.name)] = translated.relation
             made.append(view.name)
     return made, left
@@ -58,7 +63,7 @@ def drop(target: Target, schema: str, views: Sequence[View]) -> None:
     """Drop the views of an earlier copy, because a table that they read is made anew."""
     for view in reversed(views):
         place = _place(schema, view)
-        if _is_own(target, place):
+        if _comment_of(target, place).startswith(_COMMENT):
             target.run(f"DROP VIEW {place} CASCADE")
 
 
@@ -66,13 +71,13 @@ def _place(schema: str, view: View) -> str:
     return f"{quoted(schema)}.{quoted(shortened(view.name))}"
 
 
-def _is_own(target: Target, place: str) -> bool:
-    return bool(
-        target.value(
-            "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '') = $2",
-            (place, _COMMENT),
-        )
-    )
+def _comment(sql: str) -> str:
+    return f"{_COMMENT} ({hashlib.sha256(sql.encode()).hexdigest()[:16]})"
+
+
+def _comment_of(target: Target, place: str) -> str:
+    found = "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')"
+    return str(target.value(found, (place,)))
 
 
 def _left(name: str, reason: str) -> LeftOut:
