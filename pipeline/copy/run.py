@@ -287,7 +287,9 @@ def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) ->
         made.references, made.outcome = references, "updated"
         return made
     plain = replace(wanted, computed=state.computed_of(wanted))
-    return table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
+    moved = table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
+    moved.left += table.not_computed(wanted, wanted.computed.keys() - plain.computed.keys())
+    return moved
 
 
 def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:

@@ -1,7 +1,7 @@
 """Move one table within a transaction: create and fill it, or write what differs; prove it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.copy.interface.options import CopyOptions
@@ -14,12 +14,13 @@ from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import PipelineError, TargetError, Transient
-from pipeline.core.findings import OFFENDERS, Finding, Quarantined, describe
+from pipeline.core.findings import OFFENDERS, Finding, Quarantined, ValueDiffers, describe
 from pipeline.core.progress import waiting
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 _POINT = "pipeline_computed"
+_COMPUTED_OTHERWISE = "PostgreSQL computes other values; it holds those of the source"
 
 
 class NotProven(PipelineError):
@@ -83,7 +84,7 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
     """Create a table, fill it, and prove it.
 
     Generated columns are computed by the server; if their values are not those of SQLite, the table
-    is filled again with the values of SQLite.
+    is filled again, and these columns get the values of SQLite.
 
     Raises:
         NotProven: a value differs.
@@ -101,8 +102,9 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
 
 
 def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
-    """Fill a table with generated columns; with plain ones if PostgreSQL computes other values."""
-    reason = "PostgreSQL computes other values; it holds those of the source"
+    """Fill a table with generated columns; with plain ones where PostgreSQL computes others."""
+    wrong = frozenset(table.computed)
+    reason = _COMPUTED_OTHERWISE
     # Not ``target.savepoint``, in which other threads would wait.
     target.run(f"SAVEPOINT {_POINT}")
     try:
@@ -110,15 +112,27 @@ def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, see
         if moved.proven.equal:
             target.run(f"RELEASE SAVEPOINT {_POINT}")
             return moved
+        differ = {
+            each.column for each in moved.proven.differences if isinstance(each, ValueDiffers)
+        }
+        wrong = (wrong & differ) or wrong
     except Transient:
         raise
     except (DataFault, TargetError) as error:
         reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
     target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
-    moved = _filled(target, source, replace(table, computed={}), seed=seed)
-    names = table.computed
-    moved.left += [LeftOut("generated column", table.label, name, reason) for name in names]
+    right = {name: sql for name, sql in table.computed.items() if name not in wrong}
+    again = _computed if right else _filled
+    moved = again(target, source, replace(table, computed=right), seed=seed)
+    moved.left += not_computed(table, wrong, reason)
     return moved
+
+
+def not_computed(
+    table: CopiedTable, names: Iterable[str], reason: str = _COMPUTED_OTHERWISE
+) -> list[LeftOut]:
+    """Generated columns that hold the values of the source."""
+    return [LeftOut("generated column", table.label, name, reason) for name in sorted(names)]
 
 
 def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
