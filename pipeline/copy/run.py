@@ -23,7 +23,7 @@ from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.sessions import Session
-from pipeline.copy.target import extras, recording, states
+from pipeline.copy.target import extras, keys, recording, states
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
@@ -110,7 +110,10 @@ def run(
         if running.error is not None:
             _fail(running, [n for n in plan.tables if n not in running.results], running.error)
         elif not options.verify:
-            made, left = views.make(target, plan, running.made)
+            with contextlib.ExitStack() as opened:
+                # The first session may be lost.
+                used = opened.enter_context(target.another()) if running.retried else target
+                made, left = views.make_all(used, plan, running.made)
     return CopyResult(
         options.run_id,
         plan.source.source,
@@ -258,13 +261,10 @@ def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) ->
     if state.rules is not None and state.rules != recording.rules_of(
         wanted, [*planned.own, *planned.references]
     ):
-        # Columns or constraints of the source have changed.
-        views.drop(target, options.schema, plan.source.schema.views)
-        references = difference.drop_references(target, wanted, running.copied)
-        target.run(f"DROP TABLE {wanted.place}")
-        made = table.create(target, plan.source, wanted, seed=options.run_id)
-        made.references, made.outcome = references, "updated"
-        return made
+        if not options.verify:
+            views.drop(target, plan)
+        return table.make_anew(target, plan.source, wanted, options, running.copied)
+    states.require_shape(wanted, state)
     plain = replace(wanted, computed=state.computed_of(wanted))
     return table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
 
@@ -283,6 +283,7 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
     wanted = planned.own
     if not moved.fresh:
         wanted = extras.missing(target, moved.table, planned.own)
+        wanted += running.states[name].lacking([*keys.required(moved.table), *planned.own])
         for each in planned.own:
             if each.again is not None:
                 target.defer(each.again)

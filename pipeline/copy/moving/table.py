@@ -11,6 +11,7 @@ from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.filling import Rows
 from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
+from pipeline.copy.target import belongings
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import PipelineError, TargetError, Transient
@@ -132,6 +133,37 @@ def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed:
             proven.differences += found.differences
             witnessed = found.rows
     return Moved(table, rows, "copied", proven, witnessed, 0.0, proven.rows, fresh=True)
+
+
+def make_anew(
+    target: Target,
+    source: PreparedSource,
+    table: CopiedTable,
+    options: CopyOptions,
+    copied: Copied,
+) -> Moved:
+    """Replace a table whose columns or constraints have changed in the source.
+
+    Raises:
+        NotProven: a value differs.
+        ShapeError: something that others have added would be lost.
+        TooManyDeletes: too many rows would be lost.
+    """
+    if options.verify:
+        raise PipelineError(
+            f"{table.label} has other columns or constraints in the source now",
+            remedy="Run the copy without --verify",
+        )
+    before = int(target.value(f"SELECT count(*) FROM {table.place}"))
+    difference.require_few_lost(source, table, before, before - table.rows, options)
+    belongings.require_none(target, table)
+    rights = belongings.rights(target, table)
+    references = difference.drop_references(target, table, copied)
+    target.run(f"DROP TABLE {table.place}")
+    made = create(target, source, table, seed=options.run_id)
+    target.run(*rights)
+    made.references, made.outcome = references, "updated"
+    return made
 
 
 def update(
