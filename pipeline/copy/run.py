@@ -266,7 +266,11 @@ def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) ->
         return table.make_anew(target, plan.source, wanted, options, running.copied)
     states.require_shape(wanted, state)
     plain = replace(wanted, computed=state.computed_of(wanted))
-    return table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
+    moved = table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
+    reason = "it holds the values of the source"
+    others = [each for each in wanted.computed if each not in plain.computed]
+    moved.left += [LeftOut("generated column", wanted.label, each, reason) for each in others]
+    return moved
 
 
 def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:

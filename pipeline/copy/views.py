@@ -58,7 +58,9 @@ def make(
                 continue
             verdict = trials.view(view, translated)
             if not verdict.carried:
-                left.append(_left(view.name, f"it {verdict.reason}"))
+                reason = verdict.reason or ""
+                whole = reason if reason[:1].isupper() else f"it {reason}"
+                left.append(_left(view.name, whole))
                 continue
             target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
             relations[folded(view.name)] = translated.relation

@@ -99,24 +99,30 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
 
 
 def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
-    """Fill a table with generated columns; with plain ones if PostgreSQL computes other values."""
-    reason = "PostgreSQL computes other values; it holds those of the source"
-    # Not ``target.savepoint``, in which other threads would wait.
-    target.run(f"SAVEPOINT {_POINT}")
-    try:
-        moved = _filled(target, source, table, seed=seed)
-        if moved.proven.equal:
-            target.run(f"RELEASE SAVEPOINT {_POINT}")
-            return moved
-    except Transient:
-        raise
-    except (DataFault, TargetError) as error:
-        reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
-    target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
-    moved = _filled(target, source, replace(table, computed={}), seed=seed)
-    names = table.computed
-    moved.left += [LeftOut("generated column", table.label, name, reason) for name in names]
-    return moved
+    """Fill a table with generated columns; those that PostgreSQL computes otherwise are plain."""
+    computed, left = dict(table.computed), list[LeftOut]()
+    while True:
+        # Not ``target.savepoint``, in which other threads would wait.
+        target.run(f"SAVEPOINT {_POINT}")
+        try:
+            moved = _filled(target, source, replace(table, computed=computed), seed=seed)
+            if moved.proven.equal or not computed:
+                target.run(f"RELEASE SAVEPOINT {_POINT}")
+                moved.left += left
+                return moved
+            named = {getattr(each, "column", None) for each in moved.proven.differences}
+            wrong = [name for name in computed if name in named] or list(computed)
+            reason = "PostgreSQL computes other values; it holds those of the source"
+        except Transient:
+            raise
+        except (DataFault, TargetError) as error:
+            if not computed:
+                raise
+            wrong = list(computed)
+            reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
+        target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
+        left += [LeftOut("generated column", table.label, name, reason) for name in wrong]
+        computed = {name: sql for name, sql in computed.items() if name not in wrong}
 
 
 def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
