@@ -104,6 +104,7 @@ def run(
         running = _Run(plan, options, present, on_table)
         running.ended = {name: threading.Event() for name in plan.tables}
         again = any(state.rules is not None for state in present.values())
+        gone = states.vanished(target, plan.tables, options.schema) if again else []
         _run_units(running, target, sessions=1 if again else _SESSIONS)
         made: list[str] = []
         left: list[LeftOut] = []
@@ -119,7 +120,7 @@ def run(
         plan.source.source,
         shown,
         tuple(running.results[name] for name in plan.tables if name in running.results),
-        (*plan.left, *left),
+        (*plan.left, *gone, *left),
         plan.behind,
         tuple(made),
         hints=tuple(plan.hints),

@@ -29,6 +29,7 @@ Kind = Literal[
     "generated column",
     "view",
     "trigger",
+    "table",
     "virtual table",
     "name",
 ]

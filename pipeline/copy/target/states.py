@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from pipeline.copy.target import recording
-from pipeline.copy.target.extras import Extra, Kind
+from pipeline.copy.target.extras import Extra, Kind, LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import ShapeError
 from pipeline.mapping.casts.types import DIALECT
@@ -22,6 +22,14 @@ SELECT w.number, c.relkind::text,
     FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
 FROM unnest($1::text[]) WITH ORDINALITY AS w(place, number)
 JOIN pg_class AS c ON c.oid = to_regclass(w.place)
+"""
+
+_COPIED = """
+SELECT c.relname::text FROM migration.watermarks AS w
+JOIN pg_class AS c ON c.relkind = 'r' AND w.table_name =
+  CASE $1 WHEN 'public' THEN c.relname::text ELSE $1 || '.' || c.relname END
+JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = $1
+WHERE starts_with(w.rules, $2) ORDER BY 1
 """
 
 
@@ -139,6 +147,21 @@ def _changes(
             yield f"it has no column {column.name}"
         elif kind is not None and found.kind != kind:
             yield f"column {column.name} is {found.kind} instead of {kind}"
+
+
+def vanished(target: Target, tables: Mapping[str, CopiedTable], schema: str) -> list[LeftOut]:
+    """Tables of earlier copies that are not in this one.
+
+    Args:
+        tables: of this copy; some of them were copied before.
+    """
+    known = {table.name for table in tables.values()}
+    reason = "an earlier copy wrote it, and this one does not have it; it stays as it is"
+    return [
+        LeftOut("table", "", name, reason)
+        for (name,) in target.rows(_COPIED, (schema, recording.COPY))
+        if name not in known
+    ]
 
 
 def require_own(tables: Mapping[str, CopiedTable], states: Mapping[str, TableState]) -> None:
