@@ -23,7 +23,7 @@ from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.sessions import Session
-from pipeline.copy.target import extras, recording, states
+from pipeline.copy.target import extras, keys, recording, states
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
@@ -105,6 +105,7 @@ def run(
         running = _Run(plan, options, present, on_table)
         running.ended = {name: threading.Event() for name in plan.tables}
         again = any(state.rules is not None for state in present.values())
+        gone = states.vanished(target, plan.tables, options.schema) if again else []
         with waiting("copying the tables"):
             _run_units(running, target, sessions=1 if again else _SESSIONS)
         made: list[str] = []
@@ -112,13 +113,16 @@ def run(
         if running.error is not None:
             _fail(running, [n for n in plan.tables if n not in running.results], running.error)
         elif not options.verify:
-            made, left = views.make(target, plan, running.made)
+            with contextlib.ExitStack() as opened:
+                # The first session may be lost.
+                used = opened.enter_context(target.another()) if running.retried else target
+                made, left = views.make_all(used, plan, running.made)
     return CopyResult(
         options.run_id,
         plan.source.source,
         shown,
         tuple(running.results[name] for name in plan.tables if name in running.results),
-        (*plan.left, *left),
+        (*plan.left, *gone, *left),
         plan.behind,
         tuple(made),
         hints=tuple(plan.hints),
@@ -279,13 +283,10 @@ def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) ->
     if state.rules is not None and state.rules != recording.rules_of(
         wanted, [*planned.own, *planned.references]
     ):
-        # Columns or constraints of the source have changed.
-        views.drop(target, options.schema, plan.source.schema.views)
-        references = difference.drop_references(target, wanted, running.copied)
-        target.run(f"DROP TABLE {wanted.place}")
-        made = table.create(target, plan.source, wanted, seed=options.run_id)
-        made.references, made.outcome = references, "updated"
-        return made
+        if not options.verify:
+            views.drop(target, plan)
+        return table.make_anew(target, plan.source, wanted, options, running.copied)
+    states.require_shape(wanted, state)
     plain = replace(wanted, computed=state.computed_of(wanted))
     moved = table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
     moved.left += table.not_computed(wanted, wanted.computed.keys() - plain.computed.keys())
@@ -306,6 +307,7 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved, *, reference
     wanted = planned.own + (planned.references if references else [])
     if not moved.fresh:
         wanted = extras.missing(target, moved.table, wanted)
+        wanted += running.states[name].lacking([*keys.required(moved.table), *planned.own])
         for each in planned.own:
             if each.again is not None:
                 target.defer(each.again)

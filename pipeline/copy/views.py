@@ -4,16 +4,17 @@ A view of an earlier copy stays if its definition is the same, with all that rea
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from pipeline.copy.expressions import translate
 from pipeline.copy.expressions.translate import NotTranslated, TargetRelation
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.expressions.view_order import ordered
 from pipeline.copy.plan import CopyPlan
-from pipeline.copy.target.extras import LeftOut
+from pipeline.copy.target.extras import LeftOut, attempt
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.names import shortened
+from pipeline.core.errors import PipelineError, ShapeError
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import literal, quoted
 from pipeline.mapping.matching import folded
@@ -22,6 +23,16 @@ from pipeline.sqlite.structure.model import View
 
 _COMMENT = "Copied from SQLite"
 """The beginning of the comment of a view that a copy made; a digest of its definition follows."""
+
+
+def make_all(
+    target: Target, plan: CopyPlan, tables: Mapping[str, CopiedTable]
+) -> tuple[list[str], list[LeftOut]]:
+    """As ``make``; an error leaves out all views, because it must not cost the tables' result."""
+    try:
+        return make(target, plan, tables)
+    except PipelineError as error:
+        return [], [_left(view.name, error.problem) for view in plan.source.schema.views]
 
 
 def make(
@@ -47,8 +58,10 @@ def make(
                 left.append(_left(view.name, f"it {translated.reason}"))
                 continue
             comment, before = _comment(translated.sql), _comment_of(target, place)
-            if before.startswith(_COMMENT) and before != comment:
-                target.run(f"DROP VIEW {place} CASCADE")
+            outdated = before.startswith(_COMMENT) and before != comment
+            if outdated and attempt(target, f"DROP VIEW {place}") is not None:
+                left.append(_left(view.name, "another view of the target reads the earlier one"))
+                continue
             verdict = trials.view(view, translated, exists=before == comment)
             if not verdict.carried:
                 left.append(_left(view.name, verdict.reason or ""))
@@ -59,12 +72,20 @@ def make(
     return made, left
 
 
-def drop(target: Target, schema: str, views: Sequence[View]) -> None:
-    """Drop the views of an earlier copy, because a table that they read is made anew."""
-    for view in reversed(views):
-        place = _place(schema, view)
-        if _comment_of(target, place).startswith(_COMMENT):
-            target.run(f"DROP VIEW {place} CASCADE")
+def drop(target: Target, plan: CopyPlan) -> None:
+    """Drop the views of an earlier copy, because a table that they read is made anew.
+
+    Raises:
+        ShapeError: views of others read them.
+    """
+    wanted = [_place(plan.schema, view) for view in plan.source.schema.views]
+    places = [place for place in wanted if _comment_of(target, place).startswith(_COMMENT)]
+    if places and attempt(target, f"DROP VIEW {', '.join(places)}") is not None:
+        raise ShapeError(
+            f"A view of the target reads views of the copy ({', '.join(places)}), which have to be"
+            " made anew",
+            remedy="Drop that view first, and create it again after the copy; nothing was changed",
+        )
 
 
 def _place(schema: str, view: View) -> str:

@@ -73,17 +73,38 @@ def left(result: CopyResult) -> list[str]:
 
 def rows_of(path: Path, name: str) -> Counter[tuple[Any, ...]]:
     """The rows of a table of the source, as often as they are there."""
-    quoted = '"' + name.replace('"', '""') + '"'
     with closing(sqlite3.connect(path)) as connection:
-        return Counter(connection.execute(f"SELECT * FROM {quoted}"))
+        return Counter(connection.execute(f"SELECT * FROM {_quoted(name)}"))
 
 
 def stored(url: str, name: str, schema: str = "public") -> Counter[tuple[Any, ...]]:
     """The rows of a table of the target, as often as they are there."""
-    place = ".".join('"' + each.replace('"', '""') + '"' for each in (schema, name))
-    found = query(
-        url, f"SELECT * FROM {place}".replace("%", "%%") if False else f"SELECT * FROM {place}"
-    )
+    found = query(url, f"SELECT * FROM {_quoted(schema)}.{_quoted(name)}")
     return Counter(
         tuple(bytes(v) if isinstance(v, memoryview) else v for v in row) for row in found
     )
+
+
+def assert_same(path: Path, url: str, *names: str) -> None:
+    """Both databases have the same rows in these tables."""
+    for name in names:
+        assert stored(url, name) == rows_of(path, name), name
+
+
+def constraints(url: str, name: str) -> dict[str, str]:
+    """The constraints and indexes of a table of the target, by name."""
+    return dict(
+        query(
+            url,
+            "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE conrelid = to_regclass(%s) AND contype <> 'n' UNION"
+            " SELECT c.relname, pg_get_indexdef(i.indexrelid) FROM pg_index i"
+            " JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass(%s)"
+            " AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)",
+            (_quoted(name), _quoted(name)),
+        )
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -17,6 +17,7 @@ from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.moving import filling, proving
 from pipeline.copy.moving.filling import STAGE, Rows
 from pipeline.copy.moving.proving import Proven
+from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import LeftOut, attempt
 from pipeline.copy.target.layout import CopiedTable, listed
 from pipeline.core.errors import ShapeError, TooManyDeletes
@@ -119,14 +120,7 @@ def write(
     before, extra, missing = _counts(target)
     if options.verify or not (extra or missing):
         return Written(missing, extra, proven)
-    lost = extra - missing
-    if lost > before * options.delete_share:
-        raise TooManyDeletes(
-            f"{table.label}: {lost:,} of {before:,} rows of the target would be lost. At most"
-            f" {options.delete_share:.0%} may be deleted in one run",
-            remedy=f"Check that {rows.source.source} is the right source; if it is, raise"
-            " MAX_DELETE_SHARE",
-        )
+    require_few_lost(rows.source, table, before, extra - missing, options)
     references: tuple[Reference, ...] = ()
     if extra or in_circle:
         references = drop_references(target, table, copied, also_own=in_circle)
@@ -145,6 +139,23 @@ def write(
     _prove_again(target, rows, proven)
     target.run(f"DROP TABLE {_STAGE}")
     return Written(missing, extra, proven, references)
+
+
+def require_few_lost(
+    source: PreparedSource, table: CopiedTable, before: int, lost: int, options: CopyOptions
+) -> None:
+    """Refuse to make a table much smaller.
+
+    Raises:
+        TooManyDeletes: more rows would be lost than the options allow.
+    """
+    if lost > before * options.delete_share:
+        raise TooManyDeletes(
+            f"{table.label}: {lost:,} of {before:,} rows of the target would be lost. At most"
+            f" {options.delete_share:.0%} may be deleted in one run",
+            remedy=f"Check that {source.source} is the right source; if it is, raise"
+            " MAX_DELETE_SHARE",
+        )
 
 
 def _kept(target: Target, table: CopiedTable) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,6 +11,7 @@ from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.filling import Rows
 from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
+from pipeline.copy.target import belongings
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import PipelineError, TargetError, Transient
@@ -102,30 +103,29 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
 
 
 def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
-    """Fill a table with generated columns; with plain ones where PostgreSQL computes others."""
-    wrong = frozenset(table.computed)
-    reason = _COMPUTED_OTHERWISE
-    # Not ``target.savepoint``, in which other threads would wait.
-    target.run(f"SAVEPOINT {_POINT}")
-    try:
-        moved = _filled(target, source, table, seed=seed)
-        if moved.proven.equal:
-            target.run(f"RELEASE SAVEPOINT {_POINT}")
-            return moved
-        differ = {
-            each.column for each in moved.proven.differences if isinstance(each, ValueDiffers)
-        }
-        wrong = (wrong & differ) or wrong
-    except Transient:
-        raise
-    except (DataFault, TargetError) as error:
-        reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
-    target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
-    right = {name: sql for name, sql in table.computed.items() if name not in wrong}
-    again = _computed if right else _filled
-    moved = again(target, source, replace(table, computed=right), seed=seed)
-    moved.left += not_computed(table, wrong, reason)
-    return moved
+    """Fill a table with generated columns; those that PostgreSQL computes otherwise are plain."""
+    computed, left = dict(table.computed), list[LeftOut]()
+    while True:
+        # Not ``target.savepoint``, in which other threads would wait.
+        target.run(f"SAVEPOINT {_POINT}")
+        try:
+            moved = _filled(target, source, replace(table, computed=computed), seed=seed)
+            if moved.proven.equal or not computed:
+                target.run(f"RELEASE SAVEPOINT {_POINT}")
+                moved.left += left
+                return moved
+            named = {e.column for e in moved.proven.differences if isinstance(e, ValueDiffers)}
+            wrong, reason = computed.keys() & named or computed.keys(), _COMPUTED_OTHERWISE
+        except Transient:
+            raise
+        except (DataFault, TargetError) as error:
+            if not computed:
+                raise
+            wrong = computed.keys()
+            reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
+        target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
+        left += not_computed(table, wrong, reason)
+        computed = {name: sql for name, sql in computed.items() if name not in wrong}
 
 
 def not_computed(
@@ -148,6 +148,37 @@ def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed:
             proven.differences += found.differences
             witnessed = found.rows
     return Moved(table, rows, "copied", proven, witnessed, 0.0, proven.rows, fresh=True)
+
+
+def make_anew(
+    target: Target,
+    source: PreparedSource,
+    table: CopiedTable,
+    options: CopyOptions,
+    copied: Copied,
+) -> Moved:
+    """Replace a table whose columns or constraints have changed in the source.
+
+    Raises:
+        NotProven: a value differs.
+        ShapeError: something that others have added would be lost.
+        TooManyDeletes: too many rows would be lost.
+    """
+    if options.verify:
+        raise PipelineError(
+            f"{table.label} has other columns or constraints in the source now",
+            remedy="Run the copy without --verify",
+        )
+    before = int(target.value(f"SELECT count(*) FROM {table.place}"))
+    difference.require_few_lost(source, table, before, before - table.rows, options)
+    belongings.require_none(target, table)
+    rights = belongings.rights(target, table)
+    references = difference.drop_references(target, table, copied)
+    target.run(f"DROP TABLE {table.place}")
+    made = create(target, source, table, seed=options.run_id)
+    target.run(*rights)
+    made.references, made.outcome = references, "updated"
+    return made
 
 
 def update(

@@ -97,6 +97,8 @@ def _in_utf8(path: Path, schema: Schema) -> Path:
             into.execute("PRAGMA journal_mode = OFF")
             for table in schema.tables:
                 plain_tables.transcode(raw, into, table.name, encoding=encoding)
+            for view in schema.views:
+                into.execute(view.sql)
             into.commit()
     path.unlink()
     return plain

@@ -67,7 +67,8 @@ def plan_conditions(table: CopiedTable, names: Names, planned: Planned) -> None:
                 f"ALTER TABLE {table.place} ALTER COLUMN {quoted(made.name)}"
                 f" SET DEFAULT {found.sql}"
             )
-            planned.own.append(Extra("default", table.label, column.name, statement))
+            extra = Extra("default", table.label, column.name, statement, column=made.name)
+            planned.own.append(extra)
 
 
 def _check(table: CopiedTable, check: Check, names: Names, planned: Planned) -> None:

@@ -29,6 +29,7 @@ Kind = Literal[
     "generated column",
     "view",
     "trigger",
+    "table",
     "virtual table",
     "name",
 ]
@@ -43,6 +44,7 @@ class Extra:
         made: the name of the constraint or index in the target; None if it has none.
         counting: SQL that counts the rows that do not meet it, if the server refuses it.
         condition: its condition on rows, which both databases have to judge alike.
+        column: in the target, if it is a property of one column.
         again: what a table that has it needs after new rows.
     """
 
@@ -53,6 +55,7 @@ class Extra:
     made: str | None = None
     counting: str | None = None
     condition: Condition | None = None
+    column: str | None = None
     again: str | None = None
 
 

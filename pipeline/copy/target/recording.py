@@ -12,19 +12,19 @@ from pipeline.move.ledger.evidence import Evidence
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.postgres.target import Target
 
-_COPY = "copy "
+COPY = "copy "
 """The beginning of the rules of a table that a copy wrote."""
 
 
 def rules_of(table: CopiedTable, extras: Sequence[Extra]) -> str:
     """A digest of the columns and of everything that a table should have."""
     parts = [table.ddl(), *(each.statement for each in extras if each.kind != "identity")]
-    return _COPY + hashlib.sha256(repr(parts).encode()).hexdigest()
+    return COPY + hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def is_copy(rules: str) -> bool:
     """Whether a copy wrote a table with these rules."""
-    return rules.startswith(_COPY)
+    return rules.startswith(COPY)
 
 
 def write(
