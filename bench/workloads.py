@@ -97,8 +97,8 @@ def make_blobs(path: Path, scale: float) -> None:
     _make(path, Shape(_scaled(200, scale), 10, _scaled(1_000, scale), 1, 51 << 10, 973 << 10))
 
 
-def make_schema(path: Path, scale: float) -> None:
-    """Create the workload *schema*: 300 tables of at most 50 rows at scale 1.
+def make_schema(path: Path, _: float) -> None:
+    """Create the workload *schema*: 300 tables of at most 50 rows at every scale.
 
     Each has a key, a unique name, a CHECK, defaults, an index, and up to two foreign keys.
     """
@@ -108,7 +108,7 @@ def make_schema(path: Path, scale: float) -> None:
     counts: list[int] = []
     with closing(sqlite3.connect(unfinished)) as connection, connection:
         connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
-        for number in range(_scaled(SCHEMA_TABLES, scale)):
+        for number in range(SCHEMA_TABLES):
             parents = [at for at in (number // 2, number - 7) if 0 <= at < number and counts[at]]
             connection.executescript(_schema_table(number, parents))
             counts.append(number * 37 % (SCHEMA_ROWS + 1))

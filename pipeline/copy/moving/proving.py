@@ -83,7 +83,7 @@ def compare(
 
 
 def keep_originals(target: Target, table: CopiedTable, proven: Proven) -> None:
-    """Write the originals of a table's lossy conversions to the ledger.
+    """Make the ledger hold the originals of a table's lossy conversions, and no others.
 
     Each comparison collects its own, so this comes before the comparison of another table.
     """
