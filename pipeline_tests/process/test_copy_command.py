@@ -53,8 +53,7 @@ Proposals
 option                            why
 --cast customer.added_at=seconds  the values look like seconds since 1970, so 1700000000 is \
 2023-11-14 22:13:20 UTC
---cast 'ตาราง.note=bytea'         1 text has a NUL or is not valid UTF-8 and cannot be a text of \
-PostgreSQL; bytea takes every text
+--cast 'ตาราง.note=bytea'         1 text has a NUL or is not valid UTF-8, so only bytea can hold it
 
 evidence EVIDENCE
 3 tables (3 copied), 7 rows: 1 row in quarantine
