@@ -34,10 +34,12 @@ class Lines:
     Attributes:
         name: the width of names.
         rows: the width of numbers of rows.
+        size: the width of sizes.
     """
 
     name: int
     rows: int
+    size: int
 
     @classmethod
     def of(cls, plan: CopyPlan) -> "Lines":
@@ -47,6 +49,7 @@ class Lines:
         return cls(
             max((width for width in widths if width <= _LONGEST), default=0),
             max((len(f"{table.rows:,}") for table in tables), default=0),
+            max((len(size(table.bytes)) for table in tables), default=0),
         )
 
     def of_table(self, result: TableResult) -> Line:
@@ -57,12 +60,14 @@ class Lines:
             return Line(f"{head}: {result.error}", "red")
         padding = " " * (len("unchanged") - len(result.outcome))
         rows = f"{result.rows:>{self.rows},} {'row ' if result.rows == 1 else 'rows'}"
-        text = f"{head}{padding}  {rows}  {size(result.bytes):>9}"
+        text = f"{head}{padding}  {rows}  {size(result.bytes):>{self.size}}"
         notes = []
         if result.outcome == "updated":
             notes.append(_changes(result))
         if result.outcome == "differs":
-            notes.append(f"{_changes(result)} by a copy")
+            notes.append(
+                f"a copy would write {_rows(result.written)} and delete {result.deleted:,}"
+            )
         if result.quarantined:
             notes.append(f"{_rows(result.quarantined)} in quarantine")
         red = result.quarantined or result.outcome == "differs"
@@ -91,7 +96,7 @@ def grids(result: CopyResult) -> Iterator[Grid]:
     if result.all_left:
         yield _grid("Not carried", ("table", "what", "why"), list(_left(result.all_left)))
     hints = list(result.hints)
-    if hints:
+    if hints and any(table.outcome == "copied" for table in result.tables):
         shown = [_proposal(hint) for hint in hints[:_HINTS]]
         more = len(hints) - len(shown)
         title = f"Proposals ({len(shown)} of {len(hints)})" if more else "Proposals"
@@ -126,7 +131,8 @@ def last(result: CopyResult) -> Line:
     """The outcome."""
     rows = sum(table.rows for table in result.tables)
     outcomes = Counter(table.outcome for table in result.tables)
-    tables = ", ".join(f"{count} {name}" for name, count in outcomes.items())
+    words = {"differs": "different"}
+    tables = ", ".join(f"{count} {words.get(name, name)}" for name, count in outcomes.items())
     count = len(result.tables)
     text = f"{count} table{'s' * (count != 1)} ({tables or 'none'}), {_rows(rows)}"
     if result.proven:

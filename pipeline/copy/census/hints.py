@@ -34,8 +34,8 @@ def hint(
         one = facts.unstorable == 1
         what = "1 text has" if one else f"{facts.unstorable:,} texts have"
         return (
-            f"{what} a NUL or {'is' if one else 'are'} not valid UTF-8 and cannot be a text of"
-            f" PostgreSQL; bytea takes every text: {_cast(table, column, 'bytea')}"
+            f"{what} a NUL or {'is' if one else 'are'} not valid UTF-8, so only bytea can hold"
+            f" {'it' if one else 'them'}: {_cast(table, column, 'bytea')}"
         )
     found = _numbers(column, facts) or _texts(column, facts, kind)
     if found is None:
