@@ -6,7 +6,6 @@ another. A unit whose connection is lost is repeated in a new session; what was 
 
 import contextlib
 import contextvars
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,14 +21,12 @@ from pipeline.copy.moving import difference, positions, table
 from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
-from pipeline.copy.sessions import Session
+from pipeline.copy.sessions import Session, place_of
 from pipeline.copy.target import extras, keys, recording, states
 from pipeline.copy.target.extras import LeftOut
-from pipeline.copy.target.layout import PUBLIC, CopiedTable
+from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.states import TableState
-from pipeline.core.errors import LockedError, PipelineError, TargetError, Transient
-from pipeline.core.place import PUBLIC as PUBLIC_PLACE
-from pipeline.core.place import Place
+from pipeline.core.errors import PipelineError, TargetError, Transient
 from pipeline.core.progress import note
 from pipeline.core.quoting import quoted
 from pipeline.mapping.matching import folded
@@ -99,7 +96,8 @@ def run(
         PipelineError: the target cannot be used; nothing was changed.
     """
     started = time.perf_counter()
-    with connect() as target, target.lock(place_of(options.schema)):
+    place = place_of(options.schema)
+    with connect() as target, target.lock(place, seconds=options.lock_seconds):
         present = _prepare(target, plan, options)
         running = _Run(plan, options, present, on_table)
         running.ended = {name: threading.Event() for name in plan.tables}
@@ -126,14 +124,6 @@ def run(
         hints=tuple(plan.hints),
         seconds=time.perf_counter() - started,
     )
-
-
-def place_of(name: str) -> Place:
-    """The schema of a target as a place that one run at a time may write."""
-    if name == PUBLIC:
-        return PUBLIC_PLACE
-    digest = hashlib.sha256(name.encode()).digest()
-    return Place(name, int.from_bytes(digest[:7], "big"))
 
 
 def _prepare(target: Target, plan: CopyPlan, options: CopyOptions) -> dict[str, TableState]:
@@ -167,7 +157,8 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
                     note(f"{error.problem}; going on with one session")
                     return
                 place = None if first is None else place_of(running.options.schema)
-                session = Session(used, opened, place=place)
+                seconds = running.options.lock_seconds
+                session = Session(used, opened, place=place, lock_seconds=seconds)
                 for unit in units():
                     _with_retries(running, session, unit)
         except BaseException:
@@ -189,12 +180,11 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
 
 def _with_retries(running: _Run, session: Session, unit: tuple[str, ...]) -> None:
     """Move a unit; a lost connection is opened again."""
-    labels = frozenset(each.label for each in running.plan.tables.values())
     lost = False
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            if lost:
-                session.renew(running.options.run_id, labels)
+            if lost and not _renewed(running, session, unit):
+                return
             _move_unit(running, session.target, unit)
             break
         except Transient as error:
@@ -204,14 +194,24 @@ def _with_retries(running: _Run, session: Session, unit: tuple[str, ...]) -> Non
             running.retried = lost = True
             note(f"{error.problem}; trying again")
             time.sleep(_PAUSE_SECONDS)
-        except LockedError as error:
-            _end(running, unit, error)
-            return
         except (PipelineError, DataFault) as error:
             _fail(running, unit, error)
             break
     for name in unit:
         running.ended[name].set()
+
+
+def _renewed(running: _Run, session: Session, unit: Sequence[str]) -> bool:
+    """Replace a lost session; if that is refused, the run ends."""
+    try:
+        labels = frozenset(each.label for each in running.plan.tables.values())
+        session.renew(running.options.run_id, labels)
+    except Transient:
+        raise
+    except PipelineError as error:
+        _end(running, unit, error)
+        return False
+    return True
 
 
 def _end(running: _Run, unit: Sequence[str], error: PipelineError) -> None:

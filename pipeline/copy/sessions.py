@@ -5,14 +5,25 @@ So all sessions that replace each other share a mark, by which the new one ends 
 """
 
 import contextlib
+import hashlib
 import secrets
 import time
 
+from pipeline.copy.target.layout import PUBLIC
 from pipeline.core.errors import LockedError
+from pipeline.core.place import PUBLIC as PUBLIC_PLACE
 from pipeline.core.place import Place
 from pipeline.move.ledger import watermarks
 from pipeline.postgres.driver import locks
 from pipeline.postgres.target import Target
+
+
+def place_of(name: str) -> Place:
+    """The schema of a target as a place that one run at a time may write."""
+    if name == PUBLIC:
+        return PUBLIC_PLACE
+    digest = hashlib.sha256(name.encode()).digest()
+    return Place(name, int.from_bytes(digest[:7], "big"))
 
 
 class Session:
@@ -23,16 +34,22 @@ class Session:
     """
 
     def __init__(
-        self, target: Target, opened: contextlib.ExitStack, *, place: Place | None
+        self,
+        target: Target,
+        opened: contextlib.ExitStack,
+        *,
+        place: Place | None,
+        lock_seconds: float,
     ) -> None:
         """Use an open session.
 
         Args:
             opened: closes the sessions that replace it.
             place: what the session has locked for the run.
+            lock_seconds: how long to wait for another run.
         """
         self.target = target
-        self._opened, self._place = opened, place
+        self._opened, self._place, self._seconds = opened, place, lock_seconds
         self._mark, self._since = secrets.randbits(62), time.monotonic()
         target.run(f"SELECT pg_advisory_lock_shared({self._mark})")
 
@@ -52,7 +69,7 @@ class Session:
         locks.end_marked(target.rows, self._mark)
         if self._place is None:
             return
-        self._opened.enter_context(target.lock(self._place))
+        self._opened.enter_context(target.lock(self._place, seconds=self._seconds))
         age = time.monotonic() - self._since
         moved = watermarks.moved_by_others(target, run_id=run_id, seconds=age)
         if changed := sorted(labels.intersection(moved)):

@@ -63,6 +63,7 @@ def copy(
         exclude=frozenset(exclude or []),
         delete_share=loaded.max_delete_share,
         verify=verify,
+        lock_seconds=loaded.lock_seconds,
     )
     private.home(loaded.pipeline_home)
     found = origin.parse(source, token=loaded.turso_auth_token, name="The source")
