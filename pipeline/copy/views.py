@@ -1,5 +1,9 @@
-"""The views of a copy, which follow all tables; one that returns other rows is left out."""
+"""The views of a copy, which follow all tables; one that returns other rows is left out.
 
+A view of an earlier copy stays if its definition is the same, with all that reads it.
+"""
+
+import hashlib
 from collections.abc import Mapping
 
 from pipeline.copy.expressions import translate
@@ -18,7 +22,7 @@ from pipeline.postgres.target import Target
 from pipeline.sqlite.structure.model import View
 
 _COMMENT = "Copied from SQLite"
-"""Marks the views that a copy made."""
+"""The beginning of the comment of a view that a copy made; a digest of its definition follows."""
 
 
 def make_all(
@@ -53,16 +57,16 @@ def make(
             if isinstance(translated, NotTranslated):
                 left.append(_left(view.name, f"it {translated.reason}"))
                 continue
-            if _is_own(target, place) and attempt(target, f"DROP VIEW {place}") is not None:
+            comment, before = _comment(translated.sql), _comment_of(target, place)
+            outdated = before.startswith(_COMMENT) and before != comment
+            if outdated and attempt(target, f"DROP VIEW {place}") is not None:
                 left.append(_left(view.name, "another view of the target reads the earlier one"))
                 continue
-            verdict = trials.view(view, translated)
+            verdict = trials.view(view, translated, exists=before == comment)
             if not verdict.carried:
-                reason = verdict.reason or ""
-                whole = reason if reason[:1].isupper() else f"it {reason}"
-                left.append(_left(view.name, whole))
+                left.append(_left(view.name, verdict.reason or ""))
                 continue
-            target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
+            target.run(f"COMMENT ON VIEW {place} IS {literal(comment)}")
             relations[folded(view.name)] = translated.relation
             made.append(view.name)
     return made, left
@@ -75,7 +79,7 @@ def drop(target: Target, plan: CopyPlan) -> None:
         ShapeError: views of others read them.
     """
     wanted = [_place(plan.schema, view) for view in plan.source.schema.views]
-    places = [place for place in wanted if _is_own(target, place)]
+    places = [place for place in wanted if _comment_of(target, place).startswith(_COMMENT)]
     if places and attempt(target, f"DROP VIEW {', '.join(places)}") is not None:
         raise ShapeError(
             f"A view of the target reads views of the copy ({', '.join(places)}), which have to be"
@@ -88,13 +92,13 @@ def _place(schema: str, view: View) -> str:
     return f"{quoted(schema)}.{quoted(shortened(view.name))}"
 
 
-def _is_own(target: Target, place: str) -> bool:
-    return bool(
-        target.value(
-            "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '') = $2",
-            (place, _COMMENT),
-        )
-    )
+def _comment(sql: str) -> str:
+    return f"{_COMMENT} ({hashlib.sha256(sql.encode()).hexdigest()[:16]})"
+
+
+def _comment_of(target: Target, place: str) -> str:
+    found = "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')"
+    return str(target.value(found, (place,)))
 
 
 def _left(name: str, reason: str) -> LeftOut:

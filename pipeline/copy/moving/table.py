@@ -1,7 +1,7 @@
 """Move one table within a transaction: create and fill it, or write what differs; prove it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.copy.interface.options import CopyOptions
@@ -15,13 +15,13 @@ from pipeline.copy.target import belongings
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.errors import PipelineError, TargetError, Transient
-from pipeline.core.findings import OFFENDERS, Finding, describe
+from pipeline.core.findings import OFFENDERS, Finding, Quarantined, ValueDiffers, describe
 from pipeline.core.progress import waiting
-from pipeline.move.compare import conversions
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 _POINT = "pipeline_computed"
+_COMPUTED_OTHERWISE = "PostgreSQL computes other values; it holds those of the source"
 
 
 class NotProven(PipelineError):
@@ -44,6 +44,7 @@ class Moved:
     Attributes:
         table: as it was made; generated columns may have become plain ones.
         references: foreign keys of other tables that were dropped.
+        reasons: why rows are in quarantine.
         fresh: the table was created in this transaction.
     """
 
@@ -57,6 +58,7 @@ class Moved:
     deleted: int = 0
     references: tuple[Reference, ...] = ()
     left: list[LeftOut] = field(default_factory=list)
+    reasons: tuple[Quarantined, ...] = ()
     fresh: bool = False
 
     def result(self) -> TableResult:
@@ -69,6 +71,7 @@ class Moved:
             written=self.written,
             deleted=self.deleted,
             quarantined=len(self.rows.rejected),
+            reasons=self.reasons,
             values=self.proven.values,
             witnessed=self.witnessed,
             seconds=self.seconds,
@@ -82,7 +85,7 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
     """Create a table, fill it, and prove it.
 
     Generated columns are computed by the server; if their values are not those of SQLite, the table
-    is filled again with the values of SQLite.
+    is filled again, and these columns get the values of SQLite.
 
     Raises:
         NotProven: a value differs.
@@ -94,6 +97,7 @@ def create(target: Target, source: PreparedSource, table: CopiedTable, *, seed: 
         moved = _computed(target, source, table, seed=seed)
     if not moved.proven.equal:
         raise NotProven(table.label, moved.proven.differences)
+    proving.keep_originals(target, table, moved.proven)
     moved.seconds = time.perf_counter() - started
     return moved
 
@@ -110,28 +114,37 @@ def _computed(target: Target, source: PreparedSource, table: CopiedTable, *, see
                 target.run(f"RELEASE SAVEPOINT {_POINT}")
                 moved.left += left
                 return moved
-            named = {getattr(each, "column", None) for each in moved.proven.differences}
-            wrong = [name for name in computed if name in named] or list(computed)
-            reason = "PostgreSQL computes other values; it holds those of the source"
+            named = {e.column for e in moved.proven.differences if isinstance(e, ValueDiffers)}
+            wrong, reason = computed.keys() & named or computed.keys(), _COMPUTED_OTHERWISE
         except Transient:
             raise
         except (DataFault, TargetError) as error:
             if not computed:
                 raise
-            wrong = list(computed)
+            wrong = computed.keys()
             reason = f"PostgreSQL refuses it: {error}; it holds the values of the source"
         target.run(f"ROLLBACK TO SAVEPOINT {_POINT}")
-        left += [LeftOut("generated column", table.label, name, reason) for name in wrong]
+        left += not_computed(table, wrong, reason)
         computed = {name: sql for name, sql in computed.items() if name not in wrong}
+
+
+def not_computed(
+    table: CopiedTable, names: Iterable[str], reason: str = _COMPUTED_OTHERWISE
+) -> list[LeftOut]:
+    """Generated columns that hold the values of the source."""
+    return [LeftOut("generated column", table.label, name, reason) for name in sorted(names)]
 
 
 def _filled(target: Target, source: PreparedSource, table: CopiedTable, *, seed: str) -> Moved:
     with waiting(f"{table.label}, load"):
         rows = Rows(source, table)
-        target.run(table.ddl())
+        if table.computed:
+            # The server may refuse an expression.
+            target.run(table.ddl())
+        else:
+            target.defer(table.ddl())
         filling.fill(target, rows)
     with waiting(f"{table.label}, prove"):
-        conversions.prepare(target)
         proven = proving.compare(target, rows, table.place)
         witnessed = 0
         if proven.equal:
@@ -194,14 +207,12 @@ def update(
     started = time.perf_counter()
     with waiting(f"{table.label}, compare"):
         rows = Rows(source, table)
-        conversions.prepare(target)
-        proven = proving.compare(target, rows, table.place, stop_early=True)
+        proven = proving.compare(target, rows, table.place, stop_early=True, phase="compare")
     outcome: Outcome = "unchanged"
     references: tuple[Reference, ...] = ()
     written = deleted = 0
     if not proven.equal:
         with waiting(f"{table.label}, difference"):
-            conversions.prepare(target)
             rows = Rows(source, table)
             found = difference.write(target, rows, options, copied, in_circle=in_circle)
         proven, references = found.proven, found.references
@@ -210,5 +221,7 @@ def update(
             raise NotProven(table.label, proven.differences)
         if written or deleted:
             outcome = "differs" if options.verify else "updated"
+    if not options.verify:
+        proving.keep_originals(target, table, proven)
     seconds = time.perf_counter() - started
     return Moved(table, rows, outcome, proven, 0, seconds, written, deleted, references)

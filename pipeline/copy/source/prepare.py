@@ -54,13 +54,17 @@ def prepared(
             virtual = virtual_rows.copy_all(path, schema)
         except opening.UNREADABLE as error:
             raise unreadable(located, error, copy=path) from error
-        yield PreparedSource(
-            path,
-            origin.shown,
-            replace(schema, tables=(*schema.tables, *virtual.tables)),
-            stand_ins | virtual.stand_ins,
-            fingerprint,
-            virtual.unread,
+        yield opened.enter_context(
+            closing(
+                PreparedSource(
+                    path,
+                    origin.shown,
+                    replace(schema, tables=(*schema.tables, *virtual.tables)),
+                    stand_ins | virtual.stand_ins,
+                    fingerprint,
+                    virtual.unread,
+                )
+            )
         )
 
 
@@ -101,10 +105,16 @@ def _in_utf8(path: Path, schema: Schema) -> Path:
 
 
 def _with_row_ids(path: Path, schema: Schema) -> dict[str, str]:
-    """Copy the rows of tables without usable row ids; returns the tables that have them."""
-    stand_ins = {
-        table.name: stand_in_of(table.name) for table in schema.tables if not _has_row_ids(table)
-    }
+    """Copy the rows of tables that cannot be read by row id; returns the tables that have them."""
+    with closing(opening.connect(path, "immutable")) as connection:
+        only_there = collations.unknown(connection)
+        stand_ins = {
+            table.name: stand_in_of(table.name)
+            for table in schema.tables
+            if not _has_row_ids(table)
+            # The Arrow reader has no collations of an application.
+            or (only_there and collations.named_by(connection, table.name) & only_there)
+        }
     if stand_ins:
         with closing(opening.connect(path, "rw")) as connection:
             collations.stand_in(connection)

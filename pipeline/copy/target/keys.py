@@ -41,9 +41,10 @@ def plan_keys(
     """
     planned = Planned()
     _primary_key(table, nulls, names, planned)
+    _folded_key(table, names, planned)
     for unique in table.source.uniques:
         _unique(table, unique, names, planned)
-    identity = _identity(table, last_id)
+    identity = _identity(table, last_id, planned)
     if identity is not None:
         planned.own.append(identity)
     return planned
@@ -93,6 +94,13 @@ def _primary_key(
     )
 
 
+def _folded_key(table: CopiedTable, names: Names, planned: Planned) -> None:
+    """A primary key that compares otherwise than by bytes is a unique index as well."""
+    if set(table.source.key_collations) - {"BINARY"}:
+        key = Unique(table.source.primary_key, table.source.key_collations)
+        _unique(table, key, names, planned)
+
+
 def _unique(table: CopiedTable, unique: Unique, names: Names, planned: Planned) -> None:
     here = [table.names[table.exact(name)] for name in unique.columns]
     made = names.of(unique.name or f"{table.name}_{'_'.join(here)}_key")
@@ -117,13 +125,17 @@ def _unique(table: CopiedTable, unique: Unique, names: Names, planned: Planned) 
     planned.own.append(Extra("unique", table.label, title, statement, made, counting))
 
 
-def _identity(table: CopiedTable, last_id: int) -> Extra | None:
+def _identity(table: CopiedTable, last_id: int, planned: Planned) -> Extra | None:
     source = table.source
     if not source.is_row_id:
         return None
     name = table.exact(source.primary_key[0])
     kind = _kind(table, name)
-    if not isinstance(kind, sa.Integer) or last_id >= largest_integer(kind):
+    if not isinstance(kind, sa.Integer):
+        return None
+    if last_id >= largest_integer(kind):
+        reason = "the largest id is the last one of its type"
+        planned.left.append(LeftOut("identity", table.label, name, reason))
         return None
     column = table.names[name]
     return Extra(
