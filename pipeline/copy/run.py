@@ -24,6 +24,7 @@ from pipeline.core.errors import PipelineError, TargetError, Transient
 from pipeline.core.progress import note, waiting
 from pipeline.core.quoting import quoted
 from pipeline.postgres import schema
+from pipeline.postgres.driver import locks
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
@@ -107,7 +108,7 @@ def _require_right(target: Target, name: str) -> None:
 
 
 def _run_units(running: Run, target: Target, *, sessions: int) -> None:
-    waiting, turn = list(running.plan.units), threading.Lock()
+    waiting, turn, marks = list(running.plan.units), threading.Lock(), list[int]()
 
     def units() -> Iterator[tuple[str, ...]]:
         while not running.stopped.is_set():
@@ -129,6 +130,7 @@ def _run_units(running: Run, target: Target, *, sessions: int) -> None:
                 place = None if first is None else place_of(running.options.schema)
                 seconds = running.options.lock_seconds
                 session = Session(used, opened, place=place, lock_seconds=seconds)
+                marks.append(session.mark)
                 for unit in units():
                     _with_retries(running, session, unit)
         except BaseException:
@@ -145,6 +147,10 @@ def _run_units(running: Run, target: Target, *, sessions: int) -> None:
                 future.result()
         except BaseException:
             running.stop()
+            # Nobody waits for a long statement.
+            with contextlib.suppress(TargetError), target.another() as other:
+                for mark in marks:
+                    locks.end_marked(other.rows, mark)
             raise
 
 
@@ -158,7 +164,7 @@ def _with_retries(running: Run, session: Session, unit: tuple[str, ...]) -> None
             move(running, session.target, unit)
             break
         except Transient as error:
-            if attempt == _ATTEMPTS:
+            if attempt == _ATTEMPTS or running.stopped.is_set():
                 _end(running, unit, error)
                 return
             running.retried = lost = True

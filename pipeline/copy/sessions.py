@@ -31,6 +31,7 @@ class Session:
 
     Attributes:
         target: the session in use.
+        mark: of all sessions that replace each other.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class Session:
         """
         self.target = target
         self._opened, self._place, self._seconds = opened, place, lock_seconds
-        self._mark, self._since = secrets.randbits(62), time.monotonic()
-        target.run(f"SELECT pg_advisory_lock_shared({self._mark})")
+        self.mark, self._since = secrets.randbits(62), time.monotonic()
+        target.run(f"SELECT pg_advisory_lock_shared({self.mark})")
 
     def renew(self, run_id: str, labels: frozenset[str]) -> None:
         """Open another session, and end the one before.
@@ -64,9 +65,9 @@ class Session:
             LockedError: another run has used the target meanwhile.
         """
         # Nothing is held until the new session has locked it.
-        again = self.target.another(held=set(), mark=self._mark)
+        again = self.target.another(held=set(), mark=self.mark)
         self.target = target = self._opened.enter_context(again)
-        locks.end_marked(target.rows, self._mark)
+        locks.end_marked(target.rows, self.mark)
         if self._place is None:
             return
         self._opened.enter_context(target.lock(self._place, seconds=self._seconds))
