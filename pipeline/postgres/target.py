@@ -31,7 +31,6 @@ from pipeline.postgres.driver.statements import Answer, Question, Rows, combined
 
 LOCK_SECONDS = 30.0
 Another = Callable[..., AbstractContextManager["Target"]]
-"""Opens a session with the same database; named arguments replace those of ``connect``."""
 
 
 class Target:
@@ -348,5 +347,4 @@ class Target:
 
 
 def _rows(table: pa.Table) -> list[tuple[Any, ...]]:
-    columns = [column.to_pylist() for column in table.columns]
-    return list(zip(*columns, strict=True))
+    return list(zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -84,6 +84,7 @@ def copy(
         exclude=frozenset(exclude or []),
         delete_share=loaded.max_delete_share,
         verify=verify,
+        lock_seconds=loaded.lock_seconds,
     )
     private.home(loaded.pipeline_home)
     with _arguments_named(target):
