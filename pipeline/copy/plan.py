@@ -4,14 +4,13 @@ Census and structure of the source decide; the target is not asked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.copy.census import given
 from pipeline.copy.census.facts import TableCensus
 from pipeline.copy.census.survey import survey_all
 from pipeline.copy.census.types import Decision, decide
-from pipeline.copy.expressions.translate import fold
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.source.units import units
@@ -22,6 +21,7 @@ from pipeline.copy.target.layout import CopiedTable, mapping_of
 from pipeline.copy.target.names import Names, of_columns
 from pipeline.core.errors import SettingsError
 from pipeline.core.progress import waiting
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Schema, Table
 
 Decisions = dict[str, dict[str, Decision]]
@@ -58,6 +58,11 @@ class CopyPlan:
                 if decision.hint:
                     yield f"{table}.{column}: {decision.hint}"
 
+    @property
+    def all_left(self) -> Sequence[LeftOut]:
+        """What is known not to be carried before anything is written."""
+        return [*self.left, *(left for each in self.extras.values() for left in each.left)]
+
 
 def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
     """Read every table once and plan the copy.
@@ -80,19 +85,19 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         census = censuses[table.name]
         copied = _copied(table, options.schema, made[table.name], census, decisions[table.name])
         copied, left = conditions.with_generated(copied)
-        name, last = fold(table.name), census.ranges[-1].last if census.ranges else 0
+        name = folded(table.name)
         tables[name] = copied
         extras[name] = keys.plan_keys(
             copied,
             nulls={facts.name: facts.nulls for facts in census.columns},
-            last_id=max(last_ids.get(name, 0), last),
+            last_id=max(last_ids.get(name, 0), _largest_id(table, census)),
             names=names,
         )
-        extras[name].left += left
+        extras[name].left += [*left, *_nullable(copied, census)]
         conditions.plan_conditions(copied, names, extras[name])
     for name, copied in tables.items():
         references.plan_references(copied, tables, extras[name])
-    together = tuple(tuple(fold(t.name) for t in unit) for unit in units(schema))
+    together = tuple(tuple(folded(t.name) for t in unit) for unit in units(schema))
     return CopyPlan(
         source,
         options.schema,
@@ -101,14 +106,15 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         together,
         decisions,
         censuses,
-        tuple(_left(source.schema)),
-        {n: why for n, why in source.unread.items() if n.lower() not in _excluded(options)},
+        tuple(_left(schema, options, {name: table.label for name, table in tables.items()})),
+        _behind(source, options),
     )
 
 
 def _without(schema: Schema, options: CopyOptions) -> Schema:
     known = {table.name.lower() for table in schema.tables}
     known |= {table.name.lower() for table in schema.virtual}
+    known |= {name.lower() for name in schema.unreadable_tables}
     excluded = _excluded(options)
     wrong = sorted(name for name in options.exclude if name.lower() not in known)
     if wrong:
@@ -117,7 +123,7 @@ def _without(schema: Schema, options: CopyOptions) -> Schema:
             remedy=f"Its tables are {', '.join(sorted(t.name for t in schema.tables))}",
         )
     tables = tuple(table for table in schema.tables if table.name.lower() not in excluded)
-    return Schema(tables, schema.virtual, schema.views, schema.triggers, schema.unreadable)
+    return replace(schema, tables=tables)
 
 
 def _copied(
@@ -146,6 +152,18 @@ def _copied(
     )
 
 
+def _nullable(table: CopiedTable, census: TableCensus) -> Iterator[LeftOut]:
+    """Columns that are declared NOT NULL and hold NULL."""
+    for facts in census.columns:
+        if table.source.column(facts.name).not_null and facts.nulls:
+            reason = f"{facts.nulls:,} of its values are NULL"
+            yield LeftOut("not null", table.label, facts.name, reason)
+
+
+def _largest_id(table: Table, census: TableCensus) -> int:
+    return (census.column(table.primary_key[0]).highest or 0) if table.is_row_id else 0
+
+
 def _last_ids(source: PreparedSource) -> dict[str, int]:
     """The largest id that AUTOINCREMENT ever assigned, by folded name of the table."""
     with source.sqlite() as connection:
@@ -158,13 +176,37 @@ def _last_ids(source: PreparedSource) -> dict[str, int]:
     return {name.decode("utf-8", "replace").lower(): seq or 0 for name, seq in found if name}
 
 
-def _left(schema: Schema) -> Iterator[LeftOut]:
+def _left(schema: Schema, options: CopyOptions, labels: Mapping[str, str]) -> Iterator[LeftOut]:
+    """Triggers and virtual tables, except those of excluded tables.
+
+    Args:
+        labels: of the tables to copy, by folded name.
+    """
+    excluded = _excluded(options)
     for trigger in schema.triggers:
-        reason = "triggers of SQLite are not translated; write it as a function of PostgreSQL"
-        yield LeftOut("trigger", trigger.table, trigger.name, reason)
-    for table in schema.virtual:
-        reason = f"PostgreSQL has no module {table.module}"
-        yield LeftOut("virtual table", "", table.name, reason)
+        if folded(trigger.table) not in excluded:
+            table = labels.get(folded(trigger.table), trigger.table)
+            reason = "PostgreSQL needs a function instead, which has to be written by hand"
+            yield LeftOut("trigger", table, trigger.name, reason)
+    for virtual in schema.virtual:
+        if folded(virtual.name) not in excluded:
+            copied = folded(virtual.name) in labels
+            reason = f"PostgreSQL has no module {virtual.module}"
+            reason += "; its rows are in an ordinary table" if copied else ""
+            yield LeftOut(
+                "virtual table", labels.get(folded(virtual.name), ""), virtual.name, reason
+            )
+    others = schema.unreadable_tables | {view.name for view in schema.views}
+    for name, reason in schema.unreadable.items():
+        if name not in others:
+            yield LeftOut("name", "", name, f"the index or trigger was not read, because {reason}")
+
+
+def _behind(source: PreparedSource, options: CopyOptions) -> dict[str, str]:
+    """Tables whose rows are not copied, with the reason."""
+    names = sorted(source.schema.unreadable_tables)
+    found = source.unread | {name: source.schema.unreadable[name] for name in names}
+    return {n: why for n, why in found.items() if folded(n) not in _excluded(options)}
 
 
 def _excluded(options: CopyOptions) -> set[str]:

@@ -147,6 +147,18 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replace a file as a whole; a process that is killed leaves the old one.
+
+    Raises:
+        FilesError: it cannot be written.
+    """
+    fresh = path.with_suffix(".fresh")
+    write_text(fresh, text)
+    with translated(path):
+        fresh.replace(path)
+
+
 @dataclass(frozen=True)
 class Rights:
     """Permission bits, user and group of a file that does not belong to the pipeline."""

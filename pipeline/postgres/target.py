@@ -30,7 +30,8 @@ from pipeline.postgres.driver.faults import DataFault, FaultBefore, stopped, tra
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
-Another = Callable[[], AbstractContextManager["Target"]]
+Another = Callable[..., AbstractContextManager["Target"]]
+"""Opens a session with the same database; named arguments replace those of ``connect``."""
 
 
 class Target:

@@ -1,16 +1,22 @@
-"""The result of a copy for people, and as JSON."""
+"""The result of a copy for the terminal, and the statements of a plan."""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
 
 from pipeline.copy.interface.results import CopyResult, TableResult
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.target.extras import LeftOut
-from pipeline.core.findings import describe
-from pipeline.core.quoting import size
-from pipeline.mapping.casts.types import type_name
+from pipeline.core.quoting import printable, size
+from pipeline.reporting.layout import Grid
+
+_LONGEST = 40
+"""Names up to this width are aligned."""
+_NAMES, _LINES, _HINTS = 5, 20, 5
+"""How many names a line lists, how many lines a table has, how many proposals are shown."""
+_CAST = ": --cast "
 
 
 @dataclass(frozen=True)
@@ -21,45 +27,112 @@ class Line:
     style: str = ""
 
 
-_OUTCOMES = {
-    "copied": "copied",
-    "updated": "updated",
-    "unchanged": "unchanged",
-    "differs": "differs",
-    "failed": "failed",
-}
+@dataclass(frozen=True)
+class Lines:
+    """One line for each table, aligned although each is written as soon as its table has ended.
+
+    Attributes:
+        name: the width of names.
+        rows: the width of numbers of rows.
+        size: the width of sizes.
+    """
+
+    name: int
+    rows: int
+    size: int
+
+    @classmethod
+    def of(cls, plan: CopyPlan) -> "Lines":
+        """Lines for the tables of a plan."""
+        tables = plan.tables.values()
+        widths = [cell_len(printable(table.label)) for table in tables]
+        return cls(
+            max((width for width in widths if width <= _LONGEST), default=0),
+            max((len(f"{table.rows:,}") for table in tables), default=0),
+            max((len(size(table.bytes)) for table in tables), default=0),
+        )
+
+    def of_table(self, result: TableResult) -> Line:
+        """What happened to one table."""
+        name = printable(result.table)
+        head = f"  {name}{' ' * (self.name - cell_len(name))}  {result.outcome}"
+        if result.outcome == "failed":
+            return Line(f"{head}: {result.error}", "red")
+        padding = " " * (len("unchanged") - len(result.outcome))
+        rows = f"{result.rows:>{self.rows},} {'row ' if result.rows == 1 else 'rows'}"
+        text = f"{head}{padding}  {rows}  {size(result.bytes):>{self.size}}"
+        notes = []
+        if result.outcome == "updated":
+            notes.append(_changes(result))
+        if result.outcome == "differs":
+            notes.append(
+                f"a copy would write {_rows(result.written)} and delete {result.deleted:,}"
+            )
+        if result.quarantined:
+            notes.append(f"{_rows(result.quarantined)} in quarantine")
+        red = result.quarantined or result.outcome == "differs"
+        return Line(f"{text}  {'; '.join(notes)}".rstrip(), "red" if red else "")
 
 
-def of_table(result: TableResult) -> Line:
-    """What happened to one table."""
-    name = result.table
-    if result.outcome == "failed":
-        return Line(f"{name}: failed. {result.error}", "red")
-    what = f"{_rows(result.rows)}, {size(result.bytes)}"
-    if result.outcome == "differs":
-        return Line(f"{name}: {_changes(result)} would be written ({what})", "red")
-    changes = f" ({_changes(result)})" if result.outcome == "updated" else ""
-    text = f"{name}: {result.outcome}{changes}, {what}, {result.values:,} values proven"
-    if result.quarantined:
-        return Line(f"{text}; {_rows(result.quarantined)} in quarantine", "red")
-    return Line(text)
+def grids(result: CopyResult) -> Iterator[Grid]:
+    """What stayed behind, what was not carried, and what is proposed."""
+    if result.behind:
+        yield Grid("Left behind", ("table", "why"), list(result.behind.items()))
+    reasons = [reason for table in result.tables for reason in table.reasons]
+    if reasons:
+        yield _grid(
+            "In quarantine",
+            ("table", "rows", "why", "row ids"),
+            [
+                (
+                    reason.table,
+                    f"{reason.rows:,}",
+                    f"{reason.column or ''} {reason.reason}".strip(),
+                    ", ".join(reason.examples),
+                )
+                for reason in reasons
+            ],
+        )
+    if result.all_left:
+        yield _grid("Not carried", ("table", "what", "why"), list(_left(result.all_left)))
+    hints = list(result.hints)
+    if hints and any(table.outcome == "copied" for table in result.tables):
+        shown = [_proposal(hint) for hint in hints[:_HINTS]]
+        more = len(hints) - len(shown)
+        title = f"Proposals ({len(shown)} of {len(hints)})" if more else "Proposals"
+        yield Grid(title, ("option", "why"), shown)
 
 
-def summary(result: CopyResult) -> Iterator[Line]:
-    """What was left out, what is proposed, and the outcome in the last line."""
-    for left in result.all_left:
-        yield Line(f"not carried: {left.sentence}", "yellow")
-    for name, reason in result.behind.items():
-        yield Line(f"left behind: {name}: {reason}", "red")
-    for hint in result.hints:
-        yield Line(f"proposal: {hint}")
-    yield _last(result)
+def _grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+    """A table of at most so many lines, whose title says that there are more."""
+    more = f" ({_LINES} of {len(rows)} lines)" if len(rows) > _LINES else ""
+    right = frozenset(n for n, name in enumerate(columns) if name == "rows")
+    return Grid(f"{title}{more}", columns, rows[:_LINES], right)
 
 
-def _last(result: CopyResult) -> Line:
+def _left(found: Iterable[LeftOut]) -> Iterator[tuple[str, str, str]]:
+    """One line for all objects of a table that were left out for the same reason."""
+    together: dict[tuple[str, str, str], list[str]] = {}
+    for left in found:
+        together.setdefault((left.table, left.kind, left.reason), []).append(left.name)
+    for (table, kind, reason), names in together.items():
+        listed = ", ".join(_one_line(name) for name in names[:_NAMES])
+        more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+        yield table, f"{kind} {listed}{more}", _one_line(reason)
+
+
+def _proposal(hint: str) -> tuple[str, str]:
+    """The option of a hint, and the reason; the option names the column."""
+    text, cast, option = hint.rpartition(_CAST)
+    return (f"--cast {option}", text.partition(": ")[2]) if cast else ("", hint)
+
+
+def last(result: CopyResult) -> Line:
+    """The outcome."""
     rows = sum(table.rows for table in result.tables)
     outcomes = Counter(table.outcome for table in result.tables)
-    tables = ", ".join(f"{count} {_OUTCOMES[name]}" for name, count in outcomes.items())
+    words = {"differs": "different"}
+    tables = ", ".join(f"{count} {words.get(name, name)}" for name, count in outcomes.items())
     count = len(result.tables)
     text = f"{count} table{'s' * (count != 1)} ({tables or 'none'}), {_rows(rows)}"
     if result.proven:
@@ -69,6 +142,7 @@ def _last(result: CopyResult) -> Line:
     behind += [f"{_rows(quarantined)} in quarantine"] if quarantined else []
     failed = outcomes["failed"] + outcomes["differs"]
     behind += [f"{failed} not proven"] if failed else []
+    behind += [f"{len(result.missing)} not reached"] if result.missing else []
     return Line(f"{text}: {', '.join(behind)}", "red")
 
 
@@ -89,7 +163,7 @@ def ddl(plan: CopyPlan) -> Iterator[str]:
             yield from (f"{extra.statement};" for extra in plan.extras[name].own)
         for name in unit:
             yield from (f"{extra.statement};" for extra in plan.extras[name].references)
-    for left in [*plan.left, *(left for each in plan.extras.values() for left in each.left)]:
+    for left in plan.all_left:
         yield f"-- not carried: {_one_line(left.sentence)}"
     for name, reason in plan.behind.items():
         yield f"-- left behind: {_one_line(f'{name}: {reason}')}"
@@ -99,67 +173,3 @@ def ddl(plan: CopyPlan) -> Iterator[str]:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def plan_as_json(plan: CopyPlan) -> dict[str, Any]:
-    """A plan for programs."""
-    return {
-        "source": plan.source.source,
-        "tables": _census(plan),
-        "ddl": [line for line in ddl(plan) if not line.startswith("--")],
-        "not_carried": [
-            _left(left)
-            for left in [*plan.left, *(each for e in plan.extras.values() for each in e.left)]
-        ],
-        "left_behind": plan.behind,
-    }
-
-
-def as_json(result: CopyResult, plan: CopyPlan) -> dict[str, Any]:
-    """A result for programs."""
-    return {
-        "run_id": result.run_id,
-        "source": result.source,
-        "target": result.target,
-        "proven": result.proven,
-        "seconds": round(result.seconds, 3),
-        "tables": [_table(table) for table in result.tables],
-        "not_carried": [_left(left) for left in result.all_left],
-        "left_behind": result.behind,
-        "census": _census(plan),
-    }
-
-
-def _table(result: TableResult) -> dict[str, Any]:
-    found = asdict(result)
-    found["findings"] = [describe(finding) for finding in result.findings]
-    found["left"] = [_left(left) for left in result.left]
-    found["seconds"] = round(result.seconds, 3)
-    return found
-
-
-def _left(left: LeftOut) -> dict[str, str]:
-    return {"kind": left.kind, "table": left.table, "name": left.name, "reason": left.reason}
-
-
-def _census(plan: CopyPlan) -> dict[str, Any]:
-    return {
-        table.label: {
-            "rows": table.rows,
-            "bytes": table.bytes,
-            "columns": {
-                column.name: {
-                    "declared": table.mapping.declared[column.name],
-                    "type": type_name(column.type),
-                    "why": decision.why,
-                    "hint": decision.hint,
-                }
-                for column, decision in zip(
-                    table.mapping.columns,
-                    plan.decisions[table.source.name].values(),
-                    strict=True,
-                )
-            },
-        }
-        for table in plan.tables.values()
-    }

@@ -27,9 +27,9 @@ class Piece:
     width: float
 
 
-def render(run: object) -> str:
-    """The evidence of a run as a self-contained HTML page."""
-    return _environment().get_template("evidence.html.j2").render(run=run)
+def render(run: object, *, template: str = "evidence.html.j2") -> str:
+    """The evidence of a run, or of a copy, as a self-contained HTML page."""
+    return _environment().get_template(template).render(run=run)
 
 
 def pieces(values: Mapping[str, float]) -> list[Piece]:

@@ -16,6 +16,7 @@ TOKEN = "TURSO_AUTH_TOKEN"  # noqa: S105
 """The setting with the token of a Turso database."""
 _REMOTE = ("libsql", "https", "http")
 _FORMS = "dump:///PATH for a dump, libsql://HOST for a database on Turso"
+_REMEDY = f"Write it as sqlite:///PATH, with four slashes for an absolute path; {_FORMS}"
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,13 @@ def parse(url: str, *, token: SecretStr | None, name: str) -> Origin:
         return _remote(url, token=token, name=name)
     parsed = _parsed(url)
     if parsed is None:
-        raise SettingsError(f"{name} is not a URL", remedy="See .env.example for its form")
+        raise SettingsError(f"{name} is not a URL", remedy=_REMEDY)
     kind = parsed.get_backend_name()
     path = parsed.database if parsed.host is None and parsed.username is None else None
     if kind not in ("sqlite", "dump") or not path or path == ":memory:":
         raise SettingsError(
             f"{name} does not name an SQLite {'dump' if kind == 'dump' else 'file'}",
-            remedy=f"Write it as sqlite:///PATH, with four slashes for an absolute path; {_FORMS}",
+            remedy=_REMEDY,
         )
     return (Dump if kind == "dump" else File)(PROJECT / path)
 

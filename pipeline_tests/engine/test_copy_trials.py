@@ -258,8 +258,8 @@ VIEWS = {
     "SELECT t FROM t ORDER BY t LIMIT 7": None,
     "SELECT i / 2 AS half, i % 3, round(f, 1), CASE WHEN o THEN 'yes' ELSE 'no' END FROM t": None,
     "SELECT json_extract(j, '$.a') AS a FROM t WHERE j ->> '$.a' IS NOT NULL": None,
-    "SELECT id FROM t WHERE t LIKE 'É'": "returns 14 rows instead of 7",
-    "SELECT lower(t) AS low FROM t": "returns other values in 7 of 105 rows",
+    "SELECT id FROM t WHERE t LIKE 'É'": "it returns 14 rows instead of 7",
+    "SELECT lower(t) AS low FROM t": "it returns other values in 7 of 105 rows",
     "SELECT i, t FROM t GROUP BY i": 'PostgreSQL refuses it (column "t.t" must appear in the'
     " GROUP BY clause or be used in an aggregate function)",
 }

@@ -7,19 +7,32 @@ done. Elsewhere, one line on standard error names what has taken ten seconds.
 import os
 import sys
 import threading
+from contextvars import ContextVar, Token
 from typing import Any, Self, TextIO
 
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
+from rich.text import Text
 
+from pipeline.cli.commands import terminal
 from pipeline.core import progress
 from pipeline.core.progress import LongWaits
 from pipeline.core.quoting import share, size
-from pipeline.reporting import grids
+from pipeline.reporting import grids, layout
 
 _APPEARS_SECONDS = 0.5
 _LINE_SECONDS = 10.0
 _WIDE, _MEDIUM = 120, 60
+_shown: "ContextVar[Display | None]" = ContextVar("shown", default=None)
+
+
+def say(text: str, *, style: str = "") -> None:
+    """Print a line of the result at once; what shows the progress stays below it."""
+    shown = _shown.get()
+    if shown is None:
+        terminal.say(text, style=style)
+    else:
+        shown.say(text, style=style)
 
 
 class Display:
@@ -46,15 +59,18 @@ class Display:
         self._tasks: dict[tuple[str, str], Any] = {}
         self._appears: threading.Timer | None = None
         self._lines = LongWaits(self._line, seconds=_LINE_SECONDS)
+        self._token: Token[Display | None]
 
     def __enter__(self) -> Self:
         """Wait for something to show."""
+        self._token = _shown.set(self)
         if not self._drawn:
             self._lines.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Remove everything."""
+        _shown.reset(self._token)
         self._disappear()
         if not self._drawn:
             self._lines.__exit__()
@@ -97,6 +113,21 @@ class Display:
             self._bars.console.print(sentence, markup=False, soft_wrap=True)
         else:
             self._line(sentence)
+
+    def say(self, text: str, *, style: str = "") -> None:
+        """Print a line of the result above the bars; bars of finished phases disappear."""
+        if not self._drawn:
+            terminal.say(text, style=style)
+            sys.stdout.flush()
+            return
+        with self._lock:
+            finished = {task.id for task in self._bars.tasks if task.finished}
+            for name in [name for name, task in self._tasks.items() if task in finished]:
+                self._bars.remove_task(self._tasks.pop(name))
+        console = self._bars.console
+        medium = grids.medium_of(console)
+        for line in layout.wrapped(medium.shown(text), medium.width or len(text)):
+            console.print(Text(line, style=style), soft_wrap=True)
 
     def _line(self, sentence: str) -> None:
         if self._errors is not None:

@@ -31,9 +31,11 @@ def hint(
     if isinstance(kind, sa.LargeBinary) or not facts.values:
         return None
     if facts.unstorable:
+        one = facts.unstorable == 1
+        what = "1 text has" if one else f"{facts.unstorable:,} texts have"
         return (
-            f"{facts.unstorable:,} texts have a NUL or are not valid UTF-8, so their rows go to"
-            f" quarantine; as bytea they would be copied: {_cast(table, column, 'bytea')}"
+            f"{what} a NUL or {'is' if one else 'are'} not valid UTF-8, so only bytea can hold"
+            f" {'it' if one else 'them'}: {_cast(table, column, 'bytea')}"
         )
     found = _numbers(column, facts) or _texts(column, facts, kind)
     if found is None:

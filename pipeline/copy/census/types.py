@@ -130,15 +130,16 @@ def _decision(member: _Member, chosen: rules.Chosen, members: Sequence[_Member])
     hint = hints.hint(member.table, member.column, member.facts, kind)
     if len(members) > 1 and not quarantines:
         hint = None
-    return Decision(kind, _why(member, chosen, members), hint, quarantines)
+    why = _why(member, chosen, members, rest=bool(quarantines))
+    return Decision(kind, why, hint, quarantines)
 
 
-def _why(member: _Member, chosen: rules.Chosen, members: Sequence[_Member]) -> str:
+def _why(member: _Member, chosen: rules.Chosen, members: Sequence[_Member], *, rest: bool) -> str:
     declared = f"declared {member.column.declared}" if member.column.declared else "not declared"
     if not member.facts.values:
         reason = f"{declared}, no values"
     elif chosen.as_declared and len({each.declared.family for each in members}) == 1:
-        reason = f"{declared}, and all values fit"
+        reason = f"{declared}, and all{' other' * rest} values fit"
     else:
         reason = f"{declared}, holds {hints.contents(member.facts)}"
     others = [f"{each.table}.{each.column.name}" for each in members if each != member]

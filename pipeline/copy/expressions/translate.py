@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pipeline.copy.expressions.assignment import assigned, to_default
 from pipeline.copy.expressions.language import comparisons, parsing
 from pipeline.copy.expressions.language.compiler import Compiler
-from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation, fold
+from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation
 from pipeline.copy.expressions.language.selects import QueryCompiler
 from pipeline.copy.expressions.language.values import (
     TargetColumn,
@@ -22,6 +22,7 @@ from pipeline.copy.expressions.language.values import (
     truth,
 )
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import IndexPart, View
 
 Columns = Mapping[str, TargetColumn]
@@ -36,7 +37,6 @@ __all__ = [
     "Translation",
     "condition",
     "default",
-    "fold",
     "generated",
     "index_part",
     "view",
@@ -125,7 +125,7 @@ def index_part(
 
     def translated(compiler: Compiler) -> Translation:
         if part.column is not None:
-            column = columns.get(fold(part.column))
+            column = columns.get(folded(part.column))
             if column is None:
                 raise Untranslatable(f"uses {part.column}, which is no column in the target")
             value, is_column = of_column(column), True
@@ -184,7 +184,7 @@ def _in_table(
     columns: Columns, table: str, translated: Callable[[Compiler], Translation]
 ) -> Translation | NotTranslated:
     try:
-        return translated(Compiler(Scope([Member(fold(table), "", columns)])))
+        return translated(Compiler(Scope([Member(folded(table), "", columns)])))
     except Untranslatable as refused:
         return NotTranslated(str(refused))
 

@@ -14,7 +14,9 @@ from itertools import repeat
 from time import monotonic
 from typing import Any, Literal
 
-from pipeline.copy.expressions.translate import TranslatedView
+import sqlalchemy as sa
+
+from pipeline.copy.expressions.translate import TargetColumn, TranslatedView
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core.errors import TargetError, Transient, first_line
 from pipeline.core.quoting import quoted
@@ -131,11 +133,12 @@ class Trials:
             for sql in (f"\n{each.source}\n",)
         )
         joined = ", ".join(f"group_concat(c{number}, '')" for number in range(len(conditions)))
-        # An index would give the rows in its own order.
-        rows = f"{self.source.rows_of(table)} AS {quoted(table.name)} NOT INDEXED"
+        # An index would give the rows in its own order. The columns of a stand-in compare in
+        # another way, so the table itself is read, in the order in which its stand-in was filled.
+        order = "" if table.name in self.source.stand_ins else self.source.row_id(table)
         found = self.connection.execute(
-            f"SELECT {joined} FROM"
-            f" (SELECT {letters} FROM {rows} ORDER BY {self.source.row_id(table)})"
+            f"SELECT {joined} FROM (SELECT {letters} FROM {quoted(table.name)} NOT INDEXED"
+            f"{f' ORDER BY {order}' if order else ''})"
         ).fetchone()
         return ["" if each is None else _text(each) for each in found]
 
@@ -200,8 +203,12 @@ class Trials:
             return _verdict_of(error)
         return CARRIED
 
-    def view(self, view: View, translated: TranslatedView) -> Verdict:
-        """Create a view, and compare its rows; it stays if they are the same."""
+    def view(self, view: View, translated: TranslatedView, *, exists: bool = False) -> Verdict:
+        """Create a view, and compare its rows; it stays if they are the same.
+
+        Args:
+            exists: the target has it already.
+        """
         name = translated.relation.sql
         try:
             ours = self._view_in_source(view)
@@ -209,12 +216,13 @@ class Trials:
             return Verdict(False, f"SQLite cannot evaluate it ({_sqlite_reason(error)})")
         try:
             with self.target.savepoint(TargetError):
-                self.target.run(translated.sql)
+                if not exists:
+                    self.target.run(translated.sql)
                 reason = self._view_in_target(name, translated, *ours)
         except (DataFault, TargetError) as error:
             return _verdict_of(error)
         if reason:
-            self.target.run(f"DROP VIEW {name}")
+            self.target.run(f"DROP VIEW {name} CASCADE")
         return Verdict(reason is None, reason)
 
     def _view_in_source(self, view: View) -> tuple[int, list[tuple[Any, ...]]]:
@@ -234,11 +242,11 @@ class Trials:
             self.target.defer(f"SET LOCAL statement_timeout = {int(1000 * VIEW_SECONDS)}")
             found = self.target.value(f"SELECT count(*) FROM {name}")
             if found != count:
-                return f"returns {found:,} rows instead of {count:,}"
+                return f"it returns {found:,} rows instead of {count:,}"
             if not rows:
                 return None
             columns = [
-                quoted(column.name) if same else f"({quoted(column.name)} IS NULL)"
+                _compared_column(column) if same else f"({quoted(column.name)} IS NULL)"
                 for column, same in zip(
                     translated.relation.columns.values(), translated.comparable, strict=True
                 )
@@ -248,7 +256,7 @@ class Trials:
         expected = Counter(tuple(map(_comparable, row, same, repeat(False))) for row in rows)
         returned = Counter(tuple(map(_comparable, row, same, repeat(True))) for row in theirs)
         missing = (expected - returned).total()
-        return f"returns other values in {missing:,} of {count:,} rows" if missing else None
+        return f"it returns other values in {missing:,} of {count:,} rows" if missing else None
 
 
 def _broken(count: int) -> str:
@@ -301,6 +309,12 @@ def _sqlite_reason(error: sqlite3.Error) -> str:
     if str(error) == "interrupted":
         return f"it takes more than {VIEW_SECONDS:g} s"
     return str(error)
+
+
+def _compared_column(column: TargetColumn) -> str:
+    """A column of a view as SQL; numbers as SQLite calculates with them."""
+    is_number = isinstance(column.kind, sa.Numeric)
+    return f"{quoted(column.name)}{'::double precision' if is_number else ''}"
 
 
 def _comparable(value: Any, same: bool, nulls: bool) -> object:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.copy.target.extras import LeftOut
-from pipeline.core.findings import Finding
+from pipeline.core.findings import Finding, Quarantined
 
 Outcome = Literal["copied", "updated", "unchanged", "differs", "failed"]
 
@@ -20,6 +20,7 @@ class TableResult:
         written: rows that were inserted.
         deleted: rows that were deleted, including older versions of inserted ones.
         quarantined: rows that stayed behind.
+        reasons: why they did, one for each reason.
         left: constraints and other properties that were not carried.
         findings: differences for which the table was rolled back.
         error: why it failed, if not by findings.
@@ -32,6 +33,7 @@ class TableResult:
     written: int = 0
     deleted: int = 0
     quarantined: int = 0
+    reasons: tuple[Quarantined, ...] = ()
     values: int = 0
     witnessed: int = 0
     seconds: float = 0.0
@@ -54,6 +56,7 @@ class CopyResult:
         left: what belongs to no copied table, such as views and triggers.
         behind: tables with rows that were not copied, each with the reason.
         hints: proposals for columns whose type the values do not decide.
+        missing: tables that the run did not reach.
     """
 
     run_id: str
@@ -64,12 +67,14 @@ class CopyResult:
     behind: dict[str, str] = field(default_factory=dict)
     views: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @property
     def proven(self) -> bool:
         """Whether all rows and values of the source are in the target."""
-        return not self.behind and all(table.proven for table in self.tables)
+        complete = not self.behind and not self.missing
+        return complete and all(table.proven for table in self.tables)
 
     @property
     def all_left(self) -> Sequence[LeftOut]:

@@ -5,6 +5,7 @@ until the row stands alone that causes the error; such a row is rejected, and th
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -15,12 +16,15 @@ from pipeline.copy.source import reading
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.source.reading import RawRows, RowRange
 from pipeline.copy.target.layout import CopiedTable
+from pipeline.core.progress import reporter
 from pipeline.mapping.contract import Reason, conversion_message
-from pipeline.move.reading.batch_converter import ConvertedBatch, convert, read_ahead
+from pipeline.move.context.move_context import counter
+from pipeline.move.reading.batch_converter import ConvertedBatch, convert, read_ahead, unconvertible
 from pipeline.move.reading.surveys import Range
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 STAGE = "pipeline_stage"
 """The name of the temporary table that takes rows for a comparison."""
@@ -103,9 +107,8 @@ class Rows:
                     pa.concat_batches([each.values for each in parts]),
                     pa.concat_arrays([each.ids for each in parts]),
                 )
-            self.rejected[raw.ids[0].as_py()] = Reason(
-                "conversion", None, conversion_message(error)
-            )
+            why = unconvertible(self.table.mapping, raw.values, conversion_message(error))
+            self.rejected[raw.ids[0].as_py()] = Reason("conversion", *why)
             return raw.slice(0, 0)
         return raw
 
@@ -118,10 +121,12 @@ def _batch(table: CopiedTable, part: RowRange, raw: RawRows) -> Batch:
 
 def fill(target: Target, rows: Rows, *, stage: bool = False) -> None:
     """Copy all rows into the table, which has no constraints yet, or into the stage."""
+    count = counter(rows.table.label, "load", rows.table.rows, reporter(_LOG))
     with rows.ahead(iter(rows)) as batches:
         for batch in batches:
             columns = [c.name for c in rows.table.mapping.columns] if stage else rows.table.written
             _copy(target, rows, batch.converted.batch.select(columns), batch.ids, stage=stage)
+            count(batch.converted)
 
 
 def _copy(target: Target, rows: Rows, batch: pa.RecordBatch, ids: pa.Array, *, stage: bool) -> None:

@@ -1,6 +1,7 @@
 """Prove a table by position: both sides are read again, and the digests of each column compared."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,15 @@ from pipeline.copy.moving.filling import Batch, Rows
 from pipeline.copy.moving.positions import Tile, TileDigests
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.findings import OFFENDERS, Finding, NotConserved, ValueDiffers
+from pipeline.core.progress import Phase, reporter
 from pipeline.move.compare import columns, conversions
 from pipeline.move.compare.changes import Lost, shown
 from pipeline.move.compare.columns import ComparedColumn
 from pipeline.move.compare.expected_tiles import ExpectedTile, expect, with_jsonb_spelling
+from pipeline.move.context.move_context import counter
 from pipeline.postgres.target import Target
 
+_LOG = logging.getLogger(__name__)
 _QUERY_BYTES = 16 * 2**20
 _QUERY_TILES = 32
 
@@ -47,16 +51,20 @@ class Proven:
         return not self.differences
 
 
-def compare(target: Target, rows: Rows, place: str, *, stop_early: bool = False) -> Proven:
+def compare(
+    target: Target, rows: Rows, place: str, *, stop_early: bool = False, phase: Phase = "prove"
+) -> Proven:
     """Compare a table of the target with the source.
 
     Args:
         target: a session in a transaction with the settings ``positions.IN_ORDER``.
         place: the table as SQL.
         stop_early: end at the first difference.
+        phase: the name of the comparison for those who watch it.
     """
     found, hashes = Proven(), dict[str, "hashlib._Hash"]()
     comparison = _Comparison(target, rows, place, found)
+    count = counter(rows.table.label, phase, rows.table.rows, reporter(_LOG))
     tiles = positions.tiles(target, place, [rows.count(part) for part in rows.table.ranges] or [0])
     with (
         rows.ahead(_expected(rows)) as expected,
@@ -66,6 +74,8 @@ def compare(target: Target, rows: Rows, place: str, *, stop_early: bool = False)
             comparison.tile(tile, batch, wanted, digests)
             for name, digest in digests.digests.items():
                 hashes.setdefault(name, hashlib.sha256()).update((digest or "").encode())
+            if batch is not None:
+                count(batch.converted)
             if stop_early and not found.equal:
                 return found
     found.digests = {name: each.hexdigest() for name, each in hashes.items()}

@@ -7,7 +7,6 @@ from pipeline.copy.expressions.translate import (
     Translation,
     condition,
     default,
-    fold,
     generated,
     index_part,
     where,
@@ -19,7 +18,11 @@ from pipeline.copy.target.keys import Planned
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.names import Names
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Check, Index
+
+_DESCENDING = " DESC"
+"""The end of an element of an index that is in descending order."""
 
 
 def with_generated(table: CopiedTable) -> tuple[CopiedTable, list[LeftOut]]:
@@ -31,7 +34,7 @@ def with_generated(table: CopiedTable) -> tuple[CopiedTable, list[LeftOut]]:
     for column in table.source.columns:
         if column.expression is None:
             continue
-        made = table.targets[fold(column.name)]
+        made = table.targets[folded(column.name)]
         found = generated(column.expression, table.targets, made.kind, table=table.source.name)
         if isinstance(found, Translation):
             computed[made.name] = found.sql
@@ -53,7 +56,7 @@ def plan_conditions(table: CopiedTable, names: Names, planned: Planned) -> None:
     for index in table.source.indexes:
         _index(table, index, names, planned)
     for column in table.source.columns:
-        made = table.targets[fold(column.name)]
+        made = table.targets[folded(column.name)]
         if column.default is None or made.name in table.computed:
             continue
         found = default(column.default, made.kind)
@@ -64,7 +67,8 @@ def plan_conditions(table: CopiedTable, names: Names, planned: Planned) -> None:
                 f"ALTER TABLE {table.place} ALTER COLUMN {quoted(made.name)}"
                 f" SET DEFAULT {found.sql}"
             )
-            planned.own.append(Extra("default", table.label, column.name, statement))
+            extra = Extra("default", table.label, column.name, statement, column=made.name)
+            planned.own.append(extra)
 
 
 def _check(table: CopiedTable, check: Check, names: Names, planned: Planned) -> None:
@@ -89,25 +93,26 @@ def _index(table: CopiedTable, index: Index, names: Names, planned: Planned) -> 
             _leave("index", table, index.name, found, planned)
             return
         elements.append(found.sql)
-    only, judged = "", None
+    only, judged = "true", None
     if index.where is not None:
         found = where(index.where, table.targets, table=table.source.name)
         if isinstance(found, NotTranslated):
             _leave("index", table, index.name, found, planned)
             return
-        only, judged = f" WHERE {found.sql}", Condition(index.where, found.sql, "index")
+        only, judged = found.sql, Condition(index.where, found.sql, "index")
     made = names.of(index.name)
     unique = "UNIQUE " if index.unique else ""
-    columns = [table.names[table.exact(p.column)] for p in index.parts if p.column is not None]
-    counted = index.unique and index.where is None and len(columns) == len(index.parts)
+    partial = f" WHERE {only}" if index.where is not None else ""
+    values = [element.removesuffix(_DESCENDING) for element in elements]
     planned.own.append(
         Extra(
             "index",
             table.label,
             index.name,
-            f"CREATE {unique}INDEX {quoted(made)} ON {table.place} ({', '.join(elements)}){only}",
+            f"CREATE {unique}INDEX {quoted(made)} ON {table.place}"
+            f" ({', '.join(elements)}){partial}",
             made,
-            extras.repeated(table, columns) if counted else None,
+            extras.repeated(table, values, only) if index.unique else None,
             judged,
         )
     )

@@ -29,6 +29,7 @@ Kind = Literal[
     "generated column",
     "view",
     "trigger",
+    "table",
     "virtual table",
     "name",
 ]
@@ -43,6 +44,8 @@ class Extra:
         made: the name of the constraint or index in the target; None if it has none.
         counting: SQL that counts the rows that do not meet it, if the server refuses it.
         condition: its condition on rows, which both databases have to judge alike.
+        column: in the target, if it is a property of one column.
+        again: what a table that has it needs after new rows.
     """
 
     kind: Kind
@@ -52,6 +55,8 @@ class Extra:
     made: str | None = None
     counting: str | None = None
     condition: Condition | None = None
+    column: str | None = None
+    again: str | None = None
 
 
 @dataclass(frozen=True)
@@ -177,10 +182,15 @@ def orphans(
     )
 
 
-def repeated(table: CopiedTable, columns: Sequence[str]) -> str:
-    """SQL that counts the rows whose values another row has as well."""
-    names = ", ".join(map(quoted, columns))
-    known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+def repeated(table: CopiedTable, elements: Sequence[str], where: str = "true") -> str:
+    """SQL that counts the rows whose values another row has as well.
+
+    Args:
+        elements: of the key or index, as SQL.
+        where: the condition of a partial index.
+    """
+    names = ", ".join(elements)
+    known = " AND ".join([f"({where})", *(f"{each} IS NOT NULL" for each in elements)])
     return (
         f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM {table.place} WHERE {known}"
         f" GROUP BY {names} HAVING count(*) > 1) AS r"

@@ -7,12 +7,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from pipeline.copy.expressions.translate import TargetColumn, fold
+from pipeline.copy.expressions.translate import TargetColumn
 from pipeline.copy.source.reading import RowRange
 from pipeline.copy.target.names import of_columns
 from pipeline.core.quoting import quoted
 from pipeline.mapping.casts.types import DIALECT
 from pipeline.mapping.contract import Contract, column_rules
+from pipeline.mapping.matching import folded
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.sqlite.structure.model import Table
 
@@ -72,7 +73,7 @@ class CopiedTable:
         """The columns of the target, by their folded names in the source."""
         kinds = self.mapping.table.columns
         return {
-            fold(c.name): TargetColumn(
+            folded(c.name): TargetColumn(
                 self.names[c.name], kinds[self.names[c.name]].type, c.collation
             )
             for c in self.source.columns

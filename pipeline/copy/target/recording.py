@@ -1,30 +1,30 @@
 """The ledger of a copy: what it wrote, with which rules, and the rows that stayed behind."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import Extra
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.mapping.contract import Reason, Rejected, stored
-from pipeline.move.ledger import quarantine, watermarks
+from pipeline.move.ledger import evidence, quarantine, watermarks
+from pipeline.move.ledger.evidence import Evidence
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.postgres.target import Target
 
-_COPY = "copy "
+COPY = "copy "
 """The beginning of the rules of a table that a copy wrote."""
 
 
 def rules_of(table: CopiedTable, extras: Sequence[Extra]) -> str:
     """A digest of the columns and of everything that a table should have."""
     parts = [table.ddl(), *(each.statement for each in extras if each.kind != "identity")]
-    return _COPY + hashlib.sha256(repr(parts).encode()).hexdigest()
+    return COPY + hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def is_copy(rules: str) -> bool:
     """Whether a copy wrote a table with these rules."""
-    return rules.startswith(_COPY)
+    return rules.startswith(COPY)
 
 
 def write(
@@ -51,15 +51,8 @@ def write(
         quarantine.clear(target, table.label)
     mark = Watermark(None, rows, rules, source.fingerprint, None)
     watermarks.write(target, table.label, mark, run_id=run_id)
-    target.defer(
-        "INSERT INTO migration.evidence"
-        " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
-        " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
-        " proven_at = now(), source_rows = EXCLUDED.source_rows,"
-        " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
-        " digests = EXCLUDED.digests",
-        (run_id, table.label, table.rows, rows, len(rejected), json.dumps(dict(digests))),
-    )
+    proven = Evidence(table.rows, rows, len(rejected), digests)
+    evidence.write(target, table.label, proven, run_id=run_id)
 
 
 def rejected_rows(

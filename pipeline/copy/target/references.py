@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from pipeline.copy.expressions.translate import fold
 from pipeline.copy.target import extras
 from pipeline.copy.target.extras import Extra, LeftOut
 from pipeline.copy.target.keys import Planned
 from pipeline.copy.target.layout import CopiedTable, listed
 from pipeline.copy.target.names import Names
 from pipeline.core.quoting import quoted
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import ForeignKey
 
 
@@ -23,7 +23,7 @@ def plan_references(
     names = Names(each.made for each in planned.own if each.made is not None)
     for number, key in enumerate(table.source.foreign_keys, 1):
         title = key.name or f"({', '.join(key.columns)}) to {key.parent}"
-        parent = copies.get(fold(key.parent))
+        parent = copies.get(folded(key.parent))
         if parent is None:
             reason = "the source has no such table, or it is excluded"
         elif not _is_unique(parent, key.parent_columns):

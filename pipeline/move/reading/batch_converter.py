@@ -134,7 +134,7 @@ class BatchConverter:
                 return pa.concat_batches(halves)
             self.reject(
                 raw.column(self.mapping.key.name).to_pylist(),
-                Reason("conversion", *_unconvertible(self.mapping, raw, str(error))),
+                Reason("conversion", *unconvertible(self.mapping, raw, str(error))),
             )
             return raw.slice(0, 0)
         return raw
@@ -177,9 +177,14 @@ def _filled(converted: Converted, fill: pa.Scalar) -> Converted:
     return Converted(values, lossy)
 
 
-def _unconvertible(
+def unconvertible(
     mapping: TableMapping, raw: pa.RecordBatch, message: str
 ) -> tuple[str | None, str]:
+    """The column of a row that cannot be converted, and why.
+
+    Args:
+        message: the reason if no column alone is the cause.
+    """
     for name, column in zip(raw.schema.names, raw.columns, strict=True):
         try:
             mapping.casts[name].convert(column)

@@ -1,6 +1,5 @@
 """The proof of a move, inside its transaction: both sides are read again and compared."""
 
-import json
 from typing import Any
 
 from pipeline.core.findings import CheckResult
@@ -9,7 +8,8 @@ from pipeline.move.compare import conversions
 from pipeline.move.compare.changes import Changes
 from pipeline.move.compare.comparison import ALL_ROWS, RowsByKey
 from pipeline.move.context.move_context import MoveContext
-from pipeline.move.ledger import cascades, conflicts, quarantine
+from pipeline.move.ledger import cascades, conflicts, evidence, quarantine
+from pipeline.move.ledger.evidence import Evidence
 from pipeline.move.proof import constraints, table_checks
 from pipeline.move.witness import second_witness
 from pipeline.postgres.driver.statements import Question
@@ -136,20 +136,11 @@ def _witnessed(context: MoveContext, witness: second_witness.Witness | None) -> 
 def write_evidence(context: MoveContext, proof: Proof) -> None:
     """Store the figures and digests of a proof."""
     counted = proof["conservation"].figures
-    digests = proof["digests"].figures["digests"]
-    context.target.defer(
-        "INSERT INTO migration.evidence"
-        " (run_id, table_name, source_rows, target_rows, quarantined_rows, digests)"
-        " VALUES ($1, $2, $3, $4, $5, $6::jsonb) ON CONFLICT (run_id, table_name) DO UPDATE SET"
-        " proven_at = now(), source_rows = EXCLUDED.source_rows,"
-        " target_rows = EXCLUDED.target_rows, quarantined_rows = EXCLUDED.quarantined_rows,"
-        " digests = EXCLUDED.digests",
-        (
-            context.options.run_id,
-            context.mapping.name,
-            counted["source_rows"],
-            counted["moved"],
-            counted["quarantined"],
-            json.dumps(digests),
-        ),
+    proven = Evidence(
+        counted["source_rows"],
+        counted["moved"],
+        counted["quarantined"],
+        proof["digests"].figures["digests"],
     )
+    run_id = context.options.run_id
+    evidence.write(context.target, context.mapping.name, proven, run_id=run_id)

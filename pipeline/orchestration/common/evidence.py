@@ -214,15 +214,16 @@ def record(folder: Path, run: RunEvidence, part: TableEvidence) -> Path:
     """
     private.folder(folder)
     path = folder / f"{_PART}{quote(part.table, safe='')}.json"
-    _write(path, json.dumps(asdict(part), default=str))
+    private.replace_text(path, json.dumps(asdict(part), default=str))
     parts = [
         TypeAdapter(TableEvidence).validate_json(path.read_text())
         for path in folder.glob(f"{_PART}*.json")
     ]
     whole = replace(run, tables=sorted(parts, key=lambda part: part.at))
     data = asdict(whole) | {"proven": whole.proven}
-    _write(folder / "evidence.json", json.dumps(data, indent=2, ensure_ascii=False))
-    _write(folder / "evidence.html", evidence_page.render(whole))
+    written = json.dumps(data, indent=2, ensure_ascii=False)
+    private.replace_text(folder / "evidence.json", written)
+    private.replace_text(folder / "evidence.html", evidence_page.render(whole))
     return folder / "evidence.html"
 
 
@@ -276,14 +277,6 @@ def _tables_of(context: dg.AssetExecutionContext, registry: Registry) -> list[st
         for table in migration.tables
         if table.name in selected
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole: whoever is killed leaves the old one."""
-    fresh = path.with_suffix(".fresh")
-    private.write_text(fresh, text)
-    with private.translated(path):
-        fresh.replace(path)
 
 
 def _check(check: CheckResult, address: Address) -> CheckEvidence:

@@ -12,13 +12,9 @@ from pipeline.copy.expressions.language.values import (
     of_column,
     of_text,
 )
+from pipeline.mapping.matching import folded
 
 ROW_IDS = frozenset({"rowid", "_rowid_", "oid"})
-
-
-def fold(name: str) -> str:
-    """A name as SQLite compares it: letters of ASCII have no case."""
-    return "".join(each.lower() if each.isascii() else each for each in name)
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Scope:
         Raises:
             Untranslatable: nothing has this name.
         """
-        name, table = fold(node.name), fold(node.table)
+        name, table = folded(node.name), folded(node.table)
         scope: Scope | None = self
         while scope is not None:
             for member in scope.members:

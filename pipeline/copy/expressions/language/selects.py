@@ -9,15 +9,20 @@ from sqlglot import exp
 from pipeline.copy.expressions.language import aggregates, comparisons
 from pipeline.copy.expressions.language.compiler import Compiler
 from pipeline.copy.expressions.language.parsing import unwrapped
-from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation, fold
+from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation
 from pipeline.copy.expressions.language.values import (
+    NUMBERS,
     TargetColumn,
     Untranslatable,
     Value,
+    number,
     of_column,
+    text,
     type_of,
 )
 from pipeline.core.quoting import quoted
+from pipeline.declared.forms import MixedText
+from pipeline.mapping.matching import folded
 
 _SETS = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
 _PARTS = frozenset({
@@ -42,7 +47,7 @@ class Query:
         """The columns as those of a table, by folded name."""
         given = names or tuple(name for name, _ in self.columns)
         return {
-            fold(name): TargetColumn(name, type_of(value), value.collation or "BINARY")
+            folded(name): TargetColumn(name, type_of(value), value.collation or "BINARY")
             for name, (_, value) in zip(given, self.columns, strict=True)
         }
 
@@ -93,15 +98,16 @@ class QueryCompiler(Compiler):
             columns = found.relation(names)
             shown = ", ".join(quoted(column.name) for column in columns.values())
             written.append(f"{quoted(each.alias)} ({shown}) AS ({found.sql})")
-            tables[fold(each.alias)] = TargetRelation(quoted(each.alias), columns)
+            tables[folded(each.alias)] = TargetRelation(quoted(each.alias), columns)
         self._tables = tables
         return f"WITH {', '.join(written)} "
 
     def _combined(self, node: Any, prefix: str) -> Query:
         left = QueryCompiler(self._tables, self.scope.outer).select(node.this)
         right = QueryCompiler(self._tables, self.scope.outer).select(node.expression)
+        left, right = _fitted(left, right), _fitted(right, left)
         operator = _SETS[type(node)] + ("" if node.args.get("distinct") else " ALL")
-        names = {fold(name): place for place, (name, _) in enumerate(left.columns, 1)}
+        names = {folded(name): place for place, (name, _) in enumerate(left.columns, 1)}
         ending = ""
         if node.args.get("order"):
             terms = [self._term_of_set(each, names) for each in node.args["order"].expressions]
@@ -121,7 +127,7 @@ class QueryCompiler(Compiler):
 
     def _term_of_set(self, node: exp.Ordered, names: Mapping[str, int]) -> str:
         term = unwrapped(node.this)
-        place = names.get(fold(term.name)) if isinstance(term, exp.Column) else None
+        place = names.get(folded(term.name)) if isinstance(term, exp.Column) else None
         if isinstance(term, exp.Literal) and not term.is_string:
             place = int(term.this)
         if place is None:
@@ -138,7 +144,7 @@ class QueryCompiler(Compiler):
         source = self._from(node)
         for each in node.expressions:
             if isinstance(each, exp.Alias):
-                self.scope.aliases.setdefault(fold(each.alias), each.this)
+                self.scope.aliases.setdefault(folded(each.alias), each.this)
         columns = [found for each in node.expressions for found in self._output(each)]
         shown = ", ".join(
             f"{value.sql} AS {quoted(name[:60])}" if name else value.sql for name, value in columns
@@ -161,7 +167,7 @@ class QueryCompiler(Compiler):
     def _output(self, node: exp.Expr) -> list[tuple[str, Value]]:
         star = node.this if isinstance(node, exp.Column) else node
         if isinstance(star, exp.Star):
-            table = fold(node.table) if isinstance(node, exp.Column) else ""
+            table = folded(node.table) if isinstance(node, exp.Column) else ""
             found = self.scope.every(table)
             if not found:
                 raise Untranslatable("selects all columns of a table that is not there")
@@ -195,7 +201,7 @@ class QueryCompiler(Compiler):
         term = unwrapped(node.this)
         if isinstance(term, exp.Literal) and not term.is_string:
             return f"{term.this}{_direction(node)}"
-        value = self.value(self.scope.aliases.get(fold(term.name), term) if _bare(term) else term)
+        value = self.value(self.scope.aliases.get(folded(term.name), term) if _bare(term) else term)
         if distinct:
             places = [n for n, (_, shown) in enumerate(columns, 1) if shown.sql == value.sql]
             return f"{places[0] if places else value.sql}{_direction(node)}"
@@ -226,7 +232,7 @@ class QueryCompiler(Compiler):
         before = list(self.scope.members)
         table = self._member(node.this)
         member = self.scope.members[-1]
-        shared = [fold(each.name) for each in node.args.get("using") or ()]
+        shared = [folded(each.name) for each in node.args.get("using") or ()]
         if node.method == "NATURAL":
             taken = {name for each in before for name in each.columns}
             shared = [name for name in member.columns if name in taken]
@@ -264,7 +270,7 @@ class QueryCompiler(Compiler):
             return f"({inner}{joins})" if joins else inner
         if not isinstance(node, exp.Table) or not isinstance(node.this, exp.Identifier):
             raise Untranslatable("reads from what is no table")
-        relation = self._tables.get(fold(node.name))
+        relation = self._tables.get(folded(node.name))
         if relation is None:
             raise Untranslatable(f"reads {node.name}, which the target does not have")
         alias = node.alias or node.name
@@ -272,13 +278,43 @@ class QueryCompiler(Compiler):
         return f"{relation.sql} AS {quoted(alias)}"
 
     def _add(self, alias: str, columns: Mapping[str, TargetColumn]) -> None:
-        if any(each.name == fold(alias) for each in self.scope.members):
+        if any(each.name == folded(alias) for each in self.scope.members):
             raise Untranslatable(f"names two tables {alias}")
-        self.scope.members.append(Member(fold(alias), f"{quoted(alias)}.", columns))
+        self.scope.members.append(Member(folded(alias), f"{quoted(alias)}.", columns))
 
     def _value(self, node: exp.Expr) -> Value:
         found = aggregates.aggregate(node, self.value, self.condition)
         return found or super()._value(node)
+
+
+def _fitted(query: Query, other: Query) -> Query:
+    """A query whose columns fit those of another one with which it is combined.
+
+    SQLite combines numbers and texts in one column; in PostgreSQL it is a column of texts.
+    """
+    pairs = list(zip(query.columns, other.columns, strict=False))
+    found = [_fitting(value, beside) for (_, value), (_, beside) in pairs]
+    if all(value is before for value, ((_, before), _) in zip(found, pairs, strict=True)):
+        return query
+    names = [f"c{n}" for n in range(len(found))]
+    outputs = ", ".join(
+        name if value is before else _fitting(replace(before, sql=name), beside).sql
+        for name, value, ((_, before), (_, beside)) in zip(names, found, pairs, strict=True)
+    )
+    columns = tuple((name, value) for ((name, _), _), value in zip(pairs, found, strict=True))
+    return Query(f"SELECT {outputs} FROM ({query.sql}) AS q ({', '.join(names)})", columns)
+
+
+def _fitting(value: Value, beside: Value) -> Value:
+    families = {value.family, beside.family}
+    if value.family == "null" and beside.family not in ("null", "text", "mixed"):
+        # Combined NULLs alone are texts.
+        return replace(value, sql="NULL", family=beside.family, kind=beside.kind)
+    if value.family == "boolean" and beside.family in NUMBERS:
+        return number(value)
+    if not families & {"text", "mixed"} or not families & {"integer", "boolean"}:
+        return value
+    return Value(text(value).sql, "mixed", kind=MixedText())
 
 
 def _inner(node: Any) -> Any:
