@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.workloads import SCHEMA_TABLES
+
 WAYS = (
     "limit",
     "snapshot",
@@ -26,6 +28,7 @@ WAYS = (
     "cut-over, writes blocked",
     "way back, 1,000 changes",
     "pipeline migrate",
+    "pipeline copy",
     "pgloader",
     "pgloader, tuned",
     "duckdb",
@@ -52,6 +55,8 @@ SECOND_GOALS = {
 and for the time that a cut-over blocks writes."""
 RATIO_AIMS = {"engine, load": 1.25}
 ENGINE_PEAK_MIB = 400.0
+TABLE_CPU = 0.020 * SCHEMA_TABLES
+"""CPU seconds of `pipeline copy` and the server for the workload *schema*."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +67,33 @@ class Sample:
     way: str
     seconds: float
     peak_mib: float | None
+    client_cpu: float | None = None
+    server_cpu: float | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """One way over all rounds: median seconds, ratio to the limit, largest peak memory."""
+    """One way over all rounds: median seconds, ratio to the limit, largest peak memory.
+
+    Attributes:
+        client_cpu: median CPU seconds of the program.
+        server_cpu: median CPU seconds of all processes of the server meanwhile.
+    """
 
     workload: str
     way: str
     seconds: float | None
     ratio_to_limit: float | None
     peak_mib: float | None
+    client_cpu: float | None = None
+    server_cpu: float | None = None
+
+    @property
+    def cpu(self) -> float | None:
+        """CPU seconds of the program and the server."""
+        if self.client_cpu is None or self.server_cpu is None:
+            return None
+        return self.client_cpu + self.server_cpu
 
 
 @dataclass(frozen=True)
@@ -112,7 +133,8 @@ def summarize(samples: Sequence[Sample], remarks: Sequence[Remark]) -> list[Resu
             for sample in samples
             if (sample.workload, sample.way) == (workload, way) and sample.peak_mib is not None
         ]
-        results.append(Result(workload, way, taken, ratio, max(peaks, default=None)))
+        cpu = (_median(samples, (workload, way), each) for each in ("client_cpu", "server_cpu"))
+        results.append(Result(workload, way, taken, ratio, max(peaks, default=None), *cpu))
     return results
 
 
@@ -133,7 +155,10 @@ def verdicts(result: Result, results: Sequence[Result]) -> list[Verdict]:
         goal = SECOND_GOALS[result.way]
         taken = result.seconds
         found.append(Verdict(f"≤ {goal:g} s", None if taken is None else taken <= goal))
-    if result.way == "pipeline migrate":
+    if result.way == "pipeline copy" and result.workload == "schema":
+        words = f"≤ {TABLE_CPU:g} s CPU"
+        found.append(Verdict(words, None if result.cpu is None else result.cpu <= TABLE_CPU))
+    if result.way in ("pipeline migrate", "pipeline copy"):
         found.append(Verdict("< pgloader", _beats_pgloader(result, results)))
     return found
 
@@ -145,7 +170,7 @@ def show(
     for workload in dict.fromkeys(result.workload for result in results):
         table = Table(title=f"{workload}, {title}", box=box.SIMPLE_HEAD, title_justify="left")
         table.add_column("way", no_wrap=True)
-        for heading in ("median s", "ratio", "peak MiB"):
+        for heading in ("median s", "ratio", "CPU s", "peak MiB"):
             table.add_column(heading, justify="right")
         table.add_column("goal", no_wrap=True)
         table.add_column("reached")
@@ -156,6 +181,7 @@ def show(
                     result.way,
                     _number(result.seconds, ".2f"),
                     _number(result.ratio_to_limit, ".2f"),
+                    _number(result.cpu, ".2f"),
                     _number(result.peak_mib, ".0f"),
                     "\n".join(verdict.goal for verdict in judged),
                     "\n".join(_HOLDS[verdict.holds] for verdict in judged),
@@ -165,6 +191,20 @@ def show(
             if remark.workload == workload:
                 mark = "failed: " if remark.failed else ""
                 console.print(f"  {remark.way}: {mark}{remark.reason}", markup=False)
+
+
+def show_pairs(console: Console, samples: Sequence[Sample]) -> None:
+    """Print how `pipeline copy` compares with pgloader in the same round."""
+    for workload in dict.fromkeys(sample.workload for sample in samples):
+        ours = _seconds(samples, (workload, "pipeline copy"))
+        for rival in ("pgloader", "pgloader, tuned"):
+            theirs = _seconds(samples, (workload, rival))
+            # A way that fails is not tried again, so pairs are of the same round.
+            ratios = [one / other for one, other in zip(ours, theirs, strict=False)]
+            if ratios:
+                words = f"{median(ratios):.2f} of the time of {rival} (median of pairs;"
+                ends = f"{min(ratios):.2f} to {max(ratios):.2f})"
+                console.print(f"{workload}: pipeline copy, proof included, takes {words} {ends}")
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
@@ -194,9 +234,14 @@ def _beats_pgloader(result: Result, results: Sequence[Result]) -> bool | None:
     return result.seconds < min(rivals) if rivals and result.seconds is not None else None
 
 
-def _median(samples: Sequence[Sample], key: tuple[str, str]) -> float | None:
-    seconds = [sample.seconds for sample in samples if (sample.workload, sample.way) == key]
-    return median(seconds) if seconds else None
+def _seconds(samples: Sequence[Sample], key: tuple[str, str], what: str = "seconds") -> list[float]:
+    found = [getattr(each, what) for each in samples if (each.workload, each.way) == key]
+    return [value for value in found if value is not None]
+
+
+def _median(samples: Sequence[Sample], key: tuple[str, str], what: str = "seconds") -> float | None:
+    values = _seconds(samples, key, what)
+    return median(values) if values else None
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""Measure every way on both workloads in one run: `python -m bench.run`, or `make bench`.
+"""Measure every way on all workloads in one run: `python -m bench.run`, or `make bench`.
 
 Rounds are interleaved (round 1 of all ways, then round 2 of all), so that variations of the machine
 affect all equally. Each measurement has an empty database, a checkpoint just before it and its own
@@ -21,14 +21,14 @@ import psycopg2
 from rich.console import Console
 
 from bench.encoded import encode, encoded_file
-from bench.report import Remark, Sample, show, summarize, write
-from bench.server import Fresh, bench_server
+from bench.report import Remark, Sample, show, show_pairs, summarize, write
+from bench.server import Fresh, bench_server, server_seconds
 from bench.target import TABLES
-from bench.ways import Failed, Unavailable, last_line
+from bench.ways import Failed, Unavailable, all_tables, last_line
 from bench.workloads import source_of
 
 ROOT = Path(__file__).resolve().parent.parent
-WORKLOADS = ("rows", "blobs")
+WORKLOADS = ("rows", "blobs", "schema")
 LABELS = {
     "limit": "limit",
     "load": "engine, load",
@@ -36,6 +36,7 @@ LABELS = {
     "sync": "sync",
     "cutover": "cut-over",
     "migrate": "pipeline migrate",
+    "copy": "pipeline copy",
     "pgloader": "pgloader",
     "pgloader-tuned": "pgloader, tuned",
     "duckdb": "duckdb",
@@ -43,6 +44,8 @@ LABELS = {
 }
 FOREIGN_PROGRAMS = {"pgloader", "pgloader-tuned"}
 ONLY_ON = {"migrate": "rows"}
+WITHOUT_LIMIT = {"schema": ("copy", "pgloader")}
+"""Workloads without the four tables, and the ways that move any tables."""
 ONCE = {"orm"}
 ORM_LARGEST_SCALE = 1.0
 ENGINE = {
@@ -88,6 +91,7 @@ def main() -> int:
     results = summarize(samples, remarks)
     title = f"scale {arguments.scale:g}, median of {arguments.rounds}"
     show(console, results, remarks, title=title)
+    show_pairs(console, samples)
     write(arguments.out, results)
     return 1 if any(remark.failed for remark in remarks) else 0
 
@@ -121,7 +125,7 @@ def _arguments() -> argparse.Namespace:
 
 def _prepared(workload: str, scale: float, fresh: Fresh) -> Path:
     source = source_of(workload, scale)
-    if not encoded_file(source, TABLES[0]).exists():
+    if workload not in WITHOUT_LIMIT and not encoded_file(source, TABLES[0]).exists():
         encode(source, fresh())
     return source
 
@@ -130,7 +134,8 @@ def _rounds(
     source: Path, workload: str, arguments: argparse.Namespace, fresh: Fresh
 ) -> Iterator[Sample | Remark]:
     """Run all rounds of one workload; a way that fails is not tried again."""
-    ways = [way for way in arguments.ways if ONLY_ON.get(way, workload) == workload]
+    able = WITHOUT_LIMIT.get(workload, arguments.ways)
+    ways = [w for w in arguments.ways if w in able and ONLY_ON.get(w, workload) == workload]
     for number in range(arguments.rounds):
         for way in list(ways):
             if number > 0 and way in ONCE:
@@ -157,13 +162,17 @@ def _measure(way: str, source: Path, workload: str, url: str) -> list[Sample]:
         Failed: the child process ended with an error, or created no table.
         Incomplete: rows are missing in the target.
     """
+    before = server_seconds()
     if way in ENGINE:
         samples = _engine_samples(way, workload, child("bench.engine", way, str(source), url))
     else:
         answer = child("bench.ways", way, str(source), url)
         if "unavailable" in answer:
             raise Unavailable(answer["unavailable"])
-        samples = [Sample(workload, LABELS[way], answer["seconds"], answer["peak_mib"])]
+        after = server_seconds()
+        server = None if before is None or after is None else after - before
+        cpu = (answer["cpu_seconds"], server)
+        samples = [Sample(workload, LABELS[way], answer["seconds"], answer["peak_mib"], *cpu)]
     require_all_rows(source, url, samples[0].seconds)
     return samples
 
@@ -209,8 +218,8 @@ def require_all_rows(source: Path, url: str, seconds: float) -> None:
         closing(psycopg2.connect(url)) as target,
         target.cursor() as cursor,
     ):
-        for table in TABLES:
-            count = f"SELECT count(*) FROM {table.name}"
+        for name in all_tables(source):
+            count = f"SELECT count(*) FROM {name}"
             try:
                 cursor.execute(count)
             except psycopg2.Error as error:
@@ -218,9 +227,7 @@ def require_all_rows(source: Path, url: str, seconds: float) -> None:
             (moved,) = cursor.fetchone() or (0,)
             (rows,) = reader.execute(count).fetchone()
             if moved != rows:
-                raise Incomplete(
-                    f"moved {moved:,} of {rows:,} rows of {table.name}, in {seconds:.2f} s"
-                )
+                raise Incomplete(f"moved {moved:,} of {rows:,} rows of {name}, in {seconds:.2f} s")
 
 
 if __name__ == "__main__":

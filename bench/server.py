@@ -4,8 +4,10 @@ The server runs while the context manager is open and listens on a Unix socket o
 directory `bench/data/pg` remains, so the next run starts it in under a second.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import psycopg2
@@ -15,6 +17,9 @@ from pipeline.config.settings import libpq
 from pipeline.postgres.embedded.server import ensure_server, leave
 
 _DATABASE = "bench"
+
+
+_SERVER = DATA / "pg"
 
 
 class Fresh(Protocol):
@@ -33,7 +38,7 @@ def bench_server() -> Iterator[Fresh]:
     do not affect each other.
     """
     DATA.mkdir(exist_ok=True)
-    server = ensure_server(DATA / "pg")
+    server = ensure_server(_SERVER)
 
     def fresh(database: str = _DATABASE) -> str:
         _run(
@@ -47,7 +52,30 @@ def bench_server() -> Iterator[Fresh]:
     try:
         yield fresh
     finally:
-        leave(DATA / "pg")
+        leave(_SERVER)
+
+
+def server_seconds() -> float | None:
+    """The CPU time that all processes of the server have used; None without ``/proc``."""
+    if not Path("/proc/self/stat").exists():
+        return None
+    server = int((_SERVER / "postmaster.pid").read_text().split()[0])
+    # Ended sessions count as children of the server.
+    ticks = sum(_ticks(server)[1:])
+    for each in Path("/proc").iterdir():
+        if each.name.isdigit():
+            parent, *own = _ticks(int(each.name))
+            ticks += sum(own) if parent == server else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(process: int) -> list[int]:
+    """The parent of a process, its CPU time and that of its ended children; see proc(5)."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return [0] * 5
+    return [int(fields[1]), *map(int, fields[11:15])]
 
 
 def _run(url: str, *statements: str) -> None:

@@ -8,7 +8,9 @@ that its peak memory is measured alone, and prints one line of JSON.
 import importlib.util
 import json
 import os
+import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -27,14 +29,22 @@ from bench.target import TABLES
 from bench.workloads import DATA
 
 _COPY_BYTES = 64 << 10
+_PIPELINE = str(Path(sys.executable).with_name("pipeline"))
 _PGLOADER_TUNED = "WITH prefetch rows = 25, batch size = 20 MB"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Wall-clock seconds, and the peak resident memory of the working process in MiB."""
+    """What the working process used.
+
+    Attributes:
+        seconds: of the wall clock.
+        cpu_seconds: of the process, without the server.
+        peak_mib: resident memory.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 
@@ -105,8 +115,36 @@ def duckdb(source: Path, url: str) -> Measured:
     return _in_process(work)
 
 
+def copy(source: Path, url: str) -> Measured:
+    """Run `pipeline copy`, like pgloader without declarations, from process start to exit.
+
+    It proves what it copies, and makes the foreign keys and CHECKs that the source declares.
+    """
+    chosen = chosen_tables(source)
+    with closing(sqlite3.connect(source)) as connection:
+        others = [name for name in _table_names(connection) if chosen and name not in chosen]
+    excluded = [word for name in others for word in ("--exclude", name)]
+    return _program([_PIPELINE, "copy", f"sqlite:///{source}", url, *excluded], {})
+
+
+def chosen_tables(source: Path) -> list[str]:
+    """The tables of a source that are moved; none means all."""
+    return [] if source.name.startswith("schema-") else [table.name for table in TABLES]
+
+
+def all_tables(source: Path) -> list[str]:
+    """The tables of a source that are moved."""
+    with closing(sqlite3.connect(source)) as connection:
+        return chosen_tables(source) or _table_names(connection)
+
+
+def _table_names(connection: sqlite3.Connection) -> list[str]:
+    found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+    return [name for (name,) in found]
+
+
 def pgloader(source: Path, url: str) -> Measured:
-    """Run pgloader with its defaults on the four tables, from process start to exit.
+    """Run pgloader with its defaults on the same tables, from process start to exit.
 
     It creates the tables itself, with wider types, primary and foreign keys, and no other indexes.
     """
@@ -123,7 +161,7 @@ def command(name: str) -> Callable[[Path, str], Measured]:
 
     def run(source: Path, url: str) -> Measured:
         urls = {"SQLITE_DATABASE_URL": f"sqlite:///{source}", "DATABASE_URL": url}
-        return _program([str(Path(sys.executable).with_name("pipeline")), name], urls)
+        return _program([_PIPELINE, name], urls)
 
     return run
 
@@ -131,6 +169,7 @@ def command(name: str) -> Callable[[Path, str], Measured]:
 WAYS: dict[str, Callable[[Path, str], Measured]] = {
     "limit": limit,
     **{name: command(name) for name in ("migrate", "sync", "verify")},
+    "copy": copy,
     "pgloader": pgloader,
     "pgloader-tuned": pgloader_tuned,
     "duckdb": duckdb,
@@ -139,10 +178,10 @@ WAYS: dict[str, Callable[[Path, str], Measured]] = {
 
 
 def _in_process(work: Callable[[], None]) -> Measured:
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     work()
     seconds = time.perf_counter() - started
-    return Measured(seconds, peak_mib())
+    return Measured(seconds, time.process_time() - cpu, peak_mib())
 
 
 def _program(command: list[str], variables: dict[str, str]) -> Measured:
@@ -163,7 +202,8 @@ def _program(command: list[str], variables: dict[str, str]) -> Measured:
     seconds = time.perf_counter() - started
     if done.returncode != 0:
         raise Failed(_failure(done.stderr) or _failure(done.stdout) or "no output")
-    return Measured(seconds, children_peak_mib())
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Measured(seconds, used.ru_utime + used.ru_stime, children_peak_mib())
 
 
 def _failure(output: str) -> str:
@@ -181,12 +221,12 @@ def _pgloader(source: Path, url: str, *, options: str) -> Measured:
     program = shutil.which("pgloader")
     if program is None:
         raise Unavailable("pgloader is not installed")
-    names = ", ".join(f"'{table.name}'" for table in TABLES)
+    names = ", ".join(f"'{name}'" for name in chosen_tables(source))
+    only = f" INCLUDING ONLY TABLE NAMES LIKE {names}" if names else ""
     with tempfile.TemporaryDirectory() as folder:
         command = Path(folder) / "bench.load"
         command.write_text(
-            f"LOAD DATABASE FROM sqlite://{source} INTO {_pgloader_url(url)} {options} "
-            f"INCLUDING ONLY TABLE NAMES LIKE {names};"
+            f"LOAD DATABASE FROM sqlite://{source} INTO {_pgloader_url(url)} {options}{only};"
         )
         return _program([program, "--root-dir", folder, str(command)], {})
 

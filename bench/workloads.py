@@ -1,4 +1,4 @@
-"""The sources of the benchmark: many small rows, few large BLOBs, and a small application.
+"""The sources of the benchmark: many rows, large BLOBs, many tables, and a small application.
 
 A source is created once per scale and kept in `bench/data/`; delete that folder to recreate it.
 All random values come from one seed, so the same scale gives the same bytes everywhere. All rows
@@ -8,13 +8,16 @@ meet the target's contract, so every way moves all of them.
 import json
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 SEED = 20250806
+SCHEMA_TABLES = 300
+SCHEMA_ROWS = 50
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -94,12 +97,38 @@ def make_blobs(path: Path, scale: float) -> None:
     _make(path, Shape(_scaled(200, scale), 10, _scaled(1_000, scale), 1, 51 << 10, 973 << 10))
 
 
+def make_schema(path: Path, _: float) -> None:
+    """Create the workload *schema*: 300 tables of at most 50 rows at every scale.
+
+    Each has a key, a unique name, a CHECK, defaults, an index, and up to two foreign keys.
+    """
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    rng = random.Random(SEED)
+    counts: list[int] = []
+    with closing(sqlite3.connect(unfinished)) as connection, connection:
+        connection.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")
+        for number in range(SCHEMA_TABLES):
+            parents = [at for at in (number // 2, number - 7) if 0 <= at < number and counts[at]]
+            connection.executescript(_schema_table(number, parents))
+            counts.append(number * 37 % (SCHEMA_ROWS + 1))
+            marks = ", ".join("?" * (8 + len(parents)))
+            rows = _schema_rows(counts[number], [counts[at] for at in parents], rng)
+            connection.executemany(f"INSERT INTO t{number:03} VALUES ({marks})", rows)
+    unfinished.rename(path)
+
+
 def make_application(path: Path, scale: float) -> None:
     """Create the workload *application*: 153 rows in four tables at scale 1, 2 MiB in all."""
     _make(path, Shape(_scaled(17, scale), 4, _scaled(34, scale), 1, 20 << 10, 100 << 10))
 
 
-MAKERS = {"rows": make_rows, "blobs": make_blobs, "application": make_application}
+MAKERS = {
+    "rows": make_rows,
+    "blobs": make_blobs,
+    "schema": make_schema,
+    "application": make_application,
+}
 
 
 def source_of(workload: str, scale: float) -> Path:
@@ -109,6 +138,28 @@ def source_of(workload: str, scale: float) -> Path:
         DATA.mkdir(exist_ok=True)
         MAKERS[workload](path, scale)
     return path
+
+
+def _schema_table(number: int, parents: Sequence[int]) -> str:
+    name = f"t{number:03}"
+    keys = "".join(
+        f", parent_{at} INTEGER REFERENCES t{parent:03}(id)" for at, parent in enumerate(parents)
+    )
+    return f"""
+CREATE TABLE {name} (
+    id INTEGER PRIMARY KEY, name VARCHAR(80) NOT NULL UNIQUE,
+    amount INTEGER NOT NULL DEFAULT 0 CHECK (amount >= 0), rate REAL DEFAULT 0.5,
+    state TEXT NOT NULL DEFAULT 'new', note TEXT, created_at DATETIME, active BOOLEAN{keys});
+CREATE INDEX {name}_state ON {name} (state, created_at);
+"""
+
+
+def _schema_rows(count: int, parents: Sequence[int], rng: random.Random) -> Iterator[Row]:
+    for i in range(1, count + 1):
+        keys = [rng.randint(1, parent) for parent in parents]
+        note = None if i % 3 else f"note {i}"
+        values = (rng.randint(0, 9_999), rng.random(), rng.choice(("new", "open", "done")), note)
+        yield i, f"name {i}", *values, _stamp(i), i % 2, *keys
 
 
 def _scaled(count: int, scale: float) -> int:

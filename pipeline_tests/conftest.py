@@ -69,7 +69,15 @@ def pytest_xdist_auto_num_workers() -> int:
 
 _LONGEST = (
     *("sync_faults", "sync", "ui", "sync_commands", "migrations", "moves_merge", "kill"),
-    *("sync_sources", "cutover", "soak", "serving", "cutover_attacks", "surroundings"),
+    *(
+        "sync_sources",
+        "copy_databases",
+        "cutover",
+        "soak",
+        "serving",
+        "cutover_attacks",
+        "surroundings",
+    ),
     *("sync_conflicts", "old_targets", "anki_sync", "spaces_moves", "embedded"),
     *("moves_proof", "sync_rejected", "replica", "types", "overrides", "side_effects"),
     *("anki_commands", "turso_cutover", "cutover_commands", "subset", "selftest"),

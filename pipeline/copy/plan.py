@@ -4,7 +4,7 @@ Census and structure of the source decide; the target is not asked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.copy.census import given
@@ -85,15 +85,15 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         census = censuses[table.name]
         copied = _copied(table, options.schema, made[table.name], census, decisions[table.name])
         copied, left = conditions.with_generated(copied)
-        name, last = folded(table.name), census.ranges[-1].last if census.ranges else 0
+        name = folded(table.name)
         tables[name] = copied
         extras[name] = keys.plan_keys(
             copied,
             nulls={facts.name: facts.nulls for facts in census.columns},
-            last_id=max(last_ids.get(name, 0), last),
+            last_id=max(last_ids.get(name, 0), _largest_id(table, census)),
             names=names,
         )
-        extras[name].left += left
+        extras[name].left += [*left, *_nullable(copied, census)]
         conditions.plan_conditions(copied, names, extras[name])
     for name, copied in tables.items():
         references.plan_references(copied, tables, extras[name])
@@ -114,6 +114,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
 def _without(schema: Schema, options: CopyOptions) -> Schema:
     known = {table.name.lower() for table in schema.tables}
     known |= {table.name.lower() for table in schema.virtual}
+    known |= {name.lower() for name in schema.unreadable_tables}
     excluded = _excluded(options)
     wrong = sorted(name for name in options.exclude if name.lower() not in known)
     if wrong:
@@ -122,7 +123,7 @@ def _without(schema: Schema, options: CopyOptions) -> Schema:
             remedy=f"Its tables are {', '.join(sorted(t.name for t in schema.tables))}",
         )
     tables = tuple(table for table in schema.tables if table.name.lower() not in excluded)
-    return Schema(tables, schema.virtual, schema.views, schema.triggers, schema.unreadable)
+    return replace(schema, tables=tables)
 
 
 def _copied(
@@ -149,6 +150,18 @@ def _copied(
         required=frozenset(names[column] for column in required),
         checked=any(decision.quarantines for decision in decisions.values()),
     )
+
+
+def _nullable(table: CopiedTable, census: TableCensus) -> Iterator[LeftOut]:
+    """Columns that are declared NOT NULL and hold NULL."""
+    for facts in census.columns:
+        if table.source.column(facts.name).not_null and facts.nulls:
+            reason = f"{facts.nulls:,} of its values are NULL"
+            yield LeftOut("not null", table.label, facts.name, reason)
+
+
+def _largest_id(table: Table, census: TableCensus) -> int:
+    return (census.column(table.primary_key[0]).highest or 0) if table.is_row_id else 0
 
 
 def _last_ids(source: PreparedSource) -> dict[str, int]:
@@ -183,14 +196,17 @@ def _left(schema: Schema, options: CopyOptions, labels: Mapping[str, str]) -> It
             yield LeftOut(
                 "virtual table", labels.get(folded(virtual.name), ""), virtual.name, reason
             )
+    others = schema.unreadable_tables | {view.name for view in schema.views}
+    for name, reason in schema.unreadable.items():
+        if name not in others:
+            yield LeftOut("name", "", name, f"the index or trigger was not read, because {reason}")
 
 
 def _behind(source: PreparedSource, options: CopyOptions) -> dict[str, str]:
     """Tables whose rows are not copied, with the reason."""
-    views = {view.name for view in source.schema.views}
-    unreadable = {n: why for n, why in source.schema.unreadable.items() if n not in views}
-    found = source.unread | unreadable
-    return {n: why for n, why in found.items() if n.lower() not in _excluded(options)}
+    names = sorted(source.schema.unreadable_tables)
+    found = source.unread | {name: source.schema.unreadable[name] for name in names}
+    return {n: why for n, why in found.items() if folded(n) not in _excluded(options)}
 
 
 def _excluded(options: CopyOptions) -> set[str]:

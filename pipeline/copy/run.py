@@ -12,19 +12,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from pipeline.copy import views
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.interface.results import CopyResult, TableResult
 from pipeline.copy.moving import difference, positions, table
+from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
-from pipeline.copy.target import extras, recording, states
+from pipeline.copy.sessions import Session
+from pipeline.copy.target import extras, keys, recording, states
 from pipeline.copy.target.extras import LeftOut
 from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
-from pipeline.core.errors import PipelineError, TargetError, Transient
+from pipeline.core.errors import LockedError, PipelineError, TargetError, Transient
 from pipeline.core.place import PUBLIC as PUBLIC_PLACE
 from pipeline.core.place import Place
 from pipeline.core.progress import note, waiting
@@ -52,8 +55,30 @@ class _Run:
     results: dict[str, TableResult] = field(default_factory=dict)
     made: dict[str, CopiedTable] = field(default_factory=dict)
     ended: dict[str, threading.Event] = field(default_factory=dict)
+    postponed: dict[str, list[Reference]] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
+    error: PipelineError | None = None
     retried: bool = False
+
+    @cached_property
+    def copied(self) -> Copied:
+        """What the copy makes."""
+        tables = self.plan.tables
+        return Copied(
+            {(each.schema, each.name): each.label for each in tables.values()},
+            frozenset(
+                (tables[name].schema, tables[name].name, extra.made)
+                for name, planned in self.plan.extras.items()
+                for extra in planned.references
+                if extra.made is not None
+            ),
+        )
+
+    def stop(self) -> None:
+        """Begin no further unit, and let no session wait for another one."""
+        self.stopped.set()
+        for event in self.ended.values():
+            event.set()
 
 
 def run(
@@ -80,18 +105,24 @@ def run(
         running = _Run(plan, options, present, on_table)
         running.ended = {name: threading.Event() for name in plan.tables}
         again = any(state.rules is not None for state in present.values())
+        gone = states.vanished(target, plan.tables, options.schema) if again else []
         with waiting("copying the tables"):
             _run_units(running, target, sessions=1 if again else _SESSIONS)
         made: list[str] = []
         left: list[LeftOut] = []
-        if not options.verify:
-            made, left = views.make(target, plan, running.made)
+        if running.error is not None:
+            _fail(running, [n for n in plan.tables if n not in running.results], running.error)
+        elif not options.verify:
+            with contextlib.ExitStack() as opened:
+                # The first session may be lost.
+                used = opened.enter_context(target.another()) if running.retried else target
+                made, left = views.make_all(used, plan, running.made)
     return CopyResult(
         options.run_id,
         plan.source.source,
         shown,
         tuple(running.results[name] for name in plan.tables if name in running.results),
-        (*plan.left, *left),
+        (*plan.left, *gone, *left),
         plan.behind,
         tuple(made),
         hints=tuple(plan.hints),
@@ -143,10 +174,21 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
             yield unit
 
     def work(first: Target | None) -> None:
-        with contextlib.ExitStack() as opened:
-            session = first or opened.enter_context(target.another())
-            for unit in units():
-                session = _with_retries(running, session, unit, opened)
+        try:
+            with contextlib.ExitStack() as opened:
+                try:
+                    used = first or opened.enter_context(target.another())
+                except TargetError as error:
+                    # The first session moves all units.
+                    note(f"{error.problem}; going on with one session")
+                    return
+                place = None if first is None else place_of(running.options.schema)
+                session = Session(used, opened, place=place)
+                for unit in units():
+                    _with_retries(running, session, unit)
+        except BaseException:
+            running.stop()
+            raise
 
     with ThreadPoolExecutor(sessions, thread_name_prefix="copy") as pool:
         context = contextvars.copy_context
@@ -157,36 +199,42 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
             for future in futures:
                 future.result()
         except BaseException:
-            running.stopped.set()
-            for event in running.ended.values():
-                event.set()
+            running.stop()
             raise
 
 
-def _with_retries(
-    running: _Run, session: Target, unit: tuple[str, ...], opened: contextlib.ExitStack
-) -> Target:
-    """Move a unit; a lost connection is opened again. Returns the session to go on with."""
+def _with_retries(running: _Run, session: Session, unit: tuple[str, ...]) -> None:
+    """Move a unit; a lost connection is opened again."""
+    labels = frozenset(each.label for each in running.plan.tables.values())
+    lost = False
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _move_unit(running, session, unit)
+            if lost:
+                session.renew(running.options.run_id, labels)
+            _move_unit(running, session.target, unit)
             break
         except Transient as error:
             if attempt == _ATTEMPTS:
-                _fail(running, unit, error)
-                running.stopped.set()
-                raise
-            running.retried = True
+                _end(running, unit, error)
+                return
+            running.retried = lost = True
             note(f"{error.problem}; trying again")
             time.sleep(_PAUSE_SECONDS)
-            with contextlib.suppress(Transient):
-                session = opened.enter_context(session.another())
+        except LockedError as error:
+            _end(running, unit, error)
+            return
         except (PipelineError, DataFault) as error:
             _fail(running, unit, error)
             break
     for name in unit:
         running.ended[name].set()
-    return session
+
+
+def _end(running: _Run, unit: Sequence[str], error: PipelineError) -> None:
+    """End the run, because no session can go on."""
+    _fail(running, unit, error)
+    running.error = error
+    running.stop()
 
 
 def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
@@ -194,17 +242,26 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
     with target.transaction():
         for setting in positions.IN_ORDER:
             target.defer(setting)
-        moved = {name: _move_table(running, target, name) for name in unit}
+        circle = len(unit) > 1
+        moved = {name: _move_table(running, target, name, in_circle=circle) for name in unit}
         if not options.verify:
+            parents = {parent for name in unit for parent in _parents(plan, name, unit)}
+            fresh = all(each.fresh and not each.references for each in moved.values())
+            ended = all(running.ended[name].is_set() for name in parents)
+            at_once = fresh and ended and len(unit) == 1
             for name, each in moved.items():
-                _finish(running, target, name, each)
-            for name in unit:
-                for parent in _parents(plan, name, unit):
+                _finish(running, target, name, each, references=at_once)
+            if not at_once:
+                for parent in parents:
                     running.ended[parent].wait()
-            for name, each in moved.items():
-                _refer(running, target, name, each)
-            for each in moved.values():
-                difference.restore_references(target, each.references)
+            if running.error is not None:
+                raise running.error
+            dropped = [reference for each in moved.values() for reference in each.references]
+            for reference in difference.restore_references(target, dropped):
+                running.postponed.setdefault(reference.label or "", []).append(reference)
+            if not at_once:
+                for name, each in moved.items():
+                    _refer(running, target, name, each)
             for name, each in moved.items():
                 _record(running, target, name, each)
     for name, each in moved.items():
@@ -213,7 +270,7 @@ def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
         running.on_table(running.results[name])
 
 
-def _move_table(running: _Run, target: Target, name: str) -> Moved:
+def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) -> Moved:
     plan, options = running.plan, running.options
     wanted, state = plan.tables[name], running.states[name]
     if state.rules is None and not (running.retried and _committed(running, target, wanted)):
@@ -226,16 +283,14 @@ def _move_table(running: _Run, target: Target, name: str) -> Moved:
     if state.rules is not None and state.rules != recording.rules_of(
         wanted, [*planned.own, *planned.references]
     ):
-        # Columns or constraints of the source have changed.
-        views.drop(target, options.schema, plan.source.schema.views)
-        references = difference.drop_references(target, wanted, list(plan.tables.values()))
-        target.run(f"DROP TABLE {wanted.place}")
-        made = table.create(target, plan.source, wanted, seed=options.run_id)
-        made.references, made.outcome = references, "updated"
-        return made
-    own = list(plan.tables.values())
+        if not options.verify:
+            views.drop(target, plan)
+        return table.make_anew(target, plan.source, wanted, options, running.copied)
+    states.require_shape(wanted, state)
     plain = replace(wanted, computed=state.computed_of(wanted))
-    return table.update(target, plan.source, plain, options, own=own)
+    moved = table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
+    moved.left += table.not_computed(wanted, wanted.computed.keys() - plain.computed.keys())
+    return moved
 
 
 def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
@@ -246,12 +301,16 @@ def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
     return found.rules is not None
 
 
-def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
-    """Make keys, constraints and indexes; statistics follow for a new table."""
+def _finish(running: _Run, target: Target, name: str, moved: Moved, *, references: bool) -> None:
+    """Make keys, constraints and indexes, and perhaps foreign keys."""
     planned = running.plan.extras[name]
-    wanted = planned.own
+    wanted = planned.own + (planned.references if references else [])
     if not moved.fresh:
-        wanted = extras.missing(target, moved.table, planned.own)
+        wanted = extras.missing(target, moved.table, wanted)
+        wanted += running.states[name].lacking([*keys.required(moved.table), *planned.own])
+        for each in planned.own:
+            if each.again is not None:
+                target.defer(each.again)
     moved.left += planned.left
     if any(each.condition is not None for each in wanted):
         with running.plan.source.sqlite() as connection:
@@ -259,21 +318,25 @@ def _finish(running: _Run, target: Target, name: str, moved: Moved) -> None:
             in_order = moved.fresh and not moved.rows.rejected
             wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
         moved.left += left
-    moved.left += extras.make(target, wanted)
-    if moved.fresh:
-        target.defer(f"ANALYZE {moved.table.place}")
+    moved.left += extras.make(target, moved.table, wanted)
 
 
 def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
     """Make foreign keys to tables that are there."""
     plan = running.plan
-    wanted = extras.missing(target, moved.table, plan.extras[name].references)
-    moved.left += extras.make(target, wanted)
+    wanted = plan.extras[name].references
+    if not moved.fresh:
+        wanted = extras.missing(target, moved.table, wanted)
+    moved.left += extras.make(target, moved.table, wanted)
+    moved.left += difference.validate(target, running.postponed.get(moved.table.label, ()))
 
 
 def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
+    """Write the ledger; a new table gets statistics."""
     planned = running.plan.extras[name]
     wanted = running.plan.tables[name]
+    if moved.fresh:
+        target.defer(f"ANALYZE {moved.table.place}")
     recording.write(
         target,
         moved.table,
@@ -292,7 +355,7 @@ def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:
     return [parent for parent in named if parent in plan.tables and parent not in unit]
 
 
-def _fail(running: _Run, unit: tuple[str, ...], error: Exception) -> None:
+def _fail(running: _Run, unit: Sequence[str], error: Exception) -> None:
     for name in unit:
         wanted = running.plan.tables[name]
         findings = getattr(error, "findings", ())

@@ -1,15 +1,20 @@
-"""The views of a copy, which follow all tables; one that returns other rows is left out."""
+"""The views of a copy, which follow all tables; one that returns other rows is left out.
 
-from collections.abc import Mapping, Sequence
+A view of an earlier copy stays if its definition is the same, with all that reads it.
+"""
+
+import hashlib
+from collections.abc import Mapping
 
 from pipeline.copy.expressions import translate
 from pipeline.copy.expressions.translate import NotTranslated, TargetRelation
 from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.expressions.view_order import ordered
 from pipeline.copy.plan import CopyPlan
-from pipeline.copy.target.extras import LeftOut
+from pipeline.copy.target.extras import LeftOut, attempt
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.names import shortened
+from pipeline.core.errors import PipelineError, ShapeError
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import literal, quoted
 from pipeline.mapping.matching import folded
@@ -17,7 +22,17 @@ from pipeline.postgres.target import Target
 from pipeline.sqlite.structure.model import View
 
 _COMMENT = "Copied from SQLite"
-"""Marks the views that a copy made."""
+"""The beginning of the comment of a view that a copy made; a digest of its definition follows."""
+
+
+def make_all(
+    target: Target, plan: CopyPlan, tables: Mapping[str, CopiedTable]
+) -> tuple[list[str], list[LeftOut]]:
+    """As ``make``; an error leaves out all views, because it must not cost the tables' result."""
+    try:
+        return make(target, plan, tables)
+    except PipelineError as error:
+        return [], [_left(view.name, error.problem) for view in plan.source.schema.views]
 
 
 def make(
@@ -42,37 +57,48 @@ def make(
             if isinstance(translated, NotTranslated):
                 left.append(_left(view.name, f"it {translated.reason}"))
                 continue
-            if _is_own(target, place):
-                target.run(f"DROP VIEW {place}")
-            verdict = trials.view(view, translated)
+            comment, before = _comment(translated.sql), _comment_of(target, place)
+            outdated = before.startswith(_COMMENT) and before != comment
+            if outdated and attempt(target, f"DROP VIEW {place}") is not None:
+                left.append(_left(view.name, "another view of the target reads the earlier one"))
+                continue
+            verdict = trials.view(view, translated, exists=before == comment)
             if not verdict.carried:
                 left.append(_left(view.name, verdict.reason or ""))
                 continue
-            target.run(f"COMMENT ON VIEW {place} IS {literal(_COMMENT)}")
+            target.run(f"COMMENT ON VIEW {place} IS {literal(comment)}")
             relations[folded(view.name)] = translated.relation
             made.append(view.name)
     return made, left
 
 
-def drop(target: Target, schema: str, views: Sequence[View]) -> None:
-    """Drop the views of an earlier copy, because a table that they read is made anew."""
-    for view in reversed(views):
-        place = _place(schema, view)
-        if _is_own(target, place):
-            target.run(f"DROP VIEW {place} CASCADE")
+def drop(target: Target, plan: CopyPlan) -> None:
+    """Drop the views of an earlier copy, because a table that they read is made anew.
+
+    Raises:
+        ShapeError: views of others read them.
+    """
+    wanted = [_place(plan.schema, view) for view in plan.source.schema.views]
+    places = [place for place in wanted if _comment_of(target, place).startswith(_COMMENT)]
+    if places and attempt(target, f"DROP VIEW {', '.join(places)}") is not None:
+        raise ShapeError(
+            f"A view of the target reads views of the copy ({', '.join(places)}), which have to be"
+            " made anew",
+            remedy="Drop that view first, and create it again after the copy; nothing was changed",
+        )
 
 
 def _place(schema: str, view: View) -> str:
     return f"{quoted(schema)}.{quoted(shortened(view.name))}"
 
 
-def _is_own(target: Target, place: str) -> bool:
-    return bool(
-        target.value(
-            "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '') = $2",
-            (place, _COMMENT),
-        )
-    )
+def _comment(sql: str) -> str:
+    return f"{_COMMENT} ({hashlib.sha256(sql.encode()).hexdigest()[:16]})"
+
+
+def _comment_of(target: Target, place: str) -> str:
+    found = "SELECT coalesce(obj_description(to_regclass($1), 'pg_class'), '')"
+    return str(target.value(found, (place,)))
 
 
 def _left(name: str, reason: str) -> LeftOut:

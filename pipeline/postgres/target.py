@@ -30,7 +30,8 @@ from pipeline.postgres.driver.faults import DataFault, FaultBefore, stopped, tra
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
-Another = Callable[[], AbstractContextManager["Target"]]
+Another = Callable[..., AbstractContextManager["Target"]]
+"""Opens a session with the same database; named arguments replace those of ``connect``."""
 
 
 class Target:
@@ -202,7 +203,8 @@ class Target:
         self, sql: str, parameters: Sequence[object] | None = None, *, copy: bool = False
     ) -> pa.Table:
         with self._turn:
-            self._send_deferred()
+            if not self._deferred.can_follow_a_query:
+                self._send_deferred()
             with translated(self._shown, sql), self._connection.cursor() as cursor:
                 if not copy:
                     cursor.adbc_statement.set_options(**{USE_COPY: "false"})
@@ -296,14 +298,15 @@ class Target:
     @contextmanager
     def _point(self) -> Iterator[str]:
         """Begin a savepoint; its name differs from those of all savepoints around it."""
-        if self._deferred.fallible:
-            try:
-                self._send_deferred()
-            except DataFault as fault:
-                raise FaultBefore(fault) from fault
         self._depth += 1
         try:
+            fallible = self._deferred.fallible
             self.defer(f"SAVEPOINT point_{self._depth}")
+            if fallible:
+                try:
+                    self._send_deferred()
+                except DataFault as fault:
+                    raise FaultBefore(fault) from fault
             yield f"point_{self._depth}"
         finally:
             self._depth -= 1

@@ -11,10 +11,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
-
-import httpx
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.errors import SourceError
 from pipeline.sqlite import opening
@@ -22,6 +21,9 @@ from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import TOKEN, Remote
 from pipeline.sqlite.replica import Lost
 from pipeline.sqlite.snapshot import BUSY_SECONDS
+
+if TYPE_CHECKING:
+    import httpx
 
 REQUEST_BYTES = 64 * 2**20
 """The largest size of a transaction, which is one request."""
@@ -69,6 +71,9 @@ class Primary:
             self.refresh()
 
     def _send(self, writes: list[dict[str, Any]], *, why: str) -> None:
+        # It takes a tenth of a second to import, and few commands write to Turso.
+        import httpx
+
         shown = self.origin.shown
         token = self.origin.token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
@@ -112,15 +117,15 @@ def _ok(step: int) -> dict[str, Any]:
     return {"type": "ok", "step": step}
 
 
-def _require_done(answer: httpx.Response, shown: str, why: str) -> None:
+def _require_done(answer: "httpx.Response", shown: str, why: str) -> None:
     """Reject a response that does not confirm the COMMIT."""
     if answer.status_code in (401, 403):
         raise SourceError(
             f"{shown} does not accept the token for writing, which {why} requires",
             remedy=f"Create a token that is not read-only, and set {TOKEN} to it",
         )
-    if answer.status_code != httpx.codes.OK:
-        kind = Lost if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR else SourceError
+    if answer.status_code != HTTPStatus.OK:
+        kind = Lost if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else SourceError
         raise kind(
             f"{shown} rejected the write for {why} (HTTP {answer.status_code})",
             remedy="Wait a few minutes and run again",

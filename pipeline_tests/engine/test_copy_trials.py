@@ -140,7 +140,7 @@ def filled(
         target.run("SET TRANSACTION READ WRITE", f"CREATE TABLE public.{table.name} ({columns})")
         for row in rows:
             target.defer(f"INSERT INTO {table.name} VALUES ({', '.join(map(literal, row, kinds))})")
-        with source.sqlite() as connection:
+        with closing(source), source.sqlite() as connection:
             yield Trials(target, source, connection)
 
 

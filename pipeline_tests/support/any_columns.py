@@ -169,4 +169,6 @@ def prepared(*filled: tuple[Table, Sequence[Sequence[Any]]]) -> Iterator[Prepare
             for each, values in filled:
                 fill(connection, each, values)
             connection.commit()
-        yield PreparedSource(path, "any.db", Schema(tuple(each for each, _ in filled)))
+        schema = Schema(tuple(each for each, _ in filled))
+        with closing(PreparedSource(path, "any.db", schema)) as source:
+            yield source

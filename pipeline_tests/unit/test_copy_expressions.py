@@ -295,7 +295,7 @@ def test_views_come_after_those_that_they_read() -> None:
     found, refused = view_order.ordered(views, ["Album"])
     assert [each.name for each in found] == ["b", "c"]
     assert {name: each.reason for name, each in refused.items()} == {
-        "lost": "reads gone, which the source does not have",
+        "lost": "reads gone, which was not copied",
         "loop": "reads the view ring, which is not carried",
         "ring": "reads the view loop, which is not carried",
         "own": "reads itself",

@@ -133,11 +133,12 @@ class Trials:
             for sql in (f"\n{each.source}\n",)
         )
         joined = ", ".join(f"group_concat(c{number}, '')" for number in range(len(conditions)))
-        # An index would give the rows in its own order.
-        rows = f"{self.source.rows_of(table)} AS {quoted(table.name)} NOT INDEXED"
+        # An index would give the rows in its own order. The columns of a stand-in compare in
+        # another way, so the table itself is read, in the order in which its stand-in was filled.
+        order = "" if table.name in self.source.stand_ins else self.source.row_id(table)
         found = self.connection.execute(
-            f"SELECT {joined} FROM"
-            f" (SELECT {letters} FROM {rows} ORDER BY {self.source.row_id(table)})"
+            f"SELECT {joined} FROM (SELECT {letters} FROM {quoted(table.name)} NOT INDEXED"
+            f"{f' ORDER BY {order}' if order else ''})"
         ).fetchone()
         return ["" if each is None else _text(each) for each in found]
 
@@ -202,8 +203,12 @@ class Trials:
             return _verdict_of(error)
         return CARRIED
 
-    def view(self, view: View, translated: TranslatedView) -> Verdict:
-        """Create a view, and compare its rows; it stays if they are the same."""
+    def view(self, view: View, translated: TranslatedView, *, exists: bool = False) -> Verdict:
+        """Create a view, and compare its rows; it stays if they are the same.
+
+        Args:
+            exists: the target has it already.
+        """
         name = translated.relation.sql
         try:
             ours = self._view_in_source(view)
@@ -211,12 +216,13 @@ class Trials:
             return Verdict(False, f"SQLite cannot evaluate it ({_sqlite_reason(error)})")
         try:
             with self.target.savepoint(TargetError):
-                self.target.run(translated.sql)
+                if not exists:
+                    self.target.run(translated.sql)
                 reason = self._view_in_target(name, translated, *ours)
         except (DataFault, TargetError) as error:
             return _verdict_of(error)
         if reason:
-            self.target.run(f"DROP VIEW {name}")
+            self.target.run(f"DROP VIEW {name} CASCADE")
         return Verdict(reason is None, reason)
 
     def _view_in_source(self, view: View) -> tuple[int, list[tuple[Any, ...]]]:

@@ -17,7 +17,7 @@ def ordered(
     """Views in the order of their creation, and those that cannot be created, by name.
 
     Args:
-        tables: names of the tables that the source has.
+        tables: names of the tables that were copied.
     """
     refused: dict[str, NotTranslated] = {}
     reads: dict[str, set[str]] = {}
@@ -41,7 +41,7 @@ def ordered(
 def _reason(view: View, lacking: set[str], views: set[str]) -> str:
     missing = sorted(lacking - views)
     if missing:
-        return f"reads {missing[0]}, which the source does not have"
+        return f"reads {missing[0]}, which was not copied"
     if folded(view.name) in lacking:
         return "reads itself"
     return f"reads the view {min(lacking)}, which is not carried"

@@ -4,9 +4,11 @@ A batch is converted and copied without checks. If a cast or PostgreSQL refuses 
 until the row stands alone that causes the error; such a row is rejected, and the rest moves.
 """
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -23,6 +25,7 @@ from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 _LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 STAGE = "pipeline_stage"
 """The name of the temporary table that takes rows for a comparison."""
 
@@ -78,6 +81,14 @@ class Rows:
         except pa.ArrowInvalid:
             return _batch(self.table, part, self._convertible(raw))
 
+    def ahead(
+        self, items: Iterator[T], *, depth: int = 2
+    ) -> contextlib.AbstractContextManager[Iterator[T]]:
+        """Items of the ranges, computed ahead in a thread, unless there is only one."""
+        if len(self.table.ranges) < 2:
+            return contextlib.nullcontext(items)
+        return read_ahead(items, depth=depth)
+
     def count(self, part: RowRange) -> int:
         """Number of rows of a range that are not rejected."""
         if not self.rejected:
@@ -111,7 +122,7 @@ def _batch(table: CopiedTable, part: RowRange, raw: RawRows) -> Batch:
 def fill(target: Target, rows: Rows, *, stage: bool = False) -> None:
     """Copy all rows into the table, which has no constraints yet, or into the stage."""
     count = counter(rows.table.label, "load", rows.table.rows, reporter(_LOG))
-    with read_ahead(iter(rows)) as batches:
+    with rows.ahead(iter(rows)) as batches:
         for batch in batches:
             columns = [c.name for c in rows.table.mapping.columns] if stage else rows.table.written
             _copy(target, rows, batch.converted.batch.select(columns), batch.ids, stage=stage)

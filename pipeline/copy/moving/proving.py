@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from pipeline.copy.moving import positions
 from pipeline.copy.moving.filling import Batch, Rows
 from pipeline.copy.moving.positions import Tile, TileDigests
+from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.findings import OFFENDERS, Finding, NotConserved, ValueDiffers
 from pipeline.core.progress import Phase, reporter
 from pipeline.move.compare import columns, conversions
@@ -19,7 +20,6 @@ from pipeline.move.compare.changes import Lost, shown
 from pipeline.move.compare.columns import ComparedColumn
 from pipeline.move.compare.expected_tiles import ExpectedTile, expect, with_jsonb_spelling
 from pipeline.move.context.move_context import counter
-from pipeline.move.reading.batch_converter import read_ahead
 from pipeline.postgres.target import Target
 
 _LOG = logging.getLogger(__name__)
@@ -36,12 +36,14 @@ class Proven:
         values: compared values.
         differences: the first of them; empty if both sides are equal.
         digests: of the target's columns, by name: the hash of the digests of all tiles.
+        lossy: conversions that lose something, whose originals wait for ``keep_originals``.
     """
 
     rows: int = 0
     values: int = 0
     differences: list[Finding] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    lossy: int = 0
 
     @property
     def equal(self) -> bool:
@@ -50,13 +52,7 @@ class Proven:
 
 
 def compare(
-    target: Target,
-    rows: Rows,
-    place: str,
-    *,
-    stop_early: bool = False,
-    originals: bool = True,
-    phase: Phase = "prove",
+    target: Target, rows: Rows, place: str, *, stop_early: bool = False, phase: Phase = "prove"
 ) -> Proven:
     """Compare a table of the target with the source.
 
@@ -64,16 +60,15 @@ def compare(
         target: a session in a transaction with the settings ``positions.IN_ORDER``.
         place: the table as SQL.
         stop_early: end at the first difference.
-        originals: collect the originals of lossy conversions, see ``conversions``.
         phase: the name of the comparison for those who watch it.
     """
     found, hashes = Proven(), dict[str, "hashlib._Hash"]()
-    comparison = _Comparison(target, rows, place, found, originals)
+    comparison = _Comparison(target, rows, place, found)
     count = counter(rows.table.label, phase, rows.table.rows, reporter(_LOG))
     tiles = positions.tiles(target, place, [rows.count(part) for part in rows.table.ranges] or [0])
     with (
-        read_ahead(_expected(rows)) as expected,
-        read_ahead(_stored(target, rows, place, tiles), depth=1) as stored,
+        rows.ahead(_expected(rows)) as expected,
+        rows.ahead(_stored(target, rows, place, tiles), depth=1) as stored,
     ):
         for tile, digests, (batch, wanted) in zip(tiles, stored, expected, strict=True):
             comparison.tile(tile, batch, wanted, digests)
@@ -85,6 +80,17 @@ def compare(
                 return found
     found.digests = {name: each.hexdigest() for name, each in hashes.items()}
     return found
+
+
+def keep_originals(target: Target, table: CopiedTable, proven: Proven) -> None:
+    """Make the ledger hold the originals of a table's lossy conversions, and no others.
+
+    Each comparison collects its own, so this comes before the comparison of another table.
+    """
+    if proven.lossy:
+        conversions.replace(target, table.mapping)
+    else:
+        conversions.clear(target, table.label)
 
 
 def _expected(rows: Rows) -> Iterator[tuple[Batch | None, ExpectedTile | None]]:
@@ -114,7 +120,6 @@ class _Comparison:
     rows: Rows
     place: str
     found: Proven
-    originals: bool
 
     def tile(
         self,
@@ -143,8 +148,8 @@ class _Comparison:
             self.found.values += count
             if sides.differs is not None:
                 self.found.differences += _named(self.rows, column.name, batch.ids, sides)
-            elif self.originals:
-                _collect(self.target, self.rows, column.name, batch.ids, sides)
+            else:
+                self._collect(column.name, batch.ids, sides)
 
     def _sides(
         self,
@@ -166,6 +171,24 @@ class _Comparison:
             return columns.compare_json(self.target, mapping, name, sides, None)
         return sides
 
+    def _collect(self, column: str, ids: pa.Array, sides: ComparedColumn) -> None:
+        """Collect the originals of irreversibly converted values, by row id."""
+        if sides.lossy is None:
+            return
+        lossy, table = sides.lossy.fill_null(False), self.rows.table
+        if not lossy.true_count:
+            return
+        if not self.found.lossy:
+            conversions.prepare(self.target)
+        self.found.lossy += lossy.true_count
+        lost = Lost(
+            column,
+            ids.filter(lossy).cast(pa.string()),
+            table.mapping.casts[column].originals(sides.raw.filter(lossy)),
+            sides.target.filter(lossy).cast(pa.string()),
+        )
+        conversions.collect(self.target, table.label, lost)
+
 
 def _unproven(expected: ExpectedTile, stored: TileDigests) -> set[str]:
     names = {column.name for column in expected.mapping.columns}
@@ -186,19 +209,3 @@ def _named(rows: Rows, column: str, ids: pa.Array, sides: ComparedColumn) -> lis
     )
     label = rows.table.label
     return [ValueDiffers(label, f"row {at}", column, here, there) for at, here, there in found]
-
-
-def _collect(target: Target, rows: Rows, column: str, ids: pa.Array, sides: ComparedColumn) -> None:
-    """Collect the originals of irreversibly converted values, by row id."""
-    if sides.lossy is None:
-        return
-    lossy = sides.lossy.fill_null(False)
-    if not lossy.true_count:
-        return
-    lost = Lost(
-        column,
-        ids.filter(lossy).cast(pa.string()),
-        rows.table.mapping.casts[column].originals(sides.raw.filter(lossy)),
-        sides.target.filter(lossy).cast(pa.string()),
-    )
-    conversions.collect(target, rows.table.label, lost)

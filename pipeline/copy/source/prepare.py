@@ -15,13 +15,16 @@ from pipeline.core.locks import private_folder
 from pipeline.core.progress import waiting
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import fetch, opening
-from pipeline.sqlite.catalog import collations, plain_tables
+from pipeline.sqlite.catalog import change_log, collations, plain_tables
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.origin import Origin
 from pipeline.sqlite.snapshot import copy_source, fingerprint_of
 from pipeline.sqlite.sql_dump import Log
 from pipeline.sqlite.structure import reading
 from pipeline.sqlite.structure.model import Schema, Table
+
+_FROZEN = "pipeline_frozen_"
+"""The beginning of the names of triggers with which a cut-over blocks writes."""
 
 
 @contextmanager
@@ -51,20 +54,34 @@ def prepared(
             virtual = virtual_rows.copy_all(path, schema)
         except opening.UNREADABLE as error:
             raise unreadable(located, error, copy=path) from error
-        yield PreparedSource(
-            path,
-            origin.shown,
-            replace(schema, tables=(*schema.tables, *virtual.tables)),
-            stand_ins | virtual.stand_ins,
-            fingerprint,
-            virtual.unread,
+        yield opened.enter_context(
+            closing(
+                PreparedSource(
+                    path,
+                    origin.shown,
+                    replace(schema, tables=(*schema.tables, *virtual.tables)),
+                    stand_ins | virtual.stand_ins,
+                    fingerprint,
+                    virtual.unread,
+                )
+            )
         )
 
 
 def _structure(path: Path) -> Schema:
     with closing(opening.connect(path, "immutable")) as connection:
         collations.stand_in(connection)
-        return reading.read(connection)
+        found = reading.read(connection)
+        ours = {name for name, _, _ in change_log.our_triggers(connection)}
+        tracked = change_log.log_exists(connection)
+    # What this project has added to the source belongs to the source alone.
+    return replace(
+        found,
+        tables=tuple(t for t in found.tables if not (tracked and t.name == change_log.LOG)),
+        triggers=tuple(
+            t for t in found.triggers if t.name not in ours and not t.name.startswith(_FROZEN)
+        ),
+    )
 
 
 def _in_utf8(path: Path, schema: Schema) -> Path:
@@ -80,16 +97,24 @@ def _in_utf8(path: Path, schema: Schema) -> Path:
             into.execute("PRAGMA journal_mode = OFF")
             for table in schema.tables:
                 plain_tables.transcode(raw, into, table.name, encoding=encoding)
+            for view in schema.views:
+                into.execute(view.sql)
             into.commit()
     path.unlink()
     return plain
 
 
 def _with_row_ids(path: Path, schema: Schema) -> dict[str, str]:
-    """Copy the rows of tables without usable row ids; returns the tables that have them."""
-    stand_ins = {
-        table.name: stand_in_of(table.name) for table in schema.tables if not _has_row_ids(table)
-    }
+    """Copy the rows of tables that cannot be read by row id; returns the tables that have them."""
+    with closing(opening.connect(path, "immutable")) as connection:
+        only_there = collations.unknown(connection)
+        stand_ins = {
+            table.name: stand_in_of(table.name)
+            for table in schema.tables
+            if not _has_row_ids(table)
+            # The Arrow reader has no collations of an application.
+            or (only_there and collations.named_by(connection, table.name) & only_there)
+        }
     if stand_ins:
         with closing(opening.connect(path, "rw")) as connection:
             collations.stand_in(connection)

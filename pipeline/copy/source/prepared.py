@@ -5,7 +5,7 @@ Rows are read by ranges of row ids, so neither a key nor a collation of the sour
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import adbc_driver_manager
 import adbc_driver_sqlite
 import adbc_driver_sqlite.dbapi as adbc_sqlite
 
+from pipeline.copy.source.pool import Pool
 from pipeline.core.quoting import quoted
 from pipeline.sqlite import opening
 from pipeline.sqlite.catalog import collations
@@ -50,6 +51,8 @@ class PreparedSource:
     stand_ins: dict[str, str] = field(default_factory=dict)
     fingerprint: str | None = None
     unread: dict[str, str] = field(default_factory=dict)
+    _readers: "Pool[sqlite3.Connection]" = field(default_factory=Pool, repr=False, compare=False)
+    _arrow_readers: "Pool[Any]" = field(default_factory=Pool, repr=False, compare=False)
 
     def rows_of(self, table: Table) -> str:
         """The table of the copy with the rows of a table, quoted."""
@@ -72,8 +75,7 @@ class PreparedSource:
             SourceError: the copy cannot be read.
         """
         try:
-            with closing(opening.connect(self.path, "immutable")) as connection:
-                collations.stand_in(connection)
+            with self._readers.borrowed(self._connect) as connection:
                 connection.text_factory = bytes
                 yield connection
         except opening.UNREADABLE as error:
@@ -86,14 +88,39 @@ class PreparedSource:
         Raises:
             SourceError: the copy cannot be read, or a value does not fit the type of its column.
         """
-        uri = f"{self.path.absolute().as_uri()}?immutable=1"
         try:
-            with adbc_sqlite.connect(uri) as connection, connection.cursor() as cursor:
+            with (
+                self._arrow_readers.borrowed(self._connect_arrow) as connection,
+                connection.cursor() as cursor,
+            ):
                 cursor.adbc_statement.set_options(
                     **{adbc_driver_sqlite.StatementOptions.BATCH_ROWS.value: str(batch_rows)}
                 )
-                cursor.execute("PRAGMA trusted_schema = OFF")
-                cursor.execute("PRAGMA cell_size_check = ON")
                 yield cursor
         except adbc_driver_manager.Error as error:
             raise unreadable(Path(self.source), error) from error
+
+    def close(self) -> None:
+        """Close all connections; the copy can be read no more."""
+        self._readers.close()
+        self._arrow_readers.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = opening.connect(self.path, "immutable", check_same_thread=False)
+        try:
+            collations.stand_in(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connect_arrow(self) -> Any:
+        connection = adbc_sqlite.connect(f"{self.path.absolute().as_uri()}?immutable=1")
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("PRAGMA trusted_schema = OFF")
+                cursor.execute("PRAGMA cell_size_check = ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection

@@ -58,10 +58,10 @@ def read(
         f"{casts[c.name].sentinel} AS {quoted(f'c{n}')}" for n, c in enumerate(mapping.columns)
     ]
     outputs = [casts[c.name].read(mapping.in_source(c.name)) for c in mapping.columns]
-    where, bounds = f"{row_id} BETWEEN ? AND ?", [part.first, part.last]
+    where, bounds = f"{row_id} BETWEEN {part.first} AND {part.last}", list[str]()
     if without:
         where += f" AND {row_id} NOT IN (SELECT value FROM json_each(?))"
-        bounds.append(json.dumps(sorted(without)))  # type: ignore[arg-type]
+        bounds.append(json.dumps(sorted(without)))
     sql = (
         f"SELECT {', '.join([*first, '0 AS id'])} UNION ALL SELECT * FROM"
         f" (SELECT {', '.join([*outputs, row_id])} FROM {source.rows_of(table)}"

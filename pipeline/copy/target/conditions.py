@@ -21,6 +21,9 @@ from pipeline.core.quoting import quoted
 from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Check, Index
 
+_DESCENDING = " DESC"
+"""The end of an element of an index that is in descending order."""
+
 
 def with_generated(table: CopiedTable) -> tuple[CopiedTable, list[LeftOut]]:
     """The table with the generated columns that translate, and those that do not.
@@ -64,7 +67,8 @@ def plan_conditions(table: CopiedTable, names: Names, planned: Planned) -> None:
                 f"ALTER TABLE {table.place} ALTER COLUMN {quoted(made.name)}"
                 f" SET DEFAULT {found.sql}"
             )
-            planned.own.append(Extra("default", table.label, column.name, statement))
+            extra = Extra("default", table.label, column.name, statement, column=made.name)
+            planned.own.append(extra)
 
 
 def _check(table: CopiedTable, check: Check, names: Names, planned: Planned) -> None:
@@ -89,25 +93,26 @@ def _index(table: CopiedTable, index: Index, names: Names, planned: Planned) -> 
             _leave("index", table, index.name, found, planned)
             return
         elements.append(found.sql)
-    only, judged = "", None
+    only, judged = "true", None
     if index.where is not None:
         found = where(index.where, table.targets, table=table.source.name)
         if isinstance(found, NotTranslated):
             _leave("index", table, index.name, found, planned)
             return
-        only, judged = f" WHERE {found.sql}", Condition(index.where, found.sql, "index")
+        only, judged = found.sql, Condition(index.where, found.sql, "index")
     made = names.of(index.name)
     unique = "UNIQUE " if index.unique else ""
-    columns = [table.names[table.exact(p.column)] for p in index.parts if p.column is not None]
-    counted = index.unique and index.where is None and len(columns) == len(index.parts)
+    partial = f" WHERE {only}" if index.where is not None else ""
+    values = [element.removesuffix(_DESCENDING) for element in elements]
     planned.own.append(
         Extra(
             "index",
             table.label,
             index.name,
-            f"CREATE {unique}INDEX {quoted(made)} ON {table.place} ({', '.join(elements)}){only}",
+            f"CREATE {unique}INDEX {quoted(made)} ON {table.place}"
+            f" ({', '.join(elements)}){partial}",
             made,
-            extras.repeated(table, columns) if counted else None,
+            extras.repeated(table, values, only) if index.unique else None,
             judged,
         )
     )

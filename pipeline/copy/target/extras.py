@@ -4,7 +4,7 @@ Extras follow the rows. One that the rows do not meet, or that PostgreSQL does n
 out and named; it never costs a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +29,7 @@ Kind = Literal[
     "generated column",
     "view",
     "trigger",
+    "table",
     "virtual table",
     "name",
 ]
@@ -43,6 +44,8 @@ class Extra:
         made: the name of the constraint or index in the target; None if it has none.
         counting: SQL that counts the rows that do not meet it, if the server refuses it.
         condition: its condition on rows, which both databases have to judge alike.
+        column: in the target, if it is a property of one column.
+        again: what a table that has it needs after new rows.
     """
 
     kind: Kind
@@ -52,6 +55,8 @@ class Extra:
     made: str | None = None
     counting: str | None = None
     condition: Condition | None = None
+    column: str | None = None
+    again: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,13 @@ def attempt(target: Target, *statements: str) -> DataFault | TargetError | None:
     return None
 
 
-def make(target: Target, extras: Sequence[Extra]) -> list[LeftOut]:
-    """Make extras; returns those that were left out.
+def make(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[LeftOut]:
+    """Make extras of a table; returns those that were left out.
 
     Args:
         target: a session in a transaction.
     """
-    if not extras or attempt(target, *(each.statement for each in extras)) is None:
+    if not extras or attempt(target, *_at_once(table, extras)) is None:
         return []
     left = []
     for each in extras:
@@ -100,6 +105,18 @@ def make(target: Target, extras: Sequence[Extra]) -> list[LeftOut]:
         if error is not None:
             left.append(LeftOut(each.kind, each.table, each.name, _reason(target, each, error)))
     return left
+
+
+def _at_once(table: CopiedTable, extras: Sequence[Extra]) -> Iterator[str]:
+    """Statements that make all extras, with one for all changes of the table.
+
+    Indexes come first, because a foreign key may need one.
+    """
+    alter = f"ALTER TABLE {table.place} "
+    changes = [each.statement for each in extras if each.statement.startswith(alter)]
+    yield from (each.statement for each in extras if not each.statement.startswith(alter))
+    if changes:
+        yield alter + ", ".join(change.removeprefix(alter) for change in changes)
 
 
 def judge(
@@ -138,6 +155,8 @@ def _reason(target: Target, extra: Extra, error: DataFault | TargetError) -> str
 
 def missing(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[Extra]:
     """The constraints and indexes that an existing table lacks."""
+    if not extras:
+        return []
     found = target.rows(
         "SELECT conname::text FROM pg_constraint WHERE conrelid = to_regclass($1)"
         " UNION SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c"
@@ -163,10 +182,15 @@ def orphans(
     )
 
 
-def repeated(table: CopiedTable, columns: Sequence[str]) -> str:
-    """SQL that counts the rows whose values another row has as well."""
-    names = ", ".join(map(quoted, columns))
-    known = " AND ".join(f"{quoted(name)} IS NOT NULL" for name in columns)
+def repeated(table: CopiedTable, elements: Sequence[str], where: str = "true") -> str:
+    """SQL that counts the rows whose values another row has as well.
+
+    Args:
+        elements: of the key or index, as SQL.
+        where: the condition of a partial index.
+    """
+    names = ", ".join(elements)
+    known = " AND ".join([f"({where})", *(f"{each} IS NOT NULL" for each in elements)])
     return (
         f"SELECT coalesce(sum(n), 0) FROM (SELECT count(*) AS n FROM {table.place} WHERE {known}"
         f" GROUP BY {names} HAVING count(*) > 1) AS r"

@@ -7,25 +7,24 @@ from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import Extra
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.mapping.contract import Reason, Rejected, stored
-from pipeline.move.compare import conversions
 from pipeline.move.ledger import evidence, quarantine, watermarks
 from pipeline.move.ledger.evidence import Evidence
 from pipeline.move.ledger.watermarks import Watermark
 from pipeline.postgres.target import Target
 
-_COPY = "copy "
+COPY = "copy "
 """The beginning of the rules of a table that a copy wrote."""
 
 
 def rules_of(table: CopiedTable, extras: Sequence[Extra]) -> str:
     """A digest of the columns and of everything that a table should have."""
     parts = [table.ddl(), *(each.statement for each in extras if each.kind != "identity")]
-    return _COPY + hashlib.sha256(repr(parts).encode()).hexdigest()
+    return COPY + hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def is_copy(rules: str) -> bool:
     """Whether a copy wrote a table with these rules."""
-    return rules.startswith(_COPY)
+    return rules.startswith(COPY)
 
 
 def write(
@@ -38,15 +37,18 @@ def write(
     rules: str,
     run_id: str,
 ) -> None:
-    """Record a proven table in its transaction.
+    """Record a proven table in its transaction, except the originals of lossy conversions.
 
     Args:
         rejected: row ids of rows that stayed behind, with a reason that no rule gives.
         digests: of the target's columns.
     """
     rows = table.rows - len(rejected)
-    quarantine.replace(target, table.label, rejected_rows(source, table, rejected), run_id=run_id)
-    conversions.replace(target, table.mapping)
+    if rejected:
+        found = rejected_rows(source, table, rejected)
+        quarantine.replace(target, table.label, found, run_id=run_id)
+    else:
+        quarantine.clear(target, table.label)
     mark = Watermark(None, rows, rules, source.fingerprint, None)
     watermarks.write(target, table.label, mark, run_id=run_id)
     proven = Evidence(table.rows, rows, len(rejected), digests)
@@ -57,8 +59,6 @@ def rejected_rows(
     source: PreparedSource, table: CopiedTable, rejected: Mapping[int, Reason | None]
 ) -> Iterator[Rejected]:
     """Rejected rows with all their values and reasons."""
-    if not rejected:
-        return
     mapping, row_id = table.mapping, source.row_id(table.source)
     outputs = []
     for column in mapping.columns:

@@ -62,6 +62,11 @@ def replace(
     )
 
 
+def clear(target: Target, table: str) -> None:
+    """Make the ledger hold no originals of a table; nothing has to be prepared."""
+    target.defer("DELETE FROM migration.conversions WHERE table_name = $1", (table,))
+
+
 def missing_originals(
     target: Target, mapping: TableMapping, *, limit: int
 ) -> tuple[int, list[tuple[str, str, str | None]]]:

@@ -116,6 +116,11 @@ def replace(
     return len(seen)
 
 
+def clear(target: Target, table: str) -> None:
+    """Make quarantine hold no row of a table."""
+    target.defer("DELETE FROM migration.quarantine WHERE table_name = $1", (table,))
+
+
 def summary(target: Target, table: str) -> tuple[Quarantined, ...]:
     """Number of rows by reason, with examples; a row counts once per reason."""
     return target.answer(summary_question(table))

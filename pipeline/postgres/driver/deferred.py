@@ -21,6 +21,11 @@ class Deferred:
         return not all(statement.startswith(_CONTROL) for statement in self._waiting)
 
     @property
+    def can_follow_a_query(self) -> bool:
+        """Whether all of them only release savepoints, which a query may precede."""
+        return all(statement.startswith("RELEASE SAVEPOINT ") for statement in self._waiting)
+
+    @property
     def begins(self) -> bool:
         """Whether the transaction has not begun yet."""
         return any(statement.startswith("BEGIN ") for statement in self._waiting)

@@ -189,6 +189,8 @@ class Schema:
 
     Views are nevertheless in ``views``; tables, indexes and triggers are left out.
     """
+    unreadable_tables: frozenset[str] = frozenset()
+    """Those of ``unreadable`` that are tables, whose rows cannot be read either."""
 
     def table(self, name: str) -> Table:
         """The table of a name, in any case."""

@@ -45,6 +45,7 @@ class _Reader:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._unreadable: dict[str, str] = {}
+        self._lost: set[str] = set()
         self._rows = catalog.tables()
         self._objects = list(self._readable(catalog.objects()))
 
@@ -67,6 +68,7 @@ class _Reader:
                 for each in self._of("trigger")
             ),
             unreadable=self._unreadable,
+            unreadable_tables=frozenset(self._lost),
         )
 
     def _tables(self, shadows: set[str]) -> Iterator[Table]:
@@ -78,6 +80,7 @@ class _Reader:
                 continue
             if not all(_is_utf8(column.name) for column in columns[each.name]):
                 self._unreadable[each.name] = _COLUMN_NOT_UTF8
+                self._lost.add(each.name)
                 continue
             yield tables.table(
                 tables.Facts(
@@ -118,6 +121,8 @@ class _Reader:
             else:
                 shown = each.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
                 self._unreadable[shown] = _NOT_UTF8
+                if each.kind == "table":
+                    self._lost.add(shown)
 
 
 def _is_utf8(name: str) -> bool:

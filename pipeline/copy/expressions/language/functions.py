@@ -61,6 +61,8 @@ def case(branches: list[tuple[str, Value]], otherwise: Value | None) -> Value:
 def cast(value: Value, declared: str) -> Value:
     """CAST to a type, by the affinity of its name."""
     name = declared.upper()
+    if value.family == "null":
+        return value
     if "INT" in name:
         return replace(_integer(value), stored=True)
     if any(each in name for each in ("CHAR", "CLOB", "TEXT")):

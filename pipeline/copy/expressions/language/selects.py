@@ -11,13 +11,17 @@ from pipeline.copy.expressions.language.compiler import Compiler
 from pipeline.copy.expressions.language.parsing import unwrapped
 from pipeline.copy.expressions.language.scopes import Member, Scope, TargetRelation
 from pipeline.copy.expressions.language.values import (
+    NUMBERS,
     TargetColumn,
     Untranslatable,
     Value,
+    number,
     of_column,
+    text,
     type_of,
 )
 from pipeline.core.quoting import quoted
+from pipeline.declared.forms import MixedText
 from pipeline.mapping.matching import folded
 
 _SETS = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}
@@ -101,6 +105,7 @@ class QueryCompiler(Compiler):
     def _combined(self, node: Any, prefix: str) -> Query:
         left = QueryCompiler(self._tables, self.scope.outer).select(node.this)
         right = QueryCompiler(self._tables, self.scope.outer).select(node.expression)
+        left, right = _fitted(left, right), _fitted(right, left)
         operator = _SETS[type(node)] + ("" if node.args.get("distinct") else " ALL")
         names = {folded(name): place for place, (name, _) in enumerate(left.columns, 1)}
         ending = ""
@@ -280,6 +285,36 @@ class QueryCompiler(Compiler):
     def _value(self, node: exp.Expr) -> Value:
         found = aggregates.aggregate(node, self.value, self.condition)
         return found or super()._value(node)
+
+
+def _fitted(query: Query, other: Query) -> Query:
+    """A query whose columns fit those of another one with which it is combined.
+
+    SQLite combines numbers and texts in one column; in PostgreSQL it is a column of texts.
+    """
+    pairs = list(zip(query.columns, other.columns, strict=False))
+    found = [_fitting(value, beside) for (_, value), (_, beside) in pairs]
+    if all(value is before for value, ((_, before), _) in zip(found, pairs, strict=True)):
+        return query
+    names = [f"c{n}" for n in range(len(found))]
+    outputs = ", ".join(
+        name if value is before else _fitting(replace(before, sql=name), beside).sql
+        for name, value, ((_, before), (_, beside)) in zip(names, found, pairs, strict=True)
+    )
+    columns = tuple((name, value) for ((name, _), _), value in zip(pairs, found, strict=True))
+    return Query(f"SELECT {outputs} FROM ({query.sql}) AS q ({', '.join(names)})", columns)
+
+
+def _fitting(value: Value, beside: Value) -> Value:
+    families = {value.family, beside.family}
+    if value.family == "null" and beside.family not in ("null", "text", "mixed"):
+        # Combined NULLs alone are texts.
+        return replace(value, sql="NULL", family=beside.family, kind=beside.kind)
+    if value.family == "boolean" and beside.family in NUMBERS:
+        return number(value)
+    if not families & {"text", "mixed"} or not families & {"integer", "boolean"}:
+        return value
+    return Value(text(value).sql, "mixed", kind=MixedText())
 
 
 def _inner(node: Any) -> Any:
