@@ -159,7 +159,8 @@ def test_objects_of_others_stay_and_do_not_fire(simple: Path, target_url: str) -
     query(
         target_url,
         f"{BOOM} ALTER TABLE t ADD mine text DEFAULT 'new'; ALTER TABLE t DISABLE TRIGGER USER;"
-        " UPDATE t SET mine = 'precious' WHERE id = 1; ALTER TABLE t ENABLE TRIGGER each; ALTER TABLE t ENABLE ALWAYS TRIGGER whole;"
+        " UPDATE t SET mine = 'precious' WHERE id = 1; ALTER TABLE t ENABLE TRIGGER each;"
+        " ALTER TABLE t ENABLE ALWAYS TRIGGER whole;"
         " CREATE VIEW seen AS SELECT id FROM t;"
         " CREATE TABLE other (t bigint REFERENCES t (id)); INSERT INTO other VALUES (1)",
     )
