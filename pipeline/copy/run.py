@@ -72,6 +72,10 @@ class _Run:
                 for extra in planned.references
                 if extra.made is not None
             ),
+            {
+                tables[name].label: tuple(each.made for each in planned.own if each.made)
+                for name, planned in self.plan.extras.items()
+            },
         )
 
     def stop(self) -> None:
