@@ -6,83 +6,31 @@ another. A unit whose connection is lost is repeated in a new session; what was 
 
 import contextlib
 import contextvars
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from pipeline.copy import views
-from pipeline.copy.expressions.trial import Trials
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.interface.results import CopyResult, TableResult
-from pipeline.copy.moving import difference, positions, table
-from pipeline.copy.moving.difference import Copied, Reference
-from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
-from pipeline.copy.sessions import Session
-from pipeline.copy.target import extras, keys, recording, states
+from pipeline.copy.sessions import Session, place_of
+from pipeline.copy.target import states
 from pipeline.copy.target.extras import LeftOut
-from pipeline.copy.target.layout import PUBLIC, CopiedTable
 from pipeline.copy.target.states import TableState
-from pipeline.core.errors import LockedError, PipelineError, TargetError, Transient
-from pipeline.core.place import PUBLIC as PUBLIC_PLACE
-from pipeline.core.place import Place
+from pipeline.copy.unit import OnTable, Run, move
+from pipeline.core.errors import PipelineError, TargetError, Transient
 from pipeline.core.progress import note, waiting
 from pipeline.core.quoting import quoted
-from pipeline.mapping.matching import folded
-from pipeline.move.ledger import quarantine
 from pipeline.postgres import schema
+from pipeline.postgres.driver import locks
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 _SESSIONS = 2
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 2.0
-OnTable = Callable[[TableResult], None]
-
-
-@dataclass
-class _Run:
-    """The state that the sessions of a run share."""
-
-    plan: CopyPlan
-    options: CopyOptions
-    states: dict[str, TableState]
-    on_table: OnTable
-    results: dict[str, TableResult] = field(default_factory=dict)
-    made: dict[str, CopiedTable] = field(default_factory=dict)
-    ended: dict[str, threading.Event] = field(default_factory=dict)
-    postponed: dict[str, list[Reference]] = field(default_factory=dict)
-    stopped: threading.Event = field(default_factory=threading.Event)
-    error: PipelineError | None = None
-    retried: bool = False
-
-    @cached_property
-    def copied(self) -> Copied:
-        """What the copy makes."""
-        tables = self.plan.tables
-        return Copied(
-            {(each.schema, each.name): each.label for each in tables.values()},
-            frozenset(
-                (tables[name].schema, tables[name].name, extra.made)
-                for name, planned in self.plan.extras.items()
-                for extra in planned.references
-                if extra.made is not None
-            ),
-            {
-                tables[name].label: tuple(each.made for each in planned.own if each.made)
-                for name, planned in self.plan.extras.items()
-            },
-        )
-
-    def stop(self) -> None:
-        """Begin no further unit, and let no session wait for another one."""
-        self.stopped.set()
-        for event in self.ended.values():
-            event.set()
 
 
 def run(
@@ -104,9 +52,10 @@ def run(
         PipelineError: the target cannot be used; nothing was changed.
     """
     started = time.perf_counter()
-    with connect() as target, target.lock(place_of(options.schema)):
+    place = place_of(options.schema)
+    with connect() as target, target.lock(place, seconds=options.lock_seconds):
         present = _prepare(target, plan, options)
-        running = _Run(plan, options, present, on_table)
+        running = Run(plan, options, present, on_table)
         running.ended = {name: threading.Event() for name in plan.tables}
         again = any(state.rules is not None for state in present.values())
         gone = states.vanished(target, plan.tables, options.schema) if again else []
@@ -134,14 +83,6 @@ def run(
     )
 
 
-def place_of(name: str) -> Place:
-    """The schema of a target as a place that one run at a time may write."""
-    if name == PUBLIC:
-        return PUBLIC_PLACE
-    digest = hashlib.sha256(name.encode()).digest()
-    return Place(name, int.from_bytes(digest[:7], "big"))
-
-
 def _prepare(target: Target, plan: CopyPlan, options: CopyOptions) -> dict[str, TableState]:
     """Check the target, and make the schema and the ledger."""
     present = states.read(target, plan.tables)
@@ -166,8 +107,8 @@ def _require_right(target: Target, name: str) -> None:
         )
 
 
-def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
-    waiting, turn = list(running.plan.units), threading.Lock()
+def _run_units(running: Run, target: Target, *, sessions: int) -> None:
+    waiting, turn, marks = list(running.plan.units), threading.Lock(), list[int]()
 
     def units() -> Iterator[tuple[str, ...]]:
         while not running.stopped.is_set():
@@ -187,7 +128,9 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
                     note(f"{error.problem}; going on with one session")
                     return
                 place = None if first is None else place_of(running.options.schema)
-                session = Session(used, opened, place=place)
+                seconds = running.options.lock_seconds
+                session = Session(used, opened, place=place, lock_seconds=seconds)
+                marks.append(session.mark)
                 for unit in units():
                     _with_retries(running, session, unit)
         except BaseException:
@@ -204,29 +147,29 @@ def _run_units(running: _Run, target: Target, *, sessions: int) -> None:
                 future.result()
         except BaseException:
             running.stop()
+            # Nobody waits for a long statement.
+            with contextlib.suppress(TargetError), target.another() as other:
+                for mark in marks:
+                    locks.end_marked(other.rows, mark)
             raise
 
 
-def _with_retries(running: _Run, session: Session, unit: tuple[str, ...]) -> None:
+def _with_retries(running: Run, session: Session, unit: tuple[str, ...]) -> None:
     """Move a unit; a lost connection is opened again."""
-    labels = frozenset(each.label for each in running.plan.tables.values())
     lost = False
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            if lost:
-                session.renew(running.options.run_id, labels)
-            _move_unit(running, session.target, unit)
+            if lost and not _renewed(running, session, unit):
+                return
+            move(running, session.target, unit)
             break
         except Transient as error:
-            if attempt == _ATTEMPTS:
+            if attempt == _ATTEMPTS or running.stopped.is_set():
                 _end(running, unit, error)
                 return
             running.retried = lost = True
             note(f"{error.problem}; trying again")
             time.sleep(_PAUSE_SECONDS)
-        except LockedError as error:
-            _end(running, unit, error)
-            return
         except (PipelineError, DataFault) as error:
             _fail(running, unit, error)
             break
@@ -234,132 +177,27 @@ def _with_retries(running: _Run, session: Session, unit: tuple[str, ...]) -> Non
         running.ended[name].set()
 
 
-def _end(running: _Run, unit: Sequence[str], error: PipelineError) -> None:
+def _renewed(running: Run, session: Session, unit: Sequence[str]) -> bool:
+    """Replace a lost session; if that is refused, the run ends."""
+    try:
+        labels = frozenset(each.label for each in running.plan.tables.values())
+        session.renew(running.options.run_id, labels)
+    except Transient:
+        raise
+    except PipelineError as error:
+        _end(running, unit, error)
+        return False
+    return True
+
+
+def _end(running: Run, unit: Sequence[str], error: PipelineError) -> None:
     """End the run, because no session can go on."""
     _fail(running, unit, error)
     running.error = error
     running.stop()
 
 
-def _move_unit(running: _Run, target: Target, unit: tuple[str, ...]) -> None:
-    plan, options = running.plan, running.options
-    with target.transaction():
-        for setting in positions.IN_ORDER:
-            target.defer(setting)
-        circle = len(unit) > 1
-        moved = {name: _move_table(running, target, name, in_circle=circle) for name in unit}
-        if not options.verify:
-            parents = {parent for name in unit for parent in _parents(plan, name, unit)}
-            fresh = all(each.fresh and not each.references for each in moved.values())
-            ended = all(running.ended[name].is_set() for name in parents)
-            at_once = fresh and ended and len(unit) == 1
-            for name, each in moved.items():
-                _finish(running, target, name, each, references=at_once)
-            if not at_once:
-                for parent in parents:
-                    running.ended[parent].wait()
-            if running.error is not None:
-                raise running.error
-            dropped = [reference for each in moved.values() for reference in each.references]
-            for reference in difference.restore_references(target, dropped):
-                running.postponed.setdefault(reference.label or "", []).append(reference)
-            if not at_once:
-                for name, each in moved.items():
-                    _refer(running, target, name, each)
-            for name, each in moved.items():
-                _record(running, target, name, each)
-    for name, each in moved.items():
-        running.made[name] = each.table
-        running.results[name] = each.result()
-        running.on_table(running.results[name])
-
-
-def _move_table(running: _Run, target: Target, name: str, *, in_circle: bool) -> Moved:
-    plan, options = running.plan, running.options
-    wanted, state = plan.tables[name], running.states[name]
-    if state.rules is None and not (running.retried and _committed(running, target, wanted)):
-        if options.verify:
-            raise PipelineError(
-                f"{wanted.label} was never copied", remedy="Run the copy without --verify"
-            )
-        return table.create(target, plan.source, wanted, seed=options.run_id)
-    planned = plan.extras[name]
-    if state.rules is not None and state.rules != recording.rules_of(
-        wanted, [*planned.own, *planned.references]
-    ):
-        if not options.verify:
-            views.drop(target, plan)
-        return table.make_anew(target, plan.source, wanted, options, running.copied)
-    states.require_shape(wanted, state)
-    plain = replace(wanted, computed=state.computed_of(wanted))
-    moved = table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
-    moved.left += table.not_computed(wanted, wanted.computed.keys() - plain.computed.keys())
-    return moved
-
-
-def _committed(running: _Run, target: Target, wanted: CopiedTable) -> bool:
-    """Whether this run has committed a table before it lost its connection."""
-    found = states.read(target, {"": wanted})[""]
-    if found.rules is not None:
-        running.states[folded(wanted.source.name)] = found
-    return found.rules is not None
-
-
-def _finish(running: _Run, target: Target, name: str, moved: Moved, *, references: bool) -> None:
-    """Make keys, constraints and indexes, and perhaps foreign keys."""
-    planned = running.plan.extras[name]
-    wanted = planned.own + (planned.references if references else [])
-    if not moved.fresh:
-        wanted = extras.missing(target, moved.table, wanted)
-        wanted += running.states[name].lacking([*keys.required(moved.table), *planned.own])
-        for each in planned.own:
-            if each.again is not None:
-                target.defer(each.again)
-    moved.left += planned.left
-    if any(each.condition is not None for each in wanted):
-        with running.plan.source.sqlite() as connection:
-            trials = Trials(target, running.plan.source, connection)
-            in_order = moved.fresh and not moved.rows.rejected
-            wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
-        moved.left += left
-    moved.left += extras.make(target, moved.table, wanted)
-
-
-def _refer(running: _Run, target: Target, name: str, moved: Moved) -> None:
-    """Make foreign keys to tables that are there."""
-    plan = running.plan
-    wanted = plan.extras[name].references
-    if not moved.fresh:
-        wanted = extras.missing(target, moved.table, wanted)
-    moved.left += extras.make(target, moved.table, wanted)
-    moved.left += difference.validate(target, running.postponed.get(moved.table.label, ()))
-
-
-def _record(running: _Run, target: Target, name: str, moved: Moved) -> None:
-    """Write the ledger; a new table gets statistics."""
-    planned = running.plan.extras[name]
-    wanted = running.plan.tables[name]
-    if moved.fresh:
-        target.defer(f"ANALYZE {moved.table.place}")
-    recording.write(
-        target,
-        moved.table,
-        source=running.plan.source,
-        rejected=moved.rows.rejected,
-        digests=moved.proven.digests,
-        rules=recording.rules_of(wanted, [*planned.own, *planned.references]),
-        run_id=running.options.run_id,
-    )
-    if moved.rows.rejected:
-        moved.reasons = quarantine.summary(target, moved.table.label)
-
-
-def _parents(plan: CopyPlan, name: str, unit: tuple[str, ...]) -> Sequence[str]:
-    named = {folded(key.parent) for key in plan.tables[name].source.foreign_keys}
-    return [parent for parent in named if parent in plan.tables and parent not in unit]
-
-
-def _fail(running: _Run, unit: Sequence[str], error: Exception) -> None:
+def _fail(running: Run, unit: Sequence[str], error: Exception) -> None:
     for name in unit:
         wanted = running.plan.tables[name]
         findings = getattr(error, "findings", ())

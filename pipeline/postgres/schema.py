@@ -287,7 +287,8 @@ def indexes(mapping: TableMapping, present: TargetTableState) -> list[str]:
 def make_ledger(target: Target) -> None:
     """Create the missing tables of the ledger."""
     if not target.answer(ledger_question()):
-        target.run(*ledger_ddl())
+        # Copies to different schemas may begin at the same time.
+        target.run("SELECT pg_advisory_xact_lock(5137904266011438207)", *ledger_ddl())
         access.hide(target)
 
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ def copied(
     schema: str = "public",
     delete_share: float = 1.0,
     verify: bool = False,
+    lock_seconds: float = 30.0,
+    on_table: Callable[[TableResult], None] = lambda _: None,
 ) -> CopyResult:
     """Copy a file as the command does, in this process."""
     options = CopyOptions(
@@ -45,6 +47,7 @@ def copied(
         exclude=frozenset(exclude),
         delete_share=delete_share,
         verify=verify,
+        lock_seconds=lock_seconds,
     )
     found = origin.parse(f"sqlite:///{path}", token=None, name="The source")
     with prepared(found, home=home or path.parent / "home") as source:
@@ -53,6 +56,7 @@ def copied(
             lambda: Target.connect(url, shown="the target", application_name="pipeline copy"),
             options,
             shown="the target",
+            on_table=on_table,
         )
 
 

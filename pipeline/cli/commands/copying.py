@@ -84,6 +84,7 @@ def copy(
         exclude=frozenset(exclude or []),
         delete_share=loaded.max_delete_share,
         verify=verify,
+        lock_seconds=loaded.lock_seconds,
     )
     private.home(loaded.pipeline_home)
     with _arguments_named(target):
@@ -114,7 +115,7 @@ def copy(
     if not as_json:
         line = copies.last(result)
         say(line.text, style=line.style)
-    raise typer.Exit(0 if result.proven else 1)
+    raise typer.Exit(0 if result.proven and failure is None else 1)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from pipeline.copy.target.layout import PUBLIC
 from pipeline.move.context.options import DELETE_SHARE
+from pipeline.postgres.target import LOCK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class CopyOptions:
         exclude: tables of the source that stay there.
         delete_share: the largest share of a table's rows that a second copy may lose.
         verify: compare only, and write nothing.
+        lock_seconds: how long to wait for another run that holds the lock of the schema.
     """
 
     run_id: str
@@ -25,3 +27,4 @@ class CopyOptions:
     exclude: frozenset[str] = frozenset()
     delete_share: float = DELETE_SHARE
     verify: bool = False
+    lock_seconds: float = LOCK_SECONDS
