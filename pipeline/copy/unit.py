@@ -62,6 +62,10 @@ class Run:
                 for extra in planned.references
                 if extra.made is not None
             ),
+            {
+                tables[name].label: tuple(each.made for each in planned.own if each.made)
+                for name, planned in self.plan.extras.items()
+            },
         )
 
     def stop(self) -> None:

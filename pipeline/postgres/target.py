@@ -26,7 +26,7 @@ from pipeline.postgres import arrow_session, descriptions, session
 from pipeline.postgres.driver import arrow_driver, locks, texts
 from pipeline.postgres.driver.arrow_driver import USE_COPY, in_slices
 from pipeline.postgres.driver.deferred import Deferred
-from pipeline.postgres.driver.faults import DataFault, FaultBefore, stopped, translated
+from pipeline.postgres.driver.faults import DataFault, FaultBefore, earlier, stopped, translated
 from pipeline.postgres.driver.statements import Answer, Question, Rows, combined, inline, separated
 
 LOCK_SECONDS = 30.0
@@ -302,10 +302,8 @@ class Target:
             fallible = self._deferred.fallible
             self.defer(f"SAVEPOINT point_{self._depth}")
             if fallible:
-                try:
+                with earlier():
                     self._send_deferred()
-                except DataFault as fault:
-                    raise FaultBefore(fault) from fault
             yield f"point_{self._depth}"
         finally:
             self._depth -= 1

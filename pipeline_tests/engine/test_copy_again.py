@@ -159,8 +159,8 @@ def test_objects_of_others_stay_and_do_not_fire(simple: Path, target_url: str) -
     query(
         target_url,
         f"{BOOM} ALTER TABLE t ADD mine text DEFAULT 'new'; ALTER TABLE t DISABLE TRIGGER USER;"
-        " UPDATE t SET mine = 'precious' WHERE id = 1;"
-        " ALTER TABLE t ENABLE TRIGGER each; ALTER TABLE t ENABLE ALWAYS TRIGGER whole;"
+        " UPDATE t SET mine = 'precious' WHERE id = 1; ALTER TABLE t ENABLE TRIGGER each;"
+        " ALTER TABLE t ENABLE ALWAYS TRIGGER whole;"
         " CREATE VIEW seen AS SELECT id FROM t;"
         " CREATE TABLE other (t bigint REFERENCES t (id)); INSERT INTO other VALUES (1)",
     )
@@ -334,3 +334,22 @@ def test_tables_that_no_copy_wrote_are_refused(tmp_path: Path, target_url: str) 
     query(target_url, "UPDATE migration.watermarks SET rules = 'of a migration'")
     with pytest.raises(ShapeError, match="was written by a migration"):
         copied(path, target_url)
+
+
+def test_the_originals_of_every_table_of_a_circle_are_kept(tmp_path: Path, target_url: str) -> None:
+    late = "2024-01-01 00:00:00.1234567"
+    path = database(
+        tmp_path / "circle.db",
+        "CREATE TABLE one (id INTEGER PRIMARY KEY, o INT REFERENCES two (id), m DATETIME)",
+        "CREATE TABLE two (id INTEGER PRIMARY KEY, o INT REFERENCES one (id), m DATETIME)",
+        f"INSERT INTO one VALUES (1, 1, '{late}')",
+        f"INSERT INTO two VALUES (1, 1, '{late}')",
+    )
+    casts = {"one.m": "timestamp", "two.m": "timestamp"}
+    kept = "SELECT table_name, original FROM migration.conversions ORDER BY 1"
+    for _ in range(2):
+        assert copied(path, target_url, casts=casts).proven
+        assert query(target_url, kept) == [("one", late), ("two", late)]
+    database(path, "UPDATE one SET m = '2024-01-01 00:00:00'")
+    assert copied(path, target_url, casts=casts).proven
+    assert query(target_url, kept) == [("two", late)]

@@ -223,6 +223,31 @@ def test_a_key_without_case_is_kept_as_one(tmp_path: Path, target_url: str) -> N
             query(target_url, f"INSERT INTO {table} (code) VALUES ('b')")
 
 
+def test_rows_that_no_longer_meet_a_constraint_arrive_and_it_is_named(
+    tmp_path: Path, target_url: str
+) -> None:
+    path = tmp_path / "changed.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE p (id INTEGER PRIMARY KEY, u TEXT);"
+            "CREATE TABLE c (id INT PRIMARY KEY, p INT REFERENCES p, q INT REFERENCES p"
+            " DEFERRABLE INITIALLY DEFERRED, n INT CHECK (n > 0), CHECK (id > 0));"
+            "INSERT INTO p VALUES (1, 'a'), (2, 'b'); INSERT INTO c VALUES (1, 1, 1, 1);"
+        )
+        assert not left(copied(path, target_url))
+        connection.executescript(
+            "PRAGMA ignore_check_constraints = ON; INSERT INTO c VALUES (2, 7, 7, 0)"
+        )
+    second = copied(path, target_url)
+    assert second.proven
+    assert _kinds(second) == {"foreign key": 2, "check": 1}
+    assert not differences(path, target_url, named=second.all_left)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM c WHERE id = 2")
+    assert not left(copied(path, target_url))
+    assert not differences(path, target_url, named=[])
+
+
 def test_a_second_copy_leaves_the_views_of_others_alone(tmp_path: Path, target_url: str) -> None:
     path = everything(tmp_path)
     copied(path, target_url)

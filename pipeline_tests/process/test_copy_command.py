@@ -14,8 +14,8 @@ from sqlalchemy.engine import URL
 from pipeline.cli.commands import display
 from pipeline.config.settings import libpq
 from pipeline.core.progress import Progress, waiting, watched_by
-from pipeline_tests.process.test_waits import on_terminal, text
 from pipeline_tests.support.commands import Ran, pipeline
+from pipeline_tests.support.terminals import on_terminal, text
 
 SHOP = """
 CREATE TABLE customer (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, added_at INTEGER);

@@ -5,11 +5,7 @@ import os
 import re
 import socket
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from pipeline.postgres.target import Target
 from pipeline_tests.support.commands import PROGRAM, command, environment, usable
 from pipeline_tests.support.moves import move_all, sync_all
 from pipeline_tests.support.sources import SourceFile
+from pipeline_tests.support.terminals import on_terminal, text
 
 STATEMENTS = {
     'CREATE UNIQUE INDEX IF NOT EXISTS "a b" ON x (y)': "building index a b",
@@ -100,31 +97,6 @@ def test_one_line_is_written_for_each_wait_that_lasts() -> None:
             long_waits.waits(what)
             time.sleep(seconds)
     assert lines == ["Waiting for 0 s: one", "Waiting for 0 s: two"]
-
-
-@contextmanager
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
-    """Standard output is a terminal; what it has shown."""
-    outer, inner = os.openpty()
-    shown = list[bytes]()
-
-    def read() -> None:
-        with contextlib.suppress(OSError):
-            while data := os.read(outer, 65536):
-                shown.append(data)
-
-    reader = threading.Thread(target=read)
-    with os.fdopen(inner, "w") as terminal:
-        monkeypatch.setattr(sys, "stdout", terminal)
-        reader.start()
-        yield shown
-    reader.join(timeout=5)
-    os.close(outer)
-
-
-def text(shown: list[bytes]) -> str:
-    """What a terminal has shown, without its control sequences."""
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", b"".join(shown).decode())
 
 
 def test_a_terminal_shows_a_wait_with_its_seconds_and_then_nothing(

@@ -262,21 +262,27 @@ def _references(both: Both, shape: Shape) -> None:
         "(SELECT array_agg(attname::text ORDER BY n) FROM unnest({0}) WITH ORDINALITY AS k(num, n)"
         " JOIN pg_attribute ON attnum = num AND attrelid = {1})"
     )
+    found = both.rows(
+        f"SELECT {names.format('conkey', 'conrelid')}, relname::text,"
+        f" {names.format('confkey', 'confrelid')}, confdeltype::text, confupdtype::text,"
+        " condeferred FROM pg_constraint JOIN pg_class AS c ON c.oid = confrelid"
+        " WHERE contype = 'f' AND conrelid = to_regclass(%s)",
+        _quoted(shape.table),
+    )
     there = Counter(
-        (tuple(columns), parent, tuple(parents), actions[delete], actions[update], bool(deferred))
-        for columns, parent, parents, delete, update, deferred in both.rows(
-            f"SELECT {names.format('conkey', 'conrelid')}, relname::text,"
-            f" {names.format('confkey', 'confrelid')}, confdeltype::text, confupdtype::text,"
-            " condeferred FROM pg_constraint JOIN pg_class AS c ON c.oid = confrelid"
-            " WHERE contype = 'f' AND conrelid = to_regclass(%s)",
-            _quoted(shape.table),
-        )
+        (tuple(columns), parent, tuple(parents), actions[delete], actions[update])
+        for columns, parent, parents, delete, update, _ in found
     )
     here = Counter(shape.references)
     both.expect(not there - here, f"{shape.table}: new references {there - here}")
     lost = here - there
     named = sum(e.kind == "foreign key" and e.table == shape.table for e in both.named)
     both.expect(lost.total() <= named, f"{shape.table}: lost references {lost}")
+    deferred = sum(bool(late) for *_, late in found)
+    both.expect(
+        shape.deferred - named <= deferred <= shape.deferred,
+        f"{shape.table}: {deferred} references are deferred, not {shape.deferred}",
+    )
 
 
 @dataclass(frozen=True)

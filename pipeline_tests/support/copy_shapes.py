@@ -28,7 +28,8 @@ class Shape:
 
     Attributes:
         uniques: constraints, without the primary key.
-        references: columns, parent, its columns, ON DELETE, ON UPDATE, deferred.
+        references: columns, parent, its columns, ON DELETE, ON UPDATE.
+        deferred: how many of them wait for the end of a transaction.
         indexes: name, unique, number of columns, partial.
         checks: how many.
         last_id: the largest id that was ever given.
@@ -39,6 +40,7 @@ class Shape:
     key: tuple[str, ...]
     uniques: tuple[tuple[str, ...], ...]
     references: tuple[tuple[object, ...], ...]
+    deferred: int
     indexes: tuple[tuple[str, bool, int, bool], ...]
     checks: int
     last_id: int
@@ -94,7 +96,8 @@ def shape_of(source: sqlite3.Connection, table: str) -> Shape:
         elif origin == "c":
             indexes.append((index, bool(unique), len(parts), bool(partial)))
     return Shape(
-        table, columns, key, tuple(uniques), tuple(_references(source, name, sql)), tuple(indexes),
+        table, columns, key, tuple(uniques), tuple(_references(source, name)),
+        " ".join(bare(sql).upper().split()).count("INITIALLY DEFERRED"), tuple(indexes),
         checks(sql), _last_id(source, table, row_id), sql,
     )  # fmt: skip
 
@@ -109,13 +112,12 @@ def _has_nulls(source: sqlite3.Connection, table: str, key: tuple[str, ...]) -> 
     )
 
 
-def _references(source: sqlite3.Connection, table: str, sql: str) -> list[tuple[object, ...]]:
+def _references(source: sqlite3.Connection, table: str) -> list[tuple[object, ...]]:
     found: dict[int, list[tuple[object, ...]]] = {}
     for number, at, parent, column, theirs, update, delete, _ in source.execute(
         f"PRAGMA foreign_key_list({table})"
     ):
         found.setdefault(number, []).append((at, column, theirs, parent, delete, update))
-    deferred = "INITIALLY DEFERRED" in " ".join(bare(sql).upper().split())
     references = []
     for parts in found.values():
         parts.sort()
@@ -133,7 +135,7 @@ def _references(source: sqlite3.Connection, table: str, sql: str) -> list[tuple[
             }
             theirs = tuple(known.get(str(name).lower(), name) for name in theirs)
         references.append(
-            (tuple(part[1] for part in parts), parent, theirs, parts[0][4], parts[0][5], deferred)
+            (tuple(part[1] for part in parts), parent, theirs, parts[0][4], parts[0][5])
         )
     return references
 

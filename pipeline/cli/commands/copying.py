@@ -115,7 +115,7 @@ def copy(
     if not as_json:
         line = copies.last(result)
         say(line.text, style=line.style)
-    raise typer.Exit(0 if result.proven else 1)
+    raise typer.Exit(0 if result.proven and failure is None else 1)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What a declared type of SQLite means; SQLite itself accepts any name."""
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -67,6 +68,7 @@ class Declared:
     zoned: bool = False
 
 
+@functools.lru_cache(maxsize=1024)
 def meaning(declared: str) -> Declared:
     """The meaning of a declared type."""
     matched = _PARTS.match(declared.upper())

@@ -18,7 +18,7 @@ from pipeline.copy.moving import filling, proving
 from pipeline.copy.moving.filling import STAGE, Rows
 from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
-from pipeline.copy.target.extras import LeftOut, attempt
+from pipeline.copy.target.extras import NOT_MET, LeftOut, attempt
 from pipeline.copy.target.layout import CopiedTable, listed
 from pipeline.core.errors import ShapeError, TooManyDeletes
 from pipeline.core.findings import NotConserved
@@ -80,10 +80,12 @@ class Copied:
     Attributes:
         labels: of the tables, by schema and name.
         references: schema, table and name of the foreign keys.
+        constraints: names of the other constraints and indexes, by label.
     """
 
     labels: Mapping[tuple[str, str], str]
     references: frozenset[tuple[str, str, str]]
+    constraints: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def write(
     keep, give_back = _kept(target, table) if extra else ((), ())
     triggers = target.rows(_TRIGGERS, (table.place,))
     names = listed(table.written)
-    target.run(
+    statements = (
+        # A foreign key may wait for the end of the transaction, where nobody can leave it out.
+        "SET CONSTRAINTS ALL IMMEDIATE",
         *keep,
         *(f"ALTER TABLE {table.place} DISABLE TRIGGER {name}" for name, _ in triggers),
         f"DELETE FROM {table.place} WHERE ctid IN ({_only(_THERE, _HERE)})",
@@ -136,6 +140,12 @@ def write(
         *give_back,
         *(f"ALTER TABLE {table.place} {enable} TRIGGER {name}" for name, enable in triggers),
     )
+    error = attempt(target, *statements)
+    if error is not None:
+        if error.sqlstate not in NOT_MET:
+            raise error
+        references += _drop_constraints(target, table, copied)
+        target.run(*statements)
     _prove_again(target, rows, proven)
     target.run(f"DROP TABLE {_STAGE}")
     return Written(missing, extra, proven, references)
@@ -156,6 +166,17 @@ def require_few_lost(
             remedy=f"Check that {source.source} is the right source; if it is, raise"
             " MAX_DELETE_SHARE",
         )
+
+
+def _drop_constraints(target: Target, table: CopiedTable, copied: Copied) -> tuple[Reference, ...]:
+    """Drop what the rows of the source no longer meet, and all else that can be made again."""
+    references = drop_references(target, table, copied, also_own=True)
+    for name in copied.constraints[table.label]:
+        target.run(
+            f"ALTER TABLE {table.place} DROP CONSTRAINT IF EXISTS {quoted(name)}",
+            f"DROP INDEX IF EXISTS {quoted(table.schema)}.{quoted(name)}",
+        )
+    return references
 
 
 def _kept(target: Target, table: CopiedTable) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -85,12 +85,13 @@ def _read(
             f" WHERE {row_id} BETWEEN ? AND ? ORDER BY {row_id} LIMIT -1 OFFSET {skipped}",
             (part.first, part.last),
         )
-        passed = connection.execute(
-            f"SELECT {row_id} FROM {source.rows_of(table.source)}"
-            f" WHERE {row_id} BETWEEN ? AND ? ORDER BY {row_id} LIMIT {skipped}",
-            (part.first, part.last),
-        )
-        before = sum(number not in rows.rejected for (number,) in passed)
+        if skipped:
+            passed = connection.execute(
+                f"SELECT {row_id} FROM {source.rows_of(table.source)}"
+                f" WHERE {row_id} BETWEEN ? AND ? ORDER BY {row_id} LIMIT {skipped}",
+                (part.first, part.last),
+            )
+            before = sum(number not in rows.rejected for (number,) in passed)
         for number, *values in found:
             if number in rows.rejected:
                 continue

@@ -1,6 +1,6 @@
 """Units that commit together: a table, or tables that refer to each other in a circle."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pipeline.sqlite.structure.model import Schema, Table
 
@@ -10,7 +10,8 @@ def units(schema: Schema) -> list[tuple[Table, ...]]:
 
     Tarjan's algorithm, without recursion, because chains of tables may be long.
     """
-    parents = {table.name: _parents(schema, table) for table in schema.tables}
+    known = {table.name.lower(): table.name for table in schema.tables}
+    parents = {table.name: _parents(known, table) for table in schema.tables}
     found: list[tuple[Table, ...]] = []
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}
@@ -46,7 +47,6 @@ def _enter(name: str, number: dict[str, int], lowest: dict[str, int], open_: lis
     open_.append(name)
 
 
-def _parents(schema: Schema, table: Table) -> list[str]:
-    known = {each.name.lower(): each.name for each in schema.tables}
+def _parents(known: Mapping[str, str], table: Table) -> list[str]:
     named = (known.get(key.parent.lower()) for key in table.foreign_keys)
     return sorted({name for name in named if name is not None and name != table.name})

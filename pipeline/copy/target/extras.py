@@ -15,7 +15,8 @@ from pipeline.core.quoting import quoted
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
-_NOT_MET = ("23502", "23503", "23505", "23514")
+NOT_MET = ("23502", "23503", "23505", "23514")
+"""Codes of the server for rows that do not meet a constraint."""
 _TOO_LONG = "54000"
 Kind = Literal[
     "primary key",
@@ -144,7 +145,7 @@ def judge(
 
 
 def _reason(target: Target, extra: Extra, error: DataFault | TargetError) -> str:
-    if extra.counting is not None and error.sqlstate in _NOT_MET:
+    if extra.counting is not None and error.sqlstate in NOT_MET:
         count = int(target.value(extra.counting))
         rows = "1 row does" if count == 1 else f"{count:,} rows do"
         return f"{rows} not meet it"

@@ -106,11 +106,14 @@ def _bytes(ask: Ask, encode: Encode, value: Any) -> bytes:
 
 
 def _digest(column: Iterable[bytes | None]) -> str:
-    lengths, values = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
-    for value in column:
-        lengths.update(struct.pack(">i", -1 if value is None else len(value)))
-        values.update(value or b"")
-    return lengths.hexdigest() + values.hexdigest()
+    values = list(column)
+    sizes = [-1 if value is None else len(value) for value in values]
+    lengths = hashlib.md5(struct.pack(f">{len(sizes)}i", *sizes), usedforsecurity=False)
+    joined = hashlib.md5(usedforsecurity=False)
+    for value in values:
+        if value:
+            joined.update(value)
+    return lengths.hexdigest() + joined.hexdigest()
 
 
 def _named(ask: Ask, table: Table, chunk: Chunk) -> Iterator[Difference]:

@@ -49,6 +49,15 @@ class FaultBefore(Exception):
 
 
 @contextmanager
+def earlier() -> Iterator[None]:
+    """Faults inside are those of statements before a savepoint."""
+    try:
+        yield
+    except DataFault as fault:
+        raise FaultBefore(fault) from fault
+
+
+@contextmanager
 def translated(shown: str, sent: str = "", *, url: str = "") -> Iterator[None]:
     """Raise ``DataFault`` when a value is refused, and ``TargetError`` for all other errors.
 

@@ -1,5 +1,6 @@
 """SQLite's expressions and SELECTs as trees."""
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -34,6 +35,12 @@ def expression(sql: str) -> exp.Expr:
     Raises:
         Untranslatable: it cannot be read.
     """
+    return _expression(sql).copy()
+
+
+@functools.lru_cache(maxsize=256)
+def _expression(sql: str) -> exp.Expr:
+    # Many columns have the same default.
     # At the start of a statement, some names of functions would be commands.
     found = _parsed(f"SELECT (\n{sql}\n)")
     columns = found.expressions if isinstance(found, exp.Select) else []
