@@ -605,4 +605,75 @@ FAULTS = (
             "pipeline_tests/engine/test_check_results.py::test_the_gate_goes_by_the_newest_proof_even_if_it_was_rolled_back",
         ),
     ),
+    # A copy of any database.
+    PlantedFault(
+        name="the last tile of a copied table is not compared",
+        file="pipeline/copy/moving/proving.py",
+        old="if batch is None or expected is None or not count:",
+        new="if batch is None or expected is None or not count or tile.upto is None:",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_runs.py::test_a_value_that_changes_on_the_way_is_named_and_rolled_back",
+        ),
+    ),
+    PlantedFault(
+        name="the stage of a second copy is compared with itself",
+        file="pipeline/copy/moving/difference.py",
+        old="_hash(target, table, table.place, _THERE)",
+        new="_hash(target, table, _STAGE, _THERE)",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_again.py::test_equal_rows_without_a_key_are_counted",
+        ),
+    ),
+    PlantedFault(
+        name="the first rejected row of a copied table is not kept",
+        file="pipeline/copy/target/recording.py",
+        old="for number in sorted(rejected):",
+        new="for number in sorted(rejected)[1:]:",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_tables.py::test_rows_that_no_type_takes_can_be_rebuilt_from_quarantine",
+        ),
+    ),
+    PlantedFault(
+        name="a new session of a copy does not take the lock again",
+        file="pipeline/copy/sessions.py",
+        old="if self._place is None:",
+        new="if True:",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_runs.py::test_a_run_ends_if_another_one_has_taken_its_place",
+        ),
+    ),
+    PlantedFault(
+        name="the sequence of a copied table stays behind new ids",
+        file="pipeline/copy/target/keys.py",
+        old="s.seqstart - 1) < {last_id}",
+        new="s.seqstart - 1) < -{last_id}",
+        caught_by=("pipeline_tests/engine/test_copy_again.py::test_new_ids_advance_the_sequence",),
+    ),
+    PlantedFault(
+        name="foreign keys of a copied circle stay while rows are inserted",
+        file="pipeline/copy/moving/difference.py",
+        old="if extra or in_circle:",
+        new="if extra:",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_again.py::test_rows_of_a_circle_change_together",
+        ),
+    ),
+    PlantedFault(
+        name="equal rows of a copied table count as one",
+        file="pipeline/copy/moving/difference.py",
+        old="(b.hash, b.n) = (a.hash, a.n))",
+        new="b.hash = a.hash)",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_again.py::test_equal_rows_without_a_key_are_counted",
+        ),
+    ),
+    PlantedFault(
+        name="a copied table whose names cannot be read is not named",
+        file="pipeline/copy/plan.py",
+        old="    names = sorted(source.schema.unreadable_tables)",
+        new="    names: list[str] = []",
+        caught_by=(
+            "pipeline_tests/engine/test_copy_tables.py::test_a_table_with_names_that_are_not_utf8_counts_as_left_behind",
+        ),
+    ),
 )
