@@ -9,6 +9,10 @@ import gc
 from pipeline.cli import surroundings
 
 
+_OBJECTS = 50_000
+"""How many new objects let the collector look for garbage; 700 is the default."""
+
+
 def main() -> None:
     """Run the command line."""
     gc.disable()
@@ -19,6 +23,8 @@ def main() -> None:
 
         surroundings.erase()
         gc.enable()
+        # Commands make many small objects that live long; looking at them often finds nothing.
+        gc.set_threshold(_OBJECTS)
         gc.freeze()
         try:
             main.main()

@@ -95,6 +95,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         )
         extras[name].left += [*left, *_nullable(copied, census)]
         conditions.plan_conditions(copied, names, extras[name])
+        extras[name].left += _renamed(copied, extras[name])
     for name, copied in tables.items():
         references.plan_references(copied, tables, extras[name])
     together = tuple(tuple(folded(t.name) for t in unit) for unit in units(schema))
@@ -109,6 +110,20 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
         tuple(_left(schema, options, {name: table.label for name, table in tables.items()})),
         _behind(source, options),
     )
+
+
+def _renamed(table: CopiedTable, planned: Planned) -> Iterator[LeftOut]:
+    """Names that PostgreSQL cannot use, because they are too long, empty or its own."""
+    columns = {f"column {name}": made for name, made in table.names.items() if made != name}
+    indexes = {
+        f"index {each.name}": each.made
+        for each in planned.own
+        if each.kind == "index" and each.made != each.name
+    }
+    own = {f"table {table.source.name}": table.name} if table.name != table.source.name else {}
+    for name, made in {**own, **columns, **indexes}.items():
+        reason = f"PostgreSQL cannot use this name; in the target it is {made}"
+        yield LeftOut("name", table.label, name, reason)
 
 
 def _without(schema: Schema, options: CopyOptions) -> Schema:
