@@ -8,7 +8,6 @@ import gc
 
 from pipeline.cli import surroundings
 
-
 _OBJECTS = 50_000
 """How many new objects let the collector look for garbage; 700 is the default."""
 
