@@ -84,10 +84,10 @@ def place(origin: Origin, *, home: Path) -> Path:
     return home / "sources" / hashlib.sha256(identity.encode()).hexdigest()[:16] / "source.db"
 
 
-def parse(url: str, *, token: SecretStr | None, name: str) -> Origin:
-    """Parse the URL of a source; relative paths start at the project's folder.
+def parse(url: str, *, token: SecretStr | None, name: str, folder: Path = PROJECT) -> Origin:
+    """Parse the URL of a source.
 
-    ``name`` is the setting in messages.
+    ``name`` is the setting in messages; relative paths start at ``folder``.
 
     Raises:
         SettingsError: the URL is malformed; the message contains nothing of it.
@@ -104,7 +104,7 @@ def parse(url: str, *, token: SecretStr | None, name: str) -> Origin:
             f"{name} does not name an SQLite {'dump' if kind == 'dump' else 'file'}",
             remedy=_REMEDY,
         )
-    return (Dump if kind == "dump" else File)(PROJECT / path)
+    return (Dump if kind == "dump" else File)(folder / path)
 
 
 def _parsed(url: str) -> URL | None:

@@ -292,3 +292,9 @@ def test_a_url_of_another_form_is_refused_and_not_repeated(url: str) -> None:
         parse(url, token=None, name="SOURCE")
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_a_relative_path_starts_at_the_given_folder(tmp_path: Path) -> None:
+    found = parse("sqlite:///data/app.db", token=None, name="SOURCE", folder=tmp_path)
+    absolute = parse("dump:////data/app.sql", token=None, name="SOURCE", folder=tmp_path)
+    assert (found, absolute) == (File(tmp_path / "data/app.db"), Dump(Path("/data/app.sql")))

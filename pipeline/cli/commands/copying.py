@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -88,7 +89,8 @@ def copy(
     )
     private.home(loaded.pipeline_home)
     with _arguments_named(target):
-        found = origin.parse(source, token=loaded.turso_auth_token, name="SOURCE")
+        here = Path.cwd()
+        found = origin.parse(source, token=loaded.turso_auth_token, name="SOURCE", folder=here)
         if isinstance(found, origin.File):
             validate(found.path)
         server = None if dry_run else _server(target)
