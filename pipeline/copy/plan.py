@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.copy.census import given
 from pipeline.copy.census.facts import TableCensus
-from pipeline.copy.census.survey import survey_all
+from pipeline.copy.census.survey import survey_together
 from pipeline.copy.census.types import Decision, decide
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.source.prepared import PreparedSource
@@ -74,7 +74,7 @@ def plan(source: PreparedSource, options: CopyOptions) -> CopyPlan:
     schema = _without(source.schema, options)
     with waiting("census of the source"):
         casts = given.kinds(schema, options.casts)
-        found = list(survey_all(source, schema.tables, given=casts))
+        found = survey_together(source, schema.tables, given=casts)
         decisions = decide(schema, found, options.casts)
         censuses = {census.table.name: census for census in found}
     names, last_ids = Names(), _last_ids(source)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.copy.census.facts import ColumnFacts, TableCensus
 from pipeline.copy.census.formats import PATTERNS, fits_jsonb
-from pipeline.copy.census.survey import survey, survey_all
+from pipeline.copy.census.survey import survey, survey_all, survey_together
 from pipeline.core.errors import SourceError
 from pipeline.move.reading import surveys
 from pipeline.sqlite.structure.model import Column, Table
@@ -50,6 +50,16 @@ def test_both_ways_of_reading_find_the_same(found: list[tuple[str, list[Any]]]) 
         assert [facts.integers, facts.reals, facts.texts, facts.blobs] == [n or 0 for n in classes]
         assert facts.nulls == rows - facts.values
         assert facts.highest == highest
+
+
+def test_threads_find_the_same_in_the_order_of_the_tables() -> None:
+    values = [[*range(at, at + 700)] for at in range(9)]
+    tables = [table(f"t{at}", [("INTEGER", each)]) for at, each in enumerate(values)]
+    with prepared(*((t, [each]) for t, each in zip(tables, values, strict=True))) as source:
+        together = survey_together(source, tables)
+        assert together == list(survey_all(source, tables))
+    assert [each.table.name for each in together] == [each.name for each in tables]
+    assert [each.columns[0].lowest for each in together] == [*range(9)]
 
 
 def ranges(found: TableCensus) -> list[tuple[int, int, int]]:

@@ -6,8 +6,12 @@ divides the table into ranges that fit into one batch. The second reads the valu
 one output for each storage class of a column. BLOBs are not read, only their sizes.
 """
 
+import contextlib
+import contextvars
 import sqlite3
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from pipeline.move.reading.surveys import BATCH_BYTES, BATCH_ROWS, batches
 from pipeline.sqlite.catalog.faults import unreadable
 from pipeline.sqlite.structure.model import Table
 
+_THREADS = 2
 _FEW = 500
 """Up to this many rows, starting the queries of Arrow costs more than Python's work."""
 Given = Mapping[str, Mapping[str, "sa.types.TypeEngine[Any]"]]
@@ -60,6 +65,33 @@ def survey_all(
         for table in tables:
             types = (given or {}).get(table.name, {})
             yield _Survey(source, table, types, connection, cursor).run(few)
+
+
+def survey_together(
+    source: PreparedSource, tables: Sequence[Table], *, given: Given | None = None
+) -> list[TableCensus]:
+    """The census of each table, in their order; threads take the tables in turn.
+
+    Args:
+        given: types whose misfits are counted.
+
+    Raises:
+        SourceError: a table cannot be read.
+    """
+    waiting = deque(tables)
+
+    def taken() -> Iterator[Table]:
+        with contextlib.suppress(IndexError):
+            while True:
+                yield waiting.popleft()
+
+    def work() -> list[TableCensus]:
+        return list(survey_all(source, taken(), given=given))
+
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="census") as pool:
+        found = [pool.submit(contextvars.copy_context().run, work) for _ in range(_THREADS)]
+        censuses = {census.table.name: census for each in found for census in each.result()}
+    return [censuses[table.name] for table in tables]
 
 
 class _Text(bytes):
