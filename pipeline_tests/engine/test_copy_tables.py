@@ -107,7 +107,11 @@ def test_any_name_is_a_name(tmp_path: Path, target_url: str) -> None:
     )
 
     first = copied(path, target_url)
-    labels = [each.table for each in first.tables]
+    # A label is quoted if it has a dot or a quotation mark.
+    labels = [
+        label[1:-1].replace('""', '"') if label[:1] == '"' else label
+        for label in (each.table for each in first.tables)
+    ]
     database(path, *(f"UPDATE {quoted(name)} SET v = '%s $1 {{0}}'" for name in NAMES))
     database(path, "UPDATE wide SET ctid = 99")
     second = copied(path, target_url)

@@ -61,7 +61,9 @@ class CopiedTable:
     @staticmethod
     def label_of(schema: str, name: str) -> str:
         """A table in messages and in the ledger."""
-        return name if schema == PUBLIC else f"{schema}.{name}"
+        parts = [name] if schema == PUBLIC else [schema, name]
+        # A dot within a name must not look like the one between two names.
+        return ".".join(quoted(part) if set(part) & {".", '"'} else part for part in parts)
 
     @cached_property
     def names(self) -> dict[str, str]:
