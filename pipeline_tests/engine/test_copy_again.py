@@ -155,6 +155,21 @@ def test_what_was_changed_by_hand_becomes_equal_again(simple: Path, target_url: 
         query(target_url, "INSERT INTO t (v) VALUES (NULL)")
 
 
+def test_rows_that_moved_in_the_target_are_compared_by_their_key(
+    simple: Path, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database(simple, "UPDATE t SET v = 9 WHERE id = 1")
+    assert written(simple, target_url, "t") == (1, 1)
+    (first, *_) = query(target_url, "SELECT id FROM t ORDER BY ctid LIMIT 1")
+    assert first != (1,)
+
+    # Nothing is staged.
+    monkeypatch.delattr("pipeline.copy.moving.difference.write")
+    found = table(copied(simple, target_url), "t")
+
+    assert (found.outcome, found.witnessed, found.proven) == ("unchanged", 3, True)
+
+
 def test_objects_of_others_stay_and_do_not_fire(simple: Path, target_url: str) -> None:
     query(
         target_url,

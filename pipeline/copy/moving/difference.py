@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from pipeline.copy.expressions.trial import refusal
 from pipeline.copy.interface.options import CopyOptions
-from pipeline.copy.moving import filling, proving
+from pipeline.copy.moving import filling, proving, witness
 from pipeline.copy.moving.filling import STAGE, Rows
 from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
@@ -96,6 +96,7 @@ class Written:
     deleted: int
     proven: Proven
     references: tuple[Reference, ...] = ()
+    witnessed: int = 0
 
 
 def write(
@@ -117,11 +118,15 @@ def write(
     proven = proving.compare(target, rows, _STAGE)
     if not proven.equal:
         return Written(0, 0, proven)
+    seen = witness.check(target, rows, _STAGE, seed=options.run_id)
+    if seen.differences:
+        proven.differences += seen.differences
+        return Written(0, 0, proven)
     _hash(target, table, _STAGE, _HERE)
     _hash(target, table, table.place, _THERE)
     before, extra, missing = _counts(target)
     if options.verify or not (extra or missing):
-        return Written(missing, extra, proven)
+        return Written(missing, extra, proven, witnessed=seen.rows)
     require_few_lost(rows.source, table, before, extra - missing, options)
     references: tuple[Reference, ...] = ()
     if extra or in_circle:
@@ -148,7 +153,7 @@ def write(
         target.run(*statements)
     _prove_again(target, rows, proven)
     target.run(f"DROP TABLE {_STAGE}")
-    return Written(missing, extra, proven, references)
+    return Written(missing, extra, proven, references, seen.rows)
 
 
 def require_few_lost(

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import pyarrow as pa
+import sqlalchemy as sa
 
 from pipeline.copy.source import reading
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.source.reading import RawRows, RowRange
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.progress import reporter
+from pipeline.core.quoting import quoted
 from pipeline.mapping.contract import Reason, conversion_message
 from pipeline.move.context.move_context import counter
 from pipeline.move.reading.batch_converter import ConvertedBatch, convert, read_ahead, unconvertible
@@ -94,6 +96,21 @@ class Rows:
         if not self.rejected:
             return part.rows
         return part.rows - sum(part.first <= each <= part.last for each in self.rejected)
+
+    @property
+    def counted(self) -> list[tuple[RowRange, int]]:
+        """Each range, and how many of its rows are not rejected."""
+        return [(part, self.count(part)) for part in self.table.ranges]
+
+    @property
+    def key(self) -> str | None:
+        """The column of the target with the row ids of the source, quoted; None if none has."""
+        source = self.table.source
+        if not source.is_row_id or source.name in self.source.stand_ins:
+            return None
+        name = self.table.names[self.table.exact(source.primary_key[0])]
+        kind = self.table.mapping.table.columns[name].type
+        return quoted(name) if isinstance(kind, sa.Integer) else None
 
     def _convertible(self, raw: RawRows) -> RawRows:
         """The rows that can be converted; the others are rejected."""

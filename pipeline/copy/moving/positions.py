@@ -2,14 +2,17 @@
 
 A table that was filled by one session has its rows in that order; PostgreSQL finds them by their
 ``ctid``. Whether the order is right does not matter for the proof: equal digests prove equal rows,
-and a wrong order makes digests differ.
+and a wrong order makes digests differ. Rows that were updated have moved; then an integer key that
+is the row id of the source gives the same order on both sides.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.copy.source.reading import RowRange
 from pipeline.core.quoting import quoted
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.compare import range_digests
@@ -24,27 +27,32 @@ IN_ORDER = (
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a table by position.
+    """A part of a table by position, or by an integer key.
 
     Attributes:
-        after: the position of the last row before it, None for the first tile.
-        upto: the position of its last row, None for the last tile.
+        after: the position or key of the last row before it, as SQL; None for the first tile.
+        upto: the position or key of its last row, as SQL; None for the last tile.
         rows: number of rows that it should have.
+        key: the column that orders the rows, quoted; None if their positions do.
     """
 
     after: str | None
     upto: str | None
     rows: int
+    key: str | None = None
 
     @property
-    def where(self) -> str:
-        """The condition of its rows."""
+    def chosen(self) -> str:
+        """The condition of its rows, and their order."""
+        by = self.key or "ctid"
         bounds = [
-            f"ctid {sign} '{at}'::tid"
+            f"{by} {sign} {at}"
             for sign, at in ((">", self.after), ("<=", self.upto))
             if at is not None
         ]
-        return " AND ".join(bounds) or "true"
+        # A scan returns rows in the order of their positions.
+        order = f" ORDER BY {self.key}" if self.key else ""
+        return (" AND ".join(bounds) or "true") + order
 
 
 @dataclass(frozen=True)
@@ -55,30 +63,41 @@ class TileDigests:
     digests: dict[str, str | None]
 
 
-def tiles(target: Target, place: str, counts: Sequence[int]) -> list[Tile]:
-    """Divide a table into tiles.
+def tiles(
+    target: Target, place: str, ranges: Sequence[tuple[RowRange, int]], *, key: str | None = None
+) -> list[Tile]:
+    """Divide a table into tiles; the last one also has all further rows.
 
     Args:
         place: the table as SQL.
-        counts: rows of each tile; the last tile also has all further rows.
+        ranges: the rows of each tile in the source, and how many of them the target should have.
+        key: the column with the row ids of the source, quoted; None divides by position.
     """
-    ends, total = list[int](), 0
-    for count in counts[:-1]:
-        total += count
-        ends.append(total)
-    found: dict[int, str] = {}
-    if ends:
-        rows = target.rows(
-            "SELECT n, at::text FROM (SELECT row_number() OVER () AS n, ctid AS at"
-            f" FROM {place}) AS r WHERE n = ANY($1)",
-            (ends,),
-        )
-        found = {int(number): at for number, at in rows}
-    bounds = [None, *(found.get(end) if end else None for end in ends), None]
+    if not ranges:
+        return [Tile(None, None, 0)]
+    if key is not None:
+        ends: list[str | None] = [str(part.last) for part, _ in ranges[:-1]]
+    else:
+        ends = _positions(target, place, [count for _, count in ranges[:-1]])
+    bounds = [None, *ends, None]
     return [
-        Tile(after, upto, rows)
-        for after, upto, rows in zip(bounds, bounds[1:], counts, strict=False)
+        Tile(after, upto, rows, key)
+        for after, upto, (_, rows) in zip(bounds, bounds[1:], ranges, strict=False)
     ]
+
+
+def _positions(target: Target, place: str, counts: Sequence[int]) -> list[str | None]:
+    """The position of the last row of each tile, as SQL."""
+    ends = list(itertools.accumulate(counts))
+    if not ends:
+        return []
+    rows = target.rows(
+        "SELECT n, at::text FROM (SELECT row_number() OVER () AS n, ctid AS at"
+        f" FROM {place}) AS r WHERE n = ANY($1)",
+        (ends,),
+    )
+    found = {int(number): f"'{at}'::tid" for number, at in rows}
+    return [found.get(end) for end in ends]
 
 
 def read_digests(
@@ -105,7 +124,7 @@ def _digests(mapping: TableMapping, place: str, tile: Tile) -> str:
     digests = ", ".join(range_digests.aggregate(f"c{n}") for n in range(len(elements)))
     return (
         f"SELECT pg_catalog.count(*), ARRAY[{digests}] FROM (SELECT {columns}"
-        f" FROM {place} AS t WHERE {tile.where} LIMIT {tile.rows + 1}) AS r"
+        f" FROM {place} AS t WHERE {tile.chosen} LIMIT {tile.rows + 1}) AS r"
     )
 
 
@@ -114,10 +133,8 @@ def read_column(
 ) -> pa.RecordBatch:
     """One column of a tile, as it is read back."""
     value = mapping.casts[column].target(quoted(column))
-    found = target.arrow(
-        f"SELECT {value} AS {quoted(column)} FROM {place} WHERE {tile.where} LIMIT {tile.rows + 1}",
-        streamed=True,
-    )
+    rows = f"FROM {place} WHERE {tile.chosen} LIMIT {tile.rows + 1}"
+    found = target.arrow(f"SELECT {value} AS {quoted(column)} {rows}", streamed=True)
     array = found.column(0).combine_chunks()
     if isinstance(array, pa.ExtensionArray):
         array = array.storage

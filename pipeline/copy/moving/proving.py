@@ -52,20 +52,27 @@ class Proven:
 
 
 def compare(
-    target: Target, rows: Rows, place: str, *, stop_early: bool = False, phase: Phase = "prove"
+    target: Target,
+    rows: Rows,
+    place: str,
+    *,
+    key: str | None = None,
+    stop_early: bool = False,
+    phase: Phase = "prove",
 ) -> Proven:
     """Compare a table of the target with the source.
 
     Args:
         target: a session in a transaction with the settings ``positions.IN_ORDER``.
         place: the table as SQL.
+        key: the column that orders the rows, see ``positions.tiles``.
         stop_early: end at the first difference.
         phase: the name of the comparison for those who watch it.
     """
     found, hashes = Proven(), dict[str, "hashlib._Hash"]()
     comparison = _Comparison(target, rows, place, found)
     count = counter(rows.table.label, phase, rows.table.rows, reporter(_LOG))
-    tiles = positions.tiles(target, place, [rows.count(part) for part in rows.table.ranges] or [0])
+    tiles = positions.tiles(target, place, rows.counted, key=key)
     with (
         rows.ahead(_expected(rows)) as expected,
         rows.ahead(_stored(target, rows, place, tiles), depth=1) as stored,

@@ -207,7 +207,14 @@ def update(
     started = time.perf_counter()
     with waiting(f"{table.label}, compare"):
         rows = Rows(source, table)
-        proven = proving.compare(target, rows, table.place, stop_early=True, phase="compare")
+        proven = proving.compare(
+            target, rows, table.place, key=rows.key, stop_early=True, phase="compare"
+        )
+        witnessed = 0
+        if proven.equal:
+            seen = witness.check(target, rows, table.place, seed=options.run_id, key=rows.key)
+            proven.differences += seen.differences
+            witnessed = seen.rows
     outcome: Outcome = "unchanged"
     references: tuple[Reference, ...] = ()
     written = deleted = 0
@@ -215,7 +222,7 @@ def update(
         with waiting(f"{table.label}, difference"):
             rows = Rows(source, table)
             found = difference.write(target, rows, options, copied, in_circle=in_circle)
-        proven, references = found.proven, found.references
+        proven, references, witnessed = found.proven, found.references, found.witnessed
         written, deleted = found.inserted, found.deleted
         if not proven.equal and not options.verify:
             raise NotProven(table.label, proven.differences)
@@ -224,4 +231,4 @@ def update(
     if not options.verify:
         proving.keep_originals(target, table, proven)
     seconds = time.perf_counter() - started
-    return Moved(table, rows, outcome, proven, 0, seconds, written, deleted, references)
+    return Moved(table, rows, outcome, proven, witnessed, seconds, written, deleted, references)

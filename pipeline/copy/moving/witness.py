@@ -29,12 +29,15 @@ class Witnessed:
     differences: tuple[Finding, ...]
 
 
-def check(target: Target, rows: Rows, place: str, *, seed: str) -> Witnessed:
+def check(
+    target: Target, rows: Rows, place: str, *, seed: str, key: str | None = None
+) -> Witnessed:
     """Compare a sample; the whole table if it is small.
 
     Args:
         target: a session in a transaction with the settings ``positions.IN_ORDER``.
         seed: chooses the sample.
+        key: the column that orders the rows, see ``positions.tiles``.
     """
     table = rows.table
     if not table.ranges:
@@ -50,8 +53,7 @@ def check(target: Target, rows: Rows, place: str, *, seed: str) -> Witnessed:
     )
     size = sum(len(v) for _, _, values in read for v in values if isinstance(v, bytes))
     wanted = expected(target.rows, definition, Chunk(KeyRange(), read, size)).digests
-    counts = [rows.count(each) for each in table.ranges]
-    tile = tiles(target, place, counts)[at] if len(counts) > 1 else Tile(None, None, counts[0])
+    tile = tiles(target, place, rows.counted, key=key)[at]
     count, found = _stored(target, definition, place, tile, first, len(read))
     if count != len(read):
         return Witnessed(len(read), (_rows_differ(table, len(read), count),))
@@ -113,7 +115,7 @@ def _stored(
     outputs = "".join(f", {stored.digest(f'c{n}')}" for n in range(len(table.columns)))
     ((found, *digests),) = target.rows(
         f"SELECT count(*){outputs} FROM (SELECT row_number() OVER () AS k, {columns}"
-        f" FROM (SELECT * FROM {place} WHERE {tile.where} OFFSET {first} LIMIT {count}) AS chosen"
+        f" FROM (SELECT * FROM {place} WHERE {tile.chosen} OFFSET {first} LIMIT {count}) AS chosen"
         ") AS r"
     )
     return int(found), digests
