@@ -92,13 +92,13 @@ def test_doctor_warns_only_where_the_disk_is_known_to_be_too_small(
 def test_free_space_is_not_known_to_a_user_who_may_not_see_the_folder(
     database: URL, target_url: str
 ) -> None:
-    query(target_url, "CREATE ROLE lowly LOGIN")
+    query(target_url, "CREATE ROLE unseeing LOGIN")
     try:
-        lowly = database.set(username="lowly")
-        with Target.connect(libpq(lowly), shown="x") as target:
-            assert TargetDisk.of(target.rows, lowly).free is None
+        unseeing = database.set(username="unseeing")
+        with Target.connect(libpq(unseeing), shown="x") as target:
+            assert TargetDisk.of(target.rows, unseeing).free is None
     finally:
-        query(target_url, "DROP ROLE lowly")
+        query(target_url, "DROP ROLE unseeing")
 
 
 @pytest.mark.dagster

@@ -43,7 +43,8 @@ def test_a_copy_needs_no_setting_and_loads_no_dagster(source: SourceFile, tmp_pa
     assert [line for line in lines if " ended with " in line] == [
         f"{arguments} ended with 0" for arguments in commands
     ]
-    assert f"target  PostgreSQL postgres at {home / 'postgres'}" in lines
+    # A long path has a socket elsewhere.
+    assert any(line.startswith("target  PostgreSQL postgres at /") for line in lines)
     assert sum(": every value proven in " in line for line in lines) == 2
 
 
