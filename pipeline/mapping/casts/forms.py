@@ -96,7 +96,7 @@ def mixed_text(*, numeric: bool) -> Cast:
 
 
 def _exact(texts: pa.Array, reals: pa.Array) -> pa.Array:
-    """Texts with those of reals written anew, because SQLite's 17th digit depends on its version."""
+    """Texts with those of reals written anew: SQLite's 17th digit depends on its version."""
     reals = reals.fill_null(False)
     if not reals.true_count:
         return texts
