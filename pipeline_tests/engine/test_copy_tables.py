@@ -326,3 +326,24 @@ def test_rows_that_no_type_takes_can_be_rebuilt_from_quarantine(
         number: [tuple(values[name]) for name in ("t", "n", "x")]
         for number, values in by_row.items()
     } == rows
+
+
+@pytest.mark.parametrize("other", ["'x'", "x'00'", "9e999"])
+def test_reals_of_a_mixed_column_become_the_shortest_texts(
+    tmp_path: Path, target_url: str, other: str
+) -> None:
+    reals = [1 / 3, 2 / 3, 0.1 + 0.2, 1.0421052631578946, 1e23, 1e17 / 3, 5e-324, -1e-7, 2.0]
+    path = tmp_path / "reals.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE r (id INTEGER PRIMARY KEY, x)")
+        connection.execute(f"INSERT INTO r VALUES (0, {other}), (1, 9007199254740993), (2, -0.0)")
+        connection.executemany("INSERT INTO r (x) VALUES (?)", [(real,) for real in reals])
+
+    found, again = copied(path, target_url), copied(path, target_url)
+
+    assert found.proven
+    assert outcomes(again) == {"r": "unchanged"}
+    x = "CASE WHEN id > 2 THEN convert_from(x::bytea, 'UTF8')::double precision END"
+    assert [each for (each,) in query(target_url, f"SELECT {x} FROM r WHERE id > 2")] == reals
+    short = "SELECT convert_from(x::bytea, 'UTF8') FROM r WHERE id IN (2, 3, 6)"
+    assert query(target_url, short) == [("0.0",), ("0.3333333333333333",), ("1.0421052631578946",)]

@@ -235,6 +235,11 @@ def test_the_reason_names_the_value_that_does_not_fit() -> None:
         ("DATETIME", "at", ["2024-01-01 10:00", "2024-01-01 10:00Z"], "--cast t.at=timestamptz"),
         ("BOOLEAN", "ok", ["True", "true"], "--cast t.ok=true/false"),
         ("TEXT", "my id", [UUID], "--cast 't.my id=uuid'"),
+        ("DATETIME", "c", [1_700_000_000_000, "2024-01-01 10:00:00"], "--cast t.c=milliseconds"),
+        ("tinyint(1)", "published", [0, 1], "--cast t.published=boolean"),
+        ("BIT", "c", [0, 1], "--cast t.c=boolean"),
+        ("boolean", "ok", ["t", 0, "f", 1], "--cast t.ok=t/f"),
+        ("char(32)", "id", ["550e8400e29b41d4a716446655440000"], "--cast t.id=uuid"),
     ],
 )
 def test_what_values_look_like_is_a_hint(
@@ -254,6 +259,10 @@ def test_what_values_look_like_is_a_hint(
         ("TEXT", "note", ["x", UUID]),
         ("TEXT", "number", ["1", "2"]),
         ("UUID", "id", [UUID]),
+        ("char(32)", "md5", ["d41d8cd98f00b204e9800998ecf8427e"]),
+        ("tinyint(1)", "stars", [0, 5]),
+        ("boolean", "ok", ["t", 2]),
+        ("DATETIME", "c", [1_700_000_000_000, "never"]),
         ("TEXT", "note", []),
     ],
 )

@@ -18,6 +18,7 @@ Form = Literal[
     "zoned",
     "time",
     "uuid",
+    "bare_uuid",
     "decimal",
     "number",
     "json",
@@ -32,7 +33,8 @@ Form = Literal[
 """The names of forms.
 
 ``exact`` is a number that the declared DECIMAL(p,s) holds. ``number`` is a text that SQLite stores
-as a number in some columns, if it is no ``decimal``. ``naive`` is a day and a time without a zone.
+as a number in some columns, if it is no ``decimal``. ``bare_uuid`` has no hyphens. ``naive`` is a
+day and a time without a zone.
 """
 
 _YEAR = r"(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
@@ -53,6 +55,8 @@ PATTERNS: dict[Form, str] = {
     "zoned": _ZONED,
     "time": _TIME,
     "uuid": r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+    # Version and variant tell it from an MD5 hash.
+    "bare_uuid": r"[0-9a-f]{12}[1-8][0-9a-f]{3}[89ab][0-9a-f]{15}",
     "decimal": r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?",
     "number": r"[ \t\n\v\f\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t\n\v\f\r]*",
 }
@@ -64,7 +68,7 @@ REFUSED: dict[Form, str] = {
 }
 """Patterns of texts without the form although its pattern matches."""
 
-SAMPLED: tuple[Form, ...] = ("date", "naive", "zoned", "uuid", "json")
+SAMPLED: tuple[Form, ...] = ("date", "naive", "zoned", "uuid", "bare_uuid", "json")
 
 _MOMENT_NAME = re.compile(
     r"(?:.*_)?(?:at|on|date|time|timestamp|datetime|ts|created|updated|modified|deleted|expires|"

@@ -15,6 +15,7 @@ from pipeline.sqlite.structure.model import Column
 
 _TYPES: dict[Form, tuple[str, str]] = {
     "uuid": ("uuid", "UUIDs"),
+    "bare_uuid": ("uuid", "UUIDs without hyphens"),
     "json": ("jsonb", "JSON"),
     "date": ("date", "dates"),
     "naive": ("timestamp", "moments without a time zone"),
@@ -22,6 +23,8 @@ _TYPES: dict[Form, tuple[str, str]] = {
 }
 """Types of texts and what such texts are, by form."""
 _TRUTH = re.compile(r"(?:is|has|can|was|should|allow|enable)[_A-Z].*|.*_(?:flag|enabled|active)")
+_BIT = re.compile(r"\s*(?:TINYINT\s*\(\s*1\s*\)|BIT\s*(?:\(\s*1\s*\))?)\s*", re.IGNORECASE)
+"""Types that MySQL and SQL Server, and thus frameworks, use for true and false."""
 
 
 def hint(
@@ -37,7 +40,7 @@ def hint(
             f"{what} a NUL or {'is' if one else 'are'} not valid UTF-8, so only bytea can hold"
             f" {'it' if one else 'them'}: {_cast(table, column, 'bytea')}"
         )
-    found = _numbers(column, facts) or _texts(column, facts, kind)
+    found = _numbers(column, facts) or _texts(column, facts, kind) or _words(facts, kind)
     if found is None:
         return None
     type_name, sentence = found
@@ -64,12 +67,16 @@ def _cast(table: str, column: Column, type_name: str) -> str:
 
 
 def _numbers(column: Column, facts: ColumnFacts) -> tuple[str, str] | None:
-    if facts.integers + facts.reals < facts.values:
+    rest = facts.values - facts.integers - facts.reals
+    if rest and rest != facts.count("date", "naive", "zoned"):
         return None
     unit = _unit(facts)
     if unit is not None:
-        return unit, f"the values look like {unit.replace('_', ' ')}{_example(facts, unit)}"
-    if facts.is_binary and facts.integers and _TRUTH.fullmatch(column.name):
+        what = "the numbers" if rest else "the values"
+        others = ", and all texts are moments" if rest else ""
+        return unit, f"{what} look like {unit.replace('_', ' ')}{_example(facts, unit)}{others}"
+    speaks = _TRUTH.fullmatch(column.name) or _BIT.fullmatch(column.declared)
+    if facts.is_binary and facts.integers and speaks:
         declared = meaning(column.declared).family
         return None if declared == "boolean" else ("boolean", "all values are 0 or 1")
     return None
@@ -101,6 +108,14 @@ def _texts(
     for form, (type_name, what) in _TYPES.items():
         if form in facts.sampled and meaning(column.declared).family != form:
             return type_name, f"the first texts are {what}"
+    return None
+
+
+def _words(facts: ColumnFacts, kind: "sa.types.TypeEngine[Any]") -> tuple[str, str] | None:
+    if not isinstance(kind, sa.String) or facts.reals or facts.blobs or not facts.within(0, 1):
+        return None
     words = {word.lower() for word in facts.words or ()}
     pair = next((each for each in WORDS if words and words <= {*each.split("/")}), None)
-    return None if pair is None else (pair, f"all texts are the words {pair}")
+    if pair is None:
+        return None
+    return pair, f"all {'values are 0, 1 or' if facts.integers else 'texts are'} the words {pair}"

@@ -1,6 +1,7 @@
 """Casts of unusual forms: words for booleans, values of several classes."""
 
 import hashlib
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -67,7 +68,8 @@ def mixed_text(*, numeric: bool) -> Cast:
         values.validate(full=True)
         tagged = pc.starts_with(values, _TAG)
         texts = pc.if_else(tagged, pc.utf8_slice_codeunits(values, 2), values)
-        return Converted(texts, None if numeric else tagged)
+        reals = pc.starts_with(values, _TAG + "r")
+        return Converted(_exact(texts, reals), None if numeric else tagged)
 
     def originals(raw: pa.Array) -> Originals:
         return Originals(_classes(raw, 1), pc.utf8_slice_codeunits(raw, 2))
@@ -91,6 +93,24 @@ def mixed_text(*, numeric: bool) -> Cast:
         convert=convert,
         originals=originals,
     )
+
+
+def _exact(texts: pa.Array, reals: pa.Array) -> pa.Array:
+    """Texts with those of reals written anew: SQLite's 17th digit depends on its version."""
+    reals = reals.fill_null(False)
+    if not reals.true_count:
+        return texts
+    written = [_real_text(float(text)) for text in texts.filter(reals).to_pylist()]
+    return pc.replace_with_mask(texts, reals, pa.array(written, texts.type))
+
+
+def _real_text(value: float) -> str:
+    """The shortest text of 15 to 17 digits that identifies a double, in SQLite's notation."""
+    if math.isinf(value):
+        return "Inf" if value > 0 else "-Inf"
+    texts = (f"{value:.{digits}g}" for digits in (15, 16, 17))
+    mantissa, letter, power = next(text for text in texts if float(text) == value).partition("e")
+    return f"{mantissa}{'' if '.' in mantissa else '.0'}{letter}{power}"
 
 
 def _classes(raw: pa.Array, at: int) -> pa.Array:
@@ -118,9 +138,9 @@ def md5_hashes(values: pa.Array) -> pa.Array:
 
 def _mixed_bytes_convert(values: pa.Array) -> Converted:
     tags = pc.binary_slice(values, 0, 1)
-    return Converted(
-        pc.binary_replace_slice(values, 0, 1, b""), pc.not_equal(tags, pa.scalar(b"b"))
-    )
+    bare = pc.binary_replace_slice(values, 0, 1, b"")
+    found = _exact(bare, pc.equal(tags, pa.scalar(b"r")))
+    return Converted(found, pc.not_equal(tags, pa.scalar(b"b")))
 
 
 def _mixed_bytes_originals(raw: pa.Array) -> Originals:

@@ -203,8 +203,9 @@ def _digits(value: Any) -> bytes:
 def _real_text(value: float) -> str:
     if value in (math.inf, -math.inf):
         return "Inf" if value > 0 else "-Inf"
-    for digits in (15, 17):
-        text = f"{value:.{digits}g}"
+    for digits in (15, 16, 17):
+        # SQLite writes zero without a sign.
+        text = f"{value + 0.0:.{digits}g}"
         if float(text) == value:
             break
     mantissa, exponent, power = text.partition("e")
