@@ -32,6 +32,7 @@ class Run:
         states: the tables of the target before the run, by folded name.
         on_table: called when a table has ended.
         made: tables as they were made.
+        held: the number of rows in quarantine of each table.
         ended: set when a table has ended in any way.
         postponed: foreign keys of others to validate with their tables, by label.
         error: why no session can go on.
@@ -44,6 +45,7 @@ class Run:
     on_table: OnTable
     results: dict[str, TableResult] = field(default_factory=dict)
     made: dict[str, CopiedTable] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
     ended: dict[str, threading.Event] = field(default_factory=dict)
     postponed: dict[str, list[Reference]] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
@@ -83,6 +85,7 @@ def move(running: Run, target: Target, unit: tuple[str, ...]) -> None:
             target.defer(setting)
         circle = len(unit) > 1
         moved = {name: _move_table(running, target, name, in_circle=circle) for name in unit}
+        running.held |= {name: len(each.rows.rejected) for name, each in moved.items()}
         if not options.verify:
             parents = {parent for name in unit for parent in _parents(plan, name, unit)}
             fresh = all(each.fresh and not each.references for each in moved.values())
@@ -157,7 +160,7 @@ def _finish(running: Run, target: Target, name: str, moved: Moved, *, references
             in_order = moved.fresh and not moved.rows.rejected
             wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
         moved.left += left
-    moved.left += extras.make(target, moved.table, wanted)
+    moved.left += extras.make(target, moved.table, wanted, running.held)
 
 
 def _refer(running: Run, target: Target, name: str, moved: Moved) -> None:
@@ -166,7 +169,7 @@ def _refer(running: Run, target: Target, name: str, moved: Moved) -> None:
     wanted = plan.extras[name].references
     if not moved.fresh:
         wanted = extras.missing(target, moved.table, wanted)
-    moved.left += extras.make(target, moved.table, wanted)
+    moved.left += extras.make(target, moved.table, wanted, running.held)
     moved.left += difference.validate(target, running.postponed.get(moved.table.label, ()))
 
 

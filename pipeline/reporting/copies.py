@@ -99,7 +99,8 @@ def grids(result: CopyResult) -> Iterator[Grid]:
     if hints and any(table.outcome == "copied" for table in result.tables):
         shown = [_proposal(hint) for hint in hints[:_HINTS]]
         more = len(hints) - len(shown)
-        title = f"Proposals ({len(shown)} of {len(hints)})" if more else "Proposals"
+        count = f" ({len(shown)} of {len(hints)}; --dry-run prints all)" if more else ""
+        title = f"Proposals{count}"
         yield Grid(title, ("option", "why"), shown)
 
 

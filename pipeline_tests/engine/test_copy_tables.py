@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import SettingsError
+from pipeline.reporting.copies import grids
 from pipeline.sqlite.catalog import change_log
 from pipeline_tests.support.copies import (
     assert_same,
@@ -347,3 +348,35 @@ def test_reals_of_a_mixed_column_become_the_shortest_texts(
     assert [each for (each,) in query(target_url, f"SELECT {x} FROM r WHERE id > 2")] == reals
     short = "SELECT convert_from(x::bytea, 'UTF8') FROM r WHERE id IN (2, 3, 6)"
     assert query(target_url, short) == [("0.0",), ("0.3333333333333333",), ("1.0421052631578946",)]
+
+
+def test_a_foreign_key_that_quarantine_breaks_says_so(tmp_path: Path, target_url: str) -> None:
+    path = database(
+        tmp_path / "held.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY, up INT REFERENCES p, t TEXT)",
+        "INSERT INTO p VALUES (1, NULL, 'a' || char(0)), (2, 1, 'b')",
+        "CREATE TABLE c (id INTEGER PRIMARY KEY, p INT REFERENCES p)",
+        "INSERT INTO c VALUES (1, 1), (2, 1), (3, 2)",
+    )
+
+    first, second = copied(path, target_url), copied(path, target_url)
+
+    assert left(first) == [
+        "p, foreign key (up) to p: 1 row does not meet it, and 1 row of p is in quarantine",
+        "c, foreign key (p) to p: 2 rows do not meet it, and 1 row of p is in quarantine",
+    ]
+    assert left(second) == left(first)
+    assert len(left(copied(path, target_url, casts={"p.t": "bytea"}))) == 0
+
+
+def test_proposals_that_are_not_shown_are_counted(tmp_path: Path, target_url: str) -> None:
+    columns = ", ".join(f"c{number} TEXT" for number in range(7))
+    path = database(
+        tmp_path / "many.db",
+        f"CREATE TABLE m ({columns})",
+        f"INSERT INTO m VALUES ({', '.join(repr('[1]') for _ in range(7))})",
+    )
+
+    (grid,) = grids(copied(path, target_url))
+
+    assert grid.title == "Proposals (5 of 7; --dry-run prints all)"

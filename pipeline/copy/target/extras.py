@@ -4,7 +4,7 @@ Extras follow the rows. One that the rows do not meet, or that PostgreSQL does n
 out and named; it never costs a row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,7 @@ class Extra:
         condition: its condition on rows, which both databases have to judge alike.
         column: in the target, if it is a property of one column.
         again: what a table that has it needs after new rows.
+        parent: the folded name and the label of the table that a foreign key refers to.
     """
 
     kind: Kind
@@ -58,6 +59,7 @@ class Extra:
     condition: Condition | None = None
     column: str | None = None
     again: str | None = None
+    parent: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,14 @@ def attempt(target: Target, *statements: str) -> DataFault | TargetError | None:
     return None
 
 
-def make(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[LeftOut]:
+def make(
+    target: Target, table: CopiedTable, extras: Sequence[Extra], held: Mapping[str, int]
+) -> list[LeftOut]:
     """Make extras of a table; returns those that were left out.
 
     Args:
         target: a session in a transaction.
+        held: the number of rows in quarantine of each table, by its folded name.
     """
     if not extras or attempt(target, *_at_once(table, extras)) is None:
         return []
@@ -104,7 +109,8 @@ def make(target: Target, table: CopiedTable, extras: Sequence[Extra]) -> list[Le
     for each in extras:
         error = attempt(target, each.statement)
         if error is not None:
-            left.append(LeftOut(each.kind, each.table, each.name, _reason(target, each, error)))
+            reason = _reason(target, each, error, held)
+            left.append(LeftOut(each.kind, each.table, each.name, reason))
     return left
 
 
@@ -144,11 +150,17 @@ def judge(
     return [each for each in extras if id(each) not in wrong], left
 
 
-def _reason(target: Target, extra: Extra, error: DataFault | TargetError) -> str:
+def _reason(
+    target: Target, extra: Extra, error: DataFault | TargetError, held: Mapping[str, int]
+) -> str:
     if extra.counting is not None and error.sqlstate in NOT_MET:
         count = int(target.value(extra.counting))
         rows = "1 row does" if count == 1 else f"{count:,} rows do"
-        return f"{rows} not meet it"
+        parent, label = extra.parent or ("", "")
+        kept = held.get(parent, 0)
+        are = "row of {} is" if kept == 1 else "rows of {} are"
+        because = f", and {kept:,} {are.format(label)} in quarantine" if kept else ""
+        return f"{rows} not meet it{because}"
     if error.sqlstate == _TOO_LONG:
         return f"a value is too long for an index; {refusal(error)}"
     return refusal(error)

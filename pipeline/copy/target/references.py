@@ -54,6 +54,7 @@ def _reference(
         f" REFERENCES {parent.place} ({listed(there)}){actions}{deferred}",
         made,
         extras.orphans(table, here, parent.place, there),
+        parent=(folded(parent.source.name), parent.label),
     )
 
 
