@@ -121,16 +121,24 @@ def _move_table(running: Run, target: Target, name: str, *, in_circle: bool) -> 
                 f"{wanted.label} was never copied", remedy="Run the copy without --verify"
             )
         return table.create(target, plan.source, wanted, seed=options.run_id)
+
+    def anew() -> Moved:
+        if not options.verify:
+            views.drop(target, plan)
+        return table.make_anew(target, plan.source, wanted, options, running.copied)
+
     planned = plan.extras[name]
     if state.rules is not None and state.rules != recording.rules_of(
         wanted, [*planned.own, *planned.references]
     ):
-        if not options.verify:
-            views.drop(target, plan)
-        return table.make_anew(target, plan.source, wanted, options, running.copied)
+        return anew()
     states.require_shape(wanted, state)
     plain = replace(wanted, computed=state.computed_of(wanted))
-    moved = table.update(target, plan.source, plain, options, running.copied, in_circle=in_circle)
+    moved = table.update(
+        target, plan.source, plain, options, running.copied, anew=anew, in_circle=in_circle
+    )
+    if moved.fresh:
+        return moved
     moved.left += table.not_computed(wanted, wanted.computed.keys() - plain.computed.keys())
     return moved
 

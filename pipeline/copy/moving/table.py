@@ -1,7 +1,7 @@
 """Move one table within a transaction: create and fill it, or write what differs; prove it."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pipeline.copy.interface.options import CopyOptions
@@ -192,12 +192,14 @@ def update(
     options: CopyOptions,
     copied: Copied,
     *,
+    anew: Callable[[], Moved],
     in_circle: bool = False,
 ) -> Moved:
     """Compare a table of an earlier copy with the source, and write what differs.
 
     Args:
         copied: all tables of the copy.
+        anew: makes the table anew.
         in_circle: parents of the table may be written after it.
 
     Raises:
@@ -225,7 +227,12 @@ def update(
         proven, references, witnessed = found.proven, found.references, found.witnessed
         written, deleted = found.inserted, found.deleted
         if not proven.equal and not options.verify:
-            raise NotProven(table.label, proven.differences)
+            if not table.computed:
+                raise NotProven(table.label, proven.differences)
+            # A generated column may disagree on the new rows: it becomes a plain one.
+            moved = anew()
+            moved.references = (*references, *moved.references)
+            return moved
         if written or deleted:
             outcome = "differs" if options.verify else "updated"
     if not options.verify:
