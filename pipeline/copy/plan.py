@@ -171,7 +171,8 @@ def _nullable(table: CopiedTable, census: TableCensus) -> Iterator[LeftOut]:
     """Columns that are declared NOT NULL and hold NULL."""
     for facts in census.columns:
         if table.source.column(facts.name).not_null and facts.nulls:
-            reason = f"{facts.nulls:,} of its values are NULL"
+            verb = "is" if facts.nulls == 1 else "are"
+            reason = f"{facts.nulls:,} of its values {verb} NULL"
             yield LeftOut("not null", table.label, facts.name, reason)
 
 

@@ -188,7 +188,7 @@ LOST = (
     ("index", "sorted_u: it uses the collation MINE"),
     ("name", "column ctid: PostgreSQL cannot use this name; in the target it is ctid_"),
     ("identity", "id: the largest id is the last one"),
-    ("not null", "a: 1 of its values are NULL"),
+    ("not null", "a: 1 of its values is NULL"),
     ("virtual table", "pages: PostgreSQL has no module fts5"),
     ("virtual table", "boxes: PostgreSQL has no module rtree"),
 )

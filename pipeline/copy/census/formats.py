@@ -72,7 +72,7 @@ SAMPLED: tuple[Form, ...] = ("date", "naive", "zoned", "uuid", "bare_uuid", "jso
 
 _MOMENT_NAME = re.compile(
     r"(?:.*_)?(?:at|on|date|time|timestamp|datetime|ts|created|updated|modified|deleted|expires|"
-    r"expiry|mtime|ctime|atime|since|until|epoch|login|seen)(?:_.*)?",
+    r"expiry|expiration|mtime|ctime|atime|since|until|epoch|login|seen|activity|accessed)(?:_.*)?",
 )
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 

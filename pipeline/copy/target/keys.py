@@ -76,8 +76,8 @@ def _primary_key(
     kind = "UNIQUE" if empty else "PRIMARY KEY"
     if empty:
         reason = (
-            f"{empty:,} values of it are NULL, which PostgreSQL does not allow;"
-            " it became a UNIQUE constraint"
+            f"{_values(empty)} of it {'is' if empty == 1 else 'are'} NULL, which PostgreSQL does"
+            " not allow; it became a UNIQUE constraint"
         )
         title = f"({', '.join(columns)})"
         planned.left.append(LeftOut("primary key", table.label, title, reason))
@@ -165,3 +165,7 @@ def _advanced(table: CopiedTable, column: str, last_id: int) -> str:
 def _kind(table: CopiedTable, name: str) -> "sa.types.TypeEngine[object]":
     found: sa.types.TypeEngine[object] = table.mapping.table.columns[table.names[name]].type
     return found
+
+
+def _values(count: int) -> str:
+    return f"{count:,} value{'s' * (count != 1)}"
