@@ -14,6 +14,7 @@ from pipeline.copy.moving.difference import Copied, Reference
 from pipeline.copy.moving.table import Moved
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.target import extras, keys, recording, states
+from pipeline.copy.target.extras import Extra, LeftOut
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.copy.target.states import TableState
 from pipeline.core.errors import PipelineError
@@ -168,7 +169,18 @@ def _finish(running: Run, target: Target, name: str, moved: Moved, *, references
             in_order = moved.fresh and not moved.rows.rejected
             wanted, left = extras.judge(trials, moved.table, wanted, in_order=in_order)
         moved.left += left
-    moved.left += extras.make(target, moved.table, wanted, running.held)
+    _make(running, target, moved, wanted)
+
+
+def _make(running: Run, target: Target, moved: Moved, wanted: Sequence[Extra]) -> None:
+    """Make extras, except foreign keys to tables that failed in this run."""
+    failed = {name for name, each in running.results.items() if each.outcome == "failed"}
+    possible = [each for each in wanted if each.parent is None or each.parent[0] not in failed]
+    for each in wanted:
+        if each not in possible and each.parent is not None:
+            reason = f"{each.parent[1]} was not copied"
+            moved.left.append(LeftOut(each.kind, each.table, each.name, reason))
+    moved.left += extras.make(target, moved.table, possible, running.held)
 
 
 def _refer(running: Run, target: Target, name: str, moved: Moved) -> None:
@@ -177,7 +189,7 @@ def _refer(running: Run, target: Target, name: str, moved: Moved) -> None:
     wanted = plan.extras[name].references
     if not moved.fresh:
         wanted = extras.missing(target, moved.table, wanted)
-    moved.left += extras.make(target, moved.table, wanted, running.held)
+    _make(running, target, moved, wanted)
     moved.left += difference.validate(target, running.postponed.get(moved.table.label, ()))
 
 

@@ -139,13 +139,16 @@ def test_a_thousand_columns_arrive_and_too_many_fail_alone(tmp_path: Path, targe
         tmp_path / "wide.db",
         f"CREATE TABLE wide ({', '.join(f'c{n} INT' for n in range(1000))})",
         f"INSERT INTO wide VALUES ({', '.join(map(str, range(1000)))})",
-        f"CREATE TABLE wider ({', '.join(f'c{n} INT' for n in range(1700))})",
+        f"CREATE TABLE wider (id PRIMARY KEY, {', '.join(f'c{n} INT' for n in range(1700))})",
+        "CREATE TABLE child (id INTEGER PRIMARY KEY, p INT REFERENCES wider (id))",
+        "INSERT INTO child VALUES (1, 1)",
     )
 
     found = copied(path, target_url)
 
-    assert_same(path, target_url, "wide")
-    assert outcomes(found) == {"wide": "copied", "wider": "failed"}
+    assert_same(path, target_url, "wide", "child")
+    assert outcomes(found) == {"wide": "copied", "wider": "failed", "child": "copied"}
+    assert left(found) == ["child, foreign key (p) to wider: wider was not copied"]
     assert "tables can have at most 1600 columns" in str(table(found, "wider").error)
 
 
