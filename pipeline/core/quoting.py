@@ -45,6 +45,11 @@ def bare(sql: str) -> str:
     return re.sub(r'[\s"]', "", sql)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as ``1 row`` or ``2,000 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def size(count: int) -> str:
     """A number of bytes in a suitable unit."""
     units = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from pipeline.copy.interface.results import CopyResult, TableResult
 from pipeline.copy.plan import CopyPlan
 from pipeline.copy.target.extras import LeftOut
-from pipeline.core.quoting import printable, size
+from pipeline.core.quoting import counted, printable, size
 from pipeline.reporting.layout import Grid
 
 _LONGEST = 40
@@ -66,10 +66,10 @@ class Lines:
             notes.append(_changes(result))
         if result.outcome == "differs":
             notes.append(
-                f"a copy would write {_rows(result.written)} and delete {result.deleted:,}"
+                f"a copy would write {counted(result.written, 'row')} and delete {result.deleted:,}"
             )
         if result.quarantined:
-            notes.append(f"{_rows(result.quarantined)} in quarantine")
+            notes.append(f"{counted(result.quarantined, 'row')} in quarantine")
         red = result.quarantined or result.outcome == "differs"
         return Line(f"{text}  {'; '.join(notes)}".rstrip(), "red" if red else "")
 
@@ -135,12 +135,12 @@ def last(result: CopyResult) -> Line:
     words = {"differs": "different"}
     tables = ", ".join(f"{count} {words.get(name, name)}" for name, count in outcomes.items())
     count = len(result.tables)
-    text = f"{count} table{'s' * (count != 1)} ({tables or 'none'}), {_rows(rows)}"
+    text = f"{counted(count, 'table')} ({tables or 'none'}), {counted(rows, 'row')}"
     if result.proven:
         return Line(f"{text}: every value proven in {result.seconds:.1f} s", "green")
     behind = [f"{len(result.behind)} left behind"] if result.behind else []
     quarantined = sum(table.quarantined for table in result.tables)
-    behind += [f"{_rows(quarantined)} in quarantine"] if quarantined else []
+    behind += [f"{counted(quarantined, 'row')} in quarantine"] if quarantined else []
     failed = outcomes["failed"] + outcomes["differs"]
     behind += [f"{failed} not proven"] if failed else []
     behind += [f"{len(result.missing)} not reached"] if result.missing else []
@@ -148,11 +148,7 @@ def last(result: CopyResult) -> Line:
 
 
 def _changes(result: TableResult) -> str:
-    return f"{_rows(result.written)} written, {result.deleted:,} deleted"
-
-
-def _rows(count: int) -> str:
-    return f"{count:,} row{'s' * (count != 1)}"
+    return f"{counted(result.written, 'row')} written, {result.deleted:,} deleted"
 
 
 def ddl(plan: CopyPlan) -> Iterator[str]:

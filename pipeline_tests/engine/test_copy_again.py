@@ -170,6 +170,19 @@ def test_rows_that_moved_in_the_target_are_compared_by_their_key(
     assert (found.outcome, found.witnessed, found.proven) == ("unchanged", 3, True)
 
 
+def test_a_rule_that_keeps_rows_away_fails_the_table(simple: Path, target_url: str) -> None:
+    query(target_url, "CREATE RULE away AS ON INSERT TO t DO INSTEAD NOTHING")
+    before = stored(target_url, "t")
+    database(simple, "UPDATE t SET v = 9 WHERE id = 1")
+
+    found = table(copied(simple, target_url), "t")
+
+    wanted = "t: after it was written, the target lacks 1 row of the source, and has 0 rows that"
+    assert found.outcome == "failed"
+    assert wanted in str(found.error)
+    assert stored(target_url, "t") == before
+
+
 def test_objects_of_others_stay_and_do_not_fire(simple: Path, target_url: str) -> None:
     query(
         target_url,

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from pipeline.copy.expressions.translate import TargetColumn, TranslatedView
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core.errors import TargetError, Transient, first_line
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import counted, quoted
 from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 from pipeline.sqlite.structure.model import Table, View
@@ -191,7 +191,7 @@ class Trials:
         except (DataFault, TargetError) as error:
             return _verdict_of(error)
         if count:
-            return Verdict(False, f"its translation gives {_many(count, 'row')} another value")
+            return Verdict(False, f"its translation gives {counted(count, 'row')} another value")
         return CARRIED
 
     def statement(self, sql: str) -> Verdict:
@@ -260,11 +260,7 @@ class Trials:
 
 
 def _broken(count: int) -> str:
-    return f"{_many(count, 'row')} of the source {'breaks' if count == 1 else 'break'} it"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{counted(count, 'row')} of the source {'breaks' if count == 1 else 'break'} it"
 
 
 def _compared(condition: Condition, ours: str, theirs: str, *, in_order: bool) -> Verdict:
@@ -277,7 +273,7 @@ def _compared(condition: Condition, ours: str, theirs: str, *, in_order: bool) -
         count = abs(ours.count(decisive) - theirs.count(decisive))
     if not count and len(ours) == len(theirs):
         return CARRIED
-    return Verdict(False, f"PostgreSQL judges {_many(count, 'row')} otherwise")
+    return Verdict(False, f"PostgreSQL judges {counted(count, 'row')} otherwise")
 
 
 @contextmanager

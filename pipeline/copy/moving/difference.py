@@ -16,13 +16,13 @@ from pipeline.copy.expressions.trial import refusal
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.moving import filling, proving, witness
 from pipeline.copy.moving.filling import STAGE, Rows
+from pipeline.copy.moving.findings import RowsDiffer
 from pipeline.copy.moving.proving import Proven
 from pipeline.copy.source.prepared import PreparedSource
 from pipeline.copy.target.extras import NOT_MET, LeftOut, attempt
 from pipeline.copy.target.layout import CopiedTable, listed
 from pipeline.core.errors import ShapeError, TooManyDeletes
-from pipeline.core.findings import NotConserved
-from pipeline.core.quoting import quoted
+from pipeline.core.quoting import counted, quoted
 from pipeline.postgres.target import Target
 
 _STAGE = f"pg_temp.{STAGE}"
@@ -300,7 +300,10 @@ def _counts(target: Target) -> tuple[int, int, int]:
 def _prove_again(target: Target, rows: Rows, proven: Proven) -> None:
     """Compare the written table with the proven stage once more."""
     _hash(target, rows.table, rows.table.place, _THERE)
-    total, extra, missing = _counts(target)
+    _, extra, missing = _counts(target)
     if extra or missing:
-        label, count = rows.table.label, rows.table.rows
-        proven.differences.append(NotConserved(label, count, total, len(rows.rejected)))
+        detail = (
+            f"after it was written, the target lacks {counted(missing, 'row')} of the source, and"
+            f" has {counted(extra, 'row')} that the source lacks"
+        )
+        proven.differences.append(RowsDiffer(rows.table.label, detail))

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from pipeline.copy.moving import positions
 from pipeline.copy.moving.filling import Batch, Rows
+from pipeline.copy.moving.findings import RowsDiffer
 from pipeline.copy.moving.positions import Tile, TileDigests
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.core.findings import OFFENDERS, Finding, NotConserved, ValueDiffers
@@ -142,7 +143,12 @@ class _Comparison:
             table = self.rows.table
             total = self.target.value(f"SELECT count(*) FROM {self.place}")
             left = len(self.rows.rejected)
-            self.found.differences.append(NotConserved(table.label, table.rows, total, left))
+            found: Finding = NotConserved(table.label, table.rows, total, left)
+            if batch is not None and total == table.rows - left:
+                some = f"of the rows {batch.part.first} to {batch.part.last} of the source"
+                detail = f"{some}, the target has {stored.rows:,} instead of {count:,}"
+                found = RowsDiffer(table.label, detail)
+            self.found.differences.append(found)
             return
         if batch is None or expected is None or not count:
             return

@@ -10,7 +10,7 @@ from pipeline.copy.target import extras
 from pipeline.copy.target.extras import Extra, LeftOut
 from pipeline.copy.target.layout import CopiedTable, listed
 from pipeline.copy.target.names import Names
-from pipeline.core.quoting import literal, quoted
+from pipeline.core.quoting import counted, literal, quoted
 from pipeline.mapping.casts.types import largest_integer
 from pipeline.sqlite.structure.model import IndexPart, Unique
 
@@ -76,8 +76,8 @@ def _primary_key(
     kind = "UNIQUE" if empty else "PRIMARY KEY"
     if empty:
         reason = (
-            f"{_values(empty)} of it {'is' if empty == 1 else 'are'} NULL, which PostgreSQL does"
-            " not allow; it became a UNIQUE constraint"
+            f"{counted(empty, 'value')} of it {'is' if empty == 1 else 'are'} NULL, which"
+            " PostgreSQL does not allow; it became a UNIQUE constraint"
         )
         title = f"({', '.join(columns)})"
         planned.left.append(LeftOut("primary key", table.label, title, reason))
@@ -165,7 +165,3 @@ def _advanced(table: CopiedTable, column: str, last_id: int) -> str:
 def _kind(table: CopiedTable, name: str) -> "sa.types.TypeEngine[object]":
     found: sa.types.TypeEngine[object] = table.mapping.table.columns[table.names[name]].type
     return found
-
-
-def _values(count: int) -> str:
-    return f"{count:,} value{'s' * (count != 1)}"
