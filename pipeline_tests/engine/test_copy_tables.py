@@ -155,6 +155,8 @@ def test_a_thousand_columns_arrive_and_too_many_fail_alone(tmp_path: Path, targe
 def test_a_real_is_json_however_many_digits_it_has(tmp_path: Path, target_url: str) -> None:
     path = database(
         tmp_path / "json.db",
+        "CREATE TABLE only (j JSON)",
+        "INSERT INTO only VALUES (0.5)",
         "CREATE TABLE t (id INTEGER PRIMARY KEY, j JSON, other TEXT)",
         "INSERT INTO t (j, other) VALUES ('{}', 'a'), (-4.516275384346224e145, 'b'), (0.1, 'c'),"
         " (-1.401298464324817e-45, 'd'), (1e-31, 'e'), (NULL, 'f'), ('[1.50]', 'g')",
@@ -162,11 +164,11 @@ def test_a_real_is_json_however_many_digits_it_has(tmp_path: Path, target_url: s
 
     first, second = copied(path, target_url), copied(path, target_url)
 
-    assert (first.proven, outcomes(second)) == (True, {"t": "unchanged"})
-    found = query(
-        target_url, "SELECT jsonb_typeof(j), (j #>> '{}') FROM t WHERE other IN ('c', 'd')"
-    )
-    assert found == [("number", "0.1"), ("number", f"{-1.401298464324817e-45:.60f}")]
+    assert first.proven
+    assert set(outcomes(second).values()) == {"unchanged"}
+    numbers = "SELECT (j #>> '{}')::float8 FROM t WHERE jsonb_typeof(j) = 'number' ORDER BY id"
+    found = [number for (number,) in query(target_url, numbers)]
+    assert found == [-4.516275384346224e145, 0.1, -1.401298464324817e-45, 1e-31]
 
 
 def test_extras_that_the_rows_do_not_meet_are_left_out_and_made_once_they_do(

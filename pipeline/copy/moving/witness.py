@@ -126,13 +126,13 @@ def _stored(
     target: Target, table: Table, place: str, tile: Tile, first: int, count: int
 ) -> tuple[int, list[str]]:
     """The number of rows of the sample in the target, and the digest of each column."""
-    columns = ", ".join(
-        f"{stored.expression(kind, quoted(name))} AS c{n}"
+    columns = "".join(
+        f", {stored.expression(kind, quoted(name))} AS c{n}"
         for n, (name, kind) in enumerate(table.columns)
     )
     outputs = "".join(f", {stored.digest(f'c{n}')}" for n in range(len(table.columns)))
     ((found, *digests),) = target.rows(
-        f"SELECT count(*){outputs} FROM (SELECT row_number() OVER () AS k, {columns}"
+        f"SELECT count(*){outputs} FROM (SELECT row_number() OVER () AS k{columns}"
         f" FROM (SELECT * FROM {place} WHERE {tile.chosen} OFFSET {first} LIMIT {count}) AS chosen"
         ") AS r"
     )
