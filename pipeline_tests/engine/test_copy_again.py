@@ -1,9 +1,12 @@
 """A second copy: only differences are written, and what others have made in the target stays."""
 
 from pathlib import Path
+from typing import Any
 
+import psycopg2
 import pytest
 
+from pipeline.copy.moving import proving
 from pipeline.core.errors import ShapeError
 from pipeline_tests.support.copies import (
     assert_same,
@@ -168,6 +171,23 @@ def test_rows_that_moved_in_the_target_are_compared_by_their_key(
     found = table(copied(simple, target_url), "t")
 
     assert (found.outcome, found.witnessed, found.proven) == ("unchanged", 3, True)
+
+
+def test_nobody_writes_between_the_comparison_and_the_commit(
+    simple: Path, target_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, refused = proving.compare, list[str]()
+
+    def compared(*given: Any, **named: Any) -> proving.Proven:
+        found = compare(*given, **named)
+        with pytest.raises(psycopg2.errors.LockNotAvailable) as error:
+            query(target_url, "SET lock_timeout = '100ms'; UPDATE t SET v = 0")
+        refused.append(str(error.value))
+        return found
+
+    monkeypatch.setattr(proving, "compare", compared)
+    assert copied(simple, target_url).proven
+    assert len(refused) == 1
 
 
 def test_a_rule_that_keeps_rows_away_fails_the_table(simple: Path, target_url: str) -> None:

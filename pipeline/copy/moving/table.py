@@ -207,6 +207,9 @@ def update(
         TooManyDeletes: too many rows would be lost.
     """
     started = time.perf_counter()
+    if not options.verify:
+        # What is proven must still be true at the commit.
+        target.defer(f"LOCK TABLE ONLY {table.place} IN SHARE ROW EXCLUSIVE MODE")
     with waiting(f"{table.label}, compare"):
         rows = Rows(source, table)
         proven = proving.compare(
