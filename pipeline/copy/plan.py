@@ -127,17 +127,17 @@ def _renamed(table: CopiedTable, planned: Planned) -> Iterator[LeftOut]:
 
 
 def _without(schema: Schema, options: CopyOptions) -> Schema:
-    known = {table.name.lower() for table in schema.tables}
-    known |= {table.name.lower() for table in schema.virtual}
-    known |= {name.lower() for name in schema.unreadable_tables}
+    known = {folded(table.name) for table in schema.tables}
+    known |= {folded(table.name) for table in schema.virtual}
+    known |= {folded(name) for name in schema.unreadable_tables}
     excluded = _excluded(options)
-    wrong = sorted(name for name in options.exclude if name.lower() not in known)
+    wrong = sorted(name for name in options.exclude if folded(name) not in known)
     if wrong:
         raise SettingsError(
             f"--exclude names {', '.join(wrong)}, which the source does not have",
             remedy=f"Its tables are {', '.join(sorted(t.name for t in schema.tables))}",
         )
-    tables = tuple(table for table in schema.tables if table.name.lower() not in excluded)
+    tables = tuple(table for table in schema.tables if folded(table.name) not in excluded)
     return replace(schema, tables=tables)
 
 
@@ -189,7 +189,7 @@ def _last_ids(source: PreparedSource) -> dict[str, int]:
         found: Sequence[tuple[Any, Any]] = connection.execute(
             "SELECT name, max(CAST(seq AS INTEGER)) FROM sqlite_sequence GROUP BY 1"
         ).fetchall()
-    return {name.decode("utf-8", "replace").lower(): seq or 0 for name, seq in found if name}
+    return {folded(name.decode("utf-8", "replace")): seq or 0 for name, seq in found if name}
 
 
 def _left(schema: Schema, options: CopyOptions, labels: Mapping[str, str]) -> Iterator[LeftOut]:
@@ -226,4 +226,4 @@ def _behind(source: PreparedSource, options: CopyOptions) -> dict[str, str]:
 
 
 def _excluded(options: CopyOptions) -> set[str]:
-    return {name.lower() for name in options.exclude}
+    return {folded(name) for name in options.exclude}

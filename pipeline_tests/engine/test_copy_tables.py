@@ -152,6 +152,22 @@ def test_a_thousand_columns_arrive_and_too_many_fail_alone(tmp_path: Path, targe
     assert "tables can have at most 1600 columns" in str(table(found, "wider").error)
 
 
+def test_only_letters_of_ascii_have_no_case(tmp_path: Path, target_url: str) -> None:
+    path = database(
+        tmp_path / "letters.db",
+        "CREATE TABLE Ü (É INTEGER, é INTEGER PRIMARY KEY)",
+        "INSERT INTO Ü VALUES (7, 1), (7, 2)",
+        "CREATE TABLE ü (x INTEGER REFERENCES Ü (é))",
+        "INSERT INTO ü VALUES (1), (2)",
+    )
+
+    found = copied(path, target_url)
+
+    assert (found.proven, left(found)) == (True, [])
+    assert_same(path, target_url, "Ü", "ü")
+    assert 'REFERENCES "Ü"("é")' in "".join(constraints(target_url, "ü").values())
+
+
 def test_a_real_is_json_however_many_digits_it_has(tmp_path: Path, target_url: str) -> None:
     path = database(
         tmp_path / "json.db",

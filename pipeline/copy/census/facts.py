@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 from pipeline.copy.census.formats import Form
 from pipeline.copy.source.reading import RowRange
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Table
 
 
@@ -115,4 +116,4 @@ class TableCensus:
 
     def column(self, name: str) -> ColumnFacts:
         """The facts of a column, in any case."""
-        return next(each for each in self.columns if each.name.lower() == name.lower())
+        return next(each for each in self.columns if folded(each.name) == folded(name))

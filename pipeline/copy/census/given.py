@@ -20,6 +20,7 @@ from pipeline.declared.forms import (
     WordBoolean,
     is_words,
 )
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Column, Schema, Table
 
 Kind = sa.types.TypeEngine[Any]
@@ -94,17 +95,17 @@ def _require_one(given: list[tuple[str, str]]) -> None:
 
 def _find(schema: Schema, name: str) -> tuple[Table, Column]:
     """The table and the column of ``table.column``; each part may contain points."""
-    tables = {table.name.lower(): table for table in schema.tables}
+    tables = {folded(table.name): table for table in schema.tables}
     parts = name.split(".")
     found = None
     for at in range(1, len(parts)):
-        table = tables.get(".".join(parts[:at]).lower())
+        table = tables.get(folded(".".join(parts[:at])))
         if table is None:
             continue
         found = table
-        column = ".".join(parts[at:]).lower()
+        column = folded(".".join(parts[at:]))
         for each in table.columns:
-            if each.name.lower() == column:
+            if folded(each.name) == column:
                 return table, each
     if len(parts) == 1:
         raise SettingsError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import ForeignKey, Schema, Table
 
 Place = tuple[str, str]
@@ -10,7 +11,7 @@ Place = tuple[str, str]
 
 def groups(schema: Schema) -> tuple[tuple[Place, ...], ...]:
     """All columns of all tables; those that foreign keys join are in one group."""
-    tables = {table.name.lower(): table for table in schema.tables}
+    tables = {folded(table.name): table for table in schema.tables}
     leader = {
         (table.name, c.name): (table.name, c.name) for table in schema.tables for c in table.columns
     }
@@ -22,7 +23,7 @@ def groups(schema: Schema) -> tuple[tuple[Place, ...], ...]:
 
     for table in schema.tables:
         for key in table.foreign_keys:
-            for child, parent in _pairs(table, tables.get(key.parent.lower()), key):
+            for child, parent in _pairs(table, tables.get(folded(key.parent)), key):
                 leader[find(child)] = find(parent)
     members: dict[Place, list[Place]] = {}
     for place in leader:
@@ -41,6 +42,6 @@ def _pairs(table: Table, parent: Table | None, key: ForeignKey) -> Iterator[tupl
 
 
 def _place(table: Table, column: str) -> Place | None:
-    found = (each.name for each in table.columns if each.name.lower() == column.lower())
+    found = (each.name for each in table.columns if folded(each.name) == folded(column))
     name = next(found, None)
     return None if name is None else (table.name, name)

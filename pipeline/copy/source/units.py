@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from pipeline.mapping.matching import folded
 from pipeline.sqlite.structure.model import Schema, Table
 
 
@@ -10,7 +11,7 @@ def units(schema: Schema) -> list[tuple[Table, ...]]:
 
     Tarjan's algorithm, without recursion, because chains of tables may be long.
     """
-    known = {table.name.lower(): table.name for table in schema.tables}
+    known = {folded(table.name): table.name for table in schema.tables}
     parents = {table.name: _parents(known, table) for table in schema.tables}
     found: list[tuple[Table, ...]] = []
     number: dict[str, int] = {}
@@ -48,5 +49,5 @@ def _enter(name: str, number: dict[str, int], lowest: dict[str, int], open_: lis
 
 
 def _parents(known: Mapping[str, str], table: Table) -> list[str]:
-    named = (known.get(key.parent.lower()) for key in table.foreign_keys)
+    named = (known.get(folded(key.parent)) for key in table.foreign_keys)
     return sorted({name for name in named if name is not None and name != table.name})

@@ -60,9 +60,9 @@ def _reference(
 
 def _is_unique(table: CopiedTable, columns: Sequence[str]) -> bool:
     """Whether PostgreSQL accepts a reference to these columns."""
-    wanted = {name.lower() for name in columns}
+    wanted = {folded(name) for name in columns}
     return bool(wanted) and any(
-        {name.lower() for name in each} == wanted for each in _unique_sets(table)
+        {folded(name) for name in each} == wanted for each in _unique_sets(table)
     )
 
 

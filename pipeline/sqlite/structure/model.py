@@ -7,6 +7,8 @@ comments.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.mapping.matching import folded
+
 Generated = Literal["virtual", "stored"]
 
 
@@ -130,7 +132,7 @@ class Table:
 
     def column(self, name: str) -> Column:
         """The column of a name, in any case."""
-        return next(each for each in self.columns if each.name.lower() == name.lower())
+        return next(each for each in self.columns if folded(each.name) == folded(name))
 
 
 @dataclass(frozen=True)
@@ -194,4 +196,4 @@ class Schema:
 
     def table(self, name: str) -> Table:
         """The table of a name, in any case."""
-        return next(each for each in self.tables if each.name.lower() == name.lower())
+        return next(each for each in self.tables if folded(each.name) == folded(name))
