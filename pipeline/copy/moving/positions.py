@@ -116,16 +116,8 @@ def read_digests(
 
 
 def _digests(mapping: TableMapping, place: str, tile: Tile) -> str:
-    elements = [
-        range_digests.element(c.type, mapping.casts[c.name].target(quoted(c.name)))
-        for c in mapping.columns
-    ]
-    columns = ", ".join(f"{element} AS c{n}" for n, element in enumerate(elements))
-    digests = ", ".join(range_digests.aggregate(f"c{n}") for n in range(len(elements)))
-    return (
-        f"SELECT pg_catalog.count(*), ARRAY[{digests}] FROM (SELECT {columns}"
-        f" FROM {place} AS t WHERE {tile.chosen} LIMIT {tile.rows + 1}) AS r"
-    )
+    rows = f"FROM {place} AS t WHERE {tile.chosen} LIMIT {tile.rows + 1}"
+    return range_digests.query(mapping, rows)
 
 
 def read_column(

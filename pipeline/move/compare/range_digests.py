@@ -16,8 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
 
+from pipeline.core.quoting import quoted
 from pipeline.declared.kinds import is_single
 from pipeline.mapping.casts.types import ByteSize
+from pipeline.mapping.table_mapping import TableMapping
 
 _BOOLEAN, _BIGINT, _SMALLINT, _INTEGER, _TEXT, _REAL, _DOUBLE = 16, 20, 21, 23, 25, 700, 701
 _DATE, _TIME, _TIMESTAMP, _TIMESTAMPTZ = 1082, 1083, 1114, 1184
@@ -46,6 +48,22 @@ def aggregate(element_: str) -> str:
     """SQL for the digest of the elements of all rows of a query, in their order."""
     # A function in ``public`` may match the type better than PostgreSQL's own.
     return f"pg_catalog.md5(pg_catalog.array_send(pg_catalog.array_agg({element_})))"
+
+
+def query(mapping: TableMapping, rows: str) -> str:
+    """SQL for the number of rows and the digest of every column.
+
+    Args:
+        mapping: the columns.
+        rows: the rows as SQL, from FROM, in their order and with a limit. Other rows would do no
+            harm: the digests would differ, and the rows would be read.
+    """
+    elements = [
+        element(c.type, mapping.casts[c.name].target(quoted(c.name))) for c in mapping.columns
+    ]
+    columns = ", ".join(f"{each} AS c{n}" for n, each in enumerate(elements))
+    digests = ", ".join(aggregate(f"c{n}") for n in range(len(elements)))
+    return f"SELECT pg_catalog.count(*), ARRAY[{digests}] FROM (SELECT {columns} {rows}) AS r"
 
 
 def digest(column: pa.Array) -> str:

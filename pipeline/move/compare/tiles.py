@@ -85,18 +85,10 @@ def read_digests_of_rows(target: Target, mapping: TableMapping, keys: pa.Array) 
 
 def _digests(mapping: TableMapping, where: str, most: int) -> str:
     """A query for the number of rows and the digest of every column."""
-    elements = [
-        range_digests.element(c.type, mapping.casts[c.name].target(quoted(c.name)))
-        for c in mapping.columns
-    ]
-    columns = ", ".join(f"{element} AS c{n}" for n, element in enumerate(elements))
-    digests = ", ".join(range_digests.aggregate(f"c{n}") for n in range(len(elements)))
-    # With a limit, the rows reach the aggregates in their order. Other rows would do no harm: the
-    # digests would differ, and the rows would be read.
-    return (
-        f"SELECT pg_catalog.count(*), ARRAY[{digests}] FROM (SELECT {columns}"
-        f" FROM {quoted(mapping.name)} AS t WHERE {where} ORDER BY t.{_key_sql(mapping)}"
-        f" LIMIT {most}) AS r"
+    return range_digests.query(
+        mapping,
+        f"FROM {quoted(mapping.name)} AS t WHERE {where} ORDER BY t.{_key_sql(mapping)}"
+        f" LIMIT {most}",
     )
 
 
