@@ -44,10 +44,13 @@ const form = (way, type) => {
   return frames[way];
 };
 const frames = {};
+const blank = made => {
+  try { return made.contentWindow.location.href === "about:blank"; } catch { return false; }
+};
 const frame = way => {
   const made = document.createElement("iframe");
   made.name = way;
-  made.loaded = new Promise(ended => made.onload = made.onerror = ended);
+  made.loaded = new Promise(ended => made.onload = () => blank(made) || ended());
   document.body.append(made);
   return made;
 };
