@@ -94,7 +94,8 @@ def source_file(settings: Settings, migration: Migration) -> Path:
     if not isinstance(origin, File) or origin.path == settings.sample_path(migration):
         private.home(settings.pipeline_home)
     source = fetch(origin, home=settings.pipeline_home)
-    if source == settings.sample_path(migration) and not source.exists():
+    is_sample = source == settings.sample_path(migration)
+    if is_sample and migration.make_sample is not None and not source.exists():
         # Two processes may create the sample at once; both create the same.
         with contextlib.suppress(FileExistsError):
             migration.make_sample(source)

@@ -49,9 +49,6 @@ CODE_SOCKET = "PIPELINE_CODE_SOCKET"
 """The variable in deploy/workspace.yaml for the socket of the code server."""
 TRANSACTION_POOLER = 6543
 """The port of Supabase's transaction pooler."""
-_ALL = ("*",)
-"""Means all migrations."""
-
 
 _GROUPS: tuple[type[BaseSettings], ...] = (
     PolicySettings,
@@ -68,8 +65,8 @@ class Settings(HomeSettings):
     Each migration adds a variable for its source, see ``source_url``.
 
     Attributes:
-        migrations_folder: a folder with modules of further migrations.
-        migrations: names of the migrations that Dagster loads.
+        migrations_folder: a folder with modules of further migrations; None: see ``registry``.
+        migrations: names of the migrations that Dagster loads; see ``Registry.selected``.
         turso_auth_token: the token of a source on Turso.
         database_url: the target, ``postgresql://...``; None uses the embedded server.
         dagster_database_url: the database of Dagster's records; None: see ``records``.
@@ -94,7 +91,7 @@ class Settings(HomeSettings):
     """
 
     migrations_folder: Annotated[Path, AfterValidator(lambda path: PROJECT / path)] | None = None
-    migrations: Annotated[tuple[str, ...], NoDecode, Field(validate_default=True)] = _ALL
+    migrations: Annotated[tuple[str, ...], NoDecode, Field(validate_default=False)] = ()
     turso_auth_token: SecretStr | None = None
     database_url: SecretStr | None = None
     dagster_database_url: SecretStr | None = None
@@ -123,25 +120,23 @@ class Settings(HomeSettings):
     @field_validator("migrations", mode="before")
     @classmethod
     def _known(cls, given: object, info: ValidationInfo) -> tuple[str, ...]:
-        known = registry.find(info.data.get("migrations_folder")).names
-        if given == _ALL:
-            return tuple(known)
         named = given.split(",") if isinstance(given, str) else list(given)  # type: ignore[call-overload]
         names = tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
-        if not names or not set(names) <= set(known):
+        folder = info.data.get("migrations_folder")
+        known = registry.find(folder, wanted=frozenset(names)).names
+        if not names or set(names) - set(known):
             raise ValueError(f"name {' or '.join(known)}, or several separated by commas")
         return names
 
     @property
     def registry(self) -> Registry:
         """All known migrations, enabled or not."""
-        return registry.find(self.migrations_folder)
+        return registry.find(self.migrations_folder, wanted=frozenset(self.migrations))
 
     @property
     def enabled(self) -> list[Migration]:
         """The migrations that Dagster loads; the first is the default of commands."""
-        known = {migration.name: migration for migration in self.registry}
-        return [known[name] for name in self.migrations]
+        return self.registry.selected(self.migrations, is_set=self.source_url)
 
     @cached_property
     def _sources(self) -> BaseSettings:
@@ -206,12 +201,12 @@ class Settings(HomeSettings):
         return without_password(text, anki.get_secret_value()) if anki else text
 
     def source_url(self, migration: Migration) -> str | None:
-        """The configured source of a migration; None if the source is its sample.
+        """The source of a migration as set or declared; None if the source is its sample.
 
         Forms: ``sqlite:///PATH``, ``dump:///PATH`` and ``libsql://HOST``.
         """
         given: SecretStr | None = getattr(self._sources, migration.setting.lower())
-        return (given and given.get_secret_value()) or None
+        return (given and given.get_secret_value()) or migration.source
 
     def origin(self, migration: Migration) -> origin.Origin:
         """The origin of a source; a relative path starts at the project's folder.
@@ -220,6 +215,11 @@ class Settings(HomeSettings):
             SettingsError: the URL is malformed.
         """
         given = self.source_url(migration)
+        if given is None and migration.make_sample is None:
+            raise SettingsError(
+                f"{migration.setting} is not set, and {migration.name} has no sample",
+                remedy="Set it to sqlite:///PATH, dump:///PATH or libsql://HOST",
+            )
         if given is None:
             return origin.File(self.sample_path(migration))
         return origin.parse(given, token=self.turso_auth_token, name=migration.setting)

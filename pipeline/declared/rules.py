@@ -59,6 +59,7 @@ class ColumnRules(_Rules):
         secret: its values are never shown.
         double_encoded: the application may have written its JSON as a string within JSON.
         added: only the target has the column.
+        source_name: its name in the source, if PostgreSQL cannot use that.
     """
 
     description: str | None = None
@@ -66,6 +67,7 @@ class ColumnRules(_Rules):
     secret: bool = False
     double_encoded: bool = False
     added: bool = False
+    source_name: str | None = None
 
 
 @dataclass(frozen=True)

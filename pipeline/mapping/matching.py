@@ -156,7 +156,7 @@ def _resolved(
 
 def _names(table: sa.Table, name: str) -> Iterator[str]:
     """Names that the source may give a column."""
-    yield name
+    yield ColumnRules.of(table.columns[name]).source_name or name
     if TableRules.of(table).camel_case and name not in table.primary_key.columns:
         first, *rest = name.split("_")
         yield first + "".join(word.capitalize() for word in rest)

@@ -73,7 +73,13 @@ class TableMapping:
 
     @cached_property
     def version_mapping(self) -> "TableMapping":
-        """The same mapping with only the key, the time of change and the sizes of BLOBs."""
+        """The columns that tell whether a row has changed.
+
+        These are the key, the time of change and the sizes of BLOBs; without a time of change, all
+        columns.
+        """
+        if self.changed_by is None:
+            return self
         change_time = [c for c in self.columns if c.name == self.changed_by]
         sizes = [
             sa.Column(column.name, ByteSize())

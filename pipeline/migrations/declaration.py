@@ -56,7 +56,8 @@ class Migration:
         name: the name in commands, groups of assets and the ledger.
         metadata: the tables; a table name occurs in one migration only.
         setting: the variable that names the source.
-        make_sample: creates a small source if none is configured.
+        source: the URL of the source if the variable is not set, such as ``sqlite:///app.db``.
+        make_sample: creates a small source if none is named; None if one must be named.
         owners: the owners of the assets.
         beside: features in addition to the tables.
         stays: further tables of the application that stay in SQLite on purpose.
@@ -67,8 +68,9 @@ class Migration:
     name: str
     metadata: sa.MetaData
     setting: str
-    make_sample: Callable[[Path], None]
-    owners: tuple[str, ...]
+    make_sample: Callable[[Path], None] | None = None
+    owners: tuple[str, ...] = ()
+    source: str | None = None
     beside: tuple[Beside, ...] = ()
     stays: tuple[str, ...] = ()
     plain: bool = False

@@ -1,7 +1,7 @@
-"""The known migrations: those of this package and of an additional folder from the settings.
+"""The known migrations: those of this package, of the user's folder and of installed packages.
 
 Each module is imported once per process, and each ``Migration`` in it is registered. The folders
-may contain other modules, such as samples; modules of the additional folder import them relatively.
+may contain other modules, such as samples; modules of the user's folder import them relatively.
 """
 
 import functools
@@ -10,8 +10,9 @@ import importlib
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -19,17 +20,31 @@ import sqlalchemy as sa
 
 import pipeline.migrations
 from pipeline.core.errors import SettingsError
+from pipeline.core.private import PROJECT
 from pipeline.migrations.declaration import Beside, Migration
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 _SETTING = re.compile("[A-Z][A-Z0-9_]*")
 
 
+FOLDER = "migrations"
+"""The folder of the user's migrations, in the project's folder."""
+GROUP = "pipeline.migrations"
+"""The entry points by which an installed package offers a migration, or a module with some."""
+_DECLARES = re.compile(rb"^\s*(?:from|import)\s+pipeline\.migrations\b", re.MULTILINE)
+"""What a module imports that declares a migration; other programs have such a folder as well."""
+
+
 @dataclass(frozen=True)
 class Registry:
-    """Migrations in the order for display."""
+    """Migrations in the order for display.
+
+    Attributes:
+        own: names of those of this package.
+    """
 
     migrations: tuple[Migration, ...]
+    own: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -44,6 +59,20 @@ class Registry:
     def __iter__(self) -> Iterator[Migration]:
         """All migrations."""
         return iter(self.migrations)
+
+    def selected(
+        self, names: Sequence[str], *, is_set: Callable[[Migration], object]
+    ) -> list[Migration]:
+        """The migrations of these names, in this order; without names, those to load by default.
+
+        Args:
+            is_set: whether the source of a migration is set; a package's own is then in use.
+        """
+        if names:
+            known = {migration.name: migration for migration in self}
+            return [known[name] for name in names]
+        others = any(each.name not in self.own for each in self)
+        return [m for m in self if not others or m.name not in self.own or is_set(m)]
 
     def get(self, name: str) -> Migration | None:
         """Find a migration by name."""
@@ -62,34 +91,86 @@ class Registry:
         return next((each for each in self.migrations if each.declared(kind)), None)
 
 
-def find(folder: Path | None = None) -> Registry:
-    """Find the migrations of this package and of an additional folder.
+def find(folder: Path | None = None, *, wanted: frozenset[str] = frozenset()) -> Registry:
+    """Find all migrations.
+
+    One of this package is left out if another migration has a table of the same name.
+
+    Args:
+        folder: of the user's modules, all of which are imported. If it is None, modules of
+            ``FOLDER`` in the project's folder are imported if they declare migrations.
+        wanted: names of migrations that are never left out.
 
     Raises:
         SettingsError: the folder declares no migration or cannot be imported, or two migrations
             conflict.
     """
-    return _found(folder)
+    return _found(folder, wanted)
 
 
 @functools.cache
-def _found(folder: Path | None) -> Registry:
+def _found(folder: Path | None, wanted: frozenset[str]) -> Registry:
     own = _declared(_modules(pipeline.migrations))
-    additional = [] if folder is None else _declared(_modules(_package(folder)))
-    if folder is not None and not set(additional) - set(own):
+    others = [*(_declared(_of_folder(folder))), *_installed()]
+    if folder is not None and not set(others) - set(own) and any(folder.glob("*.py")):
         raise SettingsError(
             f"MIGRATIONS_FOLDER {folder} declares no migration",
             remedy="Declare a Migration in a module there, or remove the setting",
         )
+    taken = {table.name for migration in others for table in migration.tables}
+    own = [m for m in own if m.name in wanted or not taken & m.metadata.tables.keys()]
     # The one with plain names comes first, because it is the default.
     own.sort(key=lambda each: not each.plain)
-    registry = Registry(tuple(dict.fromkeys([*own, *additional])))
+    names = frozenset(each.name for each in own)
+    registry = Registry(tuple(dict.fromkeys([*own, *others])), names)
     _require_consistent(registry)
     return registry
 
 
-def _modules(package: ModuleType) -> Iterator[ModuleType]:
+def _of_folder(folder: Path | None) -> Iterator[ModuleType]:
+    if folder is not None:
+        return _modules(_package(folder))
+    usual = PROJECT / FOLDER
+    names = {
+        path.stem
+        for path in (usual.glob("*.py") if usual.is_dir() else ())
+        if _DECLARES.search(path.read_bytes())
+    }
+    return _modules(_package(usual), only=names) if names else iter(())
+
+
+def _installed() -> list[Migration]:
+    """The migrations of installed packages."""
+    found: list[Migration] = []
+    for point in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+        loaded = _loaded(point)
+        if isinstance(loaded, Migration):
+            found.append(loaded)
+        elif isinstance(loaded, ModuleType):
+            found += _declared([loaded])
+        else:
+            raise SettingsError(
+                f"The entry point {point.name} ({point.value}) of {GROUP} is no migration",
+                remedy="Name a Migration, or a module with some, or uninstall that package",
+            )
+    return found
+
+
+def _loaded(point: EntryPoint) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # modules of others may raise anything
+        raise SettingsError(
+            f"The migration {point.name} ({point.value}) of an installed package cannot be imported"
+            f" ({type(error).__name__}: {error})",
+            remedy="Correct that package, or uninstall it",
+        ) from error
+
+
+def _modules(package: ModuleType, *, only: set[str] | None = None) -> Iterator[ModuleType]:
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda each: each.name):
+        if only is not None and module.name not in only:
+            continue
         name = f"{package.__name__}.{module.name}"
         try:
             yield importlib.import_module(name)
@@ -154,5 +235,5 @@ def _claims(migration: Migration) -> Iterator[str]:
 def _unusable(why: str) -> SettingsError:
     return SettingsError(
         f"The migrations cannot be used together: {why}",
-        remedy="Change one of their declarations",
+        remedy="Change one of their declarations, or leave one out of MIGRATIONS",
     )

@@ -276,7 +276,7 @@ def test_a_folder_that_is_none_is_refused_and_an_empty_name_is_no_folder(
     with pytest.raises(SettingsError, match="nowhere is not a folder"):
         settings.load()
     monkeypatch.setenv("MIGRATIONS_FOLDER", "")
-    assert settings.load().registry is registry.find()
+    assert settings.load().registry == registry.find()
 
 
 def test_modules_of_a_folder_import_each_other_and_hold_several_migrations(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ FLOORS = (
     ("postgres", "sqlite"),
     ("config", "move", "realtime"),
     ("application", "backup", "copy", "cutover", "doctor", "selftest"),
-    ("anki",),
+    ("anki", "scaffold"),
     ("reporting",),
     ("orchestration",),
     ("cli",),

@@ -114,6 +114,7 @@ def _index(table: CopiedTable, index: Index, names: Names, planned: Planned) -> 
             made,
             extras.repeated(table, values, only) if index.unique else None,
             judged,
+            elements=tuple(elements),
         )
     )
 

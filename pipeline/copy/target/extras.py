@@ -48,6 +48,8 @@ class Extra:
         column: in the target, if it is a property of one column.
         again: what a table that has it needs after new rows.
         parent: the folded name and the label of the table that a foreign key refers to.
+        elements: columns or expressions of a key or index, as SQL.
+        refers_to: the referenced columns of a foreign key, as SQL.
     """
 
     kind: Kind
@@ -60,6 +62,8 @@ class Extra:
     column: str | None = None
     again: str | None = None
     parent: tuple[str, str] | None = None
+    elements: tuple[str, ...] = ()
+    refers_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def _primary_key(
             statement,
             made,
             extras.repeated(table, [quoted(name) for name in here]),
+            elements=tuple(here),
         )
     )
 
@@ -122,7 +123,9 @@ def _unique(table: CopiedTable, unique: Unique, names: Names, planned: Planned) 
         planned.left.append(LeftOut("unique", table.label, title, f"it {reasons[0]}"))
         return
     counting = extras.repeated(table, elements)
-    planned.own.append(Extra("unique", table.label, title, statement, made, counting))
+    planned.own.append(
+        Extra("unique", table.label, title, statement, made, counting, elements=tuple(elements))
+    )
 
 
 def _identity(table: CopiedTable, last_id: int, planned: Planned) -> Extra | None:

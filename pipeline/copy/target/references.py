@@ -55,6 +55,8 @@ def _reference(
         made,
         extras.orphans(table, here, parent.place, there),
         parent=(folded(parent.source.name), parent.label),
+        elements=tuple(here),
+        refers_to=tuple(there),
     )
 
 

@@ -131,7 +131,7 @@ class PinnedSource(SourceView):
         return bool(row_ids_changed)
 
     def take_versions(self, mapping: TableMapping) -> SourceView:
-        """Copy key, date of change and sizes of every row.
+        """Copy of every row the columns that tell whether it has changed.
 
         Returns:
             A file that is reused after ``VERSIONS_AT_ONCE`` further calls.

@@ -81,7 +81,7 @@ def copy(
     options = CopyOptions(
         run_id=f"copy-{secrets.token_hex(6)}",
         schema=_name(schema),
-        casts=_casts(cast or []),
+        casts=casts_of(cast or []),
         exclude=frozenset(exclude or []),
         delete_share=loaded.max_delete_share,
         verify=verify,
@@ -219,7 +219,12 @@ def _name(schema: str) -> str:
     return schema
 
 
-def _casts(given: list[str]) -> dict[str, str]:
+def casts_of(given: list[str]) -> dict[str, str]:
+    """The types of ``--cast`` by column.
+
+    Raises:
+        SettingsError: an option names no column or no type.
+    """
     casts = {}
     for each in given:
         column, equals, kind = each.rpartition("=")

@@ -1,0 +1,1 @@
+"""Commands that begin with an SQLite database of any kind."""

@@ -1,0 +1,1 @@
+"""Declarations of a migration, written from a census of its source."""
