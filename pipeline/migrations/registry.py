@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import sqlalchemy as sa
+from sqlalchemy.schema import sort_tables_and_constraints
 
 import pipeline.migrations
 from pipeline.core.errors import SettingsError
@@ -117,7 +118,7 @@ def _found(folder: Path | None, wanted: frozenset[str]) -> Registry:
             f"MIGRATIONS_FOLDER {folder} declares no migration",
             remedy="Declare a Migration in a module there, or remove the setting",
         )
-    taken = {table.name for migration in others for table in migration.tables}
+    taken = {name for migration in others for name in migration.metadata.tables}
     own = [m for m in own if m.name in wanted or not taken & m.metadata.tables.keys()]
     # The one with plain names comes first, because it is the default.
     own.sort(key=lambda each: not each.plain)
@@ -214,12 +215,28 @@ def _require_consistent(registry: Registry) -> None:
                 f"the name {migration.name!r} or the setting {migration.setting!r} is not valid;"
                 " write them like my_content and MY_CONTENT_URL"
             )
+        circle = [key for key in _circular(migration) if key.referred_table is not key.table]
+        if circle:
+            names = " and ".join(sorted({key.table.name for key in circle}))
+            raise SettingsError(
+                f"The tables {names} of {migration.name} refer to each other in a circle, so none"
+                " can be moved before the other",
+                remedy="Remove one of these foreign keys from the declaration",
+            )
     first: dict[str, Migration] = {}
     for migration in registry:
         for claim in _claims(migration):
             other = first.setdefault(claim, migration)
             if other is not migration:
                 raise _unusable(f"{other.name} and {migration.name} both have {claim}")
+
+
+def _circular(migration: Migration) -> Iterable[sa.ForeignKeyConstraint]:
+    """The foreign keys for which the tables have no order."""
+    tables = list(migration.metadata.tables.values())
+    ordered: list[tuple[object, Iterable[sa.ForeignKeyConstraint]]]
+    ordered = sort_tables_and_constraints(tables)  # type: ignore[no-untyped-call]
+    return ordered[-1][1]
 
 
 def _claims(migration: Migration) -> Iterator[str]:

@@ -255,6 +255,13 @@ REFUSED = {
         "declares DATABASE_URL as the setting of its source",
     ),
     "plain names": (NOTES.replace('("team:notes",)', '("team:notes",), plain=True'), "plain names"),
+    "a circle": (
+        NOTES.replace(
+            'sa.Column("title", sa.Text, nullable=False),',
+            'sa.Column("cover", sa.Integer, sa.ForeignKey("pages.id")),',
+        ),
+        "notebooks and pages of notes refer to each other in a circle",
+    ),
     "a name that is none": (NOTES.replace('"notes"', '"my notes"'), "the name 'my notes'"),
 }
 
