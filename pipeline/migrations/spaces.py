@@ -94,7 +94,7 @@ def _info(
     description: str,
     *,
     stamp: bool = True,
-    changed_by: str = "updated_at",
+    changed_by: str | None = "updated_at",
     published: PublishedChanges | None = None,
     rights: Sequence[access.Access] | None = None,
 ) -> dict[str, Any]:
@@ -327,7 +327,8 @@ notifications = sa.Table(
         "Notifications of users.",
         rights=_OWN,
         stamp=False,
-        changed_by="created_at",
+        # No date changes when a notification is read.
+        changed_by=None,
         published=PublishedChanges(
             ("id", "user_id", "type", "payload", "read", "created_at"), user="r.user_id"
         ),

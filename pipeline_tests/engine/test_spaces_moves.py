@@ -117,6 +117,12 @@ def test_a_sync_follows_rows_with_text_keys(
     assert rows(target_url, "session", "id, token") == [("s'2\"é", "t2")]
     assert rows(target_url, "messages", "id, attachments") == [(1, [1])]
     assert rows(target_url, "verification", "id, value") == [("v1", "c2"), ("v2", "v2")]
+    # No date changes when a notification is read.
+    source.run("UPDATE notifications SET read = 1 - read")
+    read = sync_all(source.path, target_url, tables=SOME)
+    assert [(read["notifications"].written_rows,)] == source.run(
+        "SELECT count(*) FROM notifications"
+    )
     # SQLite's lists have a column of this name, too.
     source.run("DELETE FROM verification WHERE id = 'v1'")
     gone = sync_all(source.path, target_url, tables=SOME, delete_share=1)
