@@ -284,7 +284,9 @@ def _contents(cursor: Any, tables: Sequence[sa.Table], *, adopt: bool) -> Diagno
         for table in tables:
             facts = relations.inspect(partial(_rows, cursor), relations.PUBLIC, table.name)
             if facts is not None:
-                relations.require_writable(table.name, facts, columns=table.columns.keys())
+                computed = {column.name for column in table.columns if column.computed}
+                columns = set(table.columns.keys()) - computed
+                relations.require_writable(table.name, facts, columns=columns, computed=computed)
     except ShapeError as error:
         return _diagnostic("contents", "error", error.problem, error.advice)
     unmanaged = unmanaged_rows.unmanaged(partial(_rows, cursor), [table.name for table in tables])

@@ -88,6 +88,16 @@ class TableMapping:
         ]
         return replace(self, columns=(self.key, *change_time, *sizes))
 
+    @cached_property
+    def computed(self) -> frozenset[str]:
+        """Names of the columns that the server computes."""
+        return frozenset(column.name for column in self.columns if column.computed is not None)
+
+    @cached_property
+    def written(self) -> list[str]:
+        """Names of the columns that a move writes."""
+        return [column.name for column in self.columns if column.name not in self.computed]
+
     @property
     def sized(self) -> frozenset[str]:
         """Names of columns whose size is compared instead of their values."""

@@ -134,15 +134,22 @@ def require_plain(table: str, facts: Facts, *, schema: str = PUBLIC) -> None:
         )
 
 
-def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> None:
+def require_writable(
+    table: str, facts: Facts, *, columns: Collection[str], computed: Collection[str] = ()
+) -> None:
     """Refuse a table of schema ``public`` that does not store values exactly as written.
+
+    Args:
+        columns: those that a move writes.
+        computed: existing ones that the server has to compute.
 
     Raises:
         ShapeError: names the reason and the remedy.
     """
     require_plain(table, facts)
     name = _shown(PUBLIC, table)
-    computed = [column for column in facts.computed if column in columns]
+    wrong = [column for column in facts.computed if column in columns]
+    plain = sorted(set(computed) - set(facts.computed))
     if facts.extension is not None:
         raise ShapeError(
             f"{name} in the target belongs to the extension {facts.extension}",
@@ -155,11 +162,17 @@ def require_writable(table: str, facts: Facts, *, columns: Collection[str]) -> N
             " DELETE statements",
             remedy="Drop the rule; a trigger can do the same",
         )
-    if computed:
+    if wrong:
         raise ShapeError(
-            f"{name} in the target has generated columns ({', '.join(computed)}), so the values of"
+            f"{name} in the target has generated columns ({', '.join(wrong)}), so the values of"
             " the source cannot be stored there",
-            remedy=f"Run ALTER TABLE {name} ALTER COLUMN {computed[0]} DROP EXPRESSION",
+            remedy=f"Run ALTER TABLE {name} ALTER COLUMN {wrong[0]} DROP EXPRESSION",
+        )
+    if plain:
+        raise ShapeError(
+            f"{name} in the target has ordinary columns ({', '.join(plain)}) that are declared as"
+            " generated",
+            remedy="Drop them in the target, or declare them without sa.Computed",
         )
     if facts.deferrable_key is not None:
         raise ShapeError(

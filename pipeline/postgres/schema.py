@@ -161,8 +161,8 @@ def inspect_for_writing(
     """
     present = inspect(target, mapping.name, rows=rows)
     if present.facts is not None:
-        columns = [column.name for column in mapping.columns]
-        relations.require_writable(mapping.name, present.facts, columns=columns)
+        written, computed = mapping.written, (present.types or {}).keys() & mapping.computed
+        relations.require_writable(mapping.name, present.facts, columns=written, computed=computed)
     return present
 
 
@@ -229,7 +229,7 @@ def strip(mapping: TableMapping, present: TargetTableState) -> list[str]:
         return []
     name = quoted(mapping.name)
     foreign = {key.name for key in _foreign_keys(mapping.table)} & present.constraints
-    # A unique constraint would check each row on arrival; duplicates are found afterwards.
+    # A unique constraint would check each row on arrival; duplicates are found later.
     foreign |= {unique.name for unique in unique_constraints(mapping.table)} & present.constraints
     own = {index.name for index in mapping.table.indexes} & present.indexes
     drops = [

@@ -40,6 +40,7 @@ from pipeline.move.reading.prepare import Prepared, surveyed
 from pipeline.move.reading.surveys import Survey
 from pipeline.move.run import proving
 from pipeline.move.run.transaction import MoveResult, move_table, prove_unchanged
+from pipeline.move.writing import deletes
 from pipeline.postgres import schema
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
@@ -321,7 +322,10 @@ class Syncer:
         """Copy the rows that may have changed, and quarantined rows, to the private file."""
         live = self._live
         row_ids = [live.row_id_from(mapping, row_id) for row_id in sorted(retried)]
-        keys = list(dict.fromkeys((*found.keys, *also)))
+        named = (*found.keys, *also)
+        # Rows of the same table without their parent are in the scope, whether they changed or not.
+        orphans = deletes.own_descendants(self.idle, mapping, live.missing_keys(mapping, named))
+        keys = list(dict.fromkeys((*named, *orphans)))
         live.take_rows(mapping, keys=keys, row_ids=[*found.row_ids, *row_ids], after=found.after)
         overrides.apply(live, [mapping.table], known_overrides, mapping.policies)
         prepared = surveyed(mapping, live)

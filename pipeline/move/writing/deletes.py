@@ -1,5 +1,6 @@
 """Delete rows of the target, within the allowed share, and record what is deleted with them."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -7,9 +8,16 @@ import sqlalchemy as sa
 from pipeline.core.errors import TooManyDeletes
 from pipeline.core.quoting import quoted
 from pipeline.mapping.row_key import RowKey
+from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.ledger import cascades, conservation
 from pipeline.postgres import schema
+from pipeline.postgres.target import Target
+
+_STAYS = ("SET NULL", "SET DEFAULT")
+"""Actions of a foreign key after which a row stays without its parent."""
+_REFUSES = (None, "NO ACTION", "RESTRICT")
+"""Actions of a foreign key that hold back the deletion of a parent."""
 
 
 def delete_stale(context: MoveContext) -> None:
@@ -50,6 +58,7 @@ def delete(context: MoveContext, keys: list[Any]) -> None:
     if keys:
         name = quoted(context.mapping.key.name)
         record_cascades(context, keys)
+        keys = _release_own_children(context, keys)
         deleted = context.target.rows(
             f"DELETE FROM {quoted(context.mapping.name)} WHERE {name} = ANY($1) RETURNING 1",
             (keys,),
@@ -60,33 +69,103 @@ def delete(context: MoveContext, keys: list[Any]) -> None:
 def record_cascades(
     context: MoveContext, keys: list[Any], *, parent: sa.Table | None = None
 ) -> None:
-    """Count and record the rows of other tables that are deleted or changed with these rows.
+    """Record the rows of other tables that are deleted or changed with these rows.
+
+    A foreign key that would refuse the deletion is emptied, or its row is deleted as well.
 
     If a run is killed before it moves those tables, the next run finds the records in the ledger.
     """
+    if not keys:
+        return
     table = context.mapping.table if parent is None else parent
     _require_no_unmanaged(context, table, keys)
-    for child in table.metadata.sorted_tables:
-        for foreign in child.foreign_keys:
-            if foreign.column.table is not table or child is table:
-                continue
-            if not schema.exists(context.target, child.name):
-                continue
-            key = RowKey.of(child).sql
-            found = context.target.rows(
-                f"SELECT {key} FROM {quoted(child.name)}"
-                f" WHERE {quoted(foreign.parent.name)} = ANY($1)",
-                (keys,),
+    for child, foreign in _children(context, table):
+        key, name = RowKey.of(child).sql, quoted(foreign.parent.name)
+        found = context.target.rows(
+            f"SELECT {key} FROM {quoted(child.name)} WHERE {name} = ANY($1)", (keys,)
+        )
+        affected = [k for (k,) in found]
+        if not affected:
+            continue
+        stays = foreign.ondelete in _STAYS
+        if foreign.ondelete in _REFUSES and _may_be_null(foreign):
+            stays = True
+            _set_null(context, child, foreign, keys)
+        if stays:
+            cascades.note(context.target, child.name, affected, parent=cascades.STAYED)
+            continue
+        rows = context.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
+        why = f"their parent rows in {table.name} are deleted"
+        _require_share(context, child.name, len(affected), rows, why)
+        cascades.note(context.target, child.name, affected, parent=table.name)
+        record_cascades(context, affected, parent=child)
+        if foreign.ondelete in _REFUSES:
+            place = quoted(child.name)
+            context.target.rows(
+                f"DELETE FROM {place} WHERE {key} = ANY($1) RETURNING 1", (affected,)
             )
-            affected = [k for (k,) in found]
-            if affected and foreign.ondelete == "SET NULL":
-                cascades.note(context.target, child.name, affected, parent=cascades.STAYED)
-            elif affected:
-                rows = context.target.value(f"SELECT count(*) FROM {quoted(child.name)}")
-                why = f"their parent rows in {table.name} are deleted"
-                _require_share(context, child.name, len(affected), rows, why)
-                cascades.note(context.target, child.name, affected, parent=table.name)
-                record_cascades(context, affected, parent=child)
+
+
+def _children(context: MoveContext, table: sa.Table) -> Iterator[tuple[sa.Table, sa.ForeignKey]]:
+    """The existing tables that refer to a table, each with a foreign key."""
+    for child in table.metadata.sorted_tables:
+        for foreign in sorted(child.foreign_keys, key=lambda each: each.parent.name):
+            is_child = foreign.column.table is table and child is not table
+            if is_child and schema.exists(context.target, child.name):
+                yield child, foreign
+
+
+def own_descendants(target: Target, mapping: TableMapping, keys: Sequence[Any]) -> list[Any]:
+    """Keys of the target's rows that refer, directly or not, to these rows of the same table."""
+    table, key, found = quoted(mapping.name), RowKey.of(mapping.table).sql, list[Any]()
+    for column, parent in mapping.parents:
+        if keys and parent is mapping.table:
+            name = quoted(column.name)
+            rows = target.rows(
+                f"WITH RECURSIVE d (k) AS (SELECT {key} FROM {table} WHERE {name} = ANY($1)"
+                f" UNION SELECT t.{key} FROM {table} AS t JOIN d ON t.{name} = d.k)"
+                " SELECT k FROM d",
+                (list(keys),),
+            )
+            found += [k for (k,) in rows]
+    return found
+
+
+def _release_own_children(context: MoveContext, keys: list[Any]) -> list[Any]:
+    """Let no row of the same table hold back the deletion of its parent.
+
+    Such rows have changed as well, so this move writes or rejects them.
+
+    Returns:
+        The keys to delete.
+    """
+    table = context.mapping.table
+    for foreign in table.foreign_keys:
+        if foreign.column.table is not table or foreign.ondelete not in _REFUSES:
+            continue
+        if _may_be_null(foreign):
+            _set_null(context, table, foreign, keys)
+            continue
+        others = sorted({*own_descendants(context.target, context.mapping, keys)} - {*keys})
+        record_cascades(context, others)
+        keys = [*keys, *others]
+    return keys
+
+
+def _set_null(
+    context: MoveContext, child: sa.Table, foreign: sa.ForeignKey, keys: list[Any]
+) -> None:
+    name = quoted(foreign.parent.name)
+    context.target.rows(
+        f"UPDATE {quoted(child.name)} SET {name} = NULL WHERE {name} = ANY($1) RETURNING 1",
+        (keys,),
+    )
+
+
+def _may_be_null(foreign: sa.ForeignKey) -> bool:
+    """Whether a row can be without its parent until its table has moved."""
+    checks = (isinstance(each, sa.CheckConstraint) for each in foreign.parent.table.constraints)
+    return bool(foreign.parent.nullable) and not any(checks)
 
 
 _UNMANAGED = """

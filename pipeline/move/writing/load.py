@@ -59,7 +59,7 @@ class Stage:
         self.make()
         try:
             with self.target.savepoint():
-                self.target.copy(_TEMPORARY, batch, temporary=True)
+                _copy(self.target, self.converter.mapping, _TEMPORARY, batch, temporary=True)
         except DataFault:
             if not converted.contract_checked:
                 key = self.converter.mapping.key.name
@@ -103,7 +103,7 @@ def _load(stage: Stage, converted: ConvertedBatch) -> None:
     short = converted.batch if indexable is None else converted.batch.filter(indexable)
     try:
         with target.savepoint():
-            target.copy(converter.mapping.name, short)
+            _copy(target, converter.mapping, converter.mapping.name, short)
     except DataFault as fault:
         _require_row_fault(target, fault, converter.mapping)
         if not converted.contract_checked:
@@ -150,7 +150,7 @@ def _copy_bisecting(
         return
     try:
         with target.savepoint():
-            target.copy(table, batch, temporary=temporary)
+            _copy(target, converter.mapping, table, batch, temporary=temporary)
     except DataFault as fault:
         _require_row_fault(target, fault, converter.mapping)
         if batch.num_rows == 1:
@@ -161,6 +161,20 @@ def _copy_bisecting(
         half = batch.num_rows // 2
         for part in (batch.slice(0, half), batch.slice(half)):
             _copy_bisecting(target, converter, table, part, temporary=temporary)
+
+
+def _copy(
+    target: Target,
+    mapping: TableMapping,
+    table: str,
+    batch: pa.RecordBatch,
+    *,
+    temporary: bool = False,
+) -> None:
+    """COPY a batch without the columns that the server computes."""
+    if mapping.computed:
+        batch = batch.select(mapping.written)
+    target.copy(table, batch, temporary=temporary)
 
 
 def _require_row_fault(target: Target, fault: DataFault, mapping: TableMapping) -> None:
@@ -259,11 +273,11 @@ def build_foreign_keys(
 def _merge_between(target: Target, converter: BatchConverter, keys: list[Any]) -> None:
     mapping = converter.mapping
     key = quoted(mapping.key.name)
-    columns = [quoted(column.name) for column in mapping.columns]
+    columns = [quoted(name) for name in mapping.written]
     updates = ", ".join(
         f"{quoted(column.name)} = {_updated_value(mapping, column)}"
         for column in mapping.columns
-        if column is not mapping.key
+        if column is not mapping.key and column.name not in mapping.computed
     )
     collation = _collation(mapping)
     # A table may have no column besides its key.
