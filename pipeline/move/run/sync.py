@@ -323,9 +323,9 @@ class Syncer:
         live = self._live
         row_ids = [live.row_id_from(mapping, row_id) for row_id in sorted(retried)]
         named = (*found.keys, *also)
-        # Rows of the same table without their parent are in the scope, whether they changed or not.
-        orphans = deletes.own_descendants(self.idle, mapping, live.missing_keys(mapping, named))
-        keys = list(dict.fromkeys((*named, *orphans)))
+        # A row goes to quarantine with its parent, which may be a changed row of the same table.
+        below = deletes.own_descendants(self.idle, mapping, named)
+        keys = list(dict.fromkeys((*named, *below)))
         live.take_rows(mapping, keys=keys, row_ids=[*found.row_ids, *row_ids], after=found.after)
         overrides.apply(live, [mapping.table], known_overrides, mapping.policies)
         prepared = surveyed(mapping, live)

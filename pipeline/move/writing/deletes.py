@@ -7,10 +7,12 @@ import sqlalchemy as sa
 
 from pipeline.core.errors import TooManyDeletes
 from pipeline.core.quoting import quoted
+from pipeline.mapping.contract import Reason
 from pipeline.mapping.row_key import RowKey
 from pipeline.mapping.table_mapping import TableMapping
 from pipeline.move.context.move_context import MoveContext
 from pipeline.move.ledger import cascades, conservation
+from pipeline.move.writing import load
 from pipeline.postgres import schema
 from pipeline.postgres.target import Target
 
@@ -58,7 +60,7 @@ def delete(context: MoveContext, keys: list[Any]) -> None:
     if keys:
         name = quoted(context.mapping.key.name)
         record_cascades(context, keys)
-        keys = _release_own_children(context, keys)
+        keys = _with_own_children(context, keys)
         deleted = context.target.rows(
             f"DELETE FROM {quoted(context.mapping.name)} WHERE {name} = ANY($1) RETURNING 1",
             (keys,),
@@ -84,7 +86,7 @@ def record_cascades(
         found = context.target.rows(
             f"SELECT {key} FROM {quoted(child.name)} WHERE {name} = ANY($1)", (keys,)
         )
-        affected = [k for (k,) in found]
+        affected = [k for (k,) in found if child is not table or k not in keys]
         if not affected:
             continue
         stays = foreign.ondelete in _STAYS
@@ -98,7 +100,8 @@ def record_cascades(
         why = f"their parent rows in {table.name} are deleted"
         _require_share(context, child.name, len(affected), rows, why)
         cascades.note(context.target, child.name, affected, parent=table.name)
-        record_cascades(context, affected, parent=child)
+        both = [*keys, *affected] if child is table else affected
+        record_cascades(context, both, parent=child)
         if foreign.ondelete in _REFUSES:
             place = quoted(child.name)
             context.target.rows(
@@ -110,8 +113,13 @@ def _children(context: MoveContext, table: sa.Table) -> Iterator[tuple[sa.Table,
     """The existing tables that refer to a table, each with a foreign key."""
     for child in table.metadata.sorted_tables:
         for foreign in sorted(child.foreign_keys, key=lambda each: each.parent.name):
-            is_child = foreign.column.table is table and child is not table
-            if is_child and schema.exists(context.target, child.name):
+            # Rows of the moved table itself are in the scope of its move.
+            own = child is context.mapping.table
+            if (
+                foreign.column.table is table
+                and not own
+                and schema.exists(context.target, child.name)
+            ):
                 yield child, foreign
 
 
@@ -131,25 +139,41 @@ def own_descendants(target: Target, mapping: TableMapping, keys: Sequence[Any]) 
     return found
 
 
-def _release_own_children(context: MoveContext, keys: list[Any]) -> list[Any]:
-    """Let no row of the same table hold back the deletion of its parent.
+def _with_own_children(context: MoveContext, keys: list[Any]) -> list[Any]:
+    """Detach rows of the same table from rows that are to be deleted.
 
-    Such rows have changed as well, so this move writes or rejects them.
+    A staged row is about to be written with another parent; until then it refers to itself. Any
+    other row has lost its parent in the source as well, so it is rejected.
 
     Returns:
-        The keys to delete.
+        The keys to delete: the given ones, and those of the rejected rows.
     """
-    table = context.mapping.table
-    for foreign in table.foreign_keys:
-        if foreign.column.table is not table or foreign.ondelete not in _REFUSES:
-            continue
-        if _may_be_null(foreign):
-            _set_null(context, table, foreign, keys)
-            continue
-        others = sorted({*own_descendants(context.target, context.mapping, keys)} - {*keys})
-        record_cascades(context, others)
-        keys = [*keys, *others]
-    return keys
+    target, mapping = context.target, context.mapping
+    key, table = RowKey.of(mapping.table).sql, quoted(mapping.name)
+    own = [column for column, parent in mapping.parents if parent is mapping.table]
+    doomed, found = list(keys), list(keys) if own else []
+    staged = "true"
+    if own and target.value("SELECT to_regclass($1) IS NOT NULL", (load.STAGE,)):
+        staged = f"NOT EXISTS (SELECT FROM {load.STAGE} AS s WHERE s.{key} = t.{key})"
+    while found:
+        lonely = set[Any]()
+        for column in own:
+            name = quoted(column.name)
+            if staged != "true":
+                target.rows(
+                    f"UPDATE {table} AS t SET {name} = {key}"
+                    f" WHERE {name} = ANY($1) AND NOT {staged} RETURNING 1",
+                    (found,),
+                )
+            rows = target.rows(f"SELECT {key} FROM {table} AS t WHERE {name} = ANY($1)", (found,))
+            orphans = [k for (k,) in rows if k not in doomed]
+            message = f"refers to a row of {mapping.name} that is not in the target"
+            context.converter.reject(orphans, Reason("held", column.name, message))
+            lonely.update(orphans)
+        found = sorted(lonely)
+        record_cascades(context, found)
+        doomed += found
+    return doomed
 
 
 def _set_null(
