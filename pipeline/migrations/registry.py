@@ -215,20 +215,39 @@ def _require_consistent(registry: Registry) -> None:
                 f"the name {migration.name!r} or the setting {migration.setting!r} is not valid;"
                 " write them like my_content and MY_CONTENT_URL"
             )
-        circle = [key for key in _circular(migration) if key.referred_table is not key.table]
-        if circle:
-            names = " and ".join(sorted({key.table.name for key in circle}))
-            raise SettingsError(
-                f"The tables {names} of {migration.name} refer to each other in a circle, so none"
-                " can be moved before the other",
-                remedy="Remove one of these foreign keys from the declaration",
-            )
+        _require_simple_references(migration)
     first: dict[str, Migration] = {}
     for migration in registry:
         for claim in _claims(migration):
             other = first.setdefault(claim, migration)
             if other is not migration:
                 raise _unusable(f"{other.name} and {migration.name} both have {claim}")
+
+
+def _require_simple_references(migration: Migration) -> None:
+    """Reject foreign keys that a migration cannot follow.
+
+    Raises:
+        SettingsError: names the tables.
+    """
+    for table in migration.metadata.tables.values():
+        for key in table.foreign_key_constraints:
+            parent = key.referred_table
+            if [each.column for each in key.elements] != [*parent.primary_key.columns]:
+                columns = ", ".join(column.name for column in key.columns)
+                raise SettingsError(
+                    f"The foreign key ({columns}) of {table.name} in {migration.name} does not"
+                    f" refer to the primary key of {parent.name}, which is not supported",
+                    remedy="Leave it out of the declaration; its columns move without it",
+                )
+    circle = [key for key in _circular(migration) if key.referred_table is not key.table]
+    if circle:
+        names = " and ".join(sorted({key.table.name for key in circle}))
+        raise SettingsError(
+            f"The tables {names} of {migration.name} refer to each other in a circle, so none"
+            " can be moved before the other",
+            remedy="Leave one of these foreign keys out of the declaration",
+        )
 
 
 def _circular(migration: Migration) -> Iterable[sa.ForeignKeyConstraint]:
