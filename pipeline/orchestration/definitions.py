@@ -21,7 +21,7 @@ from pipeline.orchestration.assets.cutover import (
 )
 from pipeline.orchestration.assets.doctor import doctor_check
 from pipeline.orchestration.assets.housekeeping import housekeeping_asset
-from pipeline.orchestration.assets.plan import plan_asset
+from pipeline.orchestration.assets.plan import census_asset, plan_asset
 from pipeline.orchestration.assets.realtime import realtime_asset, retention_asset
 from pipeline.orchestration.assets.search import search_asset
 from pipeline.orchestration.assets.tables import table_assets
@@ -59,6 +59,7 @@ def _migration(migration: Migration) -> Iterator[dg.Definitions]:
     """The definitions of a migration and of its additions."""
     parts = [_BUILT[type(each)](migration, each) for each in migration.beside]
     plan, doctor = plan_asset(migration), doctor_check(migration)
+    census = census_asset(migration)
     moves = table_assets(migration, every=schedules.interval(_settings.sync_cron))
     backup = backup_assets(migration, group=_OPERATIONS)
     asked = [question for part in parts for question in part.asked]
@@ -67,10 +68,11 @@ def _migration(migration: Migration) -> Iterator[dg.Definitions]:
     after = [asset for part in parts for asset in part.after_sync]
     sync = jobs.sync(migration, [*after, _housekeeping])
     yield dg.Definitions(
-        assets=[plan, *moves, backup, cutover],
+        assets=[census, plan, *moves, backup, cutover],
         asset_checks=[doctor],
         jobs=[
             jobs.doctor(migration, doctor),
+            jobs.census(migration, census),
             jobs.plan(migration, plan, doctor),
             jobs.migrate(migration),
             sync,

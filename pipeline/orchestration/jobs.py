@@ -73,6 +73,15 @@ def plan(
     )
 
 
+def census(migration: Migration, asset: dg.AssetsDefinition) -> "Job":
+    """Show what the source holds."""
+    return _job(
+        migration.named("census"),
+        dg.AssetSelection.assets(asset),
+        "Show what the source holds, beside what is declared. Only the source is read.",
+    )
+
+
 def cutover(migration: Migration, asset: dg.AssetsDefinition) -> "Job":
     """Go from one state of the migration to another."""
     return _job(

@@ -55,7 +55,7 @@ class Declared:
     @property
     def is_secret(self) -> bool:
         """Whether its name says that its values are secret."""
-        return not self.is_key and _SECRET.fullmatch(self.column.name) is not None
+        return not self.is_key and is_secret_name(self.column.name)
 
 
 def text(declared: Declared) -> str:
@@ -141,9 +141,19 @@ def _found(declared: Declared) -> Iterator[str]:
         yield counted(facts.values, "value")
     else:
         yield contents(facts)
-    if facts.lowest is not None and not declared.is_secret:
-        yield f"{facts.lowest:,} to {facts.highest or 0:,}"
-    if facts.longest and not declared.is_secret:
-        yield f"at most {counted(facts.longest, 'character')}"
+        yield from ranges(facts)
     if facts.nulls:
         yield f"{facts.nulls:,} NULL"
+
+
+def ranges(facts: ColumnFacts) -> Iterator[str]:
+    """The range of the integers of a column, and the length of its texts."""
+    if facts.lowest is not None:
+        yield f"{facts.lowest:,} to {facts.highest or 0:,}"
+    if facts.longest:
+        yield f"at most {counted(facts.longest, 'character')}"
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether the name of a column says that its values are secret."""
+    return _SECRET.fullmatch(name) is not None

@@ -1,8 +1,9 @@
-"""The asset that predicts a move; its job is a dry run of ``migrate``."""
+"""The assets that look before a move: what the source holds, and what a move would do."""
 
 import dagster as dg
 
 from pipeline.config import environment, settings
+from pipeline.copy.source.prepare import prepared
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
 from pipeline.declared import ledger
@@ -13,8 +14,52 @@ from pipeline.move.run.disk_space import TargetDisk
 from pipeline.move.run.plan import plan_tables
 from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
+from pipeline.reporting import census_page
+from pipeline.scaffold.census import report
 
 PLAN, STEP = "plan", "make_plan"
+CENSUS, SURVEY = "census", "make_census"
+
+
+def census_asset(migration: Migration) -> dg.AssetsDefinition:
+    """The asset that reads every value of the source and compares it with the declaration."""
+
+    # The step of an asset has its name, which the job already has.
+    @dg.multi_asset(
+        name=migration.named(SURVEY),
+        specs=[
+            dg.AssetSpec(
+                migration.named(CENSUS),
+                group_name=migration.name,
+                kinds={"sqlite"},
+                owners=list(migration.owners),
+                description=(
+                    "What the source holds, column by column: what was found, the declared type,"
+                    " examples, and what a person should look at. Only the source is read."
+                ),
+            )
+        ],
+    )
+    def census(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        run_id, loaded = context.run.run_id, settings.load()
+        try:
+            environment.source_file(loaded, migration)
+            origin = loaded.origin(migration)
+            with prepared(origin, home=loaded.pipeline_home) as source:
+                tables = report(source, migration)
+            run = {
+                "migration": migration.name,
+                "source": origin.shown,
+                "run_id": run_id,
+                "tables": tables,
+            }
+            page = census_page.write(loaded.reports / run_id, run)
+        except PipelineError as error:
+            error.for_migration(migration.address)
+            raise checks.failure(error, migration) from error
+        return dg.MaterializeResult(metadata=metadata.of_census(tables, page))
+
+    return census
 
 
 def plan_asset(migration: Migration) -> dg.AssetsDefinition:

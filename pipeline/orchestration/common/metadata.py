@@ -23,7 +23,8 @@ from pipeline.move.run.plan import TablePlan
 from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
-from pipeline.reporting import frames
+from pipeline.reporting import census_page, frames
+from pipeline.scaffold.census import TableReport
 from pipeline.sqlite.tables import OtherTable
 
 PLAN = "plan"
@@ -87,6 +88,21 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
         "constraints": dg.MetadataValue.text(constraints),
         "indexes": dg.MetadataValue.text(", ".join(sorted(str(i.name) for i in table.indexes))),
     }
+
+
+def of_census(tables: Sequence[TableReport], page: Path) -> dict[str, dg.MetadataValue]:
+    """The metadata of a census."""
+    declared = [table for table in tables if table.declared]
+    others = [table.name for table in tables if not (table.declared or table.stays)]
+    shown: dict[str, dg.MetadataValue] = {
+        "rows": dg.MetadataValue.int(sum(table.rows for table in declared)),
+        "to_look_at": dg.MetadataValue.int(sum(table.to_look_at for table in declared)),
+        "columns": dg.MetadataValue.md(census_page.summary(tables)),
+        "page": dg.MetadataValue.path(page),
+    }
+    if others:
+        shown[NOT_DECLARED] = dg.MetadataValue.text(", ".join(map(printable, others)))
+    return shown
 
 
 def of_move(
