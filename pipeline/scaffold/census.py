@@ -28,6 +28,7 @@ class ColumnReport:
         source_type: its type in the source, "" if there is none.
         found: what its values are, for people.
         declared: its type in the migration; None if it is not declared.
+        decided: the type that a copy would choose, and why.
         note: what a person should look at; "" if nothing.
         wrong: values do not fit the declaration.
         examples: a few values; none of a secret column.
@@ -37,6 +38,7 @@ class ColumnReport:
     source_type: str
     found: str
     declared: str | None
+    decided: tuple[str, str]
     note: str
     wrong: bool
     examples: tuple[str, ...]
@@ -130,6 +132,7 @@ def _column(
         column.declared,
         _found(facts, secret=secret),
         None if ours is None else type_name(ours.type),
+        (type_name(decision.kind), "" if secret else decision.why),
         "; ".join(notes),
         any(_wrong(facts, ours)),
         () if secret else facts.examples,
@@ -151,10 +154,11 @@ def _notes(
     facts: ColumnFacts, decision: Decision, ours: sa.Column[Any] | None, *, secret: bool
 ) -> Iterator[str]:
     yield from _wrong(facts, ours)
-    decided = type_name(decision.kind)
-    if ours is not None and facts.values and decided != type_name(ours.type) and not secret:
-        yield f"the census would choose {decided} ({decision.why})"
-    if decision.hint and not secret and (ours is None or decided == type_name(ours.type)):
+    if (
+        decision.hint
+        and not secret
+        and (ours is None or isinstance(decision.kind, type(ours.type)))
+    ):
         yield decision.hint.partition(": --cast ")[0]
 
 

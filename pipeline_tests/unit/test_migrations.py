@@ -16,7 +16,7 @@ from pipeline_tests.support.runs import loaded
 
 BOTH = "content,spaces"
 THERE = registry.find()
-JOBS = ("doctor", "plan", "migrate", "sync", "backup", "redrive", "verify", "cutover")
+JOBS = ("doctor", "census", "plan", "migrate", "sync", "backup", "redrive", "verify", "cutover")
 
 
 def test_no_name_of_a_table_occurs_in_two_migrations() -> None:
