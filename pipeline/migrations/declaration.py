@@ -5,6 +5,8 @@ jobs, assets and messages follow from the declaration. ``beside`` declares featu
 the tables; the code of a feature looks for its own kind.
 """
 
+import keyword
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +47,21 @@ class Realtime(Beside):
     """The feed of changes and its channels; the gate of a cut-over checks that events arrive."""
 
 
+_RESERVED = frozenset(
+    {
+        *keyword.kwlist,
+        *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict"),
+        *("output_arg_dict", "int", "str", "float", "bool", "input", "output", "type"),
+    }
+)
+"""Names that Dagster does not give to steps, which are named after tables."""
+
 Kind = TypeVar("Kind", bound=Beside)
+
+
+def is_step_name(table: str) -> bool:
+    """Whether Dagster can name a step after a table."""
+    return re.fullmatch("[A-Za-z0-9_]+", table) is not None and table not in _RESERVED
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from sqlalchemy.schema import sort_tables_and_constraints
 import pipeline.migrations
 from pipeline.core.errors import SettingsError
 from pipeline.core.private import PROJECT
-from pipeline.migrations.declaration import Beside, Migration
+from pipeline.migrations.declaration import Beside, Migration, is_step_name
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 _SETTING = re.compile("[A-Z][A-Z0-9_]*")
@@ -215,7 +215,7 @@ def _require_consistent(registry: Registry) -> None:
                 f"the name {migration.name!r} or the setting {migration.setting!r} is not valid;"
                 " write them like my_content and MY_CONTENT_URL"
             )
-        _require_simple_references(migration)
+        _require_possible(migration)
     first: dict[str, Migration] = {}
     for migration in registry:
         for claim in _claims(migration):
@@ -224,13 +224,18 @@ def _require_consistent(registry: Registry) -> None:
                 raise _unusable(f"{other.name} and {migration.name} both have {claim}")
 
 
-def _require_simple_references(migration: Migration) -> None:
-    """Reject foreign keys that a migration cannot follow.
+def _require_possible(migration: Migration) -> None:
+    """Reject tables and foreign keys that a migration cannot have.
 
     Raises:
         SettingsError: names the tables.
     """
     for table in migration.metadata.tables.values():
+        if not is_step_name(table.name):
+            raise SettingsError(
+                f"Dagster cannot name a step after the table {table.name!r} of {migration.name}",
+                remedy="Leave it out of the declaration",
+            )
         for key in table.foreign_key_constraints:
             parent = key.referred_table
             if [each.column for each in key.elements] != [*parent.primary_key.columns]:

@@ -10,6 +10,7 @@ from pipeline.copy.target.extras import Extra
 from pipeline.copy.target.layout import CopiedTable
 from pipeline.mapping.casts.types import type_name
 from pipeline.mapping.matching import folded
+from pipeline.migrations.declaration import is_step_name
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,16 @@ def _reason(table: CopiedTable) -> str | None:
     key = table.source.primary_key
     if table.name != table.source.name:
         return "has a name that PostgreSQL cannot use"
+    if not is_step_name(table.name):
+        return "has a name after which Dagster cannot name a step"
     if not key:
         return "has no primary key"
     if len(key) > 1:
         return f"has a primary key of {len(key)} columns ({', '.join(key)})"
-    column = table.mapping.table.columns[table.names[table.exact(key[0])]]
+    name = table.exact(key[0])
+    if table.names[name] != name:
+        return "has a primary key that needs another name in PostgreSQL"
+    column = table.mapping.table.columns[name]
     if not isinstance(column.type, sa.Integer | sa.String):
         return f"has a primary key of the type {type_name(column.type)}"
     return None
@@ -74,8 +80,6 @@ def refused_reference(
         if circle and _reason(parent) is None:
             return f"closes a circle of tables with {parent.name}"
         return f"refers to {parent.name}, which is not declared"
-    if "." in parent.name:
-        return f"refers to {parent.name}, whose name has a point"
     key = [parent.names[parent.exact(name)] for name in parent.source.primary_key]
     if list(extra.refers_to) != key:
         return f"refers to {', '.join(extra.refers_to)} of {parent.name}, not to its primary key"

@@ -88,7 +88,11 @@ class _Writer:
             made.append(columns.text(declared))
             self.columns[table.source.name, column.name] = made[-1]
         made += [f"{each}," for extra in extras.own if (each := _constraint(extra))]
-        notes += [f"{left.kind} {left.name}: {left.reason}." for left in extras.left]
+        notes += [
+            f"{left.kind} {left.name}: {left.reason}."
+            for left in extras.left
+            if left.kind != "name"
+        ]
         found = variable(table.name, self.taken)
         head = [comment(f"{counted(table.rows, 'row')}.")]
         head += [comment(f"Not declared: {note}") for note in notes]

@@ -233,6 +233,31 @@ def test_a_changed_file_is_compared_and_edits_are_kept(stock: Stock) -> None:
     assert "movements" not in said
 
 
+def test_odd_names_are_declared_or_named(stock: Stock) -> None:
+    stock.file.unlink()
+    stock.execute(
+        "CREATE TABLE metadata (id INTEGER PRIMARY KEY, ctid TEXT, \"a b\" TEXT DEFAULT 'it''s :x',"
+        ' "quo""te" TEXT CHECK ("quo""te" <> \':b\'), "ชื่อ" INT, "class" TEXT);'
+        "INSERT INTO metadata VALUES (1, 'c', 'a', 'q', 5, 'k');"
+        'CREATE TABLE "order details" (id INTEGER PRIMARY KEY);'
+        "CREATE TABLE type (id INTEGER PRIMARY KEY);"
+        "CREATE TABLE odd (ctid INTEGER PRIMARY KEY)"
+    )
+    said = stock.new("--from", f"sqlite:///{stock.file}", code=1)
+    for name in ("order details", "type"):
+        assert f"{name}: it has a name after which Dagster cannot name a step" in said
+    assert "odd: it has a primary key that needs another name in PostgreSQL" in said
+    stock.settings["MIGRATIONS"] = "stock"
+    assert "proven" in stock("migrate", "stock").out
+    query(stock.url, "INSERT INTO metadata (id) VALUES (2)")
+    assert query(stock.url, 'SELECT ctid_, "a b", "quo""te", "ชื่อ", "class" FROM metadata') == [
+        ("c", "a", "q", 5, "k"),
+        (None, "it's :x", None, None, None),
+    ]
+    with pytest.raises(Exception, match="metadata_check"):
+        query(stock.url, 'UPDATE metadata SET "quo""te" = \':b\'')
+
+
 REFUSED = {
     "no source": (("new", "stock"), "No source is named. Add --from sqlite:///PATH."),
     "a name that is none": (("new", "My-Stock", "--from", "sqlite:///a"), "cannot be the name"),

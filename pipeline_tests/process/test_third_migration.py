@@ -255,6 +255,10 @@ REFUSED = {
         "declares DATABASE_URL as the setting of its source",
     ),
     "plain names": (NOTES.replace('("team:notes",)', '("team:notes",), plain=True'), "plain names"),
+    "a name that no step can have": (
+        NOTES.replace('"pages"', '"type"'),
+        "cannot name a step after the table 'type' of notes",
+    ),
     "a reference to no key": (
         NOTES.replace('"notebooks.id"', '"notebooks.title"'),
         r"foreign key \(notebook_id\) of pages in notes does not refer to the primary key",
