@@ -31,7 +31,7 @@ class ColumnReport:
         decided: the type that a copy would choose, and why.
         note: what a person should look at; "" if nothing.
         wrong: values do not fit the declaration.
-        examples: a few values; none of a secret column.
+        examples: a few values; none of a secret or undeclared column.
     """
 
     name: str
@@ -125,7 +125,8 @@ def _missing(table: sa.Table | None, there: Table) -> Iterator[str]:
 def _column(
     column: Column, facts: ColumnFacts, decision: Decision, ours: sa.Column[Any] | None
 ) -> ColumnReport:
-    secret = is_secret_name(column.name) or (ours is not None and ColumnRules.of(ours).secret)
+    # An undeclared column may be a secret one that the source calls otherwise.
+    secret = ours is None or ColumnRules.of(ours).secret or is_secret_name(column.name)
     notes = [*_notes(facts, decision, ours, secret=secret)]
     return ColumnReport(
         column.name,
