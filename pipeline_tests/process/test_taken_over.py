@@ -152,9 +152,9 @@ class Warehouse:
         with closing(sqlite3.connect(self.file)) as source, source:
             source.executescript(script)
 
-    def new(self, code: int = 0) -> Ran:
+    def new(self, *options: str) -> Ran:
         """Write the module."""
-        ran = self("new", "wares", "--from", self.source, code=code)
+        ran = self("new", "wares", "--from", self.source, *options)
         self.settings["MIGRATIONS"] = "wares"
         return ran
 
@@ -187,3 +187,73 @@ def test_a_migration_makes_the_tables_that_a_copy_makes(wares: Warehouse, server
     assert {
         len(copied[kind]) > 1 for kind in ("columns", "constraints", "indexes", "sequences")
     } == {True}
+
+
+NOTES = """
+CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT NOT NULL, above INTEGER REFERENCES books);
+CREATE TABLE notes (
+  id INTEGER PRIMARY KEY, book INTEGER NOT NULL REFERENCES books, text TEXT, info JSON, at DATETIME,
+  price DECIMAL(10,2), big TEXT, size INTEGER AS (length(text)) STORED, UNIQUE (book, at)
+);
+CREATE TABLE words (
+  word TEXT PRIMARY KEY, note INTEGER REFERENCES notes ON DELETE CASCADE, seen DATETIME
+);
+INSERT INTO books VALUES (1, 'One', NULL), (2, 'Two', 1), (3, 'nul' || char(0), NULL), (4, 'F', 2);
+INSERT INTO notes (id, book, text, info, at, price) VALUES
+  (1, 1, 'a', '{"b":1, "b": 2.50}', '2024-01-02 03:04:05', 1.5), (2, 2, char(0), NULL, NULL, 2),
+  (3, 1, 'c', '[1 ]', '2024-01-02T03:04:05.500', 3), (4, 4, 'd', NULL, '2024-01-02', NULL),
+  (5, 4, CAST(x'ff61' AS TEXT), NULL, NULL, 1);
+INSERT INTO words VALUES
+  ('x', 1, '2024-01-01 00:00:00.1234567'), ('y', 4, NULL),
+  ('w', 1, '2024-01-01 00:00:00.7654321');
+"""
+LATER = """
+UPDATE notes SET text = 'again' WHERE id = 2; UPDATE notes SET text = char(0) WHERE id = 3;
+UPDATE notes SET info = '{"k": 1, "k": 3}', price = 9.75 WHERE id = 1;
+DELETE FROM words WHERE word = 'y';
+UPDATE books SET title = 'cured' WHERE id = 3;
+UPDATE books SET title = 'F' || char(0) WHERE id = 4;
+INSERT INTO books VALUES (5, 'Under', 3);
+INSERT INTO notes (id, book, at) VALUES (6, 5, '2025-01-01');
+UPDATE words SET word = 'xx' WHERE word = 'x';
+UPDATE words SET seen = '2024-01-01' WHERE word = 'w';
+UPDATE notes SET at = '2024-01-02 00:00:00.9999999' WHERE id = 2;
+"""
+KEPT = {
+    "books": "SELECT * FROM books",
+    "notes": "SELECT * FROM notes",
+    "words": "SELECT * FROM words",
+    "quarantine": "SELECT table_name, row_id, source_key, reasons FROM migration.quarantine",
+    "values": "SELECT table_name, row_id, column_name, position, storage, value::text"
+    " FROM migration.quarantine_values",
+    "conversions": "SELECT c::text FROM (SELECT to_jsonb(c) - 'run_id' - 'at' AS c"
+    " FROM migration.conversions AS c) AS c",
+    "marks": "SELECT table_name, rows, rules FROM migration.watermarks",
+}
+
+
+def kept(url: str) -> dict[str, list[str]]:
+    """The rows of both schemas, without what names a run."""
+    return {name: sorted(map(str, query(url, sql))) for name, sql in KEPT.items()}
+
+
+@pytest.mark.parametrize("mode", ["tracked", pytest.param("compared", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("wares", [NOTES], ids=["notes"], indirect=True)
+def test_a_copy_with_quarantine_becomes_what_a_migration_would_have_made(
+    wares: Warehouse, server: URL, mode: str
+) -> None:
+    casts = ("--cast", "notes.at=timestamp", "--cast", "words.seen=timestamp")
+    wares("copy", wares.source, wares.url, *casts, code=1)
+    assert [len(kept(wares.url)[name]) for name in ("quarantine", "conversions")] == [3, 2]
+    wares.new(*casts)
+    child = "INSERT INTO notes (id, book) VALUES (7, 3)"
+    for number, script in enumerate(("", child, LATER)):
+        wares.execute(script)
+        wares("sync" if number else "migrate", "wares", QUARANTINE_SHARE="1")
+        if mode == "tracked" and not number:
+            wares("track", "on", "wares")
+        with new_database(server, "fresh") as url:
+            fresh = libpq(url)
+            wares("migrate", "wares", QUARANTINE_SHARE="1", DATABASE_URL=fresh)
+            assert kept(wares.url) == kept(fresh), script
+    assert "proven" in wares("verify", "wares").out
