@@ -198,7 +198,7 @@ FAULTS = (
     PlantedFault(
         name="quarantine keeps the old values of a row that changed",
         file="pipeline/move/ledger/quarantine.py",
-        old="if before.get(row.row_id) == row.fingerprint:",
+        old="if before.get(row.row_id) == (row.fingerprint, row.key):",
         new="if row.row_id in before:",
         caught_by=(
             "pipeline_tests/engine/test_quarantine.py::test_a_row_that_changes_but_stays_rejected_is_replaced",

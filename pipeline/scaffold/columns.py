@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -32,7 +32,7 @@ class Declared:
 
     Attributes:
         identity: PostgreSQL assigns its values.
-        reference: the text of its foreign key.
+        references: the texts of its foreign keys.
     """
 
     table: CopiedTable
@@ -40,7 +40,7 @@ class Declared:
     facts: ColumnFacts
     decision: Decision
     identity: bool = False
-    reference: str | None = None
+    references: Sequence[str] = ()
 
     @property
     def made(self) -> str:
@@ -68,8 +68,7 @@ def _arguments(declared: Declared) -> Iterator[str]:
     kind = declared.table.mapping.table.columns[declared.made].type
     yield string(declared.made)
     yield type_text(kind)
-    if declared.reference is not None:
-        yield declared.reference
+    yield from declared.references
     computed = declared.table.computed.get(declared.made)
     if computed is not None:
         yield f"sa.Computed({sql_string(computed)}, persisted=True)"

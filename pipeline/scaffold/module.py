@@ -70,10 +70,9 @@ class _Writer:
         self.moved[name] = table
         extras = self.plan.extras[name]
         notes = [*self._references(table)]
-        references = {
-            extra.elements[0]: _reference(table, extra, key)
-            for extra, key in self._declared_references(table, notes)
-        }
+        references: dict[str, list[str]] = {}
+        for extra, key in self._declared_references(table, notes):
+            references.setdefault(extra.elements[0], []).append(_reference(table, extra, key))
         identity = any(each.kind == "identity" for each in extras.own)
         made = []
         for column in table.source.columns:
@@ -83,7 +82,7 @@ class _Writer:
                 self.plan.censuses[table.source.name].column(column.name),
                 self.plan.decisions[table.source.name][column.name],
                 identity=identity,
-                reference=references.get(table.names[column.name]),
+                references=references.get(table.names[column.name], ()),
             )
             made.append(columns.text(declared))
             self.columns[table.source.name, column.name] = made[-1]
@@ -141,15 +140,17 @@ def write(plan: CopyPlan, naming: Naming) -> Scaffold:
 
 def _with_keys(table: CopiedTable, plan: CopyPlan) -> list[tuple[Extra, ForeignKey]]:
     """Foreign keys that PostgreSQL can have, each with what the source declares."""
-    extras = plan.extras[folded(table.source.name)].references
     found = []
-    for extra in extras:
+    remaining = list(table.source.foreign_keys)
+    # Two foreign keys may differ in nothing but their actions; both lists have the same order.
+    for extra in plan.extras[folded(table.source.name)].references:
         key = next(
             each
-            for each in table.source.foreign_keys
+            for each in remaining
             if [table.names[table.exact(n)] for n in each.columns] == list(extra.elements)
             and folded(each.parent) == (extra.parent or ("",))[0]
         )
+        remaining.remove(key)
         found.append((extra, key))
     return found
 

@@ -12,6 +12,8 @@ from pipeline.declared.forms import DecimalText, EpochMoment, MixedBytes, MixedT
 from pipeline.declared.kinds import is_single
 
 WIDTH = 100
+_MISREAD = re.compile(r"(?<![:\w]):(?=\w)|\\:")
+"""A colon that ``sa.text`` does not leave alone."""
 _TAKEN = frozenset({"sa", "conv", "metadata", "access", "JSONB", "MIGRATION"})
 
 
@@ -83,8 +85,12 @@ def string(text: str) -> str:
 
 
 def sql_string(sql: str) -> str:
-    """SQL as a literal for SQLAlchemy, which takes a name after a colon for a parameter."""
-    return string(re.sub(r"(?<![:\w\\]):(?=\w)", r"\\:", sql))
+    """SQL as a literal for ``sa.text``.
+
+    It takes a name after a colon for a parameter, and removes a backslash before a colon. Both
+    depend on the next colon, so either all colons are escaped or none.
+    """
+    return string(sql.replace(":", r"\:") if _MISREAD.search(sql) else sql)
 
 
 def variable(name: str, taken: set[str]) -> str:

@@ -52,6 +52,18 @@ CREATE TABLE moves (
 Row = tuple[object, ...]
 
 
+def declared(path: Path) -> list[sa.Table]:
+    """The tables of a file as ``pipeline new`` declares them."""
+    with prepared(File(path), home=path.parent) as source:
+        planned = plan.plan(source, CopyOptions(run_id=""))
+        naming = module.Naming("shop", "SHOP_URL", f"sqlite:///{path}", "a test")
+        text = module.write(planned, naming).text
+    made: dict[str, Any] = {}
+    exec(compile(text, "shop", "exec"), made)
+    tables: list[sa.Table] = made["MIGRATION"].tables
+    return tables
+
+
 class Shop:
     """A file that is written at random, and its tables as ``pipeline new`` declares them."""
 
@@ -61,18 +73,8 @@ class Shop:
         with closing(sqlite3.connect(path)) as source:
             source.executescript(DDL)
         self.write(150)
-        self.tables = self._declared()
+        self.tables = declared(path)
         self.enforced = enforced
-
-    def _declared(self) -> list[sa.Table]:
-        with prepared(File(self.path), home=self.path.parent) as source:
-            planned = plan.plan(source, CopyOptions(run_id=""))
-            naming = module.Naming("shop", "SHOP_URL", f"sqlite:///{self.path}", "a test")
-            text = module.write(planned, naming).text
-        made: dict[str, Any] = {}
-        exec(compile(text, "shop", "exec"), made)
-        tables: list[sa.Table] = made["MIGRATION"].tables
-        return tables
 
     def write(self, times: int) -> None:
         """Insert, update and delete, as far as keys and constraints let it."""
@@ -201,3 +203,28 @@ def test_fifty_rounds(
     tmp_path: Path, target_url: str, mode: str, seed: int, *, enforced: bool
 ) -> None:
     follow(Shop(tmp_path / "shop.db", seed, enforced=enforced), target_url, mode, 50)
+
+
+@pytest.mark.parametrize(
+    "check", ["CHECK (inside <> id)", "CHECK (id = 1 OR inside IS NOT NULL)", "UNIQUE (inside)"]
+)
+@MODES
+def test_a_row_moves_to_another_parent_while_its_own_is_deleted(
+    tmp_path: Path, target_url: str, mode: str, check: str
+) -> None:
+    path = tmp_path / "places.db"
+    with closing(sqlite3.connect(path)) as source, source:
+        source.executescript(
+            "CREATE TABLE places (id INTEGER PRIMARY KEY, inside INTEGER REFERENCES places,"
+            f" {check}); INSERT INTO places VALUES (1, NULL), (2, 1), (3, 2), (4, 3)"
+        )
+    tables = declared(path)
+    if mode == "tracked":
+        tracking.switch_on(path, tables)
+    move_all(path, target_url, tables=tables)
+    with closing(sqlite3.connect(path)) as source, source:
+        source.executescript(
+            "DELETE FROM places WHERE id = 3; UPDATE places SET inside = 2 WHERE id = 4"
+        )
+    sync_all(path, target_url, tables=tables, delete_share=1)
+    assert query(target_url, "SELECT * FROM places ORDER BY 1") == [(1, None), (2, 1), (4, 2)]

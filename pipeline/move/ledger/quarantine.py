@@ -50,10 +50,12 @@ def row_ids_question(table: str) -> Question[set[str]]:
     )
 
 
-def fingerprints_question(table: str) -> Question[dict[str, str]]:
-    """The question for the fingerprints of the rows in quarantine, by row id."""
+def fingerprints_question(table: str) -> Question[dict[str, tuple[str, str | None]]]:
+    """The question for the fingerprints and keys of the rows in quarantine, by row id."""
     return Question(
-        "SELECT row_id, fingerprint FROM migration.quarantine WHERE table_name = $1", (table,), dict
+        "SELECT row_id, fingerprint, source_key FROM migration.quarantine WHERE table_name = $1",
+        (table,),
+        lambda rows: {row_id: (fingerprint, key) for row_id, fingerprint, key in rows},
     )
 
 
@@ -99,7 +101,8 @@ def replace(
     size = 0
     for row in rejected:
         seen.add(row.row_id)
-        if before.get(row.row_id) == row.fingerprint:
+        # Rows that a copy put there have no key, which the children of such a row need.
+        if before.get(row.row_id) == (row.fingerprint, row.key):
             continue
         if row.row_id in before:
             _remove(target, table, [row.row_id])

@@ -1,5 +1,6 @@
 """Delete rows of the target, within the allowed share, and record what is deleted with them."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.move.context.move_context import MoveContext
 from pipeline.move.ledger import cascades, conservation
 from pipeline.move.writing import load
 from pipeline.postgres import schema
+from pipeline.postgres.driver.faults import DataFault
 from pipeline.postgres.target import Target
 
 _STAYS = ("SET NULL", "SET DEFAULT")
@@ -142,8 +144,8 @@ def own_descendants(target: Target, mapping: TableMapping, keys: Sequence[Any]) 
 def _with_own_children(context: MoveContext, keys: list[Any]) -> list[Any]:
     """Detach rows of the same table from rows that are to be deleted.
 
-    A staged row is about to be written with another parent; until then it refers to itself. Any
-    other row has lost its parent in the source as well, so it is rejected.
+    A staged row is about to be written with another parent; until then it has none. Any other row
+    has lost its parent in the source as well, so it is rejected.
 
     Returns:
         The keys to delete: the given ones, and those of the rejected rows.
@@ -160,11 +162,8 @@ def _with_own_children(context: MoveContext, keys: list[Any]) -> list[Any]:
         for column in own:
             name = quoted(column.name)
             if staged != "true":
-                target.rows(
-                    f"UPDATE {table} AS t SET {name} = {key}"
-                    f" WHERE {name} = ANY($1) AND NOT {staged} RETURNING 1",
-                    (found,),
-                )
+                where = f"{name} = ANY($1) AND NOT {staged}"
+                _detach(context, column, where, found)
             rows = target.rows(f"SELECT {key} FROM {table} AS t WHERE {name} = ANY($1)", (found,))
             orphans = [k for (k,) in rows if k not in doomed]
             message = f"refers to a row of {mapping.name} that is not in the target"
@@ -174,6 +173,20 @@ def _with_own_children(context: MoveContext, keys: list[Any]) -> list[Any]:
         record_cascades(context, found)
         doomed += found
     return doomed
+
+
+def _detach(context: MoveContext, column: sa.Column[Any], where: str, keys: list[Any]) -> None:
+    """Take away the parents of rows until they are written; ``where`` says of which rows.
+
+    A row refers to itself if the column is NOT NULL, or if a CHECK demands a parent.
+    """
+    update = f"UPDATE {quoted(context.mapping.name)} AS t SET {quoted(column.name)} ="
+    if column.nullable:
+        with contextlib.suppress(DataFault), context.target.savepoint():
+            context.target.rows(f"{update} NULL WHERE {where} RETURNING 1", (keys,))
+            return
+    key = RowKey.of(context.mapping.table).sql
+    context.target.rows(f"{update} {key} WHERE {where} RETURNING 1", (keys,))
 
 
 def _set_null(
