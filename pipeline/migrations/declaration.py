@@ -5,6 +5,7 @@ jobs, assets and messages follow from the declaration. ``beside`` declares featu
 the tables; the code of a feature looks for its own kind.
 """
 
+import functools
 import keyword
 import re
 from collections.abc import Callable
@@ -91,7 +92,7 @@ class Migration:
     stays: tuple[str, ...] = ()
     plain: bool = False
 
-    @property
+    @functools.cached_property
     def tables(self) -> list[sa.Table]:
         """The tables, parents before children."""
         return self.metadata.sorted_tables

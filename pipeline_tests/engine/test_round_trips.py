@@ -12,7 +12,7 @@ from bench.proxy import Proxy, relay
 from pipeline.config.settings import libpq
 from pipeline.core.errors import TargetError
 from pipeline.postgres.driver.faults import DataFault
-from pipeline.postgres.driver.statements import Question, inline
+from pipeline.postgres.driver.statements import Question, inline, single
 from pipeline.postgres.target import Target
 
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -99,6 +99,12 @@ def test_every_call_is_one_round_trip(target: Target, proxy: Proxy) -> None:
         "INSERT INTO pg_temp.t VALUES ('2'::bigint);\nINSERT INTO pg_temp.t VALUES (3);\n"
         "SELECT;\nCOMMIT"
     ]
+
+
+def test_questions_of_hundreds_of_tables_are_asked_together(target: Target) -> None:
+    asked = [Question(f"SELECT {number} AS x", (), single) for number in range(300)]
+    with target.prefetched(*asked):
+        assert [target.answer(each) for each in asked] == list(range(300))
 
 
 def test_what_was_prefetched_is_what_was_true_at_the_beginning(target: Target) -> None:

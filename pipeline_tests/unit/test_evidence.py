@@ -91,6 +91,32 @@ def test_a_table_that_is_recorded_again_replaces_its_part(tmp_path: Path) -> Non
     assert "The proof failed." not in root.text
 
 
+def test_the_files_of_many_tables_are_written_rarely_and_lag_little(tmp_path: Path) -> None:
+    names = [f"table{number:02}" for number in range(64)]
+    run = replace(RUN, planned=names)
+    whole = checked("t")
+    writings = [0]
+    for number, name in enumerate(names, start=1):
+        evidence.record(tmp_path, run, replace(whole, table=name, at=f"2026-01-02T03:{number:04}"))
+        shown = len(read_back(tmp_path).tables)
+        assert number - shown <= number // 16
+        writings += [shown] * (shown != writings[-1])
+    assert read_back(tmp_path).proven
+    # After each table, it would be 64 times.
+    assert len(writings) <= 40
+
+
+def test_the_files_of_many_tables_are_complete_once_a_table_is_not_proven(tmp_path: Path) -> None:
+    names = [f"table{number:02}" for number in range(40)]
+    run = replace(RUN, planned=names)
+    # The tables after a failed one may not run, so each of these may be the last.
+    for number, name in enumerate(names[:-1], start=1):
+        failure = "The proof failed." if number == 31 else None
+        at = f"2026-01-02T03:{number:04}"
+        evidence.record(tmp_path, run, replace(checked(name, failure=failure), at=at))
+        assert number < 31 or len(read_back(tmp_path).tables) == number
+
+
 @pytest.mark.parametrize(
     ("tables", "proven"),
     [

@@ -1,7 +1,7 @@
 """How a view of the source opens SQLite: a file that nobody writes, or a pinned connection."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -40,13 +40,17 @@ class FileConnections:
     def __init__(self, snapshot: Snapshot) -> None:
         """Open nothing yet."""
         self._snapshot = snapshot
+        self._unknown_collations: Set[str] | None = None
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A read-only connection to the copy."""
         try:
             with closing(opening.connect(self._snapshot.path, "immutable")) as connection:
-                collations.stand_in(connection)
+                # The copy names none that it did not name before.
+                self._unknown_collations = collations.stand_in(
+                    connection, names=self._unknown_collations
+                )
                 connection.text_factory = bytes
                 yield connection
         except opening.UNREADABLE as error:

@@ -26,6 +26,7 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from pipeline.core import proof
 from pipeline.core.messages import MIGRATE, VERIFY, Address, message, written
 from pipeline.move.run.transaction import MoveResult
+from pipeline.orchestration.instance.retrying_storage import again
 
 _ENTRIES = ("verified_at", "verified_by", "verified_in", "verification", "rows_written_since")
 _PASSED = "passed"
@@ -108,8 +109,7 @@ def newest(instance: dg.DagsterInstance, table: str, *, target: str) -> dict[str
         )
         .group_by(made.c.check_name)
     )
-    with storage.index_connection() as connection:
-        rows = connection.execute(sa.select(made).where(made.c.id.in_(last))).mappings().all()
+    rows = _rows(storage, sa.select(made).where(made.c.id.in_(last)))
     records = (AssetCheckExecutionRecord.from_db_row(r, key=_key(key, r)) for r in rows)
     evaluations = [each for record in records if (each := record.evaluation)]
     return {
@@ -117,6 +117,12 @@ def newest(instance: dg.DagsterInstance, table: str, *, target: str) -> dict[str
         for each in evaluations
         if (verification := Verification.of(each.metadata)) and verification.target == target
     }
+
+
+@again
+def _rows(storage: SqlEventLogStorage, wanted: sa.Select[Any]) -> Sequence[Mapping[Any, Any]]:
+    with storage.index_connection() as connection:
+        return connection.execute(wanted).mappings().all()
 
 
 def _key(asset: dg.AssetKey, row: Mapping[Any, Any]) -> dg.AssetCheckKey:

@@ -64,7 +64,15 @@ class _LocatingRunStorage(PostgresRunStorage):
         return super().add_run(processes.located(dagster_run))
 
 
-_Events = _patient(PostgresEventLogStorage, EventLogStorage)
+class _PreparedEventStorage(PostgresEventLogStorage):
+    """Does not ask whether a table exists before it records each result of a check."""
+
+    @functools.cached_property
+    def supports_asset_checks(self) -> bool:
+        return bool(super().supports_asset_checks)
+
+
+_Events = _patient(_PreparedEventStorage, EventLogStorage)
 _Runs = _patient(_LocatingRunStorage, RunStorage)
 _Schedules = _patient(PostgresScheduleStorage, ScheduleStorage)
 

@@ -7,7 +7,7 @@ not searched.
 
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import sqlalchemy as sa
 
@@ -64,13 +64,25 @@ def cannot_be_searched(
     return without_rowid and bool(named_by(connection, table.name, schema=schema) - BUILT_IN)
 
 
-def stand_in(connection: sqlite3.Connection, *, schema: str = "main") -> None:
+def stand_in(
+    connection: sqlite3.Connection, *, schema: str = "main", names: Set[str] | None = None
+) -> Set[str]:
     """Let unknown collations compare exactly, so that tables which name them can be read.
 
     Indexes are in another order, so no query may search them, and no statement may write them.
+
+    Args:
+        connection: to the file.
+        schema: the name of the file within the connection.
+        names: the unknown collations, if another connection to the same schema has found them.
+
+    Returns:
+        The unknown collations.
     """
-    for name in unknown(connection, schema=schema):
+    names = unknown(connection, schema=schema) if names is None else names
+    for name in names:
         connection.create_collation(name, compare_exactly)
+    return names
 
 
 def compare_exactly(one: str, other: str) -> int:
