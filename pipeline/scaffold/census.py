@@ -124,6 +124,19 @@ class Census:
         """The tables that are not declared, and those that stay in SQLite on purpose."""
         return [table for table in self.tables if not table.declared]
 
+    @property
+    def wrong(self) -> list[tuple[TableReport, str, str]]:
+        """Columns whose declaration does not fit: the table, the name and the reason."""
+        found = []
+        for table in self.declared:
+            found += [(table, name, "declared, but the source lacks it") for name in table.missing]
+            found += [
+                (table, column.name, column.note)
+                for column in table.columns
+                if column.state == "does not fit"
+            ]
+        return found
+
 
 def of_migration(loaded: Settings, migration: Migration) -> Census:
     """Read the source of a migration; a sample is created if no source is configured.
