@@ -25,6 +25,7 @@ from pipeline.reporting import grids
 
 _COMMANDS = {
     "doctor": ("moves", "doctor"),
+    "census": ("sources.census", "census"),
     "plan": ("moves", "plan"),
     "copy": ("sources.copying", "copy"),
     "new": ("sources.scaffolding", "new"),

@@ -78,7 +78,7 @@ def extra_columns(
     declared: sa.Table, source_columns: Sequence[SourceColumn], policies: Policies = DEFAULT
 ) -> list[SourceColumn]:
     """The columns that only the source has."""
-    taken = {found.name for found in _resolved(declared, source_columns, policies).values()}
+    taken = {found.name for found in resolved(declared, source_columns, policies).values()}
     return [column for column in source_columns if column.name not in taken]
 
 
@@ -104,13 +104,13 @@ def _matched(
 ) -> TableMapping:
     """Match a table once in a process: a run needs each mapping several times."""
     policies = key.policies
-    found = _resolved(declared, source_columns, policies)
+    found = resolved(declared, source_columns, policies)
     extra = extra_columns(declared, source_columns, policies)
     _require_columns(declared, extra, policies)
     carries = extra if policies.extra_columns == "carry" else []
     require_distinct(declared, {n: c.name for n, c in found.items()}, [c.name for c in carries])
     drift = [*_missing(declared, found, extra, policies)]
-    table = _with_forms(declared, policies)
+    table = with_forms(declared, policies)
     drift += _retyped(table, found)
     drift += _extra(table, extra, policies)
     unique: list[str] = []
@@ -130,7 +130,7 @@ def _matched(
     return mapping
 
 
-def _resolved(
+def resolved(
     table: sa.Table, source_columns: Sequence[SourceColumn], policies: Policies
 ) -> dict[str, SourceColumn]:
     """The source's column of each declared column that it has, by the declared name."""
@@ -162,7 +162,7 @@ def _names(table: sa.Table, name: str) -> Iterator[str]:
         yield first + "".join(word.capitalize() for word in rest)
 
 
-def _with_forms(table: sa.Table, policies: Policies) -> sa.Table:
+def with_forms(table: sa.Table, policies: Policies) -> sa.Table:
     """The table with the forms that the policy gives to its columns."""
     given = {
         name.rpartition(".")[2]: form

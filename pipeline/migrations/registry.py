@@ -11,8 +11,9 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -144,7 +145,8 @@ def _installed() -> list[Migration]:
     """The migrations of installed packages."""
     found: list[Migration] = []
     for point in sorted(entry_points(group=GROUP), key=lambda each: each.name):
-        loaded = _loaded(point)
+        with _imported(f"{point.name} ({point.value}) of an installed package"):
+            loaded = point.load()
         if isinstance(loaded, Migration):
             found.append(loaded)
         elif isinstance(loaded, ModuleType):
@@ -157,30 +159,24 @@ def _installed() -> list[Migration]:
     return found
 
 
-def _loaded(point: EntryPoint) -> object:
-    try:
-        return point.load()
-    except Exception as error:  # modules of others may raise anything
-        raise SettingsError(
-            f"The migration {point.name} ({point.value}) of an installed package cannot be imported"
-            f" ({type(error).__name__}: {error})",
-            remedy="Correct that package, or uninstall it",
-        ) from error
-
-
 def _modules(package: ModuleType, *, only: set[str] | None = None) -> Iterator[ModuleType]:
     for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda each: each.name):
-        if only is not None and module.name not in only:
-            continue
-        name = f"{package.__name__}.{module.name}"
-        try:
-            yield importlib.import_module(name)
-        except Exception as error:  # modules of users may raise anything
-            raise SettingsError(
-                f"The migration {module.name} in {next(iter(package.__path__))} cannot be imported"
-                f" ({type(error).__name__}: {error})",
-                remedy="Correct that module, or remove it from the folder",
-            ) from error
+        if only is None or module.name in only:
+            with _imported(f"{module.name} in {next(iter(package.__path__))}"):
+                found = importlib.import_module(f"{package.__name__}.{module.name}")
+            yield found
+
+
+@contextmanager
+def _imported(name: str) -> Iterator[None]:
+    """Report any error of somebody else's module by the name of the migration."""
+    try:
+        yield
+    except Exception as error:  # modules of users may raise anything
+        raise SettingsError(
+            f"The migration {name} cannot be imported ({type(error).__name__}: {error})",
+            remedy="Correct that module, or remove it",
+        ) from error
 
 
 def _package(folder: Path) -> ModuleType:

@@ -24,6 +24,8 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """Names of columns whose values nobody should read in a report."""
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^\w]+")
+"""Where a word of a name ends, as in accessToken, APIKey and access-token."""
 
 
 @dataclass(frozen=True)
@@ -155,4 +157,4 @@ def ranges(facts: ColumnFacts) -> Iterator[str]:
 
 def is_secret_name(name: str) -> bool:
     """Whether the name of a column says that its values are secret."""
-    return _SECRET.fullmatch(name) is not None
+    return _SECRET.fullmatch(_WORDS.sub("_", name)) is not None

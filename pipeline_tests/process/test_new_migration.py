@@ -215,6 +215,12 @@ def test_a_changed_file_is_compared_and_edits_are_kept(stock: Stock) -> None:
     stock.module.write_text(edited)
     assert "fits the source" in stock.new(code=0)
 
+    # Names are matched as in a move.
+    stock.execute("ALTER TABLE suppliers RENAME COLUMN since TO begun")
+    names = '{"suppliers.since": "begun"}'
+    assert "fits the source" in stock("new", "stock", code=0, POLICY_SOURCE_NAMES=names).out
+    stock.execute("ALTER TABLE suppliers RENAME COLUMN begun TO since")
+
     stock.execute(
         "ALTER TABLE items ADD COLUMN weight REAL; ALTER TABLE suppliers DROP COLUMN since;"
         "CREATE TABLE shelves (id INTEGER PRIMARY KEY, label TEXT);"

@@ -1,6 +1,5 @@
 """Commands that examine both databases, move tables and verify them."""
 
-import json
 from collections import Counter
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ from pipeline.cli.commands import terminal
 from pipeline.cli.commands.terminal import console, say
 from pipeline.config import environment, settings
 from pipeline.core import private, progress
-from pipeline.core.quoting import printable, share
+from pipeline.core.quoting import share
 from pipeline.doctor.examination import examine
 from pipeline.migrations.declaration import Migration
 from pipeline.move.ledger import quarantine
@@ -65,9 +64,7 @@ def plan(
     shown = {name: each.value for name, each in materialized.metadata.items()}
     data: Any = shown[metadata.PLAN]
     if as_json:
-        terminal.as_utf8()
-        for line in json.dumps(data, ensure_ascii=False, indent=2).split("\n"):
-            print(printable(line))
+        terminal.print_json(data)
     else:
         plans = TypeAdapter(list[TablePlan]).validate_python(data)
         grids.show_plan(console, plans, verbose=verbose)

@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pipeline.config import environment, settings
 from pipeline.core import private, progress
 from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.core.messages import MIGRATE, SOURCE_SETTING, message
+from pipeline.core.quoting import printable
 from pipeline.migrations.declaration import Beside, Migration
 from pipeline.postgres.target import Target
 from pipeline.reporting import grids
@@ -138,6 +140,13 @@ def source(migration: Migration) -> Path:
             remedy=message("Set ", SOURCE_SETTING, ", or run ", MIGRATE),
         )
     return environment.source_file(loaded, migration)
+
+
+def print_json(value: object) -> None:
+    """Print a value for programs, with invisible letters escaped."""
+    as_utf8()
+    for line in json.dumps(value, ensure_ascii=False, indent=2).split("\n"):
+        print(printable(line))
 
 
 def print_source(migration: Migration) -> None:

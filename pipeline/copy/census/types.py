@@ -153,15 +153,15 @@ def _given(member: _Member, kind: Kind) -> Decision:
     fitted = rules.fitted(kind, member.column.declared, member.facts)
     if isinstance(kind, sa.Text) and isinstance(fitted, sa.Text) and member.is_text:
         fitted = sa.Text()
-    quarantines = _misfits(member.facts, kind)
+    quarantines = misfits(member.facts, kind)
     hint = None
     if quarantines:
         hint = f"{quarantines:,} values are not of the type {type_name(kind)}"
     return Decision(fitted, "given by --cast", hint, quarantines)
 
 
-def _misfits(facts: ColumnFacts, kind: Kind) -> int:
-    """Values that a given type does not take."""
+def misfits(facts: ColumnFacts, kind: Kind) -> int:
+    """Values that a given type does not take, as far as the survey counted them."""
     if isinstance(kind, MixedBytes):
         return 0
     if facts.misfits is None:

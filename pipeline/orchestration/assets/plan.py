@@ -3,7 +3,6 @@
 import dagster as dg
 
 from pipeline.config import environment, settings
-from pipeline.copy.source.prepare import prepared
 from pipeline.core.errors import PipelineError
 from pipeline.core.findings import CheckResult
 from pipeline.declared import ledger
@@ -15,7 +14,7 @@ from pipeline.move.run.plan import plan_tables
 from pipeline.orchestration.common import checks, metadata, retries
 from pipeline.orchestration.common.resources import SourceDatabase, TargetDatabase
 from pipeline.reporting import census_page
-from pipeline.scaffold.census import report
+from pipeline.scaffold.census import of_migration
 
 PLAN, STEP = "plan", "make_plan"
 CENSUS, SURVEY = "census", "make_census"
@@ -43,21 +42,12 @@ def census_asset(migration: Migration) -> dg.AssetsDefinition:
     def census(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]
         run_id, loaded = context.run.run_id, settings.load()
         try:
-            environment.source_file(loaded, migration)
-            origin = loaded.origin(migration)
-            with prepared(origin, home=loaded.pipeline_home) as source:
-                tables = report(source, migration)
-            run = {
-                "migration": migration.name,
-                "source": origin.shown,
-                "run_id": run_id,
-                "tables": tables,
-            }
-            page = census_page.write(loaded.reports / run_id, run)
+            found = of_migration(loaded, migration)
+            page = census_page.write(loaded.reports / run_id, found, run_id=run_id)
         except PipelineError as error:
             error.for_migration(migration.address)
             raise checks.failure(error, migration) from error
-        return dg.MaterializeResult(metadata=metadata.of_census(tables, page))
+        return dg.MaterializeResult(metadata=metadata.of_census(found, page))
 
     return census
 

@@ -24,7 +24,7 @@ from pipeline.move.run.transaction import MoveResult
 from pipeline.postgres.driver.statements import Question
 from pipeline.postgres.target import Target
 from pipeline.reporting import census_page, frames
-from pipeline.scaffold.census import TableReport
+from pipeline.scaffold.census import Census
 from pipeline.sqlite.tables import OtherTable
 
 PLAN = "plan"
@@ -90,14 +90,14 @@ def declared(table: sa.Table) -> dict[str, dg.MetadataValue]:
     }
 
 
-def of_census(tables: Sequence[TableReport], page: Path) -> dict[str, dg.MetadataValue]:
+def of_census(census: Census, page: Path) -> dict[str, dg.MetadataValue]:
     """The metadata of a census."""
-    declared = [table for table in tables if table.declared]
-    others = [table.name for table in tables if not (table.declared or table.stays)]
+    declared = census.declared
+    others = [table.name for table in census.others if not table.stays]
     shown: dict[str, dg.MetadataValue] = {
         "rows": dg.MetadataValue.int(sum(table.rows for table in declared)),
         "to_look_at": dg.MetadataValue.int(sum(table.to_look_at for table in declared)),
-        "columns": dg.MetadataValue.md(census_page.summary(tables)),
+        "columns": dg.MetadataValue.md(census_page.summary(census)),
         "page": dg.MetadataValue.path(page),
     }
     if others:

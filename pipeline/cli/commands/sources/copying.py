@@ -1,7 +1,6 @@
 """The command that copies any SQLite database; it needs neither declarations nor Dagster."""
 
 import contextlib
-import json
 import secrets
 import sys
 import time
@@ -24,7 +23,6 @@ from pipeline.copy.source.prepare import prepared
 from pipeline.core import private, urls
 from pipeline.core.errors import PipelineError, SettingsError
 from pipeline.core.messages import Address
-from pipeline.core.quoting import printable
 from pipeline.postgres.target import Target
 from pipeline.reporting import copies, copy_evidence, grids
 from pipeline.sqlite import origin
@@ -107,7 +105,7 @@ def copy(
     data = copy_evidence.as_json(result, planned)
     evidence = copy_evidence.record(loaded.reports / options.run_id, data)
     if as_json:
-        _print_json({**data, "evidence": str(evidence)})
+        terminal.print_json({**data, "evidence": str(evidence)})
     else:
         for grid in copies.grids(result):
             grids.show(console, grid)
@@ -180,17 +178,11 @@ def _run(
 
 def _print_plan(planned: plan.CopyPlan, *, as_json: bool) -> None:
     if as_json:
-        _print_json(copy_evidence.plan_as_json(planned))
+        terminal.print_json(copy_evidence.plan_as_json(planned))
         return
     terminal.as_utf8()
     for line in copies.ddl(planned):
         print(line)
-
-
-def _print_json(value: object) -> None:
-    terminal.as_utf8()
-    for line in json.dumps(value, ensure_ascii=False, indent=2).split("\n"):
-        print(printable(line))
 
 
 def _server(target: str | None) -> Server:

@@ -15,6 +15,7 @@ from pipeline.config.settings import Settings, load
 from pipeline.copy import plan
 from pipeline.copy.interface.options import CopyOptions
 from pipeline.copy.source.prepare import prepared
+from pipeline.copy.source.prepared import PreparedSource
 from pipeline.core import private
 from pipeline.core.errors import FilesError, PipelineError, SettingsError
 from pipeline.core.messages import Address
@@ -85,7 +86,7 @@ def new(
                 name, f"{name.upper()}_DATABASE_URL", _url(found), _command(name), stays or ()
             )
             written = module.write(planned, naming)
-            differing = [] if existing is None else [*differences(source_, existing, written)]
+            differing = _differing(loaded, source_, existing, written)
     except PipelineError as error:
         error.for_migration(Address("", "--from"))
         raise
@@ -119,6 +120,14 @@ def _existing(loaded: Settings, name: str, path: Path) -> Migration | None:
             f"{path} exists and declares no migration {name}", remedy="Choose another name"
         )
     return found
+
+
+def _differing(
+    loaded: Settings, source: PreparedSource, existing: Migration | None, fresh: module.Scaffold
+) -> list[Difference]:
+    if existing is None:
+        return []
+    return [*differences(source, existing, fresh, loaded.policies(existing))]
 
 
 def _staying(existing: Migration | None, schema: Schema) -> list[str]:
